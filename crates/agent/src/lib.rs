@@ -1,0 +1,1 @@
+//! One per host: carries out the coordinator's orders.

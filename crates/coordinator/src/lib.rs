@@ -1,0 +1,1 @@
+//! Decides: journal, API, agents' connections.

@@ -1,0 +1,1 @@
+//! Hosts as network namespaces, real guests, workloads, faults and figures.

@@ -1,0 +1,17 @@
+//! The nouns of Transhume: ids, quantities, and the descriptions of VMs, hosts and clusters.
+//!
+//! Everything that crosses a crate boundary is a type from here, never a bare `u64` or `String`.
+//! Pure: no clock, no files, no sockets, no tokio.
+#![forbid(unsafe_code)]
+
+mod host;
+mod id;
+mod mac;
+mod quantity;
+mod vm;
+
+pub use host::{Band, BandAddresses, Capacity, HostSpec, Version};
+pub use id::{ClusterName, Epoch, HostName, IdError, MigrationId, NicIndex, OrderId, VmName};
+pub use mac::{Mac, MacError};
+pub use quantity::{Bytes, Mebibytes, Millis, Vcpus, WallMicros};
+pub use vm::{Boot, ClusterSpec, Demand, Disk, MachineType, NicSpec, PlacedVm, VmSpec};

@@ -1,0 +1,1 @@
+//! The virtual network buffer: tap, plug, capture, tunnel, injection, marker.

@@ -1,0 +1,1 @@
+//! Bridges, circuits, link speeds through netlink.

@@ -1,0 +1,1 @@
+//! QEMU's migration stream, page classes and codecs. Pure.

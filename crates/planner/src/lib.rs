@@ -1,0 +1,1 @@
+//! Demand and inventory in, placement or the reason why not out. Pure.

@@ -1,0 +1,1 @@
+//! Six phases, ten steps, the group state machine and its messages. Pure.

@@ -1,0 +1,1 @@
+//! QMP client, command line and the life of one VM.

@@ -1,0 +1,1 @@
+//! The protocol under a simulated clock, network and hosts. Pure.
