@@ -1,0 +1,101 @@
+//! What happens during a move, as one type: the CLI's progress, the report, logs, metrics and the dashboard are
+//! all fed by it. Emitted once, by the group state machine.
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{HostName, MigrationId, VmName, WallMicros};
+
+use crate::message::{Fault, PageProgress, Refusal};
+use crate::report::Ending;
+use crate::step::{Phase, Step};
+
+/// An event with its place in the migration's history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// The move.
+    pub migration: MigrationId,
+    /// 1, 2, 3 … without gaps within one migration.
+    pub number: u64,
+    /// When, by the coordinator's clock (stamped by the driver).
+    pub at: WallMicros,
+    /// What.
+    pub what: Happening,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Happening {
+    /// The move was accepted.
+    Begun {
+        /// VMs it will move, in order of their batches.
+        vms: Vec<VmName>,
+        /// Number of batches.
+        batches: usize,
+    },
+    /// A batch entered a step.
+    StepEntered {
+        /// Which batch, from 1.
+        batch: usize,
+        /// The step.
+        step: Step,
+    },
+    /// A VM entered a phase.
+    PhaseEntered {
+        /// The VM.
+        vm: VmName,
+        /// The phase.
+        phase: Phase,
+    },
+    /// A page stream moved on.
+    Progress {
+        /// The VM.
+        vm: VmName,
+        /// How far.
+        pages: PageProgress,
+    },
+    /// An agent refused an order.
+    Refused {
+        /// The host.
+        host: HostName,
+        /// The VM.
+        vm: VmName,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Something broke.
+    Failed {
+        /// The host, where one is to blame.
+        host: Option<HostName>,
+        /// The VM, where one is to blame.
+        vm: Option<VmName>,
+        /// What.
+        fault: Fault,
+    },
+    /// A host's agent does not answer.
+    AgentLost {
+        /// The host.
+        host: HostName,
+    },
+    /// A host's agent answers again.
+    AgentBack {
+        /// The host.
+        host: HostName,
+    },
+    /// A batch begins to return to its sources.
+    RollingBack {
+        /// Which batch, from 1.
+        batch: usize,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The journal holds `Committed`.
+    Committed {
+        /// Which batch, from 1.
+        batch: usize,
+    },
+    /// The move is over.
+    Ended {
+        /// How.
+        ending: Ending,
+    },
+}

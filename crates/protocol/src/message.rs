@@ -1,0 +1,567 @@
+//! What coordinator and agents say to each other; nothing else passes between them.
+//!
+//! The coordinator sends an [`Order`]; the agent answers with [`Report`]s. Orders are idempotent: the same
+//! order (same epoch, same VM) given again is answered again without being carried out twice. An agent refuses an
+//! order whose epoch is older than the newest it holds for that VM (G2, fencing).
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{
+    Bytes, Capacity, Epoch, HostName, MachineType, MigrationId, Millis, OrderId, Version, VmName, VmSpec,
+    WallMicros,
+};
+
+/// Version of these messages; both sides must speak the same.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Coordinator → agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Pairs reports with this order.
+    pub id: OrderId,
+    /// Fence: refused when older than what the agent holds for the VM.
+    pub epoch: Epoch,
+    /// What to do.
+    pub command: Command,
+}
+
+/// How a VM is moved (§1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Memory is copied while the VM runs.
+    Live,
+    /// Stop, copy, start. Frames are captured all the same.
+    Offline,
+}
+
+/// What an agent can be told to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "do")]
+pub enum Command {
+    /// Message A of §3.2; answered by message B, [`Outcome::Host`].
+    Inspect,
+    /// Boot a VM here. Answered by [`Outcome::Started`].
+    StartVm {
+        /// The VM.
+        spec: VmSpec,
+    },
+    /// Power a VM off and forget it. Answered by [`Outcome::Destroyed`].
+    DestroyVm {
+        /// The VM.
+        vm: VmName,
+    },
+
+    /// Step 1, target: check and reserve resources. [`Outcome::Reserved`] or refused.
+    Reserve {
+        /// Which move.
+        migration: MigrationId,
+        /// The VM to come, machine type filled in.
+        spec: VmSpec,
+    },
+    /// Step 1, target: create taps with shut plugs, start QEMU paused. [`Outcome::Prepared`].
+    Prepare {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 2, source: start the page stream. [`Outcome::PreCopying`] at once, then [`Outcome::Progress`] until
+    /// [`Outcome::Converged`]. Offline: nothing is copied before capture; `Converged` follows at once.
+    PreCopy {
+        /// Which move.
+        migration: MigrationId,
+        /// The VM.
+        vm: VmName,
+        /// Where the target agent takes the page stream.
+        page_stream: SocketAddr,
+        /// Live or offline.
+        mode: Mode,
+        /// Converged when the predicted blackout is at most this.
+        blackout_max: Millis,
+    },
+    /// Step 3, source: create the buffer, capture disabled. [`Outcome::SourceBufferOpen`].
+    OpenSourceBuffer {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 4, target: create the buffer. [`Outcome::TargetBufferOpen`].
+    OpenTargetBuffer {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 4, source: connect to the target's buffer, one tunnel per NIC. [`Outcome::BuffersConnected`].
+    ConnectBuffers {
+        /// The VM.
+        vm: VmName,
+        /// Tunnel end of each NIC at the target, by NIC index.
+        tunnels: Vec<SocketAddr>,
+    },
+    /// Step 5, source: plug shut, ring empty, VM stopped, capture on. [`Outcome::Captured`].
+    Capture {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 6, source: let QEMU finish. [`Outcome::Copied`].
+    StopAndCopy {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 6, target: tell when the VM is loaded and paused. [`Outcome::Loaded`].
+    AwaitLoaded {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 8, source: the batch is committed; the copy here must never run again. [`Outcome::CommitNoted`].
+    Commit {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 8, target: run the VM, inject the captured frames in order, announce. [`Outcome::Activated`].
+    Activate {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 9, source: wait for the marker, drain, FIN. [`Outcome::SourceClosed`].
+    CloseSourceBuffer {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 9, target: on FIN open the plug. [`Outcome::TargetClosed`].
+    CloseTargetBuffer {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Step 9, source: destroy the QEMU that was left. [`Outcome::Discarded`].
+    Discard {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Before commit, source: run the VM here again with its frames put back. [`Outcome::SourceRestored`].
+    AbortSource {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Before commit, target: kill the copy, free the reservation. [`Outcome::TargetDropped`].
+    AbortTarget {
+        /// The VM.
+        vm: VmName,
+    },
+}
+
+impl Command {
+    /// The VM that the order is about; `None` for [`Command::Inspect`].
+    pub fn vm(&self) -> Option<&VmName> {
+        match self {
+            Command::Inspect => None,
+            Command::StartVm { spec } | Command::Reserve { spec, .. } => Some(&spec.name),
+            Command::DestroyVm { vm }
+            | Command::Prepare { vm }
+            | Command::PreCopy { vm, .. }
+            | Command::OpenSourceBuffer { vm }
+            | Command::OpenTargetBuffer { vm }
+            | Command::ConnectBuffers { vm, .. }
+            | Command::Capture { vm }
+            | Command::StopAndCopy { vm }
+            | Command::AwaitLoaded { vm }
+            | Command::Commit { vm }
+            | Command::Activate { vm }
+            | Command::CloseSourceBuffer { vm }
+            | Command::CloseTargetBuffer { vm }
+            | Command::Discard { vm }
+            | Command::AbortSource { vm }
+            | Command::AbortTarget { vm } => Some(vm),
+        }
+    }
+
+    /// The name as the step table writes it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Inspect => "Inspect",
+            Command::StartVm { .. } => "StartVm",
+            Command::DestroyVm { .. } => "DestroyVm",
+            Command::Reserve { .. } => "Reserve",
+            Command::Prepare { .. } => "Prepare",
+            Command::PreCopy { .. } => "PreCopy",
+            Command::OpenSourceBuffer { .. } => "OpenSourceBuffer",
+            Command::OpenTargetBuffer { .. } => "OpenTargetBuffer",
+            Command::ConnectBuffers { .. } => "ConnectBuffers",
+            Command::Capture { .. } => "Capture",
+            Command::StopAndCopy { .. } => "StopAndCopy",
+            Command::AwaitLoaded { .. } => "AwaitLoaded",
+            Command::Commit { .. } => "Commit",
+            Command::Activate { .. } => "Activate",
+            Command::CloseSourceBuffer { .. } => "CloseSourceBuffer",
+            Command::CloseTargetBuffer { .. } => "CloseTargetBuffer",
+            Command::Discard { .. } => "Discard",
+            Command::AbortSource { .. } => "AbortSource",
+            Command::AbortTarget { .. } => "AbortTarget",
+        }
+    }
+}
+
+/// Agent → coordinator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The order it answers; `None` when the agent speaks up by itself ([`Outcome::Failed`]).
+    pub order: Option<OrderId>,
+    /// Epoch of the order, or the newest the agent holds for the VM.
+    pub epoch: Epoch,
+    /// The VM it is about; `None` for [`Outcome::Host`].
+    pub vm: Option<VmName>,
+    /// When, by the host's clock.
+    pub at: WallMicros,
+    /// What happened.
+    pub outcome: Outcome,
+}
+
+/// What came of an order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum Outcome {
+    /// Message B of §3.2; also the first thing an agent says on a new connection.
+    Host(Box<HostState>),
+    /// The VM runs; its machine type is filled in.
+    Started {
+        /// The VM as it was started.
+        spec: VmSpec,
+    },
+    /// The VM is gone.
+    Destroyed,
+    /// Resources are set aside.
+    Reserved,
+    /// QEMU waits, paused, behind shut plugs.
+    Prepared {
+        /// Where this agent takes the page stream (VMCT band).
+        page_stream: SocketAddr,
+    },
+    /// The page stream runs.
+    PreCopying,
+    /// How far pre-copy is.
+    Progress(PageProgress),
+    /// The predicted blackout is within budget. Sent once; the stream goes on.
+    Converged(PageProgress),
+    /// Step 3 done.
+    SourceBufferOpen,
+    /// Step 4 done at the target.
+    TargetBufferOpen {
+        /// Tunnel end of each NIC, by NIC index (CT band).
+        tunnels: Vec<SocketAddr>,
+    },
+    /// Step 4 done.
+    BuffersConnected,
+    /// The VM is stopped and its frames are captured.
+    Captured(CaptureTimes),
+    /// QEMU has sent everything.
+    Copied {
+        /// What went over the wire in all.
+        pages: PageProgress,
+        /// When.
+        times: CopyTimes,
+    },
+    /// The target holds the whole VM, paused: *prepared*.
+    Loaded {
+        /// When QEMU said so.
+        loaded_at: WallMicros,
+    },
+    /// The source knows that it is the source no more.
+    CommitNoted,
+    /// The VM runs here.
+    Activated(ActivationTimes),
+    /// FIN is sent and everything before it delivered.
+    SourceClosed(SourceFrames),
+    /// FIN is here, the plug is open.
+    TargetClosed(TargetFrames),
+    /// The source's QEMU is gone.
+    Discarded,
+    /// The VM runs on its source again.
+    SourceRestored(SourceFrames),
+    /// The target's copy is gone.
+    TargetDropped,
+    /// The order was not carried out; nothing changed.
+    Refused(Refusal),
+    /// Something broke; in reply to an order, or by itself.
+    Failed(Fault),
+}
+
+impl Outcome {
+    /// A short name for logs and script goldens.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::Host(_) => "Host",
+            Outcome::Started { .. } => "Started",
+            Outcome::Destroyed => "Destroyed",
+            Outcome::Reserved => "Reserved",
+            Outcome::Prepared { .. } => "Prepared",
+            Outcome::PreCopying => "PreCopying",
+            Outcome::Progress(_) => "Progress",
+            Outcome::Converged(_) => "Converged",
+            Outcome::SourceBufferOpen => "SourceBufferOpen",
+            Outcome::TargetBufferOpen { .. } => "TargetBufferOpen",
+            Outcome::BuffersConnected => "BuffersConnected",
+            Outcome::Captured(_) => "Captured",
+            Outcome::Copied { .. } => "Copied",
+            Outcome::Loaded { .. } => "Loaded",
+            Outcome::CommitNoted => "CommitNoted",
+            Outcome::Activated(_) => "Activated",
+            Outcome::SourceClosed(_) => "SourceClosed",
+            Outcome::TargetClosed(_) => "TargetClosed",
+            Outcome::Discarded => "Discarded",
+            Outcome::SourceRestored(_) => "SourceRestored",
+            Outcome::TargetDropped => "TargetDropped",
+            Outcome::Refused(_) => "Refused",
+            Outcome::Failed(_) => "Failed",
+        }
+    }
+}
+
+/// Why an order was refused, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalKind {
+    /// The epoch is older than the one held for the VM.
+    StaleEpoch,
+    /// No such VM here.
+    UnknownVm,
+    /// A VM of that name is here already.
+    AlreadyHere,
+    /// The VM is in another step than the order expects.
+    WrongState,
+    /// Too little CPU or memory is free.
+    NoCapacity,
+    /// QEMU is missing, too old, or lacks a capability.
+    Qemu,
+    /// The machine type is not known to this QEMU.
+    MachineType,
+    /// The host's network carries smaller packets than the VM's MTU.
+    Mtu,
+    /// A disk cannot be reached from here.
+    Disk,
+    /// An address or name is taken.
+    AddressInUse,
+    /// A file the VM boots from is missing.
+    BootFile,
+}
+
+/// An order that was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub kind: RefusalKind,
+    /// For people: what, with names and amounts.
+    pub reason: String,
+    /// What would help.
+    pub hint: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// What broke, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// The buffer is about to exceed `buffer_bytes_max`.
+    BufferLimit,
+    /// The buffers' tunnel broke.
+    Tunnel,
+    /// The page stream broke.
+    PageStream,
+    /// A QEMU process ended or stopped answering.
+    Qemu,
+    /// The network of the host refused an operation.
+    Network,
+    /// The agent restarted and cannot go on with this step.
+    AgentRestarted,
+    /// Anything else.
+    Internal,
+}
+
+/// Something broke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// For programs.
+    pub kind: FaultKind,
+    /// For people.
+    pub reason: String,
+}
+
+/// How far a page stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PageProgress {
+    /// Guest memory in all.
+    pub total: Bytes,
+    /// Sent by QEMU so far.
+    pub transferred: Bytes,
+    /// Still dirty.
+    pub remaining: Bytes,
+    /// Passed on to the other agent so far.
+    pub wire: Bytes,
+    /// Completed passes over memory.
+    pub rounds: u64,
+    /// Bytes of memory the guest dirties a second, as QEMU measured it last.
+    pub dirty_per_second: Bytes,
+    /// Predicted blackout.
+    pub blackout: Millis,
+}
+
+/// The instants of step 5, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CaptureTimes {
+    /// Order in hand.
+    pub begun_at: WallMicros,
+    /// All plugs shut.
+    pub shut_at: WallMicros,
+    /// All tap rings seen empty.
+    pub empty_at: WallMicros,
+    /// QEMU confirmed `stop`: the blackout begins.
+    pub stopped_at: WallMicros,
+    /// Plugs open, frames are read.
+    pub capturing_at: WallMicros,
+}
+
+/// The instants of step 6 at the source, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CopyTimes {
+    /// Order in hand.
+    pub begun_at: WallMicros,
+    /// QEMU reached pre-switchover: memory is across.
+    pub pre_switchover_at: WallMicros,
+    /// QEMU reported `completed`.
+    pub completed_at: WallMicros,
+}
+
+/// The instants of step 8 at the target, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ActivationTimes {
+    /// Order in hand.
+    pub begun_at: WallMicros,
+    /// QEMU confirmed `cont`: the blackout ends.
+    pub running_at: WallMicros,
+    /// All frames captured before the order are in the guest's ring.
+    pub injected_at: WallMicros,
+    /// Announced to the fabric.
+    pub announced_at: WallMicros,
+}
+
+/// How the old path was seen to be empty (design §3, step 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OldPath {
+    /// The announcement came back to the source: nothing older is under way.
+    Marker,
+    /// No marker in time: lingered instead.
+    Lingered,
+}
+
+/// The source's half of a NIC's account, summed over the VM's NICs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SourceFrames {
+    /// Unicast frames captured and numbered.
+    pub captured: u64,
+    /// Their bytes.
+    pub bytes: Bytes,
+    /// Broadcast and multicast frames captured.
+    pub broadcast: u64,
+    /// The VM's own frames that came back and were left out.
+    pub own_echo: u64,
+    /// Frames the kernel dropped at this VM's taps or plugs during the switchover.
+    pub dropped: u64,
+    /// Frames put back into the source (abort only).
+    pub put_back: u64,
+    /// Largest fill of the buffer.
+    pub peak: Bytes,
+    /// How the old path was seen to be empty; `None` on abort.
+    pub old_path: Option<OldPath>,
+    /// When the guest itself last sent a frame here.
+    pub last_sent_at: Option<WallMicros>,
+}
+
+/// The target's half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TargetFrames {
+    /// Unicast frames injected.
+    pub delivered: u64,
+    /// Broadcast and multicast frames injected.
+    pub broadcast: u64,
+    /// Numbers that arrived twice (dropped the second time).
+    pub duplicated: u64,
+    /// Numbers that arrived out of turn.
+    pub reordered: u64,
+    /// Frames that came after FIN and were injected all the same.
+    pub late: u64,
+    /// Frames the kernel dropped at this VM's taps or plugs during the switchover.
+    pub dropped: u64,
+    /// Largest fill of the buffer.
+    pub peak: Bytes,
+    /// When the guest itself first sent a frame here.
+    pub first_sent_at: Option<WallMicros>,
+}
+
+/// Where in its move a VM is, as its agent sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmRole {
+    /// Lives here; no move under way.
+    Home,
+    /// Leaves; the copy here is primary.
+    Source,
+    /// Has left: committed, must never run here again.
+    Left,
+    /// Is to come: reserved, not yet prepared.
+    Expected,
+    /// Is coming: paused here.
+    Target,
+    /// Has come: committed and activated, buffers not yet closed.
+    Arrived,
+}
+
+/// A VM as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmState {
+    /// The VM.
+    pub spec: VmSpec,
+    /// Where in its move.
+    pub role: VmRole,
+    /// Newest epoch held.
+    pub epoch: Epoch,
+    /// Whether its processors run.
+    pub running: bool,
+}
+
+/// Message B of §3.2: what a host is, has and holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostState {
+    /// [`PROTOCOL_VERSION`] of the agent.
+    pub protocol: u16,
+    /// The host.
+    pub host: HostName,
+    /// Differs after each start of the agent.
+    pub agent_run: u64,
+    /// What it may promise to VMs in all.
+    pub capacity: Capacity,
+    /// What is not promised yet.
+    pub free: Capacity,
+    /// Its QEMU; `None` with the reason when unusable.
+    pub qemu: Option<QemuState>,
+    /// Why `qemu` is `None`.
+    pub qemu_error: Option<String>,
+    /// Largest guest MTU its bridge carries.
+    pub mtu_max: u16,
+    /// VMs here.
+    pub vms: Vec<VmState>,
+}
+
+/// A host's usable QEMU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QemuState {
+    /// Its version.
+    pub version: Version,
+    /// Machine types it knows.
+    pub machines: Vec<MachineType>,
+    /// `kvm` or `tcg`.
+    pub accel: String,
+}

@@ -1,0 +1,147 @@
+//! The report of a migration: what was promised, what was measured, and the proof that no frame was lost.
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{ClusterName, HostName, MigrationId, VmName, WallMicros};
+
+use crate::message::{Mode, OldPath, PageProgress};
+use crate::step::{Phase, Step};
+
+/// How a migration ended, or that it has not yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// Still under way.
+    Running,
+    /// Every batch committed.
+    Committed,
+    /// The first batch rolled back: nothing moved.
+    RolledBack,
+    /// Some batches committed, a later one rolled back.
+    PartlyCommitted,
+    /// Refused before anything was touched.
+    Refused,
+}
+
+/// Frames of one VM during its switchover. Lost, duplicated and reordered are the proof (G1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Frames {
+    /// Unicast frames captured on the source.
+    pub captured: u64,
+    /// Unicast frames delivered: into the target, or put back into the source.
+    pub delivered: u64,
+    /// `captured` − `delivered`, plus what a kernel queue dropped.
+    pub lost: u64,
+    /// Frames that would have been delivered twice.
+    pub duplicated: u64,
+    /// Frames delivered out of turn.
+    pub reordered: u64,
+    /// Frames that came after FIN.
+    pub late: u64,
+    /// Broadcast and multicast frames delivered; counted apart.
+    pub broadcast: u64,
+    /// The VM's own frames that were kept from coming back.
+    pub own_echo: u64,
+}
+
+/// Where the blackout went, in milliseconds. The parts add up to `blackout_ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct BlackoutParts {
+    /// Ours: capture switched on, after QEMU had stopped.
+    pub capture_ms: f64,
+    /// QEMU's: the rest of memory, from capture to pre-switchover.
+    pub memory_ms: f64,
+    /// QEMU's: device state sent and loaded.
+    pub device_ms: f64,
+    /// Ours: waiting for the other VMs of the batch, the journal and the order to activate.
+    pub commit_ms: f64,
+    /// Ours: the order in hand to the guest running.
+    pub resume_ms: f64,
+}
+
+/// One VM in the report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmReport {
+    /// The VM.
+    pub id: VmName,
+    /// Its batch, from 1.
+    pub batch: usize,
+    /// Host it left.
+    pub source: HostName,
+    /// Host it was to go to.
+    pub target: HostName,
+    /// Host it runs on now, as far as the journal knows.
+    pub host: HostName,
+    /// Furthest phase reached.
+    pub phase: Phase,
+    /// VM stopped → running. `None` if it was never stopped.
+    pub blackout_ms: Option<f64>,
+    /// Where the blackout went.
+    pub blackout_parts: Option<BlackoutParts>,
+    /// Longest silence around the switchover that a peer sees: last frame from the source to first from the target.
+    pub gap_ms: Option<f64>,
+    /// The account of frames; `None` if nothing was captured.
+    pub frames: Option<Frames>,
+    /// How the old path was seen to be empty.
+    pub old_path: Option<OldPath>,
+    /// Largest fill of its buffer, bytes.
+    pub buffer_peak_bytes: u64,
+    /// The page stream.
+    pub pages: PageProgress,
+    /// Time in each phase.
+    pub phases: Vec<PhaseTime>,
+}
+
+/// How long a VM was in a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PhaseTime {
+    /// The phase.
+    pub phase: Phase,
+    /// How long, in milliseconds.
+    pub ms: f64,
+}
+
+/// Why a migration did not fully commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// The step of the batch.
+    pub step: Step,
+    /// The host, where one is to blame.
+    pub host: Option<HostName>,
+    /// The VM, where one is to blame.
+    pub vm: Option<VmName>,
+    /// What happened.
+    pub reason: String,
+    /// What would help.
+    pub hint: String,
+}
+
+/// The whole report. `transhume report --json` prints exactly this.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MigrationReport {
+    /// The move.
+    pub migration: MigrationId,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// How it ended.
+    pub outcome: Ending,
+    /// Live or offline.
+    pub mode: Mode,
+    /// S1.
+    pub from: Vec<HostName>,
+    /// S2 as asked.
+    pub to: Vec<HostName>,
+    /// Hosts of S2 that were used: N(S2).
+    pub used: Vec<HostName>,
+    /// k.
+    pub batch: usize,
+    /// When it was accepted, by the coordinator's clock.
+    pub started_at: WallMicros,
+    /// How long it took; so far, while running.
+    pub duration_ms: f64,
+    /// Sum over the VMs.
+    pub frames: Frames,
+    /// Each VM.
+    pub vms: Vec<VmReport>,
+    /// What went wrong first.
+    pub trouble: Option<Trouble>,
+}
