@@ -1,0 +1,230 @@
+//! What a guest is told on its kernel command line: `transhume.KEY=VALUE`. Pure.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+/// More VMs than this are refused: every VM keeps an account per peer.
+pub const PEERS_MAX: usize = 1024;
+
+/// What the guest sends without a user's workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Traffic {
+    /// Nothing.
+    None,
+    /// Every VM to every other (§2.1.2).
+    #[default]
+    Mesh,
+    /// VM 0 to and from every other (§2.1.1).
+    ClientServer,
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Traffic::None => "none",
+            Traffic::Mesh => "mesh",
+            Traffic::ClientServer => "client-server",
+        })
+    }
+}
+
+impl FromStr for Traffic {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Traffic::None),
+            "mesh" => Ok(Traffic::Mesh),
+            "client-server" => Ok(Traffic::ClientServer),
+            other => Err(format!(
+                "`{other}` is no workload: use mesh, client-server or none"
+            )),
+        }
+    }
+}
+
+/// Everything one guest is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The VM's name.
+    pub name: String,
+    /// Its place in the cluster, from 0.
+    pub index: u16,
+    /// Its address, `peers[index]`.
+    pub ip: Ipv4Addr,
+    /// Length of the network prefix.
+    pub prefix: u8,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// The addresses of all VMs of the cluster, this one among them, by index.
+    pub peers: Vec<Ipv4Addr>,
+    /// What to send.
+    pub traffic: Traffic,
+    /// Messages per second into each receiver (into the server, for client-server).
+    pub rate: u32,
+}
+
+impl Settings {
+    /// Reads the kernel's command line; words that are not ours are skipped.
+    pub fn parse(cmdline: &str) -> Result<Self, String> {
+        let value = |key: &str| {
+            cmdline
+                .split_ascii_whitespace()
+                .find_map(|word| {
+                    word.strip_prefix("transhume.")?
+                        .strip_prefix(key)?
+                        .strip_prefix('=')
+                })
+                .ok_or_else(|| format!("the kernel command line lacks transhume.{key}"))
+        };
+        let (ip, prefix) = value("ip")?
+            .split_once('/')
+            .ok_or("transhume.ip lacks its prefix length")?;
+        let peers = parse_peers(value("peers")?)?;
+        let settings = Settings {
+            name: value("name")?.to_owned(),
+            index: number("index", value("index")?)?,
+            ip: ip
+                .parse()
+                .map_err(|_| format!("transhume.ip: `{ip}` is no address"))?,
+            prefix: number("ip", prefix)?,
+            mtu: number("mtu", value("mtu")?)?,
+            traffic: value("workload")?.parse()?,
+            rate: number("rate", value("rate")?)?,
+            peers,
+        };
+        if settings.peers.get(usize::from(settings.index)) != Some(&settings.ip) {
+            return Err(format!(
+                "transhume.peers does not hold {ip} at place {}",
+                settings.index
+            ));
+        }
+        Ok(settings)
+    }
+
+    /// The words for the kernel's command line.
+    pub fn cmdline(&self) -> String {
+        format!(
+            "transhume.name={} transhume.index={} transhume.ip={}/{} transhume.mtu={} transhume.count={} \
+             transhume.peers={} transhume.workload={} transhume.rate={}",
+            self.name,
+            self.index,
+            self.ip,
+            self.prefix,
+            self.mtu,
+            self.peers.len(),
+            format_peers(&self.peers),
+            self.traffic,
+            self.rate,
+        )
+    }
+
+    /// The indices that this VM exchanges messages with.
+    pub fn partners(&self) -> Vec<u16> {
+        let others = (0..self.peers.len() as u16).filter(|&i| i != self.index);
+        match self.traffic {
+            Traffic::None => Vec::new(),
+            Traffic::Mesh => others.collect(),
+            Traffic::ClientServer => others.filter(|&i| i == 0 || self.index == 0).collect(),
+        }
+    }
+}
+
+fn number<T: FromStr>(key: &str, text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| format!("transhume.{key}: `{text}` is no number in range"))
+}
+
+/// Consecutive addresses are written as a range: the kernel's command line is short.
+fn format_peers(peers: &[Ipv4Addr]) -> String {
+    let consecutive = peers
+        .windows(2)
+        .all(|w| u32::from(w[0]).checked_add(1) == Some(u32::from(w[1])));
+    match peers {
+        [first, .., last] if consecutive => format!("{first}-{last}"),
+        _ => peers
+            .iter()
+            .map(Ipv4Addr::to_string)
+            .collect::<Vec<_>>()
+            .join(","),
+    }
+}
+
+fn parse_peers(text: &str) -> Result<Vec<Ipv4Addr>, String> {
+    let address = |text: &str| {
+        text.parse::<Ipv4Addr>()
+            .map_err(|_| format!("transhume.peers: `{text}` is no address"))
+    };
+    let too_many = || format!("transhume.peers names more than {PEERS_MAX} VMs");
+    if let Some((first, last)) = text.split_once('-') {
+        let (first, last) = (u32::from(address(first)?), u32::from(address(last)?));
+        let count = last
+            .checked_sub(first)
+            .ok_or("transhume.peers: the range runs backwards")? as usize
+            + 1;
+        if count > PEERS_MAX {
+            return Err(too_many());
+        }
+        return Ok((first..=last).map(Ipv4Addr::from).collect());
+    }
+    let peers = text.split(',').map(address).collect::<Result<Vec<_>, _>>()?;
+    if peers.len() > PEERS_MAX {
+        Err(too_many())
+    } else {
+        Ok(peers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(peers: Vec<Ipv4Addr>) -> Settings {
+        Settings {
+            name: "vm2".into(),
+            index: 1,
+            ip: peers[1],
+            prefix: 16,
+            mtu: 1500,
+            peers,
+            traffic: Traffic::ClientServer,
+            rate: 100,
+        }
+    }
+
+    #[test]
+    fn what_the_lab_writes_the_guest_reads() {
+        let range = settings((1..=40).map(|i| Ipv4Addr::new(10, 78, 0, i)).collect());
+        let list = settings(vec![Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 4)]);
+        for written in [range, list] {
+            let line = format!("console=ttyS0 {} quiet", written.cmdline());
+            assert_eq!(Settings::parse(&line).unwrap(), written);
+        }
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let good = settings((1..=3).map(|i| Ipv4Addr::new(10, 78, 0, i)).collect()).cmdline();
+        for (from, to, part) in [
+            ("transhume.rate=100", "", "lacks transhume.rate"),
+            ("transhume.index=1", "transhume.index=7", "at place 7"),
+            ("client-server", "ring", "`ring` is no workload"),
+            ("10.78.0.1-10.78.0.3", "10.78.0.1-10.99.0.3", "more than 1024"),
+            ("10.78.0.1-10.78.0.3", "10.78.0.3-10.78.0.1", "backwards"),
+        ] {
+            let error = Settings::parse(&good.replace(from, to)).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn clients_speak_to_the_server_only() {
+        let mut settings = settings((1..=4).map(|i| Ipv4Addr::new(10, 78, 0, i)).collect());
+        assert_eq!(settings.partners(), [0]);
+        settings.index = 0;
+        assert_eq!(settings.partners(), [1, 2, 3]);
+        settings.traffic = Traffic::Mesh;
+        settings.index = 2;
+        assert_eq!(settings.partners(), [0, 1, 3]);
+    }
+}
