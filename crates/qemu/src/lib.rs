@@ -1,1 +1,41 @@
-//! QMP client, command line and the life of one VM.
+//! Everything about one QEMU process: finding the binary, starting it, talking to it, moving its guest.
+//!
+//! ```text
+//!  VmSpec ─▶ CommandLine ─▶ Launcher ─┬─ boot ────▶ Running ──surrender(epoch)──▶ Surrendered ─▶ kill
+//!                                     └─ receive ─▶ Incoming<Waiting> ─▶ Incoming<Loaded>
+//!                                                                            │ resume(CommitPermit)
+//!                                                                            ▼
+//!                                                                         Running
+//! ```
+//!
+//! Resuming a target before commit does not compile: `resume` wants a [`CommitPermit`], which is only made
+//! from the epoch of an `Activate` order. Nothing in QEMU itself stops a double run (design §4), so the types do.
+//!
+//! Deliberately absent: taps, bridges and plugs (`netbuf`, `netcfg`), the page stream's bytes (`pages`, `agent`), any decision
+//! to commit or abort, multifd and postcopy (they cannot be held, filtered or rolled back).
+#![deny(unsafe_code)]
+
+mod accel;
+mod binary;
+mod command_line;
+mod error;
+mod limits;
+mod migration;
+mod process;
+mod qmp;
+mod return_path;
+mod spawn;
+mod vm;
+
+pub use accel::{Accel, AccelChoice};
+pub use binary::QemuBinary;
+pub use command_line::{CommandLine, StartMode, VmPaths};
+pub use error::QemuError;
+pub use limits::*;
+pub use migration::{MigrationProgress, MigrationStatus};
+pub use process::ProcessId;
+pub use qmp::{Qmp, QmpError, QmpEvent};
+pub use return_path::{MessageType, ReturnPathFilter};
+pub use vm::{
+    AdoptedIncoming, CommitPermit, Incoming, Launcher, Loaded, RunState, Running, Surrendered, Vm, Waiting,
+};

@@ -1,0 +1,162 @@
+//! Which accelerator this host really has.
+//!
+//! `/dev/kvm` can be there and useless (design §4). KVM counts only where the processor says so *and* a trial guest of one
+//! boot sector runs to its end.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::binary::QemuBinary;
+use crate::error::QemuError;
+use crate::limits::ACCEL_TRIAL_LIMIT;
+
+/// What the configuration asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccelChoice {
+    /// KVM where it works, else TCG.
+    #[default]
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// TCG.
+    Tcg,
+}
+
+/// What guests run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accel {
+    /// Hardware virtualization.
+    Kvm,
+    /// Translation in software.
+    Tcg,
+}
+
+/// 16-bit code of a boot sector: writes 0x10 to port 0xf4, where QEMU's exit device takes it, then halts.
+const TRIAL_CODE: [u8; 7] = [0xb0, 0x10, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd];
+
+/// The exit device ends QEMU with twice the value plus one.
+const TRIAL_EXIT: i32 = 0x10 * 2 + 1;
+
+impl Accel {
+    /// Decides by configuration and trial; logs in one line what and why.
+    pub async fn detect(binary: &QemuBinary, choice: AccelChoice) -> Result<Self, QemuError> {
+        if choice == AccelChoice::Tcg {
+            tracing::info!("guests run under TCG: the configuration says so");
+            return Ok(Accel::Tcg);
+        }
+        match (kvm_works(binary).await, choice) {
+            (Ok(()), _) => {
+                tracing::info!("guests run under KVM: a trial guest ran");
+                Ok(Accel::Kvm)
+            }
+            (Err(reason), AccelChoice::Kvm) => Err(QemuError::NoKvm { reason }),
+            (Err(reason), AccelChoice::Auto | AccelChoice::Tcg) => {
+                tracing::info!("guests run under TCG: {reason}");
+                Ok(Accel::Tcg)
+            }
+        }
+    }
+
+    /// As QEMU names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg",
+        }
+    }
+}
+
+async fn kvm_works(binary: &QemuBinary) -> Result<(), String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    if !has_virtualization(&cpuinfo) {
+        return Err("the processor shows neither svm nor vmx".into());
+    }
+    if !Path::new("/dev/kvm").exists() {
+        return Err("there is no /dev/kvm".into());
+    }
+    trial(binary, Accel::Kvm).await
+}
+
+fn has_virtualization(cpuinfo: &str) -> bool {
+    cpuinfo
+        .lines()
+        .filter(|line| line.starts_with("flags"))
+        .flat_map(str::split_ascii_whitespace)
+        .any(|flag| flag == "svm" || flag == "vmx")
+}
+
+/// Boots one sector; fine only if the guest itself ended the run.
+async fn trial(binary: &QemuBinary, accel: Accel) -> Result<(), String> {
+    let disk = trial_disk().map_err(|error| format!("cannot write the trial guest: {error}"))?;
+    let child = Command::new(binary.path())
+        .args(["-machine", &binary.newest_machine().0, "-accel", accel.name()])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "16M"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
+        .arg("-blockdev")
+        .arg(
+            serde_json::json!({"driver": "file", "filename": disk.0, "node-name": "d", "read-only": true})
+                .to_string(),
+        )
+        .args(["-device", "ide-hd,drive=d"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("cannot run {}: {error}", binary.path().display()))?;
+    let output = timeout(ACCEL_TRIAL_LIMIT, child.wait_with_output())
+        .await
+        .map_err(|_| format!("a trial guest did not get through within {ACCEL_TRIAL_LIMIT:?}"))?
+        .map_err(|error| format!("a trial guest was lost: {error}"))?;
+    if output.status.code() == Some(TRIAL_EXIT) {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.trim().lines().last().unwrap_or("nothing").to_owned();
+    Err(format!(
+        "a trial guest failed ({}), QEMU said: {last}",
+        output.status
+    ))
+}
+
+/// A file that is removed again.
+struct TrialDisk(std::path::PathBuf);
+
+impl Drop for TrialDisk {
+    fn drop(&mut self) {
+        // A leftover of one sector in the temporary directory does no harm.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn trial_disk() -> io::Result<TrialDisk> {
+    let mut sector = [0u8; 512];
+    sector[..TRIAL_CODE.len()].copy_from_slice(&TRIAL_CODE);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    let path = std::env::temp_dir().join(format!("transhume-accel-trial-{}", std::process::id()));
+    // A link that someone left under this name must not be followed.
+    let _ = fs::remove_file(&path);
+    let disk = TrialDisk(path);
+    let mut file = fs::File::create_new(&disk.0)?;
+    io::Write::write_all(&mut file, &sector)?;
+    Ok(disk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_flags_count() {
+        assert!(has_virtualization("x\nflags\t\t: fpu vmx sse\n"));
+        assert!(!has_virtualization("flags\t\t: fpu svm_lock\nbugs: vmx\n"));
+    }
+}

@@ -1,0 +1,412 @@
+//! From a VM's description to QEMU's arguments.
+//!
+//! Both hosts of a move must build the same machine, so everything the guest can see is spelled out here: versioned
+//! machine type, processor model, PCI addresses, ring sizes, MTU. What differs between hosts (descriptors, paths,
+//! accelerator) is nothing the guest can see.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use transhume_model::{Disk, MachineType, NicSpec, VmSpec};
+
+use crate::accel::Accel;
+use crate::error::QemuError;
+use crate::limits::SOCKET_PATH_BYTES_MAX;
+
+/// First PCI slot of the NICs; NIC i sits in slot `NIC_SLOT + i`.
+const NIC_SLOT: usize = 0x02;
+
+/// Most NICs of one VM.
+const NICS_MAX: usize = 8;
+
+/// First PCI slot of the disks.
+const DISK_SLOT: usize = 0x10;
+
+/// Most disks of one VM.
+const DISKS_MAX: usize = 8;
+
+/// Frames a NIC's receive ring holds: the most that virtio-net has.
+const RX_QUEUE_FRAMES: u16 = 1024;
+
+/// Frames its transmit ring holds: the most that virtio-net allows on a tap.
+const TX_QUEUE_FRAMES: u16 = 256;
+
+/// Longest wait of a disk for an NBD server that went away, seconds; then the guest sees an I/O error.
+const NBD_RECONNECT_S: u32 = 30;
+
+/// QEMU gives up what it does not need after start.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// Processor model: one that every host has, so that a VM can go to any of them.
+const CPU: &str = "qemu64";
+
+/// How a VM comes to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartMode {
+    /// From its kernel.
+    Boot,
+    /// From a migration stream; stays paused until told to run.
+    Incoming,
+}
+
+/// Files and sockets of one VM on one host, all in one directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmPaths {
+    dir: PathBuf,
+}
+
+impl VmPaths {
+    /// The files of the VM whose directory this is; the directory must exist when the VM starts.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// QEMU's monitor.
+    pub fn qmp(&self) -> PathBuf {
+        self.dir.join("qmp.sock")
+    }
+
+    /// What the guest wrote to ttyS0, appended over restarts.
+    pub fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    /// The guest's ttyS1 as a Unix socket that QEMU listens on.
+    pub fn serial(&self) -> PathBuf {
+        self.dir.join("serial.sock")
+    }
+
+    /// QEMU's own error output of this start.
+    pub fn stderr(&self) -> PathBuf {
+        self.dir.join("qemu.stderr")
+    }
+
+    /// Where QEMU takes its incoming migration stream.
+    pub fn incoming(&self) -> PathBuf {
+        self.dir.join("incoming.sock")
+    }
+}
+
+/// The arguments for one start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    args: Vec<OsString>,
+}
+
+impl CommandLine {
+    /// Arguments for a VM. `machine` is the resolved, versioned type; `taps` has one descriptor per NIC, in order.
+    pub fn build(
+        spec: &VmSpec,
+        machine: &MachineType,
+        accel: Accel,
+        paths: &VmPaths,
+        taps: &[RawFd],
+        mode: StartMode,
+    ) -> Result<Self, QemuError> {
+        check(spec, paths, taps)?;
+        let mut line = Self { args: Vec::new() };
+        line.machine(spec, machine, accel);
+        line.boot(spec);
+        for (index, (nic, fd)) in spec.nics.iter().zip(taps).enumerate() {
+            line.nic(index, nic, *fd);
+        }
+        for (index, disk) in spec.disks.iter().enumerate() {
+            line.disk(index, disk);
+        }
+        line.ports(paths);
+        if mode == StartMode::Incoming {
+            line.flag("-S");
+            line.option("-incoming", "defer");
+        }
+        Ok(line)
+    }
+
+    /// The arguments, without the program's name.
+    pub fn args(&self) -> &[OsString] {
+        &self.args
+    }
+
+    fn flag(&mut self, flag: &str) {
+        self.args.push(flag.into());
+    }
+
+    fn option(&mut self, option: &str, value: impl Into<OsString>) {
+        self.args.push(option.into());
+        self.args.push(value.into());
+    }
+
+    fn machine(&mut self, spec: &VmSpec, machine: &MachineType, accel: Accel) {
+        self.option("-name", spec.name.as_str());
+        self.option("-machine", machine.0.as_str());
+        self.option("-accel", accel.name());
+        self.option("-cpu", CPU);
+        self.option("-m", format!("{}M", spec.memory.0));
+        self.option("-smp", spec.vcpus.0.to_string());
+        self.flag("-nodefaults");
+        self.flag("-no-user-config");
+        self.option("-display", "none");
+        self.option("-sandbox", SANDBOX);
+    }
+
+    fn boot(&mut self, spec: &VmSpec) {
+        self.option("-kernel", &spec.boot.kernel);
+        self.option("-initrd", &spec.boot.initrd);
+        self.option("-append", spec.boot.cmdline.as_str());
+    }
+
+    fn nic(&mut self, index: usize, nic: &NicSpec, fd: RawFd) {
+        self.option("-netdev", format!("tap,id=net{index},fd={fd},vhost=off"));
+        self.option(
+            "-device",
+            format!(
+                "virtio-net-pci,id=nic{index},netdev=net{index},mac={},host_mtu={},bus=pcie.0,addr={:#x},\
+                 rx_queue_size={RX_QUEUE_FRAMES},tx_queue_size={TX_QUEUE_FRAMES},romfile=",
+                nic.mac,
+                nic.mtu,
+                NIC_SLOT + index
+            ),
+        );
+    }
+
+    fn disk(&mut self, index: usize, disk: &Disk) {
+        // The host's page cache would be stale on the host a VM comes back to, so it is bypassed.
+        let file = match disk {
+            Disk::Nbd { host, port, export } => json!({
+                "driver": "nbd",
+                "server": {"type": "inet", "host": host, "port": port.to_string()},
+                "export": export,
+                "reconnect-delay": NBD_RECONNECT_S,
+            }),
+            Disk::File { path } => json!({"driver": "file", "filename": path, "cache": {"direct": true}}),
+        };
+        let node = json!({
+            "driver": "raw",
+            "node-name": format!("disk{index}"),
+            "cache": {"direct": true},
+            "file": file,
+        });
+        self.option("-blockdev", node.to_string());
+        self.option(
+            "-device",
+            format!(
+                "virtio-blk-pci,id=blk{index},drive=disk{index},bus=pcie.0,addr={:#x}",
+                DISK_SLOT + index
+            ),
+        );
+    }
+
+    fn ports(&mut self, paths: &VmPaths) {
+        let with_path = |kind: &str, path: &Path, rest: &str| {
+            let mut value = OsString::from(format!("{kind},path="));
+            value.push(escaped(path));
+            value.push(rest);
+            value
+        };
+        self.option(
+            "-chardev",
+            with_path("file,id=console", &paths.console(), ",append=on"),
+        );
+        self.option("-serial", "chardev:console");
+        let listen = ",server=on,wait=off";
+        self.option("-chardev", with_path("socket,id=serial", &paths.serial(), listen));
+        self.option("-serial", "chardev:serial");
+        self.option("-chardev", with_path("socket,id=qmp", &paths.qmp(), listen));
+        self.option("-mon", "chardev=qmp,mode=control");
+    }
+}
+
+/// QEMU ends a value at a comma unless it is doubled.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+fn check(spec: &VmSpec, paths: &VmPaths, taps: &[RawFd]) -> Result<(), QemuError> {
+    let bad = |what: String| {
+        Err(QemuError::Spec {
+            vm: spec.name.clone(),
+            what,
+        })
+    };
+    if spec.nics.is_empty() || spec.nics.len() > NICS_MAX {
+        return bad(format!(
+            "it has {} NICs; give it 1 to {NICS_MAX}",
+            spec.nics.len()
+        ));
+    }
+    if spec.nics.len() != taps.len() {
+        return bad(format!("{} taps for {} NICs", taps.len(), spec.nics.len()));
+    }
+    if spec.disks.len() > DISKS_MAX {
+        return bad(format!(
+            "it has {} disks; give it at most {DISKS_MAX}",
+            spec.disks.len()
+        ));
+    }
+    if spec.vcpus.0 == 0 || spec.memory.0 == 0 {
+        return bad("it has no processor or no memory; give it at least one vCPU and 64 MiB".into());
+    }
+    for path in [paths.qmp(), paths.serial(), paths.incoming()] {
+        if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            return bad(format!(
+                "{} is longer than the {SOCKET_PATH_BYTES_MAX} bytes of a Unix socket; use a shorter state directory",
+                path.display()
+            ));
+        }
+    }
+    let files = spec.disks.iter().filter_map(|disk| match disk {
+        Disk::File { path } => Some(path),
+        Disk::Nbd { .. } => None,
+    });
+    for path in files.chain([&spec.boot.kernel, &spec.boot.initrd]) {
+        if !path.is_absolute() || path.to_str().is_none() {
+            return bad(format!("{} is not an absolute UTF-8 path", path.display()));
+        }
+    }
+    if paths.dir().to_str().is_none() {
+        return bad(format!("{} is not a UTF-8 path", paths.dir().display()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use transhume_model::{Boot, Mebibytes, Vcpus};
+
+    use super::*;
+
+    fn spec() -> VmSpec {
+        VmSpec {
+            name: "web-1".parse().unwrap(),
+            cluster: "shop".parse().unwrap(),
+            vcpus: Vcpus(2),
+            memory: Mebibytes(128),
+            machine: None,
+            nics: vec![NicSpec {
+                mac: "52:54:00:00:00:01".parse().unwrap(),
+                mtu: 1450,
+            }],
+            disks: vec![
+                Disk::Nbd {
+                    host: "10.0.0.9".into(),
+                    port: 10809,
+                    export: "web,1".into(),
+                },
+                Disk::File {
+                    path: "/srv/a,b.raw".into(),
+                },
+            ],
+            boot: Boot {
+                kernel: "/g/vmlinuz".into(),
+                initrd: "/g/initrd.img".into(),
+                cmdline: "console=ttyS0 a=1,2".into(),
+            },
+        }
+    }
+
+    fn build(spec: &VmSpec, dir: &str, taps: &[RawFd], mode: StartMode) -> Result<Vec<String>, QemuError> {
+        let machine = MachineType("pc-q35-10.0".into());
+        CommandLine::build(spec, &machine, Accel::Tcg, &VmPaths::new(dir), taps, mode).map(|line| {
+            line.args()
+                .iter()
+                .map(|arg| arg.to_str().unwrap().to_owned())
+                .collect()
+        })
+    }
+
+    const BOOT: &[&str] = &[
+        "-name",
+        "web-1",
+        "-machine",
+        "pc-q35-10.0",
+        "-accel",
+        "tcg",
+        "-cpu",
+        "qemu64",
+        "-m",
+        "128M",
+        "-smp",
+        "2",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-kernel",
+        "/g/vmlinuz",
+        "-initrd",
+        "/g/initrd.img",
+        "-append",
+        "console=ttyS0 a=1,2",
+        "-netdev",
+        "tap,id=net0,fd=7,vhost=off",
+        "-device",
+        "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:00:00:01,host_mtu=1450,bus=pcie.0,addr=0x2,rx_queue_size=1024,tx_queue_size=256,romfile=",
+        "-blockdev",
+        r#"{"cache":{"direct":true},"driver":"raw","file":{"driver":"nbd","export":"web,1","reconnect-delay":30,"server":{"host":"10.0.0.9","port":"10809","type":"inet"}},"node-name":"disk0"}"#,
+        "-device",
+        "virtio-blk-pci,id=blk0,drive=disk0,bus=pcie.0,addr=0x10",
+        "-blockdev",
+        r#"{"cache":{"direct":true},"driver":"raw","file":{"cache":{"direct":true},"driver":"file","filename":"/srv/a,b.raw"},"node-name":"disk1"}"#,
+        "-device",
+        "virtio-blk-pci,id=blk1,drive=disk1,bus=pcie.0,addr=0x11",
+        "-chardev",
+        "file,id=console,path=/run/v,,1/console.log,append=on",
+        "-serial",
+        "chardev:console",
+        "-chardev",
+        "socket,id=serial,path=/run/v,,1/serial.sock,server=on,wait=off",
+        "-serial",
+        "chardev:serial",
+        "-chardev",
+        "socket,id=qmp,path=/run/v,,1/qmp.sock,server=on,wait=off",
+        "-mon",
+        "chardev=qmp,mode=control",
+    ];
+
+    #[test]
+    fn golden_boot() {
+        assert_eq!(build(&spec(), "/run/v,1", &[7], StartMode::Boot).unwrap(), BOOT);
+    }
+
+    #[test]
+    fn incoming_differs_only_in_waiting_paused_for_a_stream() {
+        let incoming = build(&spec(), "/run/v,1", &[7], StartMode::Incoming).unwrap();
+        assert_eq!(incoming, [BOOT, &["-S", "-incoming", "defer"]].concat());
+    }
+
+    #[test]
+    fn descriptions_that_cannot_work_are_refused_with_the_vm_named() {
+        let no_nic = VmSpec {
+            nics: vec![],
+            ..spec()
+        };
+        let no_memory = VmSpec {
+            memory: Mebibytes(0),
+            ..spec()
+        };
+        let mut relative = spec();
+        relative.boot.kernel = "vmlinuz".into();
+        let long = format!("/{}", "x".repeat(100));
+        for (spec, dir, taps) in [
+            (&no_nic, "/run", &[][..]),
+            (&no_memory, "/run", &[7]),
+            (&relative, "/run", &[7]),
+            (&spec(), "/run", &[7, 8]),
+            (&spec(), long.as_str(), &[7]),
+        ] {
+            let error = build(spec, dir, taps, StartMode::Boot).unwrap_err();
+            assert!(
+                error.to_string().starts_with("VM web-1 cannot be started"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Every wait and size this crate bounds.
+
+use std::time::Duration;
+
+/// Oldest QEMU accepted: `switchover-ack` came with 8.1, what is tested starts at 8.2.
+pub const QEMU_VERSION_MIN: transhume_model::Version = transhume_model::Version {
+    major: 8,
+    minor: 2,
+    micro: 0,
+};
+
+/// Longest wait for the answer to one QMP command, unless the call names its own.
+pub const QMP_CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest wait for QMP's greeting on a socket that exists.
+pub const QMP_GREETING_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest QMP line accepted, bytes. `query-qmp-schema` of QEMU 10 answers with 200 KB.
+pub const QMP_LINE_BYTES_MAX: usize = 4 << 20;
+
+/// Events kept for a subscriber that is behind; it is told when it missed some.
+pub const QMP_EVENTS_MAX: usize = 256;
+
+/// Commands that may wait for an answer at once on one connection.
+pub const QMP_CALLS_MAX: usize = 64;
+
+/// Longest wait from spawning QEMU to its QMP greeting.
+pub const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Pause between two attempts to reach a QMP socket that is not there yet.
+pub const START_RETRY: Duration = Duration::from_millis(10);
+
+/// Longest wait for a process to end after `quit`; then it is killed.
+pub const QUIT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Longest wait for a process to end after SIGKILL.
+pub const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest run of one of the questions asked of a QEMU binary.
+pub const PROBE_LIMIT: Duration = Duration::from_secs(15);
+
+/// Longest run of the trial guest that decides whether KVM works.
+pub const ACCEL_TRIAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Second look at a migration whose next event has not come: events may be missed, the state never lies.
+pub const MIGRATION_POLL: Duration = Duration::from_millis(200);
+
+/// Longest wait for a cancelled migration to reach its end state.
+pub const CANCEL_LIMIT: Duration = Duration::from_secs(10);
+
+/// End of QEMU's error output kept for an error message, bytes.
+pub const STDERR_TAIL_BYTES: u64 = 2048;
+
+/// Longest path of a Unix socket that Linux takes, bytes.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;

@@ -1,0 +1,555 @@
+//! One VM's QEMU as its task owns it: what may be done depends on what it is.
+//!
+//! [`Vm`] is the handle everything shares: look, kill, learn of the end. [`Running`] can be stopped, continued and sent
+//! away. [`Incoming`] can only be loaded and, with a [`CommitPermit`], resumed. [`Surrendered`] can only be destroyed.
+
+use std::fs;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+use tokio::process::Child;
+use tokio::time::{sleep, timeout};
+use transhume_model::{Epoch, VmName, VmSpec};
+
+use crate::accel::Accel;
+use crate::binary::QemuBinary;
+use crate::command_line::{CommandLine, StartMode, VmPaths};
+use crate::error::QemuError;
+use crate::limits::{CANCEL_LIMIT, KILL_LIMIT, QUIT_LIMIT, START_LIMIT, START_RETRY};
+use crate::migration::{self, MigrationProgress, MigrationStatus};
+use crate::process::{Process, ProcessId};
+use crate::qmp::Qmp;
+use crate::spawn::{spawn_detached, stderr_tail};
+
+/// Allows one target to run: exists only because an `Activate` order came, which exists only after the journal held
+/// `Committed`.
+#[derive(Debug)]
+pub struct CommitPermit {
+    epoch: Epoch,
+}
+
+impl CommitPermit {
+    /// The permit that an `Activate` order of this epoch is. Make one nowhere else.
+    pub fn of_activate_order(epoch: Epoch) -> Self {
+        Self { epoch }
+    }
+
+    /// Epoch of the order.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
+/// QEMU's run state, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// The guest runs.
+    Running,
+    /// Stopped by command.
+    Paused,
+    /// Loaded or started, not yet told to run.
+    Prelaunch,
+    /// Waits for its migration stream.
+    Inmigrate,
+    /// Stopped for the rest of a migration.
+    FinishMigrate,
+    /// Sent away completely.
+    Postmigrate,
+    /// Powered off, waiting to be destroyed.
+    Shutdown,
+    /// Any other state, by QEMU's name; none is expected in this crate's use.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// Starts VMs on this host.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    binary: QemuBinary,
+    accel: Accel,
+}
+
+impl Launcher {
+    /// With this binary and accelerator.
+    pub fn new(binary: QemuBinary, accel: Accel) -> Self {
+        Self { binary, accel }
+    }
+
+    /// The binary.
+    pub fn binary(&self) -> &QemuBinary {
+        &self.binary
+    }
+
+    /// The accelerator.
+    pub fn accel(&self) -> Accel {
+        self.accel
+    }
+
+    /// Boots a VM. `taps` has one descriptor per NIC, in order; QEMU inherits them.
+    pub async fn boot(
+        &self,
+        spec: &VmSpec,
+        paths: &VmPaths,
+        taps: &[BorrowedFd<'_>],
+    ) -> Result<Running, QemuError> {
+        let vm = self.start(spec, paths, taps, StartMode::Boot).await?;
+        Ok(Running { vm })
+    }
+
+    /// Starts a VM paused, listening for its migration stream on [`VmPaths::incoming`].
+    pub async fn receive(
+        &self,
+        spec: &VmSpec,
+        paths: &VmPaths,
+        taps: &[BorrowedFd<'_>],
+    ) -> Result<Incoming<Waiting>, QemuError> {
+        let socket = paths.incoming();
+        remove_stale(&spec.name, &socket)?;
+        let vm = self.start(spec, paths, taps, StartMode::Incoming).await?;
+        let listening = async {
+            migration::set_capabilities(&vm.qmp).await?;
+            let channel = json!([{
+                "channel-type": "main",
+                "addr": {"transport": "socket", "type": "unix", "path": socket},
+            }]);
+            vm.qmp
+                .execute("migrate-incoming", json!({"channels": channel}))
+                .await
+        };
+        if let Err(error) = listening.await {
+            vm.kill().await?;
+            return Err(error.into());
+        }
+        Ok(Incoming::of(vm))
+    }
+
+    async fn start(
+        &self,
+        spec: &VmSpec,
+        paths: &VmPaths,
+        taps: &[BorrowedFd<'_>],
+        mode: StartMode,
+    ) -> Result<Vm, QemuError> {
+        let name = &spec.name;
+        let machine = self.binary.resolve(spec)?;
+        let numbers: Vec<_> = taps.iter().map(AsRawFd::as_raw_fd).collect();
+        let line = CommandLine::build(spec, &machine, self.accel, paths, &numbers, mode)?;
+        for socket in [paths.qmp(), paths.serial()] {
+            remove_stale(name, &socket)?;
+        }
+        let io_error = |step| {
+            move |source| QemuError::Io {
+                vm: name.clone(),
+                step,
+                source,
+            }
+        };
+        let mut child = spawn_detached(self.binary.path(), line.args(), taps, &paths.stderr())
+            .map_err(io_error("spawn QEMU"))?;
+        match greet(name, paths, &mut child).await {
+            Ok(vm) => {
+                // Reaps it while this agent lives; a later agent is not its parent and need not.
+                tokio::spawn(async move { child.wait().await });
+                Ok(vm)
+            }
+            Err(error) => {
+                // It may have ended by itself.
+                let _ = child.kill().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn greet(name: &VmName, paths: &VmPaths, child: &mut Child) -> Result<Vm, QemuError> {
+    let died = |status: io::Result<std::process::ExitStatus>| QemuError::DiedAtStart {
+        vm: name.clone(),
+        status: status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+        stderr: stderr_tail(&paths.stderr()),
+    };
+    let Some(pid) = child.id() else {
+        return Err(died(child.wait().await));
+    };
+    let path = paths.qmp();
+    let connect = async {
+        loop {
+            match Qmp::connect(name, &path).await {
+                Ok(qmp) => return qmp,
+                Err(_) => sleep(START_RETRY).await,
+            }
+        }
+    };
+    let qmp = tokio::select! {
+        status = child.wait() => return Err(died(status)),
+        connected = timeout(START_LIMIT, connect) => connected.map_err(|_| QemuError::Timeout {
+            vm: name.clone(),
+            step: "waiting for QMP of a new QEMU",
+            limit: START_LIMIT,
+        })?,
+    };
+    let process = ProcessId::of(pid)
+        .and_then(Process::open)
+        .map_err(|source| QemuError::Io {
+            vm: name.clone(),
+            step: "take hold of the new QEMU",
+            source,
+        })?;
+    Ok(Vm {
+        process: Arc::new(process),
+        qmp,
+    })
+}
+
+fn remove_stale(vm: &VmName, socket: &Path) -> Result<(), QemuError> {
+    match fs::remove_file(socket) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(QemuError::Io {
+            vm: vm.clone(),
+            step: "remove an old socket",
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A QEMU process and its monitor. Clones share them. Nothing here makes a guest run.
+#[derive(Debug, Clone)]
+pub struct Vm {
+    process: Arc<Process>,
+    qmp: Qmp,
+}
+
+impl Vm {
+    /// Takes over a QEMU that an earlier agent started.
+    async fn adopt(name: &VmName, process: &ProcessId, paths: &VmPaths) -> Result<Self, QemuError> {
+        let process = Process::open(process.clone()).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => QemuError::NotTheSameProcess {
+                vm: name.clone(),
+                pid: process.pid,
+            },
+            _ => QemuError::Io {
+                vm: name.clone(),
+                step: "take hold of the recorded QEMU",
+                source,
+            },
+        })?;
+        let qmp = Qmp::connect(name, &paths.qmp()).await?;
+        Ok(Self {
+            process: Arc::new(process),
+            qmp,
+        })
+    }
+
+    /// The VM.
+    pub fn name(&self) -> &VmName {
+        self.qmp.vm()
+    }
+
+    /// Its process, for the agent's record and for taking its taps.
+    pub fn process(&self) -> &ProcessId {
+        self.process.id()
+    }
+
+    /// QEMU's run state.
+    pub async fn query_status(&self) -> Result<RunState, QemuError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            status: RunState,
+        }
+        Ok(self.qmp.query::<Answer>("query-status").await?.status)
+    }
+
+    /// A look at the migration, on either side.
+    pub async fn migration_progress(&self) -> Result<MigrationProgress, QemuError> {
+        Ok(migration::progress(&self.qmp).await?)
+    }
+
+    /// What QEMU says by itself from now on.
+    pub fn events(&self) -> tokio::sync::broadcast::Receiver<crate::qmp::QmpEvent> {
+        self.qmp.events()
+    }
+
+    /// Resolves when the process has ended, however that came about.
+    pub async fn died(&self) {
+        if let Err(error) = self.process.ended().await {
+            tracing::warn!(vm = %self.name(), %error, "cannot watch QEMU; taking it for ended");
+        }
+    }
+
+    /// Asks QEMU to end, kills it when it does not; returns when the process is gone.
+    pub async fn quit(&self) -> Result<(), QemuError> {
+        // Refused or unanswered, the kill below decides.
+        let asked = self.qmp.execute_within("quit", json!({}), QUIT_LIMIT).await;
+        if asked.is_ok() && timeout(QUIT_LIMIT, self.died()).await.is_ok() {
+            return Ok(());
+        }
+        self.kill().await
+    }
+
+    /// Kills QEMU by its pidfd; returns when the process is gone.
+    pub async fn kill(&self) -> Result<(), QemuError> {
+        self.process.kill().map_err(|source| QemuError::Io {
+            vm: self.name().clone(),
+            step: "kill QEMU",
+            source,
+        })?;
+        timeout(KILL_LIMIT, self.died())
+            .await
+            .map_err(|_| QemuError::Timeout {
+                vm: self.name().clone(),
+                step: "waiting for a killed QEMU to end",
+                limit: KILL_LIMIT,
+            })
+    }
+}
+
+/// A VM whose place is here: it may run and may be sent away.
+#[derive(Debug)]
+pub struct Running {
+    vm: Vm,
+}
+
+impl Running {
+    /// Takes over a VM that an earlier agent ran here.
+    pub async fn adopt(name: &VmName, process: &ProcessId, paths: &VmPaths) -> Result<Self, QemuError> {
+        Ok(Self {
+            vm: Vm::adopt(name, process, paths).await?,
+        })
+    }
+
+    /// The shared handle.
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// The monitor, for questions this crate has no words for.
+    pub fn qmp(&self) -> &Qmp {
+        &self.vm.qmp
+    }
+
+    /// Stops the guest. Its taps are not read from here on.
+    pub async fn stop(&self) -> Result<(), QemuError> {
+        self.vm.qmp.execute("stop", json!({})).await?;
+        Ok(())
+    }
+
+    /// Lets the guest run, whatever stopped it.
+    pub async fn cont(&self) -> Result<(), QemuError> {
+        self.vm.qmp.execute("cont", json!({})).await?;
+        Ok(())
+    }
+
+    /// Starts the page stream towards a Unix socket. For an offline move call [`stop`](Self::stop) first; the rest is the same.
+    pub async fn start_migration(&self, socket: &Path) -> Result<(), QemuError> {
+        let qmp = &self.vm.qmp;
+        migration::set_capabilities(qmp).await?;
+        migration::set_parameters(qmp).await?;
+        migration::start(qmp, socket).await?;
+        Ok(())
+    }
+
+    /// Waits until the stopped guest's memory is copied and QEMU asks to go on.
+    pub async fn await_pre_switchover(&self, limit: Duration) -> Result<MigrationProgress, QemuError> {
+        let wanted = [MigrationStatus::PreSwitchover];
+        migration::wait_for(&self.vm.qmp, &wanted, "pre-switchover", limit).await
+    }
+
+    /// Lets QEMU send the device state.
+    pub async fn continue_migration(&self) -> Result<(), QemuError> {
+        let arguments = json!({"state": "pre-switchover"});
+        self.vm.qmp.execute("migrate-continue", arguments).await?;
+        Ok(())
+    }
+
+    /// Waits until everything is sent.
+    pub async fn await_completed(&self, limit: Duration) -> Result<MigrationProgress, QemuError> {
+        let wanted = [MigrationStatus::Completed];
+        migration::wait_for(&self.vm.qmp, &wanted, "completed", limit).await
+    }
+
+    /// Stop-and-copy from the stop to the end: pre-switchover, continue, completed, within one limit.
+    pub async fn finish_migration(&self, limit: Duration) -> Result<MigrationProgress, QemuError> {
+        let finish = async {
+            self.await_pre_switchover(limit).await?;
+            self.continue_migration().await?;
+            self.await_completed(limit).await
+        };
+        timeout(limit, finish).await.unwrap_or_else(|_| {
+            Err(QemuError::Timeout {
+                vm: self.vm.name().clone(),
+                step: "stop-and-copy",
+                limit,
+            })
+        })
+    }
+
+    /// Ends a migration that is under way; one that ended already, even completed, is left as it is.
+    pub async fn cancel_migration(&self) -> Result<(), QemuError> {
+        let qmp = &self.vm.qmp;
+        if !migration::progress(qmp).await?.status.is_under_way() {
+            return Ok(());
+        }
+        qmp.execute("migrate_cancel", json!({})).await?;
+        let ended = [
+            MigrationStatus::Cancelled,
+            MigrationStatus::Failed,
+            MigrationStatus::Completed,
+            MigrationStatus::None,
+        ];
+        migration::wait_for(qmp, &ended, "the end of a cancelled migration", CANCEL_LIMIT).await?;
+        Ok(())
+    }
+
+    /// Back to normal after an abort: the migration is ended whatever state it is in and the guest runs here. Kill the target first.
+    pub async fn run_here(&self) -> Result<(), QemuError> {
+        self.cancel_migration().await?;
+        self.cont().await
+    }
+
+    /// The batch is committed: from here on nothing can make this copy run.
+    pub fn surrender(self) -> Surrendered {
+        Surrendered { vm: self.vm }
+    }
+}
+
+/// A source after commit. It can be looked at and destroyed, never run.
+#[derive(Debug)]
+pub struct Surrendered {
+    vm: Vm,
+}
+
+impl Surrendered {
+    /// Takes over a surrendered source that an earlier agent left.
+    pub async fn adopt(name: &VmName, process: &ProcessId, paths: &VmPaths) -> Result<Self, QemuError> {
+        Ok(Self {
+            vm: Vm::adopt(name, process, paths).await?,
+        })
+    }
+
+    /// The shared handle.
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// Destroys it.
+    pub async fn discard(self) -> Result<(), QemuError> {
+        self.vm.kill().await
+    }
+}
+
+/// The stream is not complete.
+#[derive(Debug)]
+pub enum Waiting {}
+
+/// The whole VM is here, paused.
+#[derive(Debug)]
+pub enum Loaded {}
+
+/// A target before commit. Resuming before it is loaded, or without a permit, does not compile:
+///
+/// ```compile_fail
+/// # use transhume_qemu::{Incoming, Waiting, CommitPermit};
+/// async fn too_early(vm: Incoming<Waiting>, permit: CommitPermit) { vm.resume(permit).await; }
+/// ```
+/// ```compile_fail
+/// # use transhume_qemu::{Incoming, Loaded};
+/// async fn not_committed(vm: Incoming<Loaded>) { vm.resume().await; }
+/// ```
+/// ```
+/// # use transhume_qemu::{Incoming, Loaded, CommitPermit};
+/// async fn committed(vm: Incoming<Loaded>, permit: CommitPermit) { let _running = vm.resume(permit).await; }
+/// ```
+#[derive(Debug)]
+pub struct Incoming<S> {
+    vm: Vm,
+    state: PhantomData<S>,
+}
+
+impl<S> Incoming<S> {
+    fn of(vm: Vm) -> Self {
+        Self {
+            vm,
+            state: PhantomData,
+        }
+    }
+
+    /// The shared handle.
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// Kills the copy; the source is untouched.
+    pub async fn discard(self) -> Result<(), QemuError> {
+        self.vm.kill().await
+    }
+}
+
+/// What an earlier agent's target turned out to be.
+#[derive(Debug)]
+pub enum AdoptedIncoming {
+    /// Its stream is not complete.
+    Waiting(Incoming<Waiting>),
+    /// It is complete, paused.
+    Loaded(Incoming<Loaded>),
+}
+
+impl Incoming<Waiting> {
+    /// Takes over a target that an earlier agent prepared; one that runs already is an error: adopt it as [`Running`].
+    pub async fn adopt(
+        name: &VmName,
+        process: &ProcessId,
+        paths: &VmPaths,
+    ) -> Result<AdoptedIncoming, QemuError> {
+        let vm = Vm::adopt(name, process, paths).await?;
+        let found = vm.query_status().await?;
+        match found {
+            RunState::Inmigrate => Ok(AdoptedIncoming::Waiting(Incoming::of(vm))),
+            RunState::Paused | RunState::Prelaunch => Ok(AdoptedIncoming::Loaded(Incoming::of(vm))),
+            other => Err(QemuError::State {
+                vm: name.clone(),
+                step: "adopting a target",
+                expected: "a paused one",
+                found: format!("{other:?}"),
+            }),
+        }
+    }
+
+    /// Waits until the whole VM is here and checks that it is paused. When it fails the copy is of no use: kill it by a
+    /// clone of [`vm`](Self::vm).
+    pub async fn loaded(self, limit: Duration) -> Result<Incoming<Loaded>, QemuError> {
+        let wanted = [MigrationStatus::Completed];
+        let wait = migration::wait_for(&self.vm.qmp, &wanted, "the whole VM to arrive", limit);
+        tokio::select! {
+            done = wait => done?,
+            () = self.vm.died() => return Err(QemuError::Died {
+                vm: self.vm.name().clone(),
+                step: "the arrival of its memory",
+            }),
+        };
+        match self.vm.query_status().await? {
+            RunState::Paused | RunState::Prelaunch => Ok(Incoming::of(self.vm)),
+            other => Err(QemuError::State {
+                vm: self.vm.name().clone(),
+                step: "loading",
+                expected: "a paused guest",
+                found: format!("{other:?}"),
+            }),
+        }
+    }
+}
+
+impl Incoming<Loaded> {
+    /// Runs the VM here: the commit has happened.
+    pub async fn resume(self, permit: CommitPermit) -> Result<Running, QemuError> {
+        tracing::info!(vm = %self.vm.name(), epoch = %permit.epoch(), "committed: the VM runs here");
+        let running = Running { vm: self.vm };
+        running.cont().await?;
+        Ok(running)
+    }
+}
