@@ -73,10 +73,11 @@ impl Process {
         if !id.is_alive() {
             return Err(not_found());
         }
-        Ok(Self {
-            id,
-            pidfd: AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE)?,
-        })
+        // SAFETY: `as_raw_fd` of an OwnedFd always gives the same descriptor, which nothing closes before the
+        // AsyncFd that owns it is dropped.
+        #[allow(unsafe_code)]
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE) }?;
+        Ok(Self { id, pidfd })
     }
 
     pub(crate) fn id(&self) -> &ProcessId {

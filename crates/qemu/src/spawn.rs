@@ -1,6 +1,6 @@
 //! Starting QEMU so that it outlives the agent: own session, no terminal, tap descriptors inherited by number.
 //!
-//! The only unsafe block of the crate: what must happen between fork and exec.
+//! Unsafe: what must happen between fork and exec.
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;
