@@ -7,6 +7,7 @@
 
 pub mod event;
 pub mod message;
+pub mod migration;
 pub mod report;
 pub mod step;
 pub mod wire;

@@ -1,0 +1,127 @@
+//! What the journal holds of a move: enough to finish or undo it, and to report on it in full, after a restart.
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{Epoch, VmName, WallMicros};
+
+use super::request::MoveRequest;
+use crate::message::{ActivationTimes, CaptureTimes, CopyTimes, PageProgress, SourceFrames, TargetFrames};
+use crate::report::{MigrationReport, Trouble};
+
+/// Version of the entries. Fields may be added with a default; anything else is a new version.
+pub const JOURNAL_VERSION: u16 = 1;
+
+/// One entry of a move's journal. Entries of one move are kept in order; the journal adds nothing of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "entry")]
+pub enum JournalEntry {
+    /// The move was accepted. Always the first entry.
+    Begun {
+        /// [`JOURNAL_VERSION`] of all entries of this move.
+        version: u16,
+        /// When.
+        at: WallMicros,
+        /// What was asked.
+        request: MoveRequest,
+    },
+    /// A batch begins; durable before its first order leaves, so that a restarted coordinator knows what to undo.
+    BatchBegun {
+        /// Which, from 1.
+        batch: usize,
+        /// Its epoch.
+        epoch: Epoch,
+        /// When.
+        at: WallMicros,
+    },
+    /// The batch returns to its sources.
+    RollingBack {
+        /// Which, from 1.
+        batch: usize,
+        /// When.
+        at: WallMicros,
+        /// Why.
+        trouble: Trouble,
+    },
+    /// **The decision.** Without it the batch is undone, with it the batch is finished (G2).
+    Committed {
+        /// Which, from 1.
+        batch: usize,
+        /// Its epoch.
+        epoch: Epoch,
+        /// When.
+        at: WallMicros,
+        /// What is known of its VMs by now.
+        vms: Vec<PreparedVm>,
+    },
+    /// A VM runs on its target.
+    VmActivated {
+        /// The VM.
+        vm: VmName,
+        /// When, by the coordinator's clock.
+        at: WallMicros,
+        /// The target's times.
+        times: ActivationTimes,
+    },
+    /// Both buffers of a VM are closed; durable before the source, which holds half of the account, is discarded.
+    VmClosed {
+        /// The VM.
+        vm: VmName,
+        /// When.
+        at: WallMicros,
+        /// The source's account.
+        source: SourceFrames,
+        /// The target's account.
+        target: TargetFrames,
+    },
+    /// A VM's old QEMU is gone: its move is over.
+    VmDiscarded {
+        /// The VM.
+        vm: VmName,
+        /// When.
+        at: WallMicros,
+    },
+    /// A VM runs on its source again.
+    VmRestored {
+        /// The VM.
+        vm: VmName,
+        /// When.
+        at: WallMicros,
+        /// Its account; everything captured is put back.
+        source: SourceFrames,
+    },
+    /// The user wants no further batch.
+    CancelAsked {
+        /// When.
+        at: WallMicros,
+    },
+    /// A restarted coordinator took the move up with a newer epoch.
+    Recovered {
+        /// The batch it found, from 1.
+        batch: usize,
+        /// Epoch of its orders from now on.
+        epoch: Epoch,
+        /// When.
+        at: WallMicros,
+    },
+    /// The move is over. Always the last entry.
+    Ended {
+        /// The whole report.
+        report: Box<MigrationReport>,
+    },
+}
+
+/// What the report needs to know of a VM that is about to be activated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PreparedVm {
+    /// The VM.
+    pub vm: VmName,
+    /// Step 5.
+    pub capture: CaptureTimes,
+    /// Step 6 at the source.
+    pub copy: CopyTimes,
+    /// Step 6 at the target.
+    pub loaded_at: WallMicros,
+    /// Its page stream.
+    pub pages: PageProgress,
+    /// When it entered each phase so far, by the coordinator's clock, in order.
+    pub entered: Vec<(crate::step::Phase, WallMicros)>,
+}
