@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
@@ -69,7 +70,10 @@ impl Process {
             .and_then(Pid::from_raw)
             .ok_or_else(not_found)?;
         // The pidfd first, the check after: from here on the number cannot be recycled unnoticed.
-        let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK)?;
+        let pidfd = match pidfd_open(raw, PidfdFlags::NONBLOCK) {
+            Err(Errno::SRCH) => return Err(not_found()),
+            opened => opened?,
+        };
         if !id.is_alive() {
             return Err(not_found());
         }
@@ -93,7 +97,7 @@ impl Process {
     /// SIGKILL; fine when it has ended already.
     pub(crate) fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
