@@ -1,1 +1,44 @@
-//! Hosts as network namespaces, real guests, workloads, faults and figures.
+//! A whole data centre on one machine: hosts as network namespaces, real guests, workloads, faults and figures.
+//!
+//! `up` builds it, `down` removes whatever is left of it. Everything is a library call with an options struct; progress
+//! goes through a callback, nothing is printed. See `docs/design/lab.md`.
+#![forbid(unsafe_code)]
+
+mod api;
+mod channel;
+mod config;
+mod down;
+mod error;
+mod exec;
+mod fabric;
+pub mod faults;
+mod figures;
+pub mod image;
+mod layout;
+mod logs;
+mod namespace;
+mod options;
+mod process;
+mod state;
+mod storage;
+mod tuning;
+mod up;
+
+pub use transhume_guest::settings::Traffic;
+pub use transhume_guest::wire;
+
+pub use api::{ClusterView, VmView};
+pub use channel::{Channel, Transcript};
+pub use down::{DownReport, down};
+pub use error::LabError;
+pub use exec::{ExecReport, exec};
+pub use fabric::{FabricLink, FabricSpec};
+pub use figures::{Figures, PairFigures, VmFigures, collect};
+pub use layout::{LabName, Layout, guest_cmdline, vm_mac};
+pub use logs::{LogPart, Target, log};
+pub use namespace::Namespace;
+pub use options::{LabUp, Progress};
+pub use process::{ProcessRecord, spawn};
+pub use state::{HostState, Lab, State, VmState};
+pub use storage::DiskServer;
+pub use up::{infrastructure, up, wait_for_guests};

@@ -1,0 +1,107 @@
+//! The configuration files of the agents and the coordinator.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use transhume_model::{Capacity, HostName, HostSpec, Mebibytes, Vcpus};
+
+use crate::{LabError, LabUp, Layout, layout};
+
+/// Where the agents find QEMU.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// Frames up to this size pass the fabric of the lab.
+const MTU_MAX: u16 = 9000;
+
+#[derive(Serialize)]
+struct AgentConfig<'a> {
+    host: &'a HostName,
+    state_dir: PathBuf,
+    bridge: &'a str,
+    qemu: &'a str,
+    accel: &'a str,
+    mtu_max: u16,
+    listen: Listen,
+    capacity: Capacity,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    control: SocketAddr,
+    ct: IpAddr,
+    vmct: IpAddr,
+}
+
+#[derive(Serialize)]
+struct CoordinatorConfig {
+    api: SocketAddr,
+    api_socket: PathBuf,
+    journal: PathBuf,
+    hosts: Vec<HostSpec>,
+}
+
+/// The bridge of every host that holds the taps of its VMs.
+pub const BRIDGE: &str = "br-ct";
+
+/// What a host may promise: as asked, or twice its share, so that half of the hosts can leave.
+pub fn capacity(options: &LabUp) -> Capacity {
+    let share = u64::from(options.vms.div_ceil(options.hosts / 2));
+    Capacity {
+        vcpus: options.host_vcpus.unwrap_or(Vcpus(2 * share)),
+        memory: options
+            .host_memory
+            .unwrap_or(Mebibytes(2 * share * options.memory.0)),
+    }
+}
+
+/// Writes a host's configuration.
+pub fn write_agent(path: &Path, layout: &Layout, options: &LabUp, index: u16) -> Result<(), LabError> {
+    let host = layout::host_name(index)?;
+    let addresses = layout::band_addresses(index);
+    write(
+        path,
+        &AgentConfig {
+            state_dir: layout.host_dir(&host),
+            host: &host,
+            bridge: BRIDGE,
+            qemu: QEMU,
+            accel: &options.accel,
+            mtu_max: MTU_MAX,
+            listen: Listen {
+                control: layout::control_address(index),
+                ct: addresses.ct,
+                vmct: addresses.vmct,
+            },
+            capacity: capacity(options),
+        },
+    )
+}
+
+/// Writes the coordinator's configuration.
+pub fn write_coordinator(path: &Path, layout: &Layout, options: &LabUp) -> Result<(), LabError> {
+    let host = |index| -> Result<HostSpec, LabError> {
+        Ok(HostSpec {
+            name: layout::host_name(index)?,
+            control: layout::control_address(index),
+        })
+    };
+    write(
+        path,
+        &CoordinatorConfig {
+            api: layout::api_address(),
+            api_socket: layout.api_socket(),
+            journal: layout.coordinator_dir().join("journal.redb"),
+            hosts: (0..options.hosts).map(host).collect::<Result<_, _>>()?,
+        },
+    )
+}
+
+fn write(path: &Path, config: &impl Serialize) -> Result<(), LabError> {
+    let text = toml::to_string_pretty(config).expect("names, numbers and paths below /run are TOML");
+    fs::write(path, text).map_err(|source| LabError::File {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })
+}

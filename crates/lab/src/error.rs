@@ -1,0 +1,214 @@
+//! What can go wrong in the lab, and what would help.
+
+use std::io;
+use std::path::PathBuf;
+
+use transhume_model::{IdError, Mebibytes};
+
+/// Why something in the lab was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// An option makes no lab.
+    #[error("{option}: {reason}")]
+    Option {
+        /// Which one.
+        option: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// `up` while a lab runs.
+    #[error("lab `{name}` is already up")]
+    AlreadyUp {
+        /// Its name.
+        name: String,
+    },
+    /// `up` over the rests of a lab.
+    #[error("lab `{name}` left something behind: {}", found.join(", "))]
+    Leftovers {
+        /// Its name.
+        name: String,
+        /// Namespaces, processes and files.
+        found: Vec<String>,
+    },
+    /// There is no lab.
+    #[error("there is no lab `{name}`")]
+    NoLab {
+        /// The name asked for.
+        name: String,
+    },
+    /// Neither host nor VM.
+    #[error("lab `{lab}` has no host or VM `{name}`")]
+    NoSuch {
+        /// The lab.
+        lab: String,
+        /// The name asked for.
+        name: String,
+    },
+    /// A derived name is not a name.
+    #[error("a name of the lab is refused")]
+    Name(#[from] IdError),
+    /// A file or directory.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// In words: `write`, `keep the kernel in`.
+        action: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A program did not start.
+    #[error("cannot start {program}")]
+    Start {
+        /// Which.
+        program: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A tool failed.
+    #[error("{tool} failed: {said}")]
+    Tool {
+        /// Its command.
+        tool: String,
+        /// Its standard error.
+        said: String,
+    },
+    /// A namespace operation.
+    #[error("namespace {name}: cannot {action}")]
+    Namespace {
+        /// Which.
+        name: String,
+        /// In words.
+        action: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// No kernel for guests.
+    #[error("no kernel for the guests (looked for {tried})")]
+    NoKernelPackage {
+        /// Packages or directory.
+        tried: String,
+    },
+    /// No static busybox.
+    #[error("no static busybox on this machine")]
+    NoBusybox,
+    /// An overlay's entry stands where the guest needs something else.
+    #[error("the overlay's `{path}` stands where a file or directory of the guest already is")]
+    OverlayConflict {
+        /// In the guest.
+        path: String,
+    },
+    /// An overlay cannot be read.
+    #[error("cannot read the overlay at {}", path.display())]
+    Overlay {
+        /// Where.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// An overlay that no guest could hold.
+    #[error("the overlay {} is larger than {} MiB", path.display(), crate::image::OVERLAY_BYTES_MAX >> 20)]
+    OverlayTooLarge {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Memory too small for the initramfs.
+    #[error("{memory} per VM is too little, the guest's files need {needed}")]
+    TooLittleMemory {
+        /// As asked.
+        memory: Mebibytes,
+        /// At least.
+        needed: Mebibytes,
+    },
+    /// A process of the lab ended at its start.
+    #[error("{what} ended right after its start, its log is {}", log.display())]
+    Ended {
+        /// Which.
+        what: String,
+        /// Where it says why.
+        log: PathBuf,
+    },
+    /// Something did not happen in time.
+    #[error("{what} did not happen in {waited_ms} ms")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        waited_ms: u64,
+    },
+    /// The coordinator's API cannot be reached.
+    #[error("the coordinator does not answer on {}", socket.display())]
+    Unreachable {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The coordinator refused.
+    #[error("the coordinator refused {request}: {status} {said}")]
+    Refused {
+        /// Method and path.
+        request: String,
+        /// HTTP status.
+        status: u16,
+        /// Its answer.
+        said: String,
+    },
+    /// The state file does not read as one.
+    #[error("{} is damaged", path.display())]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Where.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The guest refused or answered nonsense.
+    #[error("VM {vm}: {said}")]
+    Guest {
+        /// Which.
+        vm: String,
+        /// What it said.
+        said: String,
+    },
+}
+
+impl LabError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            LabError::AlreadyUp { .. } => Some("run `transhume lab down` first"),
+            LabError::Leftovers { .. } => {
+                Some("a lab crashed here: `transhume lab down` removes what it left")
+            }
+            LabError::NoLab { .. } => Some("start one with `transhume lab up`"),
+            LabError::NoBusybox => Some("install the package busybox-static"),
+            LabError::NoKernelPackage { .. } => Some("run `apt-get update`; Debian and Ubuntu are supported"),
+            LabError::TooLittleMemory { .. } => Some("give each VM more memory, or make the overlay smaller"),
+            LabError::Namespace { .. } => Some("the lab needs root"),
+            LabError::Ended { .. } | LabError::Timeout { .. } => {
+                Some("`transhume lab logs` shows the parts' logs; `transhume lab down` cleans up")
+            }
+            LabError::State { .. } => Some("`transhume lab down` also works without the state file"),
+            LabError::Start { .. } => {
+                Some("is the package installed? (qemu-utils, qemu-system-x86, iproute2)")
+            }
+            LabError::Option { .. }
+            | LabError::NoSuch { .. }
+            | LabError::Name(_)
+            | LabError::File { .. }
+            | LabError::Tool { .. }
+            | LabError::OverlayConflict { .. }
+            | LabError::Overlay { .. }
+            | LabError::OverlayTooLarge { .. }
+            | LabError::Unreachable { .. }
+            | LabError::Refused { .. }
+            | LabError::Guest { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Faults for tests: a part dies, a circuit is cut, the fabric eats announcements. Guards undo what they did.
+
+use rustix::process::Signal;
+use transhume_model::Band;
+
+use crate::fabric::{self, Batch, circuit};
+use crate::state::Lab;
+use crate::{LabError, Namespace, process};
+
+pub use crate::up::{start_agent, start_coordinator};
+
+/// `drop what has the ethertype of RARP, pass the rest`, as classic BPF.
+const DROP_RARP: &str = "4,40 0 0 12,21 0 1 32821,6 0 0 2,6 0 0 4294967295";
+
+/// Kills a part at once (`agent h1`, `coordinator`, `disk vm1`) and waits until it is gone.
+pub fn kill(lab: &Lab, what: &str) -> Result<(), LabError> {
+    let process = lab.process(what)?;
+    match process::end_all(std::slice::from_ref(process), 0).first() {
+        None => Ok(()),
+        Some(stuck) => Err(LabError::Timeout {
+            what: format!("the end of {}", stuck.what),
+            waited_ms: 0,
+        }),
+    }
+}
+
+/// Stops a part without ending it, as a host that hangs; `false` where it was gone.
+pub fn freeze(lab: &Lab, what: &str) -> Result<bool, LabError> {
+    Ok(lab.process(what)?.signal(Signal::STOP))
+}
+
+/// Lets a frozen part go on.
+pub fn thaw(lab: &Lab, what: &str) -> Result<bool, LabError> {
+    Ok(lab.process(what)?.signal(Signal::CONT))
+}
+
+/// A cut circuit of one host; whole again when dropped.
+#[derive(Debug)]
+pub struct CutLink {
+    fabric: Namespace,
+    device: String,
+}
+
+/// Cuts a host off one circuit.
+pub fn cut_link(lab: &Lab, host: &str, band: Band) -> Result<CutLink, LabError> {
+    let host = lab.host(host)?;
+    let cut = CutLink {
+        fabric: Namespace::named(lab.layout.fabric_namespace()),
+        device: format!("{}-{}", circuit(band), host.name),
+    };
+    fabric::set_link(&cut.fabric, &cut.device, false)?;
+    Ok(cut)
+}
+
+impl Drop for CutLink {
+    fn drop(&mut self) {
+        if let Err(error) = fabric::set_link(&self.fabric, &self.device, true) {
+            tracing::warn!(device = self.device, %error, "the link stays cut");
+        }
+    }
+}
+
+/// A fabric that eats RARP frames; it stops when this is dropped.
+#[derive(Debug)]
+pub struct BlockedRarp {
+    fabric: Namespace,
+    devices: Vec<String>,
+}
+
+/// Lets the fabric of the CT circuit drop every RARP frame that hosts send.
+pub fn block_rarp(lab: &Lab) -> Result<BlockedRarp, LabError> {
+    let devices = lab
+        .state
+        .hosts
+        .iter()
+        .map(|host| format!("{}-{}", circuit(Band::Ct), host.name))
+        .collect();
+    let blocked = BlockedRarp {
+        fabric: Namespace::named(lab.layout.fabric_namespace()),
+        devices,
+    };
+    let mut batch = Batch::default();
+    for device in &blocked.devices {
+        batch.tc(format!("qdisc add dev {device} clsact"));
+        batch.tc(format!(
+            "filter add dev {device} ingress bpf direct-action bytecode \"{DROP_RARP}\""
+        ));
+    }
+    batch.run(&blocked.fabric)?;
+    Ok(blocked)
+}
+
+impl Drop for BlockedRarp {
+    fn drop(&mut self) {
+        let mut batch = Batch::default();
+        for device in &self.devices {
+            batch.tc(format!("qdisc del dev {device} clsact"));
+        }
+        if let Err(error) = batch.run(&self.fabric) {
+            tracing::warn!(%error, "RARP stays blocked");
+        }
+    }
+}

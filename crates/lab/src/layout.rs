@@ -1,0 +1,308 @@
+//! Names and addresses of everything in a lab, derived from its name and numbers. Pure.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use transhume_guest::settings::Settings;
+use transhume_model::{
+    Band, BandAddresses, Boot, ClusterName, ClusterSpec, Disk, HostName, Mac, NicSpec, PlacedVm, Vcpus,
+    VmName, VmSpec,
+};
+
+use crate::image::Image;
+use crate::{LabError, LabUp};
+
+/// Every namespace of a lab starts with this.
+pub const NAMESPACE_PREFIX: &str = "th-";
+const RUN_DIR: &str = "/run/transhume";
+const DISK_PORT_FIRST: u16 = 10809;
+const CONTROL_PORT: u16 = 7401;
+const API_PORT: u16 = 7400;
+const COORDINATOR_HOST: u8 = 200;
+const STORAGE_HOST: u8 = 250;
+/// Fast start on an emulated machine; a guest that crashes stays down and says why on its console.
+const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 no_timer_check tsc=reliable mitigations=off random.trust_cpu=on \
+                       rcupdate.rcu_expedited=1 ipv6.disable=1 panic=0";
+/// Length of the network prefix of the VMs' addresses.
+pub const VM_PREFIX: u8 = 16;
+/// Length of the network prefix of the hosts' addresses, per circuit.
+pub const HOST_PREFIX: u8 = 24;
+
+/// A lab's name: part of namespace and directory names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabName(String);
+
+impl LabName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LabName {
+    fn default() -> Self {
+        LabName("lab".to_owned())
+    }
+}
+
+impl fmt::Display for LabName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for LabName {
+    type Err = LabError;
+    fn from_str(text: &str) -> Result<Self, LabError> {
+        Ok(LabName(text.parse::<ClusterName>()?.into()))
+    }
+}
+
+/// Where everything of one lab is.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    name: LabName,
+}
+
+impl Layout {
+    /// The layout of a lab.
+    pub fn new(name: &LabName) -> Self {
+        Layout { name: name.clone() }
+    }
+
+    /// The lab's name.
+    pub fn name(&self) -> &LabName {
+        &self.name
+    }
+
+    /// Directory of everything the lab keeps.
+    pub fn dir(&self) -> PathBuf {
+        PathBuf::from(RUN_DIR).join(self.name.as_str())
+    }
+
+    /// What `down` needs.
+    pub fn state_file(&self) -> PathBuf {
+        self.dir().join("state.json")
+    }
+
+    /// Where the agent of a host keeps its VMs.
+    pub fn host_dir(&self, host: &HostName) -> PathBuf {
+        self.dir().join(host.as_str())
+    }
+
+    /// Where the coordinator keeps its journal.
+    pub fn coordinator_dir(&self) -> PathBuf {
+        self.dir().join("coordinator")
+    }
+
+    /// The coordinator's HTTP over a Unix socket.
+    pub fn api_socket(&self) -> PathBuf {
+        self.coordinator_dir().join("api.sock")
+    }
+
+    /// The initramfs of all VMs.
+    pub fn initrd(&self) -> PathBuf {
+        self.dir().join("initrd.img")
+    }
+
+    /// Backing file of a VM's disk.
+    pub fn disk_file(&self, vm: &VmName) -> PathBuf {
+        self.dir().join("storage").join(format!("{vm}.raw"))
+    }
+
+    /// Start of the names of all namespaces of this lab.
+    pub fn namespace_prefix(&self) -> String {
+        format!("{NAMESPACE_PREFIX}{}-", self.name)
+    }
+
+    /// The namespace of the fabric's bridges.
+    pub fn fabric_namespace(&self) -> String {
+        format!("{}fabric", self.namespace_prefix())
+    }
+
+    /// The namespace of the disk servers.
+    pub fn storage_namespace(&self) -> String {
+        format!("{}storage", self.namespace_prefix())
+    }
+
+    /// The namespace of the coordinator.
+    pub fn coordinator_namespace(&self) -> String {
+        format!("{}coord", self.namespace_prefix())
+    }
+
+    /// The namespace of a host.
+    pub fn host_namespace(&self, host: &HostName) -> String {
+        format!("{}{host}", self.namespace_prefix())
+    }
+}
+
+/// `h1`, `h2`, …
+pub fn host_name(index: u16) -> Result<HostName, LabError> {
+    Ok(format!("h{}", index + 1).parse()?)
+}
+
+/// `vm1`, `vm2`, …
+pub fn vm_name(index: u16) -> Result<VmName, LabError> {
+    Ok(format!("vm{}", index + 1).parse()?)
+}
+
+fn circuit(band: Band, host: u8) -> Ipv4Addr {
+    let net = match band {
+        Band::Ct => 1,
+        Band::Vmct => 2,
+        Band::Nast => 3,
+    };
+    Ipv4Addr::new(10, 77, net, host)
+}
+
+/// A host's address in one circuit.
+pub fn host_address(band: Band, index: u16) -> Ipv4Addr {
+    circuit(band, index as u8 + 1)
+}
+
+/// Where a host's agent binds.
+pub fn band_addresses(index: u16) -> BandAddresses {
+    BandAddresses {
+        ct: host_address(Band::Ct, index).into(),
+        vmct: host_address(Band::Vmct, index).into(),
+    }
+}
+
+/// Where a host's agent takes orders.
+pub fn control_address(index: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(host_address(Band::Ct, index)), CONTROL_PORT)
+}
+
+/// The coordinator in the CT circuit.
+pub fn api_address() -> SocketAddr {
+    SocketAddr::new(coordinator_address().into(), API_PORT)
+}
+
+/// The coordinator's address in the CT circuit.
+pub fn coordinator_address() -> Ipv4Addr {
+    circuit(Band::Ct, COORDINATOR_HOST)
+}
+
+/// The storage's address in the NAST circuit.
+pub fn storage_address() -> Ipv4Addr {
+    circuit(Band::Nast, STORAGE_HOST)
+}
+
+/// The port of a VM's disk.
+pub fn disk_port(index: u16) -> u16 {
+    DISK_PORT_FIRST + index
+}
+
+/// A VM's address: consecutive, so that the kernel's command line names all of them as a range.
+pub fn vm_address(index: u16) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 78, 0, 1)) + u32::from(index))
+}
+
+/// A VM's Ethernet address.
+pub fn vm_mac(index: u16) -> Mac {
+    let [high, low] = index.to_be_bytes();
+    Mac::new([0x52, 0x54, 0x00, 0x4c, high, low]).expect("neither group nor zero")
+}
+
+/// The host on which a VM starts: in turn on the first half.
+pub fn first_host(vm: u16, hosts: u16) -> u16 {
+    vm % (hosts / 2)
+}
+
+/// What a guest is told on its command line.
+pub fn guest_settings(options: &LabUp, index: u16) -> Result<Settings, LabError> {
+    Ok(Settings {
+        name: vm_name(index)?.to_string(),
+        index,
+        ip: vm_address(index),
+        prefix: VM_PREFIX,
+        mtu: options.mtu,
+        peers: (0..options.vms).map(vm_address).collect(),
+        traffic: options.traffic,
+        rate: options.rate,
+    })
+}
+
+/// A guest's whole command line.
+pub fn guest_cmdline(options: &LabUp, index: u16) -> Result<String, LabError> {
+    Ok(format!("{CMDLINE} {}", guest_settings(options, index)?.cmdline()))
+}
+
+/// The cluster as the coordinator takes it.
+pub fn cluster(options: &LabUp, image: &Image) -> Result<ClusterSpec, LabError> {
+    let name: ClusterName = "lab".parse()?;
+    let vms = (0..options.vms).map(|index| -> Result<PlacedVm, LabError> {
+        let vm = vm_name(index)?;
+        let disks = options.disk.iter().map(|_| Disk::Nbd {
+            host: storage_address().to_string(),
+            port: disk_port(index),
+            export: vm.to_string(),
+        });
+        Ok(PlacedVm {
+            host: host_name(first_host(index, options.hosts))?,
+            spec: VmSpec {
+                cluster: name.clone(),
+                vcpus: Vcpus(1),
+                memory: options.memory,
+                machine: None,
+                nics: vec![NicSpec {
+                    mac: vm_mac(index),
+                    mtu: options.mtu,
+                }],
+                disks: disks.collect(),
+                boot: Boot {
+                    kernel: image.kernel.clone(),
+                    initrd: image.initrd.clone(),
+                    cmdline: guest_cmdline(options, index)?,
+                },
+                name: vm,
+            },
+        })
+    });
+    Ok(ClusterSpec {
+        vms: vms.collect::<Result<_, _>>()?,
+        name,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn addresses_never_collide_and_command_lines_stay_short() {
+        let options = LabUp {
+            hosts: 40,
+            vms: 600,
+            ..LabUp::default()
+        };
+        let ips: BTreeSet<_> = (0..options.vms).map(vm_address).collect();
+        let macs: BTreeSet<_> = (0..options.vms).map(vm_mac).collect();
+        assert_eq!((ips.len(), macs.len()), (600, 600));
+        let longest_of_x86 = 2047;
+        assert!(guest_cmdline(&options, 599).unwrap().len() < longest_of_x86);
+    }
+
+    #[test]
+    fn vms_start_in_turn_on_the_first_half_of_the_hosts() {
+        let image = Image {
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+        };
+        let options = LabUp {
+            hosts: 5,
+            vms: 5,
+            ..LabUp::default()
+        };
+        let hosts: Vec<_> = cluster(&options, &image)
+            .unwrap()
+            .vms
+            .iter()
+            .map(|vm| vm.host.to_string())
+            .collect();
+        assert_eq!(hosts, ["h1", "h2", "h1", "h2", "h1"]);
+    }
+}

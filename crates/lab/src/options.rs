@@ -1,0 +1,184 @@
+//! What a lab is asked to be.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use transhume_guest::settings::{PEERS_MAX, Traffic};
+use transhume_model::{Mebibytes, Vcpus};
+
+use crate::{LabError, LabName};
+
+/// Addresses end at .199: .200 is the coordinator, .250 the storage.
+pub const HOSTS_MAX: u16 = 199;
+/// RFC 791 at the lower end, what the fabric is built for at the upper.
+const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=9000;
+const LINK_BITS_PER_S_MIN: u64 = 1_000_000;
+
+/// How to build a lab.
+#[derive(Debug, Clone)]
+pub struct LabUp {
+    /// The lab's name, `lab` unless several are to live side by side.
+    pub name: LabName,
+    /// Number of hosts.
+    pub hosts: u16,
+    /// Number of VMs, placed in turn on the first half of the hosts.
+    pub vms: u16,
+    /// Memory of each VM.
+    pub memory: Mebibytes,
+    /// What a host may promise; enough for twice its share of the VMs where absent.
+    pub host_vcpus: Option<Vcpus>,
+    /// Likewise for memory.
+    pub host_memory: Option<Mebibytes>,
+    /// Speed of every link of every circuit, per direction; absent for unlimited.
+    pub link_bits_per_s: Option<u64>,
+    /// Largest IP packet of the guests, in bytes.
+    pub mtu: u16,
+    /// Size of each VM's disk; absent for VMs without disk.
+    pub disk: Option<Mebibytes>,
+    /// A directory that is laid over every guest's root.
+    pub overlay: Option<PathBuf>,
+    /// A shell script that every guest runs.
+    pub run: Option<String>,
+    /// What the guests send.
+    pub traffic: Traffic,
+    /// Messages per second into each receiver.
+    pub rate: u32,
+    /// `auto`, `kvm` or `tcg`, as the agents take it.
+    pub accel: String,
+    /// The program that is `agent` and `coordinator`; the current one where absent.
+    pub program: Option<PathBuf>,
+    /// Told what is being done.
+    pub progress: Progress,
+}
+
+impl Default for LabUp {
+    fn default() -> Self {
+        LabUp {
+            name: LabName::default(),
+            hosts: 4,
+            vms: 4,
+            memory: Mebibytes(96),
+            host_vcpus: None,
+            host_memory: None,
+            link_bits_per_s: Some(1_000_000_000),
+            mtu: 1500,
+            disk: Some(Mebibytes(16)),
+            overlay: None,
+            run: None,
+            traffic: Traffic::Mesh,
+            rate: 100,
+            accel: "auto".to_owned(),
+            program: None,
+            progress: Progress::default(),
+        }
+    }
+}
+
+impl LabUp {
+    /// Refuses what cannot be built, before anything is.
+    pub fn check(&self) -> Result<(), LabError> {
+        let refuse = |option, reason: String| Err(LabError::Option { option, reason });
+        if self.hosts < 2 || self.hosts > HOSTS_MAX {
+            return refuse(
+                "hosts",
+                format!("{} is not between 2 and {HOSTS_MAX}", self.hosts),
+            );
+        }
+        if self.vms == 0 || usize::from(self.vms) > PEERS_MAX {
+            return refuse("vms", format!("{} is not between 1 and {PEERS_MAX}", self.vms));
+        }
+        if !MTU_RANGE.contains(&self.mtu) {
+            return refuse("mtu", format!("{} is not between 68 and 9000", self.mtu));
+        }
+        if self
+            .link_bits_per_s
+            .is_some_and(|speed| speed < LINK_BITS_PER_S_MIN)
+        {
+            return refuse("link speed", "below 1 Mbit/s".to_owned());
+        }
+        if self.overlay.as_ref().is_some_and(|overlay| !overlay.is_dir()) {
+            return refuse("overlay", "is not a directory".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Where the lab says what it is doing.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Progress {
+    /// Calls `tell` for every step.
+    pub fn new(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Progress(Arc::new(tell))
+    }
+
+    /// One step begins.
+    pub fn step(&self, text: &str) {
+        tracing::info!("{text}");
+        (self.0)(text);
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress::new(|_| {})
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_labs_are_refused_with_the_options_name() {
+        assert!(LabUp::default().check().is_ok());
+        let wrong = [
+            (
+                "hosts",
+                LabUp {
+                    hosts: 1,
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "vms",
+                LabUp {
+                    vms: 0,
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "mtu",
+                LabUp {
+                    mtu: 67,
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "link speed",
+                LabUp {
+                    link_bits_per_s: Some(9600),
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "overlay",
+                LabUp {
+                    overlay: Some("/no/such".into()),
+                    ..LabUp::default()
+                },
+            ),
+        ];
+        for (name, options) in wrong {
+            assert!(options.check().unwrap_err().to_string().starts_with(name));
+        }
+    }
+}

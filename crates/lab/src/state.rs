@@ -1,0 +1,171 @@
+//! The lab's memory: one JSON file, replaced atomically, written before each thing it names is made.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{HostName, VmName};
+
+use crate::{LabError, LabName, Layout, ProcessRecord};
+
+/// What `down`, `exec` and the others know of a lab.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// `up` finished.
+    pub complete: bool,
+    /// Network namespaces, by name.
+    pub namespaces: Vec<String>,
+    /// Processes that the lab started itself.
+    pub processes: Vec<ProcessRecord>,
+    /// Hosts, by index.
+    pub hosts: Vec<HostState>,
+    /// VMs, by index.
+    pub vms: Vec<VmState>,
+    /// Set where the lab raised `net.core.netdev_max_backlog`: what it was.
+    pub backlog_before: Option<u32>,
+    /// The program that is agent and coordinator.
+    pub program: PathBuf,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostState {
+    /// Its name.
+    pub name: HostName,
+    /// Its network namespace.
+    pub namespace: String,
+    /// Address in the CT circuit.
+    pub ct: Ipv4Addr,
+    /// Address in the VMCT circuit.
+    pub vmct: Ipv4Addr,
+    /// Address in the NAST circuit.
+    pub nast: Ipv4Addr,
+    /// Where its agent keeps its VMs.
+    pub state_dir: PathBuf,
+    /// Its agent's configuration.
+    pub config: PathBuf,
+}
+
+/// One VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmState {
+    /// Its name.
+    pub name: VmName,
+    /// Its place in the cluster.
+    pub index: u16,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Where it started.
+    pub first_host: HostName,
+}
+
+impl HostState {
+    /// The console channel of a VM on this host.
+    pub fn channel_socket(&self, vm: &VmName) -> PathBuf {
+        self.state_dir.join("vms").join(vm.as_str()).join("channel.sock")
+    }
+
+    /// The console log of a VM on this host.
+    pub fn console_log(&self, vm: &VmName) -> PathBuf {
+        self.state_dir.join("vms").join(vm.as_str()).join("console.log")
+    }
+
+    /// The agent's own log.
+    pub fn agent_log(&self) -> PathBuf {
+        self.state_dir.join("agent.log")
+    }
+}
+
+/// A lab that is there: its layout and its memory.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    /// Where everything is.
+    pub layout: Layout,
+    /// What it remembers.
+    pub state: State,
+}
+
+impl Lab {
+    /// Reads a lab's memory.
+    pub fn open(name: &LabName) -> Result<Lab, LabError> {
+        let layout = Layout::new(name);
+        let path = layout.state_file();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(LabError::NoLab {
+                    name: name.to_string(),
+                });
+            }
+            Err(source) => {
+                return Err(LabError::File {
+                    action: "read",
+                    path,
+                    source,
+                });
+            }
+        };
+        let state = serde_json::from_str(&text).map_err(|source| LabError::State { path, source })?;
+        Ok(Lab { layout, state })
+    }
+
+    /// Replaces the file; it is on the disk when this returns.
+    pub fn save(&self) -> Result<(), LabError> {
+        let path = self.layout.state_file();
+        let write = || -> io::Result<()> {
+            let part = path.with_extension("part");
+            let mut file = fs::File::create(&part)?;
+            file.write_all(&serde_json::to_vec_pretty(&self.state)?)?;
+            file.sync_data()?;
+            fs::rename(&part, &path)
+        };
+        write().map_err(|source| LabError::File {
+            action: "write",
+            path: path.clone(),
+            source,
+        })
+    }
+
+    /// Remembers a process that was just started.
+    pub fn record(&mut self, process: ProcessRecord) -> Result<(), LabError> {
+        self.state.processes.retain(|known| known.what != process.what);
+        self.state.processes.push(process);
+        self.save()
+    }
+
+    /// A host by name.
+    pub fn host(&self, name: &str) -> Result<&HostState, LabError> {
+        self.state
+            .hosts
+            .iter()
+            .find(|host| host.name.as_str() == name)
+            .ok_or_else(|| self.no_such(name))
+    }
+
+    /// A VM by name.
+    pub fn vm(&self, name: &str) -> Result<&VmState, LabError> {
+        self.state
+            .vms
+            .iter()
+            .find(|vm| vm.name.as_str() == name)
+            .ok_or_else(|| self.no_such(name))
+    }
+
+    /// A process that the lab started, by what it is.
+    pub fn process(&self, what: &str) -> Result<&ProcessRecord, LabError> {
+        self.state
+            .processes
+            .iter()
+            .find(|process| process.what == what)
+            .ok_or_else(|| self.no_such(what))
+    }
+
+    pub(crate) fn no_such(&self, name: &str) -> LabError {
+        LabError::NoSuch {
+            lab: self.layout.name().to_string(),
+            name: name.to_owned(),
+        }
+    }
+}

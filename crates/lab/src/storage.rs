@@ -1,0 +1,90 @@
+//! Network-attached storage (§3.1): one disk server per VM in the storage namespace, raw files in the lab's directory.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use transhume_model::{Mebibytes, VmName};
+
+use crate::process::{self, ProcessRecord};
+use crate::{LabError, Namespace};
+
+const PROGRAM: &str = "/usr/bin/qemu-nbd";
+/// The two QEMUs of a move, and whoever looks.
+const CLIENTS_MAX: u32 = 8;
+const START_WAIT_MS_MAX: u64 = 5000;
+const START_POLL: Duration = Duration::from_millis(20);
+
+/// One disk and its server.
+#[derive(Debug, Clone)]
+pub struct DiskServer {
+    /// Where the server runs.
+    pub namespace: Namespace,
+    /// The VM; also the export's name.
+    pub vm: VmName,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The disk's contents.
+    pub file: PathBuf,
+    /// The disk's size.
+    pub size: Mebibytes,
+    /// The server's output.
+    pub log: PathBuf,
+}
+
+impl DiskServer {
+    /// Makes the file and starts the server; `ready` tells when it answers.
+    pub fn start(&self) -> Result<ProcessRecord, LabError> {
+        let create = || -> std::io::Result<()> {
+            fs::create_dir_all(self.file.parent().unwrap_or(Path::new("/")))?;
+            File::create(&self.file)?.set_len(self.size.bytes().0)
+        };
+        create().map_err(|source| LabError::File {
+            action: "create",
+            path: self.file.clone(),
+            source,
+        })?;
+        let arguments = [
+            "--format=raw".to_owned(),
+            "--persistent".to_owned(),
+            format!("--shared={CLIENTS_MAX}"),
+            format!("--bind={}", self.address.ip()),
+            format!("--port={}", self.address.port()),
+            format!("--export-name={}", self.vm),
+            self.file.display().to_string(),
+        ];
+        process::spawn(
+            &self.namespace,
+            &format!("disk {}", self.vm),
+            Path::new(PROGRAM),
+            &arguments,
+            &self.log,
+        )
+    }
+
+    /// Waits until the server takes connections.
+    pub fn ready(&self, process: &ProcessRecord) -> Result<(), LabError> {
+        let deadline = Instant::now() + Duration::from_millis(START_WAIT_MS_MAX);
+        self.namespace.run(|| {
+            while TcpStream::connect(self.address).is_err() {
+                if !process.alive() {
+                    return Err(LabError::Ended {
+                        what: process.what.clone(),
+                        log: self.log.clone(),
+                    });
+                }
+                if Instant::now() > deadline {
+                    let what = format!("the start of {}", process.what);
+                    return Err(LabError::Timeout {
+                        what,
+                        waited_ms: START_WAIT_MS_MAX,
+                    });
+                }
+                thread::sleep(START_POLL);
+            }
+            Ok(())
+        })
+    }
+}

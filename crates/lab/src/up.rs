@@ -1,0 +1,352 @@
+//! Builds a lab: namespaces, fabric, storage, agents, coordinator, cluster.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use transhume_model::{Band, ClusterName};
+
+use crate::api::Api;
+use crate::image::{self, Additions, Image};
+use crate::process::{self, ProcessRecord};
+use crate::state::{HostState, Lab, State, VmState};
+use crate::{
+    Channel, DiskServer, FabricLink, FabricSpec, LabError, LabUp, Layout, Namespace, config, down, fabric,
+    layout, namespace, tuning,
+};
+
+const PART_START_MS_MAX: u64 = 10_000;
+/// A guest under TCG takes about 2 s alone; on few CPUs they boot one after the other.
+const VM_START_MS_MAX: u64 = 60_000;
+const VM_START_MS_MAX_PER_VM: u64 = 5_000;
+const POLL: Duration = Duration::from_millis(50);
+/// As the coordinator says it.
+const RUNNING: &str = "running";
+/// Device name part of the coordinator's and the storage's link.
+const COORDINATOR: &str = "coord";
+const STORAGE: &str = "storage";
+
+/// Builds a whole lab; it stays when the caller ends.
+pub async fn up(options: &LabUp) -> Result<Lab, LabError> {
+    let (mut lab, image) = infrastructure(options).await?;
+    options.progress.step("starting agents and coordinator");
+    let lab = blocking(move || {
+        for index in 0..lab.state.hosts.len() {
+            let name = lab.state.hosts[index].name.to_string();
+            start_agent(&mut lab, &name)?;
+        }
+        start_coordinator(&mut lab)?;
+        Ok(lab)
+    })
+    .await?;
+    let mut lab = create_cluster(lab, options, &image).await?;
+    options.progress.step("waiting for the guests");
+    wait_for_guests(&lab).await?;
+    lab.state.complete = true;
+    lab.save()?;
+    Ok(lab)
+}
+
+/// Everything below the agents: namespaces, fabric, storage, configuration files, and the guests' image.
+pub async fn infrastructure(options: &LabUp) -> Result<(Lab, Image), LabError> {
+    options.check()?;
+    down::refuse_leftovers(&options.name)?;
+    let lab = plan(options)?;
+    let dir = lab.layout.dir();
+    fs::create_dir_all(&dir).map_err(|source| LabError::File {
+        action: "create",
+        path: dir,
+        source,
+    })?;
+    lab.save()?;
+    let additions = Additions {
+        overlay: options.overlay.as_deref(),
+        run: options.run.as_deref(),
+    };
+    let initrd = lab.layout.initrd();
+    let image = image::build(
+        Path::new(image::CACHE),
+        initrd,
+        &additions,
+        options.memory,
+        &options.progress,
+    )
+    .await?;
+    let options = options.clone();
+    let lab = blocking(move || build(lab, &options)).await?;
+    Ok((lab, image))
+}
+
+/// Runs blocking work off the runtime's own threads.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LabError> + Send + 'static,
+) -> Result<T, LabError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn plan(options: &LabUp) -> Result<Lab, LabError> {
+    let layout = Layout::new(&options.name);
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => process::current_program().map_err(|source| LabError::Start {
+            program: "the current program".to_owned(),
+            source,
+        })?,
+    };
+    let mut state = State {
+        program,
+        backlog_before: tuning::backlog_to_raise(),
+        ..State::default()
+    };
+    state.namespaces = vec![
+        layout.fabric_namespace(),
+        layout.storage_namespace(),
+        layout.coordinator_namespace(),
+    ];
+    for index in 0..options.hosts {
+        let name = layout::host_name(index)?;
+        let state_dir = layout.host_dir(&name);
+        state.namespaces.push(layout.host_namespace(&name));
+        state.hosts.push(HostState {
+            namespace: layout.host_namespace(&name),
+            ct: layout::host_address(Band::Ct, index),
+            vmct: layout::host_address(Band::Vmct, index),
+            nast: layout::host_address(Band::Nast, index),
+            config: state_dir.join("agent.toml"),
+            state_dir,
+            name,
+        });
+    }
+    for index in 0..options.vms {
+        state.vms.push(VmState {
+            name: layout::vm_name(index)?,
+            index,
+            ip: layout::vm_address(index),
+            first_host: layout::host_name(layout::first_host(index, options.hosts))?,
+        });
+    }
+    Ok(Lab { layout, state })
+}
+
+fn build(mut lab: Lab, options: &LabUp) -> Result<Lab, LabError> {
+    if lab.state.backlog_before.is_some() {
+        tuning::raise_backlog()?;
+    }
+    options.progress.step("building the network");
+    for name in &lab.state.namespaces {
+        Namespace::named(name).create()?;
+    }
+    fabric::build(&fabric_spec(&lab, options))?;
+    for (index, host) in lab.state.hosts.iter().enumerate() {
+        create_dir(&host.state_dir)?;
+        config::write_agent(&host.config, &lab.layout, options, index as u16)?;
+    }
+    create_dir(&lab.layout.coordinator_dir())?;
+    config::write_coordinator(&coordinator_config(&lab.layout), &lab.layout, options)?;
+    if options.disk.is_some() {
+        options.progress.step("starting the storage");
+        start_disks(&mut lab, options)?;
+    }
+    Ok(lab)
+}
+
+fn create_dir(path: &Path) -> Result<(), LabError> {
+    fs::create_dir_all(path).map_err(|source| LabError::File {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn coordinator_config(layout: &Layout) -> PathBuf {
+    layout.coordinator_dir().join("coordinator.toml")
+}
+
+fn fabric_spec(lab: &Lab, options: &LabUp) -> FabricSpec {
+    let link = |peer: &str, namespace: &str, band, address, bridge: Option<&str>| FabricLink {
+        peer: peer.to_owned(),
+        namespace: Namespace::named(namespace),
+        band,
+        address,
+        bridge: bridge.map(str::to_owned),
+    };
+    let mut links = vec![
+        link(
+            STORAGE,
+            &lab.layout.storage_namespace(),
+            Band::Nast,
+            layout::storage_address(),
+            None,
+        ),
+        link(
+            COORDINATOR,
+            &lab.layout.coordinator_namespace(),
+            Band::Ct,
+            layout::coordinator_address(),
+            None,
+        ),
+    ];
+    for host in &lab.state.hosts {
+        let name = host.name.as_str();
+        links.push(link(
+            name,
+            &host.namespace,
+            Band::Ct,
+            host.ct,
+            Some(config::BRIDGE),
+        ));
+        links.push(link(name, &host.namespace, Band::Vmct, host.vmct, None));
+        links.push(link(name, &host.namespace, Band::Nast, host.nast, None));
+    }
+    FabricSpec {
+        namespace: Namespace::named(lab.layout.fabric_namespace()),
+        links,
+        bits_per_s: options.link_bits_per_s,
+        mtu: options.mtu,
+    }
+}
+
+fn start_disks(lab: &mut Lab, options: &LabUp) -> Result<(), LabError> {
+    let Some(size) = options.disk else { return Ok(()) };
+    let mut started = Vec::new();
+    for vm in lab.state.vms.clone() {
+        let server = DiskServer {
+            namespace: Namespace::named(lab.layout.storage_namespace()),
+            address: SocketAddr::new(layout::storage_address().into(), layout::disk_port(vm.index)),
+            file: lab.layout.disk_file(&vm.name),
+            log: lab.layout.dir().join("storage.log"),
+            vm: vm.name,
+            size,
+        };
+        let process = server.start()?;
+        lab.record(process.clone())?;
+        started.push((server, process));
+    }
+    started
+        .iter()
+        .try_for_each(|(server, process)| server.ready(process))
+}
+
+/// Starts the agent of a host, also after it was killed.
+pub fn start_agent(lab: &mut Lab, host: &str) -> Result<ProcessRecord, LabError> {
+    let host = lab.host(host)?.clone();
+    let arguments = [
+        "agent".to_owned(),
+        "--config".to_owned(),
+        host.config.display().to_string(),
+    ];
+    let namespace = Namespace::named(&host.namespace);
+    let what = format!("agent {}", host.name);
+    let process = process::spawn(
+        &namespace,
+        &what,
+        &lab.state.program,
+        &arguments,
+        &host.agent_log(),
+    )?;
+    lab.record(process.clone())?;
+    let control = SocketAddr::new(host.ct.into(), layout::control_address(0).port());
+    wait_for_listener(&namespace, control, &process, &host.agent_log())?;
+    Ok(process)
+}
+
+/// Starts the coordinator, also after it was killed.
+pub fn start_coordinator(lab: &mut Lab) -> Result<ProcessRecord, LabError> {
+    let config = coordinator_config(&lab.layout);
+    let arguments = [
+        "coordinator".to_owned(),
+        "--config".to_owned(),
+        config.display().to_string(),
+    ];
+    let namespace = Namespace::named(lab.layout.coordinator_namespace());
+    let log = lab.layout.coordinator_dir().join("coordinator.log");
+    let process = process::spawn(&namespace, "coordinator", &lab.state.program, &arguments, &log)?;
+    lab.record(process.clone())?;
+    wait_for_listener(&namespace, layout::api_address(), &process, &log)?;
+    Ok(process)
+}
+
+fn wait_for_listener(
+    namespace: &Namespace,
+    address: SocketAddr,
+    process: &ProcessRecord,
+    log: &Path,
+) -> Result<(), LabError> {
+    let deadline = Instant::now() + Duration::from_millis(PART_START_MS_MAX);
+    namespace.run(|| {
+        while TcpStream::connect_timeout(&address, POLL).is_err() {
+            if !process.alive() {
+                return Err(LabError::Ended {
+                    what: process.what.clone(),
+                    log: log.to_owned(),
+                });
+            }
+            if Instant::now() > deadline {
+                let what = format!("the start of {}", process.what);
+                return Err(LabError::Timeout {
+                    what,
+                    waited_ms: PART_START_MS_MAX,
+                });
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    })
+}
+
+async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab, LabError> {
+    let spec = layout::cluster(options, image)?;
+    options.progress.step(&format!("starting {} VMs", spec.vms.len()));
+    let api = Api::new(&lab.layout.api_socket())?;
+    let limit_ms = start_limit_ms(spec.vms.len());
+    let deadline = Instant::now() + Duration::from_millis(limit_ms);
+    api.create(&spec).await?;
+    let name: ClusterName = spec.name;
+    loop {
+        let view = api.cluster(&name).await?;
+        let running = view
+            .vms
+            .iter()
+            .filter(|vm| vm.state.eq_ignore_ascii_case(RUNNING))
+            .count();
+        if running == spec.vms.len() {
+            return Ok(lab);
+        }
+        if Instant::now() > deadline {
+            let what = format!(
+                "the start of {} of {} VMs",
+                spec.vms.len() - running,
+                spec.vms.len()
+            );
+            return Err(LabError::Timeout {
+                what,
+                waited_ms: limit_ms,
+            });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn start_limit_ms(vms: usize) -> u64 {
+    VM_START_MS_MAX + VM_START_MS_MAX_PER_VM * vms as u64
+}
+
+/// Waits until every guest answers on its console channel.
+pub async fn wait_for_guests(lab: &Lab) -> Result<(), LabError> {
+    let limit = Duration::from_millis(start_limit_ms(lab.state.vms.len()));
+    let pings = lab.state.vms.iter().map(|vm| async move {
+        Channel::new(lab, vm)
+            .call(transhume_guest::wire::Op::Ping, limit)
+            .await
+    });
+    futures::future::try_join_all(pings).await.map(|_| ())
+}
+
+/// Names of all namespaces that a lab left, recorded or not.
+pub fn namespaces_of(layout: &Layout) -> Vec<Namespace> {
+    namespace::list(&layout.namespace_prefix())
+}
