@@ -6,6 +6,7 @@ use transhume_model::{Epoch, VmName, WallMicros};
 use super::request::MoveRequest;
 use crate::message::{ActivationTimes, CaptureTimes, CopyTimes, PageProgress, SourceFrames, TargetFrames};
 use crate::report::{MigrationReport, Trouble};
+use crate::step::Phase;
 
 /// Version of the entries. Fields may be added with a default; anything else is a new version.
 pub const JOURNAL_VERSION: u16 = 1;
@@ -40,6 +41,10 @@ pub enum JournalEntry {
         at: WallMicros,
         /// Why.
         trouble: Trouble,
+        /// Whether it is a refusal.
+        refused: bool,
+        /// What is known of its VMs by now.
+        vms: Vec<VmSoFar>,
     },
     /// **The decision.** Without it the batch is undone, with it the batch is finished (G2).
     Committed {
@@ -50,7 +55,7 @@ pub enum JournalEntry {
         /// When.
         at: WallMicros,
         /// What is known of its VMs by now.
-        vms: Vec<PreparedVm>,
+        vms: Vec<VmSoFar>,
     },
     /// A VM runs on its target.
     VmActivated {
@@ -67,10 +72,10 @@ pub enum JournalEntry {
         vm: VmName,
         /// When.
         at: WallMicros,
-        /// The source's account.
-        source: SourceFrames,
-        /// The target's account.
-        target: TargetFrames,
+        /// The source's account; `None` if the agent had lost the VM.
+        source: Option<SourceFrames>,
+        /// The target's account; `None` if the agent had lost the VM.
+        target: Option<TargetFrames>,
     },
     /// A VM's old QEMU is gone: its move is over.
     VmDiscarded {
@@ -83,10 +88,12 @@ pub enum JournalEntry {
     VmRestored {
         /// The VM.
         vm: VmName,
-        /// When.
+        /// When, by the coordinator's clock.
         at: WallMicros,
-        /// Its account; everything captured is put back.
-        source: SourceFrames,
+        /// When, by the source's clock.
+        restored_at: Option<WallMicros>,
+        /// Its account: everything captured is put back. `None` if the agent had lost the VM.
+        source: Option<SourceFrames>,
     },
     /// The user wants no further batch.
     CancelAsked {
@@ -109,19 +116,19 @@ pub enum JournalEntry {
     },
 }
 
-/// What the report needs to know of a VM that is about to be activated.
+/// What the report needs to know of a VM when its batch is decided.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PreparedVm {
+pub struct VmSoFar {
     /// The VM.
     pub vm: VmName,
     /// Step 5.
-    pub capture: CaptureTimes,
+    pub capture: Option<CaptureTimes>,
     /// Step 6 at the source.
-    pub copy: CopyTimes,
+    pub copy: Option<CopyTimes>,
     /// Step 6 at the target.
-    pub loaded_at: WallMicros,
+    pub loaded_at: Option<WallMicros>,
     /// Its page stream.
     pub pages: PageProgress,
     /// When it entered each phase so far, by the coordinator's clock, in order.
-    pub entered: Vec<(crate::step::Phase, WallMicros)>,
+    pub entered: Vec<(Phase, WallMicros)>,
 }

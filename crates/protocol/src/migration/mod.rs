@@ -1,85 +1,285 @@
 //! The group state machine: the ten steps of §3.3.2 for one batch after the other, sans-IO.
 //!
 //! The driver (coordinator, `sim`, tests) feeds [`Input`]s and carries out [`Ready`]s; persist comes before send.
+//!
+//! ```text
+//!   begin ─▶ ┌──────── before commit: steps 1 to 6, one barrier each ────────┐ all loaded  ╔═══════════╗
+//!            │ reserve ▸ prepare ▸ pre-copy ▸ buffers ▸ capture ▸ stop&copy  │ ──────────▶ ║ Committed ║
+//!            └───────────────────────────────┬───────────────────────────────┘   (step 7)  ╚═════╤═════╝
+//!     refusal, failure, time-out, lost agent,│cancel, restart of the coordinator                 ▼
+//!                                            ▼                              each VM by itself, until it is done:
+//!                    abort both sides of every VM until all have answered   activate ▸ close buffers ▸ discard
+//!                                            ▼                                                   │ all VMs
+//!                                          ended ◀── no VM left ──────────────────────────── step 10 ──▶ step 1
+//! ```
+//!
+//! How it works: facts about each VM are kept (`vm`), the stage and the facts say which orders are wanted
+//! (`stage`), and what is wanted and neither done nor under way is given. So a lost answer, a lost agent and a
+//! restarted coordinator all have the same cure: the order is simply still wanted.
+//!
+//! Deliberately absent: clocks, sockets, the journal itself, the choice of targets and batches (planner), any
+//! repair of a VM whose QEMU died, and a way back after `Committed`.
 
+mod account;
+mod advance;
+mod answer;
 mod journal;
 mod ready;
+mod recover;
 mod request;
+mod stage;
+mod trouble;
+mod verb;
+mod vm;
 
-pub use journal::{JOURNAL_VERSION, JournalEntry, PreparedVm};
+use std::collections::BTreeMap;
+
+use advance::News;
+pub use journal::{JOURNAL_VERSION, JournalEntry, VmSoFar};
 pub use ready::{Illegal, Input, Now, OrderIds, Ready, TimerId};
+pub use recover::RecoverError;
 pub use request::{Limits, MoveRequest, MoveVm, RequestError};
+use stage::Stage;
+use transhume_model::{Epoch, HostName, MigrationId, Millis, VmName, WallMicros};
+use verb::Verb;
+use vm::Vm;
 
-use transhume_model::{Epoch, MigrationId};
+use crate::event::Happening;
+use crate::report::{MigrationReport, Trouble};
+use crate::step::{Phase, Step};
 
-use crate::report::MigrationReport;
+/// What is known of the connection to a host's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Up,
+    Lost { since: Millis },
+}
 
 /// One move of a cluster, from request to report.
 #[derive(Debug)]
 pub struct Migration {
     request: MoveRequest,
-}
-
-/// Why a journal cannot be taken up.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecoverError {
-    /// The entries were written by a newer Transhume.
-    #[error("the journal of the move has version {found}, this program knows up to {JOURNAL_VERSION}")]
-    Version {
-        /// As written.
-        found: u16,
-    },
-    /// The entries cannot have been written by this machine.
-    #[error("entry {index} of the move's journal does not fit the ones before it: {what}")]
-    Order {
-        /// Which entry, from 0.
-        index: usize,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// The new epoch would not fence the old orders off.
-    #[error("epoch {given} is not newer than {held}, which the journal holds")]
-    Epoch {
-        /// As given.
-        given: Epoch,
-        /// Newest in the journal.
-        held: Epoch,
-    },
-    /// The journal holds a request that could not have begun.
-    #[error("the journal holds an impossible request")]
-    Request(#[source] RequestError),
+    ids: OrderIds,
+    begun_at: WallMicros,
+    /// The batch under way, from 0.
+    batch: usize,
+    epoch: Epoch,
+    stage: Stage,
+    /// The last step that was announced. During roll-back: the step in which it went wrong.
+    step: Step,
+    /// When the stage runs out, by the monotonic clock.
+    deadline: Option<Millis>,
+    pre_copy_deadline: Option<Millis>,
+    /// All VMs of the move, in the order of the request.
+    vms: Vec<Vm>,
+    /// Where a VM stands in `vms`.
+    places: BTreeMap<VmName, usize>,
+    links: BTreeMap<HostName, Link>,
+    cancelled: bool,
+    trouble: Option<Trouble>,
+    /// Whether the trouble is a refusal.
+    refused: bool,
+    ignored: u64,
+    ended: Option<Box<MigrationReport>>,
 }
 
 impl Migration {
-    /// Accepts a move. The first `Ready` persists the request and gives the first orders.
-    /// All hosts are taken for connected.
+    /// Accepts a move. The first `Ready` persists the request and gives the first orders. All hosts are taken for
+    /// connected.
     pub fn begin(now: Now, request: MoveRequest) -> Result<(Self, Ready), RequestError> {
-        let _ = (now, request);
-        unimplemented!("follows in the next commit")
+        request.check()?;
+        let mut ready = Ready::default();
+        ready.persist.push(JournalEntry::Begun {
+            version: JOURNAL_VERSION,
+            at: now.wall,
+            request: request.clone(),
+        });
+        let mut migration = Self::new(request, now.wall);
+        ready.events.push(Happening::Begun {
+            vms: migration.vms.iter().map(|vm| vm.name().clone()).collect(),
+            batches: migration.request.batches.len(),
+        });
+        migration.enter_phase(0..migration.vms.len(), Phase::PreMigration, now.wall, &mut ready);
+        migration.begin_batch(now, &mut ready);
+        migration.give(migration.batch_range(), now, &mut ready);
+        Ok((migration, ready))
     }
 
-    /// Takes a move up after a restart of the coordinator; `None` when it is over. No host is taken for connected:
-    /// orders leave after each host's [`Input::AgentBack`]. `new_epoch` is above every epoch of `entries`, and the
-    /// driver's next one is above [`Migration::epoch_last`].
-    pub fn recover(
-        now: Now,
-        entries: &[JournalEntry],
-        new_epoch: Epoch,
-    ) -> Result<Option<(Self, Ready)>, RecoverError> {
-        let _ = (now, entries, new_epoch);
-        unimplemented!("follows in the next commit")
+    fn new(request: MoveRequest, begun_at: WallMicros) -> Self {
+        let batches = request.batches.iter().enumerate();
+        let vms: Vec<Vm> = batches
+            .flat_map(|(index, vms)| vms.iter().map(move |vm| Vm::new(vm, index)))
+            .collect();
+        let hosts = vms.iter().flat_map(|vm| [vm.source.clone(), vm.target.clone()]);
+        Migration {
+            places: vms
+                .iter()
+                .enumerate()
+                .map(|(place, vm)| (vm.name().clone(), place))
+                .collect(),
+            links: hosts.map(|host| (host, Link::Up)).collect(),
+            ids: OrderIds::of(request.migration),
+            begun_at,
+            batch: 0,
+            epoch: request.epoch,
+            stage: Stage::Reserve,
+            step: Step::SelectBatch,
+            deadline: None,
+            pre_copy_deadline: None,
+            vms,
+            cancelled: false,
+            trouble: None,
+            refused: false,
+            ignored: 0,
+            ended: None,
+            request,
+        }
     }
 
-    /// Takes one input.
+    /// Takes one input. After the end, everything is ignored.
     pub fn handle(&mut self, now: Now, input: Input) -> Result<Ready, Illegal> {
-        let _ = (now, input);
-        unimplemented!("follows in the next commit")
+        let mut ready = Ready::default();
+        if self.stage == Stage::Over {
+            self.ignored += 1;
+            ready.done = true;
+            return Ok(ready);
+        }
+        let news = match input {
+            Input::Report { host, report } => match self.report_came(now, &host, report, &mut ready)? {
+                Some(vm) => News::OfVm(vm),
+                None => return Ok(ready),
+            },
+            Input::AgentLost { host } => self.agent_lost(now, &host, &mut ready)?,
+            Input::AgentBack { host, state: _ } => self.agent_back(now, &host, &mut ready)?,
+            Input::Timer(timer) => self.timer_fired(now, &timer, &mut ready),
+            Input::Cancel => self.cancel(now, &mut ready),
+        };
+        self.advance(now, news, &mut ready);
+        Ok(ready)
     }
 
-    /// The report as of now.
-    pub fn report(&self, now: Now) -> MigrationReport {
-        let _ = now;
-        unimplemented!("follows in the next commit")
+    fn agent_lost(&mut self, now: Now, host: &HostName, ready: &mut Ready) -> Result<News, Illegal> {
+        let Some(link) = self.links.get_mut(host) else {
+            return Err(self.illegal(
+                None,
+                format!("loss of host {host}, which has no part in the move"),
+            ));
+        };
+        if *link != Link::Up {
+            self.ignored += 1;
+            return Ok(News::OfAll);
+        }
+        *link = Link::Lost { since: now.mono };
+        ready.events.push(Happening::AgentLost { host: host.clone() });
+        for vm in &mut self.vms {
+            vm.hold_orders_to(host);
+        }
+        if !self.stage.is_before_commit() || !self.batch_vms().any(|vm| vm.is_on(host)) {
+            return Ok(News::OfAll);
+        }
+        let patience = self.request.limits.agent_lost_ms_max;
+        if patience == Millis(0) {
+            self.roll_back(now, trouble::agent_lost(self.step, host), ready);
+        } else {
+            ready
+                .timers
+                .push((now.mono + patience, TimerId::AgentLost { host: host.clone() }));
+        }
+        Ok(News::OfAll)
+    }
+
+    fn agent_back(&mut self, now: Now, host: &HostName, ready: &mut Ready) -> Result<News, Illegal> {
+        if self.links.get(host) == Some(&Link::Up) {
+            self.agent_lost(now, host, ready)?;
+        }
+        let Some(link) = self.links.get_mut(host) else {
+            return Err(self.illegal(
+                None,
+                format!("return of host {host}, which has no part in the move"),
+            ));
+        };
+        *link = Link::Up;
+        ready.events.push(Happening::AgentBack { host: host.clone() });
+        if self.stage == Stage::RollForward {
+            for vm in self.batch_vms_mut().filter(|vm| vm.is_on(host)) {
+                vm.part_buffers();
+            }
+        }
+        Ok(News::OfAll)
+    }
+
+    fn timer_fired(&mut self, now: Now, timer: &TimerId, ready: &mut Ready) -> News {
+        let mattered = match timer {
+            TimerId::Step { batch, step } => {
+                *batch == self.batch_number() && *step == self.step && self.stage_ran_out(now, ready)
+            }
+            TimerId::PreCopy { batch } => *batch == self.batch_number() && self.pre_copy_ran_out(now, ready),
+            TimerId::AgentLost { host } => self.agent_stayed_away(now, host, ready),
+            TimerId::Again { vm, order } => {
+                let place = self
+                    .places
+                    .get(vm)
+                    .copied()
+                    .filter(|place| self.vms[*place].batch == self.batch);
+                if let Some(place) = place
+                    && self.vms[place].give_again(*order, now.mono)
+                {
+                    return News::OfVm(place);
+                }
+                false
+            }
+        };
+        if !mattered {
+            self.ignored += 1;
+        }
+        News::OfAll
+    }
+
+    fn stage_ran_out(&mut self, now: Now, ready: &mut Ready) -> bool {
+        let out = self.stage.is_before_commit() && self.deadline.is_some_and(|at| at <= now.mono);
+        let trouble = if out { self.whose_answer_is_missing() } else { None };
+        let Some(trouble) = trouble else { return false };
+        self.roll_back(now, trouble, ready);
+        true
+    }
+
+    fn pre_copy_ran_out(&mut self, now: Now, ready: &mut Ready) -> bool {
+        let streaming = (Stage::StartPreCopy..=Stage::TargetBuffers).contains(&self.stage);
+        if !streaming || self.pre_copy_deadline.is_none_or(|at| at > now.mono) {
+            return false;
+        }
+        let late: Vec<_> = self.batch_vms().filter(|vm| !vm.is_done(Verb::PreCopy)).collect();
+        if late.is_empty() {
+            return false;
+        }
+        let late: Vec<_> = late.iter().map(|vm| (vm.name(), &vm.source)).collect();
+        let trouble = trouble::never_converged(self.step, &late, self.request.limits.pre_copy_ms_max);
+        self.roll_back(now, trouble, ready);
+        true
+    }
+
+    fn agent_stayed_away(&mut self, now: Now, host: &HostName, ready: &mut Ready) -> bool {
+        let patience = self.request.limits.agent_lost_ms_max;
+        let away =
+            matches!(self.links.get(host), Some(Link::Lost { since }) if *since + patience <= now.mono);
+        let matters = away && self.stage.is_before_commit() && self.batch_vms().any(|vm| vm.is_on(host));
+        if matters {
+            self.roll_back(now, trouble::agent_lost(self.step, host), ready);
+        }
+        matters
+    }
+
+    fn cancel(&mut self, now: Now, ready: &mut Ready) -> News {
+        if self.cancelled || self.stage == Stage::RollBack {
+            self.ignored += 1;
+            return News::OfAll;
+        }
+        self.cancelled = true;
+        ready.persist.push(JournalEntry::CancelAsked { at: now.wall });
+        if self.stage.is_before_commit() {
+            self.roll_back(now, trouble::cancelled(self.step), ready);
+        }
+        News::OfAll
     }
 
     /// The move.
@@ -87,18 +287,46 @@ impl Migration {
         self.request.migration
     }
 
-    /// Newest epoch this move may use.
-    pub fn epoch_last(&self) -> Epoch {
-        self.request.epoch_last()
-    }
-
     /// What was asked.
     pub fn request(&self) -> &MoveRequest {
         &self.request
     }
 
+    /// Newest epoch this move may use. The driver's next epoch must be above it.
+    pub fn epoch_last(&self) -> Epoch {
+        let batches_left = self.request.batches.len() - 1 - self.batch;
+        Epoch(self.epoch.0 + batches_left as u64)
+    }
+
+    /// The step of the batch under way, and during roll-back the one in which it went wrong.
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
     /// Stale and repeated reports, and timers that did not matter any more, so far.
     pub fn ignored(&self) -> u64 {
-        0
+        self.ignored
+    }
+
+    fn batch_number(&self) -> usize {
+        self.batch + 1
+    }
+
+    fn batch_vms(&self) -> impl Iterator<Item = &Vm> {
+        self.vms.iter().filter(|vm| vm.batch == self.batch)
+    }
+
+    fn batch_vms_mut(&mut self) -> impl Iterator<Item = &mut Vm> {
+        let batch = self.batch;
+        self.vms.iter_mut().filter(move |vm| vm.batch == batch)
+    }
+
+    fn illegal(&self, vm: Option<&VmName>, input: String) -> Illegal {
+        Illegal {
+            migration: self.id(),
+            step: self.step,
+            vm: vm.cloned(),
+            input,
+        }
     }
 }

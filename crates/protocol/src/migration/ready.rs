@@ -19,7 +19,10 @@ pub struct Now {
 }
 
 /// What the driver tells the machine.
-#[expect(clippy::large_enum_variant, reason = "inputs are handed over one by one, never kept")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "inputs are handed over one by one, never kept"
+)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// An agent's report.
@@ -34,7 +37,8 @@ pub enum Input {
         /// The host.
         host: HostName,
     },
-    /// A host's agent is connected again; its first report came with it.
+    /// A host's agent is connected again; its first report came with it. Of a host that was not lost it means that
+    /// the connection was replaced, and counts as loss and return.
     AgentBack {
         /// The host.
         host: HostName,
@@ -70,6 +74,8 @@ pub enum TimerId {
     },
     /// An order is given again unless it was answered.
     Again {
+        /// The VM it is about.
+        vm: VmName,
         /// The order.
         order: OrderId,
     },
@@ -92,7 +98,7 @@ pub struct Ready {
     pub timers: Vec<(Millis, TimerId)>,
     /// What happened, for people. Each is given exactly once in a coordinator run.
     pub events: Vec<Happening>,
-    /// The move is over; no further input is taken.
+    /// The move is over; later inputs are ignored.
     pub done: bool,
 }
 
@@ -144,6 +150,12 @@ impl OrderIds {
         self.given += 1;
         debug_assert!(self.given >> Self::COUNTER_BITS == 0);
         OrderId(self.migration.0 << Self::COUNTER_BITS | self.given)
+    }
+
+    /// Whether this id was given out.
+    pub(super) fn was_given(&self, order: OrderId) -> bool {
+        let counter = order.0 & ((1 << Self::COUNTER_BITS) - 1);
+        order.0 >> Self::COUNTER_BITS == self.migration.0 && (1..=self.given).contains(&counter)
     }
 
     /// The move an order belongs to; `None` for orders outside of any.

@@ -1,5 +1,7 @@
 //! What is asked of a move, and every wait in it by name.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName, VmSpec};
 
@@ -65,6 +67,30 @@ pub enum RequestError {
 }
 
 impl MoveRequest {
+    /// Whether the request can be carried out at all. (Whether hosts, names and resources fit is the planner's.)
+    pub(super) fn check(&self) -> Result<(), RequestError> {
+        if self.batches.is_empty() || self.batches.iter().any(Vec::is_empty) {
+            return Err(RequestError::Empty {
+                migration: self.migration,
+            });
+        }
+        let mut seen = BTreeSet::new();
+        for MoveVm { spec, source, target } in self.batches.iter().flatten() {
+            if source == target {
+                return Err(RequestError::AlreadyThere {
+                    vm: spec.name.clone(),
+                    host: source.clone(),
+                });
+            }
+            if !seen.insert(&spec.name) {
+                return Err(RequestError::Twice {
+                    vm: spec.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Epoch of the last batch. The driver's next epoch must be above it.
     pub fn epoch_last(&self) -> Epoch {
         Epoch(self.epoch.0 + self.batches.len().saturating_sub(1) as u64)

@@ -1,0 +1,218 @@
+//! From the journal back to the machine: without `Committed` the batch is undone, with it it is finished.
+
+use transhume_model::{Epoch, VmName, WallMicros};
+
+use super::journal::{JOURNAL_VERSION, JournalEntry, VmSoFar};
+use super::ready::{Now, Ready};
+use super::request::{MoveRequest, RequestError};
+use super::stage::Stage;
+use super::verb::Verb;
+use super::{Link, Migration, News, trouble};
+use crate::step::{Phase, Step};
+
+/// Why a journal cannot be taken up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// The entries were written by a newer Transhume.
+    #[error("the journal of the move has version {found}, this program knows up to {JOURNAL_VERSION}")]
+    Version {
+        /// As written.
+        found: u16,
+    },
+    /// The entries cannot have been written by this machine.
+    #[error("entry {index} of the move's journal does not fit the ones before it: {what}")]
+    Order {
+        /// Which entry, from 0.
+        index: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The new epoch would not fence the old orders off.
+    #[error("epoch {given} is not newer than {held}, which the journal holds")]
+    Epoch {
+        /// As given.
+        given: Epoch,
+        /// Newest in the journal.
+        held: Epoch,
+    },
+    /// The journal holds a request that could not have begun.
+    #[error("the journal holds an impossible request")]
+    Request(#[source] RequestError),
+}
+
+impl Migration {
+    /// Takes a move up after a restart of the coordinator; `None` when it is over. No host is taken for connected:
+    /// orders leave after each host's [`super::Input::AgentBack`]. `new_epoch` is above every epoch of `entries`, and
+    /// the driver's next one is above [`Migration::epoch_last`].
+    pub fn recover(
+        now: Now,
+        entries: &[JournalEntry],
+        new_epoch: Epoch,
+    ) -> Result<Option<(Self, Ready)>, RecoverError> {
+        if let Some(JournalEntry::Ended { .. }) = entries.last() {
+            return Ok(None);
+        }
+        let (request, begun_at) = first(entries)?;
+        request.check().map_err(RecoverError::Request)?;
+        let mut migration = Self::new(request, begun_at);
+        migration.mark_phase(None, Phase::PreMigration, begun_at);
+        for (index, entry) in entries.iter().enumerate().skip(1) {
+            let replayed = migration.replay(entry);
+            replayed.map_err(|what| RecoverError::Order { index, what })?;
+        }
+        if new_epoch <= migration.epoch {
+            return Err(RecoverError::Epoch {
+                given: new_epoch,
+                held: migration.epoch,
+            });
+        }
+        let ready = migration.take_up(now, new_epoch);
+        Ok(Some((migration, ready)))
+    }
+
+    /// One entry, as it changed the machine when it was written.
+    fn replay(&mut self, entry: &JournalEntry) -> Result<(), &'static str> {
+        match entry {
+            JournalEntry::Begun { .. } => return Err("a move begins once"),
+            JournalEntry::Ended { .. } => return Err("nothing follows the end"),
+            JournalEntry::BatchBegun { batch, epoch, at } => {
+                let first = *batch == 1 && self.batch == 0 && self.stage == Stage::Reserve;
+                let next = *batch == self.batch + 2 && self.stage == Stage::RollForward;
+                if !first && !next {
+                    return Err("this batch is not the next one");
+                }
+                self.batch = batch - 1;
+                if self.batch >= self.request.batches.len() {
+                    return Err("the move has no such batch");
+                }
+                self.epoch = *epoch;
+                self.stage = Stage::Reserve;
+                self.step = Step::SelectBatch;
+                self.mark_phase(Some(self.batch), Phase::Reservation, *at);
+            }
+            JournalEntry::RollingBack {
+                batch,
+                trouble,
+                refused,
+                vms,
+                ..
+            } => {
+                self.expect(*batch, Stage::Reserve)?;
+                self.stage = Stage::RollBack;
+                self.step = trouble.step;
+                self.trouble = Some(trouble.clone());
+                self.refused = *refused;
+                self.restore(vms)?;
+            }
+            JournalEntry::Committed { batch, at, vms, .. } => {
+                self.expect(*batch, Stage::Reserve)?;
+                self.stage = Stage::RollForward;
+                self.step = Step::Activate;
+                self.restore(vms)?;
+                self.batch_vms_mut().for_each(|vm| vm.committed = true);
+                self.mark_phase(Some(self.batch), Phase::Activation, *at);
+            }
+            JournalEntry::VmActivated { vm, times, .. } => {
+                let vm = self.vm_in(vm, Stage::RollForward)?;
+                vm.activation = Some(*times);
+                vm.set_done(Verb::Activate);
+            }
+            JournalEntry::VmClosed {
+                vm, source, target, ..
+            } => {
+                let vm = self.vm_in(vm, Stage::RollForward)?;
+                (vm.source_frames, vm.target_frames) = (*source, *target);
+                vm.set_done(Verb::CloseSourceBuffer);
+                vm.set_done(Verb::CloseTargetBuffer);
+            }
+            JournalEntry::VmDiscarded { vm, at } => {
+                let vm = self.vm_in(vm, Stage::RollForward)?;
+                vm.over_at = Some(*at);
+                vm.set_done(Verb::Discard);
+            }
+            JournalEntry::VmRestored {
+                vm,
+                at,
+                restored_at,
+                source,
+            } => {
+                let vm = self.vm_in(vm, Stage::RollBack)?;
+                (vm.source_frames, vm.restored_at, vm.over_at) = (*source, *restored_at, Some(*at));
+                vm.set_done(Verb::AbortSource);
+            }
+            JournalEntry::CancelAsked { .. } => self.cancelled = true,
+            JournalEntry::Recovered { epoch, .. } => self.epoch = *epoch,
+        }
+        Ok(())
+    }
+
+    fn take_up(&mut self, now: Now, new_epoch: Epoch) -> Ready {
+        let mut ready = Ready::default();
+        self.epoch = new_epoch;
+        ready.persist.push(JournalEntry::Recovered {
+            batch: self.batch_number(),
+            epoch: new_epoch,
+            at: now.wall,
+        });
+        self.links
+            .values_mut()
+            .for_each(|link| *link = Link::Lost { since: now.mono });
+        for vm in self.batch_vms_mut() {
+            (vm.source_touched, vm.target_touched) = (true, true);
+        }
+        if self.stage == Stage::Reserve {
+            self.roll_back(now, trouble::coordinator_restarted(self.step), &mut ready);
+        }
+        self.advance(now, News::OfAll, &mut ready);
+        ready
+    }
+
+    fn expect(&self, batch: usize, stage: Stage) -> Result<(), &'static str> {
+        if batch == self.batch_number() && self.stage == stage {
+            Ok(())
+        } else {
+            Err("the batch is not open to this decision")
+        }
+    }
+
+    fn vm_in(&mut self, name: &VmName, stage: Stage) -> Result<&mut super::vm::Vm, &'static str> {
+        let place = *self.places.get(name).ok_or("the VM is not in the move")?;
+        let vm = &mut self.vms[place];
+        if vm.batch == self.batch && self.stage == stage {
+            Ok(vm)
+        } else {
+            Err("the VM's batch is not in this stage")
+        }
+    }
+
+    fn restore(&mut self, vms: &[VmSoFar]) -> Result<(), &'static str> {
+        for so_far in vms {
+            self.vm_in(&so_far.vm, self.stage)?.restore(so_far);
+        }
+        Ok(())
+    }
+
+    /// Like `enter_phase`, without an event: it was given in the coordinator's earlier life.
+    fn mark_phase(&mut self, batch: Option<usize>, phase: Phase, at: WallMicros) {
+        for vm in self
+            .vms
+            .iter_mut()
+            .filter(|vm| batch.is_none_or(|batch| vm.batch == batch))
+        {
+            vm.enter(phase, at);
+        }
+    }
+}
+
+fn first(entries: &[JournalEntry]) -> Result<(MoveRequest, WallMicros), RecoverError> {
+    match entries.first() {
+        Some(JournalEntry::Begun { version, .. }) if *version > JOURNAL_VERSION => {
+            Err(RecoverError::Version { found: *version })
+        }
+        Some(JournalEntry::Begun { at, request, .. }) => Ok((request.clone(), *at)),
+        Some(_) | None => Err(RecoverError::Order {
+            index: 0,
+            what: "a move's journal opens with `begun`",
+        }),
+    }
+}

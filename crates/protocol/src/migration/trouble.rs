@@ -1,0 +1,98 @@
+//! Why a batch rolls back, in words: for the journal, the report and the user.
+
+use transhume_model::{HostName, Millis, VmName};
+
+use crate::message::{Fault, FaultKind, Refusal};
+use crate::report::Trouble;
+use crate::step::Step;
+
+pub(super) fn refused(step: Step, host: &HostName, vm: &VmName, refusal: &Refusal) -> Trouble {
+    Trouble {
+        step,
+        host: Some(host.clone()),
+        vm: Some(vm.clone()),
+        reason: refusal.reason.clone(),
+        hint: refusal.hint.clone(),
+    }
+}
+
+pub(super) fn failed(step: Step, host: &HostName, vm: &VmName, fault: &Fault) -> Trouble {
+    let hint = match fault.kind {
+        FaultKind::BufferLimit => "raise `buffer_bytes_max`, or move fewer VMs in a batch",
+        FaultKind::Tunnel | FaultKind::PageStream | FaultKind::Network => {
+            "check the network between the two hosts, then move again"
+        }
+        FaultKind::Qemu => "QEMU's log on that host says more",
+        FaultKind::AgentRestarted => "move again",
+        FaultKind::Internal => "the agent's log on that host says more",
+    };
+    Trouble {
+        step,
+        host: Some(host.clone()),
+        vm: Some(vm.clone()),
+        reason: fault.reason.clone(),
+        hint: hint.to_owned(),
+    }
+}
+
+pub(super) fn agent_lost(step: Step, host: &HostName) -> Trouble {
+    Trouble {
+        step,
+        host: Some(host.clone()),
+        vm: None,
+        reason: format!("the agent of host {host} was lost in step {step}"),
+        hint: "see that the agent runs and can be reached, then move again".to_owned(),
+    }
+}
+
+/// `late` are the VMs that did not get through, with the host whose answer is missing; at least one.
+pub(super) fn timed_out(
+    step: Step,
+    late: &[(&VmName, &HostName)],
+    limit: Millis,
+    limit_name: &str,
+) -> Trouble {
+    let (vm, host) = late[0];
+    let others = match late.len() {
+        1 => String::new(),
+        more => format!(" and {} more", more - 1),
+    };
+    Trouble {
+        step,
+        host: Some(host.clone()),
+        vm: Some(vm.clone()),
+        reason: format!("VM {vm}{others}: step {step} was not done within {limit}"),
+        hint: format!("raise `{limit_name}` if the hosts are only slow"),
+    }
+}
+
+/// `late` are the VMs that did not converge; at least one.
+pub(super) fn never_converged(step: Step, late: &[(&VmName, &HostName)], limit: Millis) -> Trouble {
+    Trouble {
+        hint:
+            "the guest dirties memory faster than the network carries it: give page streams more bandwidth, \
+               move fewer VMs in a batch, raise `blackout_ms_max`, or move offline"
+                .to_owned(),
+        ..timed_out(step, late, limit, "pre_copy_ms_max")
+    }
+}
+
+pub(super) fn cancelled(step: Step) -> Trouble {
+    Trouble {
+        step,
+        host: None,
+        vm: None,
+        reason: "the move was cancelled".to_owned(),
+        hint: "move again when you like: every VM runs".to_owned(),
+    }
+}
+
+pub(super) fn coordinator_restarted(step: Step) -> Trouble {
+    Trouble {
+        step,
+        host: None,
+        vm: None,
+        reason: "the coordinator was restarted before the batch was committed".to_owned(),
+        hint: "move again".to_owned(),
+    }
+}
