@@ -1,7 +1,7 @@
 //! Which accelerator this host really has.
 //!
-//! `/dev/kvm` can be there and useless (design §4). KVM counts only where the processor says so *and* a trial guest of one
-//! boot sector runs to its end.
+//! `/dev/kvm` can be there and useless (design §4). KVM counts only where the processor says so *and* a trial guest, a
+//! firmware of a few instructions, runs to its end.
 
 use std::fs;
 use std::io;
@@ -39,8 +39,14 @@ pub enum Accel {
     Tcg,
 }
 
-/// 16-bit code of a boot sector: writes 0x10 to port 0xf4, where QEMU's exit device takes it, then halts.
+/// 16-bit code at the reset vector: writes 0x10 to port 0xf4, where QEMU's exit device takes it, then halts.
 const TRIAL_CODE: [u8; 7] = [0xb0, 0x10, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd];
+
+/// A firmware image of the smallest size the machine takes, bytes.
+const TRIAL_IMAGE_BYTES: usize = 64 << 10;
+
+/// Where the processor starts, counted from the end of the image.
+const RESET_VECTOR_FROM_END: usize = 16;
 
 /// The exit device ends QEMU with twice the value plus one.
 const TRIAL_EXIT: i32 = 0x10 * 2 + 1;
@@ -93,19 +99,15 @@ fn has_virtualization(cpuinfo: &str) -> bool {
         .any(|flag| flag == "svm" || flag == "vmx")
 }
 
-/// Boots one sector; fine only if the guest itself ended the run.
+/// Starts the trial guest; fine only if the guest itself ended the run.
 async fn trial(binary: &QemuBinary, accel: Accel) -> Result<(), String> {
-    let disk = trial_disk().map_err(|error| format!("cannot write the trial guest: {error}"))?;
+    let image = trial_image().map_err(|error| format!("cannot write the trial guest: {error}"))?;
     let child = Command::new(binary.path())
         .args(["-machine", &binary.newest_machine().0, "-accel", accel.name()])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "16M"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
-        .arg("-blockdev")
-        .arg(
-            serde_json::json!({"driver": "file", "filename": disk.0, "node-name": "d", "read-only": true})
-                .to_string(),
-        )
-        .args(["-device", "ide-hd,drive=d"])
+        .arg("-bios")
+        .arg(&image.0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -128,31 +130,41 @@ async fn trial(binary: &QemuBinary, accel: Accel) -> Result<(), String> {
 }
 
 /// A file that is removed again.
-struct TrialDisk(std::path::PathBuf);
+struct TrialImage(std::path::PathBuf);
 
-impl Drop for TrialDisk {
+impl Drop for TrialImage {
     fn drop(&mut self) {
-        // A leftover of one sector in the temporary directory does no harm.
+        // A leftover of 64 KiB in the temporary directory does no harm.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-fn trial_disk() -> io::Result<TrialDisk> {
-    let mut sector = [0u8; 512];
-    sector[..TRIAL_CODE.len()].copy_from_slice(&TRIAL_CODE);
-    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+fn trial_image() -> io::Result<TrialImage> {
+    let mut image = vec![0u8; TRIAL_IMAGE_BYTES];
+    let start = TRIAL_IMAGE_BYTES - RESET_VECTOR_FROM_END;
+    image[start..start + TRIAL_CODE.len()].copy_from_slice(&TRIAL_CODE);
     let path = std::env::temp_dir().join(format!("transhume-accel-trial-{}", std::process::id()));
     // A link that someone left under this name must not be followed.
     let _ = fs::remove_file(&path);
-    let disk = TrialDisk(path);
-    let mut file = fs::File::create_new(&disk.0)?;
-    io::Write::write_all(&mut file, &sector)?;
-    Ok(disk)
+    let trial = TrialImage(path);
+    let mut file = fs::File::create_new(&trial.0)?;
+    io::Write::write_all(&mut file, &image)?;
+    Ok(trial)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The trial guest itself is sound: under TCG, which works everywhere, it must get through.
+    #[tokio::test]
+    async fn the_trial_guest_runs() {
+        let path = std::env::var("TRANSHUME_QEMU").unwrap_or("/usr/bin/qemu-system-x86_64".into());
+        let binary = QemuBinary::probe(path.as_ref())
+            .await
+            .expect("MISSING: QEMU 8.2 or newer; install qemu-system-x86 or set TRANSHUME_QEMU");
+        trial(&binary, Accel::Tcg).await.unwrap();
+    }
 
     #[test]
     fn only_whole_flags_count() {

@@ -20,6 +20,7 @@ mod binary;
 mod command_line;
 mod error;
 mod hold;
+mod launcher;
 mod limits;
 mod migration;
 mod process;
@@ -33,11 +34,10 @@ pub use binary::QemuBinary;
 pub use command_line::{CommandLine, StartMode, VmPaths};
 pub use error::QemuError;
 pub use hold::{HoldPace, NextRead};
+pub use launcher::Launcher;
 pub use limits::*;
 pub use migration::{MigrationProgress, MigrationStatus};
 pub use process::ProcessId;
 pub use qmp::{Qmp, QmpError, QmpEvent};
 pub use return_path::{MessageType, ReturnPathFilter};
-pub use vm::{
-    AdoptedIncoming, CommitPermit, Incoming, Launcher, Loaded, RunState, Running, Surrendered, Vm, Waiting,
-};
+pub use vm::{AdoptedIncoming, CommitPermit, Incoming, Loaded, RunState, Running, Surrendered, Vm, Waiting};

@@ -13,7 +13,7 @@ use rustix::ioctl::{Updater, ioctl};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use transhume_model::{Boot, Mebibytes, NicSpec, Vcpus, VmSpec};
+use transhume_model::{Boot, Disk, Mebibytes, NicSpec, Vcpus, VmSpec};
 use transhume_qemu::{Accel, HoldPace, Launcher, QemuBinary, ReturnPathFilter, VmPaths};
 
 /// Longest wait for the guest to do what it does all the time.
@@ -163,8 +163,10 @@ fn newc(archive: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
     archive.resize(archive.len().next_multiple_of(4), 0);
 }
 
-/// A VM of one processor and 128 MiB on one NIC.
+/// A VM of one processor and 128 MiB with one NIC and one disk.
 pub fn spec(dir: &Path, name: &str, dirty_kib: u32) -> VmSpec {
+    let disk = dir.join("disk.raw");
+    fs::write(&disk, vec![0; 1 << 20]).unwrap();
     VmSpec {
         name: name.parse().unwrap(),
         cluster: "test".parse().unwrap(),
@@ -175,7 +177,7 @@ pub fn spec(dir: &Path, name: &str, dirty_kib: u32) -> VmSpec {
             mac: "52:54:00:00:00:01".parse().unwrap(),
             mtu: 1500,
         }],
-        disks: vec![],
+        disks: vec![Disk::File { path: disk }],
         boot: Boot {
             kernel: kernel(),
             initrd: initrd(dir, dirty_kib),
