@@ -1,7 +1,7 @@
 //! The configuration files of the agents and the coordinator.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -18,6 +18,7 @@ const MTU_MAX: u16 = 9000;
 struct AgentConfig<'a> {
     host: &'a HostName,
     state_dir: PathBuf,
+    spool_dir: PathBuf,
     bridge: &'a str,
     qemu: &'a str,
     accel: &'a str,
@@ -35,7 +36,7 @@ struct Listen {
 
 #[derive(Serialize)]
 struct CoordinatorConfig {
-    api: SocketAddr,
+    api: SocketAddrV4,
     api_socket: PathBuf,
     journal: PathBuf,
     hosts: Vec<HostSpec>,
@@ -63,6 +64,7 @@ pub fn write_agent(path: &Path, layout: &Layout, options: &LabUp, index: u16) ->
         path,
         &AgentConfig {
             state_dir: layout.host_dir(&host),
+            spool_dir: layout.spool_dir().join(host.as_str()),
             host: &host,
             bridge: BRIDGE,
             qemu: QEMU,

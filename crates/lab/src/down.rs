@@ -69,15 +69,17 @@ fn remove(name: &LabName, progress: &Progress) -> Result<DownReport, LabError> {
     if let Some(before) = lab.as_ref().and_then(|lab| lab.state.backlog_before) {
         tuning::restore_backlog(before)?;
     }
-    match fs::remove_dir_all(layout.dir()) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(LabError::File {
-                action: "remove",
-                path: layout.dir(),
-                source,
-            });
+    for directory in [layout.spool_dir(), layout.dir()] {
+        match fs::remove_dir_all(&directory) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(LabError::File {
+                    action: "remove",
+                    path: directory,
+                    source,
+                });
+            }
+            Ok(()) | Err(_) => {}
         }
-        Ok(()) | Err(_) => {}
     }
     Ok(DownReport {
         existed,

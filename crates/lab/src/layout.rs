@@ -1,7 +1,7 @@
 //! Names and addresses of everything in a lab, derived from its name and numbers. Pure.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -17,8 +17,10 @@ use crate::{LabError, LabUp};
 /// Every namespace of a lab starts with this.
 pub const NAMESPACE_PREFIX: &str = "th-";
 const RUN_DIR: &str = "/run/transhume";
+const SPOOL_DIR: &str = "/dev/shm/transhume";
 const DISK_PORT_FIRST: u16 = 10809;
-const CONTROL_PORT: u16 = 7401;
+/// Where every agent takes orders.
+pub const CONTROL_PORT: u16 = 7401;
 const API_PORT: u16 = 7400;
 const COORDINATOR_HOST: u8 = 200;
 const STORAGE_HOST: u8 = 250;
@@ -90,6 +92,11 @@ impl Layout {
     /// Where the agent of a host keeps its VMs.
     pub fn host_dir(&self, host: &HostName) -> PathBuf {
         self.dir().join(host.as_str())
+    }
+
+    /// Where the agents keep captured frames: in memory, but not in a process.
+    pub fn spool_dir(&self) -> PathBuf {
+        PathBuf::from(SPOOL_DIR).join(self.name.as_str())
     }
 
     /// Where the coordinator keeps its journal.
@@ -172,12 +179,12 @@ pub fn band_addresses(index: u16) -> BandAddresses {
 
 /// Where a host's agent takes orders.
 pub fn control_address(index: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(host_address(Band::Ct, index)), CONTROL_PORT)
+    SocketAddr::new(host_address(Band::Ct, index).into(), CONTROL_PORT)
 }
 
 /// The coordinator in the CT circuit.
-pub fn api_address() -> SocketAddr {
-    SocketAddr::new(coordinator_address().into(), API_PORT)
+pub fn api_address() -> SocketAddrV4 {
+    SocketAddrV4::new(coordinator_address(), API_PORT)
 }
 
 /// The coordinator's address in the CT circuit.

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddrV4;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{LabError, Namespace};
 
+const LISTEN_WAIT_MS_MAX: u64 = 10_000;
+const LISTEN_POLL: Duration = Duration::from_millis(20);
 const END_POLL: Duration = Duration::from_millis(10);
 /// A process that does not end after SIGTERM in this time is killed.
 pub const TERM_WAIT_MS_MAX: u64 = 2000;
@@ -148,6 +151,55 @@ pub fn inside(namespaces: &[Namespace]) -> Vec<ProcessRecord> {
     .collect()
 }
 
+/// Waits until something in the namespace listens on `address`.
+///
+/// The kernel's table is read instead of connecting: an agent answers only its newest connection, and that must stay
+/// the coordinator's.
+pub fn wait_for_listener(
+    namespace: &Namespace,
+    address: SocketAddrV4,
+    process: &ProcessRecord,
+    log: &Path,
+) -> Result<(), LabError> {
+    let deadline = Instant::now() + Duration::from_millis(LISTEN_WAIT_MS_MAX);
+    namespace.run(|| {
+        while !listens(
+            &fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default(),
+            address,
+        ) {
+            if !process.alive() {
+                return Err(LabError::Ended {
+                    what: process.what.clone(),
+                    log: log.to_owned(),
+                });
+            }
+            if Instant::now() > deadline {
+                let what = format!("the start of {}", process.what);
+                return Err(LabError::Timeout {
+                    what,
+                    waited_ms: LISTEN_WAIT_MS_MAX,
+                });
+            }
+            thread::sleep(LISTEN_POLL);
+        }
+        Ok(())
+    })
+}
+
+/// Looks up `address`, or its port on all addresses, among the listening sockets of /proc/net/tcp.
+fn listens(table: &str, address: SocketAddrV4) -> bool {
+    const LISTEN: &str = "0A";
+    let port = address.port();
+    // The kernel prints the address as it lies in memory.
+    let exact = format!("{:08X}:{port:04X}", u32::from_le_bytes(address.ip().octets()));
+    let any = format!("00000000:{port:04X}");
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let local = fields.next().unwrap_or_default();
+        (local == exact || local == any) && fields.nth(1) == Some(LISTEN)
+    })
+}
+
 /// Start time of a process that is no zombie.
 fn start_ticks(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -183,6 +235,18 @@ mod tests {
         assert_eq!(end_all(std::slice::from_ref(&record), 1000), []);
         assert!(!record.alive(), "not yet waited for, but dead");
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn listeners_are_found_in_the_kernels_table() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            panic!("an IPv4 address")
+        };
+        let table = || fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+        assert!(listens(&table(), address));
+        drop(listener);
+        assert!(!listens(&table(), address));
     }
 
     #[test]

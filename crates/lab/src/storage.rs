@@ -1,10 +1,8 @@
 //! Network-attached storage (§3.1): one disk server per VM in the storage namespace, raw files in the lab's directory.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use transhume_model::{Mebibytes, VmName};
 
@@ -14,8 +12,6 @@ use crate::{LabError, Namespace};
 const PROGRAM: &str = "/usr/bin/qemu-nbd";
 /// The two QEMUs of a move, and whoever looks.
 const CLIENTS_MAX: u32 = 8;
-const START_WAIT_MS_MAX: u64 = 5000;
-const START_POLL: Duration = Duration::from_millis(20);
 
 /// One disk and its server.
 #[derive(Debug, Clone)]
@@ -25,7 +21,7 @@ pub struct DiskServer {
     /// The VM; also the export's name.
     pub vm: VmName,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: SocketAddrV4,
     /// The disk's contents.
     pub file: PathBuf,
     /// The disk's size.
@@ -66,25 +62,6 @@ impl DiskServer {
 
     /// Waits until the server takes connections.
     pub fn ready(&self, process: &ProcessRecord) -> Result<(), LabError> {
-        let deadline = Instant::now() + Duration::from_millis(START_WAIT_MS_MAX);
-        self.namespace.run(|| {
-            while TcpStream::connect(self.address).is_err() {
-                if !process.alive() {
-                    return Err(LabError::Ended {
-                        what: process.what.clone(),
-                        log: self.log.clone(),
-                    });
-                }
-                if Instant::now() > deadline {
-                    let what = format!("the start of {}", process.what);
-                    return Err(LabError::Timeout {
-                        what,
-                        waited_ms: START_WAIT_MS_MAX,
-                    });
-                }
-                thread::sleep(START_POLL);
-            }
-            Ok(())
-        })
+        process::wait_for_listener(&self.namespace, self.address, process, &self.log)
     }
 }

@@ -1,7 +1,7 @@
 //! Builds a lab: namespaces, fabric, storage, agents, coordinator, cluster.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,6 @@ use crate::{
     layout, namespace, tuning,
 };
 
-const PART_START_MS_MAX: u64 = 10_000;
 /// A guest under TCG takes about 2 s alone; on few CPUs they boot one after the other.
 const VM_START_MS_MAX: u64 = 60_000;
 const VM_START_MS_MAX_PER_VM: u64 = 5_000;
@@ -216,7 +215,7 @@ fn start_disks(lab: &mut Lab, options: &LabUp) -> Result<(), LabError> {
     for vm in lab.state.vms.clone() {
         let server = DiskServer {
             namespace: Namespace::named(lab.layout.storage_namespace()),
-            address: SocketAddr::new(layout::storage_address().into(), layout::disk_port(vm.index)),
+            address: SocketAddrV4::new(layout::storage_address(), layout::disk_port(vm.index)),
             file: lab.layout.disk_file(&vm.name),
             log: lab.layout.dir().join("storage.log"),
             vm: vm.name,
@@ -249,8 +248,8 @@ pub fn start_agent(lab: &mut Lab, host: &str) -> Result<ProcessRecord, LabError>
         &host.agent_log(),
     )?;
     lab.record(process.clone())?;
-    let control = SocketAddr::new(host.ct.into(), layout::control_address(0).port());
-    wait_for_listener(&namespace, control, &process, &host.agent_log())?;
+    let control = SocketAddrV4::new(host.ct, layout::CONTROL_PORT);
+    process::wait_for_listener(&namespace, control, &process, &host.agent_log())?;
     Ok(process)
 }
 
@@ -266,36 +265,8 @@ pub fn start_coordinator(lab: &mut Lab) -> Result<ProcessRecord, LabError> {
     let log = lab.layout.coordinator_dir().join("coordinator.log");
     let process = process::spawn(&namespace, "coordinator", &lab.state.program, &arguments, &log)?;
     lab.record(process.clone())?;
-    wait_for_listener(&namespace, layout::api_address(), &process, &log)?;
+    process::wait_for_listener(&namespace, layout::api_address(), &process, &log)?;
     Ok(process)
-}
-
-fn wait_for_listener(
-    namespace: &Namespace,
-    address: SocketAddr,
-    process: &ProcessRecord,
-    log: &Path,
-) -> Result<(), LabError> {
-    let deadline = Instant::now() + Duration::from_millis(PART_START_MS_MAX);
-    namespace.run(|| {
-        while TcpStream::connect_timeout(&address, POLL).is_err() {
-            if !process.alive() {
-                return Err(LabError::Ended {
-                    what: process.what.clone(),
-                    log: log.to_owned(),
-                });
-            }
-            if Instant::now() > deadline {
-                let what = format!("the start of {}", process.what);
-                return Err(LabError::Timeout {
-                    what,
-                    waited_ms: PART_START_MS_MAX,
-                });
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(())
-    })
 }
 
 async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab, LabError> {

@@ -22,8 +22,8 @@ const PIECE_BYTES: usize = 16;
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// A VM sends at most one piece in this time over all its streams.
 const INTERVAL_PER_STREAM: Duration = Duration::from_millis(20);
-/// Bytes read from one stream in one tick.
-const READ_PER_TICK_MAX: usize = 4096;
+/// Bytes read from one stream in one step.
+const READ_PER_STEP_MAX: usize = 4096;
 
 /// All streams of this VM.
 pub struct Streams {
@@ -85,6 +85,9 @@ impl Streams {
 
     /// A stream names its sender with its first two bytes.
     fn accept(&mut self) {
+        if self.streams.iter().all(|stream| stream.connected) {
+            return;
+        }
         while let Ok((socket, _)) = self.listener.accept() {
             if socket.set_nonblocking(true).is_ok() && self.unnamed.len() < self.streams.len() {
                 self.unnamed.push(socket);
@@ -154,7 +157,7 @@ impl Stream {
                 Err(error) => return Err(error),
             }
         }
-        let mut buffer = [0; READ_PER_TICK_MAX];
+        let mut buffer = [0; READ_PER_STEP_MAX];
         let length = match socket.read(&mut buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(length) => length,
