@@ -1,1 +1,77 @@
-//! The virtual network buffer: tap, plug, capture, tunnel, injection, marker.
+//! The virtual network buffer (§3.3.1): holds the frames for a VM while it is not running anywhere, and brings them where it runs next.
+//!
+//! ```text
+//!  bridge ─ tap ─ QEMU (source)                              bridge ─ tap ─ QEMU (target)
+//!            │plug                                                     │plug  ▲
+//!            └── capture ─▶ spool ═══ tunnel ═══▶ spool ─▶ deliver ────┴──────┘ inject
+//! ```
+//!
+//! [`Tap`] makes a VM's interface with its plug; [`SourceBuffer`] and [`TargetBuffer`] are the two ends of one NIC's buffer. Each runs one
+//! thread; no async, no processes, on the path of a switchover only system calls. `docs/design/netbuf.md` has layouts and limits.
+#![deny(unsafe_code)]
+
+mod account;
+mod capture;
+mod deliver;
+mod error;
+mod frame;
+mod inject;
+pub mod limits;
+mod netlink;
+mod plug;
+mod source;
+mod spool;
+#[allow(
+    unsafe_code,
+    reason = "the system calls that rustix does not offer; each block says why it is sound"
+)]
+mod sys;
+mod tap;
+mod target;
+mod tunnel;
+mod watch;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use transhume_model::WallMicros;
+
+pub use account::{OldPath, SourceAccount, TargetAccount};
+pub use error::Error;
+pub use plug::PlugState;
+pub use source::{SourceBuffer, SourceConfig};
+pub use tap::{Tap, TapConfig};
+pub use target::{TargetBuffer, TargetConfig};
+pub use tunnel::NicIdentity;
+
+/// What a buffer says by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The buffer reads no more: its limit is reached. Frames wait in the tap.
+    LimitReached {
+        /// Bytes kept.
+        bytes: u64,
+    },
+    /// The tunnel broke before commit.
+    TunnelBroken {
+        /// Why.
+        why: String,
+    },
+    /// Something that should not happen did; the text says what.
+    Broken {
+        /// What.
+        what: String,
+    },
+}
+
+/// Takes events, on the buffer's thread; must not block.
+pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// The wall clock of this host.
+pub(crate) fn wall() -> WallMicros {
+    WallMicros(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_micros() as u64),
+    )
+}

@@ -1,0 +1,41 @@
+//! Every wait and size of the buffers.
+
+use std::time::Duration;
+
+/// Frames a tap's ring holds while nobody reads it.
+pub const RING_FRAMES: u32 = 16_384;
+/// Bytes a plug holds while it is shut.
+pub const PLUG_BYTES_MAX: u32 = 256 << 20;
+/// Limit of one NIC's buffer before commit unless configured otherwise.
+pub const BUFFER_BYTES_MAX: u64 = 64 << 20;
+/// After commit a buffer may grow to so many times its limit before it stops reading; frames then wait in the tap.
+pub(crate) const COMMITTED_GROWTH: usize = 8;
+
+/// Longest wait for the guest to empty its ring before it is stopped.
+pub(crate) const RING_WAIT_MS_MAX: u64 = 2_000;
+/// The ring must be seen empty twice, so far apart: a frame may be on its way into it when the plug shuts.
+pub(crate) const RING_SETTLE: Duration = Duration::from_micros(200);
+/// Longest wait for the marker.
+pub(crate) const MARKER_WAIT: Duration = Duration::from_millis(1_000);
+/// Wait after the marker before the last drain: frames may be between a bridge's look-up and the tap on another processor.
+pub(crate) const MARKER_SETTLE: Duration = Duration::from_millis(2);
+/// Wait before FIN where no marker came.
+pub(crate) const LINGER: Duration = Duration::from_millis(300);
+/// Longest wait for the target to say that flooding is on.
+pub(crate) const FLOODING_WAIT: Duration = Duration::from_secs(10);
+/// Wait for late frames after that.
+pub(crate) const LATE_WAIT: Duration = Duration::from_millis(20);
+/// Longest wait for the last delivery.
+pub(crate) const DELIVERY_WAIT: Duration = Duration::from_secs(30);
+/// Frames read from a tap before the tunnel gets its turn.
+pub(crate) const READ_BATCH_FRAMES: usize = 256;
+/// Bytes read from a tunnel at once.
+pub(crate) const TUNNEL_CHUNK_BYTES: usize = 1 << 20;
+/// Pause before the guest's full ring is tried again.
+pub(crate) const RING_FULL_PAUSE: Duration = Duration::from_micros(200);
+/// Longest time a guest may leave its ring full while kept frames are put back.
+pub(crate) const PUT_BACK_MS_MAX: u64 = 30_000;
+/// Pause between two attempts to connect a broken tunnel after commit.
+pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// Attempts to connect a broken tunnel after commit.
+pub(crate) const RECONNECTS_MAX: u32 = 300;

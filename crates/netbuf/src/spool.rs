@@ -1,0 +1,463 @@
+//! Where frames are kept until they are delivered: a file on a memory file system, mapped, so that it survives the agent.
+//!
+//! ```text
+//!  0        8         16       24          4096
+//!  ┌────────┬─────────┬────────┬───────────┬────────────────────────────┬──────────┬─────────
+//!  │ magic  │ vnet    │ tail   │ delivered │ records …                  │ next one │ zeroes
+//!  └────────┴─────────┴────────┴───────────┴────────────────────────────┴──────────┴─────────
+//!  record:  kind u32 │ length u32 │ number u64 │ virtio-net header, frame │ padding to 8      (little endian)
+//! ```
+//!
+//! A frame is read by the kernel straight into the place of the next record; the record counts once `tail` is past it. A kill in
+//! between leaves the bytes of one frame behind `tail`, and [`Spool::reopen`] finds them: no frame that left the tap is
+//! lost. The tunnel carries the same records, so sending is one write of a stretch of the spool.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use rustix::fs::FallocateFlags;
+
+use crate::error::{Error, IoContext};
+use crate::frame;
+use crate::sys::Mapping;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"THSPOOL1");
+const VNET_AT: usize = 8;
+const TAIL_AT: usize = 16;
+const DELIVERED_AT: usize = 24;
+/// Where records begin.
+const RECORDS_AT: usize = 4096;
+/// Kind, length, number.
+pub(crate) const RECORD_HEADER_BYTES: usize = 16;
+/// Largest frame: a 64 KiB segment with all its headers.
+pub(crate) const FRAME_BYTES_MAX: usize = (64 << 10) + 256;
+const RECORD_BYTES_MAX: usize = RECORD_HEADER_BYTES + FRAME_BYTES_MAX + 8;
+/// Memory is taken in stretches of this size, so that running out of it is an error and not a signal.
+const STRETCH_BYTES: usize = 4 << 20;
+
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A frame to one receiver.
+    Unicast,
+    /// A frame to many.
+    Broadcast,
+    /// Nothing older comes by the old path.
+    Fin,
+    /// Nothing comes any more.
+    Close,
+}
+
+impl Kind {
+    fn code(self) -> u32 {
+        match self {
+            Kind::Unicast => 1,
+            Kind::Broadcast => 2,
+            Kind::Fin => 3,
+            Kind::Close => 4,
+        }
+    }
+
+    fn of(code: u32) -> Option<Self> {
+        [Kind::Unicast, Kind::Broadcast, Kind::Fin, Kind::Close]
+            .into_iter()
+            .find(|kind| kind.code() == code)
+    }
+}
+
+/// One record, in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) number: u64,
+    /// virtio-net header and frame.
+    pub(crate) data: &'a [u8],
+    /// Where the next record is.
+    pub(crate) next: usize,
+}
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// No such kind.
+    #[error("record kind {0} is unknown")]
+    Kind(u32),
+    /// Longer than any frame.
+    #[error("a record of {0} bytes is announced, {FRAME_BYTES_MAX} are allowed")]
+    Length(u32),
+    /// Its number was there before.
+    #[error("record {number} came again after {last}")]
+    Again {
+        /// Its number.
+        number: u64,
+        /// The last one there is.
+        last: u64,
+    },
+    /// Its number is not the next.
+    #[error("record {number} came after {last}")]
+    Gap {
+        /// Its number.
+        number: u64,
+        /// The last one there is.
+        last: u64,
+    },
+}
+
+fn word32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn word64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The record at `at` of `bytes`; `None` if it is not all there.
+fn parse(bytes: &[u8], at: usize) -> Result<Option<Record<'_>>, RecordError> {
+    let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= RECORD_HEADER_BYTES) else {
+        return Ok(None);
+    };
+    let (code, length) = (word32(rest, 0), word32(rest, 4));
+    let kind = Kind::of(code).ok_or(RecordError::Kind(code))?;
+    if length as usize > FRAME_BYTES_MAX {
+        return Err(RecordError::Length(length));
+    }
+    let end = RECORD_HEADER_BYTES + length as usize;
+    let padded = end.next_multiple_of(8);
+    if rest.len() < padded {
+        return Ok(None);
+    }
+    let data = &rest[RECORD_HEADER_BYTES..end];
+    Ok(Some(Record {
+        kind,
+        number: word64(rest, 8),
+        data,
+        next: at + padded,
+    }))
+}
+
+/// The spool of one NIC.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    file: File,
+    map: Mapping,
+    /// Offset behind the last whole record.
+    tail: usize,
+    /// Offset up to which memory is taken.
+    taken: usize,
+    /// Number of the last record.
+    last: u64,
+}
+
+impl Spool {
+    /// A new, empty spool of at most `bytes_max`; an old file of that name is replaced.
+    pub(crate) fn create(path: &Path, bytes_max: usize, vnet_header_bytes: usize) -> Result<Self, Error> {
+        let name = path.display().to_string();
+        match std::fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(source).context(&name, "replace the spool");
+            }
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .context(&name, "create the spool")?;
+        let bytes = RECORDS_AT + bytes_max + RECORD_BYTES_MAX;
+        file.set_len(bytes as u64).context(&name, "size the spool")?;
+        let mut spool = Self {
+            map: Mapping::new(&file, bytes).context(&name, "map the spool")?,
+            file,
+            tail: RECORDS_AT,
+            taken: 0,
+            last: 0,
+        };
+        spool
+            .take(RECORDS_AT)
+            .context(&name, "take memory for the spool")?;
+        spool.map.store_release(VNET_AT, vnet_header_bytes as u64);
+        spool.map.store_release(TAIL_AT, RECORDS_AT as u64);
+        spool.map.store_release(0, MAGIC);
+        Ok(spool)
+    }
+
+    /// The spool of an agent that was killed, with the frame it was just reading.
+    pub(crate) fn reopen(path: &Path) -> Result<Self, Error> {
+        let name = path.display().to_string();
+        let not_a_spool = || Error::NotASpool { path: name.clone() };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .context(&name, "open the spool")?;
+        let bytes = file.metadata().context(&name, "open the spool")?.len() as usize;
+        if bytes < RECORDS_AT + RECORD_BYTES_MAX {
+            return Err(not_a_spool());
+        }
+        let map = Mapping::new(&file, bytes).context(&name, "map the spool")?;
+        let tail = word64(map.bytes(), TAIL_AT) as usize;
+        if word64(map.bytes(), 0) != MAGIC || !(RECORDS_AT..=bytes).contains(&tail) {
+            return Err(not_a_spool());
+        }
+        let mut spool = Self {
+            file,
+            map,
+            tail,
+            taken: RECORDS_AT,
+            last: 0,
+        };
+        spool.take(tail).context(&name, "take memory for the spool")?;
+        let mut at = RECORDS_AT;
+        while let Some(record) = spool.record(at).map_err(|_| not_a_spool())? {
+            (at, spool.last) = (record.next, record.number);
+        }
+        if at != tail { Err(not_a_spool()) } else { Ok(spool) }
+    }
+
+    fn take(&mut self, end: usize) -> io::Result<()> {
+        if end > self.taken {
+            let to = end.next_multiple_of(STRETCH_BYTES).min(self.map.bytes().len());
+            let (from, length) = (self.taken as u64, (to - self.taken) as u64);
+            rustix::fs::fallocate(&self.file, FallocateFlags::empty(), from, length)?;
+            self.taken = to;
+        }
+        Ok(())
+    }
+
+    /// Length of the virtio-net header in front of each frame.
+    pub(crate) fn vnet_header_bytes(&self) -> usize {
+        word64(self.map.bytes(), VNET_AT) as usize
+    }
+
+    /// Bytes of records.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tail - RECORDS_AT
+    }
+
+    pub(crate) fn start(&self) -> usize {
+        RECORDS_AT
+    }
+
+    pub(crate) fn tail(&self) -> usize {
+        self.tail
+    }
+
+    /// Number of the last record, 0 if there is none.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Number of the last record that was delivered, as remembered.
+    pub(crate) fn delivered(&self) -> u64 {
+        word64(self.map.bytes(), DELIVERED_AT)
+    }
+
+    pub(crate) fn set_delivered(&mut self, number: u64) {
+        self.map.store_release(DELIVERED_AT, number);
+    }
+
+    /// The record at an offset below the tail.
+    pub(crate) fn record(&self, at: usize) -> Result<Option<Record<'_>>, RecordError> {
+        parse(&self.map.bytes()[..self.tail], at)
+    }
+
+    /// The stretch from an offset to the tail, as the tunnel carries it.
+    pub(crate) fn stretch(&self, from: usize) -> &[u8] {
+        &self.map.bytes()[from..self.tail]
+    }
+
+    /// The offset of the first record above `number`.
+    pub(crate) fn after(&self, number: u64) -> usize {
+        let mut at = RECORDS_AT;
+        while let Ok(Some(record)) = self.record(at) {
+            if record.number > number {
+                break;
+            }
+            at = record.next;
+        }
+        at
+    }
+
+    /// Where the kernel may put the next frame; `None` when the spool is full or there is no memory.
+    pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
+        let (from, to) = (self.tail + RECORD_HEADER_BYTES, self.tail + RECORD_BYTES_MAX);
+        if to > self.map.bytes().len() || self.take(to).is_err() {
+            return None;
+        }
+        Some(&mut self.map.bytes_mut()[from..from + FRAME_BYTES_MAX])
+    }
+
+    /// Makes the bytes in [`Self::room`] a record; returns its number.
+    pub(crate) fn publish(&mut self, kind: Kind, length: usize) -> u64 {
+        let (at, number) = (self.tail, self.last + 1);
+        let header = &mut self.map.bytes_mut()[at..at + RECORD_HEADER_BYTES];
+        header[..4].copy_from_slice(&kind.code().to_le_bytes());
+        header[4..8].copy_from_slice(&(length as u32).to_le_bytes());
+        header[8..].copy_from_slice(&number.to_le_bytes());
+        self.last = number;
+        self.advance(at + (RECORD_HEADER_BYTES + length).next_multiple_of(8));
+        number
+    }
+
+    fn advance(&mut self, tail: usize) {
+        self.tail = tail;
+        self.map.store_release(TAIL_AT, tail as u64);
+    }
+
+    /// Gives the bytes in [`Self::room`] up: they are not a frame to keep, and no later agent shall find them.
+    pub(crate) fn skip(&mut self, length: usize) {
+        let from = self.tail + RECORD_HEADER_BYTES;
+        self.map.bytes_mut()[from..from + length].fill(0);
+    }
+
+    /// Where the tunnel's bytes go: behind the tail and the `partial` bytes that are there already.
+    pub(crate) fn intake(&mut self, partial: usize, most: usize) -> Option<&mut [u8]> {
+        let from = self.tail + partial;
+        let to = (from + most).min(self.map.bytes().len());
+        if to <= from || self.take(to).is_err() {
+            return None;
+        }
+        Some(&mut self.map.bytes_mut()[from..to])
+    }
+
+    /// Takes the whole records among the `partial` bytes behind the tail; returns how many bytes are left over. Only the next number
+    /// is taken: whatever else a tunnel brings is an error, and stays out.
+    pub(crate) fn accept(&mut self, partial: usize) -> Result<usize, RecordError> {
+        let end = self.tail + partial;
+        let (mut at, mut last) = (self.tail, self.last);
+        while let Some(Record { number, next, .. }) = parse(&self.map.bytes()[..end], at)? {
+            if number <= last {
+                return Err(RecordError::Again { number, last });
+            } else if number != last + 1 {
+                return Err(RecordError::Gap { number, last });
+            }
+            (at, last) = (next, number);
+        }
+        self.last = last;
+        self.advance(at);
+        Ok(end - at)
+    }
+
+    /// The frame that was read but not published when the agent was killed, if there is one.
+    pub(crate) fn unpublished(&mut self) -> Option<usize> {
+        let vnet = self.vnet_header_bytes();
+        let bytes = self.room()?;
+        let length = frame::recovered_bytes(&bytes[vnet..])?;
+        Some(vnet + length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Scratch(std::path::PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn scratch(name: &str) -> Scratch {
+        Scratch(std::env::temp_dir().join(format!("transhume-spool-{}-{name}", std::process::id())))
+    }
+
+    fn put(spool: &mut Spool, frame: &[u8]) {
+        let room = spool.room().unwrap();
+        room[12..12 + frame.len()].copy_from_slice(frame);
+        spool.publish(Kind::Unicast, 12 + frame.len());
+    }
+
+    #[test]
+    fn frames_survive_the_agent() {
+        let path = scratch("survive");
+        let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+        put(&mut spool, &[1; 60]);
+        put(&mut spool, &[2; 61]);
+        spool.set_delivered(1);
+        drop(spool);
+        let spool = Spool::reopen(&path.0).unwrap();
+        assert_eq!((spool.last(), spool.delivered()), (2, 1));
+        let second = spool.record(spool.after(1)).unwrap().unwrap();
+        assert_eq!((second.number, &second.data[12..]), (2, &[2; 61][..]));
+    }
+
+    #[test]
+    fn a_frame_read_but_not_published_is_found() {
+        let path = scratch("unpublished");
+        let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+        put(&mut spool, &[1; 60]);
+        spool.room().unwrap()[12..72].fill(9);
+        drop(spool);
+        let mut spool = Spool::reopen(&path.0).unwrap();
+        assert_eq!(spool.unpublished(), Some(72));
+        spool.skip(72);
+        assert_eq!(spool.unpublished(), None);
+    }
+
+    #[test]
+    fn records_arrive_in_pieces() {
+        let (from, to) = (scratch("from"), scratch("to"));
+        let mut sender = Spool::create(&from.0, 1 << 20, 12).unwrap();
+        put(&mut sender, &[1; 60]);
+        put(&mut sender, &[2; 1000]);
+        let mut receiver = Spool::create(&to.0, 1 << 20, 12).unwrap();
+        let mut partial = 0;
+        for byte in sender.stretch(sender.start()) {
+            receiver.intake(partial, 1).unwrap()[0] = *byte;
+            partial = receiver.accept(partial + 1).unwrap();
+        }
+        assert_eq!((partial, receiver.last()), (0, 2));
+        assert_eq!(receiver.stretch(receiver.start()), sender.stretch(sender.start()));
+    }
+
+    #[test]
+    fn hostile_records_are_refused() {
+        let path = scratch("hostile");
+        let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+        spool.intake(0, 16).unwrap().copy_from_slice(&[9; 16]);
+        assert_eq!(spool.accept(16), Err(RecordError::Kind(0x0909_0909)));
+        let long: Vec<u8> = [1u32.to_le_bytes(), u32::MAX.to_le_bytes(), [0; 4], [0; 4]].concat();
+        spool.intake(0, 16).unwrap().copy_from_slice(&long);
+        assert_eq!(spool.accept(16), Err(RecordError::Length(u32::MAX)));
+    }
+
+    #[test]
+    fn a_number_out_of_turn_stays_out() {
+        let (from, to) = (scratch("turn-from"), scratch("turn-to"));
+        let mut sender = Spool::create(&from.0, 1 << 20, 12).unwrap();
+        put(&mut sender, &[1; 60]);
+        put(&mut sender, &[2; 60]);
+        let second = sender.stretch(sender.after(1)).to_vec();
+        let mut receiver = Spool::create(&to.0, 1 << 20, 12).unwrap();
+        receiver.intake(0, second.len()).unwrap().copy_from_slice(&second);
+        assert_eq!(
+            receiver.accept(second.len()),
+            Err(RecordError::Gap { number: 2, last: 0 })
+        );
+        let all = sender.stretch(sender.start()).to_vec();
+        receiver.intake(0, all.len()).unwrap().copy_from_slice(&all);
+        assert_eq!(receiver.accept(all.len()), Ok(0));
+        receiver.intake(0, second.len()).unwrap().copy_from_slice(&second);
+        assert_eq!(
+            receiver.accept(second.len()),
+            Err(RecordError::Again { number: 2, last: 2 })
+        );
+        assert_eq!(receiver.last(), 2);
+    }
+
+    #[test]
+    fn a_full_spool_has_no_room() {
+        let path = scratch("full");
+        let mut spool = Spool::create(&path.0, 4096, 12).unwrap();
+        let mut frames = 0;
+        while spool.room().is_some() {
+            spool.publish(Kind::Unicast, 1024);
+            frames += 1;
+        }
+        assert!((4..200).contains(&frames), "{frames}");
+    }
+}

@@ -1,0 +1,194 @@
+//! A VM's network interface on this host: a tap with its plug, a port of the host's bridge.
+//!
+//! QEMU gets one descriptor of the tap, the agent keeps another of the same queue: while QEMU does not read, the agent can.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+
+use crate::error::{Error, IoContext};
+use crate::plug::{Plug, PlugState};
+use crate::sys;
+
+const IFF_TAP: i16 = 0x0002;
+const IFF_NO_PI: i16 = 0x1000;
+const IFF_VNET_HDR: i16 = 0x4000;
+/// Length of the virtio-net header that QEMU's modern virtio devices use.
+const VNET_HEADER_BYTES: usize = 12;
+
+/// How to make a tap.
+#[derive(Debug, Clone)]
+pub struct TapConfig {
+    /// Name of the interface, 1 to 15 bytes, not taken in this namespace.
+    pub name: String,
+    /// Bridge whose port it becomes.
+    pub bridge: String,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// Frames the tap's ring holds while nobody reads.
+    pub ring_frames: u32,
+    /// Bytes the plug holds while it is shut.
+    pub plug_bytes_max: u32,
+    /// Shut for a VM that is to come, open for one that lives here.
+    pub plug: PlugState,
+}
+
+/// A tap with its plug. Dropping it closes the agent's descriptor; the link stays as long as QEMU holds one.
+#[derive(Debug)]
+pub struct Tap {
+    name: String,
+    index: u32,
+    fd: OwnedFd,
+    plug: Plug,
+}
+
+impl Tap {
+    /// Makes the tap: plug first, then the bridge, then up. A target's port does not get what the bridge floods until
+    /// its buffer is closed (design §3, broadcast).
+    pub fn create(config: &TapConfig) -> Result<Self, Error> {
+        let name = &config.name;
+        let taken = sys::interface_index(name).is_ok();
+        if taken {
+            return Err(Error::NameTaken { name: name.clone() });
+        }
+        let bridge = sys::interface_index(&config.bridge).map_err(|source| Error::NoBridge {
+            name: config.bridge.clone(),
+            source,
+        })?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")
+            .context(name, "open /dev/net/tun")?;
+        let fd = OwnedFd::from(file);
+        rustix::io::ioctl_fionbio(&fd, true).context(name, "make the tap non-blocking")?;
+        sys::tun_set_interface(fd.as_fd(), name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+            .context(name, "create the tap")?;
+        sys::tun_set_vnet_header_bytes(fd.as_fd(), VNET_HEADER_BYTES)
+            .context(name, "set the header length")?;
+        let index = sys::interface_index(name).context(name, "find the tap")?;
+        let mut plug =
+            Plug::of(index, config.mtu, config.plug_bytes_max).context(name, "prepare the plug")?;
+        // Without this the host itself speaks to the guest (router solicitations). Absent where IPv6 is.
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+        plug.install(config.plug).context(name, "install the plug")?;
+        plug.netlink()
+            .set_up_port(index, config.mtu, config.ring_frames, bridge)
+            .context(name, "attach the tap to its bridge")?;
+        let flooded = config.plug == PlugState::Open;
+        plug.set_flooding(flooded)
+            .context(name, "set the port's flooding")?;
+        plug.netlink().up(index).context(name, "set the tap up")?;
+        if config.plug == PlugState::Shut {
+            plug.block().context(name, "block the plug")?;
+        }
+        Ok(Self {
+            name: name.clone(),
+            index,
+            fd,
+            plug,
+        })
+    }
+
+    /// Takes the tap `name` out of a running QEMU, after the agent that made it has ended.
+    pub fn take(pid: u32, name: &str, mtu: u16, plug_bytes_max: u32) -> Result<Self, Error> {
+        let fd = find_tap(pid, name)?;
+        rustix::io::ioctl_fionbio(&fd, true).context(name, "make the tap non-blocking")?;
+        let index = sys::interface_index(name).context(name, "find the tap")?;
+        let plug = Plug::of(index, mtu, plug_bytes_max).context(name, "take the plug over")?;
+        Ok(Self {
+            name: name.to_owned(),
+            index,
+            fd,
+            plug,
+        })
+    }
+
+    /// Name of the interface.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The descriptor that QEMU inherits.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Another handle of the same tap, for a buffer.
+    pub(crate) fn share(&self, mtu: u16, plug_bytes_max: u32) -> Result<Self, Error> {
+        Ok(Self {
+            name: self.name.clone(),
+            index: self.index,
+            fd: self.fd.try_clone().context(&self.name, "duplicate the tap")?,
+            plug: Plug::of(self.index, mtu, plug_bytes_max).context(&self.name, "share the plug")?,
+        })
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    pub(crate) fn plug(&mut self) -> &mut Plug {
+        &mut self.plug
+    }
+
+    /// Whether a frame waits in the ring, or comes within `wait`.
+    pub(crate) fn readable(&self, wait: std::time::Duration) -> io::Result<bool> {
+        let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
+        let wait = Timespec::try_from(wait).map_err(|_| io::ErrorKind::InvalidInput)?;
+        Ok(rustix::event::poll(&mut polled, Some(&wait))? > 0)
+    }
+
+    /// Length of the header in front of each frame; QEMU may have changed it.
+    pub(crate) fn vnet_header_bytes(&self) -> Result<usize, Error> {
+        sys::tun_vnet_header_bytes(self.fd.as_fd()).context(&self.name, "read the header length")
+    }
+
+    /// Speaks for the guest: the frame enters the bridge as if the guest had sent it.
+    pub(crate) fn speak(&self, frame: &[u8]) -> Result<(), Error> {
+        let mut bytes = vec![0; self.vnet_header_bytes()?];
+        bytes.extend(frame);
+        rustix::io::write(&self.fd, &bytes).context(&self.name, "announce the VM")?;
+        Ok(())
+    }
+
+    /// Removes the link, whoever holds it.
+    pub fn delete(mut self) -> Result<(), Error> {
+        let index = self.index;
+        self.plug
+            .netlink()
+            .delete(index)
+            .context(&self.name, "delete the tap")
+    }
+}
+
+fn find_tap(pid: u32, name: &str) -> Result<OwnedFd, Error> {
+    let missing = || Error::NoTapInProcess {
+        pid,
+        name: name.to_owned(),
+    };
+    let raw = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(missing)?;
+    let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).context(name, "open QEMU's process")?;
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context(name, "list QEMU's descriptors")? {
+        let entry = entry.context(name, "list QEMU's descriptors")?;
+        let info = fs::read_to_string(entry.path()).unwrap_or_default();
+        let is_ours = info
+            .lines()
+            .any(|line| line.strip_prefix("iff:").is_some_and(|iff| iff.trim() == name));
+        let number = entry.file_name().to_str().and_then(|number| number.parse().ok());
+        if let (true, Some(number)) = (is_ours, number) {
+            let fd = rustix::process::pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())
+                .context(name, "take the tap out of QEMU")?;
+            if sys::tun_interface(fd.as_fd()).is_ok_and(|found| found == name) {
+                return Ok(fd);
+            }
+        }
+    }
+    Err(missing())
+}
