@@ -1,0 +1,548 @@
+//! The model agent: roles, epochs, idempotence, buffers. What it does is one function of (role, order).
+//!
+//! ```text
+//! (none) ─Reserve─▶ Expected ─Prepare─▶ Target ─Activate─▶ Arrived ─FIN─▶ Home ─PreCopy─▶ Source ─Commit─▶ Left ─Discard─▶ (none)
+//!    ▲                 └──AbortTarget──────┴──▶ (none)                      ▲──AbortSource───┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use transhume_model::{Capacity, HostName, OrderId, VmName, WallMicros};
+use transhume_protocol::message::{
+    ActivationTimes, CaptureTimes, Command, CopyTimes, Fault, FaultKind, HostState, OldPath, Order, Outcome,
+    PROTOCOL_VERSION, Refusal, RefusalKind, Report, TargetFrames, VmRole,
+};
+
+use crate::copy::{Copy, Soft};
+use crate::network::InTunnel;
+
+/// What an agent wants to happen outside of itself.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Report(Box<Report>),
+    /// A frame reaches the guest.
+    Guest {
+        vm: VmName,
+        frame: u64,
+    },
+    Tunnel {
+        vm: VmName,
+        target_run: u64,
+        what: InTunnel,
+    },
+    FinDone {
+        vm: VmName,
+    },
+    Announce {
+        vm: VmName,
+    },
+    Converging {
+        vm: VmName,
+    },
+    Stream {
+        vm: VmName,
+        target_run: u64,
+    },
+    Linger {
+        vm: VmName,
+    },
+}
+
+/// A host with its agent.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) name: HostName,
+    /// Of the agent; no two lives of any agent have the same.
+    pub(crate) run: u64,
+    pub(crate) up: bool,
+    pub(crate) vms: BTreeMap<VmName, Copy>,
+    pub(crate) effects: Vec<Effect>,
+}
+
+/// Carried out and answered, under way, or not carried out.
+#[derive(Debug)]
+enum Acted {
+    Done(Outcome),
+    UnderWay,
+    Not(Outcome),
+}
+
+fn address(run: u64) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::from(run as u32), 1))
+}
+
+fn run_of(address: SocketAddr) -> u64 {
+    match address {
+        SocketAddr::V4(v4) => u64::from(u32::from(*v4.ip())),
+        SocketAddr::V6(_) => unreachable!("the model's addresses are runs in IPv4"),
+    }
+}
+
+pub(crate) fn failed(kind: FaultKind, reason: &str) -> Outcome {
+    Outcome::Failed(Fault {
+        kind,
+        reason: reason.to_owned(),
+    })
+}
+
+pub(crate) fn refused(kind: RefusalKind, reason: String) -> Outcome {
+    Outcome::Refused(Refusal {
+        kind,
+        reason,
+        hint: "none in a simulation".to_owned(),
+    })
+}
+
+fn done_or_under_way(outcome: Option<Outcome>) -> Acted {
+    outcome.map_or(Acted::UnderWay, Acted::Done)
+}
+
+impl Host {
+    pub(crate) fn new(name: HostName, run: u64) -> Self {
+        Host {
+            name,
+            run,
+            up: true,
+            vms: BTreeMap::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> HostState {
+        HostState {
+            protocol: PROTOCOL_VERSION,
+            host: self.name.clone(),
+            agent_run: self.run,
+            capacity: Capacity::default(),
+            free: Capacity::default(),
+            qemu: None,
+            qemu_error: None,
+            mtu_max: 1500,
+            vms: self.vms.values().map(Copy::state).collect(),
+        }
+    }
+
+    /// The agent dies: memory, listeners and tunnels are gone.
+    pub(crate) fn die(&mut self) {
+        self.up = false;
+        self.vms.values_mut().for_each(|copy| copy.soft = Soft::default());
+    }
+
+    pub(crate) fn start(&mut self, run: u64) {
+        (self.run, self.up) = (run, true);
+    }
+
+    /// Carries an order out. `alive` tells whether an agent's run still lives.
+    pub(crate) fn act(&mut self, now: WallMicros, order: &Order, alive: &dyn Fn(u64) -> bool) {
+        let Some(name) = order.command.vm() else { return };
+        let command = order.command.name();
+        if let Some(copy) = self.vms.get_mut(name) {
+            if order.epoch < copy.epoch {
+                let reason = format!("{name} is held at epoch {}", copy.epoch);
+                return self.report(now, order.id, order, refused(RefusalKind::StaleEpoch, reason));
+            }
+            copy.epoch = order.epoch;
+            if let Some(outcome) = copy.soft.answers.get(command).cloned() {
+                return self.report(now, order.id, order, outcome);
+            }
+        }
+        let acted = match self.vms.contains_key(name) {
+            true => self.act_on_copy(now, order, name, alive),
+            false => self.act_without_copy(order, name),
+        };
+        match acted {
+            Acted::Done(outcome) => {
+                if let Some(copy) = self.vms.get_mut(name) {
+                    copy.soft.answers.insert(command, outcome.clone());
+                }
+                self.report(now, order.id, order, outcome);
+            }
+            Acted::UnderWay => {
+                if let Some(copy) = self.vms.get_mut(name) {
+                    copy.soft.waiting.insert(command, (order.id, order.epoch));
+                }
+            }
+            Acted::Not(outcome) => self.report(now, order.id, order, outcome),
+        }
+        self.follow_up(now, name);
+    }
+
+    fn report(&mut self, at: WallMicros, id: OrderId, order: &Order, outcome: Outcome) {
+        let vm = order.command.vm().cloned();
+        self.effects.push(Effect::Report(Box::new(Report {
+            order: Some(id),
+            epoch: order.epoch,
+            vm,
+            at,
+            outcome,
+        })));
+    }
+
+    fn act_without_copy(&mut self, order: &Order, name: &VmName) -> Acted {
+        match &order.command {
+            Command::Reserve { spec, .. } => {
+                let copy = Copy::new(spec.clone(), VmRole::Expected, order.epoch, false);
+                self.vms.insert(name.clone(), copy);
+                Acted::Done(Outcome::Reserved)
+            }
+            Command::Discard { .. } => Acted::Done(Outcome::Discarded),
+            Command::AbortTarget { .. } => Acted::Done(Outcome::TargetDropped),
+            other => Acted::Not(refused(
+                RefusalKind::UnknownVm,
+                format!("no {name} here for {}", other.name()),
+            )),
+        }
+    }
+
+    fn act_on_copy(
+        &mut self,
+        now: WallMicros,
+        order: &Order,
+        name: &VmName,
+        alive: &dyn Fn(u64) -> bool,
+    ) -> Acted {
+        let run = self.run;
+        let copy = self.vms.get_mut(name).expect("looked up before");
+        let role = copy.role;
+        match (&order.command, role) {
+            (Command::Reserve { .. }, VmRole::Expected) => Acted::Done(Outcome::Reserved),
+            (Command::Prepare { .. }, VmRole::Expected | VmRole::Target) => {
+                copy.role = VmRole::Target;
+                copy.soft.listening = true;
+                Acted::Done(Outcome::Prepared {
+                    page_stream: address(run),
+                })
+            }
+            (Command::PreCopy { page_stream, .. }, VmRole::Home) => {
+                let epoch = copy.epoch;
+                *copy = Copy {
+                    queue: std::mem::take(&mut copy.queue),
+                    ..Copy::new(copy.spec.clone(), VmRole::Source, epoch, true)
+                };
+                copy.soft.stream = Some(run_of(*page_stream));
+                self.effects.push(Effect::Converging { vm: name.clone() });
+                self.report(now, order.id, order, Outcome::PreCopying);
+                Acted::UnderWay
+            }
+            (Command::PreCopy { .. }, VmRole::Source) if copy.soft.stream.is_some() => {
+                self.report(now, order.id, order, Outcome::PreCopying);
+                Acted::UnderWay
+            }
+            (Command::OpenSourceBuffer { .. }, VmRole::Source) => {
+                copy.soft.buffer_open = true;
+                Acted::Done(Outcome::SourceBufferOpen)
+            }
+            (Command::OpenTargetBuffer { .. }, VmRole::Target | VmRole::Arrived | VmRole::Home)
+                if role != VmRole::Home || copy.target_closed.is_some() =>
+            {
+                copy.soft.buffer_open = true;
+                Acted::Done(Outcome::TargetBufferOpen {
+                    tunnels: vec![address(run)],
+                })
+            }
+            (Command::ConnectBuffers { tunnels, .. }, VmRole::Source | VmRole::Left) => {
+                let target_run = run_of(tunnels[0]);
+                if !alive(target_run) {
+                    return Acted::Not(failed(FaultKind::Tunnel, "nobody listens at the tunnel's end"));
+                }
+                (copy.soft.tunnel, copy.soft.sent, copy.soft.fin_sent) = (Some(target_run), 0, false);
+                Acted::Done(Outcome::BuffersConnected)
+            }
+            (Command::Capture { .. }, VmRole::Source) => {
+                if copy.soft.tunnel.is_none() || copy.soft.stream.is_none() || !copy.soft.buffer_open {
+                    return Acted::Not(failed(FaultKind::AgentRestarted, "there is no buffer any more"));
+                }
+                copy.running = false;
+                let times = CaptureTimes {
+                    begun_at: now,
+                    shut_at: now,
+                    empty_at: now,
+                    stopped_at: now,
+                    capturing_at: now,
+                };
+                copy.capture = Some(times);
+                Acted::Done(Outcome::Captured(times))
+            }
+            (Command::StopAndCopy { .. }, VmRole::Source) if copy.capture.is_some() => match copy.soft.stream
+            {
+                Some(target_run) => {
+                    self.effects.push(Effect::Stream {
+                        vm: name.clone(),
+                        target_run,
+                    });
+                    Acted::UnderWay
+                }
+                None => Acted::Not(failed(
+                    FaultKind::AgentRestarted,
+                    "there is no page stream any more",
+                )),
+            },
+            (Command::AwaitLoaded { .. }, VmRole::Target) => {
+                done_or_under_way(copy.loaded_at.map(|loaded_at| Outcome::Loaded { loaded_at }))
+            }
+            (Command::Commit { .. }, VmRole::Source | VmRole::Left) if copy.copied.is_some() => {
+                copy.role = VmRole::Left;
+                Acted::Done(Outcome::CommitNoted)
+            }
+            (Command::Activate { .. }, VmRole::Target) if copy.loaded_at.is_some() => {
+                (copy.role, copy.running) = (VmRole::Arrived, true);
+                let times = ActivationTimes {
+                    begun_at: now,
+                    running_at: now,
+                    injected_at: now,
+                    announced_at: now,
+                };
+                copy.activation = Some(times);
+                self.effects.push(Effect::Announce { vm: name.clone() });
+                Acted::Done(Outcome::Activated(times))
+            }
+            (Command::Activate { .. }, VmRole::Arrived | VmRole::Home) if copy.activation.is_some() => {
+                done_or_under_way(copy.activation.map(Outcome::Activated))
+            }
+            (Command::CloseSourceBuffer { .. }, VmRole::Left) => match (copy.source_closed, copy.soft.tunnel)
+            {
+                (Some(frames), _) => Acted::Done(Outcome::SourceClosed(frames)),
+                (None, None) => Acted::Not(failed(FaultKind::Tunnel, "there is no tunnel any more")),
+                (None, Some(_)) => {
+                    self.effects.push(Effect::Linger { vm: name.clone() });
+                    Acted::UnderWay
+                }
+            },
+            (Command::CloseTargetBuffer { .. }, VmRole::Arrived | VmRole::Home)
+                if copy.activation.is_some() =>
+            {
+                done_or_under_way(copy.target_closed.map(Outcome::TargetClosed))
+            }
+            (Command::Discard { .. }, VmRole::Left) if copy.source_closed.is_some() => {
+                self.vms.remove(name);
+                Acted::Done(Outcome::Discarded)
+            }
+            (Command::AbortSource { .. }, VmRole::Source) => Acted::Done(self.put_back(name)),
+            (Command::AbortSource { .. }, VmRole::Home) => {
+                Acted::Done(Outcome::SourceRestored(copy.restored.unwrap_or_default()))
+            }
+            (Command::AbortTarget { .. }, VmRole::Expected | VmRole::Target) => {
+                self.vms.remove(name);
+                Acted::Done(Outcome::TargetDropped)
+            }
+            (other, role) => {
+                let reason = format!("{} is not possible for {name}: {role:?}", other.name());
+                Acted::Not(refused(RefusalKind::WrongState, reason))
+            }
+        }
+    }
+
+    /// The VM runs here again; what was captured comes first, then what waited in the tap.
+    fn put_back(&mut self, name: &VmName) -> Outcome {
+        let copy = self.vms.get_mut(name).expect("looked up before");
+        let mut frames = copy.source_frames();
+        frames.put_back = frames.captured;
+        (copy.role, copy.running, copy.capture) = (VmRole::Home, true, None);
+        copy.restored = Some(frames);
+        copy.soft = Soft::default();
+        let back: Vec<u64> = copy.kept.drain(..).chain(copy.queue.drain(..)).collect();
+        self.effects.extend(back.into_iter().map(|frame| Effect::Guest {
+            vm: name.clone(),
+            frame,
+        }));
+        Outcome::SourceRestored(frames)
+    }
+
+    /// What an order, a frame or a signal makes possible: frames move on, FIN is sent, a plug opens.
+    pub(crate) fn follow_up(&mut self, now: WallMicros, name: &VmName) {
+        let Some(copy) = self.vms.get_mut(name) else {
+            return;
+        };
+        if copy.is_plug_open() {
+            let frames: Vec<u64> = copy.queue.drain(..).collect();
+            self.effects.extend(frames.into_iter().map(|frame| Effect::Guest {
+                vm: name.clone(),
+                frame,
+            }));
+        } else if copy.is_capturing() && self.up {
+            self.forward(name);
+        } else if copy.role == VmRole::Arrived && self.up {
+            self.inject(now, name);
+        }
+    }
+
+    fn forward(&mut self, name: &VmName) {
+        let copy = self.vms.get_mut(name).expect("looked up before");
+        copy.kept.extend(copy.queue.drain(..));
+        let Some(target_run) = copy.soft.tunnel else {
+            return;
+        };
+        let mut send = |what| {
+            self.effects.push(Effect::Tunnel {
+                vm: name.clone(),
+                target_run,
+                what,
+            })
+        };
+        for place in copy.soft.sent..copy.kept.len() {
+            send(InTunnel::Frame {
+                number: place as u64 + 1,
+                frame: copy.kept[place],
+            });
+        }
+        copy.soft.sent = copy.kept.len();
+        let closing = copy.soft.waiting.contains_key("CloseSourceBuffer");
+        if closing && copy.soft.marker_seen && !copy.soft.fin_sent {
+            copy.soft.fin_sent = true;
+            send(InTunnel::Fin {
+                last: copy.kept.len() as u64,
+            });
+        }
+    }
+
+    fn inject(&mut self, now: WallMicros, name: &VmName) {
+        let copy = self.vms.get_mut(name).expect("looked up before");
+        while let Some(frame) = copy.soft.buffer.remove(&(copy.injected + 1)) {
+            copy.injected += 1;
+            self.effects.push(Effect::Guest {
+                vm: name.clone(),
+                frame,
+            });
+        }
+        if copy.soft.fin != Some(copy.injected) {
+            return;
+        }
+        copy.role = VmRole::Home;
+        let frames = TargetFrames {
+            delivered: copy.injected,
+            ..TargetFrames::default()
+        };
+        copy.target_closed = Some(frames);
+        self.effects.push(Effect::FinDone { vm: name.clone() });
+        self.settle(now, name, "CloseTargetBuffer", Outcome::TargetClosed(frames));
+        self.follow_up(now, name);
+    }
+
+    /// Keeps an answer and gives it to the order that waits for it.
+    fn settle(&mut self, at: WallMicros, name: &VmName, command: &'static str, outcome: Outcome) {
+        let copy = self.vms.get_mut(name).expect("looked up before");
+        copy.soft.answers.insert(command, outcome.clone());
+        if let Some((order, epoch)) = copy.soft.waiting.remove(command) {
+            let vm = Some(name.clone());
+            self.effects.push(Effect::Report(Box::new(Report {
+                order: Some(order),
+                epoch,
+                vm,
+                at,
+                outcome,
+            })));
+        }
+    }
+
+    pub(crate) fn frame_arrived(&mut self, now: WallMicros, name: &VmName, frame: u64) {
+        if let Some(copy) = self.vms.get_mut(name) {
+            copy.queue.push_back(frame);
+            self.follow_up(now, name);
+        }
+    }
+
+    pub(crate) fn tunnel_delivered(&mut self, now: WallMicros, name: &VmName, what: &InTunnel) {
+        let Some(copy) = self.vms.get_mut(name) else {
+            return;
+        };
+        match *what {
+            InTunnel::Frame { number, frame } if number > copy.injected && copy.role != VmRole::Home => {
+                copy.soft.buffer.insert(number, frame);
+            }
+            InTunnel::Frame { .. } => {}
+            InTunnel::Fin { .. } if copy.role == VmRole::Home => {
+                self.effects.push(Effect::FinDone { vm: name.clone() });
+            }
+            InTunnel::Fin { last } => copy.soft.fin = Some(last),
+        }
+        self.follow_up(now, name);
+    }
+
+    pub(crate) fn converged(&mut self, now: WallMicros, name: &VmName, alive: &dyn Fn(u64) -> bool) {
+        let Some(copy) = self.vms.get(name) else { return };
+        let Some(target_run) = copy.soft.stream.filter(|_| copy.role == VmRole::Source) else {
+            return;
+        };
+        let outcome = match alive(target_run) {
+            true => Outcome::Converged(copy.pages()),
+            false => failed(FaultKind::PageStream, "the page stream broke"),
+        };
+        self.settle(now, name, "PreCopy", outcome);
+    }
+
+    /// The source's end of the page stream is through, or broke.
+    pub(crate) fn copied(&mut self, now: WallMicros, name: &VmName, whole: bool) {
+        let Some(copy) = self.vms.get_mut(name) else {
+            return;
+        };
+        if copy.role != VmRole::Source || copy.capture.is_none() {
+            return;
+        }
+        let outcome = if whole {
+            let times = CopyTimes {
+                begun_at: now,
+                pre_switchover_at: now,
+                completed_at: now,
+            };
+            copy.copied = Some(times);
+            Outcome::Copied {
+                pages: copy.pages(),
+                times,
+            }
+        } else {
+            failed(FaultKind::PageStream, "the page stream broke")
+        };
+        self.settle(now, name, "StopAndCopy", outcome);
+    }
+
+    pub(crate) fn loaded(&mut self, now: WallMicros, name: &VmName) {
+        let Some(copy) = self.vms.get_mut(name) else {
+            return;
+        };
+        if copy.role == VmRole::Target && copy.soft.listening {
+            copy.loaded_at = Some(now);
+            self.settle(now, name, "AwaitLoaded", Outcome::Loaded { loaded_at: now });
+        }
+    }
+
+    /// Nothing older can be under way on the old path.
+    pub(crate) fn old_path_is_empty(&mut self, now: WallMicros, name: &VmName) {
+        if let Some(copy) = self.vms.get_mut(name).filter(|copy| copy.is_capturing()) {
+            copy.soft.marker_seen = true;
+            self.follow_up(now, name);
+        }
+    }
+
+    pub(crate) fn fin_is_done(&mut self, now: WallMicros, name: &VmName) {
+        let Some(copy) = self.vms.get_mut(name) else {
+            return;
+        };
+        if copy.role == VmRole::Left && copy.soft.fin_sent && copy.source_closed.is_none() {
+            let mut frames = copy.source_frames();
+            frames.old_path = Some(OldPath::Marker);
+            copy.source_closed = Some(frames);
+            self.settle(now, name, "CloseSourceBuffer", Outcome::SourceClosed(frames));
+        }
+    }
+
+    /// The tunnel of a VM broke, as one of its ends sees it.
+    pub(crate) fn tunnel_broke(&mut self, at: WallMicros, name: &VmName) {
+        let Some(copy) = self.vms.get_mut(name) else {
+            return;
+        };
+        if copy.soft.tunnel.take().is_none() || copy.source_closed.is_some() {
+            return;
+        }
+        copy.soft.answers.remove("ConnectBuffers");
+        let (vm, epoch) = (Some(name.clone()), copy.epoch);
+        let outcome = failed(FaultKind::Tunnel, "the tunnel broke");
+        self.effects.push(Effect::Report(Box::new(Report {
+            order: None,
+            epoch,
+            vm,
+            at,
+            outcome,
+        })));
+    }
+}
