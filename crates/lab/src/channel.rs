@@ -12,15 +12,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use transhume_guest::wire::{Op, Outcome, REPLY_BYTES_MAX, Reply, Request, Stream};
 use transhume_model::VmName;
 
 use crate::LabError;
 use crate::state::{Lab, VmState};
 
-/// Then the next place is asked, and this one later again.
-const ATTEMPT: Duration = Duration::from_millis(1500);
+/// After this long without a byte the next place is asked, and this one later again: short at first, because a guest
+/// that boots misses what was said before, then longer, because a request may take its time.
+const SILENCE_MIN: Duration = Duration::from_millis(200);
+const SILENCE_MAX: Duration = Duration::from_millis(2000);
 const RETRY: Duration = Duration::from_millis(100);
 
 /// A way to one guest.
@@ -73,13 +75,15 @@ impl Channel {
         line.insert(0, b'\n');
         line.push(b'\n');
         let mut chunks = Chunks::default();
+        let mut silence = SILENCE_MIN;
         while Instant::now() < deadline {
             for place in self.places.iter().filter(|place| place.exists()) {
-                let until = (Instant::now() + ATTEMPT).min(deadline);
-                if let Ok(Some(end)) = timeout_at(until, ask(place, &line, &request.id, &mut chunks)).await {
+                let asked = ask(place, &line, &request.id, &mut chunks, silence);
+                if let Ok(Some(end)) = timeout_at(deadline, asked).await {
                     return self.finish(end, chunks);
                 }
             }
+            silence = (silence * 2).min(SILENCE_MAX);
             sleep(RETRY).await;
         }
         let what = format!("an answer of VM {}", self.vm);
@@ -115,14 +119,21 @@ impl Channel {
 #[derive(Default)]
 struct Chunks(BTreeMap<u64, (Stream, String)>);
 
-/// Asks at one place; `None` when it ended the connection before the whole answer was there.
-async fn ask(place: &Path, line: &[u8], id: &str, chunks: &mut Chunks) -> Option<Result<Outcome, String>> {
+/// Asks at one place; `None` when it ended the connection or fell silent before the whole answer was there.
+async fn ask(
+    place: &Path,
+    line: &[u8],
+    id: &str,
+    chunks: &mut Chunks,
+    silence: Duration,
+) -> Option<Result<Outcome, String>> {
     let mut socket = UnixStream::connect(place).await.ok()?;
-    socket.write_all(line).await.ok()?;
+    timeout(silence, socket.write_all(line)).await.ok()?.ok()?;
     let mut pending = Vec::new();
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let length = socket.read(&mut buffer).await.ok().filter(|&length| length > 0)?;
+        let read = timeout(silence, socket.read(&mut buffer)).await.ok()?;
+        let length = read.ok().filter(|&length| length > 0)?;
         pending.extend_from_slice(&buffer[..length]);
         while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
             let reply = serde_json::from_slice::<Reply>(&pending[..end]).ok();

@@ -10,6 +10,9 @@ use transhume_model::{HostName, VmName};
 
 use crate::{LabError, LabName, Layout, ProcessRecord};
 
+/// The guest's second serial port, in a VM's directory; the name is the agents'.
+const CHANNEL_SOCKET: &str = "serial.sock";
+
 /// What `down`, `exec` and the others know of a lab.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -64,7 +67,7 @@ pub struct VmState {
 impl HostState {
     /// The console channel of a VM on this host.
     pub fn channel_socket(&self, vm: &VmName) -> PathBuf {
-        self.state_dir.join("vms").join(vm.as_str()).join("channel.sock")
+        self.state_dir.join("vms").join(vm.as_str()).join(CHANNEL_SOCKET)
     }
 
     /// The console log of a VM on this host.
