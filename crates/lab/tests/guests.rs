@@ -234,6 +234,8 @@ async fn two_guests_exchange_messages_and_lose_none() {
     assert!(
         matches!(transhume_lab::up(&options).await, Err(LabError::Leftovers { found, .. }) if !found.is_empty())
     );
+    a_crashed_lab_is_removed(lab).await;
+    std::fs::remove_dir_all(&overlay).unwrap();
 }
 
 async fn checks_over_the_channel(lab: &Lab) {
