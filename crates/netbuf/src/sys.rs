@@ -246,6 +246,8 @@ pub(crate) struct Mapping {
 
 // SAFETY: the mapping is plain memory owned by this value; moving it to another thread moves that ownership.
 unsafe impl Send for Mapping {}
+// SAFETY: a shared reference only reads, and writing needs an exclusive one.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `bytes` of `file`, which must be at least as long and must not shrink while mapped.

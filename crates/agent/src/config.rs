@@ -1,0 +1,139 @@
+//! What an agent is told about its host, from a TOML file.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use transhume_model::{Bytes, Capacity, HostName};
+use transhume_qemu::AccelChoice;
+
+/// Virtual network buffer of one NIC unless configured otherwise: 64 MiB.
+const BUFFER_BYTES_MAX_DEFAULT: Bytes = Bytes(64 << 20);
+
+/// The agent's configuration file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of this host.
+    pub host: HostName,
+    /// Where VMs' records, sockets and logs live. Must be on a file system that keeps Unix sockets.
+    pub state_dir: PathBuf,
+    /// Where frames are kept until commit; a memory file system, so that they outlive the process but cost no disk.
+    #[serde(default = "default_spool_dir")]
+    pub spool_dir: PathBuf,
+    /// The bridge that carries the guests' frames.
+    pub bridge: String,
+    /// Addresses to listen on, by band.
+    pub listen: Listen,
+    /// The QEMU binary.
+    #[serde(default = "default_qemu")]
+    pub qemu: PathBuf,
+    /// `auto`, `kvm` or `tcg`.
+    #[serde(default)]
+    pub accel: AccelChoice,
+    /// What this host may promise to VMs.
+    pub capacity: Capacity,
+    /// Largest guest MTU that the bridge carries, bytes.
+    #[serde(default = "default_mtu_max")]
+    pub mtu_max: u16,
+    /// Limit of one VM's virtual network buffer; reaching it before commit rolls the batch back.
+    #[serde(default = "default_buffer_bytes_max")]
+    pub buffer_bytes_max: Bytes,
+}
+
+/// Where the agent listens.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Orders from the coordinator (CT band).
+    pub control: SocketAddr,
+    /// Address for tunnels; the port is chosen by the kernel (CT band).
+    pub ct: IpAddr,
+    /// Address for page streams; the port is chosen by the kernel (VMCT band).
+    pub vmct: IpAddr,
+}
+
+fn default_spool_dir() -> PathBuf {
+    PathBuf::from("/dev/shm/transhume")
+}
+
+fn default_qemu() -> PathBuf {
+    PathBuf::from("/usr/bin/qemu-system-x86_64")
+}
+
+fn default_mtu_max() -> u16 {
+    1500
+}
+
+fn default_buffer_bytes_max() -> Bytes {
+    BUFFER_BYTES_MAX_DEFAULT
+}
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the agent's configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what is expected.
+    #[error("the agent's configuration {path} is not usable")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what was expected.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl Config {
+    /// Reads the file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Syntax {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// The directory of one VM's record, sockets and logs.
+    pub(crate) fn vm_dir(&self, vm: &transhume_model::VmName) -> PathBuf {
+        self.state_dir.join("vms").join(vm.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_configuration_has_documented_defaults() {
+        let config: Config = toml::from_str(
+            r#"
+            host = "h1"
+            state_dir = "/run/transhume/h1"
+            bridge = "br-ct"
+            listen = { control = "10.77.1.1:7401", ct = "10.77.1.1", vmct = "10.77.2.1" }
+            capacity = { vcpus = 8, memory = 4096 }
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.buffer_bytes_max, Bytes(64 << 20));
+        assert_eq!(config.mtu_max, 1500);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = toml::from_str::<Config>("hots = \"h1\"").unwrap_err();
+        assert!(error.to_string().contains("hots"), "{error}");
+    }
+}

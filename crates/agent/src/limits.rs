@@ -1,0 +1,33 @@
+//! Every queue and wait of the agent that is not a parameter of an order.
+
+use std::time::Duration;
+
+/// Orders waiting for one VM's task. The coordinator sends at most one per step and VM, and repeats slowly.
+pub(crate) const ORDERS_WAITING_MAX: usize = 64;
+
+/// Reports waiting for the link; beyond it the link is taken for dead.
+pub(crate) const REPORTS_WAITING_MAX: usize = 4096;
+
+/// Silence on the coordinator's connection after which it is closed.
+pub(crate) const LINK_SILENCE_MS_MAX: u64 = 60_000;
+
+/// Pause between two looks at a page stream's progress.
+pub(crate) const PROGRESS_MS: u64 = 100;
+
+/// Wait for the source's connection to a target's page stream listener.
+pub(crate) const PAGE_STREAM_CONNECT: Duration = Duration::from_secs(10);
+
+/// Bytes read from a page stream at once.
+pub(crate) const PAGE_CHUNK_BYTES: usize = 256 << 10;
+
+/// Wait for QEMU to say `pre-switchover` or `completed` after the pause; the order's own limit is the coordinator's.
+pub(crate) const STOP_AND_COPY_MAX: Duration = Duration::from_secs(120);
+
+/// Wait for an NBD server's answer about an export.
+pub(crate) const DISK_PROBE_MAX: Duration = Duration::from_secs(3);
+
+/// Alarms of a VM's buffers and streams waiting for its task; each source of them speaks a few times in a move.
+pub(crate) const ALARMS_WAITING_MAX: usize = 64;
+
+/// Time for a held page stream to catch up before the guest is stopped; measured in `docs/design/qemu.md`.
+pub(crate) const CATCH_UP: Duration = Duration::from_millis(30);

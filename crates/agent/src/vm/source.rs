@@ -1,0 +1,352 @@
+//! The source's part of the ten steps: pre-copy, capture, stop-and-copy, and the way back or out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use transhume_model::{Bytes, MigrationId, Millis};
+use transhume_protocol::message::{
+    CaptureTimes, CopyTimes, Fault, FaultKind, Mode, Outcome, PageProgress, VmRole,
+};
+use transhume_qemu::MigrationStatus;
+
+use super::{Life, Task, Trouble, failed};
+use crate::agent::wall;
+use crate::limits::{CATCH_UP, STOP_AND_COPY_MAX};
+use crate::nics::SourceBuffers;
+use crate::pace::Pace;
+use crate::page_stream::{self, PageStream};
+
+/// Passes over memory before a prediction is believed: the first copies everything, the second what it missed.
+const ROUNDS_MIN: u64 = 2;
+
+/// What a source owns while it is copied away.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    mode: Mode,
+    blackout_max: Millis,
+    stream: Option<PageStream>,
+    pace: Arc<Pace>,
+    buffers: Option<SourceBuffers>,
+    converged: bool,
+    stopped: bool,
+}
+
+impl Leaving {
+    /// A source that an earlier agent left behind: its stream is broken, it can only be restored or committed.
+    pub(crate) fn adopted(buffers: Option<SourceBuffers>, stopped: bool) -> Self {
+        Self {
+            mode: Mode::Live,
+            blackout_max: Millis(0),
+            stream: None,
+            pace: Arc::default(),
+            buffers,
+            converged: true,
+            stopped,
+        }
+    }
+}
+
+impl Task {
+    /// Step 2. Live: QEMU copies while the guest runs. Offline: nothing is copied before the capture.
+    pub(super) async fn pre_copy(
+        &mut self,
+        migration: MigrationId,
+        page_stream: SocketAddr,
+        mode: Mode,
+        blackout_max: Millis,
+    ) -> Result<Outcome, Trouble> {
+        self.answers.clear();
+        let pace = Arc::new(Pace::default());
+        let (stream, socket, ended) = page_stream::start_source(
+            &self.dir(),
+            self.name(),
+            self.record.epoch,
+            page_stream,
+            pace.clone(),
+        )
+        .await
+        .map_err(|error| failed(FaultKind::PageStream, error))?;
+        self.watch_stream(ended);
+        self.record.migration = Some(migration);
+        self.enter(VmRole::Source)?;
+        let Life::Home { qemu, taps } = std::mem::replace(&mut self.life, Life::Expected) else {
+            unreachable!("the table of orders lets only a VM at home come here")
+        };
+        let leaving = Leaving {
+            mode,
+            blackout_max,
+            stream: Some(stream),
+            pace,
+            buffers: None,
+            converged: mode == Mode::Offline,
+            stopped: false,
+        };
+        self.life = Life::Source {
+            qemu,
+            taps,
+            leaving: Box::new(leaving),
+        };
+        match mode {
+            Mode::Live => {
+                let (qemu, _) = self.leaving();
+                qemu.start_migration(&socket)
+                    .await
+                    .map_err(|error| failed(FaultKind::Qemu, error))?;
+            }
+            Mode::Offline => self.tell(Outcome::Converged(PageProgress::default())),
+        }
+        Ok(Outcome::PreCopying)
+    }
+
+    fn leaving(&mut self) -> (&mut transhume_qemu::Running, &mut Leaving) {
+        match &mut self.life {
+            Life::Source { qemu, leaving, .. } => (qemu, leaving),
+            _ => unreachable!("the table of orders lets only a source come here"),
+        }
+    }
+
+    /// A page stream that ends before its time is a fault of the batch.
+    pub(super) fn watch_stream(&self, ended: tokio::sync::oneshot::Receiver<page_stream::Ended>) {
+        let (alarm, vm) = (self.alarm.clone(), self.name().clone());
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = ended.await {
+                let reason = format!("the page stream of VM {vm} broke: {error}");
+                let fault = Fault {
+                    kind: FaultKind::PageStream,
+                    reason,
+                };
+                // The task may have ended meanwhile; then nobody needs to know.
+                let _ = alarm.send(crate::nics::Alarm::Fault(fault)).await;
+            }
+        });
+    }
+
+    /// Whether memory is being copied while the guest runs.
+    pub(super) fn copies(&self) -> bool {
+        matches!(&self.life, Life::Source { leaving, .. }
+            if leaving.mode == Mode::Live && !leaving.stopped && leaving.stream.is_some())
+    }
+
+    /// Reports how far pre-copy is; says once when the predicted blackout fits.
+    pub(super) async fn look_at_progress(&mut self) {
+        let (qemu, leaving) = self.leaving();
+        let Ok(seen) = qemu.vm().migration_progress().await else {
+            return;
+        };
+        if seen.status.is_lost() {
+            let reason = format!(
+                "QEMU ended the migration: {}",
+                seen.error.as_deref().unwrap_or(seen.status.name())
+            );
+            leaving.stream = None;
+            return self.tell(Outcome::Failed(Fault {
+                kind: FaultKind::Qemu,
+                reason,
+            }));
+        }
+        let pages = progress(&seen, leaving.stream.as_ref());
+        let fits = seen.status == MigrationStatus::Active
+            && seen.dirty_sync_count >= ROUNDS_MIN
+            && pages.blackout <= leaving.blackout_max;
+        if fits && !leaving.converged {
+            leaving.converged = true;
+            self.tell(Outcome::Converged(pages));
+        } else if !leaving.converged {
+            self.tell(Outcome::Progress(pages));
+        }
+    }
+
+    /// Step 3.
+    pub(super) async fn open_source_buffer(&mut self) -> Result<Outcome, Trouble> {
+        let buffers = {
+            let Life::Source { taps, .. } = &self.life else {
+                unreachable!("the table of orders lets only a source come here")
+            };
+            SourceBuffers::open(&self.shared.config, &self.record, taps, self.alarm.clone())
+                .map_err(|error| failed(FaultKind::Network, error))?
+        };
+        self.leaving().1.buffers = Some(buffers);
+        Ok(Outcome::SourceBufferOpen)
+    }
+
+    fn buffers(&mut self) -> Result<&mut SourceBuffers, Trouble> {
+        let vm = self.name().clone();
+        self.leaving().1.buffers.as_mut().ok_or_else(|| {
+            let reason = format!("VM {vm} has no open buffer on its source");
+            Trouble::Failed(Fault {
+                kind: FaultKind::Internal,
+                reason,
+            })
+        })
+    }
+
+    /// Step 4.
+    pub(super) async fn connect_buffers(&mut self, tunnels: &[SocketAddr]) -> Result<Outcome, Trouble> {
+        self.record.tunnels = tunnels.to_vec();
+        self.remember()?;
+        let buffers = self.buffers()?;
+        tokio::task::block_in_place(|| buffers.connect(tunnels))
+            .map_err(|error| failed(FaultKind::Tunnel, error))?;
+        Ok(Outcome::BuffersConnected)
+    }
+
+    /// Step 5. The order within binds (design §3): plug shut, ring empty, only then stop; QEMU purges what it has read
+    /// and the guest has not taken.
+    pub(super) async fn capture(&mut self) -> Result<Outcome, Trouble> {
+        let begun_at = wall();
+        self.buffers()?;
+        // What the held stream has put off goes across while the guest still runs.
+        self.leaving().1.pace.release();
+        tokio::time::sleep(CATCH_UP).await;
+        self.record.capturing = true;
+        self.remember()?;
+        let network = |error| failed(FaultKind::Network, error);
+        let buffers = self.buffers()?;
+        let (shut_at, empty_at) = tokio::task::block_in_place(|| buffers.shut()).map_err(network)?;
+        let (qemu, leaving) = self.leaving();
+        leaving.stopped = true;
+        qemu.stop()
+            .await
+            .map_err(|error| failed(FaultKind::Qemu, error))?;
+        let stopped_at = wall();
+        self.buffers()?.capture().map_err(network)?;
+        Ok(Outcome::Captured(CaptureTimes {
+            begun_at,
+            shut_at,
+            empty_at,
+            stopped_at,
+            capturing_at: wall(),
+        }))
+    }
+
+    /// Step 6. The stopped guest's rest goes across.
+    pub(super) async fn stop_and_copy(&mut self) -> Result<Outcome, Trouble> {
+        let begun_at = wall();
+        let socket = self.dir().join(page_stream::SOURCE_SOCKET);
+        let Self {
+            life,
+            orders,
+            postponed,
+            ..
+        } = self;
+        let Life::Source { qemu, leaving, .. } = life else {
+            unreachable!("the table of orders lets only a source come here")
+        };
+        let offline = leaving.mode == Mode::Offline;
+        let work = async {
+            if offline {
+                qemu.start_migration(&socket).await?;
+            }
+            qemu.await_pre_switchover(STOP_AND_COPY_MAX).await?;
+            let pre_switchover_at = wall();
+            qemu.continue_migration().await?;
+            let seen = qemu.await_completed(STOP_AND_COPY_MAX).await?;
+            Ok::<_, transhume_qemu::QemuError>((pre_switchover_at, seen))
+        };
+        let Some(done) = Self::unless_aborted(orders, postponed, work).await else {
+            return Err(self.given_up());
+        };
+        let (pre_switchover_at, seen) = done.map_err(|error| failed(FaultKind::Qemu, error))?;
+        let pages = progress(&seen, leaving.stream.as_ref());
+        Ok(Outcome::Copied {
+            pages,
+            times: CopyTimes {
+                begun_at,
+                pre_switchover_at,
+                completed_at: wall(),
+            },
+        })
+    }
+
+    /// Step 8: remembered first, so that no later agent runs this copy; then the type system forbids it here too.
+    pub(super) async fn commit(&mut self) -> Result<Outcome, Trouble> {
+        if matches!(self.life, Life::Left { .. }) {
+            return Ok(Outcome::CommitNoted);
+        }
+        self.enter(VmRole::Left)?;
+        let Life::Source { qemu, leaving, .. } = std::mem::replace(&mut self.life, Life::Expected) else {
+            unreachable!("the table of orders lets only a source come here")
+        };
+        let mut buffers = leaving.buffers;
+        if let Some(buffers) = &mut buffers {
+            buffers.committed();
+        }
+        self.life = Life::Left {
+            qemu: qemu.surrender(),
+            buffers,
+        };
+        Ok(Outcome::CommitNoted)
+    }
+
+    /// Step 9: marker, drain, FIN. The answer comes when the target has opened its plug.
+    pub(super) async fn close_source_buffer(&mut self) -> Result<Option<Outcome>, Trouble> {
+        let Life::Left { buffers, .. } = &mut self.life else {
+            unreachable!("the table of orders lets only a VM that has left come here")
+        };
+        if let Some(buffers) = buffers.take() {
+            buffers.finish(self.alarm.clone());
+        }
+        Ok(None)
+    }
+
+    /// Step 9: the copy that was left is destroyed.
+    pub(super) async fn discard(&mut self) -> Result<Outcome, Trouble> {
+        if let Some(vm) = self.life.vm() {
+            vm.kill().await.map_err(|error| failed(FaultKind::Qemu, error))?;
+        }
+        self.vanish();
+        Ok(Outcome::Discarded)
+    }
+
+    /// Before commit: the VM runs here again, with its frames put back in order.
+    pub(super) async fn restore(&mut self) -> Result<Outcome, Trouble> {
+        let Life::Source { qemu, leaving, .. } = &mut self.life else {
+            unreachable!("the table of orders lets only a source come here")
+        };
+        leaving.pace.release();
+        leaving.stream = None;
+        let mut buffers = leaving.buffers.take();
+        let network = |error| failed(FaultKind::Network, error);
+        if let Some(buffers) = &mut buffers {
+            tokio::task::block_in_place(|| buffers.shut_for_abort()).map_err(network)?;
+        }
+        qemu.run_here()
+            .await
+            .map_err(|error| failed(FaultKind::Qemu, error))?;
+        let frames = match buffers {
+            Some(buffers) => buffers.put_back().await.map_err(network)?,
+            None => Default::default(),
+        };
+        let Life::Source { qemu, taps, .. } = std::mem::replace(&mut self.life, Life::Expected) else {
+            unreachable!("matched above")
+        };
+        self.life = Life::Home { qemu, taps };
+        self.record.capturing = false;
+        self.record.tunnels.clear();
+        self.record.migration = None;
+        self.enter(VmRole::Home)?;
+        self.answers.clear();
+        Ok(Outcome::SourceRestored(frames))
+    }
+}
+
+/// QEMU's figures, ours for the wire, and the predicted blackout: what is left at the rate measured last.
+fn progress(seen: &transhume_qemu::MigrationProgress, stream: Option<&PageStream>) -> PageProgress {
+    let bytes_per_ms = seen.mbps * 1e6 / 8.0 / 1e3;
+    let blackout = if seen.remaining.0 == 0 {
+        0.0
+    } else if bytes_per_ms > 0.0 {
+        seen.remaining.0 as f64 / bytes_per_ms
+    } else {
+        f64::from(u32::MAX)
+    };
+    PageProgress {
+        total: seen.total,
+        transferred: seen.transferred,
+        remaining: seen.remaining,
+        wire: stream.map_or(Bytes(0), PageStream::wire),
+        rounds: seen.dirty_sync_count,
+        dirty_per_second: seen.dirty_bytes_per_second,
+        blackout: Millis(blackout.ceil() as u64),
+    }
+}
