@@ -16,6 +16,8 @@ use crate::step::{Phase, Step};
 /// What an input changed something about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
+    /// Nothing.
+    Nothing,
     /// The VM at this place.
     OfVm(usize),
     /// Maybe several VMs.
@@ -24,9 +26,8 @@ pub(super) enum News {
 
 impl Migration {
     /// Goes as far as the facts allow, then gives the orders that are wanted there: for the VM in `news`, or for
-    /// all if the stage changed or `news` is about more than one.
-    pub(super) fn advance(&mut self, now: Now, news: News, ready: &mut Ready) {
-        let (batch, stage) = (self.batch, self.stage);
+    /// all if the stage is another one than it was, or `news` is about more than one.
+    pub(super) fn advance(&mut self, now: Now, was: (usize, Stage), news: News, ready: &mut Ready) {
         while self.stage != Stage::Over && self.batch_vms().all(|vm| through(self.stage, vm)) {
             match self.stage.next() {
                 Some(next) => self.enter(next, now, ready),
@@ -37,10 +38,10 @@ impl Migration {
         }
         self.announce_closing(ready);
         match news {
-            News::OfVm(index) if (batch, stage) == (self.batch, self.stage) => {
-                self.give(index..index + 1, now, ready);
-            }
-            News::OfVm(_) | News::OfAll => self.give(self.batch_range(), now, ready),
+            _ if was != (self.batch, self.stage) => self.give(self.batch_range(), now, ready),
+            News::OfAll => self.give(self.batch_range(), now, ready),
+            News::OfVm(index) => self.give(index..index + 1, now, ready),
+            News::Nothing => {}
         }
     }
 

@@ -4,7 +4,7 @@ use transhume_model::{HostName, Millis, WallMicros};
 
 use super::stage::Stage;
 use super::verb::Verb;
-use super::{Illegal, JournalEntry, Migration, Now, Ready, TimerId, trouble};
+use super::{Illegal, JournalEntry, Migration, News, Now, Ready, TimerId, trouble};
 use crate::event::Happening;
 use crate::message::{Fault, FaultKind, Outcome, PageProgress, Refusal, RefusalKind, Report};
 use crate::step::Phase;
@@ -13,14 +13,14 @@ use crate::step::Phase;
 const RETRY_DOUBLINGS_MAX: u32 = 16;
 
 impl Migration {
-    /// Which VM a report is news about; `None` if it is old news.
+    /// Which VM a report is news about, if it is news.
     pub(super) fn report_came(
         &mut self,
         now: Now,
         host: &HostName,
         report: Report,
         ready: &mut Ready,
-    ) -> Result<Option<usize>, Illegal> {
+    ) -> Result<News, Illegal> {
         let what = format!("{} from host {host}", report.outcome.name());
         let Some(name) = report.vm.as_ref() else {
             return Err(self.illegal(None, format!("{what}, about no VM,")));
@@ -56,18 +56,13 @@ impl Migration {
                     return Err(self.illegal(Some(name), format!("{what} in answer to {verb:?}")));
                 }
                 self.answered(now, index, verb, report.at, outcome, ready);
-                Ok(Some(index))
+                Ok(News::OfVm(index))
             }
         }
     }
 
-    fn old_news(&mut self) -> Option<usize> {
-        self.ignored += 1;
-        None
-    }
-
     /// Progress is news as long as the VM's memory is on its way, also after `Converged`.
-    fn progressed(&mut self, index: usize, pages: PageProgress, ready: &mut Ready) -> Option<usize> {
+    fn progressed(&mut self, index: usize, pages: PageProgress, ready: &mut Ready) -> News {
         let vm = &mut self.vms[index];
         if !vm.streaming || !self.stage.is_before_commit() {
             return self.old_news();
@@ -77,7 +72,7 @@ impl Migration {
             vm: vm.name().clone(),
             pages,
         });
-        None
+        News::Nothing
     }
 
     fn answered(
@@ -265,7 +260,7 @@ impl Migration {
         host: &HostName,
         fault: &Fault,
         ready: &mut Ready,
-    ) -> Option<usize> {
+    ) -> News {
         let vm = &mut self.vms[index];
         match self.stage {
             Stage::RollBack | Stage::Over => self.old_news(),
@@ -274,7 +269,7 @@ impl Migration {
                 if fault.kind == FaultKind::Tunnel {
                     vm.part_buffers();
                 }
-                Some(index)
+                News::OfVm(index)
             }
             Stage::Reserve
             | Stage::Prepare
@@ -286,7 +281,7 @@ impl Migration {
                 ready.events.push(failure(host, vm, fault));
                 let trouble = trouble::failed(self.step, host, self.vms[index].name(), fault);
                 self.roll_back(now, trouble, ready);
-                Some(index)
+                News::OfVm(index)
             }
         }
     }

@@ -140,22 +140,26 @@ impl Migration {
     pub fn handle(&mut self, now: Now, input: Input) -> Result<Ready, Illegal> {
         let mut ready = Ready::default();
         if self.stage == Stage::Over {
-            self.ignored += 1;
+            self.old_news();
             ready.done = true;
             return Ok(ready);
         }
+        let was = (self.batch, self.stage);
         let news = match input {
-            Input::Report { host, report } => match self.report_came(now, &host, report, &mut ready)? {
-                Some(vm) => News::OfVm(vm),
-                None => return Ok(ready),
-            },
+            Input::Report { host, report } => self.report_came(now, &host, report, &mut ready)?,
             Input::AgentLost { host } => self.agent_lost(now, &host, &mut ready)?,
             Input::AgentBack { host, state: _ } => self.agent_back(now, &host, &mut ready)?,
             Input::Timer(timer) => self.timer_fired(now, &timer, &mut ready),
             Input::Cancel => self.cancel(now, &mut ready),
         };
-        self.advance(now, news, &mut ready);
+        self.advance(now, was, news, &mut ready);
         Ok(ready)
+    }
+
+    /// An input that changes nothing any more.
+    fn old_news(&mut self) -> News {
+        self.ignored += 1;
+        News::Nothing
     }
 
     fn agent_lost(&mut self, now: Now, host: &HostName, ready: &mut Ready) -> Result<News, Illegal> {
@@ -166,8 +170,7 @@ impl Migration {
             ));
         };
         if *link != Link::Up {
-            self.ignored += 1;
-            return Ok(News::OfAll);
+            return Ok(self.old_news());
         }
         *link = Link::Lost { since: now.mono };
         ready.events.push(Happening::AgentLost { host: host.clone() });
@@ -229,10 +232,7 @@ impl Migration {
                 false
             }
         };
-        if !mattered {
-            self.ignored += 1;
-        }
-        News::OfAll
+        if mattered { News::OfAll } else { self.old_news() }
     }
 
     fn stage_ran_out(&mut self, now: Now, ready: &mut Ready) -> bool {
@@ -271,8 +271,7 @@ impl Migration {
 
     fn cancel(&mut self, now: Now, ready: &mut Ready) -> News {
         if self.cancelled || self.stage == Stage::RollBack {
-            self.ignored += 1;
-            return News::OfAll;
+            return self.old_news();
         }
         self.cancelled = true;
         ready.persist.push(JournalEntry::CancelAsked { at: now.wall });

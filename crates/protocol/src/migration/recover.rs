@@ -163,7 +163,8 @@ impl Migration {
         if self.stage == Stage::Reserve {
             self.roll_back(now, trouble::coordinator_restarted(self.step), &mut ready);
         }
-        self.advance(now, News::OfAll, &mut ready);
+        let stage = (self.batch, self.stage);
+        self.advance(now, stage, News::OfAll, &mut ready);
         ready
     }
 
