@@ -113,6 +113,7 @@ pub(crate) struct Worker {
     events: Events,
     bytes_max: usize,
     committed: bool,
+    draining: bool,
     limit_told: bool,
     closing: Closing,
     marker_seen: bool,
@@ -149,6 +150,7 @@ impl Worker {
             events,
             bytes_max: config.buffer_bytes_max as usize,
             committed: false,
+            draining: false,
             limit_told: false,
             closing: Closing::Forwarding,
             marker_seen: false,
@@ -217,7 +219,7 @@ impl Worker {
     }
 
     fn full(&self) -> bool {
-        !self.committed && self.spool.bytes() >= self.bytes_max
+        !self.committed && !self.draining && self.spool.bytes() >= self.bytes_max
     }
 
     /// Sleeps until there is something to do, and takes the wake-up call off the wake descriptor.
@@ -302,9 +304,11 @@ impl Worker {
         false
     }
 
-    /// Reads until the ring is seen empty, or the spool is full.
+    /// Reads until the ring is seen empty. On an abort the limit no longer counts: what is left in the ring must come behind what is
+    /// in the spool. The spool has room for several rings.
     pub(crate) fn drain(&mut self) {
-        while !self.read_frames(READ_BATCH_FRAMES) && !self.full() && !self.limit_told {}
+        self.draining = true;
+        while !self.read_frames(READ_BATCH_FRAMES) && self.spool.room().is_some() {}
     }
 
     fn advance(&mut self, now: Instant) {

@@ -1,0 +1,287 @@
+//! The buffers on a real kernel: two bridges, a fabric, taps and plugs; only the guests are threads.
+
+mod net;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use net::{Guest, Peer, Stream, assert_in_order, eventually, in_own_network};
+use transhume_netbuf::{Event, Events, OldPath, PlugState, SourceBuffer, TargetBuffer};
+
+fn no_events() -> Events {
+    Arc::new(|event| panic!("no event is expected: {event:?}"))
+}
+
+fn kept_events() -> (Events, Arc<Mutex<Vec<Event>>>) {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keep = kept.clone();
+    (Arc::new(move |event| keep.lock().unwrap().push(event)), kept)
+}
+
+/// A whole switchover under traffic, as the agents drive it.
+fn switchover(frames_per_s: u64, length: usize) {
+    in_own_network(move || {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
+        source_guest.send([0xff; 6], 1 << 40);
+        let stream = Stream::start(frames_per_s, length);
+        std::thread::sleep(Duration::from_millis(200));
+
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
+        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
+        source.connect(target.address()).unwrap();
+        source.announce().unwrap();
+        source.shut().unwrap();
+        source_guest.run(false);
+        source.capture().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        source.committed();
+        target_guest.run(true);
+        target.activate().unwrap();
+        let closing = std::thread::spawn(move || source.finish());
+        let target = target.finish().unwrap();
+        let source = closing.join().unwrap().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let sent = stream.stop();
+        let got = || [source_guest.got(), target_guest.got()].concat();
+        eventually("every frame is there", || got().len() as u64 >= sent);
+
+        assert_in_order(&got(), sent);
+        assert!(source.captured > 0, "{source:?}");
+        assert_eq!(source.captured, target.delivered);
+        assert_eq!((source.dropped, target.dropped), (0, 0), "{source:?} {target:?}");
+        assert_eq!((target.duplicated, target.reordered, target.late), (0, 0, 0));
+        assert_eq!(source.old_path, Some(OldPath::Marker));
+    });
+}
+
+#[test]
+fn a_switchover_at_1000_frames_a_second_loses_nothing() {
+    switchover(1_000, 60);
+}
+
+#[test]
+fn a_switchover_at_20000_frames_a_second_loses_nothing() {
+    switchover(20_000, 60);
+}
+
+#[test]
+fn a_switchover_with_full_frames_loses_nothing() {
+    switchover(5_000, 1514);
+}
+
+#[test]
+fn a_shut_plug_holds_until_it_is_opened() {
+    in_own_network(|| {
+        net::build();
+        let tap = net::tap("dst", "br-b", PlugState::Shut);
+        let guest = Guest::new(&tap, true);
+        guest.send([0xff; 6], 1 << 40);
+        let peer = Peer::new();
+        for number in 0..50 {
+            peer.send(net::vm_mac().bytes(), number, 60);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(guest.got(), Vec::<u64>::new(), "a shut plug leaks");
+        assert_eq!(
+            guest.others(),
+            1,
+            "one dummy burns the tokens, one stands at the head"
+        );
+    });
+}
+
+#[test]
+fn an_abort_puts_every_frame_back_in_order() {
+    in_own_network(|| {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let guest = Guest::new(&source_tap, true);
+        guest.send([0xff; 6], 1 << 40);
+        let stream = Stream::start(10_000, 60);
+        std::thread::sleep(Duration::from_millis(100));
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
+        let target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
+        source.connect(target.address()).unwrap();
+        source.announce().unwrap();
+        source.shut().unwrap();
+        guest.run(false);
+        source.capture().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+
+        source.shut_for_abort().unwrap();
+        drop(target);
+        guest.run(true);
+        let account = source.put_back().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let sent = stream.stop();
+        eventually("every frame is there", || guest.got().len() as u64 >= sent);
+        assert_in_order(&guest.got(), sent);
+        assert!(
+            account.put_back > 0 && account.put_back == account.captured + account.broadcast,
+            "{account:?}"
+        );
+        assert_eq!(account.dropped, 0);
+    });
+}
+
+#[test]
+fn an_abort_before_capture_changes_nothing() {
+    in_own_network(|| {
+        net::build();
+        let tap = net::tap("src", "br-a", PlugState::Open);
+        let guest = Guest::new(&tap, true);
+        guest.send([0xff; 6], 1 << 40);
+        let stream = Stream::start(5_000, 60);
+        std::thread::sleep(Duration::from_millis(50));
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &tap, no_events()).unwrap();
+        source.announce().unwrap();
+        source.shut().unwrap();
+        source.shut_for_abort().unwrap();
+        let account = source.put_back().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let sent = stream.stop();
+        eventually("every frame is there", || guest.got().len() as u64 >= sent);
+        assert_in_order(&guest.got(), sent);
+        assert_eq!((account.captured, account.dropped), (0, 0));
+    });
+}
+
+#[test]
+fn the_limit_is_told_and_nothing_is_dropped() {
+    in_own_network(|| {
+        net::build();
+        let tap = net::tap("src", "br-a", PlugState::Open);
+        let guest = Guest::new(&tap, true);
+        guest.send([0xff; 6], 1 << 40);
+        let (events, kept) = kept_events();
+        let mut source = SourceBuffer::open(net::source_config(16 << 10), &tap, events).unwrap();
+        source.announce().unwrap();
+        source.shut().unwrap();
+        guest.run(false);
+        source.capture().unwrap();
+        let peer = Peer::new();
+        for number in 0..1_000 {
+            peer.send(net::vm_mac().bytes(), number, 100);
+        }
+        eventually(
+            "the limit is told",
+            || matches!(kept.lock().unwrap().first(), Some(Event::LimitReached { bytes }) if *bytes >= 16 << 10),
+        );
+        source.shut_for_abort().unwrap();
+        guest.run(true);
+        source.put_back().unwrap();
+        eventually("every frame is there", || guest.got().len() >= 1_000);
+        assert_in_order(&guest.got(), 1_000);
+        assert_eq!(kept.lock().unwrap().len(), 1, "told once");
+    });
+}
+
+#[test]
+fn a_fabric_that_filters_the_marker_is_waited_for() {
+    in_own_network(|| {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
+        source_guest.send([0xff; 6], 1 << 40);
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
+        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
+        source.connect(target.address()).unwrap();
+        source.announce().unwrap();
+        source.shut().unwrap();
+        source_guest.run(false);
+        source.capture().unwrap();
+        let peer = Peer::new();
+        (0..100).for_each(|number| peer.send(net::vm_mac().bytes(), number, 60));
+        std::thread::sleep(Duration::from_millis(20));
+        net::ip("link set fb type bridge_slave bcast_flood off");
+        net::ip("link set fa type bridge_slave bcast_flood off");
+        source.committed();
+        target_guest.run(true);
+        target.activate().unwrap();
+        let closing = std::thread::spawn(move || source.finish());
+        let target = target.finish().unwrap();
+        let source = closing.join().unwrap().unwrap();
+        assert_eq!(source.old_path, Some(OldPath::Lingered));
+        assert_in_order(&target_guest.got(), 100);
+        assert_eq!(target.delivered, 100);
+    });
+}
+
+#[test]
+fn broadcast_reaches_the_guest_and_its_own_does_not_come_back() {
+    in_own_network(|| {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
+        source_guest.send([0xff; 6], 1 << 40);
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
+        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
+        source.connect(target.address()).unwrap();
+        source.announce().unwrap();
+        source.shut().unwrap();
+        source_guest.send([0xff; 6], 1 << 41);
+        source_guest.run(false);
+        source.capture().unwrap();
+        let peer = Peer::new();
+        (0..10).for_each(|number| peer.send([0xff; 6], number, 60));
+        std::thread::sleep(Duration::from_millis(20));
+        source.committed();
+        target_guest.run(true);
+        target.activate().unwrap();
+        target_guest.send([0xff; 6], 1 << 42);
+        let closing = std::thread::spawn(move || source.finish());
+        let target = target.finish().unwrap();
+        let source = closing.join().unwrap().unwrap();
+        (10..20).for_each(|number| peer.send([0xff; 6], number, 60));
+        eventually("the later broadcasts are there", || {
+            target_guest.got().len() >= 20
+        });
+        assert_in_order(&target_guest.got(), 20);
+        assert_eq!((source.broadcast, target.broadcast), (10, 10));
+        assert!(source.own_echo >= 1, "{source:?}");
+    });
+}
+
+#[test]
+fn a_killed_source_agent_loses_no_frame() {
+    in_own_network(|| {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
+        source_guest.send([0xff; 6], 1 << 40);
+        let config = net::source_config(64 << 20);
+        let (events, _) = kept_events();
+        let mut source = SourceBuffer::open(config.clone(), &source_tap, events.clone()).unwrap();
+        let mut target = TargetBuffer::open(net::target_config(), &target_tap, events).unwrap();
+        let address = target.address();
+        source.connect(address).unwrap();
+        source.announce().unwrap();
+        source.shut().unwrap();
+        source_guest.run(false);
+        source.capture().unwrap();
+        let peer = Peer::new();
+        (0..100).for_each(|number| peer.send(net::vm_mac().bytes(), number, 60));
+        std::thread::sleep(Duration::from_millis(20));
+        // What a kill leaves is the spool: the first half of an abort stops the thread where it is, and nothing is put back.
+        source.shut_for_abort().unwrap();
+        drop(source);
+        (100..200).for_each(|number| peer.send(net::vm_mac().bytes(), number, 60));
+
+        let mut source = SourceBuffer::resume(config, &source_tap, Some(address), no_events()).unwrap();
+        source.committed();
+        target_guest.run(true);
+        target.activate().unwrap();
+        let closing = std::thread::spawn(move || source.finish());
+        let target = target.finish().unwrap();
+        let source = closing.join().unwrap().unwrap();
+        assert_in_order(&target_guest.got(), 200);
+        assert_eq!((source.captured, target.delivered), (200, 200));
+    });
+}
