@@ -53,27 +53,37 @@ pub(super) fn timed_out(
     limit_name: &str,
 ) -> Trouble {
     let (vm, host) = late[0];
-    let others = match late.len() {
-        1 => String::new(),
-        more => format!(" and {} more", more - 1),
-    };
     Trouble {
         step,
         host: Some(host.clone()),
         vm: Some(vm.clone()),
-        reason: format!("VM {vm}{others}: step {step} was not done within {limit}"),
+        reason: format!("VM {vm}{}: step {step} was not done within {limit}", others(late)),
         hint: format!("raise `{limit_name}` if the hosts are only slow"),
     }
 }
 
 /// `late` are the VMs that did not converge; at least one.
 pub(super) fn never_converged(step: Step, late: &[(&VmName, &HostName)], limit: Millis) -> Trouble {
+    let (vm, host) = late[0];
     Trouble {
+        step,
+        host: Some(host.clone()),
+        vm: Some(vm.clone()),
+        reason: format!(
+            "VM {vm}{}: no short enough blackout was in sight within {limit}",
+            others(late)
+        ),
         hint:
             "the guest dirties memory faster than the network carries it: give page streams more bandwidth, \
                move fewer VMs in a batch, raise `blackout_ms_max`, or move offline"
                 .to_owned(),
-        ..timed_out(step, late, limit, "pre_copy_ms_max")
+    }
+}
+
+fn others(late: &[(&VmName, &HostName)]) -> String {
+    match late.len() {
+        0 | 1 => String::new(),
+        more => format!(" and {} more", more - 1),
     }
 }
 

@@ -6,7 +6,7 @@ use transhume_model::*;
 use transhume_protocol::message::*;
 
 /// Orders in the course of a move without faults. `Converge` is the second answer to `PreCopy`.
-pub const COURSE: [&str; 16] = [
+pub const COURSE: [&str; 15] = [
     "Reserve",
     "Prepare",
     "PreCopy",
@@ -22,7 +22,6 @@ pub const COURSE: [&str; 16] = [
     "CloseSourceBuffer",
     "CloseTargetBuffer",
     "Discard",
-    "",
 ];
 
 pub fn address(port: u16) -> SocketAddr {
@@ -78,7 +77,7 @@ pub fn natural(command: &str, at: WallMicros) -> Outcome {
         "Commit" => Outcome::CommitNoted,
         "CloseSourceBuffer" => Outcome::SourceClosed(SourceFrames {
             captured: 40,
-            last_sent_at: Some(WallMicros(at.0 - 30_000)),
+            last_sent_at: Some(at - WallMicros(30_000)),
             old_path: Some(OldPath::Marker),
             ..SourceFrames::default()
         }),

@@ -186,7 +186,8 @@ impl Hand {
     /// The answer that everybody hopes for.
     pub fn answer(&mut self, vm: &VmName, command: &str) {
         let outcome = answer::natural(command, WallMicros(self.now.wall.0 + 1_000));
-        self.answer_with(vm, command, outcome).unwrap();
+        let order = if command == "Converge" { "PreCopy" } else { command };
+        self.answer_with(vm, order, outcome).unwrap();
     }
 
     pub fn refuse(&mut self, vm: &VmName, command: &str) {

@@ -1,0 +1,287 @@
+//! Properties: messages and journal survive their encoding, a journal can be taken up after any entry, and no
+//! sequence of inputs makes the machine panic, unwind a commitment or commit what is not prepared.
+
+mod support;
+
+use proptest::prelude::*;
+use support::{Hand, answer, host, request, vm};
+use transhume_model::{Epoch, OrderId, WallMicros};
+use transhume_protocol::message::{FaultKind, Mode, Order, Outcome, RefusalKind, Report};
+use transhume_protocol::migration::{Input, JournalEntry, Migration, TimerId};
+use transhume_protocol::report::Ending;
+use transhume_protocol::step::Step;
+use transhume_protocol::wire;
+
+const K: usize = 2;
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    let named: Vec<&str> = answer::COURSE
+        .into_iter()
+        .chain(["AbortSource", "AbortTarget"])
+        .collect();
+    prop_oneof![
+        8 => prop::sample::select(named).prop_map(|command| answer::natural(command, WallMicros(5))),
+        1 => Just(answer::refusal(RefusalKind::UnknownVm)),
+        1 => Just(answer::refusal(RefusalKind::StaleEpoch)),
+        1 => Just(answer::refusal(RefusalKind::WrongState)),
+        1 => Just(answer::fault(FaultKind::Tunnel)),
+        1 => Just(Outcome::Progress(answer::pages())),
+        1 => Just(Outcome::Host(Box::new(answer::host_state(host("s1"))))),
+    ]
+}
+
+fn any_host() -> impl Strategy<Value = transhume_model::HostName> {
+    prop::sample::select(vec!["s1", "s2", "t1", "t2", "elsewhere"]).prop_map(host)
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let id =
+        prop_oneof![8 => (1u64..60).prop_map(|n| OrderId(1 << 32 | n)), 1 => any::<u64>().prop_map(OrderId)];
+    let order = prop::option::weighted(0.9, id);
+    (
+        order,
+        0u64..4,
+        prop::option::weighted(0.95, 1usize..=5),
+        outcome(),
+    )
+        .prop_map(|(order, epoch, index, outcome)| Report {
+            order,
+            epoch: Epoch(epoch),
+            vm: index.map(vm),
+            at: WallMicros(9),
+            outcome,
+        })
+}
+
+/// What may come next: mostly a sensible answer to an order, so that runs get far; else anything at all.
+#[derive(Debug, Clone)]
+enum Move {
+    AnswerNth(usize),
+    Anything(Box<Input>),
+    Wait(u64),
+    Restart,
+}
+
+fn anything(input: Input) -> Move {
+    Move::Anything(Box::new(input))
+}
+
+fn any_move() -> impl Strategy<Value = Move> {
+    let step = prop::sample::select(Step::ALL.to_vec());
+    let timer = (1usize..3, step).prop_map(|(batch, step)| Input::Timer(TimerId::Step { batch, step }));
+    let lost = any_host().prop_map(|host| Input::AgentLost { host });
+    let back = any_host().prop_map(|host| Input::AgentBack {
+        state: Box::new(answer::host_state(host.clone())),
+        host,
+    });
+    let said = (any_host(), report()).prop_map(|(host, report)| Input::Report { host, report });
+    prop_oneof![
+        60 => any::<usize>().prop_map(Move::AnswerNth),
+        4 => said.prop_map(anything),
+        1 => timer.prop_map(anything),
+        1 => lost.prop_map(anything),
+        4 => back.prop_map(anything),
+        1 => (0u64..100_000).prop_map(Move::Wait),
+        1 => Just(Move::Restart),
+    ]
+}
+
+fn play(hand: &mut Hand, moved: Move) {
+    match moved {
+        Move::AnswerNth(nth) => {
+            let Some((_, order)) = hand.sent.get(nth % hand.sent.len().max(1)).cloned() else {
+                return;
+            };
+            let name = order
+                .command
+                .vm()
+                .expect("orders of a move are about a VM")
+                .clone();
+            let second = order.command.name() == "PreCopy" && nth % 3 > 0;
+            let natural = answer::natural(
+                if second { "Converge" } else { order.command.name() },
+                hand.now.wall,
+            );
+            let answered = hand.answer_with(&name, order.command.name(), natural);
+            answered.expect("an honest answer is never illegal");
+        }
+        Move::Anything(input) => {
+            // Illegal is fine; a panic is not.
+            let _named_error = hand.give(*input);
+        }
+        Move::Wait(ms) => hand.wait(ms),
+        Move::Restart if !hand.done => hand.restart(hand.machine.epoch_last().0 + 1),
+        Move::Restart => {}
+    }
+}
+
+/// What must hold of everything that was ever sent and journaled.
+fn check(hand: &Hand) {
+    for batch in 1..=2 {
+        let names: Vec<_> = ((batch - 1) * K + 1..=batch * K).map(vm).collect();
+        let about = |order: &Order, commands: &[&str]| {
+            names.iter().any(|name| order.command.vm() == Some(name))
+                && commands.contains(&order.command.name())
+        };
+        let sent = |commands: &[&str]| hand.sent.iter().any(|(_, order)| about(order, commands));
+        if sent(&["Activate", "Commit", "Discard"]) {
+            assert!(
+                hand.is_committed(batch),
+                "nothing of step 8 is sent before the journal holds Committed"
+            );
+        }
+        let rolls_back = |entry: &JournalEntry| matches!(entry, JournalEntry::RollingBack { batch: which, .. } if *which == batch);
+        let rolled_back = hand.journal.iter().any(rolls_back);
+        assert!(
+            !(rolled_back && hand.is_committed(batch)),
+            "a batch is decided once"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_sequence_of_inputs_breaks_the_machine(moves in prop::collection::vec(any_move(), 1..250)) {
+        let mut hand = Hand::begin(2 * K, K);
+        for moved in moves {
+            play(&mut hand, moved);
+            check(&hand);
+        }
+    }
+
+    #[test]
+    fn a_report_survives_the_wire(report in report()) {
+        let bytes = wire::encode(&report).unwrap();
+        prop_assert_eq!(wire::decode::<Report>(&bytes[wire::LENGTH_BYTES..]).unwrap(), report);
+    }
+
+    #[test]
+    fn hostile_bytes_are_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _order = wire::decode::<Order>(&bytes);
+        let _report = wire::decode::<Report>(&bytes);
+        let _entry = wire::decode::<JournalEntry>(&bytes);
+    }
+
+    #[test]
+    fn a_journal_out_of_order_is_refused_not_believed(picks in prop::collection::vec(0usize..40, 0..40)) {
+        let journal = full_journal();
+        let shuffled: Vec<_> = picks.iter().map(|pick| journal[pick % journal.len()].clone()).collect();
+        let _taken_up = Migration::recover(Hand::begin(1, 1).now, &shuffled, Epoch(99));
+    }
+}
+
+/// A move of two batches, the second rolled back, cancelled and recovered on the way: every kind of entry.
+fn full_journal() -> Vec<JournalEntry> {
+    let mut hand = Hand::begin(3, 2);
+    hand.up_to(2, "Activate");
+    hand.restart(5);
+    ["s1", "t1", "s2", "t2"]
+        .into_iter()
+        .for_each(|host| hand.bring_back(host));
+    for command in ["Commit", "Activate", "OpenTargetBuffer", "ConnectBuffers"] {
+        hand.all(2, command);
+    }
+    ["CloseSourceBuffer", "CloseTargetBuffer", "Discard"]
+        .into_iter()
+        .for_each(|command| hand.all(2, command));
+    for command in ["Reserve", "Prepare", "PreCopy"] {
+        hand.answer(&vm(3), command);
+    }
+    hand.give(Input::Cancel).unwrap();
+    ["AbortSource", "AbortTarget"]
+        .into_iter()
+        .for_each(|command| hand.answer(&vm(3), command));
+    assert!(hand.done);
+    hand.journal
+}
+
+#[test]
+fn every_kind_of_entry_survives_its_encoding() {
+    let journal = full_journal();
+    for entry in &journal {
+        let bytes = serde_json::to_vec(entry).unwrap();
+        assert_eq!(serde_json::from_slice::<JournalEntry>(&bytes).unwrap(), *entry);
+    }
+    let mut kinds: Vec<String> = journal.iter().map(|entry| format!("{entry:?}")).collect();
+    kinds
+        .iter_mut()
+        .for_each(|kind| kind.truncate(kind.find([' ', '{']).unwrap()));
+    kinds.sort();
+    kinds.dedup();
+    assert_eq!(kinds.len(), 11, "a kind of entry is missing here: {kinds:?}");
+}
+
+/// The journal as the first version wrote it, kept in `testdata`: every later version must read it.
+#[test]
+fn the_first_version_of_the_journal_can_be_read() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/journal_v1.json");
+    if std::env::var_os("UPDATE_GOLDENS").is_some() && !std::path::Path::new(path).exists() {
+        std::fs::write(path, serde_json::to_string_pretty(&full_journal()).unwrap()).unwrap();
+    }
+    let text = std::fs::read_to_string(path).expect("the journal is there");
+    let journal: Vec<JournalEntry> = serde_json::from_str(&text).expect("the journal can be read");
+    let Some((JournalEntry::Ended { report }, rest)) = journal.split_last() else {
+        panic!("the journal has its end");
+    };
+    assert_eq!(report.outcome, Ending::PartlyCommitted);
+    let (machine, _) = Migration::recover(Hand::begin(1, 1).now, rest, Epoch(99))
+        .unwrap()
+        .unwrap();
+    let recovered = machine.report(Hand::begin(1, 1).now);
+    assert_eq!(recovered.vms[0].frames, report.vms[0].frames);
+    assert_eq!(recovered.vms[0].blackout_ms, report.vms[0].blackout_ms);
+}
+
+/// The coordinator dies after each single entry of a move: it is always taken up on the side that the journal says.
+#[test]
+fn the_move_can_be_taken_up_after_every_entry() {
+    let journal = full_journal();
+    let now = Hand::begin(1, 1).now;
+    for length in 1..journal.len() {
+        let recovered = Migration::recover(now, &journal[..length], Epoch(99));
+        let (machine, ready) = recovered.unwrap().expect("only the last entry ends the move");
+        let decided = journal[..length]
+            .iter()
+            .any(|entry| matches!(entry, JournalEntry::Committed { .. }));
+        let hosts: Vec<String> = machine
+            .report(now)
+            .vms
+            .iter()
+            .map(|vm| vm.host.to_string())
+            .collect();
+        assert_eq!(
+            hosts[0],
+            if decided { "t1" } else { "s1" },
+            "after {length} entries"
+        );
+        assert_eq!(hosts[2], "s1", "the second batch was never decided");
+        assert!(ready.send.is_empty(), "no host is connected yet");
+    }
+    assert!(Migration::recover(now, &journal, Epoch(99)).unwrap().is_none());
+}
+
+#[test]
+fn an_epoch_that_fences_nothing_off_is_refused() {
+    let journal = Hand::begin(2, 2).journal;
+    let error = Migration::recover(Hand::begin(1, 1).now, &journal, Epoch(1)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "epoch 1 is not newer than 1, which the journal holds"
+    );
+}
+
+#[test]
+fn a_newer_journal_is_refused_by_name() {
+    let entry = JournalEntry::Begun {
+        version: 2,
+        at: WallMicros(0),
+        request: request(1, 1, Mode::Live),
+    };
+    let error = Migration::recover(Hand::begin(1, 1).now, &[entry], Epoch(9)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the journal of the move has version 2, this program knows up to 1"
+    );
+}
