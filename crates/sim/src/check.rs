@@ -1,10 +1,11 @@
 //! What must hold: after every event for the VM it was about, and for all at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_model::{HostName, VmName};
-use transhume_protocol::message::VmRole;
-use transhume_protocol::migration::{Illegal, MoveRequest, RecoverError};
+use transhume_protocol::event::Happening;
+use transhume_protocol::message::{Command, Order, VmRole};
+use transhume_protocol::migration::{Illegal, JournalEntry, MoveRequest, RecoverError};
 use transhume_protocol::report::{Ending, MigrationReport};
 
 use crate::host::Host;
@@ -73,6 +74,20 @@ pub enum Violation {
         vm: VmName,
         /// What is wrong.
         what: String,
+    },
+    /// Persist before send: an order of step 8 or 9 left before the decision was durable.
+    #[error("{command} for VM {vm} left before the journal held Committed")]
+    SentBeforePersist {
+        /// The VM.
+        vm: VmName,
+        /// The order.
+        command: &'static str,
+    },
+    /// Something was told twice.
+    #[error("the event {event} was given twice")]
+    ToldTwice {
+        /// The event.
+        event: String,
     },
     /// The machine took something an honest agent said for impossible.
     #[error("the machine refused an input")]
@@ -170,6 +185,57 @@ impl Guest {
             None => Err(misplaced(format!("{host} does not hold it"))),
         }
     }
+}
+
+/// Whether the order may only leave when the journal holds the decision, which it must by now.
+pub(crate) fn check_sent(journal: &[JournalEntry], order: &Order) -> Result<(), Violation> {
+    let (command, Some(vm)) = (order.command.name(), order.command.vm()) else {
+        return Ok(());
+    };
+    let decides = matches!(
+        order.command,
+        Command::Activate { .. }
+            | Command::Commit { .. }
+            | Command::CloseSourceBuffer { .. }
+            | Command::CloseTargetBuffer { .. }
+            | Command::Discard { .. }
+    );
+    let decided = |entry: &JournalEntry| match entry {
+        JournalEntry::Committed { vms, .. } => vms.iter().any(|so_far| so_far.vm == *vm),
+        _ => false,
+    };
+    if decides && !journal.iter().any(decided) {
+        return Err(Violation::SentBeforePersist {
+            vm: vm.clone(),
+            command,
+        });
+    }
+    Ok(())
+}
+
+/// Steps, phases, decisions and the end are told once in a coordinator's life.
+pub(crate) fn check_told(events: &[Happening]) -> Result<(), Violation> {
+    let mut told = BTreeSet::new();
+    for event in events {
+        let once = match event {
+            Happening::Begun { .. }
+            | Happening::StepEntered { .. }
+            | Happening::PhaseEntered { .. }
+            | Happening::RollingBack { .. }
+            | Happening::Committed { .. }
+            | Happening::Ended { .. } => true,
+            Happening::Progress { .. }
+            | Happening::Refused { .. }
+            | Happening::Failed { .. }
+            | Happening::AgentLost { .. }
+            | Happening::AgentBack { .. } => false,
+        };
+        let event = format!("{event:?}");
+        if once && !told.insert(event.clone()) {
+            return Err(Violation::ToldTwice { event });
+        }
+    }
+    Ok(())
 }
 
 /// Everything that must hold when the move is over and all frames have arrived.

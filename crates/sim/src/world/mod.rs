@@ -1,18 +1,20 @@
 //! A run: events in the order of their instants, until the move is over and every frame has arrived.
 
+mod faults;
+mod links;
+
 use std::collections::BTreeMap;
 
 use transhume_model::{HostName, Millis, VmName, WallMicros};
 use transhume_protocol::event::Happening;
-use transhume_protocol::message::{FaultKind, Order, RefusalKind, Report};
-use transhume_protocol::migration::{Input, JournalEntry, MoveRequest, Now, Ready};
+use transhume_protocol::migration::{Input, JournalEntry, MoveRequest, Now};
 use transhume_protocol::report::MigrationReport;
 
-use crate::check::{Guest, Violation, check_end};
-use crate::coordinator::{Coordinator, CrashPoint};
+use crate::check::{Guest, Violation, check_end, check_told};
+use crate::coordinator::Coordinator;
 use crate::copy::Copy;
-use crate::fault::{Fault, OrderFault};
-use crate::host::{Effect, Host, failed, refused};
+use crate::fault::Fault;
+use crate::host::{Effect, Host};
 use crate::network::{Channel, Event, Micros, Network, PATH_MICROS_MAX};
 use crate::random::Random;
 use crate::scenario::Scenario;
@@ -115,7 +117,7 @@ impl World {
     /// Runs to the end.
     pub fn run(mut self) -> Result<Outcome, Violation> {
         let ready = self.coordinator.begin(self.now(), self.request.clone());
-        self.carry_out(ready);
+        self.carry_out(ready)?;
         while let Some(event) = self.network.next() {
             self.happen(event)?;
             if self.over_at.is_none() && self.network.now > RUN_MS_MAX * MILLI {
@@ -126,6 +128,7 @@ impl World {
             ms: self.network.now / MILLI,
         };
         let report = self.coordinator.final_report().ok_or(never)?;
+        check_told(&self.coordinator.events)?;
         check_end(&self.request, report, &self.guests, &self.hosts)?;
         Ok(Outcome {
             report: report.clone(),
@@ -408,331 +411,5 @@ impl World {
         let channel = Channel::Path(vm.clone(), old.clone());
         self.network
             .send(&mut self.random, channel, Event::MarkerArrives { host: old, vm });
-    }
-}
-
-/// Coordinator, agents' lives and the links between them.
-impl World {
-    fn feed(&mut self, input: Input) -> Result<(), Violation> {
-        match self.coordinator.handle(self.now(), input) {
-            Some(Ok(ready)) => {
-                self.carry_out(ready);
-                Ok(())
-            }
-            Some(Err(illegal)) => Err(Violation::Illegal(illegal)),
-            None => Ok(()),
-        }
-    }
-
-    fn carry_out(&mut self, ready: Ready) {
-        let crash = self.crash_point(&ready);
-        let todo = self.coordinator.carry_out(ready, crash);
-        for (host, order) in todo.send {
-            let Some(&link) = self.links.get(&host) else {
-                continue;
-            };
-            let event = Event::OrderArrives {
-                host: host.clone(),
-                link,
-                order,
-            };
-            self.network
-                .send(&mut self.random, Channel::Orders(host.clone()), event);
-            if self.chance(self.scenario.weather.link_breaks) {
-                self.break_link(&host);
-            }
-        }
-        let coordinator_run = self.coordinator.run;
-        for (at, timer) in todo.timers {
-            self.network.at(
-                at.0 * MILLI,
-                Event::TimerFires {
-                    coordinator_run,
-                    timer,
-                },
-            );
-        }
-        if todo.died {
-            self.coordinator_dies();
-        } else if self.coordinator.is_over {
-            self.over_at.get_or_insert(self.network.now);
-        }
-    }
-
-    fn crash_point(&mut self, ready: &Ready) -> Option<CrashPoint> {
-        if let Some(Fault {
-            command,
-            vm,
-            what: OrderFault::CoordinatorDies(point),
-        }) = self.fault.clone()
-        {
-            let struck = |order: &Order| order.command.name() == command && order.command.vm() == Some(&vm);
-            if ready.send.iter().any(|(_, order)| struck(order)) {
-                self.fault = None;
-                return Some(point);
-            }
-        }
-        let points = [
-            CrashPoint::BeforePersist,
-            CrashPoint::AfterPersist,
-            CrashPoint::BetweenSends,
-        ];
-        let dies = self.scenario.weather.coordinator_dies;
-        points.into_iter().find(|_| self.chance(dies))
-    }
-
-    fn coordinator_dies(&mut self) {
-        self.links.clear();
-        let delay = self.random.between(RESTART_MICROS_MIN, RESTART_MICROS_MAX);
-        self.network.after(delay, Event::CoordinatorStarts);
-    }
-
-    fn coordinator_starts(&mut self) -> Result<(), Violation> {
-        if self.coordinator.is_up() {
-            return Ok(());
-        }
-        if self.coordinator.journal.is_empty() {
-            let ready = self.coordinator.begin_again(self.now(), self.request.clone());
-            self.connect_all();
-            self.carry_out(ready);
-            return Ok(());
-        }
-        let recovered = self.coordinator.recover(self.now()).map_err(Violation::Recover)?;
-        match recovered {
-            Some(ready) => self.carry_out(ready),
-            None => {
-                self.over_at.get_or_insert(self.network.now);
-            }
-        }
-        let coordinator_run = self.coordinator.run;
-        let up: Vec<HostName> = self
-            .hosts
-            .values()
-            .filter(|host| host.up)
-            .map(|host| host.name.clone())
-            .collect();
-        for host in up {
-            let delay = self.random.between(MILLI, NOTICE_MICROS_MAX);
-            self.network.after(
-                delay,
-                Event::LinkBack {
-                    host,
-                    coordinator_run,
-                },
-            );
-        }
-        Ok(())
-    }
-
-    /// The user asks again after a coordinator that died before anything was durable.
-    fn connect_all(&mut self) {
-        let up: Vec<HostName> = self
-            .hosts
-            .values()
-            .filter(|host| host.up)
-            .map(|host| host.name.clone())
-            .collect();
-        for host in up {
-            self.link_serial += 1;
-            self.links.insert(host, self.link_serial);
-        }
-    }
-
-    fn link_back(&mut self, host: HostName, coordinator_run: u64) -> Result<(), Violation> {
-        let is_current = coordinator_run == self.coordinator.run && self.coordinator.is_up();
-        if !is_current || !self.hosts[&host].up || self.links.contains_key(&host) {
-            return Ok(());
-        }
-        self.link_serial += 1;
-        self.links.insert(host.clone(), self.link_serial);
-        let state = Box::new(self.hosts[&host].state());
-        self.feed(Input::AgentBack { host, state })
-    }
-
-    /// The connection is gone; both ends notice, and connect again unless one of them is dead.
-    fn break_link(&mut self, host: &HostName) {
-        if self.links.remove(host).is_none() {
-            return;
-        }
-        let coordinator_run = self.coordinator.run;
-        let noticed = self.random.between(10, NOTICE_MICROS_MAX);
-        self.network.after(
-            noticed,
-            Event::LossNoticed {
-                host: host.clone(),
-                coordinator_run,
-            },
-        );
-        let back = noticed + self.random.between(MILLI, RESTART_MICROS_MAX);
-        self.network.after(
-            back,
-            Event::LinkBack {
-                host: host.clone(),
-                coordinator_run,
-            },
-        );
-    }
-
-    fn agent_dies(&mut self, host: &HostName) {
-        self.break_link(host);
-        self.hosts
-            .get_mut(host)
-            .expect("events name hosts that exist")
-            .die();
-        let delay = NOTICE_MICROS_MAX + self.random.between(RESTART_MICROS_MIN, RESTART_MICROS_MAX);
-        self.network
-            .after(delay, Event::AgentStarts { host: host.clone() });
-    }
-
-    fn agent_starts(&mut self, host: HostName) {
-        self.run_serial += 1;
-        let run = self.run_serial;
-        self.hosts
-            .get_mut(&host)
-            .expect("events name hosts that exist")
-            .start(run);
-        let coordinator_run = self.coordinator.run;
-        self.network.after(
-            MILLI,
-            Event::LinkBack {
-                host,
-                coordinator_run,
-            },
-        );
-    }
-
-    fn send_report(&mut self, host: &HostName, report: Report) {
-        let Some(&link) = self.links.get(host) else { return };
-        let copies = if report.order.is_some() && report.order == self.answered_twice {
-            2
-        } else {
-            1
-        };
-        for _ in 0..copies {
-            let event = Event::ReportArrives {
-                host: host.clone(),
-                link,
-                report: Box::new(report.clone()),
-            };
-            self.network
-                .send(&mut self.random, Channel::Reports(host.clone()), event);
-        }
-        if self.chance(self.scenario.weather.link_breaks) {
-            self.break_link(host);
-        }
-    }
-}
-
-/// Faults at orders.
-impl World {
-    fn chance(&mut self, per_million: u32) -> bool {
-        let stormy = self.network.now < self.scenario.weather.until_ms * MILLI;
-        stormy && per_million > 0 && self.random.happens(per_million)
-    }
-
-    fn order_arrived(&mut self, host: &HostName, order: Order) {
-        match self.strikes(&order) {
-            Some(OrderFault::Refused) => {
-                let outcome = refused(RefusalKind::Qemu, "the simulation says no".to_owned());
-                self.answer_at_once(host, &order, outcome);
-            }
-            Some(OrderFault::Failed) => {
-                self.answer_at_once(
-                    host,
-                    &order,
-                    failed(FaultKind::Internal, "the simulation breaks it"),
-                );
-            }
-            Some(OrderFault::Unanswered) => {}
-            Some(OrderFault::AnsweredTwice) => {
-                self.answered_twice = Some(order.id);
-                self.work_on(host, order);
-            }
-            Some(OrderFault::StaleCopyFirst) => {
-                let stale = transhume_model::Epoch(order.epoch.0 - 1);
-                self.work_on(
-                    host,
-                    Order {
-                        epoch: stale,
-                        ..order.clone()
-                    },
-                );
-                self.work_on(host, order);
-            }
-            Some(OrderFault::AgentDiesBefore) => self.agent_dies(host),
-            Some(OrderFault::LinkBreaks) => self.break_link(host),
-            Some(OrderFault::AgentDiesAfter | OrderFault::CoordinatorDies(_)) | None => {
-                self.work_on(host, order)
-            }
-        }
-    }
-
-    /// The aimed fault, once; else the weather.
-    fn strikes(&mut self, order: &Order) -> Option<OrderFault> {
-        if let Some(fault) = &self.fault
-            && order.command.name() == fault.command
-            && order.command.vm() == Some(&fault.vm)
-        {
-            let what = fault.what;
-            if what != OrderFault::AgentDiesAfter {
-                self.fault = None;
-            }
-            return Some(what);
-        }
-        let weather = self.scenario.weather;
-        if self.chance(weather.agent_dies) {
-            Some(OrderFault::AgentDiesBefore)
-        } else if self.chance(weather.order_fails) {
-            Some(OrderFault::Failed)
-        } else if self.chance(weather.order_hangs) {
-            Some(OrderFault::Unanswered)
-        } else {
-            None
-        }
-    }
-
-    fn agent_may_die_after(&mut self, host: &HostName, order: &Order) {
-        let aimed = self.fault.as_ref().is_some_and(|fault| {
-            fault.what == OrderFault::AgentDiesAfter
-                && order.command.name() == fault.command
-                && order.command.vm() == Some(&fault.vm)
-        });
-        if aimed {
-            self.fault = None;
-        }
-        if aimed || self.chance(self.scenario.weather.agent_dies) && self.hosts[host].up {
-            self.agent_dies(host);
-        }
-    }
-
-    fn answer_at_once(
-        &mut self,
-        host: &HostName,
-        order: &Order,
-        outcome: transhume_protocol::message::Outcome,
-    ) {
-        let vm = order.command.vm().cloned();
-        let report = Report {
-            order: Some(order.id),
-            epoch: order.epoch,
-            vm,
-            at: self.wall(),
-            outcome,
-        };
-        self.send_report(host, report);
-    }
-
-    fn work_on(&mut self, host: &HostName, order: Order) {
-        let Some(vm) = order.command.vm().cloned() else {
-            return;
-        };
-        let run = self.hosts[host].run;
-        let channel = Channel::Work(host.clone(), vm);
-        let event = Event::OrderActedOn {
-            host: host.clone(),
-            run,
-            order,
-        };
-        self.network.send(&mut self.random, channel, event);
     }
 }
