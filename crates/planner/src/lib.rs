@@ -5,10 +5,29 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod explain;
+pub mod forecast;
+pub mod generate;
+mod infeasible;
+pub mod input;
+pub mod measure;
 mod offer;
+mod order;
 mod paper;
 mod place;
+mod plan;
+mod problem;
+pub mod report;
+mod schedule;
+mod solve;
+mod svg;
+mod validate;
 
 pub use batch::{Batch, BatchError, batches};
+pub use infeasible::{Addition, Constraint, Impossible, Reason};
 pub use offer::{Offer, OfferError, Offers, Request, Resource};
 pub use place::{Move, NoSolution, Placement, Shortage, Strategy, place};
+pub use plan::{Options, plan, plan_while};
+pub use solve::{Ended, Go, Watch};
+pub use svg::svg;
+pub use validate::validate;

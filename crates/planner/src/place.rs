@@ -8,14 +8,21 @@ use transhume_model::{Capacity, Demand, HostName, VmName};
 
 use crate::offer::{Offers, Request, Resource};
 use crate::paper::{self, Amounts, Lists, Outcome};
+use crate::problem::Problem;
+use crate::solve::{self, Go, Watch};
+
+/// Work that [`Strategy::Exact`] may do here; a few seconds at most.
+const EXACT_WORK_MAX: u64 = 50_000_000;
 
 /// How the targets are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
-    /// The paper's sorted lists and recursive selection (§3.2).
-    #[default]
+    /// The paper's sorted lists and recursive selection (§3.2). Knows amounts only.
     Paper,
+    /// Bounds, patterns, branch and bound: fewest targets with a proof or a gap, then least memory moved, then least traffic.
+    #[default]
+    Exact,
 }
 
 /// One VM and where it goes. It stays when `source` and `target` are the same.
@@ -151,6 +158,7 @@ pub fn place(offers: &Offers, requests: &[Request], strategy: Strategy) -> Resul
     verify(&lists, requests, &names)?;
     let outcome = match strategy {
         Strategy::Paper => paper::map(&lists),
+        Strategy::Exact => exact(&lists),
     };
     match outcome {
         Outcome::Mapped {
@@ -177,6 +185,32 @@ pub fn place(offers: &Offers, requests: &[Request], strategy: Strategy) -> Resul
                 NoSolution::WorkBound { vm, nearest, short }
             })
         }
+    }
+}
+
+/// The exact solver on two lists.
+fn exact(lists: &Lists) -> Outcome {
+    let problem = Problem::of_lists(lists);
+    let solution = solve::solve(&problem, &mut Watch::new(EXACT_WORK_MAX, &mut || Go::On));
+    match solution.host_of {
+        Some(host_of) => Outcome::Mapped {
+            host_of,
+            proved: solution.cost.hosts == solution.least.hosts,
+            hosts_min: solution.least.hosts,
+        },
+        // The recursion tells where it got stuck.
+        None => match paper::map(lists) {
+            Outcome::Unmapped {
+                stuck_at,
+                left,
+                exhausted,
+            } => Outcome::Unmapped {
+                stuck_at,
+                left,
+                exhausted: exhausted || solution.impossible,
+            },
+            mapped @ Outcome::Mapped { .. } => mapped,
+        },
     }
 }
 

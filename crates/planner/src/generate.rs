@@ -1,0 +1,325 @@
+//! Instances for tests and benchmarks, each from a seed that is printed with the results.
+
+use std::collections::BTreeMap;
+
+use transhume_model::{HostName, VmName};
+
+use crate::input::{
+    Amount, Amounts, Bands, Cluster, Group, GroupKind, Host, MemoryFigures, PlanInput, Traffic, Vm,
+};
+
+/// A small deterministic generator (xorshift64*).
+pub struct Seeded(u64);
+
+impl Seeded {
+    /// Different seeds give different sequences.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    /// A number from `low` to `high`, both included.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        low + (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) % (high - low + 1)
+    }
+
+    /// True `percent` times in a hundred.
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.between(1, 100) <= percent
+    }
+}
+
+fn host_name(i: usize) -> HostName {
+    format!("h{i}").parse().expect("a letter and digits")
+}
+
+fn vm_name(i: usize) -> VmName {
+    format!("vm-{i}").parse().expect("letters and digits")
+}
+
+fn amounts(names: &[&str], units: &[u64]) -> Amounts {
+    let pairs = names.iter().zip(units);
+    pairs
+        .map(|(name, units)| ((*name).to_owned(), Amount::units(*units)))
+        .collect()
+}
+
+fn host(name: HostName, capacity: Amounts) -> Host {
+    Host {
+        name,
+        capacity,
+        overcommit: BTreeMap::new(),
+        used: Amounts::new(),
+        labels: BTreeMap::new(),
+        cpu_model: None,
+        maintenance: false,
+        bands: Bands::default(),
+    }
+}
+
+fn vm(name: VmName, on: HostName, demand: Amounts) -> Vm {
+    Vm {
+        name,
+        host: on,
+        demand,
+        pin: Vec::new(),
+        selector: BTreeMap::new(),
+        cpu_models: Vec::new(),
+        storage_mbit_s: Amount::default(),
+        memory: MemoryFigures::default(),
+    }
+}
+
+fn input(hosts: Vec<Host>, vms: Vec<Vm>) -> PlanInput {
+    PlanInput {
+        hosts,
+        cluster: Cluster {
+            name: "generated".parse().expect("letters"),
+            vms,
+            groups: Vec::new(),
+            traffic: Vec::new(),
+        },
+        from: Vec::new(),
+        to: Vec::new(),
+    }
+}
+
+/// Falkenauer's bin packing triplets: hosts of 1000, three VMs fill each exactly, sizes 250 to 499.
+pub fn triplets(vms: usize, seed: u64) -> PlanInput {
+    let mut dice = Seeded::new(seed);
+    let mut sizes = Vec::new();
+    while sizes.len() < vms {
+        let first = dice.between(380, 490);
+        let second = dice.between(250, (1000 - first) / 2);
+        sizes.extend([first, second, 1000 - first - second]);
+    }
+    for i in (1..sizes.len()).rev() {
+        sizes.swap(i, dice.between(0, i as u64) as usize);
+    }
+    // The hosts to leave are one, in maintenance; as many targets as could be needed.
+    let mut hosts = vec![host(host_name(0), amounts(&["vcpus", "memory"], &[1, 1]))];
+    hosts[0].maintenance = true;
+    hosts.extend(
+        (1..=sizes.len() / 2).map(|i| host(host_name(i), amounts(&["vcpus", "memory"], &[1000, 1000]))),
+    );
+    let vms = sizes.iter().take(vms).enumerate();
+    let vms = vms.map(|(i, s)| vm(vm_name(i), host_name(0), amounts(&["vcpus", "memory"], &[1, *s])));
+    input(hosts, vms.collect())
+}
+
+/// A data centre: VMs of `vm_kinds` kinds spread over hosts of `host_kinds` kinds, some kept apart in groups of up to four.
+#[derive(Debug, Clone, Copy)]
+pub struct DataCentre {
+    /// VMs.
+    pub vms: usize,
+    /// Kinds of VMs; 0: each VM is different.
+    pub vm_kinds: usize,
+    /// Hosts.
+    pub hosts: usize,
+    /// Kinds of hosts.
+    pub host_kinds: usize,
+    /// Resources, 1 to 4.
+    pub resources: usize,
+    /// Share of VMs in anti-affinity groups, percent.
+    pub anti_affinity_percent: u64,
+}
+
+/// A data centre from a seed. Every VM has a home, more loosely packed than need be; all hosts are source and target.
+pub fn data_centre(shape: DataCentre, seed: u64) -> PlanInput {
+    let mut dice = Seeded::new(seed);
+    let names = &["vcpus", "memory", "nic", "hugepages"][..shape.resources];
+    let draw = |dice: &mut Seeded| {
+        let vcpus = dice.between(1, 8);
+        let memory = vcpus * 1024 * dice.between(1, 8);
+        vec![vcpus, memory, dice.between(50, 1200), 16 * dice.between(0, 8)]
+    };
+    let vm_units: Vec<Vec<u64>> = (0..shape.vm_kinds).map(|_| draw(&mut dice)).collect();
+    // About three quarters of all hosts would do.
+    let per_host = (shape.vms as u64 * 4).div_ceil(shape.hosts as u64 * 3).max(2);
+    let host_units: Vec<Vec<u64>> = (0..shape.host_kinds)
+        .map(|_| {
+            let large = dice.between(90, 130);
+            let scaled = |mean: u64| mean * per_host * large / 100;
+            vec![
+                scaled(5),
+                scaled(22_000),
+                scaled(dice.between(600, 700)),
+                scaled(70),
+            ]
+        })
+        .collect();
+    let hosts: Vec<Host> = (0..shape.hosts)
+        .map(|i| {
+            host(
+                host_name(i),
+                amounts(names, &host_units[i % shape.host_kinds][..shape.resources]),
+            )
+        })
+        .collect();
+    let mut free: Vec<Vec<u64>> = (0..shape.hosts)
+        .map(|i| host_units[i % shape.host_kinds].clone())
+        .collect();
+    let mut vms = Vec::new();
+    for i in 0..shape.vms {
+        let units = match shape.vm_kinds {
+            0 => draw(&mut dice),
+            kinds => vm_units[dice.between(0, kinds as u64 - 1) as usize].clone(),
+        };
+        // Next host with room, from a random one on.
+        let start = dice.between(0, shape.hosts as u64 - 1) as usize;
+        let fits = |h: &usize| {
+            units
+                .iter()
+                .zip(&free[*h])
+                .take(shape.resources)
+                .all(|(u, f)| u <= f)
+        };
+        let home = (0..shape.hosts)
+            .map(|k| (start + k) % shape.hosts)
+            .find(fits)
+            .unwrap_or(start);
+        free[home]
+            .iter_mut()
+            .zip(&units)
+            .for_each(|(f, u)| *f = f.saturating_sub(*u));
+        vms.push(vm(
+            vm_name(i),
+            host_name(home),
+            amounts(names, &units[..shape.resources]),
+        ));
+    }
+    let mut input = input(hosts, vms);
+    let mut next = 0;
+    let apart = shape.vms * shape.anti_affinity_percent as usize / 100;
+    while next + 1 < apart {
+        let members = (dice.between(2, 4) as usize).min(apart - next);
+        input.cluster.groups.push(Group {
+            name: format!("apart-{next}"),
+            kind: GroupKind::AntiAffinity,
+            vms: (next..next + members.max(2)).map(vm_name).collect(),
+        });
+        next += members.max(2);
+    }
+    input
+}
+
+/// A small cluster with every kind of constraint, for comparison with trying everything.
+pub fn small(seed: u64) -> PlanInput {
+    let mut dice = Seeded::new(seed);
+    let resources = &["memory", "vcpus", "nic"][..dice.between(1, 3) as usize];
+    let hosts = dice.between(1, 4) as usize;
+    let vms = dice.between(1, 7) as usize;
+    let tight = dice.between(4, 9);
+    let drawn = |dice: &mut Seeded, low, high| -> Vec<u64> {
+        resources.iter().map(|_| dice.between(low, high)).collect()
+    };
+    let hosts: Vec<Host> = (0..hosts)
+        .map(|i| {
+            let units = if dice.chance(50) {
+                vec![16; resources.len()]
+            } else {
+                drawn(&mut dice, 8, 22)
+            };
+            let mut host = host(host_name(i), amounts(resources, &units));
+            host.maintenance = dice.chance(8);
+            if dice.chance(40) {
+                host.labels
+                    .insert("rack".into(), format!("r{}", dice.between(0, 1)));
+            }
+            if dice.chance(60) {
+                host.cpu_model = Some(["old", "new"][dice.between(0, 1) as usize].into());
+            }
+            if dice.chance(20) {
+                let ratio = crate::input::Ratio::thousandths(dice.between(500, 2500));
+                host.overcommit
+                    .insert("memory".into(), ratio.expect("0.5 to 2.5 is a ratio"));
+            }
+            if dice.chance(15) {
+                host.used
+                    .insert("memory".into(), Amount::units(dice.between(1, 5)));
+            }
+            host
+        })
+        .collect();
+    let count = hosts.len() as u64;
+    let list: Vec<Vm> = (0..vms)
+        .map(|i| {
+            let home = host_name(dice.between(0, count - 1) as usize);
+            let units = if dice.chance(40) {
+                vec![tight.min(5); resources.len()]
+            } else {
+                drawn(&mut dice, 0, tight)
+            };
+            let mut vm = vm(vm_name(i), home, amounts(resources, &units));
+            if dice.chance(12) {
+                vm.pin = (0..dice.between(1, 2))
+                    .map(|_| host_name(dice.between(0, count - 1) as usize))
+                    .collect();
+            }
+            if dice.chance(10) {
+                vm.selector
+                    .insert("rack".into(), format!("r{}", dice.between(0, 1)));
+            }
+            if dice.chance(10) {
+                vm.cpu_models = vec!["new".into()];
+            }
+            vm
+        })
+        .collect();
+    let mut input = input(hosts, list);
+    small_relations(&mut input, &mut dice);
+    if dice.chance(30) {
+        input.from = (0..dice.between(1, 2))
+            .map(|_| host_name(dice.between(0, count - 1) as usize))
+            .collect();
+    }
+    if dice.chance(20) {
+        input.to = (0..dice.between(1, 3))
+            .map(|_| host_name(dice.between(0, count - 1) as usize))
+            .collect();
+    }
+    input
+}
+
+fn small_relations(input: &mut PlanInput, dice: &mut Seeded) {
+    let vms = input.cluster.vms.len() as u64;
+    if vms < 2 {
+        return;
+    }
+    for i in 0..dice.between(0, 2) {
+        let mut members: Vec<VmName> = (0..vms as usize)
+            .filter(|_| dice.chance(40))
+            .map(vm_name)
+            .collect();
+        members.truncate(3);
+        if members.len() < 2 {
+            continue;
+        }
+        let kind = if dice.chance(60) {
+            GroupKind::AntiAffinity
+        } else {
+            GroupKind::Affinity
+        };
+        input.cluster.groups.push(Group {
+            name: format!("g{i}"),
+            kind,
+            vms: members,
+        });
+    }
+    if dice.chance(50) {
+        for _ in 0..dice.between(1, 6) {
+            let (a, b) = (
+                dice.between(0, vms - 1) as usize,
+                dice.between(0, vms - 1) as usize,
+            );
+            if a != b {
+                input.cluster.traffic.push(Traffic {
+                    between: [vm_name(a), vm_name(b)],
+                    mbit_s: Amount::units(dice.between(1, 50)),
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Whether an input makes sense: names unique and known, amounts usable, constraints not contradicting each other.
+//! What is merely impossible to place is not a mistake of the input; the solver explains that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+
+use super::{Amount, GroupKind, InputError, Place, PlanInput, nearest};
+
+/// Largest dirty rate or memory figure accepted, MiB/s or MiB.
+const FIGURE_MAX: f64 = 1e9;
+
+fn error(path: impl Display, what: impl Display, hint: Option<String>) -> InputError {
+    InputError {
+        place: Place {
+            path: path.to_string(),
+            ..Place::default()
+        },
+        what: what.to_string(),
+        hint,
+    }
+}
+
+fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(name, known).map(|near| format!("did you mean `{near}`?"))
+}
+
+/// Checks everything that can be wrong with an input before it is solved.
+pub fn check(input: &PlanInput) -> Result<(), InputError> {
+    check_hosts(input)?;
+    let hosts: BTreeSet<&str> = input.hosts.iter().map(|h| h.name.as_str()).collect();
+    for (list, names) in [("from", &input.from), ("to", &input.to)] {
+        for (i, name) in names.iter().enumerate() {
+            known_host(&format!("{list}[{i}]"), name.as_str(), &hosts)?;
+        }
+    }
+    check_vms(input, &hosts)?;
+    check_groups(input)?;
+    check_traffic(input)
+}
+
+fn known_host(path: &str, name: &str, hosts: &BTreeSet<&str>) -> Result<(), InputError> {
+    match hosts.contains(name) {
+        true => Ok(()),
+        false => Err(error(
+            path,
+            format!("there is no host `{name}`"),
+            did_you_mean(name, hosts.iter().copied()),
+        )),
+    }
+}
+
+fn check_hosts(input: &PlanInput) -> Result<(), InputError> {
+    if input.hosts.is_empty() {
+        return Err(error(
+            "hosts",
+            "no host is listed",
+            Some("list at least one".into()),
+        ));
+    }
+    let mut seen = BTreeMap::new();
+    for (i, host) in input.hosts.iter().enumerate() {
+        let path = format!("hosts[{i}]");
+        if let Some(first) = seen.insert(&host.name, i) {
+            let what = format!("host {} is listed twice, first as hosts[{first}]", host.name);
+            return Err(error(format!("{path}.name"), what, None));
+        }
+        if host.capacity.is_empty() {
+            return Err(error(
+                format!("{path}.capacity"),
+                format!("host {} has no resource", host.name),
+                None,
+            ));
+        }
+        let zero = |(_, amount): &(&String, &Amount)| amount.thousandths() == 0;
+        if host.capacity.iter().all(|c| zero(&c)) {
+            let hint = Some("leave the host out, or mark it `maintenance: true`".to_owned());
+            let what = format!("host {} has nothing of any resource", host.name);
+            if !host.maintenance {
+                return Err(error(format!("{path}.capacity"), what, hint));
+            }
+        }
+        let named = host.overcommit.keys().map(|k| ("overcommit", k));
+        for (field, name) in named.chain(host.used.keys().map(|k| ("used", k))) {
+            if !host.capacity.contains_key(name) {
+                let what = format!("host {} has no resource `{name}`", host.name);
+                let hint = did_you_mean(name, host.capacity.keys().map(String::as_str));
+                return Err(error(format!("{path}.{field}.{name}"), what, hint));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_vms(input: &PlanInput, hosts: &BTreeSet<&str>) -> Result<(), InputError> {
+    if input.cluster.vms.is_empty() {
+        let what = format!("cluster {} has no VM", input.cluster.name);
+        return Err(error("cluster.vms", what, None));
+    }
+    let resources: BTreeSet<&str> = input
+        .hosts
+        .iter()
+        .flat_map(|h| h.capacity.keys().map(String::as_str))
+        .collect();
+    let mut seen = BTreeMap::new();
+    for (i, vm) in input.cluster.vms.iter().enumerate() {
+        let path = format!("cluster.vms[{i}]");
+        if let Some(first) = seen.insert(&vm.name, i) {
+            let what = format!("VM {} is listed twice, first as cluster.vms[{first}]", vm.name);
+            return Err(error(format!("{path}.name"), what, None));
+        }
+        known_host(&format!("{path}.host"), vm.host.as_str(), hosts)?;
+        for (j, host) in vm.pin.iter().enumerate() {
+            known_host(&format!("{path}.pin[{j}]"), host.as_str(), hosts)?;
+        }
+        for name in vm.demand.keys() {
+            if !resources.contains(name.as_str()) {
+                let what = format!("no host has a resource named `{name}`");
+                return Err(error(
+                    format!("{path}.demand"),
+                    what,
+                    did_you_mean(name, resources.iter().copied()),
+                ));
+            }
+        }
+        check_figures(&path, &vm.memory)?;
+    }
+    Ok(())
+}
+
+fn check_figures(path: &str, figures: &super::MemoryFigures) -> Result<(), InputError> {
+    let rates = figures
+        .dirty_mib_s
+        .iter()
+        .map(|v| ("dirty-mib-s", *v, FIGURE_MAX));
+    let sizes = figures
+        .working_set_mib
+        .iter()
+        .map(|v| ("working-set-mib", *v, FIGURE_MAX));
+    let touched = figures
+        .touched_mib
+        .iter()
+        .map(|v| ("touched-mib", *v, FIGURE_MAX));
+    let shares = figures.compressed_to.iter().map(|v| ("compressed-to", *v, 1.0));
+    for (field, value, most) in rates.chain(sizes).chain(touched).chain(shares) {
+        if !(0.0..=most).contains(&value) {
+            let what = format!("{value} is outside 0 to {most}");
+            return Err(error(format!("{path}.memory.{field}"), what, None));
+        }
+    }
+    Ok(())
+}
+
+fn check_groups(input: &PlanInput) -> Result<(), InputError> {
+    let vms: BTreeSet<&str> = input.cluster.vms.iter().map(|v| v.name.as_str()).collect();
+    let mut seen = BTreeSet::new();
+    let mut together = Together::default();
+    for (i, group) in input.cluster.groups.iter().enumerate() {
+        let path = format!("cluster.groups[{i}]");
+        if !seen.insert(&group.name) {
+            return Err(error(
+                format!("{path}.name"),
+                format!("group {} is listed twice", group.name),
+                None,
+            ));
+        }
+        if group.vms.len() < 2 {
+            let what = format!("group {} needs at least two VMs", group.name);
+            return Err(error(format!("{path}.vms"), what, None));
+        }
+        let mut members = BTreeSet::new();
+        for (j, vm) in group.vms.iter().enumerate() {
+            let path = format!("{path}.vms[{j}]");
+            if !vms.contains(vm.as_str()) {
+                let hint = did_you_mean(vm.as_str(), vms.iter().copied());
+                return Err(error(path, format!("there is no VM `{vm}` in the cluster"), hint));
+            }
+            if !members.insert(vm) {
+                return Err(error(
+                    path,
+                    format!("VM {vm} is in group {} twice", group.name),
+                    None,
+                ));
+            }
+        }
+        if group.kind == GroupKind::Affinity {
+            for vm in &group.vms[1..] {
+                together.join(group.vms[0].as_str(), vm.as_str());
+            }
+        }
+    }
+    for (i, group) in input.cluster.groups.iter().enumerate() {
+        if group.kind == GroupKind::AntiAffinity {
+            let mut roots = BTreeMap::new();
+            for vm in &group.vms {
+                if let Some(other) = roots.insert(together.root(vm.as_str()).to_owned(), vm) {
+                    let what = format!(
+                        "group {} keeps VMs {other} and {vm} apart, but affinity groups keep them together",
+                        group.name
+                    );
+                    return Err(error(
+                        format!("cluster.groups[{i}]"),
+                        what,
+                        Some("take one of them out".into()),
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which VMs affinity ties together.
+#[derive(Default)]
+struct Together<'a>(BTreeMap<&'a str, &'a str>);
+
+impl<'a> Together<'a> {
+    fn root(&self, vm: &'a str) -> &'a str {
+        let mut at = vm;
+        while let Some(parent) = self.0.get(at) {
+            at = parent;
+        }
+        at
+    }
+
+    fn join(&mut self, a: &'a str, b: &'a str) {
+        let (a, b) = (self.root(a), self.root(b));
+        if a != b {
+            self.0.insert(b, a);
+        }
+    }
+}
+
+fn check_traffic(input: &PlanInput) -> Result<(), InputError> {
+    let vms: BTreeSet<&str> = input.cluster.vms.iter().map(|v| v.name.as_str()).collect();
+    for (i, traffic) in input.cluster.traffic.iter().enumerate() {
+        let path = format!("cluster.traffic[{i}].between");
+        for vm in &traffic.between {
+            if !vms.contains(vm.as_str()) {
+                let hint = did_you_mean(vm.as_str(), vms.iter().copied());
+                return Err(error(path, format!("there is no VM `{vm}` in the cluster"), hint));
+            }
+        }
+        if traffic.between[0] == traffic.between[1] {
+            return Err(error(
+                path,
+                format!("VM {} talks to itself", traffic.between[0]),
+                None,
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! YAML or JSON text to [`PlanInput`], with the line of every mistake.
+//!
+//! ```text
+//! text ── events ──▶ Node tree (each node knows its line) ── serde ──▶ PlanInput ── check ──▶ PlanInput
+//! ```
+//!
+//! JSON is read as the subset of YAML that it is. Size and nesting are limited before anything is built.
+//! Deliberately absent: anchors, tags, several documents.
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
+use serde::Deserialize;
+
+use super::decode::{Decode, Fault};
+use super::{InputError, NESTING_MAX, Place, PlanInput, TEXT_BYTES_MAX, check};
+
+/// One value of the text.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Node {
+    pub line: usize,
+    pub value: Value,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    Scalar { text: String, quoted: bool },
+    List(Vec<Node>),
+    Map(Vec<(String, Node)>),
+}
+
+/// Reads and checks an inventory. `file` is only for messages.
+pub fn read(file: &str, text: &str) -> Result<PlanInput, InputError> {
+    let place = |line, path: &str| Place {
+        file: Some(file.to_owned()),
+        line,
+        path: path.to_owned(),
+    };
+    let located = |fault: Fault| InputError {
+        place: place(fault.line, &fault.path),
+        what: fault.what,
+        hint: fault.hint,
+    };
+    let root = parse(text).map_err(located)?;
+    let input = PlanInput::deserialize(Decode { node: &root }).map_err(located)?;
+    check(&input).map_err(|error| InputError {
+        place: place(root.line_of(&error.place.path), &error.place.path),
+        ..error
+    })?;
+    Ok(input)
+}
+
+impl Node {
+    /// The line of a path like `hosts[3].capacity`; of its nearest parent where the path goes beyond the text.
+    fn line_of(&self, path: &str) -> Option<usize> {
+        let mut node = self;
+        for step in path.split(['.', '[']).filter(|s| !s.is_empty()) {
+            let next = match &node.value {
+                Value::Map(fields) => fields.iter().find(|(key, _)| key == step).map(|(_, n)| n),
+                Value::List(items) => step
+                    .trim_end_matches(']')
+                    .parse()
+                    .ok()
+                    .and_then(|i: usize| items.get(i)),
+                Value::Scalar { .. } => None,
+            };
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        Some(node.line)
+    }
+}
+
+fn fault(line: usize, what: impl Into<String>) -> Fault {
+    Fault {
+        line: (line > 0).then_some(line),
+        what: what.into(),
+        ..Fault::default()
+    }
+}
+
+/// A map or list being built, with the key that waits for its value.
+struct Open {
+    node: Node,
+    key: Option<String>,
+}
+
+fn parse(text: &str) -> Result<Node, Fault> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(fault(
+            0,
+            format!("{} bytes are more than the {TEXT_BYTES_MAX} accepted", text.len()),
+        ));
+    }
+    let mut parser = Parser::new_from_str(text);
+    let mut open: Vec<Open> = Vec::new();
+    let mut root = None;
+    while let Some(event) = parser.next_event() {
+        let (event, span) =
+            event.map_err(|e| fault(e.marker().line(), format!("not YAML or JSON: {}", e.info())))?;
+        let line = span.start.line();
+        let done = match event {
+            Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => None,
+            Event::StreamEnd => break,
+            Event::Alias(_) => return Err(fault(line, "anchors and aliases are not accepted here")),
+            Event::Scalar(text, style, ..) => Some(Node {
+                line,
+                value: Value::Scalar {
+                    text: text.into_owned(),
+                    quoted: style != ScalarStyle::Plain,
+                },
+            }),
+            Event::SequenceStart(..) => {
+                descend(&mut open, line, Value::List(Vec::new()))?;
+                None
+            }
+            Event::MappingStart(..) => {
+                descend(&mut open, line, Value::Map(Vec::new()))?;
+                None
+            }
+            Event::SequenceEnd | Event::MappingEnd => open.pop().map(|o| o.node),
+        };
+        if let Some(node) = done {
+            attach(&mut open, &mut root, node)?;
+        }
+    }
+    root.ok_or_else(|| fault(1, "the text is empty: `hosts` and `cluster` are needed"))
+}
+
+fn descend(open: &mut Vec<Open>, line: usize, value: Value) -> Result<(), Fault> {
+    if open.len() >= NESTING_MAX {
+        return Err(fault(line, format!("nested deeper than {NESTING_MAX}")));
+    }
+    open.push(Open {
+        node: Node { line, value },
+        key: None,
+    });
+    Ok(())
+}
+
+fn attach(open: &mut [Open], root: &mut Option<Node>, node: Node) -> Result<(), Fault> {
+    let Some(parent) = open.last_mut() else {
+        if root.is_some() {
+            return Err(fault(node.line, "a second document: one is expected"));
+        }
+        *root = Some(node);
+        return Ok(());
+    };
+    match (&mut parent.node.value, parent.key.take()) {
+        (Value::List(items), _) => items.push(node),
+        (Value::Map(fields), Some(key)) => fields.push((key, node)),
+        (Value::Map(fields), None) => match node.value {
+            Value::Scalar { text, .. } => {
+                // Maps of the inventory's own keys are short; a map of names is checked by its length first.
+                if fields.len() < DUPLICATES_CHECKED_MAX && fields.iter().any(|(key, _)| *key == text) {
+                    return Err(fault(node.line, format!("`{text}` is given twice")));
+                }
+                parent.key = Some(text);
+            }
+            Value::List(_) | Value::Map(_) => return Err(fault(node.line, "a key must be a word")),
+        },
+        (Value::Scalar { .. }, _) => unreachable!("only lists and maps are opened"),
+    }
+    Ok(())
+}
+
+/// Keys of one map that are compared with each other; no map of the inventory has more.
+const DUPLICATES_CHECKED_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "\
+hosts:
+  - name: h1
+    capacity: {vcpus: 8, memory: 1024}
+  - name: h2
+    capacity: {vcpus: 8, memory: 1024}
+    overcommit: {vcpus: 2.5}
+cluster:
+  name: c
+  vms:
+    - name: vm-1
+      host: h1
+      demand: {vcpus: 1, memory: 64}
+";
+
+    fn refused(from: &str, to: &str) -> InputError {
+        assert!(GOOD.contains(from), "{from:?} must be in the good text");
+        read("inv.yaml", &GOOD.replacen(from, to, 1)).unwrap_err()
+    }
+
+    #[test]
+    fn yaml_and_json_give_the_same_input() {
+        let input = read("inv.yaml", GOOD).unwrap();
+        let json = serde_json::to_string_pretty(&input).unwrap();
+        assert_eq!(read("inv.json", &json).unwrap(), input);
+        assert_eq!(
+            read("inv.json", &json.replace("  ", "\t")).unwrap(),
+            input,
+            "tabs are allowed in JSON"
+        );
+        assert_eq!(serde_json::from_str::<PlanInput>(&json).unwrap(), input);
+    }
+
+    #[test]
+    fn a_mistake_names_file_line_and_the_nearest_name() {
+        let error = refused("memory: 64", "memroy: 64");
+        assert_eq!(
+            error.to_string(),
+            "inv.yaml:12: cluster.vms[0].demand: no host has a resource named `memroy`"
+        );
+        assert_eq!(error.hint.unwrap(), "did you mean `memory`?");
+        let error = refused("capacity:", "capasity:");
+        assert_eq!(error.place.line, Some(3));
+        assert_eq!(error.hint.unwrap(), "did you mean `capacity`?");
+        let error = refused("host: h1", "host: h3");
+        assert_eq!(
+            (error.place.line, error.hint.as_deref()),
+            (Some(11), Some("did you mean `h1`?"))
+        );
+    }
+
+    #[test]
+    fn amounts_that_cannot_be_are_refused_where_they_stand() {
+        for (amount, why) in [
+            ("-1", "negative"),
+            (".nan", "NaN"),
+            ("1e30", "too large"),
+            ("eight", "a number"),
+            (".inf", "too large"),
+        ] {
+            let error = refused("memory: 64", &format!("memory: {amount}"));
+            assert!(error.what.contains(why), "{amount}: {error}");
+            assert_eq!(error.place.line, Some(12), "{amount}");
+            assert_eq!(error.place.path, "cluster.vms[0].demand.memory");
+        }
+    }
+
+    #[test]
+    fn structure_that_cannot_be_is_refused() {
+        assert!(
+            refused("name: h2", "name: h2\n    name: h2")
+                .what
+                .contains("twice")
+        );
+        assert!(refused("name: h1", "name: H 1").what.contains("not a host name"));
+        assert!(
+            refused("capacity: {vcpus: 8, memory: 1024}", "maintenance: true")
+                .what
+                .contains("`capacity` is missing")
+        );
+        assert!(read("f", "a: &x 1\nb: *x").unwrap_err().what.contains("aliases"));
+        assert!(read("f", "").unwrap_err().what.contains("empty"));
+        assert!(read("f", "- 1").unwrap_err().what.contains("fields"));
+        assert!(read("f", "{").unwrap_err().what.contains("not YAML or JSON"));
+    }
+
+    #[test]
+    fn ten_megabytes_of_nesting_are_refused_at_once() {
+        for opening in ["[", "{a: ", "- ", "? "] {
+            let text = opening.repeat(10_000_000 / opening.len());
+            let error = read("deep", &text).unwrap_err();
+            assert!(
+                error.what.contains("nested") || error.what.contains("not YAML"),
+                "{opening:?}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The whole planner in one call: input in, report out.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{HostName, VmName};
+
+use crate::explain;
+use crate::infeasible;
+use crate::input::{InputError, Place, PlanInput, check};
+use crate::order::Moves;
+use crate::paper::{self, Lists, Outcome};
+use crate::place::Strategy;
+use crate::problem::Problem;
+use crate::report::{Answer, Bar, Placed, Plan, PlanReport, Proof, Total};
+use crate::schedule::{Schedule, schedule};
+use crate::solve::{self, Cost, Go, Solution, Watch};
+
+/// What the caller chooses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Options {
+    /// How targets are chosen.
+    pub strategy: Strategy,
+    /// Bound on the search; a unit is about one candidate host looked at, tens of millions pass in a second.
+    pub work_max: u64,
+    /// k; chosen where absent.
+    pub k: Option<usize>,
+    /// Longest blackout wanted, without the fixed part of switching, milliseconds.
+    pub blackout_ms_max: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::Exact,
+            work_max: 2_000_000_000,
+            k: None,
+            blackout_ms_max: 300,
+        }
+    }
+}
+
+/// Plans with no deadline but the bound on work.
+pub fn plan(input: &PlanInput, options: &Options) -> Result<PlanReport, InputError> {
+    plan_while(input, options, &mut || Go::On)
+}
+
+/// Plans as long as `ask` says so; it is asked several thousand times a second. The answer is then the best found, with its gap.
+pub fn plan_while(
+    input: &PlanInput,
+    options: &Options,
+    ask: &mut dyn FnMut() -> Go,
+) -> Result<PlanReport, InputError> {
+    check(input)?;
+    if options.k == Some(0) {
+        return Err(refuse(
+            "k",
+            "k = 0 moves nothing: choose k from 1 on (§3.3.2 step 1)",
+        ));
+    }
+    let mut watch = Watch::new(options.work_max, ask);
+    let problem = Problem::of(input);
+    let solution = match options.strategy {
+        Strategy::Exact => solve::solve(&problem, &mut watch),
+        Strategy::Paper => by_paper(input, &problem)?,
+    };
+    let answer = match &solution.host_of {
+        Some(host_of) => Answer::Planned(Box::new(assemble(input, &problem, &solution, host_of, options))),
+        None if solution.impossible => {
+            let why = infeasible::explain(input, &problem, solution.least.hosts, &mut watch);
+            Answer::Impossible(Box::new(why))
+        }
+        None => Answer::NotFound {
+            hosts_min: solution.least.hosts,
+        },
+    };
+    Ok(PlanReport {
+        cluster: input.cluster.name.clone(),
+        answer,
+        ended: solution.ended,
+        work: watch.spent().max(solution.work),
+    })
+}
+
+fn refuse(path: &str, what: &str) -> InputError {
+    InputError {
+        place: Place {
+            path: path.to_owned(),
+            ..Place::default()
+        },
+        what: what.to_owned(),
+        hint: None,
+    }
+}
+
+/// §3.2 as written, on inputs that need no more than amounts.
+fn by_paper(input: &PlanInput, problem: &Problem) -> Result<Solution, InputError> {
+    if problem.allow.len() > 1 || !input.cluster.groups.is_empty() {
+        let mut error = refuse(
+            "cluster",
+            "the paper's strategy knows amounts only, not groups, pins or selectors",
+        );
+        error.hint = Some("use the exact strategy".to_owned());
+        return Err(error);
+    }
+    let targets: Vec<usize> = (0..problem.hosts.len())
+        .filter(|h| problem.allow[0][*h])
+        .collect();
+    let place_of: BTreeMap<usize, usize> = targets.iter().enumerate().map(|(i, h)| (*h, i)).collect();
+    let mut solution = Solution {
+        host_of: None,
+        cost: Cost::default(),
+        least: Cost::default(),
+        impossible: targets.is_empty(),
+        ended: solve::Ended::Complete,
+        work: 0,
+    };
+    if targets.is_empty() {
+        return Ok(solution);
+    }
+    let outcome = paper::map(&Lists {
+        hosts: targets.iter().map(|h| problem.hosts[*h].clone()).collect(),
+        requests: problem.items.iter().map(|i| i.demand.clone()).collect(),
+        home: problem
+            .items
+            .iter()
+            .map(|i| place_of.get(&i.homes[0].0).copied())
+            .collect(),
+    });
+    match outcome {
+        Outcome::Mapped {
+            host_of, hosts_min, ..
+        } => {
+            let host_of: Vec<usize> = host_of.into_iter().map(|i| targets[i]).collect();
+            (solution.cost, solution.least) = solve::costs(problem, &host_of, hosts_min);
+            solution.host_of = Some(host_of);
+        }
+        Outcome::Unmapped { exhausted, .. } => {
+            solution.impossible = exhausted;
+            solution.ended = if exhausted {
+                solve::Ended::Complete
+            } else {
+                solve::Ended::WorkBound
+            };
+        }
+    }
+    Ok(solution)
+}
+
+fn assemble(
+    input: &PlanInput,
+    problem: &Problem,
+    solution: &Solution,
+    host_of: &[usize],
+    options: &Options,
+) -> Plan {
+    let moves = moves(input, problem, host_of);
+    let Schedule {
+        k,
+        batches,
+        ring,
+        refused,
+        duration_s,
+        tried,
+    } = schedule(input, &moves, options.k, f64::from(options.blackout_ms_max));
+    let placed = input.cluster.vms.iter().zip(&moves.target);
+    let (cost, least) = (solution.cost, solution.least);
+    let hosts_optimal = cost.hosts == least.hosts;
+    let memory_optimal = hosts_optimal && cost.memory == least.memory;
+    let mut plan = Plan {
+        placement: placed
+            .map(|(vm, target)| Placed {
+                vm: vm.name.clone(),
+                source: vm.host.clone(),
+                target: input.hosts[*target].name.clone(),
+            })
+            .collect(),
+        targets: Proof {
+            value: Total::units(cost.hosts),
+            at_least: Total::units(least.hosts),
+            optimal: hosts_optimal,
+        },
+        memory_moved_mib: Proof {
+            value: Total(cost.memory),
+            at_least: Total(least.memory),
+            optimal: memory_optimal,
+        },
+        traffic_mbit_s: Proof {
+            value: Total(cost.traffic),
+            at_least: Total(least.traffic),
+            optimal: memory_optimal && cost.traffic == least.traffic,
+        },
+        k,
+        batches,
+        ring,
+        refused,
+        duration_s,
+        explanation: Vec::new(),
+        bars: bars(problem, &moves, input),
+    };
+    plan.explanation = explain::explain(input, problem, &plan, solution.ended, &tried);
+    plan
+}
+
+/// The moves by VM.
+fn moves<'a>(input: &PlanInput, problem: &'a Problem, host_of: &[usize]) -> Moves<'a> {
+    let vms = &input.cluster.vms;
+    let hosts: BTreeMap<&HostName, usize> = input
+        .hosts
+        .iter()
+        .enumerate()
+        .map(|(i, h)| (&h.name, i))
+        .collect();
+    let index: BTreeMap<&VmName, usize> = vms.iter().enumerate().map(|(i, v)| (&v.name, i)).collect();
+    let mut item_of = vec![0; vms.len()];
+    for (i, item) in problem.items.iter().enumerate() {
+        item.vms.iter().for_each(|vm| item_of[*vm] = i);
+    }
+    let mut peers = vec![Vec::new(); vms.len()];
+    for traffic in &input.cluster.traffic {
+        let [a, b] = [0, 1].map(|end| index[&traffic.between[end]]);
+        let amount = u128::from(traffic.mbit_s.thousandths());
+        peers[a].push((b, amount));
+        peers[b].push((a, amount));
+    }
+    let demand = vms.iter().map(|vm| {
+        let amounts = problem
+            .resources
+            .iter()
+            .map(|r| vm.demand.get(r).map_or(0, |a| a.thousandths()));
+        amounts.collect()
+    });
+    Moves {
+        problem,
+        demand: demand.collect(),
+        source: vms.iter().map(|v| hosts[&v.host]).collect(),
+        target: item_of.iter().map(|item| host_of[*item]).collect(),
+        item_of,
+        peers,
+    }
+}
+
+/// Hosts that hold or held anything, with what each VM takes of the resource that is fullest.
+fn bars(problem: &Problem, moves: &Moves<'_>, input: &PlanInput) -> Vec<Bar> {
+    let mut on: Vec<[Vec<usize>; 2]> = vec![[Vec::new(), Vec::new()]; problem.hosts.len()];
+    for vm in 0..moves.source.len() {
+        on[moves.source[vm]][0].push(vm);
+        on[moves.target[vm]][1].push(vm);
+    }
+    let shares = |host: usize, vms: &[usize]| -> Vec<(VmName, u32)> {
+        let fill = |r: usize| {
+            let sum: u128 = vms.iter().map(|v| u128::from(moves.demand[*v][r])).sum();
+            sum as f64 / (problem.hosts[host][r] as f64).max(1.0)
+        };
+        let fullest = (0..problem.resources.len())
+            .max_by(|a, b| fill(*a).total_cmp(&fill(*b)))
+            .unwrap_or(0);
+        let has = u128::from(problem.hosts[host].get(fullest).copied().unwrap_or(0)).max(1);
+        vms.iter()
+            .map(|v| {
+                let share = u128::from(moves.demand[*v][fullest]) * 1000 / has;
+                (input.cluster.vms[*v].name.clone(), share.min(1000) as u32)
+            })
+            .collect()
+    };
+    let used = on
+        .iter()
+        .enumerate()
+        .filter(|(_, [before, after])| !(before.is_empty() && after.is_empty()));
+    used.map(|(h, [before, after])| Bar {
+        host: input.hosts[h].name.clone(),
+        before: shares(h, before),
+        after: shares(h, after),
+    })
+    .collect()
+}

@@ -1,0 +1,274 @@
+//! What a plan tells: serialized for `--json`, the API and the journal.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+use transhume_model::{ClusterName, HostName, VmName};
+
+use crate::infeasible::Impossible;
+use crate::solve::Ended;
+
+/// The answer to [`plan()`](crate::plan()).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlanReport {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// What came out.
+    pub answer: Answer,
+    /// Why the search ended.
+    pub ended: Ended,
+    /// Candidates the search looked at.
+    pub work: u64,
+}
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "answer")]
+pub enum Answer {
+    /// Every VM has a place.
+    Planned(Box<Plan>),
+    /// Proved: there is no placement.
+    Impossible(Box<Impossible>),
+    /// No placement was found before the search ended; there may be one.
+    NotFound {
+        /// A placement would need at least so many targets.
+        hosts_min: usize,
+    },
+}
+
+/// A placement with its order and forecast.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Plan {
+    /// Where every VM of the cluster goes or stays, in the order of the input.
+    pub placement: Vec<Placed>,
+    /// Targets used, N(S2).
+    pub targets: Proof,
+    /// Memory of the VMs that move, MiB.
+    pub memory_moved_mib: Proof,
+    /// Traffic between VMs on different hosts, Mbit/s.
+    pub traffic_mbit_s: Proof,
+    /// k, most VMs in one batch; 0 when nothing moves.
+    pub k: usize,
+    /// The batches in order.
+    pub batches: Vec<PlannedBatch>,
+    /// Steps that wait for each other and could not be freed; empty in a plan that can be carried out.
+    pub ring: Vec<Step>,
+    /// VMs whose memory the band cannot carry (§2.2.2); empty in a plan that can be carried out.
+    pub refused: Vec<Refused>,
+    /// Forecast of the whole move, seconds.
+    pub duration_s: Interval,
+    /// In words: why these hosts, this order, this k.
+    pub explanation: Vec<String>,
+    /// Hosts before and after, for the picture.
+    pub bars: Vec<Bar>,
+}
+
+impl Plan {
+    /// Whether the plan can be carried out as it is.
+    pub fn is_executable(&self) -> bool {
+        self.ring.is_empty() && self.refused.is_empty()
+    }
+}
+
+/// Where a VM runs and where it will.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Placed {
+    /// The VM.
+    pub vm: VmName,
+    /// Its host now.
+    pub source: HostName,
+    /// Its host after the move; the same when it stays.
+    pub target: HostName,
+}
+
+/// A total in thousandths of its unit, exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Total(pub u128);
+
+impl Total {
+    /// Whole units.
+    pub fn units(units: usize) -> Self {
+        Self(units as u128 * 1000)
+    }
+
+    /// As a floating number of units.
+    pub fn as_f64(self) -> f64 {
+        self.0 as f64 / 1000.0
+    }
+}
+
+impl fmt::Display for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 % 1000 {
+            0 => write!(f, "{}", self.0 / 1000),
+            _ => write!(f, "{}", self.as_f64()),
+        }
+    }
+}
+
+impl Serialize for Total {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match (self.0 % 1000, u64::try_from(self.0 / 1000)) {
+            (0, Ok(units)) => serializer.serialize_u64(units),
+            _ => serializer.serialize_f64(self.as_f64()),
+        }
+    }
+}
+
+/// A value of the objective and what is proved about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Proof {
+    /// What the plan has.
+    pub value: Total,
+    /// No plan with the more important objectives as good as here has less.
+    pub at_least: Total,
+    /// Optimal: the two are equal, and so they are for the more important objectives.
+    pub optimal: bool,
+}
+
+impl Proof {
+    /// How far the value may be above the optimum, percent of the bound.
+    pub fn gap_percent(&self) -> f64 {
+        let (value, bound) = (self.value.as_f64(), self.at_least.as_f64());
+        match value <= bound {
+            true => 0.0,
+            false => 100.0 * (value - bound) / bound.max(1e-3),
+        }
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.optimal {
+            true => write!(f, "{} (optimal, proved)", self.value),
+            false => write!(
+                f,
+                "{} (at least {}, gap {:.1} %)",
+                self.value,
+                self.at_least,
+                self.gap_percent()
+            ),
+        }
+    }
+}
+
+/// A range that the truth is expected in.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Interval {
+    /// Best case.
+    pub low: f64,
+    /// Worst case.
+    pub high: f64,
+}
+
+impl Interval {
+    /// Both ends changed the same way.
+    pub fn map(self, change: impl Fn(f64) -> f64) -> Self {
+        Self {
+            low: change(self.low),
+            high: change(self.high),
+        }
+    }
+
+    /// Sum of the ends.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            low: self.low + other.low,
+            high: self.high + other.high,
+        }
+    }
+
+    /// Whether a measured value lies in it.
+    pub fn holds(&self, truth: f64) -> bool {
+        (self.low..=self.high).contains(&truth)
+    }
+}
+
+/// One move of one VM; a VM that frees a ring makes two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// The VM.
+    pub vm: VmName,
+    /// From here.
+    pub source: HostName,
+    /// To there.
+    pub target: HostName,
+    /// It goes on to its own target later: this host only frees a ring.
+    pub spare: bool,
+}
+
+/// A batch V_k with its forecast.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedBatch {
+    /// The moves, each with its forecast.
+    pub moves: Vec<ForecastMove>,
+    /// Time of the batch, seconds: its slowest VM.
+    pub duration_s: Interval,
+    /// Bytes over VMCT, MiB.
+    pub carried_mib: Interval,
+    /// Use of the bands of the hosts that take part.
+    pub links: Vec<LinkUse>,
+}
+
+/// A step and what to expect of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ForecastMove {
+    /// The step.
+    #[serde(flatten)]
+    pub step: Step,
+    /// Rate set for its page stream, Mbit/s.
+    pub rate_mbit_s: f64,
+    /// Memory carried, MiB.
+    pub carried_mib: Interval,
+    /// From the first page to activation, seconds.
+    pub duration_s: Interval,
+    /// Blackout, milliseconds.
+    pub blackout_ms: Interval,
+    /// Pre-copy rounds.
+    pub rounds: Interval,
+    /// Figures that were not measured and are assumed.
+    pub assumed: Vec<String>,
+}
+
+/// Bands of one host during a batch, as shares of each band (1 = full).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LinkUse {
+    /// The host.
+    pub host: HostName,
+    /// Cluster traffic that leaves or reaches the host.
+    pub ct: f64,
+    /// Migration, the busier direction.
+    pub vmct: f64,
+    /// Storage.
+    pub nast: f64,
+}
+
+/// A VM that must not be moved at this rate.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Refused {
+    /// The VM.
+    pub vm: VmName,
+    /// The rate it would get, Mbit/s.
+    pub rate_mbit_s: f64,
+    /// The rate that would do; `None` when none below [`crate::forecast::RATE_MBIT_S_MAX`] does.
+    pub rate_needed_mbit_s: Option<f64>,
+    /// In words.
+    pub why: String,
+}
+
+/// One host in the picture: what each VM takes of the fullest resource, in thousandths of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bar {
+    /// The host.
+    pub host: HostName,
+    /// VMs before, each with its share.
+    pub before: Vec<(VmName, u32)>,
+    /// VMs after.
+    pub after: Vec<(VmName, u32)>,
+}

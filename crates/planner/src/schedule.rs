@@ -1,0 +1,236 @@
+//! k, rates and forecast: the order of [`crate::order`] for several k, each with its forecast, and the best of them.
+//!
+//! The VMs of a batch share the VMCT bands of their hosts fairly: rates grow together until a link is full, those on other links
+//! grow on (max-min). Best is: nothing refused, then least time, then the smallest k.
+
+use crate::forecast::{Figures, Forecast};
+use crate::input::PlanInput;
+use crate::order::{Hop, Moves, order};
+use crate::report::{ForecastMove, Interval, LinkUse, PlannedBatch, Refused, Step};
+
+/// Orders of more moves than this are tried for fewer k.
+const MOVES_FOR_ALL_K_MAX: usize = 2_000;
+
+/// The chosen schedule.
+pub(crate) struct Schedule {
+    pub k: usize,
+    pub batches: Vec<PlannedBatch>,
+    pub ring: Vec<Step>,
+    pub refused: Vec<Refused>,
+    pub duration_s: Interval,
+    /// Every k that was tried, with its worst-case time and how many VMs it would refuse.
+    pub tried: Vec<(usize, f64, usize)>,
+}
+
+/// Schedules the moves with the k asked for, or the best one.
+pub(crate) fn schedule(
+    input: &PlanInput,
+    moves: &Moves<'_>,
+    k: Option<usize>,
+    blackout_ms_max: f64,
+) -> Schedule {
+    let moving = (0..moves.source.len())
+        .filter(|v| moves.source[*v] != moves.target[*v])
+        .count();
+    let figures: Vec<Figures> = input.cluster.vms.iter().map(Figures::of).collect();
+    let mut tried = Vec::new();
+    let mut best: Option<Schedule> = None;
+    for k in candidates(moving, k) {
+        let next = with_k(input, moves, &figures, k, blackout_ms_max);
+        tried.push((k, next.duration_s.high, next.refused.len()));
+        let key = |s: &Schedule| (s.ring.len(), s.refused.len(), s.duration_s.high);
+        let better = best.as_ref().is_none_or(|b| {
+            let ((r1, f1, t1), (r2, f2, t2)) = (key(&next), key(b));
+            // A hundredth of the time is not worth a larger batch.
+            (r1, f1).cmp(&(r2, f2)).then(t1.total_cmp(&(t2 * 0.99))).is_lt()
+        });
+        if better {
+            best = Some(next);
+        }
+    }
+    let mut best = best.expect("there is always a k to try");
+    best.tried = tried;
+    best
+}
+
+/// The k to try: powers of two up to the number of moves, or what was asked for, at most the number of moves (§3.3.2 step 1).
+fn candidates(moving: usize, asked: Option<usize>) -> Vec<usize> {
+    if let Some(k) = asked {
+        return vec![k.min(moving)];
+    }
+    let step = if moving > MOVES_FOR_ALL_K_MAX { 8 } else { 2 };
+    let powers = std::iter::successors(Some(1usize), |k| k.checked_mul(step));
+    let mut all: Vec<usize> = powers.take_while(|k| *k < moving).collect();
+    all.push(moving);
+    all
+}
+
+fn with_k(
+    input: &PlanInput,
+    moves: &Moves<'_>,
+    figures: &[Figures],
+    k: usize,
+    blackout_ms_max: f64,
+) -> Schedule {
+    let order = order(moves, k.max(1));
+    let mut place = moves.source.clone();
+    let mut refused: Vec<Refused> = Vec::new();
+    let mut batches = Vec::new();
+    let mut duration_s = Interval::default();
+    for hops in &order.batches {
+        let rates = rates(input, hops);
+        let mut list = Vec::new();
+        for (hop, rate) in hops.iter().zip(&rates) {
+            let forecast = figures[hop.vm].at(*rate, blackout_ms_max);
+            if forecast.diverges && figures[hop.vm].dirty_known {
+                refused.push(refuse(input, hop.vm, *rate, &figures[hop.vm], blackout_ms_max));
+            }
+            list.push(told(input, hop, *rate, forecast, &figures[hop.vm]));
+        }
+        let slowest = |end: fn(&Interval) -> f64| list.iter().map(|m| end(&m.duration_s)).fold(0.0, f64::max);
+        let batch = PlannedBatch {
+            duration_s: Interval {
+                low: slowest(|i| i.low),
+                high: slowest(|i| i.high),
+            },
+            carried_mib: list
+                .iter()
+                .fold(Interval::default(), |sum, m| sum.plus(m.carried_mib)),
+            links: links(input, moves, &place, hops, &rates),
+            moves: list,
+        };
+        duration_s = duration_s.plus(batch.duration_s);
+        batches.push(batch);
+        hops.iter().for_each(|hop| place[hop.vm] = hop.target);
+    }
+    refused.sort_by(|a, b| a.vm.cmp(&b.vm));
+    refused.dedup_by(|a, b| a.vm == b.vm);
+    Schedule {
+        k,
+        batches,
+        ring: order.ring.iter().map(|hop| step(input, hop)).collect(),
+        refused,
+        duration_s,
+        tried: Vec::new(),
+    }
+}
+
+fn step(input: &PlanInput, hop: &Hop) -> Step {
+    Step {
+        vm: input.cluster.vms[hop.vm].name.clone(),
+        source: input.hosts[hop.source].name.clone(),
+        target: input.hosts[hop.target].name.clone(),
+        spare: hop.spare,
+    }
+}
+
+fn told(input: &PlanInput, hop: &Hop, rate: f64, forecast: Forecast, figures: &Figures) -> ForecastMove {
+    let mut assumed = figures.assumed.clone();
+    if forecast.diverges && !figures.dirty_known {
+        assumed.push(
+            "the worst case of the assumed dirty rate would not converge: measure it before moving"
+                .to_owned(),
+        );
+    }
+    ForecastMove {
+        step: step(input, hop),
+        rate_mbit_s: rate,
+        carried_mib: forecast.carried_mib,
+        duration_s: forecast.duration_s,
+        blackout_ms: forecast.blackout_ms,
+        rounds: forecast.rounds,
+        assumed,
+    }
+}
+
+fn refuse(input: &PlanInput, vm: usize, rate: f64, figures: &Figures, blackout_ms_max: f64) -> Refused {
+    let needed = figures.rate_needed(blackout_ms_max);
+    let name = &input.cluster.vms[vm].name;
+    let help = match needed {
+        Some(needed) => format!("{needed:.0} Mbit/s would do, or a longer blackout, or fewer VMs at once"),
+        None => "no rate would do: allow a longer blackout, or move it offline".to_owned(),
+    };
+    Refused {
+        vm: name.clone(),
+        rate_mbit_s: rate,
+        rate_needed_mbit_s: needed,
+        why: format!(
+            "VM {name} dirties memory faster than {rate:.0} Mbit/s carries it within {blackout_ms_max:.0} ms: {help}"
+        ),
+    }
+}
+
+/// Max-min fair rates of the moves of one batch over the outgoing link of each source and the incoming one of each target.
+fn rates(input: &PlanInput, hops: &[Hop]) -> Vec<f64> {
+    let hosts = input.hosts.len();
+    let link = |host: usize| f64::from(input.hosts[host].bands.vmct_mbit_s);
+    // Links 0..hosts go out, hosts..2*hosts come in.
+    let mut left: Vec<f64> = (0..2 * hosts).map(|l| link(l % hosts)).collect();
+    let mut open = vec![0usize; 2 * hosts];
+    for hop in hops {
+        open[hop.source] += 1;
+        open[hosts + hop.target] += 1;
+    }
+    let mut links: Vec<usize> = hops.iter().flat_map(|h| [h.source, hosts + h.target]).collect();
+    links.sort_unstable();
+    links.dedup();
+    let mut rates: Vec<Option<f64>> = vec![None; hops.len()];
+    while rates.iter().any(Option::is_none) {
+        let share = |l: usize| left[l] / open[l] as f64;
+        let tightest = links
+            .iter()
+            .copied()
+            .filter(|l| open[*l] > 0)
+            .min_by(|a, b| share(*a).total_cmp(&share(*b)));
+        let Some(tightest) = tightest else {
+            break;
+        };
+        let rate = share(tightest);
+        for (hop, set) in hops.iter().zip(&mut rates).filter(|(_, set)| set.is_none()) {
+            if hop.source == tightest || hosts + hop.target == tightest {
+                *set = Some(rate);
+                for l in [hop.source, hosts + hop.target] {
+                    left[l] = (left[l] - rate).max(0.0);
+                    open[l] -= 1;
+                }
+            }
+        }
+    }
+    rates.into_iter().map(|r| r.unwrap_or(0.0)).collect()
+}
+
+/// Use of the three bands on the hosts that take part, with VMs where they are during the batch.
+fn links(input: &PlanInput, moves: &Moves<'_>, place: &[usize], hops: &[Hop], rates: &[f64]) -> Vec<LinkUse> {
+    let mut taking: Vec<usize> = hops.iter().flat_map(|h| [h.source, h.target]).collect();
+    taking.sort_unstable();
+    taking.dedup();
+    let position = |host: usize| taking.binary_search(&host).ok();
+    let mut ct = vec![0.0; taking.len()];
+    let mut nast = vec![0.0; taking.len()];
+    let (mut out, mut into) = (vec![0.0; taking.len()], vec![0.0; taking.len()]);
+    for (vm, host) in place.iter().enumerate() {
+        let Some(at) = position(*host) else {
+            continue;
+        };
+        let crossing = moves.peers[vm].iter().filter(|(peer, _)| place[*peer] != *host);
+        ct[at] += crossing.map(|(_, amount)| *amount as f64 / 1000.0).sum::<f64>();
+        nast[at] += input.cluster.vms[vm].storage_mbit_s.as_f64();
+    }
+    for (hop, rate) in hops.iter().zip(rates) {
+        if let (Some(from), Some(to)) = (position(hop.source), position(hop.target)) {
+            out[from] += rate;
+            into[to] += rate;
+        }
+    }
+    let share = |amount: f64, band: u32| amount / f64::from(band.max(1));
+    let uses = taking.iter().enumerate().map(|(at, host)| {
+        let bands = input.hosts[*host].bands;
+        LinkUse {
+            host: input.hosts[*host].name.clone(),
+            ct: share(ct[at], bands.ct_mbit_s),
+            vmct: share(out[at].max(into[at]), bands.vmct_mbit_s),
+            nast: share(nast[at], bands.nast_mbit_s),
+        }
+    });
+    uses.collect()
+}

@@ -1,0 +1,215 @@
+//! Whether a plan keeps every rule, checked from the input and the report alone.
+//!
+//! Shares no code with the solver: it works on names, reads the rules anew from the input and recomputes every total. [`plan()`](crate::plan())
+//! does not call it; tests, the CLI and the coordinator do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use transhume_model::{HostName, VmName};
+
+use crate::input::{GroupKind, Host, PlanInput, Vm};
+use crate::report::Plan;
+
+type Where<'a> = BTreeMap<&'a VmName, &'a HostName>;
+
+/// Every rule that the plan breaks, in words; empty for a valid plan.
+pub fn validate(input: &PlanInput, plan: &Plan) -> Vec<String> {
+    let mut broken = Vec::new();
+    let after: Where<'_> = plan.placement.iter().map(|p| (&p.vm, &p.target)).collect();
+    let before: Where<'_> = input.cluster.vms.iter().map(|v| (&v.name, &v.host)).collect();
+    if plan.placement.len() != before.len() || !before.keys().all(|vm| after.contains_key(vm)) {
+        broken.push("not every VM is placed exactly once".to_owned());
+        return broken;
+    }
+    for placed in &plan.placement {
+        if before[&placed.vm] != &placed.source {
+            broken.push(format!("VM {} does not run on {}", placed.vm, placed.source));
+        }
+    }
+    for vm in &input.cluster.vms {
+        let host = input.hosts.iter().find(|h| h.name == *after[&vm.name]);
+        match host {
+            Some(host) => broken.extend(limits(input, vm, host)),
+            None => broken.push(format!("VM {} is sent to an unknown host", vm.name)),
+        }
+    }
+    broken.extend(overfull(input, &after));
+    broken.extend(groups(input, &after));
+    broken.extend(totals(input, plan, &before, &after));
+    broken.extend(batches(input, plan, before, &after));
+    broken
+}
+
+fn must_leave(input: &PlanInput, vm: &Vm) -> bool {
+    let in_maintenance = input.hosts.iter().any(|h| h.name == vm.host && h.maintenance);
+    input.from.is_empty() || input.from.contains(&vm.host) || in_maintenance
+}
+
+fn limits(input: &PlanInput, vm: &Vm, host: &Host) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut rule = |kept: bool, what: &str| {
+        if !kept {
+            broken.push(format!("VM {} on host {}: {what}", vm.name, host.name));
+        }
+    };
+    if !must_leave(input, vm) {
+        rule(vm.host == host.name, "it was not to be moved");
+        return broken;
+    }
+    let is_target = match (input.to.is_empty(), input.from.is_empty()) {
+        (true, true) => true,
+        (true, false) => !input.from.contains(&host.name),
+        (false, _) => input.to.contains(&host.name),
+    };
+    rule(is_target, "the host is no target");
+    rule(!host.maintenance, "the host is in maintenance");
+    rule(
+        vm.pin.is_empty() || vm.pin.contains(&host.name),
+        "its pin forbids it",
+    );
+    let labels_match = vm
+        .selector
+        .iter()
+        .all(|(k, v)| host.labels.get(k).is_some_and(|have| have == v));
+    rule(labels_match, "its selector forbids it");
+    let model_known = host
+        .cpu_model
+        .as_ref()
+        .is_some_and(|m| vm.cpu_models.iter().any(|ok| ok == m));
+    rule(
+        vm.cpu_models.is_empty() || model_known,
+        "its processor models forbid it",
+    );
+    broken
+}
+
+/// What a host offers of a resource to the cluster, thousandths; below zero where others use more than there is.
+fn offered(host: &Host, resource: &str) -> i128 {
+    let Some(capacity) = host.capacity.get(resource) else {
+        return 0;
+    };
+    let promised = match host.overcommit.get(resource) {
+        Some(ratio) => ratio.of(*capacity),
+        None => capacity.thousandths(),
+    };
+    let used = host.used.get(resource).map_or(0, |u| u.thousandths());
+    i128::from(promised) - i128::from(used)
+}
+
+fn load<'a>(input: &'a PlanInput, place: &Where<'a>) -> BTreeMap<(&'a HostName, &'a str), i128> {
+    let mut load = BTreeMap::new();
+    for vm in &input.cluster.vms {
+        for (resource, amount) in &vm.demand {
+            *load.entry((place[&vm.name], resource.as_str())).or_insert(0) +=
+                i128::from(amount.thousandths());
+        }
+    }
+    load
+}
+
+fn overfull(input: &PlanInput, place: &Where<'_>) -> Vec<String> {
+    let hosts: BTreeMap<&HostName, &Host> = input.hosts.iter().map(|h| (&h.name, h)).collect();
+    let load = load(input, place);
+    let too_much = load.iter().filter(|((host, resource), sum)| {
+        **sum > 0 && hosts.get(host).is_none_or(|h| **sum > offered(h, resource))
+    });
+    too_much
+        .map(|((host, resource), _)| format!("host {host} holds more {resource} than it has"))
+        .collect()
+}
+
+fn groups(input: &PlanInput, after: &Where<'_>) -> Vec<String> {
+    let mut broken = Vec::new();
+    for group in &input.cluster.groups {
+        let hosts: BTreeSet<&HostName> = group.vms.iter().map(|v| after[v]).collect();
+        let kept = match group.kind {
+            GroupKind::Affinity => hosts.len() == 1,
+            GroupKind::AntiAffinity => hosts.len() == group.vms.len(),
+        };
+        if !kept {
+            broken.push(format!("group {} is broken", group.name));
+        }
+    }
+    broken
+}
+
+fn totals(input: &PlanInput, plan: &Plan, before: &Where<'_>, after: &Where<'_>) -> Vec<String> {
+    let used: BTreeSet<&&HostName> = after.values().collect();
+    let moving = input
+        .cluster
+        .vms
+        .iter()
+        .filter(|v| before[&v.name] != after[&v.name]);
+    let memory: u128 = moving
+        .filter_map(|v| v.demand.get("memory"))
+        .map(|a| u128::from(a.thousandths()))
+        .sum();
+    let crossing = input
+        .cluster
+        .traffic
+        .iter()
+        .filter(|t| after[&t.between[0]] != after[&t.between[1]]);
+    let traffic: u128 = crossing.map(|t| u128::from(t.mbit_s.thousandths())).sum();
+    let told = [
+        ("targets", plan.targets, used.len() as u128 * 1000),
+        ("memory moved", plan.memory_moved_mib, memory),
+        ("traffic", plan.traffic_mbit_s, traffic),
+    ];
+    let mut broken = Vec::new();
+    for (what, proof, truth) in told {
+        if proof.value.0 != truth {
+            broken.push(format!(
+                "{what} is {}, not {}",
+                truth as f64 / 1000.0,
+                proof.value
+            ));
+        }
+        if proof.at_least > proof.value {
+            broken.push(format!("the bound of {what} is above its value"));
+        }
+    }
+    broken
+}
+
+/// Replays the batches: no host ever holds more than it offers of what comes to it, both copies counted, and all arrive.
+fn batches<'a>(input: &'a PlanInput, plan: &'a Plan, mut place: Where<'a>, after: &Where<'_>) -> Vec<String> {
+    let mut broken = Vec::new();
+    let hosts: BTreeMap<&HostName, &Host> = input.hosts.iter().map(|h| (&h.name, h)).collect();
+    let vms: BTreeMap<&VmName, &Vm> = input.cluster.vms.iter().map(|v| (&v.name, v)).collect();
+    for (number, batch) in plan.batches.iter().enumerate() {
+        let mut load = load(input, &place);
+        if batch.moves.is_empty() || batch.moves.len() > plan.k.max(1) {
+            broken.push(format!(
+                "batch {number} has {} moves, k is {}",
+                batch.moves.len(),
+                plan.k
+            ));
+        }
+        for step in batch.moves.iter().map(|m| &m.step) {
+            if place[&step.vm] != &step.source {
+                broken.push(format!(
+                    "batch {number}: VM {} is not on {}",
+                    step.vm, step.source
+                ));
+            }
+            for (resource, amount) in &vms[&step.vm].demand {
+                let sum = load.entry((&step.target, resource.as_str())).or_insert(0);
+                *sum += i128::from(amount.thousandths());
+                if amount.thousandths() > 0 && *sum > offered(hosts[&step.target], resource) {
+                    broken.push(format!(
+                        "batch {number}: host {} cannot hold both copies of {resource}",
+                        step.target
+                    ));
+                }
+            }
+        }
+        for step in batch.moves.iter().map(|m| &m.step) {
+            place.insert(&step.vm, &step.target);
+        }
+    }
+    if plan.ring.is_empty() {
+        let lost = after.iter().filter(|(vm, host)| place[*vm] != **host);
+        broken.extend(lost.map(|(vm, host)| format!("VM {vm} never reaches {host}")));
+    }
+    broken
+}

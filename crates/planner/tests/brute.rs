@@ -1,0 +1,181 @@
+//! Small clusters with every kind of constraint: the planner equals trying everything, and every plan passes the validator.
+
+use std::collections::BTreeSet;
+
+use transhume_planner::input::{GroupKind, Host, InputError, PlanInput, Vm};
+use transhume_planner::report::{Answer, Total};
+use transhume_planner::{Ended, Options, generate, plan, validate};
+
+/// Cases of one run. The seeds are 0 to CASES.
+const CASES: u64 = 20_000;
+
+/// (targets, memory moved, traffic between hosts), the last two in thousandths.
+type Cost = (usize, u128, u128);
+
+struct Everything<'a> {
+    input: &'a PlanInput,
+    resources: Vec<&'a str>,
+    free: Vec<Vec<i128>>,
+    host_of: Vec<usize>,
+    best: Option<Cost>,
+}
+
+fn thousandths(amount: Option<&transhume_planner::input::Amount>) -> i128 {
+    amount.map_or(0, |a| i128::from(a.thousandths()))
+}
+
+fn may(input: &PlanInput, vm: &Vm, host: &Host) -> bool {
+    let home = input.hosts.iter().find(|h| h.name == vm.host).unwrap();
+    let leaves = input.from.is_empty() || input.from.contains(&home.name) || home.maintenance;
+    if !leaves {
+        return home.name == host.name;
+    }
+    let target = if !input.to.is_empty() {
+        input.to.contains(&host.name)
+    } else {
+        input.from.is_empty() || !input.from.contains(&host.name)
+    };
+    target
+        && !host.maintenance
+        && (vm.pin.is_empty() || vm.pin.contains(&host.name))
+        && vm.selector.iter().all(|(k, v)| host.labels.get(k) == Some(v))
+        && (vm.cpu_models.is_empty() || vm.cpu_models.iter().any(|m| Some(m) == host.cpu_model.as_ref()))
+}
+
+impl<'a> Everything<'a> {
+    fn new(input: &'a PlanInput) -> Self {
+        let resources: BTreeSet<&str> = input
+            .hosts
+            .iter()
+            .flat_map(|h| h.capacity.keys())
+            .map(String::as_str)
+            .collect();
+        let resources: Vec<&str> = resources.into_iter().collect();
+        let free = input.hosts.iter().map(|host| {
+            let has = |r: &&str| {
+                let Some(capacity) = host.capacity.get(*r) else {
+                    return 0;
+                };
+                let promised = host
+                    .overcommit
+                    .get(*r)
+                    .map_or(capacity.thousandths(), |o| o.of(*capacity));
+                i128::from(promised) - thousandths(host.used.get(*r))
+            };
+            resources.iter().map(has).collect()
+        });
+        Self {
+            free: free.collect(),
+            input,
+            resources,
+            host_of: Vec::new(),
+            best: None,
+        }
+    }
+
+    fn descend(&mut self) {
+        let vm = self.host_of.len();
+        if vm == self.input.cluster.vms.len() {
+            if self.groups_hold() {
+                let cost = self.cost();
+                self.best = Some(self.best.map_or(cost, |best| best.min(cost)));
+            }
+            return;
+        }
+        for host in 0..self.input.hosts.len() {
+            let (v, h) = (&self.input.cluster.vms[vm], &self.input.hosts[host]);
+            let needs: Vec<i128> = self
+                .resources
+                .iter()
+                .map(|r| thousandths(v.demand.get(*r)))
+                .collect();
+            let fits = needs.iter().zip(&self.free[host]).all(|(n, f)| *n == 0 || n <= f);
+            if fits && may(self.input, v, h) {
+                self.free[host].iter_mut().zip(&needs).for_each(|(f, n)| *f -= n);
+                self.host_of.push(host);
+                self.descend();
+                self.host_of.pop();
+                self.free[host].iter_mut().zip(&needs).for_each(|(f, n)| *f += n);
+            }
+        }
+    }
+
+    fn index(&self, vm: &transhume_model::VmName) -> usize {
+        self.input.cluster.vms.iter().position(|v| v.name == *vm).unwrap()
+    }
+
+    fn groups_hold(&self) -> bool {
+        self.input.cluster.groups.iter().all(|group| {
+            let hosts: BTreeSet<usize> = group.vms.iter().map(|v| self.host_of[self.index(v)]).collect();
+            match group.kind {
+                GroupKind::Affinity => hosts.len() == 1,
+                GroupKind::AntiAffinity => hosts.len() == group.vms.len(),
+            }
+        })
+    }
+
+    fn cost(&self) -> Cost {
+        let used: BTreeSet<&usize> = self.host_of.iter().collect();
+        let vms = self.input.cluster.vms.iter().zip(&self.host_of);
+        let moved = vms.filter(|(v, h)| self.input.hosts[**h].name != v.host);
+        let memory = moved
+            .map(|(v, _)| thousandths(v.demand.get("memory")) as u128)
+            .sum();
+        let pairs = self.input.cluster.traffic.iter();
+        let crossing = pairs
+            .filter(|t| self.host_of[self.index(&t.between[0])] != self.host_of[self.index(&t.between[1])]);
+        (
+            used.len(),
+            memory,
+            crossing.map(|t| u128::from(t.mbit_s.thousandths())).sum(),
+        )
+    }
+}
+
+fn compare(seed: u64) -> Result<&'static str, InputError> {
+    let input = generate::small(seed);
+    let report = plan(&input, &Options::default())?;
+    let mut all = Everything::new(&input);
+    all.descend();
+    assert_eq!(report.ended, Ended::Complete, "seed {seed}");
+    match (report.answer, all.best) {
+        (Answer::Planned(plan), Some((hosts, memory, traffic))) => {
+            let told = (
+                plan.targets.value,
+                plan.memory_moved_mib.value,
+                plan.traffic_mbit_s.value,
+            );
+            assert_eq!(
+                told,
+                (Total::units(hosts), Total(memory), Total(traffic)),
+                "seed {seed}"
+            );
+            assert!(
+                plan.targets.optimal && plan.memory_moved_mib.optimal && plan.traffic_mbit_s.optimal,
+                "seed {seed}: proved"
+            );
+            assert_eq!(validate(&input, &plan), Vec::<String>::new(), "seed {seed}");
+            Ok(if plan.ring.is_empty() { "planned" } else { "ring" })
+        }
+        (Answer::Impossible(why), None) => {
+            assert!(!why.reasons.is_empty(), "seed {seed}: a reason is given");
+            why.reasons.iter().for_each(|r| assert!(!r.sentence().is_empty()));
+            Ok("impossible")
+        }
+        (answer, best) => panic!("seed {seed}: {answer:?} against {best:?}"),
+    }
+}
+
+#[test]
+fn the_planner_equals_trying_everything() {
+    let mut counts = std::collections::BTreeMap::new();
+    for seed in 0..CASES {
+        *counts
+            .entry(compare(seed).unwrap_or("contradictory input"))
+            .or_insert(0) += 1;
+    }
+    println!("{counts:?}");
+    // Every outcome is common enough to mean something.
+    assert!(counts["planned"] > CASES / 4, "{counts:?}");
+    assert!(counts["impossible"] > CASES / 10, "{counts:?}");
+}
