@@ -21,17 +21,21 @@ fn source_was_touched(hand: &Hand) -> bool {
     hand.sent.iter().any(|(host, _)| host.as_str().starts_with('s'))
 }
 
-/// Answers one order for every VM and checks that `next` is sent to none before the last answer, and then to all.
-fn is_a_barrier(hand: &mut Hand, command: &str, next: &str) {
-    for index in 1..=K {
-        assert!(
-            !hand.was_sent(next),
-            "{next} was sent before VM {index} answered {command}"
-        );
-        hand.answer(&vm(index), command);
+/// Answers one order for every VM, each being the last in one run, and checks that `next` is sent to none before the
+/// last answer, and then to all.
+fn is_a_barrier(before: impl Fn() -> Hand, command: &str, next: &str) {
+    for last in 1..=K {
+        let mut hand = before();
+        for index in (1..=K).filter(|index| *index != last).chain([last]) {
+            assert!(
+                !hand.was_sent(next),
+                "{next} was sent before VM {index} answered {command}"
+            );
+            hand.answer(&vm(index), command);
+        }
+        let sent: Vec<usize> = (1..=K).map(|index| hand.count(&vm(index), next)).collect();
+        assert_eq!(sent, vec![1; K], "{next} goes to all {K} at once");
     }
-    let sent: Vec<usize> = (1..=K).map(|index| hand.count(&vm(index), next)).collect();
-    assert_eq!(sent, vec![1; K], "{next} goes to all {K} at once");
 }
 
 mod offline_1_2 {
@@ -117,22 +121,22 @@ mod live_1_2 {
     /// migration will be guaranteed."
     #[test]
     fn every_target_guarantees_before_any_is_made_ready() {
-        is_a_barrier(&mut Hand::begin(K, K), "Reserve", "Prepare");
+        is_a_barrier(|| Hand::begin(K, K), "Reserve", "Prepare");
     }
 
     /// "2) Reservation. […] B must confirm that it has the necessary resources and reserves a VM container of
     /// appropriate size."
     #[test]
     fn b_is_told_the_size_and_must_confirm_it() {
-        let mut hand = Hand::begin(K, K);
+        let hand = Hand::begin(K, K);
         let (host, order) = hand.order(&vm(1), "Reserve");
         assert_eq!(host, support::host("t1"));
         let Command::Reserve { spec, .. } = order.command else {
             panic!("{order:?}")
         };
         assert_eq!(spec.demand(), support::move_vm(1).spec.demand());
-        hand.all(K, "Reserve");
-        is_a_barrier(&mut hand, "Prepare", "PreCopy");
+        let reserved = || batch_up_to("Prepare");
+        is_a_barrier(reserved, "Prepare", "PreCopy");
     }
 
     /// "Failure of resource reservation here means that the VM simply continues to run on unaffected."
@@ -150,24 +154,24 @@ mod live_1_2 {
     /// iterations copy only those pages modified during the previous transfer phase."
     #[test]
     fn iterations_go_on_until_every_vm_has_converged() {
-        is_a_barrier(&mut batch_up_to("Converge"), "Converge", "Capture");
+        is_a_barrier(|| batch_up_to("Converge"), "Converge", "Capture");
     }
 
     /// "4) Stop-and-Copy. Suspend the running VM instance at A and redirect its network traffic to B."
     #[test]
     fn no_vm_is_suspended_before_its_traffic_can_be_redirected() {
-        let mut hand = batch_up_to("ConnectBuffers");
-        (1..=K).for_each(|index| {
-            let outcome = answer::natural("Converge", hand.now.wall);
-            hand.answer_with(&vm(index), "PreCopy", outcome).unwrap();
-        });
-        is_a_barrier(&mut hand, "ConnectBuffers", "Capture");
+        let converged = || {
+            let mut hand = batch_up_to("ConnectBuffers");
+            hand.all(K, "Converge");
+            hand
+        };
+        is_a_barrier(converged, "ConnectBuffers", "Capture");
     }
 
     /// "CPU state and any remaining inconsistent memory pages are then transferred."
     #[test]
     fn the_rest_is_transferred_when_all_are_suspended() {
-        is_a_barrier(&mut batch_up_to("Capture"), "Capture", "StopAndCopy");
+        is_a_barrier(|| batch_up_to("Capture"), "Capture", "StopAndCopy");
     }
 
     /// "At the end of this stage there is a consistent suspended copy of the VM at both A and B."
@@ -195,15 +199,18 @@ mod live_1_2 {
     /// "5) Commitment. Host B indicates to A that it has successfully received a consistent VM image."
     #[test]
     fn commitment_waits_for_every_b() {
-        is_a_barrier(&mut batch_up_to("AwaitLoaded"), "AwaitLoaded", "Commit");
+        is_a_barrier(|| batch_up_to("AwaitLoaded"), "AwaitLoaded", "Commit");
     }
 
     /// The same for the other half of the image: what A has sent.
     #[test]
     fn commitment_waits_for_every_a() {
-        let mut hand = batch_up_to("StopAndCopy");
-        hand.all(K, "AwaitLoaded");
-        is_a_barrier(&mut hand, "StopAndCopy", "Commit");
+        let loaded = || {
+            let mut hand = batch_up_to("StopAndCopy");
+            hand.all(K, "AwaitLoaded");
+            hand
+        };
+        is_a_barrier(loaded, "StopAndCopy", "Commit");
     }
 
     /// "Host A acknowledges this message as commitment of the migration transaction: host A may now discard the
@@ -349,16 +356,15 @@ mod algorithm_3_3_2 {
     /// "2) For all items in V_k, start the pre-copy phase."
     #[test]
     fn step_2_starts_all_page_streams_at_once() {
-        is_a_barrier(&mut batch_up_to("Prepare"), "Prepare", "PreCopy");
+        is_a_barrier(|| batch_up_to("Prepare"), "Prepare", "PreCopy");
     }
 
     /// "3) Before starting the migration process, create virtual network buffers on all nodes from S1 […]. Message
     /// capturing on all nodes is disabled."
     #[test]
     fn step_3_creates_all_source_buffers_and_captures_nothing() {
-        let mut hand = batch_up_to("PreCopy");
-        is_a_barrier(&mut hand, "PreCopy", "OpenSourceBuffer");
-        assert!(!hand.was_sent("Capture"));
+        is_a_barrier(|| batch_up_to("PreCopy"), "PreCopy", "OpenSourceBuffer");
+        assert!(!batch_up_to("OpenSourceBuffer").was_sent("Capture"));
     }
 
     /// "4) Create virtual network buffers on all corresponding nodes from S2 for the virtual machines being migrated
@@ -366,7 +372,7 @@ mod algorithm_3_3_2 {
     #[test]
     fn step_4_creates_the_target_buffers_after_all_source_buffers() {
         is_a_barrier(
-            &mut batch_up_to("OpenSourceBuffer"),
+            || batch_up_to("OpenSourceBuffer"),
             "OpenSourceBuffer",
             "OpenTargetBuffer",
         );
@@ -375,15 +381,14 @@ mod algorithm_3_3_2 {
     /// "5) Activate message capturing into virtual network buffers on all source nodes from S1 […]"
     #[test]
     fn step_5_captures_on_all_sources_at_once() {
-        is_a_barrier(&mut batch_up_to("Converge"), "Converge", "Capture");
+        is_a_barrier(|| batch_up_to("Converge"), "Converge", "Capture");
     }
 
     /// "6) For all items in V_k, start the post-copy phase." (Stop-and-copy: §1.2, phase 4.)
     #[test]
     fn step_6_lets_all_finish_together() {
-        let mut hand = batch_up_to("Capture");
-        is_a_barrier(&mut hand, "Capture", "StopAndCopy");
-        assert!((1..=K).all(|index| hand.count(&vm(index), "AwaitLoaded") == 1));
+        is_a_barrier(|| batch_up_to("Capture"), "Capture", "StopAndCopy");
+        is_a_barrier(|| batch_up_to("Capture"), "Capture", "AwaitLoaded");
     }
 
     /// "7) For all nodes in V_k, start the commit phase."
@@ -407,8 +412,8 @@ mod algorithm_3_3_2 {
     /// message buffers."
     #[test]
     fn step_8_starts_all_at_once_on_their_targets() {
-        let mut hand = batch_up_to("AwaitLoaded");
-        is_a_barrier(&mut hand, "AwaitLoaded", "Activate");
+        is_a_barrier(|| batch_up_to("AwaitLoaded"), "AwaitLoaded", "Activate");
+        let hand = batch_up_to("Activate");
         assert!((1..=K).all(|index| hand.order(&vm(index), "Activate").0 == support::move_vm(index).target));
     }
 

@@ -83,6 +83,12 @@ pub enum Violation {
         /// The order.
         command: &'static str,
     },
+    /// G2: the journal says `Committed`, but the VM is not whole on its target.
+    #[error("VM {vm} is committed without being prepared")]
+    Unprepared {
+        /// The VM.
+        vm: VmName,
+    },
     /// Something was told twice.
     #[error("the event {event} was given twice")]
     ToldTwice {
@@ -209,6 +215,34 @@ pub(crate) fn check_sent(journal: &[JournalEntry], order: &Order) -> Result<(), 
             vm: vm.clone(),
             command,
         });
+    }
+    Ok(())
+}
+
+/// When the decision falls, every VM of the batch is copied and loaded.
+pub(crate) fn check_decision(
+    entry: &JournalEntry,
+    guests: &BTreeMap<VmName, Guest>,
+    hosts: &BTreeMap<HostName, Host>,
+) -> Result<(), Violation> {
+    let JournalEntry::Committed { vms, .. } = entry else {
+        return Ok(());
+    };
+    for so_far in vms {
+        let guest = &guests[&so_far.vm];
+        let copied = hosts[&guest.source]
+            .vms
+            .get(&so_far.vm)
+            .is_some_and(|copy| copy.copied.is_some());
+        let loaded = hosts[&guest.target]
+            .vms
+            .get(&so_far.vm)
+            .is_some_and(|copy| copy.loaded_at.is_some());
+        if !(copied && loaded) {
+            return Err(Violation::Unprepared {
+                vm: so_far.vm.clone(),
+            });
+        }
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ fn storm() -> Weather {
 #[test]
 fn no_storm_breaks_a_promise() {
     let mut endings: BTreeMap<String, usize> = BTreeMap::new();
-    for seed in seeds(2_000) {
+    for seed in seeds(4_000) {
         let scenario = Scenario {
             weather: storm(),
             ..Scenario::calm(seed, 4, 2)

@@ -5,7 +5,7 @@ use transhume_protocol::message::{Order, Report};
 use transhume_protocol::migration::{Input, Ready};
 
 use super::{MILLI, NOTICE_MICROS_MAX, RESTART_MICROS_MAX, RESTART_MICROS_MIN, World};
-use crate::check::{Violation, check_sent};
+use crate::check::{Violation, check_decision, check_sent};
 use crate::coordinator::CrashPoint;
 use crate::fault::{Fault, OrderFault};
 use crate::network::{Channel, Event};
@@ -20,6 +20,9 @@ impl World {
     }
 
     pub(super) fn carry_out(&mut self, ready: Ready) -> Result<(), Violation> {
+        for entry in &ready.persist {
+            check_decision(entry, &self.guests, &self.hosts)?;
+        }
         let crash = self.crash_point(&ready);
         let todo = self.coordinator.carry_out(ready, crash);
         for (host, order) in todo.send {
