@@ -1,0 +1,206 @@
+//! What goes over the HTTP API; the CLI uses these very types.
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{Capacity, ClusterName, Demand, HostName, MigrationId, VmName};
+use transhume_protocol::message::{QemuState, VmRole};
+use transhume_protocol::report::Ending;
+use utoipa::ToSchema;
+
+/// Any answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// For programs; stable.
+    pub code: String,
+    /// For people: names the thing.
+    pub message: String,
+    /// What would help.
+    pub hint: String,
+}
+
+/// `GET /v1/hosts`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostList {
+    /// By name.
+    pub hosts: Vec<HostView>,
+}
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: HostName,
+    /// Whether its agent answers.
+    pub connected: bool,
+    /// What it may promise in all; as last heard.
+    #[schema(value_type = Option<Object>)]
+    pub capacity: Option<Capacity>,
+    /// What is not promised yet; as last heard.
+    #[schema(value_type = Option<Object>)]
+    pub free: Option<Capacity>,
+    /// Its QEMU.
+    #[schema(value_type = Option<Object>)]
+    pub qemu: Option<QemuState>,
+    /// Why there is none.
+    pub qemu_error: Option<String>,
+    /// VMs there.
+    #[schema(value_type = Vec<String>)]
+    pub vms: Vec<VmName>,
+}
+
+/// `GET /v1/clusters`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterList {
+    /// By name.
+    pub clusters: Vec<ClusterLine>,
+}
+
+/// A cluster in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterLine {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: ClusterName,
+    /// Number of VMs.
+    pub vms: usize,
+    /// Hosts it lives on.
+    #[schema(value_type = Vec<String>)]
+    pub hosts: Vec<HostName>,
+    /// The move under way.
+    #[schema(value_type = Option<u64>)]
+    pub migration: Option<MigrationId>,
+}
+
+/// `GET /v1/clusters/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: ClusterName,
+    /// The move under way.
+    #[schema(value_type = Option<u64>)]
+    pub migration: Option<MigrationId>,
+    /// Its VMs.
+    pub vms: Vec<VmView>,
+}
+
+/// A VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub id: VmName,
+    /// Where the journal says it lives.
+    #[schema(value_type = String)]
+    pub host: HostName,
+    /// What the host's agent says of it.
+    #[schema(value_type = String)]
+    pub state: VmLife,
+    /// Where in a move it is.
+    #[schema(value_type = Option<String>)]
+    pub role: Option<VmRole>,
+    /// What it needs of a host.
+    #[schema(value_type = Object)]
+    pub demand: Demand,
+}
+
+/// Whether a VM runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmLife {
+    /// Its processors run.
+    Running,
+    /// They do not.
+    Paused,
+    /// The host's agent does not know it.
+    Missing,
+    /// The host's agent does not answer.
+    Unknown,
+}
+
+/// `POST /v1/clusters/{name}/plan` and `…/migrations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveOrder {
+    /// S1: hosts to leave.
+    #[schema(value_type = Vec<String>)]
+    pub from: Vec<String>,
+    /// S2: hosts to go to.
+    #[schema(value_type = Vec<String>)]
+    pub to: Vec<String>,
+    /// k: VMs per batch; all in one where absent.
+    #[serde(default)]
+    pub batch: Option<usize>,
+    /// Stop, copy, start.
+    #[serde(default)]
+    pub offline: bool,
+    /// Budget for the predicted blackout, milliseconds; the coordinator's own where absent.
+    #[serde(default)]
+    pub blackout_ms_max: Option<u64>,
+}
+
+/// Answer to a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanView {
+    /// The cluster.
+    #[schema(value_type = String)]
+    pub cluster: ClusterName,
+    /// k.
+    pub batch: usize,
+    /// N(S2).
+    pub hosts_used: usize,
+    /// No placement can use fewer.
+    pub hosts_min: usize,
+    /// VMs in the order in which they go.
+    pub moves: Vec<PlannedMove>,
+    /// VMs that stay where they are.
+    #[schema(value_type = Vec<String>)]
+    pub stay: Vec<VmName>,
+}
+
+/// One VM of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedMove {
+    /// The VM.
+    #[schema(value_type = String)]
+    pub vm: VmName,
+    /// Its batch, from 1.
+    pub batch: usize,
+    /// Host it leaves.
+    #[schema(value_type = String)]
+    pub source: HostName,
+    /// Host it goes to.
+    #[schema(value_type = String)]
+    pub target: HostName,
+}
+
+/// Answer to a request to move, and to a cancel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Accepted {
+    /// The move's number.
+    #[schema(value_type = u64)]
+    pub migration: MigrationId,
+}
+
+/// `GET /v1/migrations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MigrationList {
+    /// Oldest first.
+    pub migrations: Vec<MigrationLine>,
+}
+
+/// A move in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MigrationLine {
+    /// Its number.
+    #[schema(value_type = u64)]
+    pub migration: MigrationId,
+    /// The cluster.
+    #[schema(value_type = String)]
+    pub cluster: ClusterName,
+    /// How it ended, or that it runs.
+    #[schema(value_type = String)]
+    pub outcome: Ending,
+    /// Number of VMs.
+    pub vms: usize,
+}

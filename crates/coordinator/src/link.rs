@@ -1,0 +1,176 @@
+//! The connections to the agents: one task per host, for as long as the coordinator lives.
+//!
+//! ```text
+//!  connect ──▶ first report: the host's state ──▶ Back ──▶ reports … ──▶ silence, or broken ──▶ Lost ──▶ pause ──▶ connect
+//! ```
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::{interval, sleep, timeout};
+use tracing::{info, warn};
+use transhume_model::{Epoch, HostName, HostSpec, OrderId};
+use transhume_protocol::message::{Command, HostState, Order, Outcome, PROTOCOL_VERSION, Report};
+use transhume_protocol::wire;
+
+/// Orders waiting for a connection; a batch of hundreds fits.
+const ORDERS_WAITING_MAX: usize = 4096;
+/// Longest wait for a connection and its first report.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Pauses between attempts, doubling.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// The agent is asked for a sign of life so often.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Silence after which the agent is taken for lost.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
+/// The heartbeat belongs to no move; its answer updates the host's state.
+const HEARTBEAT_ORDER: OrderId = OrderId(1);
+
+/// What a link tells the core.
+#[derive(Debug)]
+pub(crate) enum LinkNews {
+    /// Connected: the state of the host, and where its orders go from now on.
+    Back {
+        host: HostName,
+        state: Box<HostState>,
+        orders: mpsc::Sender<Order>,
+    },
+    /// A report.
+    Report { host: HostName, report: Box<Report> },
+    /// The connection is gone.
+    Lost { host: HostName },
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Wire(#[from] wire::WireError),
+    #[error("it did not answer in time")]
+    Silent,
+    #[error(
+        "it speaks version {found} of the protocol, this coordinator speaks {PROTOCOL_VERSION}: install the same release on both"
+    )]
+    Version { found: u16 },
+    #[error("what answers there is host {found}: correct the address in the coordinator's configuration")]
+    OtherHost { found: HostName },
+    #[error("its first word was not its state")]
+    NoState,
+    #[error("the coordinator is ending")]
+    Over,
+}
+
+/// Keeps the link to one host.
+pub(crate) async fn keep(spec: HostSpec, news: mpsc::Sender<LinkNews>) {
+    let (mut pause, mut told) = (RETRY_MIN, String::new());
+    loop {
+        let mut connected = false;
+        let error = match converse(&spec, &news, &mut connected).await {
+            Err(LinkError::Over) => return,
+            Err(error) => error.to_string(),
+            Ok(never) => match never {},
+        };
+        if connected {
+            pause = RETRY_MIN;
+            if news
+                .send(LinkNews::Lost {
+                    host: spec.name.clone(),
+                })
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+        // Once per reason: an agent may be away for hours.
+        if connected || error != told {
+            warn!(host = %spec.name, address = %spec.control, "no agent: {error}");
+            told = error;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+async fn converse(
+    spec: &HostSpec,
+    news: &mpsc::Sender<LinkNews>,
+    connected: &mut bool,
+) -> Result<std::convert::Infallible, LinkError> {
+    let (mut read, write, state) = timeout(CONNECT_MAX, open(spec))
+        .await
+        .map_err(|_| LinkError::Silent)??;
+    let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
+    info!(host = %spec.name, free = ?state.free, vms = state.vms.len(), "agent connected");
+    *connected = true;
+    let host = spec.name.clone();
+    news.send(LinkNews::Back { host, state, orders })
+        .await
+        .map_err(|_| LinkError::Over)?;
+    let receive = async {
+        loop {
+            let report = timeout(SILENCE_MAX, read_report(&mut read))
+                .await
+                .map_err(|_| LinkError::Silent)??;
+            let told = LinkNews::Report {
+                host: spec.name.clone(),
+                report: Box::new(report),
+            };
+            news.send(told).await.map_err(|_| LinkError::Over)?;
+        }
+    };
+    tokio::select! {
+        ended = receive => ended,
+        ended = transmit(write, queue) => ended,
+    }
+}
+
+async fn open(
+    spec: &HostSpec,
+) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf, Box<HostState>), LinkError> {
+    let stream = TcpStream::connect(spec.control).await?;
+    stream.set_nodelay(true)?;
+    let (read, write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    let Outcome::Host(state) = read_report(&mut read).await?.outcome else {
+        return Err(LinkError::NoState);
+    };
+    if state.protocol != PROTOCOL_VERSION {
+        return Err(LinkError::Version {
+            found: state.protocol,
+        });
+    }
+    if state.host != spec.name {
+        return Err(LinkError::OtherHost { found: state.host });
+    }
+    Ok((read, write, state))
+}
+
+async fn read_report(read: &mut BufReader<OwnedReadHalf>) -> Result<Report, LinkError> {
+    let mut prefix = [0; wire::LENGTH_BYTES];
+    read.read_exact(&mut prefix).await?;
+    let mut body = vec![0; wire::length(prefix)?];
+    read.read_exact(&mut body).await?;
+    Ok(wire::decode(&body)?)
+}
+
+async fn transmit(
+    mut write: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Order>,
+) -> Result<std::convert::Infallible, LinkError> {
+    let mut heartbeat = interval(HEARTBEAT);
+    loop {
+        let order = tokio::select! {
+            order = queue.recv() => order.ok_or(LinkError::Over)?,
+            _ = heartbeat.tick() => {
+                Order { id: HEARTBEAT_ORDER, epoch: Epoch::default(), command: Command::Inspect }
+            }
+        };
+        write.write_all(&wire::encode(&order)?).await?;
+    }
+}
