@@ -86,13 +86,12 @@ fn memory(input: &PlanInput, plan: &Plan) -> String {
 
 fn order(plan: &Plan) -> Vec<String> {
     let mut told = Vec::new();
-    if plan.batches.is_empty() {
-        return told;
-    }
-    told.push(
+    if !plan.batches.is_empty() {
+        told.push(
         "Each batch fits its targets beside what is still there; VMs that talk to each other move in the same or the next batch."
             .to_owned(),
     );
+    }
     let hops = plan
         .batches
         .iter()
