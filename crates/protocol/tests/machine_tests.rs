@@ -208,3 +208,24 @@ fn after_the_end_everything_is_ignored() {
     assert_eq!(hand.report(), report);
     assert_eq!(hand.machine.ignored(), 2);
 }
+
+#[test]
+fn an_agent_with_nothing_to_connect_anew_does_not_hold_the_closing_up() {
+    let mut hand = committed();
+    hand.restart(2);
+    hand.bring_back("s1");
+    hand.bring_back("t1");
+    hand.answer_with(
+        &vm(1),
+        "OpenTargetBuffer",
+        answer::refusal(RefusalKind::WrongState),
+    )
+    .unwrap();
+    hand.answer(&vm(1), "Activate");
+    hand.answer(&vm(1), "Commit");
+    assert_eq!(hand.count(&vm(1), "CloseSourceBuffer"), 1);
+    assert!(
+        !hand.was_sent("ConnectBuffers"),
+        "there are no tunnel ends to connect to"
+    );
+}

@@ -211,6 +211,9 @@ impl Migration {
         }
         if self.refusal_settles(verb, refusal.kind) {
             ready.events.push(event);
+            if verb == Verb::OpenTargetBuffer {
+                self.vms[index].set_done(Verb::ConnectBuffers);
+            }
             return self.done(now, index, verb, ready);
         }
         self.rest(now, index, verb, refusal.reason, event, ready);

@@ -6,14 +6,16 @@
 //! ```
 
 mod frames;
+mod source;
+mod target;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use transhume_model::{Capacity, HostName, OrderId, VmName, WallMicros};
 use transhume_protocol::message::{
-    ActivationTimes, CaptureTimes, Command, Fault, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION,
-    Refusal, RefusalKind, Report, VmRole,
+    Command, Fault, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, Refusal, RefusalKind, Report,
+    VmRole,
 };
 
 use crate::copy::{Copy, Soft};
@@ -96,6 +98,24 @@ pub(crate) fn refused(kind: RefusalKind, reason: String) -> Outcome {
     })
 }
 
+fn is_for_target(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Reserve { .. }
+            | Command::Prepare { .. }
+            | Command::OpenTargetBuffer { .. }
+            | Command::AwaitLoaded { .. }
+            | Command::Activate { .. }
+            | Command::CloseTargetBuffer { .. }
+            | Command::AbortTarget { .. }
+    )
+}
+
+fn wrong_state(command: &Command, vm: &VmName, role: VmRole) -> Outcome {
+    let reason = format!("{} is not possible for {vm}: {role:?}", command.name());
+    refused(RefusalKind::WrongState, reason)
+}
+
 fn done_or_under_way(outcome: Option<Outcome>) -> Acted {
     outcome.map_or(Acted::UnderWay, Acted::Done)
 }
@@ -150,7 +170,8 @@ impl Host {
             }
         }
         let acted = match self.vms.contains_key(name) {
-            true => self.act_on_copy(now, order, name, alive),
+            true if is_for_target(&order.command) => self.act_as_target(now, order, name),
+            true => self.act_as_source(now, order, name, alive),
             false => self.act_without_copy(order, name),
         };
         match acted {
@@ -194,144 +215,6 @@ impl Host {
                 RefusalKind::UnknownVm,
                 format!("no {name} here for {}", other.name()),
             )),
-        }
-    }
-
-    fn act_on_copy(
-        &mut self,
-        now: WallMicros,
-        order: &Order,
-        name: &VmName,
-        alive: &dyn Fn(u64) -> bool,
-    ) -> Acted {
-        let run = self.run;
-        let copy = self.vms.get_mut(name).expect("looked up before");
-        let role = copy.role;
-        match (&order.command, role) {
-            (Command::Reserve { .. }, VmRole::Expected) => Acted::Done(Outcome::Reserved),
-            (Command::Prepare { .. }, VmRole::Expected | VmRole::Target) => {
-                copy.role = VmRole::Target;
-                copy.soft.listening = true;
-                Acted::Done(Outcome::Prepared {
-                    page_stream: address(run),
-                })
-            }
-            (Command::PreCopy { page_stream, .. }, VmRole::Home) => {
-                let epoch = copy.epoch;
-                *copy = Copy {
-                    queue: std::mem::take(&mut copy.queue),
-                    ..Copy::new(copy.spec.clone(), VmRole::Source, epoch, true)
-                };
-                copy.soft.stream = Some(run_of(*page_stream));
-                self.effects.push(Effect::Converging { vm: name.clone() });
-                self.report(now, order.id, order, Outcome::PreCopying);
-                Acted::UnderWay
-            }
-            (Command::PreCopy { .. }, VmRole::Source) if copy.soft.stream.is_some() => {
-                self.report(now, order.id, order, Outcome::PreCopying);
-                Acted::UnderWay
-            }
-            (Command::OpenSourceBuffer { .. }, VmRole::Source) => {
-                copy.soft.buffer_open = true;
-                Acted::Done(Outcome::SourceBufferOpen)
-            }
-            (Command::OpenTargetBuffer { .. }, VmRole::Target | VmRole::Arrived | VmRole::Home)
-                if role != VmRole::Home || copy.target_closed.is_some() =>
-            {
-                copy.soft.buffer_open = true;
-                Acted::Done(Outcome::TargetBufferOpen {
-                    tunnels: vec![address(run)],
-                })
-            }
-            (Command::ConnectBuffers { tunnels, .. }, VmRole::Source | VmRole::Left) => {
-                let target_run = run_of(tunnels[0]);
-                if !alive(target_run) {
-                    return Acted::Not(failed(FaultKind::Tunnel, "nobody listens at the tunnel's end"));
-                }
-                (copy.soft.tunnel, copy.soft.sent, copy.soft.fin_sent) = (Some(target_run), 0, false);
-                Acted::Done(Outcome::BuffersConnected)
-            }
-            (Command::Capture { .. }, VmRole::Source) => {
-                if copy.soft.tunnel.is_none() || copy.soft.stream.is_none() || !copy.soft.buffer_open {
-                    return Acted::Not(failed(FaultKind::AgentRestarted, "there is no buffer any more"));
-                }
-                copy.running = false;
-                let times = CaptureTimes {
-                    begun_at: now,
-                    shut_at: now,
-                    empty_at: now,
-                    stopped_at: now,
-                    capturing_at: now,
-                };
-                copy.capture = Some(times);
-                Acted::Done(Outcome::Captured(times))
-            }
-            (Command::StopAndCopy { .. }, VmRole::Source) if copy.capture.is_some() => match copy.soft.stream
-            {
-                Some(target_run) => {
-                    self.effects.push(Effect::Stream {
-                        vm: name.clone(),
-                        target_run,
-                    });
-                    Acted::UnderWay
-                }
-                None => Acted::Not(failed(
-                    FaultKind::AgentRestarted,
-                    "there is no page stream any more",
-                )),
-            },
-            (Command::AwaitLoaded { .. }, VmRole::Target) => {
-                done_or_under_way(copy.loaded_at.map(|loaded_at| Outcome::Loaded { loaded_at }))
-            }
-            (Command::Commit { .. }, VmRole::Source | VmRole::Left) if copy.copied.is_some() => {
-                copy.role = VmRole::Left;
-                Acted::Done(Outcome::CommitNoted)
-            }
-            (Command::Activate { .. }, VmRole::Target) if copy.loaded_at.is_some() => {
-                (copy.role, copy.running) = (VmRole::Arrived, true);
-                let times = ActivationTimes {
-                    begun_at: now,
-                    running_at: now,
-                    injected_at: now,
-                    announced_at: now,
-                };
-                copy.activation = Some(times);
-                self.effects.push(Effect::Announce { vm: name.clone() });
-                Acted::Done(Outcome::Activated(times))
-            }
-            (Command::Activate { .. }, VmRole::Arrived | VmRole::Home) if copy.activation.is_some() => {
-                done_or_under_way(copy.activation.map(Outcome::Activated))
-            }
-            (Command::CloseSourceBuffer { .. }, VmRole::Left) => match (copy.source_closed, copy.soft.tunnel)
-            {
-                (Some(frames), _) => Acted::Done(Outcome::SourceClosed(frames)),
-                (None, None) => Acted::Not(failed(FaultKind::Tunnel, "there is no tunnel any more")),
-                (None, Some(_)) => {
-                    self.effects.push(Effect::Linger { vm: name.clone() });
-                    Acted::UnderWay
-                }
-            },
-            (Command::CloseTargetBuffer { .. }, VmRole::Arrived | VmRole::Home)
-                if copy.activation.is_some() =>
-            {
-                done_or_under_way(copy.target_closed.map(Outcome::TargetClosed))
-            }
-            (Command::Discard { .. }, VmRole::Left) if copy.source_closed.is_some() => {
-                self.vms.remove(name);
-                Acted::Done(Outcome::Discarded)
-            }
-            (Command::AbortSource { .. }, VmRole::Source) => Acted::Done(self.put_back(name)),
-            (Command::AbortSource { .. }, VmRole::Home) => {
-                Acted::Done(Outcome::SourceRestored(copy.restored.unwrap_or_default()))
-            }
-            (Command::AbortTarget { .. }, VmRole::Expected | VmRole::Target) => {
-                self.vms.remove(name);
-                Acted::Done(Outcome::TargetDropped)
-            }
-            (other, role) => {
-                let reason = format!("{} is not possible for {name}: {role:?}", other.name());
-                Acted::Not(refused(RefusalKind::WrongState, reason))
-            }
         }
     }
 }
