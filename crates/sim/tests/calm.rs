@@ -37,12 +37,12 @@ fn offline_moves_commit() {
 }
 
 #[test]
-fn five_thousand_vms_move_in_batches_of_250() {
+fn three_thousand_vms_move_in_batches_of_250() {
     let scenario = Scenario {
         sources: 100,
         targets: 80,
         frame_gap_micros_max: 200_000,
-        ..Scenario::calm(1, 5_000, 250)
+        ..Scenario::calm(1, 3_000, 250)
     };
     assert_eq!(run(scenario).report.used.len(), 80);
 }

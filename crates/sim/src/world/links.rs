@@ -174,10 +174,9 @@ impl World {
 
     pub(super) fn agent_dies(&mut self, host: &HostName) {
         self.break_link(host);
-        self.hosts
-            .get_mut(host)
-            .expect("events name hosts that exist")
-            .die();
+        let agent = self.hosts.get_mut(host).expect("events name hosts that exist");
+        agent.die();
+        self.alive.remove(&agent.run);
         let delay = NOTICE_MICROS_MAX + self.random.between(RESTART_MICROS_MIN, RESTART_MICROS_MAX);
         self.network
             .after(delay, Event::AgentStarts { host: host.clone() });
@@ -190,6 +189,7 @@ impl World {
             .get_mut(&host)
             .expect("events name hosts that exist")
             .start(run);
+        self.alive.insert(run);
         let coordinator_run = self.coordinator.run;
         self.network.after(
             MILLI,

@@ -3,7 +3,7 @@
 mod faults;
 mod links;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_model::{HostName, Millis, VmName, WallMicros};
 use transhume_protocol::event::Happening;
@@ -57,6 +57,8 @@ pub struct World {
     random: Random,
     network: Network,
     hosts: BTreeMap<HostName, Host>,
+    /// Runs of the agents that live.
+    alive: BTreeSet<u64>,
     guests: BTreeMap<VmName, Guest>,
     coordinator: Coordinator,
     /// The connection to each agent, by number; absent while broken.
@@ -77,6 +79,7 @@ impl World {
             random: Random::new(scenario.seed),
             network: Network::default(),
             hosts: BTreeMap::new(),
+            alive: BTreeSet::new(),
             guests: BTreeMap::new(),
             coordinator: Coordinator::new(),
             links: BTreeMap::new(),
@@ -91,6 +94,7 @@ impl World {
         for host in world.request.from.iter().chain(&world.request.to) {
             world.run_serial += 1;
             world.link_serial += 1;
+            world.alive.insert(world.run_serial);
             world
                 .hosts
                 .insert(host.clone(), Host::new(host.clone(), world.run_serial));
@@ -253,7 +257,7 @@ impl World {
     }
 
     fn is_alive(&self, run: u64) -> bool {
-        self.hosts.values().any(|host| host.up && host.run == run)
+        self.alive.contains(&run)
     }
 
     fn places(&self, vm: &VmName) -> (HostName, HostName) {
@@ -285,13 +289,8 @@ impl World {
         act: impl FnOnce(&mut Host, WallMicros, &dyn Fn(u64) -> bool),
     ) -> Result<(), Violation> {
         let wall = self.wall();
-        let alive: Vec<u64> = self
-            .hosts
-            .values()
-            .filter(|host| host.up)
-            .map(|host| host.run)
-            .collect();
         let host = self.hosts.get_mut(name).expect("events name hosts that exist");
+        let alive = &self.alive;
         act(host, wall, &|run| alive.contains(&run));
         let (effects, run) = (std::mem::take(&mut host.effects), host.run);
         for effect in effects {
