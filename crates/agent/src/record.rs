@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Epoch, MigrationId, VmSpec};
-use transhume_protocol::message::VmRole;
+use transhume_protocol::message::{ActivationTimes, TargetFrames, VmRole};
 use transhume_qemu::ProcessId;
 
 const FILE: &str = "state.json";
@@ -28,6 +28,9 @@ pub(crate) struct Record {
     pub(crate) tunnels: Vec<SocketAddr>,
     /// Frames are, or were, being captured: they lie in the spool and must be put back or delivered.
     pub(crate) capturing: bool,
+    /// What was answered to `Activate` and `CloseTargetBuffer`, for an order that is given again after a restart.
+    pub(crate) activated: Option<ActivationTimes>,
+    pub(crate) closed: Option<TargetFrames>,
 }
 
 /// Why a record cannot be kept or read.
@@ -57,6 +60,8 @@ impl Record {
             taps: Vec::new(),
             tunnels: Vec::new(),
             capturing: false,
+            activated: None,
+            closed: None,
         }
     }
 

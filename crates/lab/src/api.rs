@@ -54,6 +54,25 @@ impl Api {
         })
     }
 
+    /// Whether every host's agent is connected to the coordinator.
+    pub async fn hosts_connected(&self) -> Result<bool, LabError> {
+        #[derive(Deserialize)]
+        struct Hosts {
+            hosts: Vec<Host>,
+        }
+        #[derive(Deserialize)]
+        struct Host {
+            connected: bool,
+        }
+        let request = self.client.get("http://coordinator/v1/hosts");
+        let response = self.send("GET /v1/hosts", request).await?;
+        let hosts: Hosts = response.json().await.map_err(|source| LabError::Unreachable {
+            socket: self.socket.clone(),
+            source,
+        })?;
+        Ok(hosts.hosts.iter().all(|host| host.connected))
+    }
+
     /// Registers a cluster and starts its VMs.
     pub async fn create(&self, spec: &ClusterSpec) -> Result<(), LabError> {
         let request = self.client.post("http://coordinator/v1/clusters").json(spec);

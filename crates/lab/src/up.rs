@@ -275,6 +275,12 @@ async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab,
     let api = Api::new(&lab.layout.api_socket())?;
     let limit_ms = start_limit_ms(spec.vms.len());
     let deadline = Instant::now() + Duration::from_millis(limit_ms);
+    while !api.hosts_connected().await? {
+        if Instant::now() > deadline {
+            return Err(LabError::Timeout { what: "the connection of the agents".to_owned(), waited_ms: limit_ms });
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     api.create(&spec).await?;
     let name: ClusterName = spec.name;
     loop {

@@ -321,7 +321,7 @@ impl Task {
 
     /// The table of roles and orders. `Ok(None)`: the answer comes later, through [`Task::settle`].
     async fn carry_out(&mut self, order: Order) -> Result<Option<Outcome>, Trouble> {
-        let epoch = order.epoch;
+        let (id, epoch) = (order.id, order.epoch);
         match (&self.life, order.command) {
             (Life::Expected, Command::StartVm { spec }) => self.start_vm(spec).await.map(Some),
             (Life::Home { .. }, Command::StartVm { .. }) => Ok(Some(Outcome::Started {
@@ -333,11 +333,12 @@ impl Task {
                 self.reserve(migration, spec).await.map(Some)
             }
             (Life::Expected, Command::Prepare { .. }) => self.prepare().await.map(Some),
-            (Life::Target { .. }, Command::OpenTargetBuffer { .. }) => {
-                self.open_target_buffer().await.map(Some)
-            }
+            (
+                Life::Target { .. } | Life::Arrived { .. } | Life::Home { .. },
+                Command::OpenTargetBuffer { .. },
+            ) => self.open_target_buffer().await.map(Some),
             (Life::Target { .. }, Command::AwaitLoaded { .. }) => self.await_loaded().await.map(Some),
-            (Life::Target { .. } | Life::Arrived { .. }, Command::Activate { .. }) => {
+            (Life::Target { .. } | Life::Arrived { .. } | Life::Home { .. }, Command::Activate { .. }) => {
                 self.activate(epoch).await.map(Some)
             }
             (Life::Arrived { .. } | Life::Home { .. }, Command::CloseTargetBuffer { .. }) => {
@@ -357,7 +358,7 @@ impl Task {
                     ..
                 },
             ) => self
-                .pre_copy(migration, page_stream, mode, blackout_max)
+                .pre_copy(id, migration, page_stream, mode, blackout_max)
                 .await
                 .map(Some),
             (Life::Source { .. }, Command::OpenSourceBuffer { .. }) => {
@@ -366,6 +367,8 @@ impl Task {
             (Life::Source { .. }, Command::ConnectBuffers { tunnels, .. }) => {
                 self.connect_buffers(&tunnels).await.map(Some)
             }
+            // The tunnel of a VM that has left connects again by itself.
+            (Life::Left { .. }, Command::ConnectBuffers { .. }) => Ok(Some(Outcome::BuffersConnected)),
             (Life::Source { .. }, Command::Capture { .. }) => self.capture().await.map(Some),
             (Life::Source { .. }, Command::StopAndCopy { .. }) => self.stop_and_copy().await.map(Some),
             (Life::Source { .. } | Life::Left { .. }, Command::Commit { .. }) => {
@@ -382,15 +385,23 @@ impl Task {
     }
 
     fn wrong_state(&self, command: &Command) -> Trouble {
+        match (self.wrong_state_of(command.name()), command) {
+            (Trouble::Refused(refusal), Command::StartVm { .. } | Command::Reserve { .. }) => {
+                Trouble::Refused(Refusal {
+                    kind: RefusalKind::AlreadyHere,
+                    ..refusal
+                })
+            }
+            (trouble, _) => trouble,
+        }
+    }
+
+    fn wrong_state_of(&self, command: &str) -> Trouble {
         Trouble::Refused(Refusal {
-            kind: if matches!(command, Command::StartVm { .. } | Command::Reserve { .. }) {
-                RefusalKind::AlreadyHere
-            } else {
-                RefusalKind::WrongState
-            },
+            kind: RefusalKind::WrongState,
             reason: format!(
                 "{} does not apply to VM {}, which is `{:?}` on host {}",
-                command.name(),
+                command,
                 self.name(),
                 self.record.role,
                 self.shared.config.host

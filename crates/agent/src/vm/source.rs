@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use transhume_model::{Bytes, MigrationId, Millis};
+use transhume_model::{Bytes, MigrationId, Millis, OrderId};
 use transhume_protocol::message::{
     CaptureTimes, CopyTimes, Fault, FaultKind, Mode, Outcome, PageProgress, VmRole,
 };
@@ -22,6 +22,8 @@ const ROUNDS_MIN: u64 = 2;
 /// What a source owns while it is copied away.
 #[derive(Debug)]
 pub(crate) struct Leaving {
+    /// The order that progress and convergence answer.
+    order: OrderId,
     mode: Mode,
     blackout_max: Millis,
     stream: Option<PageStream>,
@@ -35,6 +37,7 @@ impl Leaving {
     /// A source that an earlier agent left behind: its stream is broken, it can only be restored or committed.
     pub(crate) fn adopted(buffers: Option<SourceBuffers>, stopped: bool) -> Self {
         Self {
+            order: OrderId(0),
             mode: Mode::Live,
             blackout_max: Millis(0),
             stream: None,
@@ -50,12 +53,15 @@ impl Task {
     /// Step 2. Live: QEMU copies while the guest runs. Offline: nothing is copied before the capture.
     pub(super) async fn pre_copy(
         &mut self,
+        order: OrderId,
         migration: MigrationId,
         page_stream: SocketAddr,
         mode: Mode,
         blackout_max: Millis,
     ) -> Result<Outcome, Trouble> {
         self.answers.clear();
+        self.record.activated = None;
+        self.record.closed = None;
         let pace = Arc::new(Pace::default());
         let (stream, socket, ended) = page_stream::start_source(
             &self.dir(),
@@ -73,6 +79,7 @@ impl Task {
             unreachable!("the table of orders lets only a VM at home come here")
         };
         let leaving = Leaving {
+            order,
             mode,
             blackout_max,
             stream: Some(stream),
@@ -86,16 +93,23 @@ impl Task {
             taps,
             leaving: Box::new(leaving),
         };
-        match mode {
-            Mode::Live => {
-                let (qemu, _) = self.leaving();
-                qemu.start_migration(&socket)
-                    .await
-                    .map_err(|error| failed(FaultKind::Qemu, error))?;
-            }
-            Mode::Offline => self.tell(Outcome::Converged(PageProgress::default())),
+        if mode == Mode::Offline {
+            // Nothing is copied before the capture: both answers at once.
+            self.answer_pre_copy(Outcome::PreCopying);
+            return Ok(Outcome::Converged(PageProgress::default()));
         }
+        let (qemu, _) = self.leaving();
+        qemu.start_migration(&socket)
+            .await
+            .map_err(|error| failed(FaultKind::Qemu, error))?;
         Ok(Outcome::PreCopying)
+    }
+
+    /// One of the several answers to the order to pre-copy.
+    fn answer_pre_copy(&mut self, outcome: Outcome) {
+        let order = self.leaving().1.order;
+        self.shared
+            .report(Some(order), self.record.epoch, Some(self.name().clone()), outcome);
     }
 
     fn leaving(&mut self) -> (&mut transhume_qemu::Running, &mut Leaving) {
@@ -150,9 +164,9 @@ impl Task {
             && pages.blackout <= leaving.blackout_max;
         if fits && !leaving.converged {
             leaving.converged = true;
-            self.tell(Outcome::Converged(pages));
+            self.answer_pre_copy(Outcome::Converged(pages));
         } else if !leaving.converged {
-            self.tell(Outcome::Progress(pages));
+            self.answer_pre_copy(Outcome::Progress(pages));
         }
     }
 

@@ -62,8 +62,11 @@ impl Task {
 
     /// Step 4.
     pub(super) async fn open_target_buffer(&mut self) -> Result<Outcome, Trouble> {
+        // After commit asked again when an agent came back: the buffers have their addresses already.
         let Life::Target { taps, buffers, .. } = &mut self.life else {
-            unreachable!("the table of orders lets only a target come here")
+            return Ok(Outcome::TargetBufferOpen {
+                tunnels: self.record.tunnels.clone(),
+            });
         };
         let opened = TargetBuffers::open(&self.shared.config, &self.record, taps, self.alarm.clone())
             .map_err(|error| failed(FaultKind::Network, error))?;
@@ -115,21 +118,35 @@ impl Task {
     /// and the coordinator's repeated order runs it.
     pub(super) async fn activate(&mut self, epoch: Epoch) -> Result<Outcome, Trouble> {
         let begun_at = wall();
-        if let Life::Arrived { qemu, buffers, .. } = &mut self.life {
-            if !matches!(qemu.vm().query_status().await, Ok(RunState::Running)) {
-                qemu.cont()
-                    .await
-                    .map_err(|error| failed(FaultKind::Qemu, error))?;
-            }
-            let running_at = wall();
-            let (injected_at, announced_at) = deliver(buffers.as_mut())?;
-            return Ok(Outcome::Activated(ActivationTimes {
-                begun_at,
-                running_at,
-                injected_at,
-                announced_at,
-            }));
+        if let Some(times) = self.record.activated {
+            return Ok(Outcome::Activated(times));
         }
+        if matches!(&self.life, Life::Target { .. }) {
+            self.resume(epoch).await?;
+        }
+        let Life::Arrived { qemu, buffers, .. } = &mut self.life else {
+            return Err(self.wrong_state_of("Activate"));
+        };
+        if !matches!(qemu.vm().query_status().await, Ok(RunState::Running)) {
+            qemu.cont()
+                .await
+                .map_err(|error| failed(FaultKind::Qemu, error))?;
+        }
+        let running_at = wall();
+        let (injected_at, announced_at) = deliver(buffers.as_mut())?;
+        let times = ActivationTimes {
+            begun_at,
+            running_at,
+            injected_at,
+            announced_at,
+        };
+        self.record.activated = Some(times);
+        self.remember()?;
+        Ok(Outcome::Activated(times))
+    }
+
+    /// From `Target` to `Arrived`: from here on the way is forward.
+    async fn resume(&mut self, epoch: Epoch) -> Result<(), Trouble> {
         if !matches!(
             &self.life,
             Life::Target {
@@ -147,34 +164,26 @@ impl Task {
         let Life::Target {
             qemu: Arrival::Loaded(loaded),
             taps,
-            mut buffers,
+            buffers,
             ..
         } = std::mem::replace(&mut self.life, Life::Expected)
         else {
             unreachable!("checked above")
         };
         let process = loaded.vm().process().clone();
-        let qemu = match loaded.resume(CommitPermit::of_activate_order(epoch)).await {
-            Ok(qemu) => qemu,
+        let resumed = loaded.resume(CommitPermit::of_activate_order(epoch)).await;
+        let (qemu, trouble) = match resumed {
+            Ok(qemu) => (qemu, None),
             Err(error) => {
-                // Committed: the way is forward. The repeated order tries again on the same process.
+                // The repeated order tries again on the same process.
                 let qemu = Running::adopt(self.name(), &process, &self.paths())
                     .await
                     .map_err(|error| failed(FaultKind::Qemu, error))?;
-                self.life = Life::Arrived { qemu, taps, buffers };
-                return Err(failed(FaultKind::Qemu, error));
+                (qemu, Some(failed(FaultKind::Qemu, error)))
             }
         };
-        let running_at = wall();
-        let delivered = deliver(buffers.as_mut());
         self.life = Life::Arrived { qemu, taps, buffers };
-        let (injected_at, announced_at) = delivered?;
-        Ok(Outcome::Activated(ActivationTimes {
-            begun_at,
-            running_at,
-            injected_at,
-            announced_at,
-        }))
+        trouble.map_or(Ok(()), Err)
     }
 
     /// Step 9: on FIN the plug opens. The answer comes then.
@@ -186,8 +195,11 @@ impl Task {
                 }
                 Ok(None)
             }
-            // Closed before the agent restarted: the account went with the answer that was given then.
-            _ => Ok(Some(Outcome::TargetClosed(TargetFrames::default()))),
+            // Closed before; asked again.
+            _ => match self.record.closed {
+                Some(frames) => Ok(Some(Outcome::TargetClosed(frames))),
+                None => Err(self.wrong_state_of("CloseTargetBuffer")),
+            },
         }
     }
 
@@ -197,7 +209,7 @@ impl Task {
             self.life = Life::Home { qemu, taps };
         }
         self.record.migration = None;
-        self.record.tunnels.clear();
+        self.record.closed = Some(frames);
         match self.enter(VmRole::Home) {
             Ok(()) => self.settle("CloseTargetBuffer", Outcome::TargetClosed(frames)),
             Err(Trouble::Failed(fault)) => self.tell(Outcome::Failed(fault)),
