@@ -26,7 +26,10 @@ impl Dice {
     }
 }
 
-/// One dive. Gives the patterns that cover everything with at most `hosts_max` hosts, or what it had when it could not.
+/// One dive. Gives patterns that cover everything with at most `hosts_max` hosts, or those of its deepest point when it fails.
+///
+/// Where rounding a pattern up makes the relaxation need more than `hosts_max`, the next pattern is tried instead, a few at each
+/// depth; what every depth has left to try is kept, so the dive climbs back where all fail.
 pub(super) fn dive(
     problem: &Problem,
     pool: &mut Pool,
@@ -36,38 +39,102 @@ pub(super) fn dive(
     watch: &mut Watch<'_>,
 ) -> Vec<Pattern> {
     let mut dice = Dice::new(seed + 1);
-    let mut residue = Residue::of(problem);
-    let mut fixed: Vec<Pattern> = Vec::new();
-    let mut used = root.used.clone();
-    while residue.items_total() > 0 {
-        let before = fixed.len();
-        for (pattern, amount) in &used {
-            for _ in 0..(amount + 1.0 - SURE).floor() as u64 {
-                fix(&mut residue, &mut fixed, pattern);
-            }
-        }
-        if fixed.len() == before {
-            // The largest part, by a little chance so that dives differ.
-            let blur = if seed == 0 { 0.0 } else { 0.3 };
-            let keyed = used
-                .iter()
-                .map(|(p, amount)| (amount.fract() + blur * dice.roll(), p));
-            match keyed.max_by(|a, b| a.0.total_cmp(&b.0)) {
-                Some((_, pattern)) => fix(&mut residue, &mut fixed, pattern),
-                None => break,
-            }
-        }
-        if residue.items_total() == 0 || fixed.len() == before {
+    let mut levels = vec![Level::new(
+        problem,
+        Residue::of(problem),
+        Vec::new(),
+        &root.used,
+        &mut dice,
+        seed,
+    )];
+    let mut deepest: Vec<Pattern> = Vec::new();
+    for _ in 0..RELAXATIONS_MAX {
+        let Some(level) = levels.last_mut() else {
             break;
+        };
+        if level.fixed.len() > deepest.len() {
+            deepest.clone_from(&level.fixed);
         }
-        match pool.relax(problem, &residue, false, watch) {
-            // A fraction more is lost in floating point.
-            Some(next) if fixed.len() as f64 + next.hosts <= hosts_max as f64 + 1e-3 => used = next.used,
-            Some(_) | None => break,
+        if level.residue.items_total() == 0 {
+            return level.fixed.clone();
+        }
+        let Some(next) = level.choices.pop() else {
+            levels.pop();
+            continue;
+        };
+        let (mut residue, mut fixed) = (level.residue.clone(), level.fixed.clone());
+        fix(&mut residue, &mut fixed, &next);
+        if residue.items_total() == 0 {
+            return fixed;
+        }
+        // A fraction more is lost in floating point.
+        let left = hosts_max as f64 - fixed.len() as f64 + 1e-3;
+        let enough = left.min(root.hosts_min as f64 - fixed.len() as f64 + 1e-3);
+        match pool.relax(problem, &residue, enough, watch) {
+            Some(relaxed) if relaxed.hosts <= left => {
+                levels.push(Level::new(
+                    problem,
+                    residue,
+                    fixed,
+                    &relaxed.used,
+                    &mut dice,
+                    seed,
+                ));
+            }
+            Some(_) => {}
+            None => break,
         }
     }
-    fixed
+    deepest
 }
+
+/// Relaxations solved in one dive.
+const RELAXATIONS_MAX: usize = 1_500;
+/// Patterns tried at one depth.
+const CHOICES_MAX: usize = 3;
+
+/// A depth of the dive: what is fixed, and which patterns to try next, the best last.
+struct Level {
+    residue: Residue,
+    fixed: Vec<Pattern>,
+    choices: Vec<Pattern>,
+}
+
+impl Level {
+    /// Fixes what the relaxation is sure of, and lists what to round up next.
+    fn new(
+        problem: &Problem,
+        mut residue: Residue,
+        mut fixed: Vec<Pattern>,
+        used: &[(Pattern, f64)],
+        dice: &mut Dice,
+        seed: u64,
+    ) -> Self {
+        debug_assert_eq!(residue.items.len(), problem.item_kinds.len());
+        let mut parts: Vec<(f64, &Pattern)> = Vec::new();
+        for (pattern, amount) in used {
+            let sure = (amount + 1.0 - SURE).floor();
+            for _ in 0..sure as u64 {
+                fix(&mut residue, &mut fixed, pattern);
+            }
+            if amount - sure > 1.0 - SURE {
+                // By a little chance, so that dives differ.
+                let blur = if seed == 0 { 0.0 } else { BLUR };
+                parts.push((amount - sure + blur * dice.roll(), pattern));
+            }
+        }
+        parts.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let choices = parts.into_iter().take(CHOICES_MAX).rev().map(|(_, p)| p.clone());
+        Self {
+            choices: choices.collect(),
+            residue,
+            fixed,
+        }
+    }
+}
+
+/// How far chance may move a pattern's part.
+const BLUR: f64 = 0.3;
 
 /// Takes one host of the pattern off what is left, with as much of the contents as is left.
 fn fix(residue: &mut Residue, fixed: &mut Vec<Pattern>, pattern: &Pattern) {

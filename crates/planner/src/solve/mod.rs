@@ -9,7 +9,9 @@
 //!
 //! Anytime: whatever stage the watch stops, the best so far is the answer, with the bounds proved so far.
 
+mod anneal;
 mod bound;
+mod complete;
 mod dive;
 mod exact;
 mod greedy;
@@ -31,6 +33,10 @@ const DIVES_MAX: u64 = 400;
 /// Work of branch and bound: on small problems, and where it only may find a proof of the lesser objectives.
 const EXACT_WORK_SMALL: u64 = 200_000_000;
 const EXACT_WORK: u64 = 5_000_000;
+/// Work of bin completion.
+const COMPLETE_WORK: u64 = 4_000_000_000;
+/// Coolings that may fail.
+const ANNEALINGS_MAX: u64 = 4;
 /// Work of one round of local search.
 const IMPROVE_WORK: u64 = 100_000_000;
 
@@ -75,6 +81,9 @@ pub(crate) fn solve(problem: &Problem, watch: &mut Watch<'_>) -> Solution {
     state.start(watch);
     if problem.items.len() <= SMALL_ITEMS_MAX {
         state.exact(EXACT_WORK_SMALL, false, watch);
+    }
+    if !state.complete {
+        state.anneal(watch);
     }
     if !state.complete && !state.is_hosts_proved() && pattern::is_suited(problem) {
         state.patterns(watch);
@@ -168,11 +177,14 @@ impl<'a> State<'a> {
     fn patterns(&mut self, watch: &mut Watch<'_>) {
         let mut pool = pattern::Pool::default();
         let residue = pattern::Residue::of(self.problem);
-        let Some(root) = pool.relax(self.problem, &residue, true, watch) else {
+        let Some(root) = pool.relax(self.problem, &residue, 0.0, watch) else {
             return;
         };
         self.hosts_min = self.hosts_min.max(root.hosts_min);
         for seed in 0..DIVES_MAX {
+            if seed == 1 {
+                self.complete(watch);
+            }
             if self.is_hosts_proved() || self.hosts_min > self.problem.hosts.len() || watch.is_over() {
                 break;
             }
@@ -182,6 +194,36 @@ impl<'a> State<'a> {
             };
             let patterns = dive::dive(self.problem, &mut pool, &root, hosts_max, seed, watch);
             self.realize(&patterns, watch);
+        }
+    }
+
+    /// Bin completion with as many hosts as the bound says.
+    fn complete(&mut self, watch: &mut Watch<'_>) {
+        if self.is_hosts_proved() {
+            return;
+        }
+        let complete = watch.part(COMPLETE_WORK, |part| {
+            complete::complete(self.problem, self.hosts_min, part)
+        });
+        if let Some(patterns) = complete {
+            self.realize(&patterns, watch);
+        }
+    }
+
+    /// One host fewer, as long as annealing manages it.
+    fn anneal(&mut self, watch: &mut Watch<'_>) {
+        let mut seed = 0;
+        while let Some(hosts) = self.best.as_ref().map(|(cost, _)| cost.hosts) {
+            if hosts <= self.hosts_min || seed >= ANNEALINGS_MAX || watch.is_over() {
+                return;
+            }
+            match anneal::anneal(self.problem, hosts - 1, seed, watch) {
+                Some(mut load) => {
+                    watch.part(IMPROVE_WORK, |part| improve::improve(&mut load, part));
+                    self.offer(&load);
+                }
+                None => seed += 1,
+            }
         }
     }
 

@@ -78,12 +78,13 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Solves the relaxation over what is left. `None` when the watch ended it.
+    /// Solves the relaxation over what is left: to its end, or until it needs no more than `enough` hosts. `None` when the watch
+    /// ended it.
     pub fn relax(
         &mut self,
         problem: &Problem,
         residue: &Residue,
-        exact: bool,
+        enough: f64,
         watch: &mut Watch<'_>,
     ) -> Option<Relaxed> {
         let rows: Vec<usize> = (0..residue.items.len())
@@ -120,6 +121,9 @@ impl Pool {
             if !master.optimize(|work| watch.spend(work)) {
                 return None;
             }
+            if master.objective() <= enough {
+                break;
+            }
             let prices = whole_prices(master.prices(), &rows, residue);
             let found = self.price(
                 problem,
@@ -128,7 +132,6 @@ impl Pool {
                 &kinds,
                 &kind_row,
                 master.prices(),
-                exact,
                 watch,
             )?;
             hosts_min = hosts_min.max(found.hosts_min);
@@ -165,7 +168,6 @@ impl Pool {
         kinds: &[usize],
         kind_row: &[usize],
         all_prices: &[f64],
-        exact: bool,
         watch: &mut Watch<'_>,
     ) -> Option<Priced> {
         let before = self.patterns.len();
@@ -188,8 +190,8 @@ impl Pool {
                     self.patterns.push(pattern);
                 }
             }
-            // Only when the quick look finds nothing, or a bound is wanted, is the full one worth it.
-            if self.patterns.len() > before || !exact {
+            // Only when the quick look finds nothing is the full one worth it.
+            if self.patterns.len() > before {
                 break;
             }
         }
