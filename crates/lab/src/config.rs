@@ -23,6 +23,8 @@ struct AgentConfig<'a> {
     qemu: &'a str,
     accel: &'a str,
     mtu_max: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buffer_bytes_max: Option<u64>,
     listen: Listen,
     capacity: Capacity,
 }
@@ -70,6 +72,7 @@ pub fn write_agent(path: &Path, layout: &Layout, options: &LabUp, index: u16) ->
             qemu: QEMU,
             accel: &options.accel,
             mtu_max: MTU_MAX,
+            buffer_bytes_max: options.buffer_bytes_max,
             listen: Listen {
                 control: layout::control_address(index),
                 ct: addresses.ct,

@@ -46,6 +46,8 @@ pub struct LabUp {
     pub rate: u32,
     /// `auto`, `kvm` or `tcg`, as the agents take it.
     pub accel: String,
+    /// Limit of a VM's network buffer, bytes; the agents' own where absent.
+    pub buffer_bytes_max: Option<u64>,
     /// The program that is `agent` and `coordinator`; the current one where absent.
     pub program: Option<PathBuf>,
     /// Told what is being done.
@@ -69,6 +71,7 @@ impl Default for LabUp {
             traffic: Traffic::Mesh,
             rate: 100,
             accel: "auto".to_owned(),
+            buffer_bytes_max: None,
             program: None,
             progress: Progress::default(),
         }

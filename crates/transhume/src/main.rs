@@ -1,1 +1,52 @@
-fn main() {}
+//! Transhume's one binary: parses, dispatches, prints. What it does is in the library crates, which never print.
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod daemon;
+mod failure;
+mod follow;
+mod labs;
+mod moves;
+mod progress;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Args, Command};
+use crate::client::Client;
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::other(format!("cannot start: {error}")))
+        .and_then(|runtime| runtime.block_on(dispatch(args)));
+    match done {
+        Ok(code) => code,
+        Err(failure) => failure.tell(),
+    }
+}
+
+async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
+    let client = || Client::new(args.api.as_deref());
+    match args.command {
+        Command::Lab { command } => labs::run(command).await,
+        Command::Cluster { command } => moves::cluster(&client()?, command).await,
+        Command::Hosts { json } => moves::hosts(&client()?, json).await,
+        Command::Plan(order) => moves::plan(&client()?, order).await,
+        Command::Migrate(order) => moves::migrate(&client()?, order).await,
+        Command::Migrations { json } => moves::migrations(&client()?, json).await,
+        Command::Report { migration, json } => moves::report(&client()?, migration, json).await,
+        Command::Follow { migration, json } => moves::follow(&client()?, migration, json).await,
+        Command::Cancel { migration, json } => moves::cancel(&client()?, migration, json).await,
+        Command::Agent { config } => daemon::agent(&config).await,
+        Command::Coordinator { config } => daemon::coordinator(&config).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "transhume", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

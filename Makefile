@@ -1,0 +1,35 @@
+# make demo: a real cluster walks from two hosts to two others, with traffic running.
+# make test: everything that is checked before a change lands.
+
+CARGO ?= cargo
+TRANSHUME := target/debug/transhume
+
+.PHONY: setup build demo test check unit lab-test licences
+
+setup:
+	scripts/setup.sh
+
+build: setup
+	$(CARGO) build --locked -p transhume
+
+demo: build
+	scripts/demo.sh $(TRANSHUME)
+
+test: setup check unit lab-test
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	scripts/licences.sh
+
+# Pure parts, parsers, codecs, planner, the simulation; and the buffers on a real kernel.
+unit:
+	$(CARGO) test --locked --workspace --exclude transhume-lab --exclude transhume-qemu --exclude transhume-netbuf --exclude transhume
+
+# Real kernel, real QEMU, whole labs: one after the other.
+lab-test:
+	$(CARGO) test --locked -p transhume-netbuf -- --test-threads=1
+	$(CARGO) test --locked -p transhume-lab -- --test-threads=1
+	TRANSHUME_GUEST_KERNEL=$${TRANSHUME_GUEST_KERNEL:-$$(scripts/guest-kernel.sh)} \
+		$(CARGO) test --locked -p transhume-qemu -- --test-threads=1
+	$(CARGO) test --locked -p transhume -- --test-threads=1

@@ -1,0 +1,265 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Moves a whole virtual cluster, live, from one set of hosts to another, and loses nothing.
+///
+/// Exit codes: 0 done; 1 something failed; 2 wrong usage; 3 refused, nothing changed; 4 rolled back; 5 coordinator
+/// unreachable; 130 Ctrl-C, a move under way goes on.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// The coordinator: http://HOST:PORT or unix:PATH [default: the lab's]
+    #[arg(long, global = true, env = "TRANSHUME_API")]
+    pub api: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A whole data centre on this machine: hosts as network namespaces, real guests
+    Lab {
+        #[command(subcommand)]
+        command: LabCommand,
+    },
+    /// Clusters and where their VMs run
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+    /// Hosts, their free resources, and whether their agents answer
+    Hosts {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which VM would go where, in which batch; nothing is changed
+    Plan(MoveArgs),
+    /// Move a cluster
+    Migrate(MoveArgs),
+    /// All moves so far
+    Migrations {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// The report of a move: blackout, gap, and the account of frames of each VM
+    Report {
+        /// Number of the move [default: the newest]
+        migration: Option<u64>,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow a move until it is over
+    Follow {
+        /// Number of the move [default: the newest]
+        migration: Option<u64>,
+        /// One JSON document, the report, at the end
+        #[arg(long)]
+        json: bool,
+    },
+    /// Cancel a move: before commit the batch rolls back, after it no further batch begins
+    Cancel {
+        /// Number of the move
+        migration: u64,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a host's agent
+    Agent {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run the coordinator
+    Coordinator {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// What to move where.
+#[derive(Debug, ClapArgs)]
+pub struct MoveArgs {
+    /// The cluster
+    pub cluster: String,
+    /// Hosts to leave, comma-separated
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub from: Vec<String>,
+    /// Hosts to go to, comma-separated
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub to: Vec<String>,
+    /// k: VMs per batch [default: all at once]
+    #[arg(long)]
+    pub batch: Option<usize>,
+    /// Stop, copy, start: the VMs do not run meanwhile
+    #[arg(long)]
+    pub offline: bool,
+    /// A VM may be switched over when its predicted blackout is at most this, milliseconds
+    #[arg(long, value_name = "MS")]
+    pub blackout_ms_max: Option<u64>,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// All clusters
+    List {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// One cluster's VMs
+    Show {
+        /// The cluster
+        name: String,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Raise a lab
+    Up(UpArgs),
+    /// Remove the lab, or what a crashed one left
+    Down,
+    /// Run a command on a host, or inside a VM
+    Exec {
+        /// A host or a VM
+        name: String,
+        /// Longest run, seconds
+        #[arg(long, default_value_t = 60)]
+        limit_s: u64,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Print the log of a VM's own workload, or of a host, the coordinator, the storage
+    Logs {
+        /// A VM, a host, `coordinator` or `storage`
+        name: String,
+        /// A VM's console instead of its workload
+        #[arg(long)]
+        console: bool,
+    },
+    /// The guests' own account of their messages
+    Workload {
+        /// Read every block of the disks again
+        #[arg(long)]
+        verify_disks: bool,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What the guests do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Workload {
+    /// Every VM sends to every other (§2.1.2)
+    Mesh,
+    /// The first VM serves the others (§2.1.1)
+    ClientServer,
+    /// Nothing
+    None,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct UpArgs {
+    /// Number of hosts; the VMs start on the first half
+    #[arg(long, default_value_t = 4)]
+    pub hosts: u16,
+    /// Number of VMs
+    #[arg(long, default_value_t = 4)]
+    pub vms: u16,
+    /// Memory of each VM
+    #[arg(long, default_value_t = 96, value_name = "MIB")]
+    pub memory_mib: u64,
+    /// Speed of each host's links, like 200mbit, 1gbit or unlimited
+    #[arg(long, default_value = "1gbit", value_parser = link_speed)]
+    pub link: LinkSpeed,
+    /// Largest IP packet of the VMs
+    #[arg(long, default_value_t = 1500)]
+    pub mtu: u16,
+    /// A directory laid into every guest
+    #[arg(long, value_name = "DIR")]
+    pub overlay: Option<PathBuf>,
+    /// A command run in every guest; it sees VM_NAME, VM_INDEX, VM_IP, VM_COUNT and VM_PEERS
+    #[arg(long, value_name = "CMD")]
+    pub run: Option<String>,
+    /// What the guests do by themselves
+    #[arg(long, value_enum, default_value_t = Workload::Mesh)]
+    pub workload: Workload,
+    /// Messages a second into each VM
+    #[arg(long, default_value_t = 1000)]
+    pub rate: u32,
+    /// auto, kvm or tcg
+    #[arg(long, default_value = "auto")]
+    pub accel: String,
+    /// Limit of a VM's network buffer; reaching it before commit rolls the batch back
+    #[arg(long, value_name = "BYTES")]
+    pub buffer_bytes_max: Option<u64>,
+}
+
+/// Bits per second; absent: unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkSpeed(pub Option<u64>);
+
+fn link_speed(text: &str) -> Result<LinkSpeed, String> {
+    if text == "unlimited" {
+        return Ok(LinkSpeed(None));
+    }
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: u64 = match &text[digits.len()..] {
+        "kbit" => 1_000,
+        "mbit" => 1_000_000,
+        "gbit" => 1_000_000_000,
+        _ => return Err("write it like 200mbit, 1gbit or unlimited".to_owned()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "write a whole number, like 200mbit".to_owned())?;
+    number
+        .checked_mul(factor)
+        .filter(|speed| *speed > 0)
+        .map(|speed| LinkSpeed(Some(speed)))
+        .ok_or_else(|| "out of range".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn link_speeds_are_read() {
+        assert_eq!(link_speed("200mbit"), Ok(LinkSpeed(Some(200_000_000))));
+        assert_eq!(link_speed("unlimited"), Ok(LinkSpeed(None)));
+        for bad in ["", "1", "gbit", "0mbit", "-1gbit", "99999999999gbit", "1 gbit"] {
+            assert!(link_speed(bad).is_err(), "{bad}");
+        }
+    }
+}

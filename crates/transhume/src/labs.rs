@@ -1,0 +1,153 @@
+//! The lab's commands.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use transhume_lab::{Lab, LabName, LabUp, Progress, Target, Traffic, collect, down, exec, log, up};
+use transhume_model::Mebibytes;
+
+use crate::args::{LabCommand, UpArgs, Workload};
+use crate::failure::{Failure, Kind};
+use crate::moves::print_json;
+use crate::table::Table;
+
+pub async fn run(command: LabCommand) -> Result<ExitCode, Failure> {
+    match command {
+        LabCommand::Up(args) => raise(args).await,
+        LabCommand::Down => remove().await,
+        LabCommand::Exec {
+            name,
+            limit_s,
+            json,
+            command,
+        } => execute(&name, limit_s, json, &command).await,
+        LabCommand::Logs { name, console } => logs(&name, console).await,
+        LabCommand::Workload { verify_disks, json } => workload(verify_disks, json).await,
+    }
+}
+
+fn open() -> Result<Lab, Failure> {
+    Ok(Lab::open(&LabName::default())?)
+}
+
+fn told() -> Progress {
+    Progress::new(|text| eprintln!("{text}"))
+}
+
+async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
+    let options = LabUp {
+        hosts: args.hosts,
+        vms: args.vms,
+        memory: Mebibytes(args.memory_mib),
+        link_bits_per_s: args.link.0,
+        mtu: args.mtu,
+        overlay: args.overlay,
+        run: args.run,
+        traffic: match args.workload {
+            Workload::Mesh => Traffic::Mesh,
+            Workload::ClientServer => Traffic::ClientServer,
+            Workload::None => Traffic::None,
+        },
+        rate: args.rate,
+        accel: args.accel,
+        buffer_bytes_max: args.buffer_bytes_max,
+        progress: told(),
+        ..LabUp::default()
+    };
+    up(&options).await?;
+    eprintln!(
+        "the lab is up; cluster `lab`, {} VMs on {} hosts",
+        options.vms, options.hosts
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn remove() -> Result<ExitCode, Failure> {
+    let report = down(&LabName::default(), &told()).await?;
+    if report.existed {
+        eprintln!(
+            "the lab is gone: {} processes ended, {} namespaces removed",
+            report.processes, report.namespaces
+        );
+    } else {
+        eprintln!("there is no lab");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn execute(name: &str, limit_s: u64, json: bool, command: &[String]) -> Result<ExitCode, Failure> {
+    let done = exec(&open()?, name, command, Duration::from_secs(limit_s)).await?;
+    if json {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        return print_json(&serde_json::json!({
+            "code": done.code,
+            "timed_out": done.timed_out,
+            "stdout": text(&done.stdout),
+            "stderr": text(&done.stderr),
+        }));
+    }
+    let written = std::io::stdout()
+        .write_all(&done.stdout)
+        .and_then(|()| std::io::stderr().write_all(&done.stderr));
+    written.map_err(|error| Failure::of(&error))?;
+    if done.timed_out {
+        let message = format!("the command did not end within {limit_s} s and was killed");
+        return Err(Failure::new(Kind::Other, message, "--limit-s allows longer"));
+    }
+    Ok(ExitCode::from(
+        u8::try_from(done.code).unwrap_or(Kind::Other as u8),
+    ))
+}
+
+async fn logs(name: &str, console: bool) -> Result<ExitCode, Failure> {
+    let lab = open()?;
+    let mut target = Target::named(&lab, name)?;
+    if let (false, Ok(vm)) = (console, lab.vm(name)) {
+        target = Target::Workload(vm.name.clone());
+    }
+    let mut offset = 0;
+    loop {
+        let part = log(&lab, &target, offset).await?;
+        if part.bytes.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        std::io::stdout()
+            .write_all(&part.bytes)
+            .map_err(|error| Failure::of(&error))?;
+        offset = part.next_offset;
+    }
+}
+
+async fn workload(verify_disks: bool, json: bool) -> Result<ExitCode, Failure> {
+    let figures = collect(&open()?, verify_disks).await?;
+    if json {
+        return print_json(&figures);
+    }
+    let mut table = Table::new(&[
+        "VM",
+        "SENT",
+        "RECEIVED",
+        "LOST",
+        "DUPLICATED",
+        "REORDERED",
+        "GAP ms",
+        "TCP BROKEN",
+        "DISK ERRORS",
+    ]);
+    for vm in &figures.vms {
+        table.row([
+            vm.id.to_string(),
+            vm.sent.to_string(),
+            vm.received.to_string(),
+            vm.lost.to_string(),
+            vm.duplicated.to_string(),
+            vm.reordered.to_string(),
+            vm.gap_ms.to_string(),
+            vm.tcp_broken.to_string(),
+            vm.disk_errors.to_string(),
+        ]);
+    }
+    print!("{}", table.text());
+    Ok(ExitCode::SUCCESS)
+}
