@@ -12,6 +12,7 @@ pub(crate) fn explain(
     plan: &Plan,
     ended: Ended,
     tried: &[(usize, f64, usize)],
+    asked_k: Option<usize>,
 ) -> Vec<String> {
     let mut told = vec![hosts(input, plan)];
     told.push(why_not_fewer(problem, plan, ended));
@@ -23,6 +24,12 @@ pub(crate) fn explain(
         ));
     }
     told.extend(order(plan));
+    if let Some(asked) = asked_k.filter(|asked| *asked > plan.k) {
+        told.push(format!(
+            "k = {asked} was asked for, but only {} VMs move.",
+            plan.k
+        ));
+    }
     told.extend(k(plan, tried));
     told.extend(plan.refused.iter().map(|r| format!("Refused: {}.", r.why)));
     told

@@ -199,7 +199,7 @@ fn assemble(
         explanation: Vec::new(),
         bars: bars(problem, &moves, input),
     };
-    plan.explanation = explain::explain(input, problem, &plan, solution.ended, &tried);
+    plan.explanation = explain::explain(input, problem, &plan, solution.ended, &tried, options.k);
     plan
 }
 

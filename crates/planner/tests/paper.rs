@@ -186,3 +186,29 @@ fn a_place_given_up_is_used_one_batch_later() {
         "{error}"
     );
 }
+
+/// The default strategy finds what the paper's misses, with the same types.
+#[test]
+fn the_exact_strategy_uses_fewer_hosts_where_the_papers_list_misleads() {
+    let offered = offers(&[("wide", 2, 9), ("tall", 4, 2)]);
+    let requests = [request("vm-1", "h0", 2, 1), request("vm-2", "h0", 2, 1)];
+    let by = |strategy| place(&offered, &requests, strategy).unwrap();
+    assert_eq!(
+        (by(Strategy::Paper).hosts_used, by(Strategy::Exact).hosts_used),
+        (2, 1)
+    );
+    assert!(!by(Strategy::Paper).is_proved_minimal() && by(Strategy::Exact).is_proved_minimal());
+    assert_eq!(batches(&by(Strategy::default()), 2).unwrap().len(), 1);
+}
+
+/// Both strategies explain what is short in the same words.
+#[test]
+fn the_exact_strategy_explains_as_well() {
+    let offered = offers(&[("h1", 5, 9), ("h2", 5, 9)]);
+    let requests = [4, 3, 3].iter().enumerate();
+    let requests: Vec<Request> = requests
+        .map(|(i, v)| request(&format!("vm-{i}"), "h0", *v, 1))
+        .collect();
+    let by = |strategy| place(&offered, &requests, strategy).unwrap_err().to_string();
+    assert_eq!(by(Strategy::Exact), by(Strategy::Paper));
+}

@@ -291,7 +291,7 @@ fn rates_never_exceed_a_link_and_forecasts_are_intervals() {
 
 #[test]
 fn a_search_that_is_stopped_says_so_and_keeps_its_best() {
-    let input = generate::triplets(249, 1);
+    let input = generate::triplets(249, 2);
     for (answer, ended) in [(Go::Cancel, Ended::Cancelled), (Go::Deadline, Ended::Deadline)] {
         let mut asked = 0;
         let mut ask = || {

@@ -19,8 +19,13 @@ const VISITS_MAX: u64 = 3_000;
 /// Starts.
 const STARTS_MAX: u64 = 2_000;
 
-/// Tries to fill exactly `hosts` hosts with everything.
-pub(super) fn complete(problem: &Problem, hosts: usize, watch: &mut Watch<'_>) -> Option<Vec<Pattern>> {
+/// Tries to fill exactly `hosts` hosts with everything. Different seeds take other chances.
+pub(super) fn complete(
+    problem: &Problem,
+    hosts: usize,
+    seed: u64,
+    watch: &mut Watch<'_>,
+) -> Option<Vec<Pattern>> {
     let host_kind = (0..problem.kinds.len()).max_by_key(|t| problem.kinds[*t].len())?;
     let host = problem.kinds[host_kind][0];
     let suited = problem.kinds[host_kind].len() >= hosts
@@ -29,7 +34,7 @@ pub(super) fn complete(problem: &Problem, hosts: usize, watch: &mut Watch<'_>) -
     if !suited {
         return None;
     }
-    (0..STARTS_MAX).find_map(|start| {
+    (seed..seed + STARTS_MAX).find_map(|start| {
         let mut search = Search::new(problem, host, hosts, start)?;
         let found = !watch.is_over() && search.descend(watch);
         found.then(|| {

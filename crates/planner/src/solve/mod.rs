@@ -33,7 +33,8 @@ const DIVES_MAX: u64 = 400;
 /// Work of branch and bound: on small problems, and where it only may find a proof of the lesser objectives.
 const EXACT_WORK_SMALL: u64 = 200_000_000;
 const EXACT_WORK: u64 = 5_000_000;
-/// Work of bin completion.
+/// Work of bin completion, before and after the first dive.
+const COMPLETE_WORK_FIRST: u64 = 500_000_000;
 const COMPLETE_WORK: u64 = 4_000_000_000;
 /// Coolings that may fail.
 const ANNEALINGS_MAX: u64 = 4;
@@ -175,6 +176,11 @@ impl<'a> State<'a> {
 
     /// Bound and dives of the pattern programme.
     fn patterns(&mut self, watch: &mut Watch<'_>) {
+        // Where the sums are tight the bound is known already, and filling hosts exactly is faster than patterns.
+        self.complete(COMPLETE_WORK_FIRST, 0, watch);
+        if self.is_hosts_proved() {
+            return;
+        }
         let mut pool = pattern::Pool::default();
         let residue = pattern::Residue::of(self.problem);
         let Some(root) = pool.relax(self.problem, &residue, 0.0, watch) else {
@@ -183,7 +189,7 @@ impl<'a> State<'a> {
         self.hosts_min = self.hosts_min.max(root.hosts_min);
         for seed in 0..DIVES_MAX {
             if seed == 1 {
-                self.complete(watch);
+                self.complete(COMPLETE_WORK, 1 << 32, watch);
             }
             if self.is_hosts_proved() || self.hosts_min > self.problem.hosts.len() || watch.is_over() {
                 break;
@@ -198,12 +204,12 @@ impl<'a> State<'a> {
     }
 
     /// Bin completion with as many hosts as the bound says.
-    fn complete(&mut self, watch: &mut Watch<'_>) {
+    fn complete(&mut self, work_max: u64, seed: u64, watch: &mut Watch<'_>) {
         if self.is_hosts_proved() {
             return;
         }
-        let complete = watch.part(COMPLETE_WORK, |part| {
-            complete::complete(self.problem, self.hosts_min, part)
+        let complete = watch.part(work_max, |part| {
+            complete::complete(self.problem, self.hosts_min, seed, part)
         });
         if let Some(patterns) = complete {
             self.realize(&patterns, watch);
