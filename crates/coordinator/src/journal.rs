@@ -18,6 +18,9 @@ const LAST_MIGRATION: &str = "last-migration";
 const LAST_EPOCH: &str = "last-epoch";
 const CHECKSUM_BYTES: usize = 8;
 
+/// A row of [`ENTRIES`].
+type EntryRow = ((u64, u64), Vec<u8>);
+
 /// Why the journal cannot be used. The coordinator stops: without a journal it must not decide anything.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -170,14 +173,13 @@ impl Journal for RedbJournal {
         self.write(|transaction| {
             let mut table = transaction.open_table(ENTRIES)?;
             let range = (migration.0, 0)..=(migration.0, u64::MAX);
-            let mut index = table
+            let first = table
                 .range(range)?
                 .next_back()
                 .transpose()?
                 .map_or(0, |(key, _)| key.value().1 + 1);
-            for entry in entries {
+            for (index, entry) in (first..).zip(entries) {
                 table.insert((migration.0, index), seal(entry).as_slice())?;
-                index += 1;
             }
             if let Some(cluster) = cluster {
                 transaction
@@ -189,7 +191,7 @@ impl Journal for RedbJournal {
     }
 
     fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError> {
-        let read = || -> Result<Vec<((u64, u64), Vec<u8>)>, redb::Error> {
+        let read = || -> Result<Vec<EntryRow>, redb::Error> {
             let table = self.database.begin_read()?.open_table(ENTRIES)?;
             let rows = table
                 .iter()?

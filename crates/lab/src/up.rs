@@ -277,7 +277,10 @@ async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab,
     let deadline = Instant::now() + Duration::from_millis(limit_ms);
     while !api.hosts_connected().await? {
         if Instant::now() > deadline {
-            return Err(LabError::Timeout { what: "the connection of the agents".to_owned(), waited_ms: limit_ms });
+            return Err(LabError::Timeout {
+                what: "the connection of the agents".to_owned(),
+                waited_ms: limit_ms,
+            });
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

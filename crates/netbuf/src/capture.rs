@@ -334,6 +334,11 @@ impl Worker {
             }
             Closing::Settling { until, how } if now >= until => {
                 tracing::debug!(vm = %self.identity.vm, ?how, "the old path is empty");
+                if let Err(error) = self.tap.let_go(self.identity.mac) {
+                    (self.events)(Event::Broken {
+                        what: error.to_string(),
+                    });
+                }
                 self.drain();
                 self.spool.publish(Kind::Fin, 0);
                 self.serve_tunnel();

@@ -323,6 +323,10 @@ impl Worker {
                 self.fin = true;
                 self.tap.plug().set_flooding(true)?;
                 self.tap.plug().open()?;
+                // Once more, for the source's bridge: it has just let go of the address.
+                self.tap
+                    .speak(&frame::announcement(self.identity.mac))
+                    .map_err(io::Error::other)?;
                 self.answer(Answer::FloodingOn);
             }
             Kind::Close => self.closed = true,

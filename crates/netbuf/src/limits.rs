@@ -17,8 +17,9 @@ pub(crate) const RING_WAIT_MS_MAX: u64 = 2_000;
 pub(crate) const RING_SETTLE: Duration = Duration::from_micros(200);
 /// Longest wait for the marker.
 pub(crate) const MARKER_WAIT: Duration = Duration::from_millis(1_000);
-/// Wait after the marker before the last drain: frames may be between a bridge's look-up and the tap on another processor.
-pub(crate) const MARKER_SETTLE: Duration = Duration::from_millis(2);
+/// Wait after the marker before the last drain: a frame that a bridge looked up before it heard the announcement may be sent after it, when its
+/// processor was away in between.
+pub(crate) const MARKER_SETTLE: Duration = Duration::from_millis(10);
 /// Wait before FIN where no marker came.
 pub(crate) const LINGER: Duration = Duration::from_millis(300);
 /// Longest wait for the target to say that flooding is on.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::net::{RecvFlags, SendFlags};
+use transhume_model::Mac;
 
 use crate::sys;
 
@@ -13,6 +14,8 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_GETQDISC: u16 = 38;
 const NLM_F_REQUEST: u16 = 1;
@@ -33,6 +36,11 @@ const AF_BRIDGE: u8 = 7;
 const BRPORT_UNICAST_FLOOD: u16 = 9;
 const BRPORT_MCAST_FLOOD: u16 = 27;
 const BRPORT_BCAST_FLOOD: u16 = 30;
+const NDA_LLADDR: u16 = 2;
+const NTF_MASTER: u8 = 0x04;
+const NTF_STICKY: u8 = 0x40;
+const NUD_REACHABLE: u16 = 0x02;
+const NUD_NOARP: u16 = 0x40;
 const TC_H_ROOT: u32 = 0xffff_ffff;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -82,6 +90,16 @@ impl Message {
         message.bytes.extend(TC_H_ROOT.to_ne_bytes());
         message.bytes.extend([0; 4]);
         message
+    }
+
+    /// struct ndmsg of a bridge's forwarding entry.
+    fn forwarding(kind: u16, flags: u16, index: u32, mac: Mac, state: u16, entry_flags: u8) -> Self {
+        let mut message = Self::new(kind, NLM_F_ACK | flags);
+        message.bytes.extend([AF_BRIDGE, 0, 0, 0]);
+        message.bytes.extend(index.to_ne_bytes());
+        message.bytes.extend(state.to_ne_bytes());
+        message.bytes.extend([entry_flags, 0]);
+        message.attribute(NDA_LLADDR, &mac.bytes())
     }
 
     fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
@@ -201,6 +219,47 @@ impl Netlink {
             Message::link(RTM_SETLINK, AF_BRIDGE, index, 0, 0)
                 .attribute(IFLA_PROTINFO | NLA_F_NESTED, &flags),
         )
+    }
+
+    /// Whether the bridge floods unknown unicast to this port.
+    pub(crate) fn set_flooding_unicast(&mut self, index: u32, on: bool) -> io::Result<()> {
+        let mut flags = Vec::new();
+        push_attribute(&mut flags, BRPORT_UNICAST_FLOOD, &[u8::from(on)]);
+        self.order(
+            Message::link(RTM_SETLINK, AF_BRIDGE, index, 0, 0)
+                .attribute(IFLA_PROTINFO | NLA_F_NESTED, &flags),
+        )
+    }
+
+    /// Frames for `mac` go to this port whatever the bridge hears from elsewhere.
+    pub(crate) fn pin(&mut self, index: u32, mac: Mac) -> io::Result<()> {
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.order(Message::forwarding(
+            RTM_NEWNEIGH,
+            flags,
+            index,
+            mac,
+            NUD_NOARP,
+            NTF_MASTER | NTF_STICKY,
+        ))
+    }
+
+    /// Frames for `mac` go to this port until the bridge hears of another.
+    pub(crate) fn unpin(&mut self, index: u32, mac: Mac) -> io::Result<()> {
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.order(Message::forwarding(
+            RTM_NEWNEIGH,
+            flags,
+            index,
+            mac,
+            NUD_REACHABLE,
+            NTF_MASTER,
+        ))
+    }
+
+    /// The bridge no longer knows that `mac` was here.
+    pub(crate) fn forget(&mut self, index: u32, mac: Mac) -> io::Result<()> {
+        self.order(Message::forwarding(RTM_DELNEIGH, 0, index, mac, 0, NTF_MASTER))
     }
 
     /// Installs a root qdisc where none of ours is yet.

@@ -151,6 +151,7 @@ impl SourceBuffer {
     /// Step 5, first half: no frame reaches the guest any more, and it has taken all that did. Returns when each was so.
     pub fn shut(&mut self) -> Result<(WallMicros, WallMicros), Error> {
         let name = self.tap.name().to_owned();
+        self.tap.pin(self.config.identity.mac)?;
         self.tap.plug().shut().context(&name, "shut the plug")?;
         let shut_at = wall();
         let begun = Instant::now();
@@ -284,6 +285,7 @@ impl SourceBuffer {
             }
         }
         self.tap.plug().open().context(&name, "open the plug")?;
+        self.tap.unpin(self.config.identity.mac)?;
         self.complete(&mut account)?;
         account.dropped = account.dropped.saturating_sub(injector.refused());
         self.remove_spool();

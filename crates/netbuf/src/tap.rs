@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+use transhume_model::Mac;
 
 use crate::error::{Error, IoContext};
 use crate::plug::{Plug, PlugState};
@@ -153,6 +154,38 @@ impl Tap {
         bytes.extend(frame);
         rustix::io::write(&self.fd, &bytes).context(&self.name, "announce the VM")?;
         Ok(())
+    }
+
+    /// From the capture on: the source's bridge goes on bringing the VM's frames here even after it heard the announcement. A frame that
+    /// another bridge had looked up before, and sent after, would otherwise be turned away at the port it came in by.
+    pub(crate) fn pin(&mut self, mac: Mac) -> Result<(), Error> {
+        let index = self.index;
+        self.plug
+            .netlink()
+            .pin(index, mac)
+            .context(&self.name, "pin the VM's address to its port")
+    }
+
+    /// Abort: the VM lives here as before.
+    pub(crate) fn unpin(&mut self, mac: Mac) -> Result<(), Error> {
+        let index = self.index;
+        self.plug
+            .netlink()
+            .unpin(index, mac)
+            .context(&self.name, "unpin the VM's address")
+    }
+
+    /// The old path closes: what other VMs of this host send goes out to where the VM lives now, and is not flooded to here.
+    pub(crate) fn let_go(&mut self, mac: Mac) -> Result<(), Error> {
+        let index = self.index;
+        self.plug
+            .netlink()
+            .set_flooding_unicast(index, false)
+            .context(&self.name, "stop flooding to the old port")?;
+        self.plug
+            .netlink()
+            .forget(index, mac)
+            .context(&self.name, "forget the VM's address")
     }
 
     /// Removes the link, whoever holds it.

@@ -248,6 +248,37 @@ fn broadcast_reaches_the_guest_and_its_own_does_not_come_back() {
     });
 }
 
+/// Found in the lab: a bridge on the way had looked a frame up before the announcement and sent it after.
+#[test]
+fn a_frame_that_the_announcement_overtook_is_still_captured() {
+    in_own_network(|| {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
+        source_guest.send([0xff; 6], 1 << 40);
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
+        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
+        source.connect(target.address()).unwrap();
+        source.announce().unwrap();
+        source.shut().unwrap();
+        source_guest.run(false);
+        source.capture().unwrap();
+        source.committed();
+        target_guest.run(true);
+        target.activate().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        // The fabric's end of the source's link: what is sent here reaches the source's bridge from its uplink.
+        let fabric = Peer::on("fa");
+        (0..10).for_each(|number| fabric.send(net::vm_mac().bytes(), number, 60));
+        let closing = std::thread::spawn(move || source.finish());
+        let target = target.finish().unwrap();
+        let source = closing.join().unwrap().unwrap();
+        assert_in_order(&target_guest.got(), 10);
+        assert_eq!((source.captured, target.delivered), (10, 10));
+    });
+}
+
 #[test]
 fn a_killed_source_agent_loses_no_frame() {
     in_own_network(|| {

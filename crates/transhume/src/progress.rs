@@ -34,11 +34,9 @@ fn of_phase(phase: Phase) -> u64 {
 
 fn of_pages(pages: &PageProgress) -> u64 {
     let (total, left) = (pages.total.0, pages.remaining.0.min(pages.total.0));
-    let done = if total == 0 {
-        0
-    } else {
-        (PRE_COPY_TO - PRE_COPY_FROM) * (total - left) / total
-    };
+    let done = ((PRE_COPY_TO - PRE_COPY_FROM) * (total - left))
+        .checked_div(total)
+        .unwrap_or(0);
     // The first pass counts as most of the way even if the guest dirties it all again.
     PRE_COPY_FROM + done
 }
