@@ -1,0 +1,379 @@
+//! The target's end: frames in, QEMU's bytes out, and what goes back to the source.
+//!
+//! ```text
+//! Hello -> Flowing <-> Waiting (a reference failed; later frames queue, supplies pass) -> Ended (digest equal)
+//! ```
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::apply::{Cursor, Parts, Rebuild, survey};
+use super::error::DecodeError;
+use super::frame::{self, Frames, Reader};
+use crate::codec::group::GroupDecoder;
+use crate::content::{ContentId, ContentKey, PageStore, StoreCursor};
+use crate::limits::{
+    BACK_IDS_MAX, FRAME_BODY_BYTES_MAX, GROUP_PAGES_MAX, OUTPUT_BYTES_MAX, PAGE_BYTES, VERSION_SLOTS_MAX,
+    WINDOW_BYTES_LIMIT,
+};
+use crate::stream::{BlockTable, Page, RunningHash, StreamDigest};
+use crate::versions::Versions;
+
+/// What a push came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Everything that can be rebuilt is; more frames are due.
+    Hungry,
+    /// The output limit was reached: write it out, then push nothing to go on.
+    More,
+    /// The end marker was checked: the bytes given out are the source's.
+    Ended(StreamDigest),
+}
+
+/// A group that waits for supplied pages.
+struct Waiting {
+    number: u32,
+    flags: u8,
+    records: Vec<u8>,
+    plain: Vec<u8>,
+    cursor: Cursor,
+}
+
+/// Decoder of one VM's stream.
+pub struct Decoder {
+    frames: Frames,
+    core: Core,
+}
+
+struct Core {
+    rebuild: Rebuild,
+    zstd: GroupDecoder,
+    plain: Vec<u8>,
+    greeted: bool,
+    window_bytes_max: u64,
+    next_group: u32,
+    acked: Option<u32>,
+    waiting: Option<Waiting>,
+    queue: VecDeque<(u8, Vec<u8>)>,
+    queue_bytes: usize,
+    wanted: HashSet<ContentId>,
+    told: StoreCursor,
+    ended: Option<StreamDigest>,
+}
+
+impl Decoder {
+    /// A decoder for a stream of this cluster.
+    pub fn new(key: ContentKey) -> Result<Self, DecodeError> {
+        let rebuild = Rebuild {
+            key,
+            blocks: BlockTable::default(),
+            versions: Versions::new(0),
+            hash: RunningHash::default(),
+            supplied: HashMap::new(),
+        };
+        let core = Core {
+            rebuild,
+            zstd: GroupDecoder::new().map_err(DecodeError::Codec)?,
+            plain: Vec::new(),
+            greeted: false,
+            window_bytes_max: 0,
+            next_group: 0,
+            acked: None,
+            waiting: None,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            wanted: HashSet::new(),
+            told: StoreCursor::default(),
+            ended: None,
+        };
+        Ok(Decoder {
+            frames: Frames::default(),
+            core,
+        })
+    }
+
+    /// Takes the source's next bytes. Appends to `out` what QEMU gets, to `back` what the source gets.
+    pub fn push(
+        &mut self,
+        wire: &[u8],
+        store: &mut PageStore,
+        out: &mut Vec<u8>,
+        back: &mut Vec<u8>,
+    ) -> Result<Progress, DecodeError> {
+        self.frames.push(wire);
+        let (core, start) = (&mut self.core, out.len());
+        core.check_window(self.frames.waiting())?;
+        let more = loop {
+            core.drain(store, out, back, start)?;
+            if out.len() - start >= OUTPUT_BYTES_MAX {
+                break true;
+            }
+            let Some((kind, body)) = self.frames.next().map_err(DecodeError::FrameLength)? else {
+                break false;
+            };
+            match kind {
+                frame::SUPPLY => core.supply(body, store, out, back)?,
+                _ if core.waiting.is_some() => core.enqueue(kind, body),
+                _ => core.frame(kind, body, store, out, back)?,
+            }
+        };
+        core.report(store, back);
+        Ok(match core.ended {
+            _ if more => Progress::More,
+            Some(digest) => Progress::Ended(digest),
+            None => Progress::Hungry,
+        })
+    }
+
+    /// The connection has ended: an error unless the end marker was checked.
+    pub fn finish(&self) -> Result<StreamDigest, DecodeError> {
+        self.core.ended.ok_or(DecodeError::Early)
+    }
+}
+
+fn whole<T>(value: Option<T>, reader: &Reader<'_>) -> Result<T, DecodeError> {
+    value.filter(|_| reader.is_empty()).ok_or(DecodeError::Truncated)
+}
+
+impl Core {
+    /// An honest source stays within its window, but for one push and the supplies asked of it.
+    fn check_window(&self, frames_bytes: usize) -> Result<(), DecodeError> {
+        let allowed = 2 * self.window_bytes_max.max(2 * FRAME_BODY_BYTES_MAX as u64)
+            + (self.wanted.len() * (PAGE_BYTES + 32)) as u64;
+        // Before the hello the caller's own read size is the bound.
+        if self.greeted && (frames_bytes + self.queue_bytes) as u64 > allowed {
+            return Err(DecodeError::Window);
+        }
+        Ok(())
+    }
+
+    fn enqueue(&mut self, kind: u8, body: &[u8]) {
+        self.queue_bytes += body.len() + frame::HEAD_BYTES;
+        self.queue.push_back((kind, body.to_vec()));
+    }
+
+    /// Goes on with queued frames as far as references and the output limit allow.
+    fn drain(
+        &mut self,
+        store: &mut PageStore,
+        out: &mut Vec<u8>,
+        back: &mut Vec<u8>,
+        start: usize,
+    ) -> Result<(), DecodeError> {
+        while self.waiting.is_none() && out.len() - start < OUTPUT_BYTES_MAX {
+            let Some((kind, body)) = self.queue.pop_front() else {
+                break;
+            };
+            self.queue_bytes -= body.len() + frame::HEAD_BYTES;
+            self.frame(kind, &body, store, out, back)?;
+        }
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        kind: u8,
+        body: &[u8],
+        store: &mut PageStore,
+        out: &mut Vec<u8>,
+        back: &mut Vec<u8>,
+    ) -> Result<(), DecodeError> {
+        if self.ended.is_some() {
+            return Err(DecodeError::AfterEnd);
+        }
+        if self.greeted == (kind == frame::HELLO) {
+            return Err(DecodeError::Order(kind));
+        }
+        match kind {
+            frame::HELLO => self.hello(body),
+            frame::GROUP => self.group(body, store, out, back),
+            frame::BLOCK => self.block(body),
+            frame::END => self.end(body),
+            other => Err(DecodeError::Kind(other)),
+        }
+    }
+
+    fn hello(&mut self, body: &[u8]) -> Result<(), DecodeError> {
+        let mut reader = Reader(body);
+        if reader.take(4) != Some(frame::MAGIC) {
+            return Err(DecodeError::Hello("it is not a page stream"));
+        }
+        let version = reader.u16().ok_or(DecodeError::Truncated)?;
+        if version != frame::VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let slots = reader.u32().ok_or(DecodeError::Truncated)?;
+        let window = reader.u64().ok_or(DecodeError::Truncated)?;
+        let fingerprint: Option<[u8; 16]> = reader.array();
+        let fingerprint = whole(fingerprint, &reader)?;
+        if fingerprint != self.rebuild.key.fingerprint() {
+            return Err(DecodeError::Hello("it is of another cluster"));
+        }
+        if slots > VERSION_SLOTS_MAX || window > WINDOW_BYTES_LIMIT {
+            return Err(DecodeError::Hello("it asks for more than the limits allow"));
+        }
+        self.rebuild.versions = Versions::new(slots);
+        (self.window_bytes_max, self.greeted) = (window, true);
+        Ok(())
+    }
+
+    fn block(&mut self, body: &[u8]) -> Result<(), DecodeError> {
+        let mut reader = Reader(body);
+        let name = reader.u8().and_then(|len| reader.take(usize::from(len)));
+        let name = whole(name, &reader)?;
+        // The target needs no length: QEMU checks offsets against its own blocks.
+        self.rebuild
+            .blocks
+            .add(name, u64::MAX)
+            .map_err(DecodeError::Block)?;
+        Ok(())
+    }
+
+    fn group(
+        &mut self,
+        body: &[u8],
+        store: &mut PageStore,
+        out: &mut Vec<u8>,
+        back: &mut Vec<u8>,
+    ) -> Result<(), DecodeError> {
+        let mut reader = Reader(body);
+        let head = (|| Some((reader.u32()?, reader.u8()?, reader.u16()?, reader.u32()?)))();
+        let (number, flags, count, blob_len) = head.ok_or(DecodeError::Truncated)?;
+        if number != self.next_group {
+            return Err(DecodeError::GroupNumber {
+                got: number,
+                expected: self.next_group,
+            });
+        }
+        self.next_group = self.next_group.wrapping_add(1);
+        let blob = reader.take(blob_len as usize).ok_or(DecodeError::Truncated)?;
+        let records = reader.0;
+        let zstd_pages = survey(records, count)?;
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        match (zstd_pages, blob.is_empty()) {
+            (0, true) => {}
+            (0, false) => return Err(DecodeError::Truncated),
+            (pages, _) => self
+                .zstd
+                .decode(blob, pages, &mut plain)
+                .map_err(DecodeError::Codec)?,
+        }
+        let mut cursor = Cursor::default();
+        let parts = Parts {
+            flags,
+            records,
+            plain: &plain,
+        };
+        if self.rebuild.apply(parts, &mut cursor, store, out)? {
+            self.acked = Some(number);
+            self.plain = plain;
+        } else {
+            self.want(parts, cursor, store, back)?;
+            self.waiting = Some(Waiting {
+                number,
+                flags,
+                records: records.to_vec(),
+                plain,
+                cursor,
+            });
+        }
+        Ok(())
+    }
+
+    /// Asks for everything that the rest of the group lacks, once.
+    fn want(
+        &mut self,
+        parts: Parts<'_>,
+        cursor: Cursor,
+        store: &PageStore,
+        back: &mut Vec<u8>,
+    ) -> Result<(), DecodeError> {
+        let missing = self.rebuild.missing(parts, cursor, store);
+        let mut ask: Vec<ContentId> = missing
+            .into_iter()
+            .filter(|id| !self.wanted.contains(id))
+            .collect();
+        ask.sort_unstable();
+        self.wanted.extend(&ask);
+        if self.wanted.len() > BACK_IDS_MAX + GROUP_PAGES_MAX {
+            return Err(DecodeError::Window);
+        }
+        if !ask.is_empty() {
+            frame::frame(back, frame::NEED, |body| frame::put_ids(body, &ask));
+        }
+        Ok(())
+    }
+
+    fn supply(
+        &mut self,
+        body: &[u8],
+        store: &mut PageStore,
+        out: &mut Vec<u8>,
+        back: &mut Vec<u8>,
+    ) -> Result<(), DecodeError> {
+        let mut reader = Reader(body);
+        let id = ContentId(reader.array().ok_or(DecodeError::Truncated)?);
+        let page: &Page = whole(
+            reader.take(PAGE_BYTES).and_then(|page| page.try_into().ok()),
+            &reader,
+        )?;
+        if !self.wanted.remove(&id) || self.rebuild.key.id(page) != id {
+            return Err(DecodeError::Supply);
+        }
+        store.insert(id, page);
+        let Some(mut waiting) = self.waiting.take() else {
+            return Ok(());
+        };
+        self.rebuild.supplied.insert(id, Box::new(*page));
+        let parts = Parts {
+            flags: waiting.flags,
+            records: &waiting.records,
+            plain: &waiting.plain,
+        };
+        if self.rebuild.apply(parts, &mut waiting.cursor, store, out)? {
+            self.acked = Some(waiting.number);
+            self.rebuild.supplied.clear();
+            self.plain = waiting.plain;
+        } else {
+            self.want(parts, waiting.cursor, store, back)?;
+            self.waiting = Some(waiting);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, body: &[u8]) -> Result<(), DecodeError> {
+        let mut reader = Reader(body);
+        let sent = (|| Some((reader.u64()?, u128::from_le_bytes(reader.array()?))))();
+        let (bytes, hash) = whole(sent, &reader)?;
+        let (sent, got) = (StreamDigest { bytes, hash }, self.rebuild.hash.digest());
+        if sent != got {
+            return Err(DecodeError::Digest {
+                got_bytes: got.bytes,
+                sent_bytes: sent.bytes,
+            });
+        }
+        self.ended = Some(got);
+        Ok(())
+    }
+
+    /// Acknowledges, and tells the source what the store holds now.
+    fn report(&mut self, store: &PageStore, back: &mut Vec<u8>) {
+        if !self.greeted {
+            return;
+        }
+        let news = store.news(&mut self.told);
+        if news.reset {
+            frame::frame(back, frame::RESET, |_| {});
+        }
+        for (kind, ids) in [(frame::HOLDS, &news.holds), (frame::DROPPED, &news.dropped)] {
+            for ids in ids.chunks(BACK_IDS_MAX) {
+                frame::frame(back, kind, |body| frame::put_ids(body, ids));
+            }
+        }
+        if let Some(number) = self.acked.take() {
+            frame::frame(back, frame::ACK, |body| {
+                body.extend_from_slice(&number.to_le_bytes())
+            });
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! The source's end: QEMU's bytes in, frames out.
+//!
+//! ```text
+//! push(bytes) ... flush() when QEMU pauses ... finish() at its end;  answer(back frames) in between
+//! ready() false: window full, stop reading QEMU until answer() has taken acknowledgements
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+
+use super::error::EncodeError;
+use super::frame::{self, Frames, Reader};
+use super::group::Group;
+use crate::chooser::{Chooser, Similarity, similarity};
+use crate::class::{Account, Classes, PageClass};
+use crate::codec::group::GroupEncoder;
+use crate::codec::{delta, fill_of, lz4_encode, wkdm};
+use crate::content::{ContentId, ContentKey, Knowledge};
+use crate::limits::{PAGE_BYTES, VERSION_SLOTS, VERSION_SLOTS_MAX, WINDOW_BYTES_LIMIT, WINDOW_BYTES_MAX};
+use crate::stream::{BlockIndex, BlockTable, Page, PageHead, Parser, PassThrough, RunningHash, Token};
+use crate::versions::Versions;
+
+/// How one stream is encoded.
+#[derive(Clone)]
+pub struct EncoderConfig {
+    /// Classes that may be chosen.
+    pub classes: Classes,
+    /// Key of the cluster's content ids.
+    pub key: ContentKey,
+    /// Versions kept for delta, in pages, on each side.
+    pub version_slots: u32,
+    /// Bytes on their way or retained, not acknowledged.
+    pub window_bytes_max: u64,
+}
+
+impl EncoderConfig {
+    /// All classes and the default limits.
+    pub fn new(key: ContentKey) -> Self {
+        EncoderConfig {
+            classes: Classes::default(),
+            key,
+            version_slots: VERSION_SLOTS,
+            window_bytes_max: WINDOW_BYTES_MAX,
+        }
+    }
+}
+
+/// A group on its way.
+struct Flight {
+    number: u32,
+    frame_bytes: u64,
+    referred: Vec<ContentId>,
+}
+
+/// A page kept in case its reference fails.
+struct Retained {
+    page: Box<Page>,
+    groups: u32,
+}
+
+/// Encoder of one VM's stream.
+pub struct Encoder {
+    parser: Parser,
+    core: Core,
+    back: Frames,
+}
+
+struct Core {
+    config: EncoderConfig,
+    chooser: Chooser,
+    versions: Versions,
+    zstd: GroupEncoder,
+    group: Group,
+    next_group: u32,
+    flights: VecDeque<Flight>,
+    retained: HashMap<ContentId, Retained>,
+    window_used: u64,
+    blocks_sent: usize,
+    greeted: bool,
+    hash: RunningHash,
+    account: Account,
+    untimed: [u64; PageClass::ALL.len()],
+    failed: Option<EncodeError>,
+}
+
+impl Encoder {
+    /// An encoder that has seen nothing. Limits past the protocol's are lowered to them.
+    pub fn new(mut config: EncoderConfig) -> Result<Self, EncodeError> {
+        config.version_slots = config.version_slots.min(VERSION_SLOTS_MAX);
+        if !config.classes.allow(PageClass::Delta) {
+            config.version_slots = 0;
+        }
+        config.window_bytes_max = config.window_bytes_max.min(WINDOW_BYTES_LIMIT);
+        let mut core = Core {
+            chooser: Chooser::new(config.classes),
+            versions: Versions::new(config.version_slots),
+            zstd: GroupEncoder::new().map_err(EncodeError::Codec)?,
+            group: Group::default(),
+            next_group: 0,
+            flights: VecDeque::new(),
+            retained: HashMap::new(),
+            window_used: 0,
+            blocks_sent: 0,
+            greeted: false,
+            hash: RunningHash::default(),
+            account: Account::default(),
+            untimed: [0; PageClass::ALL.len()],
+            failed: None,
+            config,
+        };
+        core.begin_group();
+        Ok(Encoder {
+            parser: Parser::default(),
+            core,
+            back: Frames::default(),
+        })
+    }
+
+    /// Encodes QEMU's next bytes; appends frames to `out`. At most a quarter of the window at once keeps it meaningful.
+    pub fn push(
+        &mut self,
+        bytes: &[u8],
+        knowledge: &mut Knowledge,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        let core = &mut self.core;
+        let before = out.len();
+        core.greet(out);
+        core.hash.update(bytes);
+        core.account.stream_bytes += bytes.len() as u64;
+        self.parser
+            .push(bytes, |token, blocks| core.token(token, blocks, knowledge, out));
+        core.leave(before, out)
+    }
+
+    /// Sends what is gathered: QEMU has nothing more for now.
+    pub fn flush(&mut self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let before = out.len();
+        self.core.greet(out);
+        self.core.end_group(out);
+        self.core.leave(before, out)
+    }
+
+    /// QEMU's stream has ended: sends the rest and the end marker.
+    pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let before = out.len();
+        let core = &mut self.core;
+        core.greet(out);
+        self.parser.finish(|token, _| {
+            if let Token::Bytes(bytes) = token {
+                core.literal(bytes, out);
+            }
+        });
+        core.end_group(out);
+        let digest = core.hash.digest();
+        frame::frame(out, frame::END, |body| {
+            body.extend_from_slice(&digest.bytes.to_le_bytes());
+            body.extend_from_slice(&digest.hash.to_le_bytes());
+        });
+        core.leave(before, out)
+    }
+
+    /// Takes bytes that came back from the target; supplied pages are appended to `out`.
+    pub fn answer(
+        &mut self,
+        bytes: &[u8],
+        knowledge: &mut Knowledge,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        let before = out.len();
+        self.back.push(bytes);
+        while let Some((kind, body)) = self.back.next().map_err(EncodeError::FrameLength)? {
+            self.core.back_frame(kind, body, knowledge, out)?;
+        }
+        self.core.leave(before, out)
+    }
+
+    /// Whether more of QEMU's bytes may be pushed now.
+    pub fn ready(&self) -> bool {
+        self.core.window_used < self.core.config.window_bytes_max
+    }
+
+    /// The link's rate for the chooser; None: not limited.
+    pub fn link_rate(&mut self, bytes_per_second: Option<u64>) {
+        self.core.chooser.link_rate(bytes_per_second);
+        if self.core.group.is_empty() {
+            self.core.begin_group();
+        }
+    }
+
+    /// CPU time of the pushes since the last call, so that the chooser knows this machine.
+    pub fn took(&mut self, nanos: u64) {
+        let pages: [(PageClass, u64); PageClass::ALL.len()] =
+            std::array::from_fn(|at| (PageClass::ALL[at], self.core.untimed[at]));
+        self.core.chooser.learn_nanos(&pages, nanos);
+        self.core.untimed = [0; PageClass::ALL.len()];
+    }
+
+    /// Pages and bytes per class so far.
+    pub fn account(&self) -> Account {
+        self.core.account
+    }
+
+    /// Why the stream is passed through, once it is. To be logged once.
+    pub fn passed_through(&self) -> Option<PassThrough> {
+        self.parser.passed_through()
+    }
+}
+
+impl Core {
+    fn greet(&mut self, out: &mut Vec<u8>) {
+        if std::mem::replace(&mut self.greeted, true) {
+            return;
+        }
+        frame::frame(out, frame::HELLO, |body| {
+            body.extend_from_slice(frame::MAGIC);
+            body.extend_from_slice(&frame::VERSION.to_le_bytes());
+            body.extend_from_slice(&self.config.version_slots.to_le_bytes());
+            body.extend_from_slice(&self.config.window_bytes_max.to_le_bytes());
+            body.extend_from_slice(&self.config.key.fingerprint());
+        });
+    }
+
+    fn leave(&mut self, before: usize, out: &[u8]) -> Result<(), EncodeError> {
+        self.account.wire_bytes += (out.len() - before) as u64;
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    fn begin_group(&mut self) {
+        self.group
+            .begin(self.chooser.dedup_pays(), self.chooser.delta_pays());
+    }
+
+    fn token(&mut self, token: Token<'_>, blocks: &BlockTable, knowledge: &mut Knowledge, out: &mut Vec<u8>) {
+        match token {
+            Token::Bytes(bytes) => return self.literal(bytes, out),
+            Token::Zero { head, fill } => {
+                self.announce(blocks, out);
+                self.group.page(PageClass::Zero, head).push(fill);
+                self.count(PageClass::Zero, 1);
+            }
+            Token::Page { head, data } => {
+                self.announce(blocks, out);
+                self.page(head, data, knowledge);
+            }
+        }
+        if self.group.is_full() {
+            self.end_group(out);
+        }
+    }
+
+    fn literal(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
+        while !bytes.is_empty() {
+            bytes = self.group.literal(bytes);
+            if self.group.is_full() {
+                self.end_group(out);
+            }
+        }
+    }
+
+    /// Names blocks that the target has not been told of; ahead of the group that uses them.
+    fn announce(&mut self, blocks: &BlockTable, out: &mut Vec<u8>) {
+        while let Some(name) = blocks.name(BlockIndex(self.blocks_sent as u16)) {
+            frame::frame(out, frame::BLOCK, |body| {
+                body.push(name.len() as u8);
+                body.extend_from_slice(name);
+            });
+            self.blocks_sent += 1;
+        }
+    }
+
+    fn count(&mut self, class: PageClass, wire_bytes: usize) {
+        self.account.add(class, 1, wire_bytes as u64);
+        self.untimed[class as usize] += 1;
+    }
+
+    fn page(&mut self, head: PageHead, page: &Page, knowledge: &mut Knowledge) {
+        if self.config.classes.allow(PageClass::Fill)
+            && let Some(fill) = fill_of(page)
+        {
+            self.group.page(PageClass::Fill, head).push(fill);
+            return self.count(PageClass::Fill, 1);
+        }
+        let id = self.group.enters_store().then(|| self.config.key.id(page));
+        match id {
+            Some(id) if knowledge.holds(id) => self.known(head, id, page),
+            _ => self.coded(head, page),
+        }
+        if let Some(id) = id {
+            knowledge.learn(id);
+        }
+        if self.group.keeps_versions() {
+            self.versions.put(head.block, head.offset, page);
+        }
+    }
+
+    fn known(&mut self, head: PageHead, id: ContentId, page: &Page) {
+        self.group.page(PageClass::Known, head).extend_from_slice(&id.0);
+        self.group.referred.push(id);
+        let retained = self.retained.entry(id).or_insert_with(|| {
+            self.window_used += PAGE_BYTES as u64;
+            Retained {
+                page: Box::new(*page),
+                groups: 0,
+            }
+        });
+        retained.groups += 1;
+        self.count(PageClass::Known, id.0.len());
+    }
+
+    /// Delta if a version is kept and it is smaller than what the chosen codec is expected to make.
+    fn coded(&mut self, head: PageHead, page: &Page) {
+        let alike = similarity(page);
+        let class = self.chooser.choose(alike);
+        if self.group.keeps_versions()
+            && let Some(old) = self.versions.get(head.block, head.offset)
+        {
+            let limit = self.chooser.expected_bytes(class, alike).min(PAGE_BYTES as u64) as usize;
+            let mut body = Vec::with_capacity(limit);
+            if delta::encode(old, page, limit, &mut body) {
+                return self.body(PageClass::Delta, head, &body);
+            }
+        }
+        match class {
+            PageClass::Zstd => {
+                self.group.zstd_page(head, page, alike);
+                self.untimed[PageClass::Zstd as usize] += 1;
+            }
+            PageClass::Lz4 | PageClass::Wkdm => self.single(class, head, page, alike),
+            _ => {
+                self.chooser.fade(alike);
+                self.raw(head, page);
+            }
+        }
+    }
+
+    fn single(&mut self, class: PageClass, head: PageHead, page: &Page, alike: Similarity) {
+        let mut body = Vec::with_capacity(PAGE_BYTES + PAGE_BYTES / 4);
+        let fits = match class {
+            PageClass::Wkdm => wkdm::encode(page, PAGE_BYTES, &mut body),
+            _ => lz4_encode(page, PAGE_BYTES, &mut body),
+        };
+        self.chooser
+            .learn_bytes(class, alike, if fits { body.len() } else { PAGE_BYTES });
+        if fits {
+            self.body(class, head, &body)
+        } else {
+            self.raw(head, page)
+        }
+    }
+
+    fn body(&mut self, class: PageClass, head: PageHead, body: &[u8]) {
+        let records = self.group.page(class, head);
+        records.extend_from_slice(&(body.len() as u16).to_le_bytes());
+        records.extend_from_slice(body);
+        self.count(class, body.len() + 2);
+    }
+
+    fn raw(&mut self, head: PageHead, page: &Page) {
+        self.group.page(PageClass::Raw, head).extend_from_slice(page);
+        self.count(PageClass::Raw, PAGE_BYTES);
+    }
+
+    fn end_group(&mut self, out: &mut Vec<u8>) {
+        if self.group.is_empty() {
+            return;
+        }
+        match self.group.close(&mut self.zstd) {
+            Ok(0) => {}
+            Ok(pages) => self.learn_zstd(pages),
+            Err(error) => self.failed = Some(EncodeError::Codec(error)),
+        }
+        let number = self.next_group;
+        self.next_group = self.next_group.wrapping_add(1);
+        let group = &mut self.group;
+        let frame_bytes = frame::frame(out, frame::GROUP, |body| {
+            body.extend_from_slice(&number.to_le_bytes());
+            body.push(group.flags);
+            body.extend_from_slice(&group.count.to_le_bytes());
+            body.extend_from_slice(&(group.zstd_blob.len() as u32).to_le_bytes());
+            body.extend_from_slice(&group.zstd_blob);
+            body.extend_from_slice(&group.records);
+        }) as u64;
+        self.window_used += frame_bytes;
+        self.flights.push_back(Flight {
+            number,
+            frame_bytes,
+            referred: std::mem::take(&mut group.referred),
+        });
+        self.begin_group();
+    }
+
+    fn learn_zstd(&mut self, pages: usize) {
+        let each = self.group.zstd_blob.len() / pages;
+        self.account
+            .add(PageClass::Zstd, pages as u64, self.group.zstd_blob.len() as u64);
+        for similarity in self.group.zstd_similarities.drain(..) {
+            self.chooser.learn_bytes(PageClass::Zstd, similarity, each);
+        }
+    }
+
+    fn back_frame(
+        &mut self,
+        kind: u8,
+        body: &[u8],
+        knowledge: &mut Knowledge,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        let damaged = || EncodeError::Frame(kind);
+        let mut reader = Reader(body);
+        match kind {
+            frame::RESET => knowledge.clear(),
+            frame::HOLDS => reader
+                .ids()
+                .ok_or_else(damaged)?
+                .for_each(|id| knowledge.learn(id)),
+            frame::DROPPED => reader
+                .ids()
+                .ok_or_else(damaged)?
+                .for_each(|id| knowledge.forget(id)),
+            frame::NEED => {
+                for id in reader.ids().ok_or_else(damaged)? {
+                    self.supply(id, out)?;
+                }
+            }
+            frame::ACK => self.acknowledged(reader.u32().ok_or_else(damaged)?)?,
+            _ => return Err(damaged()),
+        }
+        if reader.is_empty() { Ok(()) } else { Err(damaged()) }
+    }
+
+    fn supply(&mut self, id: ContentId, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let retained = self.retained.get(&id).ok_or(EncodeError::Need)?;
+        frame::frame(out, frame::SUPPLY, |body| {
+            body.extend_from_slice(&id.0);
+            body.extend_from_slice(&retained.page[..]);
+        });
+        self.account.supplied_pages += 1;
+        Ok(())
+    }
+
+    /// Everything up to this group has been rebuilt: its retained pages and window are free.
+    fn acknowledged(&mut self, number: u32) -> Result<(), EncodeError> {
+        if !self.flights.iter().any(|flight| flight.number == number) {
+            return Err(EncodeError::Ack(number));
+        }
+        while let Some(flight) = self.flights.pop_front() {
+            self.window_used -= flight.frame_bytes;
+            for id in flight.referred {
+                self.release(id);
+            }
+            if flight.number == number {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, id: ContentId) {
+        if let Some(retained) = self.retained.get_mut(&id) {
+            retained.groups -= 1;
+            if retained.groups == 0 {
+                self.retained.remove(&id);
+                self.window_used -= PAGE_BYTES as u64;
+            }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The encoded stream between two agents: frames, the encoder and the decoder, all sans-IO.
+//!
+//! Layout: `docs/design/pages.md`. Versioned by the hello; a peer of another version is refused.
+//! Every byte that arrives is hostile: lengths are checked before anything is kept or reserved.
+
+mod apply;
+mod decoder;
+mod encoder;
+mod error;
+mod frame;
+mod group;
+mod record;
+
+pub use decoder::{Decoder, Progress};
+pub use encoder::{Encoder, EncoderConfig};
+pub use error::{DecodeError, EncodeError};
