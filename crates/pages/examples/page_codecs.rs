@@ -74,13 +74,19 @@ fn steps(pages: &[Page], key: &ContentKey) -> Result<(), Box<dyn std::error::Err
             .for_each(|page| target.copy_from_slice(black_box(page)))
     });
     time("fill", n, 0, || {
-        pages.iter().for_each(|page| drop(black_box(fill_of(page))))
+        pages.iter().for_each(|page| {
+            let _ = black_box(fill_of(page));
+        })
     });
     time("similarity", n, 0, || {
-        pages.iter().for_each(|page| drop(black_box(similarity(page))))
+        pages.iter().for_each(|page| {
+            let _ = black_box(similarity(page));
+        })
     });
     time("blake3 id", n, n * 16, || {
-        pages.iter().for_each(|page| drop(black_box(key.id(page))))
+        pages.iter().for_each(|page| {
+            let _ = black_box(key.id(page));
+        })
     });
     type Encode = fn(&Page, usize, &mut Vec<u8>) -> bool;
     type Decode = fn(&[u8], &mut Page) -> Result<(), transhume_pages::codec::CodecError>;
@@ -106,9 +112,9 @@ fn steps(pages: &[Page], key: &ContentKey) -> Result<(), Box<dyn std::error::Err
             })
         });
         time(&format!("{name} decode"), n, size, || {
-            bodies
-                .iter()
-                .for_each(|body| drop(black_box(decode(body, &mut target))));
+            bodies.iter().for_each(|body| {
+                let _ = black_box(decode(body, &mut target));
+            });
         });
     }
     zstd_steps(pages)
@@ -126,14 +132,14 @@ fn zstd_steps(pages: &[Page]) -> Result<(), Box<dyn std::error::Error>> {
         let wire = blobs.iter().map(Vec::len).sum();
         let mut out = Vec::new();
         time(&format!("zstd x{size} encode"), plain.len() * size, wire, || {
-            plain
-                .iter()
-                .for_each(|group| drop(black_box(encoder.encode(group, &mut out))));
+            plain.iter().for_each(|group| {
+                let _ = black_box(encoder.encode(group, &mut out));
+            });
         });
         time(&format!("zstd x{size} decode"), plain.len() * size, wire, || {
-            blobs
-                .iter()
-                .for_each(|blob| drop(black_box(decoder.decode(blob, size, &mut out))));
+            blobs.iter().for_each(|blob| {
+                let _ = black_box(decoder.decode(blob, size, &mut out));
+            });
         });
     }
     Ok(())
