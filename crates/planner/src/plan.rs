@@ -137,6 +137,7 @@ fn by_paper(input: &PlanInput, problem: &Problem) -> Result<Solution, InputError
             solution.host_of = Some(host_of);
         }
         Outcome::Unmapped { exhausted, .. } => {
+            solution.least.hosts = solve::hosts_min(problem);
             solution.impossible = exhausted;
             solution.ended = if exhausted {
                 solve::Ended::Complete

@@ -20,7 +20,7 @@ fn one_resource(hosts: &[u64], vms: &[u64]) -> PlanInput {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// Any text is read or refused with a place; never a panic.
     #[test]
@@ -54,7 +54,7 @@ proptest! {
                 prop_assert_eq!(paper.targets.value, exact.targets.value);
                 prop_assert_eq!(validate(&input, &paper), Vec::<String>::new());
             }
-            (Answer::Impossible(paper), Answer::Impossible(exact)) => prop_assert_eq!(paper.reasons, exact.reasons),
+            (Answer::Impossible(paper), Answer::Impossible(exact)) => prop_assert_eq!(paper.addition, exact.addition),
             (paper, exact) => prop_assert!(false, "{paper:?} against {exact:?}"),
         }
     }

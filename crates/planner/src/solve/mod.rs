@@ -123,6 +123,11 @@ pub(crate) fn feasible(problem: &Problem, watch: &mut Watch<'_>) -> Option<bool>
     }
 }
 
+/// The lower bound on targets that takes no search.
+pub(crate) fn hosts_min(problem: &Problem) -> usize {
+    bound::hosts_min(problem)
+}
+
 /// Cost and bounds of a placement that came from elsewhere.
 pub(crate) fn costs(problem: &Problem, host_of: &[usize], hosts_min: usize) -> (Cost, Cost) {
     let cost = load::Load::from_assignment(problem, host_of).cost;
