@@ -62,7 +62,7 @@ impl Parser {
 
     /// Whether the device state has begun: the guest is stopped and no page follows.
     pub fn in_device_state(&self) -> bool {
-        self.state == State::DeviceState
+        self.state == State::Devices
     }
 
     /// The RAM blocks named so far.

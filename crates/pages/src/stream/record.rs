@@ -3,7 +3,7 @@
 //! ```text
 //! Header -> Configuration -> Top <-> Skip (bodies)
 //!                            Top -> Word <-> Blocks, Word -> Top at EOS
-//!                            Top -> DeviceState (first full section: opaque to the end)
+//!                            Top -> Devices (first full section: opaque to the end)
 //!                            any -> Unknown (pass-through, with its reason)
 //! ```
 
@@ -60,7 +60,7 @@ pub(super) enum State {
     Blocks {
         left: u64,
     },
-    DeviceState,
+    Devices,
     Unknown(PassThrough),
 }
 
@@ -144,7 +144,7 @@ impl Context<'_> {
             }
             State::Word => self.word(bytes),
             State::Blocks { left } => block(bytes, left),
-            State::DeviceState | State::Unknown(_) => verbatim(bytes.len(), state),
+            State::Devices | State::Unknown(_) => verbatim(bytes.len(), state),
         }
     }
 
@@ -166,7 +166,7 @@ impl Context<'_> {
                 Some(_) => Look::Unknown(PassThrough::Section),
             },
             0x7e => whole(bytes, 5, TOP),
-            0x04 | 0x00 => verbatim(bytes.len(), State::DeviceState),
+            0x04 | 0x00 => verbatim(bytes.len(), State::Devices),
             other => Look::Unknown(PassThrough::SectionType(other)),
         }
     }

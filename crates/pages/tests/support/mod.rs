@@ -70,7 +70,7 @@ pub fn stream(rounds: &[Vec<Record>]) -> Vec<u8> {
         for (block, number, page) in round {
             let (name, len) = BLOCKS[block % BLOCKS.len()];
             let flags = if page.is_some() { 0x08 } else { 0x02 } | if last == Some(name) { 0x20 } else { 0 };
-            out.extend(((number << 12) % len | flags).to_be_bytes());
+            out.extend((((number << 12) % len) | flags).to_be_bytes());
             if last != Some(name) {
                 out.push(name.len() as u8);
                 out.extend(name.as_bytes());
