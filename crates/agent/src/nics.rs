@@ -58,6 +58,7 @@ impl Taps {
             Tap::create(&TapConfig {
                 name: tap_name(&spec.name, index),
                 bridge: config.bridge.clone(),
+                mac: nic.mac,
                 mtu: nic.mtu,
                 ring_frames: RING_FRAMES,
                 plug_bytes_max: PLUG_BYTES_MAX,

@@ -21,8 +21,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use crate::account::{OldPath, SourceAccount};
 use crate::frame::{self, Class};
 use crate::limits::{
-    DELIVERY_WAIT, FLOODING_WAIT, LATE_WAIT, LINGER, MARKER_SETTLE, MARKER_WAIT, READ_BATCH_FRAMES,
-    RECONNECT_PAUSE, RECONNECTS_MAX,
+    DELIVERY_WAIT, EMPTY_LOOKS, EMPTY_LOOKS_MAX, EMPTY_PAUSE, FLOODING_WAIT, LATE_QUIET, LATE_WAIT, LINGER,
+    MARKER_SETTLE, MARKER_WAIT, READ_BATCH_FRAMES, RECONNECT_PAUSE, RECONNECTS_MAX,
 };
 use crate::source::SourceConfig;
 use crate::spool::{Kind, Spool};
@@ -37,7 +37,7 @@ enum Closing {
     AwaitMarker { until: Instant },
     Settling { until: Instant, how: OldPath },
     AwaitFlooding { until: Instant },
-    Late { until: Instant },
+    Late { quiet_at: Instant, until: Instant },
     AwaitDelivery { until: Instant },
     Over,
 }
@@ -121,6 +121,8 @@ pub(crate) struct Worker {
     delivered: u64,
     reconnects: u32,
     reconnect_at: Instant,
+    /// When a unicast frame was last read.
+    frame_at: Instant,
     own_echo: u64,
 }
 
@@ -158,6 +160,7 @@ impl Worker {
             delivered: 0,
             reconnects: 0,
             reconnect_at: Instant::now(),
+            frame_at: Instant::now(),
             own_echo: 0,
         }
     }
@@ -233,7 +236,7 @@ impl Worker {
             Closing::AwaitMarker { until }
             | Closing::Settling { until, .. }
             | Closing::AwaitFlooding { until }
-            | Closing::Late { until }
+            | Closing::Late { quiet_at: until, .. }
             | Closing::AwaitDelivery { until } => Some(until.saturating_duration_since(Instant::now())),
             Closing::Forwarding | Closing::Over => None,
         };
@@ -294,7 +297,10 @@ impl Worker {
                 .get(vnet..length)
                 .map_or(Class::Runt, |read| frame::classify(read, self.identity.mac));
             match class {
-                Class::Unicast => drop(self.spool.publish(Kind::Unicast, length)),
+                Class::Unicast => {
+                    self.frame_at = Instant::now();
+                    self.spool.publish(Kind::Unicast, length);
+                }
                 // Once the target's port is flooded, what floods reaches it there.
                 Class::Broadcast if self.flooding_on => self.spool.skip(length),
                 Class::Broadcast => drop(self.spool.publish(Kind::Broadcast, length)),
@@ -316,6 +322,32 @@ impl Worker {
         while !self.read_frames(READ_BATCH_FRAMES) && self.spool.room().is_some() {}
     }
 
+    /// Reads until nothing is in the ring nor in the plug in front of it: a frame may wait there for a processor to pass it on.
+    fn drain_all(&mut self) {
+        let mut seen = 0;
+        for _ in 0..EMPTY_LOOKS_MAX {
+            self.drain();
+            match self.tap.plug_is_empty() {
+                Ok(true) => seen += 1,
+                Ok(false) => seen = 0,
+                Err(error) => return self.tell(Err(error)),
+            }
+            if seen == EMPTY_LOOKS {
+                return self.drain();
+            }
+            std::thread::sleep(EMPTY_PAUSE);
+        }
+    }
+
+    /// After commit nothing unwinds: what fails is told, and the closing goes on.
+    fn tell(&self, result: Result<(), crate::Error>) {
+        if let Err(error) = result {
+            (self.events)(Event::Broken {
+                what: error.to_string(),
+            });
+        }
+    }
+
     fn advance(&mut self, now: Instant) {
         let marker = self.marker_seen;
         match self.closing {
@@ -334,12 +366,9 @@ impl Worker {
             }
             Closing::Settling { until, how } if now >= until => {
                 tracing::debug!(vm = %self.identity.vm, ?how, "the old path is empty");
-                if let Err(error) = self.tap.let_go(self.identity.mac) {
-                    (self.events)(Event::Broken {
-                        what: error.to_string(),
-                    });
-                }
-                self.drain();
+                let let_go = self.tap.let_go(self.identity.mac);
+                self.tell(let_go);
+                self.drain_all();
                 self.spool.publish(Kind::Fin, 0);
                 self.serve_tunnel();
                 self.closing = Closing::AwaitFlooding {
@@ -347,7 +376,9 @@ impl Worker {
                 };
             }
             Closing::AwaitFlooding { .. } if self.flooding_on => {
+                self.frame_at = now;
                 self.closing = Closing::Late {
+                    quiet_at: now + LATE_QUIET,
                     until: now + LATE_WAIT,
                 };
             }
@@ -359,8 +390,18 @@ impl Worker {
                     until: now + FLOODING_WAIT,
                 };
             }
-            Closing::Late { until } if now >= until => {
-                self.drain();
+            Closing::Late { quiet_at, until }
+                if now >= quiet_at && now < until && self.frame_at + LATE_QUIET > now =>
+            {
+                self.closing = Closing::Late {
+                    quiet_at: (self.frame_at + LATE_QUIET).min(until),
+                    until,
+                };
+            }
+            Closing::Late { quiet_at, .. } if now >= quiet_at => {
+                let undiverted = self.tap.undivert(self.identity.mac);
+                self.tell(undiverted);
+                self.drain_all();
                 self.spool.publish(Kind::Close, 0);
                 self.serve_tunnel();
                 self.closing = Closing::AwaitDelivery {

@@ -17,7 +17,6 @@ mod error;
 mod frame;
 mod inject;
 pub mod limits;
-mod netlink;
 mod plug;
 mod source;
 mod spool;

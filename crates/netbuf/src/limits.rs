@@ -24,8 +24,16 @@ pub(crate) const MARKER_SETTLE: Duration = Duration::from_millis(10);
 pub(crate) const LINGER: Duration = Duration::from_millis(300);
 /// Longest wait for the target to say that flooding is on.
 pub(crate) const FLOODING_WAIT: Duration = Duration::from_secs(10);
-/// Wait for late frames after that.
-pub(crate) const LATE_WAIT: Duration = Duration::from_millis(20);
+/// The old path closes once it has been silent for so long after that: longer than a processor is away that holds a frame.
+pub(crate) const LATE_QUIET: Duration = Duration::from_millis(200);
+/// Longest wait for that silence: a fabric that never heard the announcement goes on sending here until the VM itself speaks.
+pub(crate) const LATE_WAIT: Duration = Duration::from_secs(2);
+/// A queue must be seen empty so often, with the ring read in between, before it counts as empty.
+pub(crate) const EMPTY_LOOKS: u32 = 2;
+/// Pause between two looks.
+pub(crate) const EMPTY_PAUSE: Duration = Duration::from_micros(300);
+/// Looks at most; what comes later counts as late.
+pub(crate) const EMPTY_LOOKS_MAX: u32 = 100;
 /// Longest wait for the last delivery.
 pub(crate) const DELIVERY_WAIT: Duration = Duration::from_secs(30);
 /// Frames read from a tap before the tunnel gets its turn.

@@ -20,18 +20,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::SendFlags;
+use transhume_netcfg::{Netlink, QueueState, TokenBucket};
 
 use crate::frame;
-use crate::netlink::{Netlink, push_attribute};
 use crate::sys::{self, PacketUse};
 
-const KIND: &str = "tbf";
-/// "1:" – ours; any number would do.
-const HANDLE: u32 = 0x1_0000;
-const TCA_TBF_PARMS: u16 = 1;
-const TCA_TBF_RATE64: u16 = 4;
-const TCA_TBF_BURST: u16 = 6;
-const LINKLAYER_ETHERNET: u8 = 1;
 /// A VLAN tag may come on top of the MTU.
 const VLAN_BYTES: usize = 4;
 /// Open: more than any tap carries.
@@ -61,31 +54,6 @@ pub(crate) struct Plug {
     dummies: OwnedFd,
 }
 
-/// TBF's options: struct tc_tbf_qopt, 64-bit rate, burst in bytes.
-fn options(bytes_per_s: u64, burst_bytes: u32, queue_bytes_max: u32) -> Vec<u8> {
-    // struct tc_ratespec: cell_log, linklayer, overhead, cell_align, mpu, rate.
-    let rate = [
-        &[0, LINKLAYER_ETHERNET, 0, 0, 0, 0, 0, 0][..],
-        &u32::try_from(bytes_per_s).unwrap_or(u32::MAX).to_ne_bytes(),
-    ]
-    .concat();
-    let parameters = [
-        &rate[..],
-        &[0; 12],
-        &queue_bytes_max.to_ne_bytes(),
-        &[0; 4],
-        &[0; 4],
-    ]
-    .concat();
-    let mut bytes = Vec::new();
-    push_attribute(&mut bytes, TCA_TBF_PARMS, &parameters);
-    push_attribute(&mut bytes, TCA_TBF_BURST, &burst_bytes.to_ne_bytes());
-    if bytes_per_s > u64::from(u32::MAX) {
-        push_attribute(&mut bytes, TCA_TBF_RATE64, &bytes_per_s.to_ne_bytes());
-    }
-    bytes
-}
-
 impl Plug {
     /// The plug of a tap, not yet installed.
     pub(crate) fn of(index: u32, mtu: u16, queue_bytes_max: u32) -> io::Result<Self> {
@@ -98,10 +66,15 @@ impl Plug {
         })
     }
 
-    fn options_of(&self, state: PlugState) -> Vec<u8> {
-        match state {
-            PlugState::Open => options(OPEN_BYTES_PER_S, OPEN_BURST_BYTES, self.queue_bytes_max),
-            PlugState::Shut => options(SHUT_BYTES_PER_S, self.shut_burst_bytes(), self.queue_bytes_max),
+    fn settings(&self, state: PlugState) -> TokenBucket {
+        let (bytes_per_s, burst_bytes) = match state {
+            PlugState::Open => (OPEN_BYTES_PER_S, OPEN_BURST_BYTES),
+            PlugState::Shut => (SHUT_BYTES_PER_S, self.shut_burst_bytes()),
+        };
+        TokenBucket {
+            bytes_per_s,
+            burst_bytes,
+            queue_bytes_max: self.queue_bytes_max,
         }
     }
 
@@ -112,8 +85,7 @@ impl Plug {
 
     /// Installs the qdisc on a link that is still down; returns before any frame can pass.
     pub(crate) fn install(&mut self, state: PlugState) -> io::Result<()> {
-        let options = self.options_of(state);
-        self.netlink.add_qdisc(self.index, HANDLE, KIND, &options)
+        self.netlink.add_queue(self.index, &self.settings(state))
     }
 
     /// Burns the tokens and puts the dummy at the head; the link must be up.
@@ -124,15 +96,15 @@ impl Plug {
 
     /// Holds every frame from here on.
     pub(crate) fn shut(&mut self) -> io::Result<()> {
-        let options = self.options_of(PlugState::Shut);
-        self.netlink.change_qdisc(self.index, HANDLE, KIND, &options)?;
+        self.netlink
+            .change_queue(self.index, &self.settings(PlugState::Shut))?;
         self.block()
     }
 
     /// Lets the held frames pass, in order, and all that follow.
     pub(crate) fn open(&mut self) -> io::Result<()> {
-        let options = self.options_of(PlugState::Open);
-        self.netlink.change_qdisc(self.index, HANDLE, KIND, &options)?;
+        self.netlink
+            .change_queue(self.index, &self.settings(PlugState::Open))?;
         self.send_dummy(0)
     }
 
@@ -145,40 +117,12 @@ impl Plug {
         self.netlink.set_flooding(self.index, on)
     }
 
-    /// Frames the tap and the plug dropped since they were made.
-    pub(crate) fn dropped(&mut self) -> io::Result<u64> {
-        self.netlink.dropped(self.index)
+    /// What waits in the plug, and what it and the tap have dropped since they were made.
+    pub(crate) fn state(&mut self) -> io::Result<QueueState> {
+        self.netlink.queue_state(self.index)
     }
 
     pub(crate) fn netlink(&mut self) -> &mut Netlink {
         &mut self.netlink
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_options_are_laid_out_as_pkt_sched_says() {
-        let bytes = options(1, 1518, 4096);
-        assert_eq!(bytes.len(), 40 + 8);
-        assert_eq!(bytes[..4], [[40, 0], [1, 0]].concat()[..]);
-        assert_eq!(bytes[12..16], 1u32.to_ne_bytes());
-        assert_eq!(bytes[28..32], 4096u32.to_ne_bytes());
-        assert_eq!(
-            bytes[40..48],
-            [&[8u8, 0, 6, 0][..], &1518u32.to_ne_bytes()].concat()[..]
-        );
-    }
-
-    #[test]
-    fn a_rate_above_32_bits_goes_into_its_own_attribute() {
-        let bytes = options(1 << 36, 1, 1);
-        assert_eq!(bytes[12..16], u32::MAX.to_ne_bytes());
-        assert_eq!(
-            bytes[48..60],
-            [&[12u8, 0, 4, 0][..], &(1u64 << 36).to_ne_bytes()].concat()[..]
-        );
     }
 }

@@ -79,7 +79,7 @@ impl SourceBuffer {
         let mut tap = tap.share(config.mtu, config.plug_bytes_max)?;
         let bytes_max = config.buffer_bytes_max as usize * COMMITTED_GROWTH;
         let spool = Spool::create(&config.spool, bytes_max, tap.vnet_header_bytes()?)?;
-        let dropped_before = dropped(&mut tap)?;
+        let dropped_before = tap.dropped()?;
         Ok(Self {
             config,
             tap,
@@ -110,7 +110,7 @@ impl SourceBuffer {
                 _ => spool.skip(length),
             }
         }
-        let dropped_before = dropped(&mut tap)?;
+        let dropped_before = tap.dropped()?;
         let mut buffer = Self {
             config,
             tap,
@@ -141,10 +141,12 @@ impl SourceBuffer {
         Ok(())
     }
 
-    /// Refreshes what the fabric knows of the VM, so that nothing is being flooded when the marker runs (design §3).
+    /// Refreshes what the fabric knows of the VM, so that nothing is being flooded when the marker runs (design §3), and lets what comes
+    /// from outside reach the tap whatever this host's bridge will hear.
     pub fn announce(&mut self) -> Result<(), Error> {
         self.watch =
             Some(Watch::start(self.tap.index()).context(self.tap.name(), "watch the guest's frames")?);
+        self.tap.divert(self.config.identity.mac)?;
         self.tap.speak(&frame::announcement(self.config.identity.mac))
     }
 
@@ -286,6 +288,7 @@ impl SourceBuffer {
         }
         self.tap.plug().open().context(&name, "open the plug")?;
         self.tap.unpin(self.config.identity.mac)?;
+        self.tap.undivert(self.config.identity.mac)?;
         self.complete(&mut account)?;
         account.dropped = account.dropped.saturating_sub(injector.refused());
         self.remove_spool();
@@ -293,7 +296,7 @@ impl SourceBuffer {
     }
 
     fn complete(&mut self, account: &mut SourceAccount) -> Result<(), Error> {
-        account.dropped = dropped(&mut self.tap)?.saturating_sub(self.dropped_before);
+        account.dropped = self.tap.dropped()?.saturating_sub(self.dropped_before);
         account.last_sent_us = self.watch.as_ref().and_then(Watch::last_us);
         Ok(())
     }
@@ -308,9 +311,4 @@ impl SourceBuffer {
         let NicIdentity { vm, nic, .. } = self.config.identity.clone();
         Error::ThreadGone { vm, nic }
     }
-}
-
-fn dropped(tap: &mut Tap) -> Result<u64, Error> {
-    let name = tap.name().to_owned();
-    tap.plug().dropped().context(&name, "read the drop counters")
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use libc::{c_int, c_void, sockaddr_ll, sockaddr_nl};
+use libc::{c_int, c_void, sockaddr_ll};
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
@@ -84,31 +84,6 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
         0 => Err(io::Error::last_os_error()),
         index => Ok(index),
     }
-}
-
-/// A routing netlink socket.
-pub(crate) fn netlink_socket() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers are passed; a non-negative result is a descriptor that nobody else owns.
-    let fd = unsafe {
-        let fd = check(libc::socket(
-            libc::AF_NETLINK,
-            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-            libc::NETLINK_ROUTE,
-        ))?;
-        OwnedFd::from_raw_fd(fd)
-    };
-    // SAFETY: all zeroes is a valid sockaddr_nl; the kernel then chooses the port.
-    let mut address: sockaddr_nl = unsafe { zeroed() };
-    address.nl_family = libc::AF_NETLINK as u16;
-    // SAFETY: the address and its length describe one sockaddr_nl.
-    check(unsafe {
-        libc::bind(
-            fd.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<sockaddr_nl>() as u32,
-        )
-    })?;
-    Ok(fd)
 }
 
 /// What a packet socket is for.

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use transhume_model::Mac;
+use transhume_netcfg::Port;
 
 use crate::error::{Error, IoContext};
 use crate::plug::{Plug, PlugState};
@@ -27,6 +28,8 @@ pub struct TapConfig {
     pub name: String,
     /// Bridge whose port it becomes.
     pub bridge: String,
+    /// Address of the guest's NIC.
+    pub mac: Mac,
     /// Largest IP packet, bytes.
     pub mtu: u16,
     /// Frames the tap's ring holds while nobody reads.
@@ -86,12 +89,15 @@ impl Tap {
         if config.plug == PlugState::Shut {
             plug.block().context(name, "block the plug")?;
         }
-        Ok(Self {
+        let mut tap = Self {
             name: name.clone(),
             index,
             fd,
             plug,
-        })
+        };
+        // A killed agent may have left one that leads nowhere.
+        tap.undivert(config.mac)?;
+        Ok(tap)
     }
 
     /// Takes the tap `name` out of a running QEMU, after the agent that made it has ended.
@@ -156,8 +162,43 @@ impl Tap {
         Ok(())
     }
 
-    /// From the capture on: the source's bridge goes on bringing the VM's frames here even after it heard the announcement. A frame that
-    /// another bridge had looked up before, and sent after, would otherwise be turned away at the port it came in by.
+    /// Frames for the VM that come to this host from outside go straight to the tap, until the old path closes. Whatever the bridge has
+    /// heard by then, a late one is not turned away at the port where the VM is now known to be.
+    pub(crate) fn divert(&mut self, mac: Mac) -> Result<(), Error> {
+        let index = self.index;
+        for port in self.uplinks()? {
+            self.plug
+                .netlink()
+                .divert(port.index, mac, index)
+                .context(&port.name, "divert the VM's frames past the bridge")?;
+        }
+        Ok(())
+    }
+
+    /// The bridge gets them again.
+    pub(crate) fn undivert(&mut self, mac: Mac) -> Result<(), Error> {
+        for port in self.uplinks()? {
+            self.plug
+                .netlink()
+                .undivert(port.index, mac)
+                .context(&port.name, "give the VM's frames back to the bridge")?;
+        }
+        Ok(())
+    }
+
+    /// The bridge's ports that are no taps: ways out of this host.
+    fn uplinks(&mut self) -> Result<Vec<Port>, Error> {
+        let index = self.index;
+        let mut ports = self
+            .plug
+            .netlink()
+            .ports_beside(index)
+            .context(&self.name, "list the bridge's ports")?;
+        ports.retain(|port| !port.tap);
+        Ok(ports)
+    }
+
+    /// From the capture on: what other VMs of this host send goes on coming here even after the bridge heard the announcement.
     pub(crate) fn pin(&mut self, mac: Mac) -> Result<(), Error> {
         let index = self.index;
         self.plug
@@ -175,7 +216,7 @@ impl Tap {
             .context(&self.name, "unpin the VM's address")
     }
 
-    /// The old path closes: what other VMs of this host send goes out to where the VM lives now, and is not flooded to here.
+    /// The old path ends for the VMs of this host: what they send goes out to where the VM lives now, and is not flooded to here.
     pub(crate) fn let_go(&mut self, mac: Mac) -> Result<(), Error> {
         let index = self.index;
         self.plug
@@ -186,6 +227,18 @@ impl Tap {
             .netlink()
             .forget(index, mac)
             .context(&self.name, "forget the VM's address")
+    }
+
+    /// Whether nothing waits in the plug, which is open: what was sent here is in the ring, or was read.
+    pub(crate) fn plug_is_empty(&mut self) -> Result<bool, Error> {
+        let state = self.plug.state().context(&self.name, "look into the plug")?;
+        Ok(state.waiting_frames == 0)
+    }
+
+    /// Frames that the plug and the ring dropped since they were made.
+    pub(crate) fn dropped(&mut self) -> Result<u64, Error> {
+        let state = self.plug.state().context(&self.name, "read the drop counters")?;
+        Ok(state.dropped_frames)
     }
 
     /// Removes the link, whoever holds it.

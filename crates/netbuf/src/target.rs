@@ -82,7 +82,7 @@ impl TargetBuffer {
             .set_nonblocking(true)
             .context(&name, "listen for the tunnel")?;
         let address = listener.local_addr().context(&name, "listen for the tunnel")?;
-        let dropped_before = tap.plug().dropped().context(&name, "read the drop counters")?;
+        let dropped_before = tap.dropped()?;
         let watch = Watch::start(tap.index()).context(&name, "watch the guest's frames")?;
         let own = tap.share(config.mtu, config.plug_bytes_max)?;
         let worker = Worker::new(&config, own, spool, listener, watch, events)?;
@@ -112,12 +112,7 @@ impl TargetBuffer {
         let NicIdentity { vm, nic, .. } = self.config.identity.clone();
         let gone = Error::ThreadGone { vm, nic };
         let (mut account, refused) = self.deliver.finish().ok_or(gone)?;
-        let name = self.tap.name().to_owned();
-        let dropped = self
-            .tap
-            .plug()
-            .dropped()
-            .context(&name, "read the drop counters")?;
+        let dropped = self.tap.dropped()?;
         account.dropped = dropped
             .saturating_sub(self.dropped_before)
             .saturating_sub(refused);

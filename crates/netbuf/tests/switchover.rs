@@ -279,6 +279,54 @@ fn a_frame_that_the_announcement_overtook_is_still_captured() {
     });
 }
 
+/// Found in the lab: a sender's processor was away for longer than the wait after the marker.
+#[test]
+fn frames_that_come_by_the_old_path_after_fin_are_forwarded_as_late() {
+    in_own_network(|| {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
+        source_guest.send([0xff; 6], 1 << 40);
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
+        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
+        source.connect(target.address()).unwrap();
+        source.announce().unwrap();
+        source.shut().unwrap();
+        source_guest.run(false);
+        source.capture().unwrap();
+        source.committed();
+        target_guest.run(true);
+        target.activate().unwrap();
+        let closing = std::thread::spawn(move || source.finish());
+        let fabric = Peer::on("fa");
+        for number in 0..30 {
+            fabric.send(net::vm_mac().bytes(), number, 60);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let target = target.finish().unwrap();
+        let source = closing.join().unwrap().unwrap();
+        assert_in_order(&target_guest.got(), 30);
+        assert_eq!((source.captured, target.delivered), (30, 30));
+        // The old path is closed: nothing leads past the bridge any more.
+        fabric.send(net::vm_mac().bytes(), 30, 60);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(
+            !source_tap_readable(&source_tap),
+            "a closed path still leads here"
+        );
+    });
+}
+
+fn source_tap_readable(tap: &transhume_netbuf::Tap) -> bool {
+    let mut frame = [0; 2048];
+    let mut found = false;
+    while let Ok(length) = rustix::io::read(tap.fd(), &mut frame) {
+        found |= frame[12..length.max(12)].starts_with(&net::vm_mac().bytes());
+    }
+    found
+}
+
 #[test]
 fn a_killed_source_agent_loses_no_frame() {
     in_own_network(|| {

@@ -86,6 +86,7 @@ pub fn tap(name: &str, bridge: &str, plug: PlugState) -> Tap {
     Tap::create(&TapConfig {
         name: name.to_owned(),
         bridge: bridge.to_owned(),
+        mac: vm_mac(),
         mtu: MTU,
         ring_frames: RING_FRAMES,
         plug_bytes_max: PLUG_BYTES_MAX,

@@ -1,0 +1,144 @@
+//! Links, as ports of a bridge.
+
+use std::io;
+
+use netlink_packet_core::DefaultNla;
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkProtoInfoBridge,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::socket::{Mode, Netlink};
+
+/// Port settings as `RTM_SETLINK` takes them: linux/if_link.h.
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
+const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
+
+/// A port of a bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Index of its interface.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether a process is behind it (tun, tap) rather than a wire.
+    pub tap: bool,
+}
+
+fn link(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+fn port_settings(index: u32, settings: &[(u16, bool)]) -> RouteNetlinkMessage {
+    let mut message = link(index);
+    message.header.interface_family = AddressFamily::Bridge;
+    let settings = settings
+        .iter()
+        .map(|(kind, on)| LinkProtoInfoBridge::Other(DefaultNla::new(*kind, vec![u8::from(*on)])))
+        .collect();
+    message.attributes = vec![LinkAttribute::ProtoInfoBridge(settings)];
+    RouteNetlinkMessage::SetLink(message)
+}
+
+impl Netlink {
+    /// MTU in bytes, transmit queue in frames, and bridge of a link that is down.
+    pub fn set_up_port(&mut self, index: u32, mtu: u16, queue_frames: u32, bridge: u32) -> io::Result<()> {
+        let mut sizes = link(index);
+        sizes.attributes = vec![
+            LinkAttribute::Mtu(u32::from(mtu)),
+            LinkAttribute::TxQueueLen(queue_frames),
+        ];
+        self.order(Mode::Change, RouteNetlinkMessage::NewLink(sizes))?;
+        let mut attached = link(index);
+        attached.attributes = vec![LinkAttribute::Controller(bridge)];
+        self.order(Mode::Change, RouteNetlinkMessage::SetLink(attached))
+    }
+
+    /// Lets frames pass.
+    pub fn up(&mut self, index: u32) -> io::Result<()> {
+        let mut message = link(index);
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.order(Mode::Change, RouteNetlinkMessage::NewLink(message))
+    }
+
+    /// Removes a link.
+    pub fn delete(&mut self, index: u32) -> io::Result<()> {
+        self.order(Mode::Change, RouteNetlinkMessage::DelLink(link(index)))
+    }
+
+    /// Whether the bridge floods unknown unicast, multicast and broadcast to this port.
+    pub fn set_flooding(&mut self, index: u32, on: bool) -> io::Result<()> {
+        let kinds = [
+            IFLA_BRPORT_UNICAST_FLOOD,
+            IFLA_BRPORT_MCAST_FLOOD,
+            IFLA_BRPORT_BCAST_FLOOD,
+        ];
+        self.order(Mode::Change, port_settings(index, &kinds.map(|kind| (kind, on))))
+    }
+
+    /// Whether the bridge floods unknown unicast to this port.
+    pub fn set_flooding_unicast(&mut self, index: u32, on: bool) -> io::Result<()> {
+        self.order(
+            Mode::Change,
+            port_settings(index, &[(IFLA_BRPORT_UNICAST_FLOOD, on)]),
+        )
+    }
+
+    /// The ports of the bridge that `member` is a port of; none when it is a port of none.
+    pub fn ports_beside(&mut self, member: u32) -> io::Result<Vec<Port>> {
+        let mut links = Vec::new();
+        let mut take = |message| {
+            if let RouteNetlinkMessage::NewLink(link) = message {
+                links.extend(describe(&link));
+            }
+        };
+        self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), &mut take)?;
+        let bridge = links
+            .iter()
+            .find(|(port, _)| port.index == member)
+            .and_then(|(_, bridge)| *bridge);
+        let beside = |(port, of): (Port, Option<u32>)| {
+            (of.is_some() && of == bridge && port.index != member).then_some(port)
+        };
+        Ok(links.into_iter().filter_map(beside).collect())
+    }
+
+    /// Frames that the link itself dropped on their way out since it was made.
+    pub(crate) fn link_dropped(&mut self, index: u32) -> io::Result<u64> {
+        let mut dropped = 0;
+        self.get(RouteNetlinkMessage::GetLink(link(index)), |message| {
+            let RouteNetlinkMessage::NewLink(link) = message else {
+                return;
+            };
+            for attribute in &link.attributes {
+                if let LinkAttribute::Stats64(stats) = attribute {
+                    dropped = stats.tx_dropped;
+                }
+            }
+        })?;
+        Ok(dropped)
+    }
+}
+
+/// A link and its bridge.
+fn describe(link: &LinkMessage) -> Option<(Port, Option<u32>)> {
+    let mut port = Port {
+        index: link.header.index,
+        name: String::new(),
+        tap: false,
+    };
+    let mut bridge = None;
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => port.name.clone_from(name),
+            LinkAttribute::Controller(index) => bridge = Some(*index),
+            LinkAttribute::LinkInfo(infos) => port.tap |= infos.contains(&LinkInfo::Kind(InfoKind::Tun)),
+            _ => {}
+        }
+    }
+    (!port.name.is_empty()).then_some((port, bridge))
+}
