@@ -51,6 +51,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The bridge of the VMs is not as it must be.
+    #[error("the bridge of this host's VMs cannot be used")]
+    Bridge(#[source] transhume_netbuf::Error),
     /// What an earlier agent remembered cannot be read.
     #[error("cannot take over the VMs of an earlier agent")]
     Recover(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -64,6 +67,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
             source,
         })?;
     }
+    transhume_netbuf::Tap::prepare_uplinks(&config.bridge).map_err(Error::Bridge)?;
     let address = config.listen.control;
     let listener = TcpListener::bind(address)
         .await

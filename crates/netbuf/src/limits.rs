@@ -15,6 +15,10 @@ pub(crate) const COMMITTED_GROWTH: usize = 8;
 pub(crate) const RING_WAIT_MS_MAX: u64 = 2_000;
 /// The ring must be seen empty twice, so far apart: a frame may be on its way into it when the plug shuts.
 pub(crate) const RING_SETTLE: Duration = Duration::from_micros(200);
+/// Longest wait for a stopped QEMU to take the frame that it holds. It has just answered `stop`, so it is awake.
+pub(crate) const HELD_WAIT: Duration = Duration::from_millis(250);
+/// Pause between two looks whether it has.
+pub(crate) const HELD_SETTLE: Duration = Duration::from_micros(30);
 /// Longest wait for the marker.
 pub(crate) const MARKER_WAIT: Duration = Duration::from_millis(1_000);
 /// Wait after the marker before the last drain: a frame that a bridge looked up before it heard the announcement may be sent after it, when its

@@ -19,7 +19,10 @@ use crate::capture::{Capture, Worker};
 use crate::error::{Error, IoContext};
 use crate::frame;
 use crate::inject::Injector;
-use crate::limits::{COMMITTED_GROWTH, PUT_BACK_MS_MAX, RING_FULL_PAUSE, RING_SETTLE, RING_WAIT_MS_MAX};
+use crate::limits::{
+    COMMITTED_GROWTH, EMPTY_LOOKS, HELD_SETTLE, HELD_WAIT, PUT_BACK_MS_MAX, RING_FULL_PAUSE, RING_SETTLE,
+    RING_WAIT_MS_MAX,
+};
 use crate::spool::{Kind, Spool};
 use crate::tap::Tap;
 use crate::tunnel::{self, NicIdentity};
@@ -45,6 +48,7 @@ pub struct SourceConfig {
 pub struct SourceBuffer {
     config: SourceConfig,
     tap: Tap,
+    injector: Injector,
     watch: Option<Watch>,
     dropped_before: u64,
     events: Events,
@@ -82,6 +86,7 @@ impl SourceBuffer {
         let dropped_before = tap.dropped()?;
         Ok(Self {
             config,
+            injector: injector(&tap)?,
             tap,
             watch: None,
             dropped_before,
@@ -113,6 +118,7 @@ impl SourceBuffer {
         let dropped_before = tap.dropped()?;
         let mut buffer = Self {
             config,
+            injector: injector(&tap)?,
             tap,
             watch: None,
             dropped_before,
@@ -151,39 +157,67 @@ impl SourceBuffer {
     }
 
     /// Step 5, first half: no frame reaches the guest any more, and it has taken all that did. Returns when each was so.
+    ///
+    /// QEMU reads one frame further than its guest has room for, and throws that one away when it stops; so the last one it reads is a dummy.
     pub fn shut(&mut self) -> Result<(WallMicros, WallMicros), Error> {
         let name = self.tap.name().to_owned();
         self.tap.pin(self.config.identity.mac)?;
         self.tap.plug().shut().context(&name, "shut the plug")?;
         let shut_at = wall();
-        let begun = Instant::now();
-        let mut seen_empty = 0;
-        while seen_empty < 2 {
-            if self
-                .tap
-                .readable(Duration::ZERO)
-                .context(&name, "look into the ring")?
-            {
-                seen_empty = 0;
-                if begun.elapsed() > Duration::from_millis(RING_WAIT_MS_MAX) {
-                    let NicIdentity { vm, nic, .. } = self.config.identity.clone();
-                    return Err(Error::RingNotEmpty {
-                        vm,
-                        nic,
-                        waited_ms: RING_WAIT_MS_MAX,
-                    });
-                }
-            } else {
-                seen_empty += 1;
+        let limit = Duration::from_millis(RING_WAIT_MS_MAX);
+        for last in [false, true] {
+            if last {
+                self.inject_dummy()?;
             }
-            std::thread::sleep(RING_SETTLE);
+            if !self.ring_empties(RING_SETTLE, limit)? {
+                let NicIdentity { vm, nic, .. } = self.config.identity.clone();
+                return Err(Error::RingNotEmpty {
+                    vm,
+                    nic,
+                    waited_ms: RING_WAIT_MS_MAX,
+                });
+            }
         }
         Ok((shut_at, wall()))
     }
 
     /// Step 5, second half, the guest being stopped: every frame is read, kept and forwarded.
+    ///
+    /// QEMU goes on reading when its guest is stopped: one frame, which it then holds until the guest runs or it ends. So it gets a dummy
+    /// to hold before the first real frame can come.
     pub fn capture(&mut self) -> Result<(), Error> {
+        self.inject_dummy()?;
+        if !self.ring_empties(HELD_SETTLE, HELD_WAIT)? {
+            tracing::warn!(vm = %self.config.identity.vm, "QEMU does not read its tap; taken as it is");
+        }
         self.start(None)
+    }
+
+    fn inject_dummy(&mut self) -> Result<(), Error> {
+        let vnet = self.tap.vnet_header_bytes()?;
+        let dummy = [vec![0; vnet], frame::dummy(0)].concat();
+        self.injector
+            .inject(&[&dummy], vnet)
+            .map(drop)
+            .context(self.tap.name(), "send a dummy to QEMU")
+    }
+
+    /// Whether the ring is seen empty twice in a row, `settle` apart, before `limit` is over.
+    fn ring_empties(&self, settle: Duration, limit: Duration) -> Result<bool, Error> {
+        let begun = Instant::now();
+        let mut seen_empty = 0;
+        while seen_empty < EMPTY_LOOKS {
+            let readable = self.tap.readable(Duration::ZERO);
+            if !readable.context(self.tap.name(), "look into the ring")? {
+                seen_empty += 1;
+            } else if begun.elapsed() > limit {
+                return Ok(false);
+            } else {
+                seen_empty = 0;
+            }
+            std::thread::sleep(settle);
+        }
+        Ok(true)
     }
 
     fn start(&mut self, peer: Option<SocketAddr>) -> Result<(), Error> {
@@ -260,7 +294,6 @@ impl SourceBuffer {
             return Ok(SourceAccount::default());
         };
         let name = self.tap.name().to_owned();
-        let mut injector = Injector::start(self.tap.index()).context(&name, "prepare to put frames back")?;
         let mut at = spool.start();
         let mut last_progress = Instant::now();
         while let Ok(Some(record)) = spool.record(at) {
@@ -268,7 +301,8 @@ impl SourceBuffer {
                 at = record.next;
                 continue;
             }
-            let sent = injector
+            let sent = self
+                .injector
                 .inject(&[record.data], spool.vnet_header_bytes())
                 .context(&name, "put a frame back")?;
             if sent == 1 {
@@ -290,7 +324,7 @@ impl SourceBuffer {
         self.tap.unpin(self.config.identity.mac)?;
         self.tap.undivert(self.config.identity.mac)?;
         self.complete(&mut account)?;
-        account.dropped = account.dropped.saturating_sub(injector.refused());
+        account.dropped = account.dropped.saturating_sub(self.injector.refused());
         self.remove_spool();
         Ok(account)
     }
@@ -311,4 +345,8 @@ impl SourceBuffer {
         let NicIdentity { vm, nic, .. } = self.config.identity.clone();
         Error::ThreadGone { vm, nic }
     }
+}
+
+fn injector(tap: &Tap) -> Result<Injector, Error> {
+    Injector::start(tap.index()).context(tap.name(), "prepare to inject frames")
 }

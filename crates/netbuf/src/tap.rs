@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use transhume_model::Mac;
-use transhume_netcfg::Port;
+use transhume_netcfg::{Netlink, Port};
 
 use crate::error::{Error, IoContext};
 use crate::plug::{Plug, PlugState};
@@ -80,7 +80,13 @@ impl Tap {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
         plug.install(config.plug).context(name, "install the plug")?;
         plug.netlink()
-            .set_up_port(index, config.mtu, config.ring_frames, bridge)
+            .set_up_port(
+                index,
+                host_end(config.mac),
+                config.mtu,
+                config.ring_frames,
+                bridge,
+            )
             .context(name, "attach the tap to its bridge")?;
         let flooded = config.plug == PlugState::Open;
         plug.set_flooding(flooded)
@@ -98,6 +104,25 @@ impl Tap {
         // A killed agent may have left one that leads nowhere.
         tap.undivert(config.mac)?;
         Ok(tap)
+    }
+
+    /// Makes the ways out of a host ready to lead past its bridge; once, when an agent starts. Installing the hook takes a link's queue away
+    /// for a moment, which loses what is in it: so it stays.
+    pub fn prepare_uplinks(bridge: &str) -> Result<(), Error> {
+        let name = bridge.to_owned();
+        let index = sys::interface_index(bridge).map_err(|source| Error::NoBridge { name, source })?;
+        let mut netlink = Netlink::open().context(bridge, "open a netlink socket")?;
+        for port in netlink
+            .ports_of(index)
+            .context(bridge, "list the bridge's ports")?
+        {
+            if !port.tap {
+                netlink
+                    .hook(port.index)
+                    .context(&port.name, "install the hook for diversions")?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the tap `name` out of a running QEMU, after the agent that made it has ended.
@@ -249,6 +274,13 @@ impl Tap {
             .delete(index)
             .context(&self.name, "delete the tap")
     }
+}
+
+/// The tap's own address: the guest's, with a first byte higher than that of any real port.
+fn host_end(guest: Mac) -> Mac {
+    let mut bytes = guest.bytes();
+    bytes[0] = if bytes[0] == 0xfe { 0xfa } else { 0xfe };
+    Mac::new(bytes).expect("neither a group nor zero")
 }
 
 fn find_tap(pid: u32, name: &str) -> Result<OwnedFd, Error> {

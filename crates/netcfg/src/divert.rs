@@ -73,8 +73,9 @@ fn redirect(to: u32) -> TcAction {
 }
 
 impl Netlink {
-    /// From now on frames for `mac` that come in by `port` leave by the device `to`; the bridge does not see them.
-    pub fn divert(&mut self, port: u32, mac: Mac, to: u32) -> io::Result<()> {
+    /// Makes a port ready for diversions; nothing to do where it is. On a link that is up this takes its queue away for a moment, and what
+    /// is in the queue is lost (`qdisc_graft` in net/sched/sch_api.c deactivates the device).
+    pub fn hook(&mut self, port: u32) -> io::Result<()> {
         let mut hook = TcMessage::with_index(port as i32);
         hook.header.parent = TcHandle::CLSACT;
         hook.header.handle = TcHandle {
@@ -83,9 +84,13 @@ impl Netlink {
         };
         hook.attributes = vec![TcAttribute::Kind(CLSACT.to_owned())];
         match self.order(Mode::Create, RouteNetlinkMessage::NewQueueDiscipline(hook)) {
-            Err(error) if error.raw_os_error() != Some(Errno::EXIST.raw_os_error()) => return Err(error),
-            _ => {}
+            Err(error) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => Ok(()),
+            done => done,
         }
+    }
+
+    /// From now on frames for `mac` that come in by `port` leave by the device `to`; the bridge does not see them. The port has its hook.
+    pub fn divert(&mut self, port: u32, mac: Mac, to: u32) -> io::Result<()> {
         self.undivert(port, mac)?;
         let mut selector = TcU32Selector::default();
         selector.flags = TcU32SelectorFlags::Terminal;

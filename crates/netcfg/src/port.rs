@@ -8,6 +8,8 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use transhume_model::Mac;
+
 use crate::socket::{Mode, Netlink};
 
 /// Port settings as `RTM_SETLINK` takes them: linux/if_link.h.
@@ -44,10 +46,21 @@ fn port_settings(index: u32, settings: &[(u16, bool)]) -> RouteNetlinkMessage {
 }
 
 impl Netlink {
-    /// MTU in bytes, transmit queue in frames, and bridge of a link that is down.
-    pub fn set_up_port(&mut self, index: u32, mtu: u16, queue_frames: u32, bridge: u32) -> io::Result<()> {
+    /// Address, MTU in bytes, transmit queue in frames, and bridge of a link that is down.
+    ///
+    /// The address is the host's end of the wire, not the guest's: a bridge takes the lowest of its ports' as its own, and one that changes
+    /// it with each port that comes and goes cannot be reached until its neighbours have noticed.
+    pub fn set_up_port(
+        &mut self,
+        index: u32,
+        address: Mac,
+        mtu: u16,
+        queue_frames: u32,
+        bridge: u32,
+    ) -> io::Result<()> {
         let mut sizes = link(index);
         sizes.attributes = vec![
+            LinkAttribute::Address(address.bytes().to_vec()),
             LinkAttribute::Mtu(u32::from(mtu)),
             LinkAttribute::TxQueueLen(queue_frames),
         ];
@@ -88,23 +101,34 @@ impl Netlink {
         )
     }
 
-    /// The ports of the bridge that `member` is a port of; none when it is a port of none.
+    /// The ports of a bridge.
+    pub fn ports_of(&mut self, bridge: u32) -> io::Result<Vec<Port>> {
+        let links = self.links()?.into_iter();
+        Ok(links
+            .filter_map(|(port, of)| (of == Some(bridge)).then_some(port))
+            .collect())
+    }
+
+    /// The other ports of the bridge that `member` is a port of; none when it is a port of none.
     pub fn ports_beside(&mut self, member: u32) -> io::Result<Vec<Port>> {
-        let mut links = Vec::new();
-        let mut take = |message| {
-            if let RouteNetlinkMessage::NewLink(link) = message {
-                links.extend(describe(&link));
-            }
-        };
-        self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), &mut take)?;
-        let bridge = links
-            .iter()
-            .find(|(port, _)| port.index == member)
-            .and_then(|(_, bridge)| *bridge);
+        let links = self.links()?;
+        let of_member = links.iter().find(|(port, _)| port.index == member);
+        let bridge = of_member.and_then(|(_, bridge)| *bridge);
         let beside = |(port, of): (Port, Option<u32>)| {
             (of.is_some() && of == bridge && port.index != member).then_some(port)
         };
         Ok(links.into_iter().filter_map(beside).collect())
+    }
+
+    /// All links, each with its bridge.
+    fn links(&mut self) -> io::Result<Vec<(Port, Option<u32>)>> {
+        let mut links = Vec::new();
+        self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+            if let RouteNetlinkMessage::NewLink(link) = message {
+                links.extend(describe(&link));
+            }
+        })?;
+        Ok(links)
     }
 
     /// Frames that the link itself dropped on their way out since it was made.

@@ -67,6 +67,9 @@ pub fn build() {
         }
         ip(&format!("link set {end} up"));
     }
+    for bridge in ["br-a", "br-b"] {
+        Tap::prepare_uplinks(bridge).unwrap();
+    }
 }
 
 pub fn vm_mac() -> Mac {
@@ -126,7 +129,8 @@ pub fn target_config() -> TargetConfig {
     }
 }
 
-/// A guest without QEMU: reads its tap while it runs, and notes the numbers of the frames it gets.
+/// A guest without QEMU: reads its tap while it runs, and notes the numbers of the frames it gets. Like QEMU it reads one frame when it
+/// is stopped, and gives it to the guest when that runs again.
 pub struct Guest {
     running: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
@@ -155,16 +159,23 @@ impl Guest {
         let fd = tap.fd().try_clone_to_owned().unwrap();
         let thread = std::thread::spawn(move || {
             let mut frame = vec![0; 70_000];
+            let note = |frame: &[u8]| match number(&frame[12..]) {
+                Some(number) => got.lock().unwrap().push(number),
+                None => drop(others.fetch_add(1, Ordering::Relaxed)),
+            };
+            let mut held: Option<Vec<u8>> = None;
             while !ended.load(Ordering::Acquire) {
-                if !runs.load(Ordering::Acquire) {
+                let running = runs.load(Ordering::Acquire);
+                if running && let Some(frame) = held.take() {
+                    note(&frame);
+                }
+                if !running && held.is_some() {
                     std::thread::sleep(Duration::from_micros(200));
                     continue;
                 }
                 match rustix::io::read(&fd, &mut *frame) {
-                    Ok(length) => match number(&frame[12..length]) {
-                        Some(number) => got.lock().unwrap().push(number),
-                        None => drop(others.fetch_add(1, Ordering::Relaxed)),
-                    },
+                    Ok(length) if running => note(&frame[..length]),
+                    Ok(length) => held = Some(frame[..length].to_vec()),
                     Err(_) => std::thread::sleep(Duration::from_micros(50)),
                 }
             }
