@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{Demand, HostName, Mebibytes, Vcpus};
 
@@ -45,7 +46,7 @@ pub struct HostSpec {
 }
 
 /// Amounts of the two resources the first path accounts for (§2.2.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Capacity {
     /// Virtual processors that may be promised to VMs.
     pub vcpus: Vcpus,
@@ -77,7 +78,7 @@ impl Capacity {
 }
 
 /// A QEMU version; ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Version {
     /// Major number.
     pub major: u16,

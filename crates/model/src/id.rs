@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A name longer than this is refused: it must fit a Unix socket path and a DNS label.
 const NAME_LEN_MAX: usize = 40;
@@ -39,8 +40,9 @@ fn check(what: &'static str, text: &str) -> Result<(), IdError> {
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
         #[serde(try_from = "String", into = "String")]
+        #[schema(value_type = String, pattern = "^[a-z0-9][a-z0-9-]{0,39}$")]
         pub struct $name(String);
 
         impl $name {
@@ -96,6 +98,7 @@ macro_rules! number {
         $(#[$doc])*
         #[derive(
             Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+            ToSchema,
         )]
         #[serde(transparent)]
         pub struct $name(pub u64);

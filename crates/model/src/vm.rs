@@ -4,11 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{ClusterName, HostName, Mac, Mebibytes, Vcpus, VmName};
 
 /// A QEMU machine type with its version, like `pc-q35-10.0`. Both sides of a move must know the same one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct MachineType(pub String);
 
@@ -19,7 +20,7 @@ impl fmt::Display for MachineType {
 }
 
 /// One network interface (virtio-net on a tap).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NicSpec {
     /// Its address; stays the same wherever the VM runs.
@@ -29,7 +30,7 @@ pub struct NicSpec {
 }
 
 /// One block device (virtio-blk). The contents are shared storage: both hosts of a move reach the same bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Disk {
     /// An export of an NBD server, raw format.
@@ -44,24 +45,27 @@ pub enum Disk {
     /// A raw file on a file system that all hosts mount.
     File {
         /// Absolute path.
+        #[schema(value_type = String)]
         path: PathBuf,
     },
 }
 
 /// Direct kernel boot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Boot {
     /// Kernel image, an absolute path on every host.
+    #[schema(value_type = String)]
     pub kernel: PathBuf,
     /// Initial ramdisk, an absolute path on every host.
+    #[schema(value_type = String)]
     pub initrd: PathBuf,
     /// Kernel command line.
     pub cmdline: String,
 }
 
 /// Everything needed to start a VM, or to receive it on another host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VmSpec {
     /// Unique name.
@@ -95,7 +99,7 @@ impl VmSpec {
 }
 
 /// What a VM asks of a host (§3.2: the needed amount of resources).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Demand {
     /// Virtual processors.
     pub vcpus: Vcpus,
@@ -104,7 +108,7 @@ pub struct Demand {
 }
 
 /// A VM and the host it is to run on first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlacedVm {
     /// Host that starts it.
@@ -114,7 +118,7 @@ pub struct PlacedVm {
 }
 
 /// The virtual distributed system: `DS(V, S1, ID)` of §3.2.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSpec {
     /// Its id, independent of the hosts.

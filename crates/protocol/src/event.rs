@@ -2,6 +2,7 @@
 //! all fed by it. Emitted once, by the group state machine.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use transhume_model::{HostName, MigrationId, VmName, WallMicros};
 
 use crate::message::{Fault, PageProgress, Refusal};
@@ -9,7 +10,7 @@ use crate::report::Ending;
 use crate::step::{Phase, Step};
 
 /// An event with its place in the migration's history.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// The move.
     pub migration: MigrationId,
@@ -22,7 +23,7 @@ pub struct Event {
 }
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Happening {
     /// The move was accepted.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use transhume_model::{
     Bytes, Capacity, Epoch, HostName, MachineType, MigrationId, Millis, OrderId, Version, VmName, VmSpec,
     WallMicros,
@@ -28,7 +29,7 @@ pub struct Order {
 }
 
 /// How a VM is moved (§1.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Memory is copied while the VM runs.
@@ -316,7 +317,7 @@ impl Outcome {
 }
 
 /// Why an order was refused, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalKind {
     /// The epoch is older than the one held for the VM.
@@ -344,7 +345,7 @@ pub enum RefusalKind {
 }
 
 /// An order that was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Refusal {
     /// For programs.
     pub kind: RefusalKind,
@@ -361,7 +362,7 @@ impl fmt::Display for Refusal {
 }
 
 /// What broke, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
     /// The buffer is about to exceed `buffer_bytes_max`.
@@ -381,7 +382,7 @@ pub enum FaultKind {
 }
 
 /// Something broke.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Fault {
     /// For programs.
     pub kind: FaultKind,
@@ -390,7 +391,7 @@ pub struct Fault {
 }
 
 /// How far a page stream is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct PageProgress {
     /// Guest memory in all.
     pub total: Bytes,
@@ -448,7 +449,7 @@ pub struct ActivationTimes {
 }
 
 /// How the old path was seen to be empty (design §3, step 7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OldPath {
     /// The announcement came back to the source: nothing older is under way.
@@ -502,7 +503,7 @@ pub struct TargetFrames {
 }
 
 /// Where in its move a VM is, as its agent sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VmRole {
     /// Lives here; no move under way.
@@ -556,7 +557,7 @@ pub struct HostState {
 }
 
 /// A host's usable QEMU.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QemuState {
     /// Its version.
     pub version: Version,

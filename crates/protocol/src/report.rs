@@ -1,13 +1,14 @@
 //! The report of a migration: what was promised, what was measured, and the proof that no frame was lost.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use transhume_model::{ClusterName, HostName, MigrationId, VmName, WallMicros};
 
 use crate::message::{Mode, OldPath, PageProgress};
 use crate::step::{Phase, Step};
 
 /// How a migration ended, or that it has not yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ending {
     /// Still under way.
@@ -23,7 +24,7 @@ pub enum Ending {
 }
 
 /// Frames of one VM during its switchover. Lost, duplicated and reordered are the proof (G1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Frames {
     /// Unicast frames captured on the source.
     pub captured: u64,
@@ -44,7 +45,7 @@ pub struct Frames {
 }
 
 /// Where the blackout went, in milliseconds. The parts add up to `blackout_ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct BlackoutParts {
     /// Ours: capture switched on, after QEMU had stopped.
     pub capture_ms: f64,
@@ -59,7 +60,7 @@ pub struct BlackoutParts {
 }
 
 /// One VM in the report.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmReport {
     /// The VM.
     pub id: VmName,
@@ -92,7 +93,7 @@ pub struct VmReport {
 }
 
 /// How long a VM was in a phase.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PhaseTime {
     /// The phase.
     pub phase: Phase,
@@ -101,7 +102,7 @@ pub struct PhaseTime {
 }
 
 /// Why a migration did not fully commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Trouble {
     /// The step of the batch.
     pub step: Step,
@@ -116,7 +117,7 @@ pub struct Trouble {
 }
 
 /// The whole report. `transhume report --json` prints exactly this.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MigrationReport {
     /// The move.
     pub migration: MigrationId,
