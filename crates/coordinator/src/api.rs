@@ -6,6 +6,8 @@ use transhume_protocol::message::{QemuState, VmRole};
 use transhume_protocol::report::Ending;
 use utoipa::ToSchema;
 
+pub use crate::journal::ClusterStage;
+
 /// Any answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
@@ -28,23 +30,21 @@ pub struct HostList {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HostView {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: HostName,
     /// Whether its agent answers.
     pub connected: bool,
+    /// Why it does not.
+    #[serde(default)]
+    pub away: Option<String>,
     /// What it may promise in all; as last heard.
-    #[schema(value_type = Option<Object>)]
     pub capacity: Option<Capacity>,
     /// What is not promised yet; as last heard.
-    #[schema(value_type = Option<Object>)]
     pub free: Option<Capacity>,
     /// Its QEMU.
-    #[schema(value_type = Option<Object>)]
     pub qemu: Option<QemuState>,
     /// Why there is none.
     pub qemu_error: Option<String>,
     /// VMs there.
-    #[schema(value_type = Vec<String>)]
     pub vms: Vec<VmName>,
 }
 
@@ -59,15 +59,14 @@ pub struct ClusterList {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterLine {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: ClusterName,
+    /// Where in its life it is.
+    pub stage: ClusterStage,
     /// Number of VMs.
     pub vms: usize,
     /// Hosts it lives on.
-    #[schema(value_type = Vec<String>)]
     pub hosts: Vec<HostName>,
     /// The move under way.
-    #[schema(value_type = Option<u64>)]
     pub migration: Option<MigrationId>,
 }
 
@@ -75,10 +74,10 @@ pub struct ClusterLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterView {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: ClusterName,
+    /// Where in its life it is.
+    pub stage: ClusterStage,
     /// The move under way.
-    #[schema(value_type = Option<u64>)]
     pub migration: Option<MigrationId>,
     /// Its VMs.
     pub vms: Vec<VmView>,
@@ -88,24 +87,19 @@ pub struct ClusterView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmView {
     /// Its name.
-    #[schema(value_type = String)]
     pub id: VmName,
     /// Where the journal says it lives.
-    #[schema(value_type = String)]
     pub host: HostName,
     /// What the host's agent says of it.
-    #[schema(value_type = String)]
     pub state: VmLife,
     /// Where in a move it is.
-    #[schema(value_type = Option<String>)]
     pub role: Option<VmRole>,
     /// What it needs of a host.
-    #[schema(value_type = Object)]
     pub demand: Demand,
 }
 
 /// Whether a VM runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VmLife {
     /// Its processors run.
@@ -123,10 +117,8 @@ pub enum VmLife {
 #[serde(deny_unknown_fields)]
 pub struct MoveOrder {
     /// S1: hosts to leave.
-    #[schema(value_type = Vec<String>)]
     pub from: Vec<String>,
     /// S2: hosts to go to.
-    #[schema(value_type = Vec<String>)]
     pub to: Vec<String>,
     /// k: VMs per batch; all in one where absent.
     #[serde(default)]
@@ -143,7 +135,6 @@ pub struct MoveOrder {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanView {
     /// The cluster.
-    #[schema(value_type = String)]
     pub cluster: ClusterName,
     /// k.
     pub batch: usize,
@@ -154,7 +145,6 @@ pub struct PlanView {
     /// VMs in the order in which they go.
     pub moves: Vec<PlannedMove>,
     /// VMs that stay where they are.
-    #[schema(value_type = Vec<String>)]
     pub stay: Vec<VmName>,
 }
 
@@ -162,15 +152,12 @@ pub struct PlanView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlannedMove {
     /// The VM.
-    #[schema(value_type = String)]
     pub vm: VmName,
     /// Its batch, from 1.
     pub batch: usize,
     /// Host it leaves.
-    #[schema(value_type = String)]
     pub source: HostName,
     /// Host it goes to.
-    #[schema(value_type = String)]
     pub target: HostName,
 }
 
@@ -178,7 +165,6 @@ pub struct PlannedMove {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
     /// The move's number.
-    #[schema(value_type = u64)]
     pub migration: MigrationId,
 }
 
@@ -193,13 +179,10 @@ pub struct MigrationList {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MigrationLine {
     /// Its number.
-    #[schema(value_type = u64)]
     pub migration: MigrationId,
     /// The cluster.
-    #[schema(value_type = String)]
     pub cluster: ClusterName,
     /// How it ended, or that it runs.
-    #[schema(value_type = String)]
     pub outcome: Ending,
     /// Number of VMs.
     pub vms: usize,

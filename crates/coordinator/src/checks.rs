@@ -1,120 +1,88 @@
 //! Everything that is found before anything moves (G3, §2.2.1): names, sets, k, compatibility, capacity.
+//!
+//! Two halves: [`scene`] reads names against what the core knows; [`plan`] is pure, works on the answers to message A, and may take
+//! its time elsewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use transhume_model::{ClusterName, ClusterSpec, HostName, PlacedVm, VmName};
+use transhume_model::{ClusterName, ClusterSpec, HostName, PlacedVm};
 use transhume_planner::{
-    BatchError, NoSolution, Offer, Offers, Placement, Request, Strategy, batches, place,
+    BatchError, Move, NoSolution, Offer, Offers, Placement, Request, Strategy, batches, place,
 };
-use transhume_protocol::message::HostState;
+use transhume_protocol::message::{HostState, QemuState};
 use transhume_protocol::migration::MoveVm;
 
 use crate::api::{MoveOrder, PlanView, PlannedMove};
 use crate::core::Core;
 use crate::error::Refused;
 
+/// What a plan is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Scene {
+    pub(crate) cluster: ClusterSpec,
+    /// S1.
+    pub(crate) from: Vec<HostName>,
+    /// S2.
+    pub(crate) to: Vec<HostName>,
+    /// k; all VMs that move where absent.
+    pub(crate) batch: Option<usize>,
+    /// Messages B of S1 ∪ S2.
+    pub(crate) states: BTreeMap<HostName, HostState>,
+}
+
 /// A move that can be begun.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) cluster: ClusterName,
-    pub(crate) from: Vec<HostName>,
-    pub(crate) to: Vec<HostName>,
     pub(crate) batches: Vec<Vec<MoveVm>>,
     pub(crate) view: PlanView,
 }
 
-/// Checks an order from end to end; the first thing that is wrong is told.
-pub(crate) fn plan(core: &Core, cluster: &str, order: &MoveOrder) -> Result<Plan, Refused> {
-    let cluster = core.cluster(cluster)?;
-    let from = hosts(core, "from", &order.from)?;
-    let to = hosts(core, "to", &order.to)?;
-    let (s1, s2): (BTreeSet<_>, BTreeSet<_>) = (from.iter().collect(), to.iter().collect());
+impl Scene {
+    /// S1 ∪ S2.
+    pub(crate) fn hosts(&self) -> BTreeSet<HostName> {
+        self.from.iter().chain(&self.to).cloned().collect()
+    }
+
+    /// The cluster's VMs on S1.
+    fn leaving(&self) -> impl Iterator<Item = &PlacedVm> {
+        self.cluster.vms.iter().filter(|vm| self.from.contains(&vm.host))
+    }
+}
+
+/// The names of an order, read; message A is not answered yet.
+pub(crate) fn scene(core: &Core, cluster: &str, order: &MoveOrder) -> Result<Scene, Refused> {
+    let cluster = core.live_cluster(cluster)?;
+    let scene = Scene {
+        cluster: cluster.clone(),
+        from: hosts(core, "from", &order.from)?,
+        to: hosts(core, "to", &order.to)?,
+        batch: order.batch,
+        states: BTreeMap::new(),
+    };
+    let (s1, s2): (BTreeSet<_>, BTreeSet<_>) = (scene.from.iter().collect(), scene.to.iter().collect());
     if s1 == s2 {
         return Err(Refused::bad(
             "same-hosts",
-            format!("the cluster is to leave {} for the very same hosts", list(&from)),
+            format!(
+                "the cluster is to leave {} for the very same hosts",
+                list(&scene.from)
+            ),
             "name other hosts after --to",
         ));
     }
-    let leaving: Vec<&PlacedVm> = cluster.vms.iter().filter(|vm| s1.contains(&vm.host)).collect();
-    if leaving.is_empty() {
+    if scene.leaving().next().is_none() {
+        let live_on: BTreeSet<_> = cluster.vms.iter().map(|vm| &vm.host).collect();
         return Err(Refused::bad(
             "nothing-to-move",
-            format!("cluster {} has no VM on {}", cluster.name, list(&from)),
-            format!("its VMs are on {}", list(&live_on(cluster))),
+            format!("cluster {} has no VM on {}", cluster.name, list(&scene.from)),
+            format!("its VMs are on {}", list(live_on)),
         ));
     }
-    if let Some(id) = core.move_of(&cluster.name) {
-        return Err(Refused::conflict(
-            "move-under-way",
-            format!("cluster {} is being moved by migration {id}", cluster.name),
-            format!("wait for it with `transhume follow {id}`, or cancel it with `transhume cancel {id}`"),
-        ));
+    core.check_no_move(&cluster.name)?;
+    for host in scene.hosts() {
+        core.hosts.check_connected(&host)?;
     }
-    for host in from.iter().chain(&to) {
-        if !core.connected(host) {
-            return Err(Refused::unreachable(host.as_str()));
-        }
-    }
-    let placement = choose(core, &to, &leaving)?;
-    let moves = placement.moves.iter().filter(|planned| !planned.stays()).count();
-    if moves == 0 {
-        return Err(Refused::bad(
-            "nothing-to-move",
-            format!(
-                "every VM of cluster {} on {} may stay where it is",
-                cluster.name,
-                list(&from)
-            ),
-            "name fewer hosts after --to",
-        ));
-    }
-    let k = order.batch.unwrap_or(moves);
-    let rounds = batches(&placement, k).map_err(batch_refused)?;
-    let find = |name: &VmName| {
-        leaving
-            .iter()
-            .find(|vm| vm.spec.name == *name)
-            .expect("the planner places what it was asked to place")
-            .spec
-            .clone()
-    };
-    let rounds: Vec<Vec<MoveVm>> = rounds
-        .iter()
-        .map(|round| {
-            let one = |planned: &transhume_planner::Move| MoveVm {
-                spec: find(&planned.vm),
-                source: planned.source.clone(),
-                target: planned.target.clone(),
-            };
-            round.moves.iter().map(one).collect()
-        })
-        .collect();
-    for vm in rounds.iter().flatten() {
-        compatible(core, vm)?;
-    }
-    let view = view(&cluster.name, k, &placement, &rounds);
-    Ok(Plan {
-        cluster: cluster.name.clone(),
-        from,
-        to,
-        batches: rounds,
-        view,
-    })
-}
-
-fn list(hosts: &[HostName]) -> String {
-    hosts.iter().map(HostName::as_str).collect::<Vec<_>>().join(", ")
-}
-
-fn live_on(cluster: &ClusterSpec) -> Vec<HostName> {
-    cluster
-        .vms
-        .iter()
-        .map(|vm| vm.host.clone())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect()
+    Ok(scene)
 }
 
 /// Names of one set: not empty, each known, none twice.
@@ -126,95 +94,174 @@ fn hosts(core: &Core, set: &str, names: &[String]) -> Result<Vec<HostName>, Refu
             format!("name at least one host after --{set}"),
         ));
     }
-    let mut seen = BTreeSet::new();
-    names
-        .iter()
-        .map(|name| {
-            let host = core.host_named(name)?;
-            if seen.insert(host.clone()) {
-                Ok(host)
-            } else {
-                Err(Refused::bad(
-                    "host-twice",
-                    format!("host {name} is named twice in `{set}`"),
-                    "name each host once",
-                ))
-            }
-        })
-        .collect()
+    let mut hosts = Vec::new();
+    for name in names {
+        let host = core.hosts.named(name)?;
+        if hosts.contains(&host) {
+            return Err(Refused::bad(
+                "host-twice",
+                format!("host {name} is named twice in `{set}`"),
+                "name each host once",
+            ));
+        }
+        hosts.push(host);
+    }
+    Ok(hosts)
 }
 
-/// §3.2: messages A and B, sorted lists, recursive selection. The answers are the newest host states.
-fn choose(core: &Core, to: &[HostName], leaving: &[&PlacedVm]) -> Result<Placement, Refused> {
-    let mut offers = Vec::new();
-    for host in to {
-        offers.push(Offer {
-            host: host.clone(),
-            free: core.state(host)?.free,
-        });
+fn list<'a>(hosts: impl IntoIterator<Item = &'a HostName>) -> String {
+    hosts
+        .into_iter()
+        .map(HostName::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Which VM goes where, in which batch, or the first thing that is in the way. All hosts of the scene have answered.
+pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
+    for vm in scene.leaving() {
+        present(scene, vm)?;
     }
-    let offers = Offers::new(offers)
-        .map_err(|error| Refused::bad("host-twice", error.to_string(), "name each host once"))?;
-    let requests: Vec<Request> = leaving
+    for host in &scene.to {
+        usable_qemu(host, &scene.states[host])?;
+    }
+    let placement = choose(scene)?;
+    let moves = placement.moves.iter().filter(|planned| !planned.stays()).count();
+    let k = scene.batch.unwrap_or(moves);
+    if moves == 0 && scene.batch != Some(0) {
+        return Err(Refused::bad(
+            "nothing-to-move",
+            format!(
+                "every VM of cluster {} on {} may stay where it is",
+                scene.cluster.name,
+                list(&scene.from)
+            ),
+            "name fewer hosts after --to",
+        ));
+    }
+    let rounds = batches(&placement, k).map_err(batch_refused)?;
+    let rounds: Vec<Vec<MoveVm>> = rounds
         .iter()
+        .map(|round| {
+            round
+                .moves
+                .iter()
+                .map(|planned| move_vm(scene, planned))
+                .collect()
+        })
+        .collect();
+    for vm in rounds.iter().flatten() {
+        compatible(scene, vm)?;
+    }
+    let view = view(&scene.cluster.name, k, &placement, &rounds);
+    Ok(Plan {
+        batches: rounds,
+        view,
+    })
+}
+
+/// A VM that its host's agent does not know cannot leave it.
+fn present(scene: &Scene, vm: &PlacedVm) -> Result<(), Refused> {
+    let (name, host) = (&vm.spec.name, &vm.host);
+    let known = &scene.states[host].vms;
+    if known.iter().any(|state| state.spec.name == *name) {
+        return Ok(());
+    }
+    Err(Refused::conflict(
+        "vm-missing",
+        format!("VM {name} is not on host {host}: its agent does not know it"),
+        "it ended by itself, or was killed; the agent's log and the VM's console tell more",
+    ))
+}
+
+fn move_vm(scene: &Scene, planned: &Move) -> MoveVm {
+    let placed = scene.leaving().find(|placed| placed.spec.name == planned.vm);
+    MoveVm {
+        spec: placed
+            .expect("the planner places what it was asked to place")
+            .spec
+            .clone(),
+        source: planned.source.clone(),
+        target: planned.target.clone(),
+    }
+}
+
+/// §3.2: messages A and B, sorted lists, recursive selection.
+fn choose(scene: &Scene) -> Result<Placement, Refused> {
+    let offers = scene.to.iter().map(|host| Offer {
+        host: host.clone(),
+        free: scene.states[host].free,
+    });
+    let offers = Offers::new(offers).expect("each host of S2 is named once");
+    let requests: Vec<Request> = scene
+        .leaving()
         .map(|vm| Request {
             vm: vm.spec.name.clone(),
             source: vm.host.clone(),
             demand: vm.spec.demand(),
         })
         .collect();
-    place(&offers, &requests, Strategy::Paper).map_err(|error: NoSolution| {
-        Refused::bad(
-            "no-solution",
-            format!("no placement on {}: {error}", list(to)),
-            "name more target hosts after --to, or free resources on them",
+    place(&offers, &requests, Strategy::Paper).map_err(|error| no_solution(scene, &error))
+}
+
+fn no_solution(scene: &Scene, error: &NoSolution) -> Refused {
+    let hint = match error {
+        NoSolution::VmTooLarge { .. } => "name a target with more after --to, or free resources on one",
+        NoSolution::Total { .. } | NoSolution::NoTargets { .. } => {
+            "name more target hosts after --to, or free resources on them"
+        }
+        NoSolution::Fragmented { .. } | NoSolution::WorkBound { .. } => {
+            "one more target host after --to would help"
+        }
+        NoSolution::DuplicateVm(_) => "VM names are unique across all clusters",
+    };
+    let message = format!("no placement on {}: {error}", list(&scene.to));
+    Refused::conflict("no-solution", message, hint)
+}
+
+fn batch_refused(error: BatchError) -> Refused {
+    match &error {
+        BatchError::Zero { vms } | BatchError::TooLarge { vms, .. } => Refused::bad(
+            "bad-batch",
+            error.to_string(),
+            format!("leave --batch away to move all {vms} at once"),
+        ),
+        BatchError::Ring { .. } => {
+            Refused::conflict("no-order", error.to_string(), "name a spare host after --to")
+        }
+    }
+}
+
+fn usable_qemu<'a>(host: &HostName, state: &'a HostState) -> Result<&'a QemuState, Refused> {
+    state.qemu.as_ref().ok_or_else(|| {
+        let why = state.qemu_error.as_deref().unwrap_or("it does not say why");
+        Refused::conflict(
+            "no-qemu",
+            format!("host {host} has no usable QEMU: {why}"),
+            "install QEMU 8.2 or newer there, or name another target",
         )
     })
 }
 
-fn batch_refused(error: BatchError) -> Refused {
-    let hint = match &error {
-        BatchError::Zero { vms } | BatchError::TooLarge { vms, .. } => {
-            format!("leave --batch away to move all {vms} at once")
-        }
-        BatchError::Ring { .. } => "name a spare host after --to".to_owned(),
-    };
-    Refused::bad("bad-batch", error.to_string(), hint)
-}
-
 /// Whether the target can run what the source runs. The target's agent checks disks and files at reservation.
-fn compatible(core: &Core, vm: &MoveVm) -> Result<(), Refused> {
-    let (source, target): (&HostState, &HostState) = (core.state(&vm.source)?, core.state(&vm.target)?);
+fn compatible(scene: &Scene, vm: &MoveVm) -> Result<(), Refused> {
+    let (source, target) = (&scene.states[&vm.source], &scene.states[&vm.target]);
     let (name, host) = (&vm.spec.name, &vm.target);
-    let Some(qemu) = &target.qemu else {
-        let why = target.qemu_error.as_deref().unwrap_or("it does not say why");
-        return Err(Refused::bad(
-            "no-qemu",
-            format!("host {host} has no usable QEMU: {why}"),
-            "install QEMU 8.2 or newer there, or name another target",
-        ));
-    };
-    if let Some(theirs) = source
-        .qemu
-        .as_ref()
-        .filter(|theirs| theirs.version > qemu.version)
-    {
-        return Err(Refused::bad(
+    let qemu = usable_qemu(host, target)?;
+    let newer = source.qemu.as_ref().filter(|ours| ours.version > qemu.version);
+    if let Some(ours) = newer {
+        return Err(Refused::conflict(
             "older-qemu",
             format!(
                 "VM {name} runs on QEMU {} and host {host} has {}",
-                theirs.version, qemu.version
+                ours.version, qemu.version
             ),
             "a move to an older QEMU is not safe: upgrade the target, or name another one",
         ));
     }
-    if let Some(machine) = vm
-        .spec
-        .machine
-        .as_ref()
-        .filter(|machine| !qemu.machines.contains(machine))
-    {
-        return Err(Refused::bad(
+    let machine = vm.spec.machine.as_ref();
+    if let Some(machine) = machine.filter(|machine| !qemu.machines.contains(machine)) {
+        return Err(Refused::conflict(
             "machine-type",
             format!(
                 "host {host} (QEMU {}) does not know the machine type {machine} of VM {name}",
@@ -224,7 +271,7 @@ fn compatible(core: &Core, vm: &MoveVm) -> Result<(), Refused> {
         ));
     }
     if let Some(nic) = vm.spec.nics.iter().find(|nic| nic.mtu > target.mtu_max) {
-        return Err(Refused::bad(
+        return Err(Refused::conflict(
             "mtu",
             format!(
                 "VM {name} sends packets of up to {} bytes, the network of host {host} carries {}",
@@ -237,25 +284,21 @@ fn compatible(core: &Core, vm: &MoveVm) -> Result<(), Refused> {
 }
 
 fn view(cluster: &ClusterName, k: usize, placement: &Placement, rounds: &[Vec<MoveVm>]) -> PlanView {
-    let moves = rounds.iter().enumerate().flat_map(|(index, round)| {
+    let moves = rounds.iter().zip(1..).flat_map(|(round, batch)| {
         round.iter().map(move |vm| PlannedMove {
             vm: vm.spec.name.clone(),
-            batch: index + 1,
+            batch,
             source: vm.source.clone(),
             target: vm.target.clone(),
         })
     });
+    let stay = placement.moves.iter().filter(|planned| planned.stays());
     PlanView {
         cluster: cluster.clone(),
         batch: k,
         hosts_used: placement.hosts_used,
         hosts_min: placement.hosts_min,
         moves: moves.collect(),
-        stay: placement
-            .moves
-            .iter()
-            .filter(|planned| planned.stays())
-            .map(|planned| planned.vm.clone())
-            .collect(),
+        stay: stay.map(|planned| planned.vm.clone()).collect(),
     }
 }

@@ -1,45 +1,32 @@
-//! Clusters come and go: their VMs are started on the hosts they were placed on, all or none, and powered off.
+//! Clusters: what may be created, who is there, where each VM is and what it does. Starting and ending them is `jobs`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use transhume_model::{ClusterSpec, HostName, OrderId, VmName};
-use transhume_protocol::message::{Command, Order, Outcome, Report};
+use transhume_model::{ClusterName, ClusterSpec, Mac, PlacedVm, VmName, VmSpec};
 
-use crate::api::{ClusterView, VmLife, VmView};
+use crate::api::{ClusterLine, ClusterList, ClusterView, VmLife, VmView};
 use crate::core::{Core, CoreError, Reply};
 use crate::error::Refused;
+use crate::jobs::Kind;
+use crate::journal::{ClusterRecord, ClusterStage};
 
-/// Something that waits for answers of several hosts.
-pub(crate) struct Job {
-    kind: Kind,
-    cluster: ClusterSpec,
-    waiting: BTreeMap<OrderId, (HostName, VmName)>,
-    /// What went wrong first.
-    refused: Option<Refused>,
-    reply: Reply<ClusterView>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Create,
-    Delete,
-}
+/// What a NIC's packets may measure: IPv4 demands 68 (RFC 791), jumbo frames end at 9 000.
+const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=9_000;
 
 impl Core {
-    /// Starts every VM of a new cluster. Kept in the journal first, so that a restarted coordinator knows whom to ask.
+    /// Starts every VM of a new cluster, or none.
     pub(crate) fn create_cluster(
         &mut self,
-        cluster: ClusterSpec,
+        spec: ClusterSpec,
         reply: Reply<ClusterView>,
     ) -> Result<(), CoreError> {
-        if let Err(refused) = self.check_new(&cluster) {
-            // Whoever asked has gone: fine.
+        if let Err(refused) = self.check_new(&spec) {
+            // Whoever asked may have gone; that is no error.
             let _ = reply.send(Err(refused));
             return Ok(());
         }
-        self.journal.put_cluster(&cluster)?;
-        self.clusters.insert(cluster.name.clone(), cluster.clone());
-        self.begin_job(Kind::Create, cluster, None, reply)
+        let stage = ClusterStage::Starting;
+        self.begin_job(Kind::Start, ClusterRecord { spec, stage }, None, Some(reply))
     }
 
     fn check_new(&self, cluster: &ClusterSpec) -> Result<(), Refused> {
@@ -57,197 +44,158 @@ impl Core {
                 "give it at least one",
             ));
         }
-        let mut seen: std::collections::BTreeSet<&VmName> = self
-            .clusters
-            .values()
-            .flat_map(|other| &other.vms)
-            .map(|vm| &vm.spec.name)
-            .collect();
-        for vm in &cluster.vms {
-            let name = &vm.spec.name;
-            if !seen.insert(name) {
+        let others = || self.clusters.values().flat_map(|other| &other.spec.vms);
+        let mut names: BTreeSet<&VmName> = others().map(|vm| &vm.spec.name).collect();
+        let mut macs: BTreeSet<&Mac> = others().flat_map(|vm| macs_of(&vm.spec)).collect();
+        for PlacedVm { host, spec } in &cluster.vms {
+            check_vm(cluster, spec)?;
+            if !names.insert(&spec.name) {
                 return Err(Refused::bad(
                     "vm-twice",
-                    format!("there are two VMs named `{name}`"),
+                    format!("there are two VMs named `{}`", spec.name),
                     "VM names are unique across all clusters",
                 ));
             }
-            if vm.spec.nics.is_empty() {
+            if let Some(twice) = macs_of(spec).find(|mac| !macs.insert(mac)) {
                 return Err(Refused::bad(
-                    "no-nic",
-                    format!("VM {name} has no network interface"),
-                    "give it at least one",
+                    "address-in-use",
+                    format!(
+                        "VM {}: the address {twice} belongs to another network interface",
+                        spec.name
+                    ),
+                    "give each network interface its own address",
                 ));
             }
-            self.host_named(vm.host.as_str())?;
-            self.state(&vm.host)?;
+            let host = self.hosts.named(host.as_str())?;
+            self.hosts.check_connected(&host)?;
         }
         Ok(())
     }
 
     /// Powers every VM of a cluster off and forgets it.
     pub(crate) fn delete_cluster(&mut self, name: &str, reply: Reply<ClusterView>) -> Result<(), CoreError> {
-        let cluster = match self.cluster(name) {
-            Ok(cluster) => cluster.clone(),
+        let checked = self.live_cluster(name).cloned();
+        let checked = checked.and_then(|spec| self.check_no_move(&spec.name).map(|()| spec));
+        match checked {
+            Ok(spec) => {
+                let stage = ClusterStage::Ending;
+                self.begin_job(Kind::End, ClusterRecord { spec, stage }, None, Some(reply))
+            }
             Err(refused) => {
                 let _ = reply.send(Err(refused));
-                return Ok(());
+                Ok(())
             }
-        };
-        if let Some(id) = self.move_of(&cluster.name) {
-            let refused = Refused::conflict(
-                "move-under-way",
-                format!("cluster {name} is being moved by migration {id}"),
-                format!("wait for it with `transhume follow {id}`"),
-            );
-            let _ = reply.send(Err(refused));
-            return Ok(());
         }
-        self.begin_job(Kind::Delete, cluster, None, reply)
     }
 
-    fn begin_job(
-        &mut self,
-        kind: Kind,
-        cluster: ClusterSpec,
-        refused: Option<Refused>,
-        reply: Reply<ClusterView>,
-    ) -> Result<(), CoreError> {
-        let epoch = self.new_epoch()?;
-        let mut job = Job {
-            kind,
-            cluster,
-            waiting: BTreeMap::new(),
-            refused,
-            reply,
-        };
-        for vm in &job.cluster.vms {
-            let command = match kind {
-                Kind::Create => Command::StartVm {
-                    spec: vm.spec.clone(),
-                },
-                Kind::Delete => Command::DestroyVm {
-                    vm: vm.spec.name.clone(),
-                },
-            };
-            let id = self.ids.next_id();
-            if self.connected(&vm.host) {
-                job.waiting.insert(id, (vm.host.clone(), vm.spec.name.clone()));
-                self.send(&vm.host, Order { id, epoch, command });
-            } else {
-                job.refused.get_or_insert(Refused::unreachable(vm.host.as_str()));
-            }
-        }
-        self.jobs.push(job);
-        self.finish_jobs()
+    fn cluster(&self, name: &str) -> Result<&ClusterRecord, Refused> {
+        let found = self.clusters.iter().find(|(own, _)| own.as_str() == name);
+        found
+            .map(|(_, cluster)| cluster)
+            .ok_or_else(|| Refused::unknown("cluster", name, self.clusters.keys().map(ClusterName::as_str)))
     }
 
-    /// An answer to an order outside of any move.
-    pub(crate) fn job_report(&mut self, host: &HostName, report: Report) -> Result<(), CoreError> {
-        let Some(order) = report.order else { return Ok(()) };
-        let Some(job) = self.jobs.iter_mut().find(|job| job.waiting.contains_key(&order)) else {
-            return Ok(());
-        };
-        let Some((_, vm)) = job.waiting.remove(&order) else {
-            return Ok(());
-        };
-        match report.outcome {
-            Outcome::Started { spec } => {
-                if let Some(placed) = job.cluster.vms.iter_mut().find(|placed| placed.spec.name == vm) {
-                    placed.spec = spec;
-                }
-            }
-            Outcome::Destroyed => {}
-            Outcome::Refused(refusal) => {
-                job.refused
-                    .get_or_insert(Refused::bad("refused-by-agent", refusal.reason, refusal.hint));
-            }
-            Outcome::Failed(fault) => {
-                let message = format!("VM {vm} on host {host}: {}", fault.reason);
-                let hint = format!("the log of the agent of host {host} tells more");
-                job.refused
-                    .get_or_insert(Refused::bad("failed-at-agent", message, hint));
-            }
-            other => {
-                let message = format!("VM {vm}: host {host} answered `{}`", other.name());
-                job.refused.get_or_insert(Refused::bad(
-                    "failed-at-agent",
-                    message,
-                    "are agent and coordinator of one release?",
-                ));
-            }
+    /// A cluster that is all there.
+    pub(crate) fn live_cluster(&self, name: &str) -> Result<&ClusterSpec, Refused> {
+        let cluster = self.cluster(name)?;
+        match cluster.stage {
+            ClusterStage::Live => Ok(&cluster.spec),
+            ClusterStage::Starting => Err(Refused::conflict(
+                "cluster-starting",
+                format!("cluster {name} is being started"),
+                format!("`transhume cluster show {name}` tells when its VMs run"),
+            )),
+            ClusterStage::Ending => Err(Refused::conflict(
+                "cluster-ending",
+                format!("cluster {name} is being deleted"),
+                "nothing else can be done with it; it goes when the agents of all its hosts have answered",
+            )),
         }
-        self.finish_jobs()
-    }
-
-    /// A host went away: what was asked of it is not answered any more.
-    pub(crate) fn jobs_lose(&mut self, host: &HostName) -> Result<(), CoreError> {
-        for job in &mut self.jobs {
-            let before = job.waiting.len();
-            job.waiting.retain(|_, (of, _)| of != host);
-            if job.waiting.len() < before {
-                job.refused.get_or_insert(Refused::unreachable(host.as_str()));
-            }
-        }
-        self.finish_jobs()
-    }
-
-    fn finish_jobs(&mut self) -> Result<(), CoreError> {
-        while let Some(index) = self.jobs.iter().position(|job| job.waiting.is_empty()) {
-            let Job {
-                kind,
-                cluster,
-                refused,
-                reply,
-                ..
-            } = self.jobs.swap_remove(index);
-            match (kind, refused) {
-                (Kind::Create, None) => {
-                    self.journal.put_cluster(&cluster)?;
-                    let name = cluster.name.clone();
-                    self.clusters.insert(name.clone(), cluster);
-                    self.look_around();
-                    let _ = reply.send(self.show_cluster(name.as_str()));
-                }
-                // All or none: what did start is powered off again, then the first trouble is told.
-                (Kind::Create, Some(refused)) => {
-                    self.begin_job(Kind::Delete, cluster, Some(refused), reply)?
-                }
-                (Kind::Delete, refused) => {
-                    let view = self.show_cluster(cluster.name.as_str());
-                    self.journal.remove_cluster(&cluster.name)?;
-                    self.clusters.remove(&cluster.name);
-                    self.look_around();
-                    let _ = reply.send(refused.map_or(view, Err));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Where a cluster's VMs are and what they do.
     pub(crate) fn show_cluster(&self, name: &str) -> Result<ClusterView, Refused> {
         let cluster = self.cluster(name)?;
-        let vm = |placed: &transhume_model::PlacedVm| {
-            let seen = self.vm_state(&placed.host, &placed.spec.name);
-            let state = match seen {
-                _ if !self.connected(&placed.host) => VmLife::Unknown,
-                None => VmLife::Missing,
-                Some(state) if state.running => VmLife::Running,
-                Some(_) => VmLife::Paused,
-            };
-            VmView {
-                id: placed.spec.name.clone(),
-                host: placed.host.clone(),
-                state,
-                role: seen.map(|state| state.role),
-                demand: placed.spec.demand(),
-            }
-        };
+        let vms = cluster.spec.vms.iter().map(|vm| self.show_vm(vm));
         Ok(ClusterView {
-            name: cluster.name.clone(),
-            migration: self.move_of(&cluster.name),
-            vms: cluster.vms.iter().map(vm).collect(),
+            name: cluster.spec.name.clone(),
+            stage: cluster.stage,
+            migration: self.move_of(&cluster.spec.name),
+            vms: vms.collect(),
         })
+    }
+
+    fn show_vm(&self, placed: &PlacedVm) -> VmView {
+        let seen = self.hosts.vm(&placed.host, &placed.spec.name);
+        let state = match seen {
+            _ if !self.hosts.is_connected(&placed.host) => VmLife::Unknown,
+            None => VmLife::Missing,
+            Some(state) if state.running => VmLife::Running,
+            Some(_) => VmLife::Paused,
+        };
+        VmView {
+            id: placed.spec.name.clone(),
+            host: placed.host.clone(),
+            state,
+            role: seen.map(|state| state.role),
+            demand: placed.spec.demand(),
+        }
+    }
+
+    pub(crate) fn list_clusters(&self) -> ClusterList {
+        let clusters = self.clusters.values().map(|ClusterRecord { spec, stage }| {
+            let hosts: BTreeSet<_> = spec.vms.iter().map(|vm| vm.host.clone()).collect();
+            ClusterLine {
+                name: spec.name.clone(),
+                stage: *stage,
+                vms: spec.vms.len(),
+                hosts: hosts.into_iter().collect(),
+                migration: self.move_of(&spec.name),
+            }
+        });
+        ClusterList {
+            clusters: clusters.collect(),
+        }
+    }
+}
+
+fn macs_of(spec: &VmSpec) -> impl Iterator<Item = &Mac> {
+    spec.nics.iter().map(|nic| &nic.mac)
+}
+
+/// What is wrong with one VM by itself.
+fn check_vm(cluster: &ClusterSpec, vm: &VmSpec) -> Result<(), Refused> {
+    let name = &vm.name;
+    if vm.cluster != cluster.name {
+        return Err(Refused::bad(
+            "other-cluster",
+            format!(
+                "VM {name} says it belongs to cluster {}, and is given for {}",
+                vm.cluster, cluster.name
+            ),
+            "write the same cluster in both places",
+        ));
+    }
+    if vm.vcpus.0 == 0 || vm.memory.0 == 0 {
+        return Err(Refused::bad(
+            "no-resources",
+            format!("VM {name} asks for {} and {}", vm.vcpus, vm.memory),
+            "give it at least one processor and some memory",
+        ));
+    }
+    if vm.nics.is_empty() {
+        return Err(Refused::bad(
+            "no-nic",
+            format!("VM {name} has no network interface"),
+            "give it at least one",
+        ));
+    }
+    match vm.nics.iter().find(|nic| !MTU_RANGE.contains(&nic.mtu)) {
+        None => Ok(()),
+        Some(nic) => Err(Refused::bad(
+            "mtu-range",
+            format!("VM {name}: an MTU of {} is not possible", nic.mtu),
+            format!("choose one from {} to {}", MTU_RANGE.start(), MTU_RANGE.end()),
+        )),
     }
 }

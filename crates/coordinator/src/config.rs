@@ -1,5 +1,6 @@
 //! What a coordinator is told, from a TOML file.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -21,11 +22,13 @@ pub struct Config {
     /// The journal's file.
     pub journal: PathBuf,
     /// The hosts and where their agents listen.
+    #[serde(default)]
     pub hosts: Vec<HostSpec>,
     /// How long the parts of a move may take.
     #[serde(default)]
     pub limits: Limits,
-    /// Fault injection for tests: the process aborts there, once, as if it had been killed.
+    /// Fault injection for tests: at every commit this process aborts there, as if it had been killed.
+    /// `TRANSHUME_CRASH_AT` in the environment overrides it.
     pub crash_at: Option<CrashAt>,
 }
 
@@ -37,6 +40,18 @@ pub enum CrashAt {
     BeforeCommitted,
     /// Right after, before any order leaves.
     AfterCommitted,
+}
+
+impl CrashAt {
+    fn named(text: &OsStr) -> Result<Self, ConfigError> {
+        match text.to_str() {
+            Some("before-committed") => Ok(CrashAt::BeforeCommitted),
+            Some("after-committed") => Ok(CrashAt::AfterCommitted),
+            _ => Err(ConfigError::CrashAt {
+                found: text.to_string_lossy().into_owned(),
+            }),
+        }
+    }
 }
 
 /// Why a configuration file cannot be used.
@@ -66,6 +81,20 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
     },
+    /// There would be nothing to do.
+    #[error(
+        "the coordinator's configuration {path} names no host: add `[[hosts]]` with `name` and `control`"
+    )]
+    NoHosts {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The fault-injection switch says something else.
+    #[error("{CRASH_AT} is `{found}`: use before-committed or after-committed, or unset it")]
+    CrashAt {
+        /// As found.
+        found: String,
+    },
     /// A host appears twice.
     #[error("the coordinator's configuration {path} names host {host} twice")]
     HostTwice {
@@ -89,6 +118,9 @@ impl Config {
         if config.api.is_none() && config.api_socket.is_none() {
             return Err(ConfigError::NoApi { path: own() });
         }
+        if config.hosts.is_empty() {
+            return Err(ConfigError::NoHosts { path: own() });
+        }
         let mut seen = std::collections::BTreeSet::new();
         if let Some(twice) = config.hosts.iter().find(|host| !seen.insert(&host.name)) {
             return Err(ConfigError::HostTwice {
@@ -96,11 +128,83 @@ impl Config {
                 host: twice.name.clone(),
             });
         }
-        match std::env::var(CRASH_AT).as_deref() {
-            Ok("before-committed") => config.crash_at = Some(CrashAt::BeforeCommitted),
-            Ok("after-committed") => config.crash_at = Some(CrashAt::AfterCommitted),
-            _ => {}
+        if let Some(crash_at) = std::env::var_os(CRASH_AT) {
+            config.crash_at = Some(CrashAt::named(&crash_at)?);
         }
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transhume_model::Millis;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let shown = file.path().display().to_string();
+        Config::read(file.path()).map_err(|error| {
+            let source = std::error::Error::source(&error).map(|source| format!("\n{source}"));
+            format!("{error}{}", source.unwrap_or_default()).replace(&shown, "FILE")
+        })
+    }
+
+    const HOSTS: &str = "hosts = [{ name = \"h1\", control = \"10.0.0.1:7000\" }]\n";
+
+    #[test]
+    fn a_whole_file_is_understood() {
+        let text = "api = \"127.0.0.1:7400\"\napi_socket = \"/run/t/api.sock\"\njournal = \"/var/lib/t/j.redb\"\n\
+            crash_at = \"after-committed\"\n[[hosts]]\nname = \"h1\"\ncontrol = \"10.0.0.1:7000\"\n\
+            [limits]\nblackout_ms_max = 50\n";
+        let config = read(text).unwrap();
+        assert_eq!(config.limits.blackout_ms_max, Millis(50));
+        assert_eq!(config.limits.reserve_ms_max, Limits::default().reserve_ms_max);
+        assert_eq!(config.crash_at, Some(CrashAt::AfterCommitted));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let api = "api = \"127.0.0.1:7400\"\njournal = \"j\"\n";
+        let cases = [
+            (
+                format!("journal = \"j\"\n{HOSTS}"),
+                "names neither `api` nor `api_socket`: give at least one",
+            ),
+            (
+                api.to_owned(),
+                "names no host: add `[[hosts]]` with `name` and `control`",
+            ),
+            (
+                format!(
+                    "{api}{}",
+                    HOSTS.replace("}]", "}, { name = \"h1\", control = \"10.0.0.2:7000\" }]")
+                ),
+                "names host h1 twice",
+            ),
+            (format!("{api}jounal = 1\n{HOSTS}"), "unknown field `jounal`"),
+            (
+                format!("{api}crash_at = \"never\"\n{HOSTS}"),
+                "unknown variant `never`",
+            ),
+            (
+                format!("{api}{}", HOSTS.replace("h1", "H 1")),
+                "`H 1` is not a host name",
+            ),
+        ];
+        for (text, expected) in cases {
+            let said = read(&text).unwrap_err();
+            assert!(said.contains("FILE") && said.contains(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_switch_in_the_environment_is_not_taken_for_off_when_misspelt() {
+        assert_eq!(
+            CrashAt::named(OsStr::new("before-committed")).unwrap(),
+            CrashAt::BeforeCommitted
+        );
+        let error = CrashAt::named(OsStr::new("before_committed")).unwrap_err();
+        assert!(error.to_string().contains("`before_committed`"), "{error}");
     }
 }

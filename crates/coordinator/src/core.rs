@@ -1,27 +1,29 @@
 //! The coordinator's one task (§3: "managed only by one central coordinator"): every report, every request and every timer comes
 //! to it in turn, and it alone owns journal, clusters and moves.
+//!
+//! What it does with them is told elsewhere: `moves`, `survey`, `jobs`, `clusters`, `hosts`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
-use tracing::{error, info, warn};
-use transhume_model::{ClusterName, ClusterSpec, Epoch, HostName, MigrationId, Millis, VmName, WallMicros};
-use transhume_protocol::event::Event;
-use transhume_protocol::message::{Command, HostState, Order, Outcome, Report, VmState};
-use transhume_protocol::migration::{
-    Input, JournalEntry, Migration, Now, OrderIds, Ready, RecoverError, TimerId,
-};
-use transhume_protocol::report::MigrationReport;
+use transhume_model::{ClusterName, HostName, MigrationId, Millis, WallMicros};
+use transhume_protocol::message::{Outcome, Report};
+use transhume_protocol::migration::{Input, Now, OrderIds, RecoverError, TimerId};
 
-use crate::clusters::Job;
-use crate::config::{Config, CrashAt};
+use crate::config::Config;
 use crate::error::Refused;
-use crate::history::History;
-use crate::journal::{Journal, JournalError};
-use crate::link::LinkNews;
+use crate::hosts::Hosts;
+use crate::jobs::{Job, Kind};
+use crate::journal::{ClusterRecord, ClusterStage, Journal, JournalError};
+use crate::link::{HEARTBEAT_ORDER, LinkNews};
+use crate::moves::Move;
 use crate::requests::Request;
+use crate::survey::{Planned, Survey};
+
+/// Plans that are made and not yet heard.
+const PLANNED_WAITING_MAX: usize = 64;
 
 /// Why the coordinator stops.
 #[derive(Debug, thiserror::Error)]
@@ -40,125 +42,77 @@ pub enum CoreError {
     },
 }
 
-/// A host as the coordinator sees it.
-#[derive(Debug, Default)]
-pub(crate) struct Host {
-    /// Where its orders go; `None` while its agent does not answer.
-    orders: Option<mpsc::Sender<Order>>,
-    /// As last heard.
-    pub(crate) state: Option<HostState>,
-}
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refused>>;
 
-/// A move.
-#[derive(Debug)]
-pub(crate) struct Move {
-    pub(crate) cluster: ClusterName,
-    pub(crate) history: History,
-    pub(crate) stage: MoveStage,
-}
-
-/// Whether a move is under way.
-#[derive(Debug)]
-pub(crate) enum MoveStage {
-    Running(Box<Migration>),
-    Over(Box<MigrationReport>),
+/// What an instant is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Alarm {
+    /// A timer of a move.
+    Move(MigrationId, TimerId),
+    /// Surveys or jobs whose time may be over.
+    Waiting,
 }
 
 /// Everything the coordinator owns.
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) journal: Box<dyn Journal>,
-    pub(crate) hosts: BTreeMap<HostName, Host>,
-    pub(crate) clusters: BTreeMap<ClusterName, ClusterSpec>,
+    pub(crate) hosts: Hosts,
+    pub(crate) clusters: BTreeMap<ClusterName, ClusterRecord>,
     pub(crate) moves: BTreeMap<MigrationId, Move>,
     pub(crate) jobs: Vec<Job>,
-    pub(crate) ids: OrderIds,
-    timers: BTreeSet<(Millis, MigrationId, TimerId)>,
+    pub(crate) surveys: Vec<Survey>,
+    pub(crate) alarms: BTreeSet<(Millis, Alarm)>,
+    /// Where planners leave their work.
+    pub(crate) planned: mpsc::Sender<Planned>,
+    made_plans: mpsc::Receiver<Planned>,
     started: Instant,
 }
 
 impl Core {
-    /// Takes up what the journal holds. Unfinished moves go on as soon as their hosts are connected.
+    /// Takes up what the journal holds. What is not over goes on as soon as its hosts are connected.
     pub(crate) fn recover(config: Config, mut journal: Box<dyn Journal>) -> Result<Self, CoreError> {
-        let clusters = journal
-            .clusters()?
-            .into_iter()
-            .map(|cluster| (cluster.name.clone(), cluster))
-            .collect();
+        let life = journal.new_epochs(1)?;
+        let clusters = journal.clusters()?.into_iter();
         let migrations = journal.migrations()?;
-        let hosts = config
-            .hosts
-            .iter()
-            .map(|host| (host.name.clone(), Host::default()))
-            .collect();
-        // The first id is the heartbeat's.
+        let names = config.hosts.iter().map(|host| host.name.clone());
         let mut ids = OrderIds::of(MigrationId(0));
-        let _heartbeat = ids.next_id();
+        let heartbeat = ids.next_id();
+        assert_eq!(heartbeat, HEARTBEAT_ORDER, "the first id is the heartbeat's");
+        let (planned, made_plans) = mpsc::channel(PLANNED_WAITING_MAX);
         let mut core = Self {
+            hosts: Hosts::new(names, ids),
+            clusters: clusters
+                .map(|cluster| (cluster.spec.name.clone(), cluster))
+                .collect(),
             config,
-            hosts,
-            clusters,
+            journal,
             moves: BTreeMap::new(),
             jobs: Vec::new(),
-            ids,
-            timers: BTreeSet::new(),
+            surveys: Vec::new(),
+            alarms: BTreeSet::new(),
+            planned,
+            made_plans,
             started: Instant::now(),
-            journal: {
-                journal.new_epochs(1)?;
-                journal
-            },
         };
         for (id, entries) in migrations {
-            core.take_up(id, &entries)?;
+            core.take_up(id, &entries, life)?;
         }
+        core.forget_old_moves()?;
+        core.end_half_done_clusters()?;
         Ok(core)
     }
 
-    fn take_up(&mut self, id: MigrationId, entries: &[JournalEntry]) -> Result<(), CoreError> {
-        let Some(JournalEntry::Begun { request, .. }) = entries.first() else {
-            return Ok(());
-        };
-        let (cluster, history) = (request.cluster.clone(), History::new());
-        if let Some(JournalEntry::Ended { report }) = entries.last() {
-            let stage = MoveStage::Over(report.clone());
-            let ended = transhume_protocol::event::Happening::Ended {
-                ending: report.outcome,
-            };
-            history.push(|number| Event {
-                migration: id,
-                number,
-                at: report.started_at,
-                what: ended,
-            });
-            self.moves.insert(
-                id,
-                Move {
-                    cluster,
-                    history,
-                    stage,
-                },
-            );
-            return Ok(());
-        }
-        let epoch = self.journal.new_epochs(request.batches.len() as u64 + 1)?;
-        let recovered =
-            Migration::recover(self.now(), entries, epoch).map_err(|source| CoreError::Recover {
-                migration: id,
-                source,
-            })?;
-        if let Some((migration, ready)) = recovered {
-            info!(migration = %id, "taken up from the journal");
-            self.moves.insert(
-                id,
-                Move {
-                    cluster,
-                    history,
-                    stage: MoveStage::Running(Box::new(migration)),
-                },
-            );
-            self.carry_out(id, ready)?;
-        }
-        Ok(())
+    /// Whoever wanted them created or deleted has had no answer.
+    fn end_half_done_clusters(&mut self) -> Result<(), CoreError> {
+        let half_done = self.clusters.values();
+        let half_done = half_done.filter(|cluster| cluster.stage != ClusterStage::Live);
+        let half_done: Vec<ClusterRecord> = half_done.cloned().collect();
+        half_done.into_iter().try_for_each(|mut cluster| {
+            cluster.stage = ClusterStage::Ending;
+            self.begin_job(Kind::End, cluster, None, None)
+        })
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -176,18 +130,16 @@ impl Core {
         mut requests: mpsc::Receiver<Request>,
     ) -> Result<(), CoreError> {
         loop {
-            let due = self
-                .timers
-                .first()
-                .map(|(at, ..)| self.started + std::time::Duration::from_millis(at.0));
-            let timer = async {
+            self.ring()?;
+            let due = self.alarms.first();
+            let due = due.map(|(at, _)| self.started + Duration::from_millis(at.0));
+            let alarm = async {
                 match due {
                     Some(due) => sleep_until(due.into()).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                biased;
                 told = news.recv() => match told {
                     Some(told) => self.hear(told)?,
                     None => return Ok(()),
@@ -196,19 +148,24 @@ impl Core {
                     Some(request) => self.serve(request)?,
                     None => return Ok(()),
                 },
-                () = timer => self.ring()?,
+                Some(planned) = self.made_plans.recv() => self.hear_plan(planned)?,
+                () = alarm => {}
             }
         }
     }
 
+    /// Everything whose time has come.
     fn ring(&mut self) -> Result<(), CoreError> {
         let now = self.now().mono;
-        while let Some((at, id, timer)) = self.timers.first().cloned() {
-            if at > now {
-                break;
+        while self.alarms.first().is_some_and(|(at, _)| *at <= now) {
+            match self.alarms.pop_first() {
+                Some((_, Alarm::Move(id, timer))) => self.feed(id, Input::Timer(timer))?,
+                Some((_, Alarm::Waiting)) => {
+                    self.surveys_due(now);
+                    self.jobs_due(now)?;
+                }
+                None => {}
             }
-            self.timers.pop_first();
-            self.feed(id, Input::Timer(timer))?;
         }
         Ok(())
     }
@@ -216,236 +173,40 @@ impl Core {
     fn hear(&mut self, told: LinkNews) -> Result<(), CoreError> {
         match told {
             LinkNews::Back { host, state, orders } => {
-                let entry = self.hosts.entry(host.clone()).or_default();
-                entry.orders = Some(orders);
-                entry.state = Some((*state).clone());
-                self.feed_all(|| Input::AgentBack {
+                self.hosts.back(&host, (*state).clone(), orders);
+                self.jobs_regain()?;
+                self.feed_all_on(&host, || Input::AgentBack {
                     host: host.clone(),
                     state: state.clone(),
                 })
             }
             LinkNews::Lost { host } => {
-                self.hosts.entry(host.clone()).or_default().orders = None;
+                self.hosts.lost(&host);
+                self.surveys_lose(&host);
                 self.jobs_lose(&host)?;
-                self.feed_all(|| Input::AgentLost { host: host.clone() })
+                self.feed_all_on(&host, || Input::AgentLost { host: host.clone() })
+            }
+            LinkNews::Away { host, why } => {
+                self.hosts.away(&host, why);
+                Ok(())
             }
             LinkNews::Report { host, report } => self.hear_report(host, *report),
         }
     }
 
     fn hear_report(&mut self, host: HostName, report: Report) -> Result<(), CoreError> {
-        if let Outcome::Host(state) = &report.outcome {
-            self.hosts.entry(host).or_default().state = Some((**state).clone());
+        if let Outcome::Host(state) = report.outcome {
+            self.hosts.said(&host, *state);
+            if let Some(order) = report.order {
+                self.survey_answered(order);
+            }
             return Ok(());
         }
         match report.order.map(OrderIds::migration_of) {
-            Some(Some(id)) => self.feed(id, Input::Report { host, report }),
             Some(None) => self.job_report(&host, report),
+            Some(Some(id)) => self.report_for(Some(id), host, report),
             // An agent that speaks up by itself: whichever move has the VM.
-            None => match report.vm.as_ref().and_then(|vm| self.move_with(vm)) {
-                Some(id) => self.feed(id, Input::Report { host, report }),
-                None => {
-                    warn!(%host, vm = report.vm.as_ref().map(VmName::as_str), what = report.outcome.name(), "outside of any move");
-                    Ok(())
-                }
-            },
+            None => self.report_for(None, host, report),
         }
-    }
-
-    fn move_with(&self, vm: &VmName) -> Option<MigrationId> {
-        self.moves.iter().find_map(|(id, one)| match &one.stage {
-            MoveStage::Running(migration) => {
-                let mut vms = migration.request().batches.iter().flatten();
-                vms.any(|moved| moved.spec.name == *vm).then_some(*id)
-            }
-            MoveStage::Over(_) => None,
-        })
-    }
-
-    fn feed_all(&mut self, input: impl Fn() -> Input) -> Result<(), CoreError> {
-        let running: Vec<MigrationId> = self.running().collect();
-        running.into_iter().try_for_each(|id| self.feed(id, input()))
-    }
-
-    fn running(&self) -> impl Iterator<Item = MigrationId> + '_ {
-        self.moves
-            .iter()
-            .filter(|(_, one)| matches!(one.stage, MoveStage::Running(_)))
-            .map(|(id, _)| *id)
-    }
-
-    /// Gives a move one input and does what it wants done.
-    pub(crate) fn feed(&mut self, id: MigrationId, input: Input) -> Result<(), CoreError> {
-        let now = self.now();
-        let Some(Move {
-            stage: MoveStage::Running(migration),
-            ..
-        }) = self.moves.get_mut(&id)
-        else {
-            return Ok(());
-        };
-        match migration.handle(now, input) {
-            Ok(ready) => self.carry_out(id, ready),
-            Err(illegal) => {
-                error!("{illegal}");
-                Ok(())
-            }
-        }
-    }
-
-    /// Persist, then send, then everything else: the order binds (see [`Ready`]).
-    pub(crate) fn carry_out(&mut self, id: MigrationId, ready: Ready) -> Result<(), CoreError> {
-        if !ready.persist.is_empty() {
-            self.persist(id, &ready.persist)?;
-        }
-        for (host, order) in ready.send {
-            self.send(&host, order);
-        }
-        self.timers
-            .extend(ready.timers.into_iter().map(|(at, timer)| (at, id, timer)));
-        if ready.done {
-            self.look_around();
-        }
-        let at = self.now().wall;
-        if let Some(one) = self.moves.get_mut(&id) {
-            if ready.done
-                && let MoveStage::Running(migration) = &one.stage
-            {
-                let report = migration.report(Now {
-                    mono: Millis(0),
-                    wall: at,
-                });
-                info!(migration = %id, outcome = ?report.outcome, "over");
-                one.stage = MoveStage::Over(Box::new(report));
-                self.timers.retain(|(_, of, _)| *of != id);
-            }
-            for what in ready.events {
-                one.history.push(|number| Event {
-                    migration: id,
-                    number,
-                    at,
-                    what,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Journal first; where VMs live changes in the same transaction as the commit.
-    fn persist(&mut self, id: MigrationId, entries: &[JournalEntry]) -> Result<(), CoreError> {
-        let committed = entries.iter().find_map(|entry| match entry {
-            JournalEntry::Committed { batch, .. } => Some(*batch),
-            _ => None,
-        });
-        let cluster = committed.and_then(|batch| self.relocated(id, batch));
-        if committed.is_some() && self.config.crash_at == Some(CrashAt::BeforeCommitted) {
-            std::process::abort();
-        }
-        self.journal.append(id, entries, cluster.as_ref())?;
-        if committed.is_some() && self.config.crash_at == Some(CrashAt::AfterCommitted) {
-            std::process::abort();
-        }
-        if let Some(cluster) = cluster {
-            self.clusters.insert(cluster.name.clone(), cluster);
-        }
-        Ok(())
-    }
-
-    fn relocated(&self, id: MigrationId, batch: usize) -> Option<ClusterSpec> {
-        let one = self.moves.get(&id)?;
-        let MoveStage::Running(migration) = &one.stage else {
-            return None;
-        };
-        let moved = migration.request().batches.get(batch.checked_sub(1)?)?;
-        let mut cluster = self.clusters.get(&one.cluster)?.clone();
-        for vm in &mut cluster.vms {
-            if let Some(target) = moved.iter().find(|moved| moved.spec.name == vm.spec.name) {
-                vm.host = target.target.clone();
-            }
-        }
-        Some(cluster)
-    }
-
-    /// Asks every host for its state, out of turn: a move or a cluster has just changed it.
-    pub(crate) fn look_around(&mut self) {
-        let hosts: Vec<HostName> = self.hosts.keys().cloned().collect();
-        for host in hosts {
-            let order = Order {
-                id: self.ids.next_id(),
-                epoch: Epoch::default(),
-                command: Command::Inspect,
-            };
-            self.send(&host, order);
-        }
-    }
-
-    /// An order for a host that is away is dropped; whoever gave it gives it again.
-    pub(crate) fn send(&mut self, host: &HostName, order: Order) {
-        let Some(orders) = self.hosts.get(host).and_then(|host| host.orders.as_ref()) else {
-            return;
-        };
-        if orders.try_send(order).is_err() {
-            warn!(%host, "the link does not take orders any more");
-        }
-    }
-
-    pub(crate) fn new_epoch(&mut self) -> Result<Epoch, CoreError> {
-        Ok(self.journal.new_epochs(1)?)
-    }
-
-    pub(crate) fn connected(&self, host: &HostName) -> bool {
-        self.hosts.get(host).is_some_and(|host| host.orders.is_some())
-    }
-
-    /// A host's newest state; refused while its agent does not answer.
-    pub(crate) fn state(&self, host: &HostName) -> Result<&HostState, Refused> {
-        let entry = self.hosts.get(host).filter(|entry| entry.orders.is_some());
-        entry
-            .and_then(|entry| entry.state.as_ref())
-            .ok_or_else(|| Refused::unreachable(host.as_str()))
-    }
-
-    pub(crate) fn host_named(&self, name: &str) -> Result<HostName, Refused> {
-        let found = self.hosts.keys().find(|host| host.as_str() == name).cloned();
-        let known = || {
-            self.hosts
-                .keys()
-                .map(|host| host.as_str().to_owned())
-                .collect::<Vec<_>>()
-        };
-        found.ok_or_else(|| Refused::unknown("host", name, &known()))
-    }
-
-    pub(crate) fn cluster(&self, name: &str) -> Result<&ClusterSpec, Refused> {
-        let found = self
-            .clusters
-            .values()
-            .find(|cluster| cluster.name.as_str() == name);
-        let known = || {
-            self.clusters
-                .keys()
-                .map(|cluster| cluster.as_str().to_owned())
-                .collect::<Vec<_>>()
-        };
-        found.ok_or_else(|| Refused::unknown("cluster", name, &known()))
-    }
-
-    /// The move of a cluster that is under way.
-    pub(crate) fn move_of(&self, cluster: &ClusterName) -> Option<MigrationId> {
-        self.running().find(|id| self.moves[id].cluster == *cluster)
-    }
-
-    /// What a host's agent says of a VM.
-    pub(crate) fn vm_state(&self, host: &HostName, vm: &VmName) -> Option<&VmState> {
-        self.hosts
-            .get(host)?
-            .state
-            .as_ref()?
-            .vms
-            .iter()
-            .find(|state| state.spec.name == *vm)
     }
 }
-
-/// Where an answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refused>>;

@@ -1,9 +1,17 @@
-//! Answers that are not a success: a stable code, the thing's name, a hint (G3). Each refusal is one constructor here.
+//! Answers that are not a success: a stable code, the thing's name, a hint (G3). `docs/api.md` lists the codes.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use transhume_model::HostName;
 
 use crate::api::Problem;
+
+/// Names of what there is, in a hint.
+const KNOWN_SHOWN_MAX: usize = 20;
+/// A name that is meant is at most so many slips of the hand away.
+const SLIPS_MAX: usize = 2;
+/// An unknown name is repeated up to here.
+const NAME_SHOWN_CHARS_MAX: usize = 80;
 
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +21,7 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    fn new(status: StatusCode, code: &str, message: String, hint: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &str, message: String, hint: impl Into<String>) -> Self {
         Self {
             status,
             problem: Problem {
@@ -29,33 +37,45 @@ impl Refused {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message, hint)
     }
 
-    /// It names something that is not there.
-    pub(crate) fn unknown(what: &str, name: &str, known: &[String]) -> Self {
-        let code = format!("unknown-{}", what.to_lowercase());
-        let hint = match known {
-            [] => format!("there is no {what} yet"),
-            known => format!("known: {}", known.join(", ")),
-        };
-        Self::new(
-            StatusCode::NOT_FOUND,
-            &code,
-            format!("there is no {what} named `{name}`"),
-            hint,
-        )
-    }
-
     /// It cannot be done as things are.
     pub(crate) fn conflict(code: &str, message: String, hint: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message, hint)
     }
 
-    /// A host is away.
-    pub(crate) fn unreachable(host: &str) -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
+    /// It names something that is not there.
+    pub(crate) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let shown: String = name.chars().take(NAME_SHOWN_CHARS_MAX).collect();
+        let meant = nearest(&shown, known.clone());
+        let mut known: Vec<&str> = known.take(KNOWN_SHOWN_MAX + 1).collect();
+        if known.len() > KNOWN_SHOWN_MAX {
+            known[KNOWN_SHOWN_MAX] = "…";
+        }
+        let hint = match (known.as_slice(), meant) {
+            ([], _) => format!("there is no {what} yet"),
+            (known, None) => format!("known: {}", known.join(", ")),
+            (known, Some(meant)) => format!("did you mean `{meant}`? known: {}", known.join(", ")),
+        };
+        let message = format!("there is no {what} named `{shown}`");
+        Self::new(StatusCode::NOT_FOUND, &format!("unknown-{what}"), message, hint)
+    }
+
+    /// A host's agent is away.
+    pub(crate) fn unreachable(host: &HostName, why: Option<&str>) -> Self {
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        Self::conflict(
             "agent-unreachable",
-            format!("the agent of host {host} does not answer"),
+            format!("the agent of host {host} does not answer{why}"),
             "start it, or look at its log and the network between; `transhume hosts` tells who answers",
+        )
+    }
+
+    /// Too many requests of this kind are being worked on.
+    pub(crate) fn busy() -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "busy",
+            "the coordinator is working on too many such requests".to_owned(),
+            "try again in a few seconds",
         )
     }
 
@@ -73,5 +93,51 @@ impl Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.status, axum::Json(self.problem)).into_response()
+    }
+}
+
+/// The one name that is nearest, if it is near. Of several equally near ones none can be told to be meant.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut best: Option<(usize, &str)> = None;
+    let mut alone = true;
+    for candidate in known {
+        let slips = strsim::damerau_levenshtein(name, candidate);
+        match best {
+            Some((least, _)) if slips > least => {}
+            Some((least, _)) if slips == least => alone = false,
+            Some(_) | None => (best, alone) = (Some((slips, candidate)), true),
+        }
+    }
+    let near = |(slips, _): &(usize, &str)| *slips <= SLIPS_MAX && *slips < name.chars().count();
+    best.filter(near)
+        .filter(|_| alone)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_offered_when_it_is_near_and_alone() {
+        let known = ["web", "database", "h1", "h2"];
+        let nearest = |name| nearest(name, known.into_iter());
+        assert_eq!(nearest("wbe"), Some("web"));
+        assert_eq!(nearest("databse"), Some("database"));
+        assert_eq!(nearest("h3"), None, "h1 and h2 are equally near");
+        assert_eq!(nearest("mail"), None, "nothing is near");
+        assert_eq!(nearest(""), None);
+    }
+
+    #[test]
+    fn a_long_list_is_cut_and_a_long_name_too() {
+        let known: Vec<String> = (0..100).map(|number| format!("host-{number}")).collect();
+        let refused = Refused::unknown("host", &"x".repeat(500), known.iter().map(String::as_str));
+        assert!(refused.problem.message.len() < 150, "{}", refused.problem.message);
+        assert!(
+            refused.problem.hint.ends_with("host-19, …"),
+            "{}",
+            refused.problem.hint
+        );
     }
 }

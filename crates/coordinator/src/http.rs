@@ -1,16 +1,22 @@
 //! The HTTP API: routes, their OpenAPI document, the stream of events. Everything is decided in the core.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::StatusCode;
-use axum::response::sse::{KeepAlive, Sse};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{self, DefaultBodyLimit, Path, Query, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use futures::stream::{self, Stream, StreamExt};
 use serde::Deserialize;
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::Stream;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 use transhume_model::ClusterSpec;
+use transhume_protocol::event::Event;
 use transhume_protocol::report::MigrationReport;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -23,8 +29,18 @@ use crate::requests::Request;
 
 /// A request body longer than this is refused; a cluster of a thousand VMs is below.
 const BODY_BYTES_MAX: usize = 4 << 20;
+/// Longest time from a request's head to its answer's; above every wait of the core.
+const REQUEST_MAX: Duration = Duration::from_secs(300);
+/// Streams of events at the same time.
+const FOLLOWERS_MAX: usize = 64;
 
-type Core = mpsc::Sender<Request>;
+/// What every route has.
+#[derive(Clone)]
+struct Api {
+    core: mpsc::Sender<Request>,
+    followers: Arc<Semaphore>,
+}
+
 type Answer<T> = Result<Json<T>, Refused>;
 
 #[derive(OpenApi)]
@@ -35,8 +51,9 @@ type Answer<T> = Result<Json<T>, Refused>;
 struct Document;
 
 /// All routes, and the document that describes them.
-pub(crate) fn router(core: Core) -> Router {
+pub(crate) fn router(core: mpsc::Sender<Request>) -> Router {
     let (router, document) = documented();
+    let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
     let text = document.to_pretty_json().expect("the document has string keys");
     router
         .route("/healthz", axum::routing::get(|| async { "ok\n" }))
@@ -44,11 +61,43 @@ pub(crate) fn router(core: Core) -> Router {
             "/v1/openapi.json",
             axum::routing::get(move || async move { ([("content-type", "application/json")], text) }),
         )
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(core)
+        .layer(from_fn(in_time))
+        .with_state(Api { core, followers })
 }
 
-fn documented() -> (Router<Core>, utoipa::openapi::OpenApi) {
+async fn in_time(request: extract::Request, next: Next) -> Response {
+    match timeout(REQUEST_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refused::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "too-slow",
+            format!("the request was not done within {} s", REQUEST_MAX.as_secs()),
+            "what it began goes on; ask for the cluster or the migration to see how far it is",
+        )
+        .into_response(),
+    }
+}
+
+async fn no_route(uri: Uri) -> Refused {
+    let message = format!("there is nothing at {}", uri.path());
+    Refused::new(
+        StatusCode::NOT_FOUND,
+        "no-such-path",
+        message,
+        "see /v1/openapi.json for what there is",
+    )
+}
+
+async fn no_method(method: Method, uri: Uri) -> Refused {
+    let message = format!("{} cannot be asked with {method}", uri.path());
+    let hint = "see /v1/openapi.json for what there is";
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "no-such-method", message, hint)
+}
+
+fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(hosts))
         .routes(routes!(clusters, create_cluster))
@@ -71,55 +120,55 @@ pub fn openapi() -> String {
 }
 
 /// Asks the core and waits for its answer.
-async fn ask<T>(core: &Core, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refused> {
+async fn ask<T>(api: &Api, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refused> {
     let (reply, answer) = oneshot::channel();
-    core.send(request(reply)).await.map_err(|_| Refused::ending())?;
+    api.core
+        .send(request(reply))
+        .await
+        .map_err(|_| Refused::ending())?;
     answer.await.map_err(|_| Refused::ending())?
 }
 
 fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Refused> {
     body.map(|Json(value)| value).map_err(|rejection| {
-        Refused::bad(
-            "bad-body",
-            rejection.body_text(),
-            "see /v1/openapi.json for what is expected",
-        )
+        let hint = "see /v1/openapi.json for what is expected";
+        Refused::new(rejection.status(), "bad-body", rejection.body_text(), hint)
     })
 }
 
 #[utoipa::path(get, path = "/v1/hosts", responses((status = 200, body = HostList)))]
-async fn hosts(State(core): State<Core>) -> Answer<HostList> {
-    ask(&core, Request::Hosts).await.map(Json)
+async fn hosts(State(api): State<Api>) -> Answer<HostList> {
+    ask(&api, Request::Hosts).await.map(Json)
 }
 
 #[utoipa::path(get, path = "/v1/clusters", responses((status = 200, body = ClusterList)))]
-async fn clusters(State(core): State<Core>) -> Answer<ClusterList> {
-    ask(&core, Request::Clusters).await.map(Json)
+async fn clusters(State(api): State<Api>) -> Answer<ClusterList> {
+    ask(&api, Request::Clusters).await.map(Json)
 }
 
 /// Starts a cluster; answers when every VM runs.
-#[utoipa::path(post, path = "/v1/clusters", request_body = Object,
+#[utoipa::path(post, path = "/v1/clusters", request_body = ClusterSpec,
     responses((status = 201, body = ClusterView), (status = "4XX", body = Problem)))]
 async fn create_cluster(
-    State(core): State<Core>,
+    State(api): State<Api>,
     cluster: Result<Json<ClusterSpec>, JsonRejection>,
 ) -> Result<(StatusCode, Json<ClusterView>), Refused> {
     let cluster = body(cluster)?;
-    let view = ask(&core, |reply| Request::CreateCluster(cluster, reply)).await?;
+    let view = ask(&api, |reply| Request::CreateCluster(cluster, reply)).await?;
     Ok((StatusCode::CREATED, Json(view)))
 }
 
 #[utoipa::path(get, path = "/v1/clusters/{name}", responses((status = 200, body = ClusterView), (status = 404, body = Problem)))]
-async fn cluster(State(core): State<Core>, Path(name): Path<String>) -> Answer<ClusterView> {
-    ask(&core, |reply| Request::ShowCluster(name, reply))
+async fn cluster(State(api): State<Api>, Path(name): Path<String>) -> Answer<ClusterView> {
+    ask(&api, |reply| Request::ShowCluster(name, reply))
         .await
         .map(Json)
 }
 
 /// Powers a cluster off and forgets it.
 #[utoipa::path(delete, path = "/v1/clusters/{name}", responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
-async fn delete_cluster(State(core): State<Core>, Path(name): Path<String>) -> Answer<ClusterView> {
-    ask(&core, |reply| Request::DeleteCluster(name, reply))
+async fn delete_cluster(State(api): State<Api>, Path(name): Path<String>) -> Answer<ClusterView> {
+    ask(&api, |reply| Request::DeleteCluster(name, reply))
         .await
         .map(Json)
 }
@@ -128,12 +177,12 @@ async fn delete_cluster(State(core): State<Core>, Path(name): Path<String>) -> A
 #[utoipa::path(post, path = "/v1/clusters/{name}/plan", request_body = MoveOrder,
     responses((status = 200, body = PlanView), (status = "4XX", body = Problem)))]
 async fn plan(
-    State(core): State<Core>,
+    State(api): State<Api>,
     Path(name): Path<String>,
     order: Result<Json<MoveOrder>, JsonRejection>,
 ) -> Answer<PlanView> {
     let order = body(order)?;
-    ask(&core, |reply| Request::Plan(name, order, reply))
+    ask(&api, |reply| Request::Plan(name, order, reply))
         .await
         .map(Json)
 }
@@ -142,62 +191,65 @@ async fn plan(
 #[utoipa::path(post, path = "/v1/clusters/{name}/migrations", request_body = MoveOrder,
     responses((status = 202, body = Accepted), (status = "4XX", body = Problem)))]
 async fn move_cluster(
-    State(core): State<Core>,
+    State(api): State<Api>,
     Path(name): Path<String>,
     order: Result<Json<MoveOrder>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Accepted>), Refused> {
     let order = body(order)?;
-    let accepted = ask(&core, |reply| Request::Move(name, order, reply)).await?;
+    let accepted = ask(&api, |reply| Request::Move(name, order, reply)).await?;
     Ok((StatusCode::ACCEPTED, Json(accepted)))
 }
 
 #[utoipa::path(get, path = "/v1/migrations", responses((status = 200, body = MigrationList)))]
-async fn migrations(State(core): State<Core>) -> Answer<MigrationList> {
-    ask(&core, Request::Migrations).await.map(Json)
+async fn migrations(State(api): State<Api>) -> Answer<MigrationList> {
+    ask(&api, Request::Migrations).await.map(Json)
 }
 
 /// The report; of a move under way, as of now.
-#[utoipa::path(get, path = "/v1/migrations/{id}", responses((status = 200, body = Object), (status = 404, body = Problem)))]
-async fn report(State(core): State<Core>, Path(id): Path<String>) -> Answer<MigrationReport> {
-    ask(&core, |reply| Request::Report(id, reply)).await.map(Json)
+#[utoipa::path(get, path = "/v1/migrations/{id}", responses((status = 200, body = MigrationReport), (status = 404, body = Problem)))]
+async fn report(State(api): State<Api>, Path(id): Path<String>) -> Answer<MigrationReport> {
+    ask(&api, |reply| Request::Report(id, reply)).await.map(Json)
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
 struct After {
     /// Events with a number above this one.
     #[serde(default)]
-    after: usize,
+    after: u64,
 }
 
 /// What happens, as server-sent events: from the beginning or after a number, then live until the move is over.
 #[utoipa::path(get, path = "/v1/migrations/{id}/events", params(After),
-    responses((status = 200, content_type = "text/event-stream", body = Object), (status = 404, body = Problem)))]
+    responses((status = 200, content_type = "text/event-stream", body = Event), (status = "4XX", body = Problem)))]
 async fn events(
-    State(core): State<Core>,
+    State(api): State<Api>,
     Path(id): Path<String>,
-    Query(After { after }): Query<After>,
-) -> Result<Sse<impl Stream<Item = Result<axum::response::sse::Event, Infallible>>>, Refused> {
-    let history = ask(&core, |reply| Request::Follow(id, reply)).await?;
-    let (sender, receiver) = mpsc::channel(64);
-    tokio::spawn(async move {
-        let mut given = after;
-        while let Some(events) = history.after(given).await {
-            given += events.len();
-            for event in events {
-                let number = event.number.to_string();
-                let line = axum::response::sse::Event::default().id(number).json_data(&event);
-                // A listener that went away ends this task.
-                if sender.send(Ok(line.expect("events are JSON"))).await.is_err() {
-                    return;
-                }
-            }
-        }
+    after: Result<Query<After>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refused> {
+    let Query(After { after }) = after.map_err(|rejection| {
+        let hint = "`after` is the number of the last event you have seen";
+        Refused::new(rejection.status(), "bad-query", rejection.body_text(), hint)
+    })?;
+    let place = api.followers.clone().try_acquire_owned();
+    let place = place.map_err(|_| Refused::busy())?;
+    let history = ask(&api, |reply| Request::Follow(id, reply)).await?;
+    let batches = stream::unfold((history, after, place), |(history, seen, place)| async move {
+        let events = history.after(seen).await?;
+        let seen = events.last().map_or(seen, |event| event.number);
+        Some((stream::iter(events.into_iter().map(told)), (history, seen, place)))
     });
-    Ok(Sse::new(tokio_stream::wrappers::ReceiverStream::new(receiver)).keep_alive(KeepAlive::default()))
+    Ok(Sse::new(batches.flatten()).keep_alive(KeepAlive::default()))
+}
+
+fn told(event: Event) -> Result<sse::Event, Infallible> {
+    let line = sse::Event::default()
+        .id(event.number.to_string())
+        .json_data(&event);
+    Ok(line.expect("events are JSON"))
 }
 
 /// Before commit the batch rolls back; after it, no further batch begins.
 #[utoipa::path(post, path = "/v1/migrations/{id}/cancel", responses((status = 200, body = Accepted), (status = "4XX", body = Problem)))]
-async fn cancel(State(core): State<Core>, Path(id): Path<String>) -> Answer<Accepted> {
-    ask(&core, |reply| Request::Cancel(id, reply)).await.map(Json)
+async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Answer<Accepted> {
+    ask(&api, |reply| Request::Cancel(id, reply)).await.map(Json)
 }

@@ -18,23 +18,32 @@ mod config;
 mod core;
 mod error;
 mod history;
+mod hosts;
 mod http;
+mod jobs;
 pub mod journal;
 mod link;
+mod moves;
 mod requests;
+mod survey;
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::info;
 
 pub use crate::config::{Config, ConfigError, CrashAt};
 pub use crate::core::CoreError;
 pub use crate::http::openapi;
-use crate::journal::RedbJournal;
+use crate::journal::{Journal, RedbJournal};
 
+/// There is no authentication on the socket but this: its owner alone may open it.
+const SOCKET_MODE: u32 = 0o600;
 /// Requests and reports that wait for the core's attention.
 const WAITING_MAX: usize = 4096;
 
@@ -64,37 +73,53 @@ pub enum Error {
 /// Runs until the journal fails. Restarted, it goes on from the journal.
 pub async fn run(config: Config) -> Result<(), Error> {
     let journal = Box::new(RedbJournal::open(&config.journal)?);
-    let (tcp, unix) = (config.api, config.api_socket.clone());
-    let hosts = config.hosts.clone();
-    let core = core::Core::recover(config, journal)?;
+    run_with(config, journal).await
+}
+
+/// The same with a journal of the caller's.
+pub async fn run_with(config: Config, journal: Box<dyn Journal>) -> Result<(), Error> {
     let (news_sender, news) = mpsc::channel(WAITING_MAX);
     let (requests_sender, requests) = mpsc::channel(WAITING_MAX);
+    // Addresses first: a second coordinator must not touch the journal's moves before it finds out that it is one.
+    let servers = serve(&config, requests_sender).await?;
+    let hosts = config.hosts.clone();
+    let core = core::Core::recover(config, journal)?;
+    // Sets of tasks end with this function.
+    let mut links = JoinSet::new();
     for host in hosts {
-        tokio::spawn(link::keep(host, news_sender.clone()));
+        links.spawn(link::keep(host, news_sender.clone()));
     }
-    let router = http::router(requests_sender);
-    let mut servers = tokio::task::JoinSet::new();
-    if let Some(address) = tcp {
-        let refused = |source| Error::Listen {
+    let mut servers = servers;
+    tokio::select! {
+        ended = core.run(news, requests) => Ok(ended?),
+        Some(served) = servers.join_next() => served.map_err(io::Error::other).and_then(|done| done).map_err(Error::Serve),
+    }
+}
+
+/// The API on every address of the configuration.
+async fn serve(
+    config: &Config,
+    requests: mpsc::Sender<requests::Request>,
+) -> Result<JoinSet<io::Result<()>>, Error> {
+    let router = http::router(requests);
+    let mut servers = JoinSet::new();
+    if let Some(address) = config.api {
+        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen {
             address: address.to_string(),
             source,
-        };
-        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        })?;
         info!(%address, "API");
         servers.spawn(axum::serve(listener, router.clone()).into_future());
     }
-    if let Some(path) = unix {
-        let listener = bind(&path).map_err(|source| Error::Listen {
+    if let Some(path) = &config.api_socket {
+        let listener = bind(path).map_err(|source| Error::Listen {
             address: path.display().to_string(),
             source,
         })?;
         info!(socket = %path.display(), "API");
         servers.spawn(axum::serve(listener, router).into_future());
     }
-    tokio::select! {
-        ended = core.run(news, requests) => Ok(ended?),
-        Some(served) = servers.join_next() => served.map_err(io::Error::other).and_then(|done| done).map_err(Error::Serve),
-    }
+    Ok(servers)
 }
 
 /// A socket that a killed coordinator left is replaced; one that answers is another coordinator's.
@@ -103,7 +128,9 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
         return Err(io::ErrorKind::AddrInUse.into());
     }
     remove(path.to_owned())?;
-    UnixListener::bind(path)
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+    Ok(listener)
 }
 
 fn remove(path: PathBuf) -> io::Result<()> {

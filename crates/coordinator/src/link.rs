@@ -1,11 +1,15 @@
 //! The connections to the agents: one task per host, for as long as the coordinator lives.
 //!
 //! ```text
-//!  connect ──▶ first report: the host's state ──▶ Back ──▶ reports … ──▶ silence, or broken ──▶ Lost ──▶ pause ──▶ connect
+//!  connect ──▶ first report: the host's state ──▶ Back ──▶ reports … ──▶ silence, or broken ──▶ Lost, Away ──▶ pause ──▶ connect
 //! ```
+//!
+//! A connection is an agent's life: one that restarted is lost and back, whatever it says of itself. Orders that a connection did
+//! not carry die with it.
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -28,7 +32,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Silence after which the agent is taken for lost.
 const SILENCE_MAX: Duration = Duration::from_secs(8);
 /// The heartbeat belongs to no move; its answer updates the host's state.
-const HEARTBEAT_ORDER: OrderId = OrderId(1);
+pub(crate) const HEARTBEAT_ORDER: OrderId = OrderId(1);
 
 /// What a link tells the core.
 #[derive(Debug)]
@@ -43,16 +47,18 @@ pub(crate) enum LinkNews {
     Report { host: HostName, report: Box<Report> },
     /// The connection is gone.
     Lost { host: HostName },
+    /// There is no connection, and why; said once per reason.
+    Away { host: HostName, why: String },
 }
 
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Wire(#[from] wire::WireError),
-    #[error("it did not answer in time")]
-    Silent,
+    #[error("it said nothing for {} ms", .0.as_millis())]
+    Silent(Duration),
     #[error(
         "it speaks version {found} of the protocol, this coordinator speaks {PROTOCOL_VERSION}: install the same release on both"
     )]
@@ -70,31 +76,35 @@ pub(crate) async fn keep(spec: HostSpec, news: mpsc::Sender<LinkNews>) {
     let (mut pause, mut told) = (RETRY_MIN, String::new());
     loop {
         let mut connected = false;
-        let error = match converse(&spec, &news, &mut connected).await {
+        let why = match converse(&spec, &news, &mut connected).await {
             Err(LinkError::Over) => return,
-            Err(error) => error.to_string(),
+            Err(error) => chain(&error),
             Ok(never) => match never {},
         };
+        let host = || spec.name.clone();
         if connected {
             pause = RETRY_MIN;
-            if news
-                .send(LinkNews::Lost {
-                    host: spec.name.clone(),
-                })
-                .await
-                .is_err()
-            {
+            if news.send(LinkNews::Lost { host: host() }).await.is_err() {
                 return;
             }
         }
         // Once per reason: an agent may be away for hours.
-        if connected || error != told {
-            warn!(host = %spec.name, address = %spec.control, "no agent: {error}");
-            told = error;
+        if connected || why != told {
+            warn!(host = %spec.name, address = %spec.control, "no agent: {why}");
+            told.clone_from(&why);
+            if news.send(LinkNews::Away { host: host(), why }).await.is_err() {
+                return;
+            }
         }
         sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
+}
+
+/// An error with all its sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 async fn converse(
@@ -104,7 +114,7 @@ async fn converse(
 ) -> Result<std::convert::Infallible, LinkError> {
     let (mut read, write, state) = timeout(CONNECT_MAX, open(spec))
         .await
-        .map_err(|_| LinkError::Silent)??;
+        .map_err(|_| LinkError::Silent(CONNECT_MAX))??;
     let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
     info!(host = %spec.name, free = ?state.free, vms = state.vms.len(), "agent connected");
     *connected = true;
@@ -116,7 +126,7 @@ async fn converse(
         loop {
             let report = timeout(SILENCE_MAX, read_report(&mut read))
                 .await
-                .map_err(|_| LinkError::Silent)??;
+                .map_err(|_| LinkError::Silent(SILENCE_MAX))??;
             let told = LinkNews::Report {
                 host: spec.name.clone(),
                 report: Box::new(report),
@@ -137,26 +147,44 @@ async fn open(
     stream.set_nodelay(true)?;
     let (read, write) = stream.into_split();
     let mut read = BufReader::new(read);
-    let Outcome::Host(state) = read_report(&mut read).await?.outcome else {
+    let Outcome::Host(state) = greeting(&read_message(&mut read).await?)? else {
         return Err(LinkError::NoState);
     };
-    if state.protocol != PROTOCOL_VERSION {
-        return Err(LinkError::Version {
-            found: state.protocol,
-        });
-    }
     if state.host != spec.name {
         return Err(LinkError::OtherHost { found: state.host });
     }
     Ok((read, write, state))
 }
 
-async fn read_report(read: &mut BufReader<OwnedReadHalf>) -> Result<Report, LinkError> {
+/// The first report. An agent of another release may say more or less than this one understands, but its version is where it
+/// always was: so it is looked at first.
+fn greeting(body: &[u8]) -> Result<Outcome, LinkError> {
+    #[derive(Deserialize)]
+    struct AnyReport {
+        outcome: AnyOutcome,
+    }
+    #[derive(Deserialize)]
+    struct AnyOutcome {
+        protocol: Option<u16>,
+    }
+    let any: AnyReport = wire::decode(body)?;
+    match any.outcome.protocol {
+        Some(PROTOCOL_VERSION) => Ok(wire::decode::<Report>(body)?.outcome),
+        Some(found) => Err(LinkError::Version { found }),
+        None => Err(LinkError::NoState),
+    }
+}
+
+async fn read_message(read: &mut BufReader<OwnedReadHalf>) -> Result<Vec<u8>, LinkError> {
     let mut prefix = [0; wire::LENGTH_BYTES];
     read.read_exact(&mut prefix).await?;
     let mut body = vec![0; wire::length(prefix)?];
     read.read_exact(&mut body).await?;
-    Ok(wire::decode(&body)?)
+    Ok(body)
+}
+
+async fn read_report(read: &mut BufReader<OwnedReadHalf>) -> Result<Report, LinkError> {
+    Ok(wire::decode(&read_message(read).await?)?)
 }
 
 async fn transmit(

@@ -1,0 +1,66 @@
+//! A journal that forgets with the process; for tests of what stands above it.
+
+use std::collections::BTreeMap;
+
+use transhume_model::{ClusterName, Epoch, MigrationId};
+use transhume_protocol::migration::JournalEntry;
+
+use super::{ClusterRecord, Journal, JournalError};
+
+/// A journal in memory.
+#[derive(Debug, Default)]
+pub struct MemoryJournal {
+    entries: BTreeMap<MigrationId, Vec<JournalEntry>>,
+    clusters: BTreeMap<ClusterName, ClusterRecord>,
+    last_migration: u64,
+    last_epoch: u64,
+}
+
+impl Journal for MemoryJournal {
+    fn new_migration(&mut self) -> Result<MigrationId, JournalError> {
+        self.last_migration += 1;
+        Ok(MigrationId(self.last_migration))
+    }
+
+    fn new_epochs(&mut self, count: u64) -> Result<Epoch, JournalError> {
+        let first = self.last_epoch + 1;
+        self.last_epoch += count;
+        Ok(Epoch(first))
+    }
+
+    fn append(
+        &mut self,
+        migration: MigrationId,
+        entries: &[JournalEntry],
+        cluster: Option<&ClusterRecord>,
+    ) -> Result<(), JournalError> {
+        if !entries.is_empty() {
+            let kept = self.entries.entry(migration).or_default();
+            kept.extend_from_slice(entries);
+        }
+        cluster.map_or(Ok(()), |cluster| self.put_cluster(cluster))
+    }
+
+    fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError> {
+        Ok(self.entries.clone())
+    }
+
+    fn remove_migration(&mut self, migration: MigrationId) -> Result<(), JournalError> {
+        self.entries.remove(&migration);
+        Ok(())
+    }
+
+    fn put_cluster(&mut self, cluster: &ClusterRecord) -> Result<(), JournalError> {
+        self.clusters.insert(cluster.spec.name.clone(), cluster.clone());
+        Ok(())
+    }
+
+    fn remove_cluster(&mut self, cluster: &ClusterName) -> Result<(), JournalError> {
+        self.clusters.remove(cluster);
+        Ok(())
+    }
+
+    fn clusters(&self) -> Result<Vec<ClusterRecord>, JournalError> {
+        Ok(self.clusters.values().cloned().collect())
+    }
+}

@@ -1,0 +1,126 @@
+//! The journal: the only thing that remembers (G6). A port with two answers, redb and memory; one contract suite for both
+//! (`tests/journal.rs`).
+//!
+//! Deliberately absent: any knowledge of what entries mean. Whoever reads them back is the protocol's `Migration::recover`.
+
+mod memory;
+mod record;
+mod redb;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{ClusterName, ClusterSpec, Epoch, MigrationId};
+use transhume_protocol::migration::JournalEntry;
+use utoipa::ToSchema;
+
+pub use self::memory::MemoryJournal;
+pub use self::redb::RedbJournal;
+
+/// Version of the tables and records. A journal of a newer one is refused by name.
+pub const FORMAT: u64 = 1;
+
+/// Why the journal cannot be used. The coordinator stops: without a journal it must not decide anything.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Somebody else has it open.
+    #[error("the journal {path} is in use by another process; is another coordinator running?")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The database refused an operation.
+    #[error("the journal {path} cannot be used")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<::redb::Error>,
+    },
+    /// It was written by a newer release.
+    #[error(
+        "the journal {path} has format {found}, this release knows up to {FORMAT}; start the newer release again"
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// As written.
+        found: u64,
+    },
+    /// A record does not match its checksum.
+    #[error(
+        "the journal {path} holds a damaged record: {record}; restore the file from a copy, or move it away to begin anew"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Which record.
+        record: String,
+    },
+    /// A sound record that this release cannot read.
+    #[error("the journal {path} holds a record that this release does not understand: {record}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Which record.
+        record: String,
+        /// Where it stops making sense.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Where in its life a cluster is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClusterStage {
+    /// Its VMs are being started, all or none.
+    Starting,
+    /// It is there.
+    Live,
+    /// Its VMs are being powered off; nothing else can be done with it.
+    Ending,
+}
+
+/// A cluster as the journal keeps it; each VM with the host it lives on now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    /// The cluster.
+    pub spec: ClusterSpec,
+    /// Where in its life.
+    pub stage: ClusterStage,
+}
+
+/// What a coordinator remembers. Everything that returns `Ok` is durable, and all of it or nothing is there after a crash.
+pub trait Journal: Send {
+    /// The number of a new migration.
+    fn new_migration(&mut self) -> Result<MigrationId, JournalError>;
+
+    /// The first of `count` epochs in a row that nobody has had.
+    fn new_epochs(&mut self, count: u64) -> Result<Epoch, JournalError>;
+
+    /// Appends entries of one move and, in the same transaction, where its cluster's VMs live now.
+    fn append(
+        &mut self,
+        migration: MigrationId,
+        entries: &[JournalEntry],
+        cluster: Option<&ClusterRecord>,
+    ) -> Result<(), JournalError>;
+
+    /// All moves with their entries, in order.
+    fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError>;
+
+    /// Forgets a move and its entries.
+    fn remove_migration(&mut self, migration: MigrationId) -> Result<(), JournalError>;
+
+    /// Keeps a cluster in place of what was kept under its name.
+    fn put_cluster(&mut self, cluster: &ClusterRecord) -> Result<(), JournalError>;
+
+    /// Forgets a cluster.
+    fn remove_cluster(&mut self, cluster: &ClusterName) -> Result<(), JournalError>;
+
+    /// All clusters, by name.
+    fn clusters(&self) -> Result<Vec<ClusterRecord>, JournalError>;
+}

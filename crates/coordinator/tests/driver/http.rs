@@ -1,0 +1,115 @@
+//! The HTTP side by itself: bodies that are no orders, paths that are not there, limits. Each is a problem with a code, as JSON.
+
+use serde_json::{Value, json};
+
+use crate::support::{Site, cluster};
+
+/// As documented in docs/api.md.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+const PLAN: &str = "/v1/clusters/lab/plan";
+
+async fn lab() -> Site {
+    Site::new(&[("h1", 4), ("h3", 4)])
+        .await
+        .with_lab(&[("vm1", "h1")])
+        .await
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_order_is_refused_with_what_was_expected() {
+    let site = lab().await;
+    let cases = [
+        ("{", 400, "EOF"),
+        ("", 400, "EOF"),
+        ("\u{0}", 400, "expected value"),
+        ("[]", 422, "expected struct MoveOrder"),
+        (r#"{"from":["h1"]}"#, 422, "missing field `to`"),
+        (r#"{"from":"h1","to":["h3"]}"#, 422, "invalid type: string \"h1\""),
+        (
+            r#"{"from":["h1"],"to":["h3"],"bacth":1}"#,
+            422,
+            "unknown field `bacth`",
+        ),
+        (r#"{"from":["h1"],"to":["h3"],"batch":-1}"#, 422, "invalid value"),
+        (
+            r#"{"from":["h1"],"to":["h3"],"batch":1.5}"#,
+            422,
+            "floating point",
+        ),
+    ];
+    for (body, status, says) in cases {
+        let problem = site
+            .post_text(PLAN, body.to_owned())
+            .await
+            .refused(status, "bad-body");
+        assert!(problem.message.contains(says), "{body}: {}", problem.message);
+    }
+    let mut spec = cluster("other", &[("vm9", "h1")]);
+    spec["vms"][0]["spec"]["colour"] = json!("green");
+    let problem = site.post("/v1/clusters", &spec).await.refused(422, "bad-body");
+    assert!(
+        problem.message.contains("unknown field `colour`"),
+        "{}",
+        problem.message
+    );
+    let spec = cluster("Other", &[("vm9", "h1")]);
+    let problem = site.post("/v1/clusters", &spec).await.refused(422, "bad-body");
+    assert!(
+        problem.message.contains("`Other` is not a cluster name"),
+        "{}",
+        problem.message
+    );
+    // Deeper than any order: it is left where it stops being one.
+    let deep = "[".repeat(100_000);
+    site.post_text(PLAN, deep).await.refused(422, "bad-body");
+}
+
+#[tokio::test]
+async fn a_body_above_the_limit_is_refused() {
+    let site = lab().await;
+    let padded = |bytes: usize| {
+        let order = r#"{"from":["h1"],"to":["h3"]}"#;
+        format!("{order}{}", " ".repeat(bytes - order.len()))
+    };
+    let plan: Value = site.post_text(PLAN, padded(BODY_BYTES_MAX)).await.is();
+    assert_eq!(plan["moves"][0]["target"], "h3");
+    let problem = site
+        .post_text(PLAN, padded(BODY_BYTES_MAX + 1))
+        .await
+        .refused(413, "bad-body");
+    assert!(problem.message.contains("limit"), "{}", problem.message);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_problem_too() {
+    let site = lab().await;
+    let problem = site.get("/v2/clusters").await.refused(404, "no-such-path");
+    assert!(
+        problem.message.contains("/v2/clusters") && problem.hint.contains("openapi.json"),
+        "{problem:?}"
+    );
+    site.delete("/v1/hosts").await.refused(405, "no-such-method");
+    site.get("/v1/migrations/1/events?after=x")
+        .await
+        .refused(400, "bad-query");
+    let long = "x".repeat(5_000);
+    let problem = site
+        .get(&format!("/v1/clusters/{long}"))
+        .await
+        .refused(404, "unknown-cluster");
+    assert!(problem.message.len() < 150, "a name is not repeated without end");
+}
+
+#[tokio::test]
+async fn the_document_is_served_as_it_is_published() {
+    let site = Site::dark(&[]);
+    let mut site = site;
+    site.start().await;
+    let served: Value = site.get("/v1/openapi.json").await.is();
+    assert_eq!(
+        served,
+        serde_json::from_str::<Value>(&transhume_coordinator::openapi()).unwrap()
+    );
+    assert_eq!(site.get("/healthz").await.status, 200);
+}

@@ -1,0 +1,161 @@
+//! A coordinator that ends in the middle and starts again on the same journal (G6): before `Committed` the move is undone,
+//! after it it is finished, and a cluster that was half started or half ended goes away.
+
+use transhume_coordinator::api::{ClusterList, ClusterView, MigrationList};
+use transhume_protocol::report::Ending;
+
+use crate::fake::Fate;
+use crate::support::{Site, cluster, order, until};
+
+const BEFORE: [(&str, &str); 2] = [("vm1", "h1"), ("vm2", "h2")];
+const AFTER: [(&str, &str); 2] = [("vm1", "h3"), ("vm2", "h3")];
+
+async fn lab() -> Site {
+    Site::new(&[("h1", 4), ("h2", 4), ("h3", 4)])
+        .await
+        .with_lab(&BEFORE)
+        .await
+}
+
+#[tokio::test]
+async fn before_commit_the_move_is_undone() {
+    for (host, command) in [
+        ("h3", "Reserve"),
+        ("h1", "PreCopy"),
+        ("h2", "Capture"),
+        ("h3", "AwaitLoaded"),
+    ] {
+        let mut site = lab().await;
+        site.agents[host].meets(command, Fate::Nothing);
+        let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+        site.told(host, command).await;
+        site.end().await;
+        site.agents[host].behaves();
+        site.start().await;
+        let report = site.ended(migration).await;
+        assert_eq!(report.outcome, Ending::RolledBack, "{command}");
+        site.assert_runs(&BEFORE);
+        assert!(!site.agents["h3"].was_told("Activate"), "{command}");
+    }
+}
+
+#[tokio::test]
+async fn after_commit_the_move_is_finished() {
+    for (host, command) in [
+        ("h3", "Activate"),
+        ("h1", "Commit"),
+        ("h1", "CloseSourceBuffer"),
+        ("h3", "CloseTargetBuffer"),
+        ("h2", "Discard"),
+    ] {
+        let mut site = lab().await;
+        site.agents[host].meets(command, Fate::Nothing);
+        let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+        site.told(host, command).await;
+        site.end().await;
+        site.agents[host].behaves();
+        site.start().await;
+        let report = site.ended(migration).await;
+        assert_eq!(
+            report.outcome,
+            Ending::Committed,
+            "{command}: {:?}",
+            report.trouble
+        );
+        site.assert_runs(&AFTER);
+        let events = site.events(migration, 0).await;
+        assert_eq!(
+            events.first().unwrap()["what"]["event"],
+            "begun",
+            "the earlier life is told again"
+        );
+        assert_eq!(events.last().unwrap()["what"]["event"], "ended");
+        // A host that was away while it was decided: its orders of the old life are older than what agents hold now.
+        let view: ClusterView = site.get("/v1/clusters/lab").await.is();
+        assert!(view.vms.iter().all(|vm| vm.host.as_str() == "h3"), "{view:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_life_gives_newer_epochs() {
+    let mut site = lab().await;
+    site.agents["h3"].meets("Activate", Fate::Nothing);
+    let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+    site.told("h3", "Activate").await;
+    site.end().await;
+    let old_life = site.agents["h3"].desk().orders.len();
+    site.agents["h3"].behaves();
+    site.start().await;
+    assert_eq!(site.ended(migration).await.outcome, Ending::Committed);
+    let desk = site.agents["h3"].desk();
+    let (old, new) = desk.orders.split_at(old_life);
+    let newest = old.iter().map(|order| order.epoch).max().unwrap();
+    assert!(new.iter().all(|order| order.epoch > newest), "{newest} {new:?}");
+}
+
+#[tokio::test]
+async fn what_was_over_is_still_known_and_numbers_go_on() {
+    let mut site = lab().await;
+    let first = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+    let told = site.ended(first).await;
+    site.end().await;
+    site.start().await;
+    site.all_connected().await;
+    assert_eq!(site.report(first).await, told);
+    site.assert_runs(&AFTER);
+    let second = site.migrate(&order(&["h3"], &["h1"])).await;
+    assert!(second > first);
+    assert_eq!(site.ended(second).await.outcome, Ending::Committed);
+    let list: MigrationList = site.get("/v1/migrations").await.is();
+    assert_eq!(
+        list.migrations
+            .iter()
+            .map(|one| one.migration)
+            .collect::<Vec<_>>(),
+        [first, second]
+    );
+}
+
+#[tokio::test]
+async fn a_half_started_cluster_goes_away() {
+    let mut site = Site::new(&[("h1", 4), ("h2", 4)]).await;
+    site.agents["h2"].meets("StartVm", Fate::Nothing);
+    let spec = cluster("lab", &BEFORE);
+    tokio::select! {
+        answer = site.post("/v1/clusters", &spec) => panic!("it cannot be done yet: {answer:?}"),
+        () = site.told("h2", "StartVm") => {}
+    }
+    until("vm1 runs", async || site.agents["h1"].running().first().map(drop)).await;
+    site.end().await;
+    site.agents["h2"].behaves();
+    site.start().await;
+    let gone = async || {
+        site.get("/v1/clusters")
+            .await
+            .is::<ClusterList>()
+            .clusters
+            .is_empty()
+            .then_some(())
+    };
+    until("nothing of it is left", gone).await;
+    site.assert_runs(&[]);
+}
+
+#[tokio::test]
+async fn a_second_coordinator_on_the_same_journal_does_not_start() {
+    let site = lab().await;
+    let error = transhume_coordinator::run(site.config()).await.unwrap_err();
+    assert!(
+        error.to_string().contains("is another coordinator running?"),
+        "{error}"
+    );
+    let mut config = site.config();
+    config.api_socket = None;
+    config.api = Some("127.0.0.1:0".parse().unwrap());
+    let error = transhume_coordinator::run(config).await.unwrap_err();
+    assert!(
+        error.to_string().contains("is in use by another process"),
+        "{error}"
+    );
+    assert_eq!(site.get("/healthz").await.status, 200, "the first one goes on");
+}
