@@ -8,8 +8,9 @@ use crate::api::Problem;
 
 /// Names of what there is, in a hint.
 const KNOWN_SHOWN_MAX: usize = 20;
-/// A name that is meant is at most so many slips of the hand away.
+/// A name that is meant is at most so many slips of the hand away, and one for each so many letters.
 const SLIPS_MAX: usize = 2;
+const LETTERS_PER_SLIP: usize = 3;
 /// An unknown name is repeated up to here.
 const NAME_SHOWN_CHARS_MAX: usize = 80;
 
@@ -108,7 +109,10 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
             Some(_) | None => (best, alone) = (Some((slips, candidate)), true),
         }
     }
-    let near = |(slips, _): &(usize, &str)| *slips <= SLIPS_MAX && *slips < name.chars().count();
+    let near = |(slips, candidate): &(usize, &str)| {
+        let letters = name.chars().count().max(candidate.chars().count());
+        *slips <= SLIPS_MAX.min(letters / LETTERS_PER_SLIP)
+    };
     best.filter(near)
         .filter(|_| alone)
         .map(|(_, candidate)| candidate)
@@ -124,7 +128,13 @@ mod tests {
         let nearest = |name| nearest(name, known.into_iter());
         assert_eq!(nearest("wbe"), Some("web"));
         assert_eq!(nearest("databse"), Some("database"));
-        assert_eq!(nearest("h3"), None, "h1 and h2 are equally near");
+        assert_eq!(nearest("h12"), None, "h1 and h2 are equally near");
+        assert_eq!(nearest("h3"), None, "half of it is another name");
+        assert_eq!(
+            nearest("lab"),
+            None,
+            "two slips in three letters are another name"
+        );
         assert_eq!(nearest("mail"), None, "nothing is near");
         assert_eq!(nearest(""), None);
     }

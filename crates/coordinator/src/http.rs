@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{self, DefaultBodyLimit, Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::sse::{self, KeepAlive, Sse};
@@ -15,7 +16,7 @@ use futures::stream::{self, Stream, StreamExt};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
-use transhume_model::ClusterSpec;
+use transhume_model::{ClusterSpec, MigrationId};
 use transhume_protocol::event::Event;
 use transhume_protocol::report::MigrationReport;
 use utoipa::OpenApi;
@@ -59,7 +60,7 @@ pub(crate) fn router(core: mpsc::Sender<Request>) -> Router {
         .route("/healthz", axum::routing::get(|| async { "ok\n" }))
         .route(
             "/v1/openapi.json",
-            axum::routing::get(move || async move { ([("content-type", "application/json")], text) }),
+            axum::routing::get(move || async move { ([(CONTENT_TYPE, "application/json")], text) }),
         )
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -136,11 +137,13 @@ fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Refused> {
     })
 }
 
+/// Hosts, their free resources, and whether their agents answer.
 #[utoipa::path(get, path = "/v1/hosts", responses((status = 200, body = HostList)))]
 async fn hosts(State(api): State<Api>) -> Answer<HostList> {
     ask(&api, Request::Hosts).await.map(Json)
 }
 
+/// All clusters.
 #[utoipa::path(get, path = "/v1/clusters", responses((status = 200, body = ClusterList)))]
 async fn clusters(State(api): State<Api>) -> Answer<ClusterList> {
     ask(&api, Request::Clusters).await.map(Json)
@@ -158,27 +161,31 @@ async fn create_cluster(
     Ok((StatusCode::CREATED, Json(view)))
 }
 
-#[utoipa::path(get, path = "/v1/clusters/{name}", responses((status = 200, body = ClusterView), (status = 404, body = Problem)))]
-async fn cluster(State(api): State<Api>, Path(name): Path<String>) -> Answer<ClusterView> {
+/// One cluster's VMs: where they are and what they do.
+#[utoipa::path(get, path = "/v1/clusters/{name}", params(Cluster), responses((status = 200, body = ClusterView), (status = 404, body = Problem)))]
+async fn cluster(State(api): State<Api>, Path(Cluster { name }): Path<Cluster>) -> Answer<ClusterView> {
     ask(&api, |reply| Request::ShowCluster(name, reply))
         .await
         .map(Json)
 }
 
 /// Powers a cluster off and forgets it.
-#[utoipa::path(delete, path = "/v1/clusters/{name}", responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
-async fn delete_cluster(State(api): State<Api>, Path(name): Path<String>) -> Answer<ClusterView> {
+#[utoipa::path(delete, path = "/v1/clusters/{name}", params(Cluster), responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
+async fn delete_cluster(
+    State(api): State<Api>,
+    Path(Cluster { name }): Path<Cluster>,
+) -> Answer<ClusterView> {
     ask(&api, |reply| Request::DeleteCluster(name, reply))
         .await
         .map(Json)
 }
 
 /// Which VM would go where, in which batch; nothing is changed.
-#[utoipa::path(post, path = "/v1/clusters/{name}/plan", request_body = MoveOrder,
+#[utoipa::path(post, path = "/v1/clusters/{name}/plan", params(Cluster), request_body = MoveOrder,
     responses((status = 200, body = PlanView), (status = "4XX", body = Problem)))]
 async fn plan(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    Path(Cluster { name }): Path<Cluster>,
     order: Result<Json<MoveOrder>, JsonRejection>,
 ) -> Answer<PlanView> {
     let order = body(order)?;
@@ -188,11 +195,11 @@ async fn plan(
 }
 
 /// Begins a move; it goes on whoever listens.
-#[utoipa::path(post, path = "/v1/clusters/{name}/migrations", request_body = MoveOrder,
+#[utoipa::path(post, path = "/v1/clusters/{name}/migrations", params(Cluster), request_body = MoveOrder,
     responses((status = 202, body = Accepted), (status = "4XX", body = Problem)))]
 async fn move_cluster(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    Path(Cluster { name }): Path<Cluster>,
     order: Result<Json<MoveOrder>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Accepted>), Refused> {
     let order = body(order)?;
@@ -200,18 +207,35 @@ async fn move_cluster(
     Ok((StatusCode::ACCEPTED, Json(accepted)))
 }
 
+/// All moves that are kept, oldest first.
 #[utoipa::path(get, path = "/v1/migrations", responses((status = 200, body = MigrationList)))]
 async fn migrations(State(api): State<Api>) -> Answer<MigrationList> {
     ask(&api, Request::Migrations).await.map(Json)
 }
 
 /// The report; of a move under way, as of now.
-#[utoipa::path(get, path = "/v1/migrations/{id}", responses((status = 200, body = MigrationReport), (status = 404, body = Problem)))]
-async fn report(State(api): State<Api>, Path(id): Path<String>) -> Answer<MigrationReport> {
+#[utoipa::path(get, path = "/v1/migrations/{id}", params(Number), responses((status = 200, body = MigrationReport), (status = 404, body = Problem)))]
+async fn report(State(api): State<Api>, Path(Number { id }): Path<Number>) -> Answer<MigrationReport> {
     ask(&api, |reply| Request::Report(id, reply)).await.map(Json)
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+struct Cluster {
+    /// The cluster.
+    name: String,
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+struct Number {
+    /// Number of the move. What is no number is no move.
+    #[param(value_type = MigrationId)]
+    id: String,
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 struct After {
     /// Events with a number above this one.
     #[serde(default)]
@@ -219,11 +243,11 @@ struct After {
 }
 
 /// What happens, as server-sent events: from the beginning or after a number, then live until the move is over.
-#[utoipa::path(get, path = "/v1/migrations/{id}/events", params(After),
+#[utoipa::path(get, path = "/v1/migrations/{id}/events", params(Number, After),
     responses((status = 200, content_type = "text/event-stream", body = Event), (status = "4XX", body = Problem)))]
 async fn events(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Path(Number { id }): Path<Number>,
     after: Result<Query<After>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refused> {
     let Query(After { after }) = after.map_err(|rejection| {
@@ -249,7 +273,7 @@ fn told(event: Event) -> Result<sse::Event, Infallible> {
 }
 
 /// Before commit the batch rolls back; after it, no further batch begins.
-#[utoipa::path(post, path = "/v1/migrations/{id}/cancel", responses((status = 200, body = Accepted), (status = "4XX", body = Problem)))]
-async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Answer<Accepted> {
+#[utoipa::path(post, path = "/v1/migrations/{id}/cancel", params(Number), responses((status = 200, body = Accepted), (status = "4XX", body = Problem)))]
+async fn cancel(State(api): State<Api>, Path(Number { id }): Path<Number>) -> Answer<Accepted> {
     ask(&api, |reply| Request::Cancel(id, reply)).await.map(Json)
 }

@@ -80,8 +80,11 @@ pub enum Command {
     /// Run the coordinator
     Coordinator {
         /// Configuration file
-        #[arg(long)]
-        config: PathBuf,
+        #[arg(long, required_unless_present = "openapi")]
+        config: Option<PathBuf>,
+        /// Print the OpenAPI document of its API instead
+        #[arg(long, conflicts_with = "config")]
+        openapi: bool,
     },
     /// Print completions for a shell
     Completions {
@@ -203,7 +206,7 @@ pub struct UpArgs {
     /// A directory laid into every guest
     #[arg(long, value_name = "DIR")]
     pub overlay: Option<PathBuf>,
-    /// A command run in every guest; it sees VM_NAME, VM_INDEX, VM_IP, VM_COUNT and VM_PEERS
+    /// A command run in every guest; it sees VM_NAME, VM_INDEX (from 0), VM_IP, VM_COUNT and VM_PEERS (the addresses of all VMs by index, its own too)
     #[arg(long, value_name = "CMD")]
     pub run: Option<String>,
     /// What the guests do by themselves

@@ -43,7 +43,13 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Follow { migration, json } => moves::follow(&client()?, migration, json).await,
         Command::Cancel { migration, json } => moves::cancel(&client()?, migration, json).await,
         Command::Agent { config } => daemon::agent(&config).await,
-        Command::Coordinator { config } => daemon::coordinator(&config).await,
+        Command::Coordinator {
+            config: Some(config), ..
+        } => daemon::coordinator(&config).await,
+        Command::Coordinator { config: None, .. } => {
+            println!("{}", transhume_coordinator::openapi());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "transhume", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

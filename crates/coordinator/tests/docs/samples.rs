@@ -1,0 +1,338 @@
+//! Values of the very types, written as the API and the CLI write them.
+
+use serde_json::{Value, json};
+use transhume_coordinator::api::*;
+use transhume_model::*;
+use transhume_protocol::event::{Event, Happening};
+use transhume_protocol::message::{
+    Fault, FaultKind, Mode, OldPath, PageProgress, QemuState, Refusal, RefusalKind, VmRole,
+};
+use transhume_protocol::report::{
+    BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, Trouble, VmReport,
+};
+use transhume_protocol::step::{Phase, Step};
+
+fn host(name: &str) -> HostName {
+    name.parse().unwrap()
+}
+
+fn vm(name: &str) -> VmName {
+    name.parse().unwrap()
+}
+
+fn lab() -> ClusterName {
+    "lab".parse().unwrap()
+}
+
+const NUMBER: MigrationId = MigrationId(7);
+
+/// File name under docs/schema, and a document that its schema must allow.
+pub fn all() -> Vec<(&'static str, Value)> {
+    let mut all = vec![
+        ("hosts", json!(hosts())),
+        (
+            "cluster-list",
+            json!(ClusterList {
+                clusters: vec![line(None), line(Some(NUMBER))]
+            }),
+        ),
+        ("cluster-show", json!(view())),
+        ("cluster", json!(cluster())),
+        (
+            "order",
+            json!(MoveOrder {
+                from: vec!["h1".into()],
+                to: vec!["h2".into()],
+                batch: Some(2),
+                offline: true,
+                blackout_ms_max: None
+            }),
+        ),
+        ("order", json!({ "from": ["h1"], "to": ["h2"] })),
+        ("plan", json!(plan())),
+        (
+            "migrations",
+            json!(MigrationList {
+                migrations: endings().map(migration_line).collect()
+            }),
+        ),
+        ("cancel", json!(Accepted { migration: NUMBER })),
+        (
+            "problem",
+            json!(Problem {
+                code: "unknown-host".into(),
+                message: "there is no host".into(),
+                hint: "known: h1".into()
+            }),
+        ),
+    ];
+    all.extend(endings().map(|ending| ("report", json!(report(ending)))));
+    all.extend(happenings().map(|what| {
+        (
+            "event",
+            json!(Event {
+                migration: NUMBER,
+                number: 3,
+                at: WallMicros(5),
+                what
+            }),
+        )
+    }));
+    all
+}
+
+fn endings() -> impl Iterator<Item = Ending> {
+    [
+        Ending::Running,
+        Ending::Committed,
+        Ending::RolledBack,
+        Ending::PartlyCommitted,
+        Ending::Refused,
+    ]
+    .into_iter()
+}
+
+fn hosts() -> HostList {
+    let qemu = QemuState {
+        version: Version {
+            major: 10,
+            minor: 0,
+            micro: 2,
+        },
+        machines: vec![MachineType("pc-q35-10.0".into())],
+        accel: "tcg".into(),
+    };
+    let amount = Some(Capacity {
+        vcpus: Vcpus(4),
+        memory: Mebibytes(1024),
+    });
+    let there = HostView {
+        name: host("h1"),
+        connected: true,
+        away: None,
+        capacity: amount,
+        free: amount,
+        qemu: Some(qemu),
+        qemu_error: None,
+        vms: vec![vm("vm1")],
+    };
+    let away = HostView {
+        name: host("h2"),
+        connected: false,
+        away: Some("connection refused".into()),
+        capacity: None,
+        free: None,
+        qemu: None,
+        qemu_error: Some("it is not installed".into()),
+        vms: Vec::new(),
+    };
+    HostList {
+        hosts: vec![there, away],
+    }
+}
+
+fn line(migration: Option<MigrationId>) -> ClusterLine {
+    ClusterLine {
+        name: lab(),
+        stage: ClusterStage::Live,
+        vms: 2,
+        hosts: vec![host("h1")],
+        migration,
+    }
+}
+
+fn view() -> ClusterView {
+    let roles = [
+        VmRole::Home,
+        VmRole::Source,
+        VmRole::Left,
+        VmRole::Expected,
+        VmRole::Target,
+        VmRole::Arrived,
+    ];
+    let lives = [VmLife::Running, VmLife::Paused, VmLife::Missing, VmLife::Unknown];
+    let roles = roles.into_iter().map(Some).chain([None]);
+    let vms = roles.zip(lives.into_iter().cycle()).map(|(role, state)| VmView {
+        id: vm("vm1"),
+        host: host("h1"),
+        state,
+        role,
+        demand: Demand {
+            vcpus: Vcpus(1),
+            memory: Mebibytes(96),
+        },
+    });
+    ClusterView {
+        name: lab(),
+        stage: ClusterStage::Starting,
+        migration: None,
+        vms: vms.collect(),
+    }
+}
+
+fn cluster() -> ClusterSpec {
+    let nbd = Disk::Nbd {
+        host: "10.0.0.9".into(),
+        port: 10809,
+        export: "vm1".into(),
+    };
+    let spec = VmSpec {
+        name: vm("vm1"),
+        cluster: lab(),
+        vcpus: Vcpus(1),
+        memory: Mebibytes(96),
+        machine: Some(MachineType("pc-q35-10.0".into())),
+        nics: vec![NicSpec {
+            mac: "52:54:00:00:00:01".parse().unwrap(),
+            mtu: 1500,
+        }],
+        disks: vec![
+            nbd,
+            Disk::File {
+                path: "/shared/vm1".into(),
+            },
+        ],
+        boot: Boot {
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+            cmdline: "quiet".into(),
+        },
+    };
+    ClusterSpec {
+        name: lab(),
+        vms: vec![PlacedVm {
+            host: host("h1"),
+            spec,
+        }],
+    }
+}
+
+fn plan() -> PlanView {
+    let one = PlannedMove {
+        vm: vm("vm1"),
+        batch: 1,
+        source: host("h1"),
+        target: host("h2"),
+    };
+    PlanView {
+        cluster: lab(),
+        batch: 1,
+        hosts_used: 1,
+        hosts_min: 1,
+        moves: vec![one],
+        stay: vec![vm("vm2")],
+    }
+}
+
+fn migration_line(outcome: Ending) -> MigrationLine {
+    MigrationLine {
+        migration: NUMBER,
+        cluster: lab(),
+        outcome,
+        vms: 2,
+    }
+}
+
+fn report(outcome: Ending) -> MigrationReport {
+    let whole = VmReport {
+        id: vm("vm1"),
+        batch: 1,
+        source: host("h1"),
+        target: host("h2"),
+        host: host("h2"),
+        phase: Phase::Activation,
+        blackout_ms: Some(41.5),
+        blackout_parts: Some(BlackoutParts::default()),
+        gap_ms: Some(52.0),
+        frames: Some(Frames::default()),
+        old_path: Some(OldPath::Marker),
+        buffer_peak_bytes: 4096,
+        pages: PageProgress::default(),
+        phases: Phase::ALL.map(|phase| PhaseTime { phase, ms: 1.5 }).to_vec(),
+    };
+    let untouched = VmReport {
+        id: vm("vm2"),
+        blackout_ms: None,
+        blackout_parts: None,
+        gap_ms: None,
+        frames: None,
+        old_path: None,
+        ..whole.clone()
+    };
+    MigrationReport {
+        migration: NUMBER,
+        cluster: lab(),
+        outcome,
+        mode: if outcome == Ending::Refused {
+            Mode::Offline
+        } else {
+            Mode::Live
+        },
+        from: vec![host("h1")],
+        to: vec![host("h2")],
+        used: vec![host("h2")],
+        batch: 2,
+        started_at: WallMicros(1),
+        duration_ms: 4_340.0,
+        frames: Frames::default(),
+        vms: vec![whole, untouched],
+        trouble: (outcome != Ending::Committed).then(|| Trouble {
+            step: Step::Capture,
+            host: Some(host("h1")),
+            vm: None,
+            reason: "it broke".into(),
+            hint: "mend it".into(),
+        }),
+    }
+}
+
+fn happenings() -> impl Iterator<Item = Happening> {
+    let (vm, host) = (vm("vm1"), host("h1"));
+    let refusal = Refusal {
+        kind: RefusalKind::Disk,
+        reason: "no export".into(),
+        hint: "start it".into(),
+    };
+    let fault = Fault {
+        kind: FaultKind::BufferLimit,
+        reason: "full".into(),
+    };
+    let steps = Step::ALL
+        .into_iter()
+        .map(|step| Happening::StepEntered { batch: 1, step });
+    let others = [
+        Happening::Begun {
+            vms: vec![vm.clone()],
+            batches: 1,
+        },
+        Happening::PhaseEntered {
+            vm: vm.clone(),
+            phase: Phase::PreCopy,
+        },
+        Happening::Progress {
+            vm: vm.clone(),
+            pages: PageProgress::default(),
+        },
+        Happening::Refused {
+            host: host.clone(),
+            vm: vm.clone(),
+            refusal,
+        },
+        Happening::Failed {
+            host: Some(host.clone()),
+            vm: None,
+            fault,
+        },
+        Happening::AgentLost { host: host.clone() },
+        Happening::AgentBack { host },
+        Happening::RollingBack {
+            batch: 1,
+            reason: "it broke".into(),
+        },
+        Happening::Committed { batch: 1 },
+        Happening::Ended {
+            ending: Ending::Committed,
+        },
+    ];
+    steps.chain(others)
+}
