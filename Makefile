@@ -21,6 +21,7 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	scripts/licences.sh
+	scripts/docs.py
 
 # Pure parts, parsers, codecs, planner, the simulation; and the buffers on a real kernel.
 unit:
