@@ -70,6 +70,13 @@ pub(crate) fn scene(core: &Core, cluster: &str, order: &MoveOrder) -> Result<Sce
             "name other hosts after --to",
         ));
     }
+    if order.blackout_ms_max == Some(0) {
+        return Err(Refused::bad(
+            "bad-budget",
+            "a blackout of 0 ms is not possible: no VM would ever be ready to be switched over".to_owned(),
+            "allow at least 1 ms after --blackout-ms-max, or leave it away",
+        ));
+    }
     if scene.leaving().next().is_none() {
         let live_on: BTreeSet<_> = cluster.vms.iter().map(|vm| &vm.host).collect();
         return Err(Refused::bad(

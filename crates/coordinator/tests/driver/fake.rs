@@ -29,6 +29,8 @@ pub enum Fate {
     Nothing,
     /// The connection breaks instead.
     Hangup,
+    /// Carried out, and besides the answer, which comes twice, things are said that nobody asked for.
+    Babble,
 }
 
 /// A VM as the agent holds it.
@@ -226,6 +228,15 @@ impl Desk {
         }
         let outcomes = match self.fates.get(name) {
             None => self.carry_out(&order),
+            Some(Fate::Babble) => {
+                let answers = self.carry_out(&order);
+                let nonsense = [Outcome::Destroyed, Outcome::TargetDropped];
+                nonsense
+                    .into_iter()
+                    .chain(answers.iter().cloned())
+                    .chain(answers.clone())
+                    .collect()
+            }
             Some(Fate::Nothing) => Vec::new(),
             Some(Fate::Hangup) => return None,
             Some(Fate::Fail) => vec![Outcome::Failed(Fault {

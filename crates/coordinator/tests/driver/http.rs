@@ -1,11 +1,15 @@
 //! The HTTP side by itself: bodies that are no orders, paths that are not there, limits. Each is a problem with a code, as JSON.
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Site, cluster};
+use crate::fake::Fate;
+use crate::support::{Answer, Site, cluster, order, until};
 
 /// As documented in docs/api.md.
 const BODY_BYTES_MAX: usize = 4 << 20;
+const FOLLOWERS_MAX: usize = 64;
+const SURVEYS_MAX: usize = 64;
 
 const PLAN: &str = "/v1/clusters/lab/plan";
 
@@ -112,4 +116,34 @@ async fn the_document_is_served_as_it_is_published() {
         serde_json::from_str::<Value>(&transhume_coordinator::openapi()).unwrap()
     );
     assert_eq!(site.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn followers_have_a_limit() {
+    let site = lab().await;
+    site.agents["h1"].meets("PreCopy", Fate::Nothing);
+    let migration = site.migrate(&order(&["h1"], &["h3"])).await;
+    let path = format!("/v1/migrations/{migration}/events");
+    let mut followers = Vec::new();
+    for _ in 0..FOLLOWERS_MAX {
+        followers.push(site.open(&path).await);
+    }
+    let problem = site.get(&path).await.refused(429, "busy");
+    assert!(problem.hint.contains("again"), "{problem:?}");
+    drop(followers.pop());
+    let free = async || Some(site.open(&path).await).filter(|follower| follower.status() == 200);
+    until("a place is free again", free).await;
+}
+
+#[tokio::test]
+async fn plans_that_wait_have_a_limit() {
+    let site = lab().await;
+    site.agents["h3"].meets("Inspect", Fate::Nothing);
+    let order = order(&["h1"], &["h3"]);
+    let plans = (0..=SURVEYS_MAX).map(|_| site.post(PLAN, &order));
+    let mut codes: Vec<_> = join_all(plans).await.iter().map(Answer::code).collect();
+    codes.sort();
+    let mut expected = vec!["agent-unreachable".to_owned(); SURVEYS_MAX];
+    expected.push("busy".to_owned());
+    assert_eq!(codes, expected);
 }

@@ -4,6 +4,7 @@
 mod clusters;
 mod fake;
 mod http;
+mod links;
 mod moves;
 mod refused;
 mod restart;

@@ -48,6 +48,13 @@ async fn wrong_names_and_sets_are_refused_by_plan_and_move_alike() {
         (order(&["h1", "h1"], &["h3"]), 422, "host-twice", "h1", "once"),
         (order(&["h1"], &["h3", "h3"]), 422, "host-twice", "h3", "once"),
         (order(&["h4"], &["h3"]), 422, "nothing-to-move", "h4", "h1, h2"),
+        (
+            json!({ "from": ["h1"], "to": ["h3"], "blackout_ms_max": 0 }),
+            422,
+            "bad-budget",
+            "0 ms",
+            "--blackout-ms-max",
+        ),
         (k(0), 422, "bad-batch", "k = 0", "all 3 at once"),
         (
             k(4),

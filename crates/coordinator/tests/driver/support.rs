@@ -69,6 +69,11 @@ impl Answer {
         serde_json::from_value(self.body).expect("the document of this call")
     }
 
+    /// The code of a refusal.
+    pub fn code(&self) -> String {
+        self.body["code"].as_str().expect("a problem").to_owned()
+    }
+
     /// A refusal with this status and code.
     #[track_caller]
     pub fn refused(self, status: u16, code: &str) -> Problem {
@@ -178,6 +183,15 @@ impl Site {
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(self.http.post(format!("http://c{path}")).json(body))
             .await
+    }
+
+    /// The head of an answer whose body is still to come.
+    pub async fn open(&self, path: &str) -> reqwest::Response {
+        let request = self.http.get(format!("http://c{path}"));
+        timeout(PATIENCE, request.send())
+            .await
+            .expect("an answer")
+            .unwrap()
     }
 
     /// A body as it stands, said to be JSON.

@@ -1,0 +1,152 @@
+//! What answers at an agent's address may be anything: each is seen for what it is, said at `/v1/hosts`, and hurts nobody else.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use transhume_coordinator::api::HostView;
+use transhume_model::{Epoch, WallMicros};
+use transhume_protocol::message::{HostState, Outcome, PROTOCOL_VERSION, RefusalKind, Report};
+use transhume_protocol::report::Ending;
+use transhume_protocol::wire;
+
+use crate::fake::Fate;
+use crate::support::{Site, order, until};
+
+const BEFORE: [(&str, &str); 1] = [("vm1", "h1")];
+
+/// Says these bytes to whoever connects, and listens until the other side has had enough.
+async fn stranger(address: SocketAddr, bytes: Vec<u8>) -> JoinHandle<()> {
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // Whoever connected may have gone: it is not to like what it hears.
+            let _ = stream.write_all(&bytes).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    })
+}
+
+fn greeting(state: HostState) -> Vec<u8> {
+    let report = Report {
+        order: None,
+        epoch: Epoch::default(),
+        vm: None,
+        at: WallMicros(1),
+        outcome: Outcome::Host(Box::new(state)),
+    };
+    wire::encode(&report).unwrap()
+}
+
+async fn h3(site: &Site) -> HostView {
+    site.hosts()
+        .await
+        .hosts
+        .into_iter()
+        .find(|host| host.name.as_str() == "h3")
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_stranger_at_an_agents_address_is_told_apart_and_harms_nobody() {
+    let state = |change: fn(&mut HostState)| {
+        let site = Site::dark(&[("h3", 1)]);
+        let mut state = site.agents["h3"].desk().state.clone();
+        change(&mut state);
+        greeting(state)
+    };
+    let mut refused = greeting(Site::dark(&[("h3", 1)]).agents["h3"].desk().state.clone());
+    refused.truncate(wire::LENGTH_BYTES);
+    refused.extend(vec![b'x'; 3000]);
+    let cases = [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "bytes is announced"),
+        (vec![0xff; 64], "bytes is announced, 4194304 are allowed"),
+        (wire::encode(&"hello").unwrap(), "cannot be understood"),
+        (refused, "cannot be understood"),
+        (
+            state(|state| state.protocol = PROTOCOL_VERSION + 1),
+            "install the same release on both",
+        ),
+        (
+            state(|state| state.host = "h7".parse().unwrap()),
+            "what answers there is host h7",
+        ),
+        (
+            wire::encode(&serde_json::json!({ "outcome": { "is": "destroyed" } })).unwrap(),
+            "not its state",
+        ),
+    ];
+    for (bytes, says) in cases {
+        let mut site = Site::dark(&[("h1", 4), ("h3", 4)]);
+        site.agents.get_mut("h1").unwrap().start();
+        let stranger = stranger(site.agents["h3"].address, bytes).await;
+        site.start().await;
+        let why = until(says, async || {
+            h3(&site).await.away.filter(|why| why.contains(says))
+        })
+        .await;
+        let site = site.with_lab(&BEFORE).await;
+        let answer = site.post("/v1/clusters/lab/plan", &order(&["h1"], &["h3"])).await;
+        let problem = answer.refused(409, "agent-unreachable");
+        assert!(
+            problem.message.contains("h3") && problem.message.contains(&why),
+            "{problem:?}"
+        );
+        stranger.abort();
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_was_never_there_is_found_as_soon_as_it_starts() {
+    let mut site = Site::dark(&[("h1", 4), ("h3", 4)]);
+    site.agents.get_mut("h1").unwrap().start();
+    site.start().await;
+    let why = until("h3 is seen to be away", async || h3(&site).await.away).await;
+    assert!(why.contains("refused"), "{why}");
+    let view = h3(&site).await;
+    assert!(
+        !view.connected && view.capacity.is_none() && view.vms.is_empty(),
+        "{view:?}"
+    );
+    site.agents.get_mut("h3").unwrap().start();
+    site.all_connected().await;
+    let view = h3(&site).await;
+    assert!(view.away.is_none() && view.capacity.is_some(), "{view:?}");
+}
+
+#[tokio::test]
+async fn answers_that_make_no_sense_or_come_twice_change_nothing() {
+    let site = Site::new(&[("h1", 4), ("h3", 4)]).await.with_lab(&BEFORE).await;
+    for command in ["Reserve", "PreCopy", "Capture", "Activate", "Discard"] {
+        for host in ["h1", "h3"] {
+            site.agents[host].meets(command, Fate::Babble);
+        }
+    }
+    let migration = site.migrate(&order(&["h1"], &["h3"])).await;
+    let report = site.ended(migration).await;
+    assert_eq!(report.outcome, Ending::Committed, "{:?}", report.trouble);
+    site.assert_runs(&[("vm1", "h3")]);
+}
+
+#[tokio::test]
+async fn a_refusal_names_who_refuses_whatever_the_kind() {
+    for kind in [
+        RefusalKind::Disk,
+        RefusalKind::BootFile,
+        RefusalKind::AddressInUse,
+        RefusalKind::Qemu,
+    ] {
+        let site = Site::new(&[("h1", 4), ("h3", 4)]).await.with_lab(&BEFORE).await;
+        site.agents["h3"].meets("Prepare", Fate::Refuse(kind));
+        let migration = site.migrate(&order(&["h1"], &["h3"])).await;
+        let report = site.ended(migration).await;
+        let trouble = report.trouble.expect("a reason");
+        assert_eq!(report.outcome, Ending::Refused, "{kind:?}");
+        let names = (trouble.host.unwrap(), trouble.vm.unwrap());
+        assert_eq!((names.0.as_str(), names.1.as_str()), ("h3", "vm1"), "{kind:?}");
+        assert_eq!(trouble.hint, "this agent is a fake");
+        site.assert_runs(&BEFORE);
+    }
+}
