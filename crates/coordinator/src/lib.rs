@@ -29,8 +29,8 @@ mod survey;
 
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
@@ -51,7 +51,7 @@ const WAITING_MAX: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its address is taken or not there.
-    #[error("cannot serve the API on {address}; is another coordinator running?")]
+    #[error("cannot serve the API on {address}{}", another(.source))]
     Listen {
         /// The address or path.
         address: String,
@@ -68,6 +68,13 @@ pub enum Error {
     /// It cannot go on.
     #[error(transparent)]
     Core(#[from] CoreError),
+}
+
+fn another(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => "; is another coordinator running?",
+        _ => "",
+    }
 }
 
 /// Runs until the journal fails. Restarted, it goes on from the journal.
@@ -122,18 +129,28 @@ async fn serve(
     Ok(servers)
 }
 
-/// A socket that a killed coordinator left is replaced; one that answers is another coordinator's.
+/// A socket that a killed coordinator left is replaced; one that answers is another coordinator's, and what is no socket is
+/// somebody's file. It is made beside its place, so that nobody else can ever open it.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());
     }
-    remove(path.to_owned())?;
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    remove(Path::new(&beside))?;
+    let listener = UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, Permissions::from_mode(SOCKET_MODE))?;
+    std::fs::rename(&beside, path)?;
     Ok(listener)
 }
 
-fn remove(path: PathBuf) -> io::Result<()> {
+fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

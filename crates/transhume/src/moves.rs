@@ -6,6 +6,7 @@ use serde::Serialize;
 use transhume_coordinator::api::{
     Accepted, ClusterList, ClusterView, HostList, MigrationList, MoveOrder, PlanView,
 };
+use transhume_model::{ClusterName, IdError};
 use transhume_protocol::report::{Ending, MigrationReport};
 
 use crate::args::{ClusterCommand, MoveArgs};
@@ -42,7 +43,9 @@ pub async fn cluster(client: &Client, command: ClusterCommand) -> Result<ExitCod
             print!("{}", table.text());
         }
         ClusterCommand::Show { name, json } => {
-            let view: ClusterView = client.get(&format!("/v1/clusters/{name}")).await?;
+            let view: ClusterView = client
+                .get(&format!("/v1/clusters/{}", cluster_name(&name)?))
+                .await?;
             if json {
                 return print_json(&view);
             }
@@ -83,6 +86,13 @@ pub async fn hosts(client: &Client, json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Becomes part of a path: what is no name never leaves this machine.
+fn cluster_name(text: &str) -> Result<ClusterName, Failure> {
+    let hint = "`transhume cluster list` tells which clusters there are";
+    text.parse()
+        .map_err(|error: IdError| Failure::new(Kind::Refused, error.to_string(), hint))
+}
+
 fn order(args: &MoveArgs) -> MoveOrder {
     MoveOrder {
         from: args.from.clone(),
@@ -94,9 +104,8 @@ fn order(args: &MoveArgs) -> MoveOrder {
 }
 
 pub async fn plan(client: &Client, args: MoveArgs) -> Result<ExitCode, Failure> {
-    let view: PlanView = client
-        .post(&format!("/v1/clusters/{}/plan", args.cluster), &order(&args))
-        .await?;
+    let path = format!("/v1/clusters/{}/plan", cluster_name(&args.cluster)?);
+    let view: PlanView = client.post(&path, &order(&args)).await?;
     if args.json {
         return print_json(&view);
     }
@@ -123,7 +132,7 @@ pub async fn plan(client: &Client, args: MoveArgs) -> Result<ExitCode, Failure> 
 }
 
 pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failure> {
-    let path = format!("/v1/clusters/{}/migrations", args.cluster);
+    let path = format!("/v1/clusters/{}/migrations", cluster_name(&args.cluster)?);
     let Accepted { migration } = client.post(&path, &order(&args)).await?;
     finish(follow::follow(client, migration.0, args.json).await?, args.json)
 }

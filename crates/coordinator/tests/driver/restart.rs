@@ -159,3 +159,24 @@ async fn a_second_coordinator_on_the_same_journal_does_not_start() {
     );
     assert_eq!(site.get("/healthz").await.status, 200, "the first one goes on");
 }
+
+#[tokio::test]
+async fn the_socket_is_its_owners_and_no_file_is_taken_for_an_old_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut site = Site::dark(&[("h1", 1)]);
+    let path = site.config().api_socket.unwrap();
+    std::fs::write(&path, "somebody's").unwrap();
+    let error = transhume_coordinator::run(site.config()).await.unwrap_err();
+    assert!(error.to_string().contains("api.sock"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's");
+    std::fs::remove_file(&path).unwrap();
+    for _ in 0..2 {
+        // The second one finds what the first one left.
+        site.start().await;
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        site.end().await;
+    }
+}
