@@ -2,8 +2,8 @@
 //! all fed by it. Emitted once, by the group state machine.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use transhume_model::{HostName, MigrationId, VmName, WallMicros};
+use utoipa::ToSchema;
 
 use crate::message::{Fault, PageProgress, Refusal};
 use crate::report::Ending;

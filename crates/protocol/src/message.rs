@@ -8,11 +8,11 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use transhume_model::{
     Bytes, Capacity, Epoch, HostName, MachineType, MigrationId, Millis, OrderId, Version, VmName, VmSpec,
     WallMicros,
 };
+use utoipa::ToSchema;
 
 /// Version of these messages; both sides must speak the same.
 pub const PROTOCOL_VERSION: u16 = 1;

@@ -1,8 +1,8 @@
 //! The report of a migration: what was promised, what was measured, and the proof that no frame was lost.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use transhume_model::{ClusterName, HostName, MigrationId, VmName, WallMicros};
+use utoipa::ToSchema;
 
 use crate::message::{Mode, OldPath, PageProgress};
 use crate::step::{Phase, Step};
