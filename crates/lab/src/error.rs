@@ -198,8 +198,10 @@ impl LabError {
             LabError::Start { .. } => {
                 Some("is the package installed? (qemu-utils, qemu-system-x86, iproute2)")
             }
+            LabError::NoSuch { .. } => {
+                Some("`transhume hosts` lists the hosts, `transhume cluster show lab` the VMs")
+            }
             LabError::Option { .. }
-            | LabError::NoSuch { .. }
             | LabError::Name(_)
             | LabError::File { .. }
             | LabError::Tool { .. }

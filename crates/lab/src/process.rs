@@ -202,15 +202,22 @@ fn listens(table: &str, address: SocketAddrV4) -> bool {
 
 /// Start time of a process that is no zombie.
 fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    start_ticks_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The same from the text of /proc/PID/stat.
+fn start_ticks_of(stat: &str) -> Option<u64> {
+    const THREADS_AFTER_STATE: usize = 16;
+    const STARTTIME_AFTER_THREADS: usize = 1;
     // The name, in parentheses, may hold anything: fields are counted from its end.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
+    let threads: u32 = fields.nth(THREADS_AFTER_STATE)?.parse().ok()?;
+    // The first thread may be gone while others still hold the process's sockets.
+    if state == "X" || (state == "Z" && threads <= 1) {
         return None;
     }
-    const STARTTIME_AFTER_STATE: usize = 18;
-    fields.nth(STARTTIME_AFTER_STATE)?.parse().ok()
+    fields.nth(STARTTIME_AFTER_THREADS)?.parse().ok()
 }
 
 /// The current program, for processes that are this program under another name.
@@ -235,6 +242,18 @@ mod tests {
         assert_eq!(end_all(std::slice::from_ref(&record), 1000), []);
         assert!(!record.alive(), "not yet waited for, but dead");
         child.wait().unwrap();
+    }
+
+    /// Found in the lab: a killed agent's listener was still there, and the next one could not start.
+    #[test]
+    fn a_process_whose_first_thread_alone_is_gone_still_lives() {
+        let stat = |state, threads| {
+            format!("7 (a) b) {state} 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 {threads} 0 4711 0")
+        };
+        assert_eq!(start_ticks_of(&stat("S", 3)), Some(4711));
+        assert_eq!(start_ticks_of(&stat("Z", 3)), Some(4711));
+        assert_eq!(start_ticks_of(&stat("Z", 1)), None);
+        assert_eq!(start_ticks_of(&stat("X", 0)), None);
     }
 
     #[test]

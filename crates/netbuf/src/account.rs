@@ -28,7 +28,7 @@ pub struct SourceAccount {
     pub own_echo: u64,
     /// Frames dropped by the tap or its plug since the buffer was opened.
     pub dropped: u64,
-    /// Frames put back into the source.
+    /// Unicast frames put back into the source.
     pub put_back: u64,
     /// Largest fill of the spool, bytes.
     pub peak_bytes: u64,

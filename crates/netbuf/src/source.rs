@@ -306,7 +306,7 @@ impl SourceBuffer {
                 .inject(&[record.data], spool.vnet_header_bytes())
                 .context(&name, "put a frame back")?;
             if sent == 1 {
-                account.put_back += 1;
+                account.put_back += u64::from(record.kind == Kind::Unicast);
                 at = record.next;
                 last_progress = Instant::now();
             } else if last_progress.elapsed() > Duration::from_millis(PUT_BACK_MS_MAX) {

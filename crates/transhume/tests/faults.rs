@@ -1,0 +1,168 @@
+//! Parts die in the middle of a move. Every VM runs in exactly one place afterwards, the batch is on one side, nothing is lost.
+
+mod user;
+
+use std::path::PathBuf;
+
+use transhume_lab::faults;
+use user::{UserLab, assert_no_frame_lost, lab, moved, says, start};
+
+const MOVE: [&str; 8] = [
+    "migrate", "lab", "--from", "h1,h2", "--to", "h3,h4", "--batch", "4",
+];
+const LAB: &str = "--hosts 4 --vms 4 --rate 300";
+
+fn over(lab: &UserLab, when: &str) {
+    lab.assert_one_of_each(4);
+    lab.assert_clean(when);
+}
+
+/// All four VMs are on one side.
+fn side(lab: &UserLab) -> &'static str {
+    let hosts = lab.hosts_of_vms();
+    let source = hosts
+        .iter()
+        .filter(|host| ["h1", "h2"].contains(&host.as_str()))
+        .count();
+    match source {
+        4 => "source",
+        0 => "target",
+        _ => panic!("the batch is on both sides: {hosts:?}"),
+    }
+}
+
+fn coordinator_config(lab: &UserLab) -> PathBuf {
+    let dir = lab.open().layout.coordinator_dir();
+    let files = std::fs::read_dir(dir).unwrap().flatten();
+    let mut found = files
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"));
+    found.next().expect("the coordinator has a configuration")
+}
+
+/// The coordinator dies around its `Committed`, is started again, and ends the move on the right side.
+fn coordinator_crashes(at: &str, outcome: &str, expected: &'static str) {
+    let lab = lab(LAB);
+    let config = coordinator_config(&lab);
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut opened = lab.open();
+    faults::kill(&opened, "coordinator").unwrap();
+    std::fs::write(&config, format!("crash_at = \"{at}\"\n{text}")).unwrap();
+    faults::start_coordinator(&mut opened).unwrap();
+    says("hosts").succeeded();
+    let cut = start(&MOVE).finish();
+    assert_ne!(cut.code, Some(0), "the coordinator should have died: {cut:?}");
+    std::fs::write(&config, text).unwrap();
+    faults::start_coordinator(&mut opened).unwrap();
+    let report = says("follow --json").json();
+    assert_eq!(report["outcome"], outcome, "{report}");
+    assert_eq!(side(&lab), expected);
+    assert_no_frame_lost(&report);
+    over(&lab, at);
+}
+
+#[test]
+fn a_coordinator_killed_right_before_committed_undoes_the_batch() {
+    coordinator_crashes("before-committed", "rolled-back", "source");
+}
+
+#[test]
+fn a_coordinator_killed_right_after_committed_finishes_the_batch() {
+    coordinator_crashes("after-committed", "committed", "target");
+}
+
+#[test]
+fn a_target_agent_killed_during_stop_and_copy_rolls_the_batch_back() {
+    let lab = lab(LAB);
+    let mut opened = lab.open();
+    let mut moving = start(&MOVE);
+    moving.until("step 6:");
+    faults::kill(&opened, "agent h3").unwrap();
+    faults::start_agent(&mut opened, "h3").unwrap();
+    let done = moving.finish();
+    match side(&lab) {
+        "source" => assert_eq!(done.code, Some(4), "{done:?}"),
+        // The kill came after the decision: it rolls forward.
+        _ => assert_eq!(done.code, Some(0), "{done:?}"),
+    }
+    assert_no_frame_lost(&says("report --json").json());
+    over(&lab, "after the target's agent was killed");
+    if side(&lab) == "source" {
+        moved("migrate lab --from h1,h2 --to h3,h4");
+        over(&lab, "after the second attempt");
+    }
+}
+
+#[test]
+fn a_source_agent_killed_between_capture_and_commit_loses_nothing() {
+    let lab = lab(LAB);
+    let mut opened = lab.open();
+    let mut moving = start(&MOVE);
+    moving.until("step 6:");
+    faults::kill(&opened, "agent h1").unwrap();
+    faults::start_agent(&mut opened, "h1").unwrap();
+    let done = moving.finish();
+    assert!(matches!(done.code, Some(0 | 4)), "{done:?}");
+    side(&lab);
+    assert_no_frame_lost(&says("report --json").json());
+    over(&lab, "after the source's agent was killed");
+}
+
+#[test]
+fn an_agent_that_hangs_during_pre_copy_rolls_the_batch_back() {
+    let lab = lab(LAB);
+    let opened = lab.open();
+    let mut moving = start(&MOVE);
+    moving.until("step 2:");
+    faults::freeze(&opened, "agent h3").unwrap();
+    let begun = std::time::Instant::now();
+    let mut opened = opened;
+    // As the host's watchdog would.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    faults::thaw(&opened, "agent h3").unwrap();
+    faults::kill(&opened, "agent h3").unwrap();
+    faults::start_agent(&mut opened, "h3").unwrap();
+    let done = moving.finish();
+    assert!(
+        matches!(done.code, Some(0 | 4)),
+        "after {:?}: {done:?}",
+        begun.elapsed()
+    );
+    side(&lab);
+    over(&lab, "after the target's agent hung");
+}
+
+#[test]
+fn a_fabric_that_filters_rarp_is_waited_for() {
+    let lab = lab(LAB);
+    let blocked = faults::block_rarp(&lab.open()).unwrap();
+    let report = moved("migrate lab --from h1,h2 --to h3,h4");
+    // A guest that happens to ask for a neighbour in time is heard instead.
+    for vm in report["vms"].as_array().unwrap() {
+        assert!(vm["old_path"] == "lingered" || vm["old_path"] == "marker", "{vm}");
+    }
+    drop(blocked);
+    over(&lab, "after a move without a marker");
+}
+
+#[test]
+fn a_buffer_that_reaches_its_limit_rolls_the_batch_back() {
+    let lab = lab("--hosts 4 --vms 4 --rate 2000 --buffer-bytes-max 2048");
+    // The VMs of the other host go on sending.
+    let done = says("migrate lab --from h1 --to h3");
+    assert_eq!(done.code, Some(4), "{done:?}");
+    assert!(
+        done.stdout.contains("buffer") && done.stdout.contains("hint: "),
+        "{done:?}"
+    );
+    let report = says("report --json").json();
+    assert_eq!(report["outcome"], "rolled-back");
+    assert!(
+        report["trouble"]["hint"]
+            .as_str()
+            .is_some_and(|hint| !hint.is_empty()),
+        "{report}"
+    );
+    assert_eq!(side(&lab), "source");
+    over(&lab, "after the limit");
+}

@@ -1,0 +1,106 @@
+//! A whole cluster moves, live, and loses nothing: by the buffers' own account and by the guests' (issue's "How good").
+
+mod user;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use user::{lab, moved, says};
+
+/// Traffic before the control is read.
+const CONTROL: Duration = Duration::from_secs(4);
+
+/// There and back and there again, with a control before it.
+fn back_and_forth(up: &str, moves: &[&str]) {
+    let lab = lab(up);
+    std::thread::sleep(CONTROL);
+    lab.assert_clean("before any move");
+    let (mut from, mut to) = ("h1,h2", "h3,h4");
+    for (number, options) in moves.iter().enumerate() {
+        let report = moved(&format!("migrate lab --from {from} --to {to} {options}"));
+        for vm in report["vms"].as_array().unwrap() {
+            assert!(vm["blackout_ms"].as_f64() > Some(0.0), "{vm}");
+            assert!(to.contains(vm["host"].as_str().unwrap()), "{vm}");
+            assert_eq!(vm["old_path"], "marker", "{vm}");
+        }
+        lab.assert_clean(&format!("after move {} of {}", number + 1, moves.len()));
+        (from, to) = (to, from);
+    }
+    let vms = lab.open().state.vms.len();
+    lab.assert_one_of_each(vms);
+}
+
+#[test]
+fn eight_vms_in_batches_of_8_and_4_lose_nothing() {
+    back_and_forth(
+        "--hosts 4 --vms 8 --rate 1000",
+        &["", "--batch 4", "--batch 8", "--batch 4"],
+    );
+}
+
+#[test]
+fn the_least_mtu_loses_nothing() {
+    back_and_forth(
+        "--hosts 4 --vms 8 --rate 1000 --mtu 68",
+        &["--batch 8", "--batch 4", ""],
+    );
+}
+
+#[test]
+fn two_vms_at_5000_messages_a_second_lose_nothing() {
+    back_and_forth("--hosts 4 --vms 2 --rate 5000", &["", "--batch 1", ""]);
+}
+
+#[test]
+fn servers_and_clients_move_and_the_users_own_program_goes_on() {
+    let overlay = std::env::temp_dir().join(format!("transhume-overlay-{}", std::process::id()));
+    std::fs::create_dir_all(overlay.join("opt")).unwrap();
+    std::fs::write(overlay.join("opt/greeting"), "from the overlay\n").unwrap();
+    let program = "cat /opt/greeting; echo $VM_NAME $VM_INDEX $VM_IP $VM_COUNT $VM_PEERS; while sleep 1; do echo tick; done";
+    let overlay_text = overlay.display().to_string();
+    let arguments = [
+        "lab",
+        "up",
+        "--hosts",
+        "3",
+        "--vms",
+        "3",
+        "--workload",
+        "client-server",
+        "--rate",
+        "300",
+        "--overlay",
+        &overlay_text,
+        "--run",
+        program,
+    ];
+    let lab = user::raise(&arguments);
+    let _ = std::fs::remove_dir_all(&overlay);
+    moved("migrate lab --from h1 --to h2,h3");
+    lab.assert_clean("after the move");
+    let log = says("lab logs vm1").succeeded().stdout.clone();
+    assert!(log.starts_with("from the overlay\n"), "{log}");
+    let facts: Vec<_> = log.lines().nth(1).unwrap_or("").split(' ').collect();
+    assert_eq!((facts[0], facts[1], facts[3]), ("vm1", "0", "3"), "{log}");
+    assert_eq!(
+        facts[4], "10.78.0.1,10.78.0.2,10.78.0.3",
+        "all, itself included: {log}"
+    );
+    assert!(log.matches("tick").count() > 2, "{log}");
+    let inside = says("lab exec vm2 -- cat /opt/greeting");
+    assert_eq!(inside.succeeded().stdout, "from the overlay\n");
+}
+
+#[test]
+fn an_offline_move_stops_copies_and_starts() {
+    let lab = lab("--hosts 3 --vms 2 --rate 200");
+    let report = moved("migrate lab --from h1 --to h3 --offline");
+    assert_eq!(report["mode"], "offline");
+    lab.assert_clean("after the offline move");
+    let listed = says("cluster list --json").succeeded().json();
+    assert_eq!(listed["clusters"][0]["name"], "lab");
+    let reported = says("report --json").succeeded().json();
+    assert_eq!(reported["migration"], report["migration"]);
+    let phases: Vec<&Value> = report["vms"][0]["phases"].as_array().unwrap().iter().collect();
+    assert!(!phases.is_empty(), "{report}");
+}

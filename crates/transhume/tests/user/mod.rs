@@ -1,0 +1,277 @@
+//! A user at the command line, with a lab of his own. One test at a time: there is one lab on a machine.
+
+#![allow(dead_code, reason = "each file of tests uses its part")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use transhume_lab::{Lab, LabName};
+
+/// The longest any single command may take.
+const COMMAND_S_MAX: u64 = 120;
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Done {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("one JSON document expected: {error}: {self:?}"))
+    }
+
+    /// Refused with this exit code, a message that names each of `named`, and a hint.
+    #[track_caller]
+    pub fn refused(&self, code: i32, named: &[&str]) -> &Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        for name in named {
+            assert!(self.stderr.contains(name), "{name} is not named: {self:?}");
+        }
+        assert!(self.stderr.contains("hint: "), "there is no hint: {self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub fn succeeded(&self) -> &Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
+    }
+}
+
+/// A command under way.
+pub struct Running {
+    child: Child,
+    lines: BufReader<std::process::ChildStderr>,
+    seen: String,
+    arguments: String,
+}
+
+pub fn start(arguments: &[&str]) -> Running {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_transhume"))
+        .args(arguments)
+        .env_remove("TRANSHUME_API")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary is built");
+    let lines = BufReader::new(child.stderr.take().expect("stderr is piped"));
+    Running {
+        child,
+        lines,
+        seen: String::new(),
+        arguments: arguments.join(" "),
+    }
+}
+
+impl Running {
+    /// Reads its progress until a line holds `text`.
+    #[track_caller]
+    pub fn until(&mut self, text: &str) {
+        loop {
+            let mut line = String::new();
+            let length = self.lines.read_line(&mut line).expect("stderr is text");
+            assert!(length > 0, "ended without saying {text:?}: {}", self.seen);
+            self.seen += &line;
+            if line.contains(text) {
+                return;
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn finish(mut self) -> Done {
+        // Both pipes are emptied by threads, so that the wait can have a limit.
+        let mut output = self.child.stdout.take().expect("stdout is piped");
+        let stdout = std::thread::spawn(move || {
+            let mut text = String::new();
+            output.read_to_string(&mut text).map(|_| text)
+        });
+        let mut lines = self.lines;
+        let stderr = std::thread::spawn(move || {
+            let mut text = String::new();
+            lines.read_to_string(&mut text).map(|_| text)
+        });
+        let status = wait(&mut self.child, &self.arguments);
+        Done {
+            code: status.code(),
+            stdout: stdout.join().unwrap().unwrap(),
+            stderr: self.seen + &stderr.join().unwrap().unwrap(),
+        }
+    }
+}
+
+fn wait(child: &mut Child, arguments: &str) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if begun.elapsed() > Duration::from_secs(COMMAND_S_MAX) {
+            child.kill().unwrap();
+            panic!("`transhume {arguments}` did not end in {COMMAND_S_MAX} s");
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+pub fn transhume(arguments: &[&str]) -> Done {
+    start(arguments).finish()
+}
+
+/// `transhume A B C` from one line; no argument has a space.
+pub fn says(line: &str) -> Done {
+    transhume(&line.split_whitespace().collect::<Vec<_>>())
+}
+
+/// A raised lab; gone when dropped, also when the test panics.
+pub struct UserLab(());
+
+pub fn lab(options: &str) -> UserLab {
+    let arguments: Vec<_> = ["lab", "up"]
+        .into_iter()
+        .chain(options.split_whitespace())
+        .collect();
+    raise(&arguments)
+}
+
+pub fn raise(arguments: &[&str]) -> UserLab {
+    // Made first: what a failed `up` leaves is removed too.
+    let guard = UserLab(());
+    transhume(arguments).succeeded();
+    guard
+}
+
+impl Drop for UserLab {
+    fn drop(&mut self) {
+        let down = says("lab down");
+        if !std::thread::panicking() {
+            down.succeeded();
+        }
+    }
+}
+
+impl UserLab {
+    pub fn open(&self) -> Lab {
+        Lab::open(&LabName::default()).expect("the lab is up")
+    }
+
+    /// The guests' own account.
+    pub fn workload(&self) -> Value {
+        says("lab workload --verify-disks --json").succeeded().json()
+    }
+
+    /// Nothing was lost, doubled, reordered, broken or damaged by the guests' own account.
+    #[track_caller]
+    pub fn assert_clean(&self, when: &str) {
+        let figures = self.workload();
+        for vm in figures["vms"].as_array().expect("a list of VMs") {
+            for count in ["lost", "duplicated", "reordered", "tcp_broken", "disk_errors"] {
+                assert_eq!(
+                    vm[count], 0,
+                    "{when}: {count} of {vm}\npairs: {}",
+                    figures["pairs"]
+                );
+            }
+            assert!(vm["received"].as_u64() > Some(0), "{when}: silent {vm}");
+            assert!(vm["disk_writes"].as_u64() > Some(0), "{when}: no writes of {vm}");
+        }
+    }
+
+    /// Waits until every agent is connected.
+    #[track_caller]
+    pub fn all_answer(&self) {
+        let begun = Instant::now();
+        while says("hosts --json")
+            .succeeded()
+            .stdout
+            .contains("\"connected\": false")
+        {
+            assert!(begun.elapsed() < Duration::from_secs(30), "an agent stays away");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Where each VM runs, by the coordinator.
+    pub fn hosts_of_vms(&self) -> Vec<String> {
+        let view = says("cluster show lab --json").succeeded().json();
+        let vms = view["vms"].as_array().expect("a list of VMs");
+        vms.iter()
+            .map(|vm| {
+                assert_eq!(vm["state"], "running", "{vm}");
+                vm["host"].as_str().expect("a name").to_owned()
+            })
+            .collect()
+    }
+
+    /// Every VM runs in exactly one place: one QEMU whose guest is not paused, and no other.
+    #[track_caller]
+    pub fn assert_one_of_each(&self, vms: usize) {
+        let begun = Instant::now();
+        loop {
+            let names = self.qemus();
+            let mut distinct = names.clone();
+            distinct.sort();
+            distinct.dedup();
+            if names.len() == vms && distinct.len() == vms {
+                return;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "QEMUs that are there: {names:?}"
+            );
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// The VMs of this lab's QEMU processes.
+    fn qemus(&self) -> Vec<String> {
+        let state = self.open().layout.dir();
+        let of = |pid: std::path::PathBuf| -> Option<String> {
+            let line = std::fs::read(pid.join("cmdline")).ok()?;
+            let words: Vec<_> = line
+                .split(|byte| *byte == 0)
+                .map(String::from_utf8_lossy)
+                .collect();
+            let ours = words.iter().any(|word| word.contains(&*state.to_string_lossy()));
+            let name = words.iter().position(|word| word == "-name")?;
+            (ours && words[0].contains("qemu-system"))
+                .then(|| words[name + 1].split(',').next().unwrap_or("").to_owned())
+        };
+        let processes = std::fs::read_dir("/proc").expect("/proc is there");
+        processes.flatten().filter_map(|entry| of(entry.path())).collect()
+    }
+}
+
+/// A move that committed and lost nothing by the buffers' account; the report.
+#[track_caller]
+pub fn moved(line: &str) -> Value {
+    let report = says(&format!("{line} --json")).succeeded().json();
+    assert_eq!(report["outcome"], "committed", "{report}");
+    assert_no_frame_lost(&report);
+    report
+}
+
+#[track_caller]
+pub fn assert_no_frame_lost(report: &Value) {
+    for vm in report["vms"].as_array().expect("a list of VMs") {
+        let frames = &vm["frames"];
+        if frames.is_null() {
+            continue;
+        }
+        for count in ["lost", "duplicated", "reordered"] {
+            assert_eq!(frames[count], 0, "{count} of {vm}");
+        }
+        assert_eq!(frames["captured"], frames["delivered"], "{vm}");
+    }
+}
