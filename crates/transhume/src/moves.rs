@@ -7,7 +7,7 @@ use transhume_coordinator::api::{
     Accepted, ClusterList, ClusterView, HostList, MigrationList, MoveOrder, PlanView,
 };
 use transhume_model::{ClusterName, IdError};
-use transhume_protocol::report::{Ending, MigrationReport};
+use transhume_protocol::report::{Ending, MigrationReport, Trouble};
 
 use crate::args::{ClusterCommand, MoveArgs};
 use crate::client::Client;
@@ -149,6 +149,10 @@ fn finish(report: MigrationReport, json: bool) -> Result<ExitCode, Failure> {
     } else {
         show(&report);
     }
+    if let Some(trouble) = &report.trouble {
+        eprintln!("error: {}", what(trouble));
+        eprintln!("hint: {}", trouble.hint);
+    }
     let kind = match report.outcome {
         Ending::Committed | Ending::Running => return Ok(ExitCode::SUCCESS),
         Ending::RolledBack | Ending::PartlyCommitted => Kind::RolledBack,
@@ -164,7 +168,16 @@ pub async fn report(client: &Client, migration: Option<u64>, json: bool) -> Resu
         return print_json(&report);
     }
     show(&report);
+    if let Some(trouble) = &report.trouble {
+        println!("trouble {}", what(trouble));
+        println!("hint: {}", trouble.hint);
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn what(trouble: &Trouble) -> String {
+    let (number, step) = (trouble.step.number(), trouble.step);
+    format!("in step {number} ({step}): {}", trouble.reason)
 }
 
 /// The move asked for, or the newest.
@@ -277,13 +290,4 @@ fn show(report: &MigrationReport) {
         frames.duplicated,
         frames.reordered
     );
-    if let Some(trouble) = &report.trouble {
-        println!(
-            "trouble in step {} ({}): {}",
-            trouble.step.number(),
-            trouble.step,
-            trouble.reason
-        );
-        println!("hint: {}", trouble.hint);
-    }
 }
