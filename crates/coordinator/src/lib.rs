@@ -25,15 +25,17 @@ pub mod journal;
 mod link;
 mod moves;
 mod requests;
+mod serve;
 mod survey;
 
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::info;
 
@@ -61,7 +63,7 @@ pub enum Error {
     },
     /// The API's server failed.
     #[error("the API's server failed")]
-    Serve(#[source] io::Error),
+    Serve(#[source] tokio::task::JoinError),
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] journal::JournalError),
@@ -99,16 +101,14 @@ pub async fn run_with(config: Config, journal: Box<dyn Journal>) -> Result<(), E
     let mut servers = servers;
     tokio::select! {
         ended = core.run(news, requests) => Ok(ended?),
-        Some(served) = servers.join_next() => served.map_err(io::Error::other).and_then(|done| done).map_err(Error::Serve),
+        Some(ended) = servers.join_next() => ended.map_err(Error::Serve),
     }
 }
 
 /// The API on every address of the configuration.
-async fn serve(
-    config: &Config,
-    requests: mpsc::Sender<requests::Request>,
-) -> Result<JoinSet<io::Result<()>>, Error> {
+async fn serve(config: &Config, requests: mpsc::Sender<requests::Request>) -> Result<JoinSet<()>, Error> {
     let router = http::router(requests);
+    let places = Arc::new(Semaphore::new(serve::CONNECTIONS_MAX));
     let mut servers = JoinSet::new();
     if let Some(address) = config.api {
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen {
@@ -116,7 +116,7 @@ async fn serve(
             source,
         })?;
         info!(%address, "API");
-        servers.spawn(axum::serve(listener, router.clone()).into_future());
+        servers.spawn(serve::serve(listener, router.clone(), places.clone()));
     }
     if let Some(path) = &config.api_socket {
         let listener = bind(path).map_err(|source| Error::Listen {
@@ -124,7 +124,7 @@ async fn serve(
             source,
         })?;
         info!(socket = %path.display(), "API");
-        servers.spawn(axum::serve(listener, router).into_future());
+        servers.spawn(serve::serve(listener, router, places));
     }
     Ok(servers)
 }

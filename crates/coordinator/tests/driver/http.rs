@@ -1,13 +1,20 @@
 //! The HTTP side by itself: bodies that are no orders, paths that are not there, limits. Each is a problem with a code, as JSON.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 use crate::fake::Fate;
 use crate::support::{Answer, Site, cluster, order, until};
 
 /// As documented in docs/api.md.
 const BODY_BYTES_MAX: usize = 4 << 20;
+const CONNECTIONS_MAX: usize = 256;
+const HEAD_MAX: Duration = Duration::from_secs(10);
 const FOLLOWERS_MAX: usize = 64;
 const SURVEYS_MAX: usize = 64;
 
@@ -146,4 +153,40 @@ async fn plans_that_wait_have_a_limit() {
     let mut expected = vec!["agent-unreachable".to_owned(); SURVEYS_MAX];
     expected.push("busy".to_owned());
     assert_eq!(codes, expected);
+}
+
+#[tokio::test]
+async fn connections_that_ask_nothing_do_not_keep_others_out() {
+    let site = lab().await;
+    let path = site.config().api_socket.unwrap();
+    let mut silent = Vec::new();
+    for number in 0..CONNECTIONS_MAX {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        if number % 2 == 0 {
+            stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nx-slow: ")
+                .await
+                .unwrap();
+        }
+        silent.push(stream);
+    }
+    assert_eq!(site.get("/healthz").await.status, 200);
+    for mut stream in silent {
+        // The half of a request may be answered with 408; what matters is that the connection ends.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_follower_may_wait_longer_than_a_request_may_take_to_come() {
+    let site = lab().await;
+    site.agents["h1"].meets("PreCopy", Fate::Nothing);
+    let migration = site.migrate(&order(&["h1"], &["h3"])).await;
+    let follower = site.open(&format!("/v1/migrations/{migration}/events")).await;
+    sleep(HEAD_MAX + Duration::from_secs(2)).await;
+    site.post(&format!("/v1/migrations/{migration}/cancel"), &Value::Null)
+        .await
+        .is::<Value>();
+    let told = follower.text().await.unwrap();
+    assert!(told.contains("\"event\":\"ended\""), "{told}");
 }
