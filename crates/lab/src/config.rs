@@ -10,7 +10,7 @@ use transhume_model::{Capacity, HostName, HostSpec, Mebibytes, Vcpus};
 use crate::{LabError, LabUp, Layout, layout};
 
 /// Where the agents find QEMU.
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// Frames up to this size pass the fabric of the lab.
 const MTU_MAX: u16 = 9000;
 

@@ -36,6 +36,15 @@ pub enum LabError {
         /// The name asked for.
         name: String,
     },
+    /// A plain QEMU of the figures' opponent.
+    #[error("the stock lab's VM {vm}")]
+    Stock {
+        /// The VM.
+        vm: String,
+        /// What.
+        #[source]
+        source: Box<transhume_qemu::QemuError>,
+    },
     /// Neither host nor VM.
     #[error("lab `{lab}` has no host or VM `{name}`")]
     NoSuch {
@@ -203,6 +212,7 @@ impl LabError {
             }
             LabError::Option { .. }
             | LabError::Name(_)
+            | LabError::Stock { .. }
             | LabError::File { .. }
             | LabError::Tool { .. }
             | LabError::OverlayConflict { .. }

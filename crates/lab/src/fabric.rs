@@ -144,7 +144,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn link(&mut self, line: String) {
+    pub fn link(&mut self, line: String) {
         self.ip.push(line);
     }
 

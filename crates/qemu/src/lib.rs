@@ -38,6 +38,6 @@ pub use launcher::Launcher;
 pub use limits::*;
 pub use migration::{MigrationProgress, MigrationStatus};
 pub use process::ProcessId;
-pub use qmp::{Qmp, QmpError, QmpEvent};
+pub use qmp::{Qmp, QmpError, QmpEvent, QmpTime};
 pub use return_path::{MessageType, ReturnPathFilter};
 pub use vm::{AdoptedIncoming, CommitPermit, Incoming, Loaded, RunState, Running, Surrendered, Vm, Waiting};

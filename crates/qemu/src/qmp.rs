@@ -104,6 +104,23 @@ pub struct QmpEvent {
     /// Its data; null where it has none.
     #[serde(default)]
     pub data: Value,
+    /// When, by QEMU's clock.
+    #[serde(default)]
+    pub timestamp: QmpTime,
+}
+
+/// Time of an event: since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct QmpTime {
+    seconds: i64,
+    microseconds: i64,
+}
+
+impl QmpTime {
+    /// Microseconds since 1970; 0 where QEMU had no clock.
+    pub fn micros(self) -> u64 {
+        u64::try_from(self.seconds * 1_000_000 + self.microseconds).unwrap_or(0)
+    }
 }
 
 type Answer = Result<Value, (String, String)>;

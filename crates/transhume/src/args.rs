@@ -164,6 +164,10 @@ pub enum LabCommand {
         #[arg(long)]
         console: bool,
     },
+    /// Draw figures 6 (message loss) and 7 (blackout) of the paper anew, stock QEMU beside Transhume, in labs of their own
+    Figures(FiguresArgs),
+    /// Move a cluster once as people do today, with stock QEMU, and say what its guests lost
+    Stock(StockArgs),
     /// The guests' own account of their messages
     Workload {
         /// Read every block of the disks again
@@ -173,6 +177,45 @@ pub enum LabCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What to measure and draw.
+#[derive(Debug, ClapArgs)]
+pub struct FiguresArgs {
+    /// 6, 7 [default: both]
+    pub figures: Vec<u8>,
+    /// Where CSV, SVG and the machine's description go
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Moves of each kind and MTU
+    #[arg(long, default_value_t = 20)]
+    pub reps: usize,
+    /// VMs of the cluster
+    #[arg(long, default_value_t = 4)]
+    pub vms: u16,
+    /// Messages a second into each VM
+    #[arg(long, default_value_t = 1000)]
+    pub rate: u32,
+    /// One JSON document: every VM of every move
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The opponent alone.
+#[derive(Debug, ClapArgs)]
+pub struct StockArgs {
+    /// VMs of the cluster
+    #[arg(long, default_value_t = 6)]
+    pub vms: u16,
+    /// Messages a second into each VM
+    #[arg(long, default_value_t = 1000)]
+    pub rate: u32,
+    /// Largest IP packet of the VMs
+    #[arg(long, default_value_t = 1500)]
+    pub mtu: u16,
+    /// One JSON document: every VM of the move
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What the guests do.

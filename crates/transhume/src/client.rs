@@ -50,6 +50,11 @@ impl Client {
         Ok(Self { http, base, shown })
     }
 
+    /// The lab's.
+    pub fn of_lab() -> Result<Self, Failure> {
+        Self::new(None)
+    }
+
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
         let message = format!("no coordinator answers at {}: {}", self.shown, chain(error));
         Failure::new(

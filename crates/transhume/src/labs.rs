@@ -9,6 +9,7 @@ use transhume_model::Mebibytes;
 
 use crate::args::{LabCommand, UpArgs, Workload};
 use crate::failure::{Failure, Kind};
+use crate::figures;
 use crate::moves::print_json;
 use crate::table::Table;
 
@@ -23,6 +24,8 @@ pub async fn run(command: LabCommand) -> Result<ExitCode, Failure> {
             command,
         } => execute(&name, limit_s, json, &command).await,
         LabCommand::Logs { name, console } => logs(&name, console).await,
+        LabCommand::Figures(args) => figures::figures(args).await,
+        LabCommand::Stock(args) => figures::stock(args).await,
         LabCommand::Workload { verify_disks, json } => workload(verify_disks, json).await,
     }
 }
@@ -31,7 +34,7 @@ fn open() -> Result<Lab, Failure> {
     Ok(Lab::open(&LabName::default())?)
 }
 
-fn told() -> Progress {
+pub fn told() -> Progress {
     Progress::new(|text| eprintln!("{text}"))
 }
 

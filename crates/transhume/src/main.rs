@@ -5,6 +5,7 @@ mod args;
 mod client;
 mod daemon;
 mod failure;
+mod figures;
 mod follow;
 mod labs;
 mod moves;

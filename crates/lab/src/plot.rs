@@ -1,0 +1,238 @@
+//! What the figures are made of: one row per VM and move, its summary, a CSV, boxes. Pure but for the strings.
+
+use std::fmt::Write;
+
+use kuva::plot::BoxPlot;
+use kuva::render::layout::Layout;
+use kuva::render::plots::Plot;
+use serde::{Deserialize, Serialize};
+use transhume_model::VmName;
+
+/// Jitter of the points over their box, in the plot's own unit.
+const JITTER: f64 = 0.25;
+const WIDTH: f64 = 900.0;
+const HEIGHT: f64 = 480.0;
+
+/// Who moved the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mover {
+    /// Plain QEMU, one VM after the other.
+    Stock,
+    /// Transhume, batches of one.
+    BatchOfOne,
+    /// Transhume, all VMs in one batch.
+    BatchOfAll,
+}
+
+impl Mover {
+    /// As it stands in the CSV and under the boxes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mover::Stock => "stock",
+            Mover::BatchOfOne => "k = 1",
+            Mover::BatchOfAll => "k = N",
+        }
+    }
+
+    fn color(self) -> &'static str {
+        match self {
+            Mover::Stock => "#b0413e",
+            Mover::BatchOfOne => "#4878a8",
+            Mover::BatchOfAll => "#2f6f4f",
+        }
+    }
+}
+
+/// One VM of one move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Who moved it.
+    pub mover: Mover,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// Which move of this mover and MTU, from 1.
+    pub repetition: usize,
+    /// The VM.
+    pub vm: VmName,
+    /// Messages sent to it around the move that it never got.
+    pub lost: u64,
+    /// Messages that came twice.
+    pub duplicated: u64,
+    /// Messages that came after a later one.
+    pub reordered: u64,
+    /// Its guest stood still for so long.
+    pub blackout_ms: f64,
+    /// Of that, what is ours and not QEMU's: capture, commit, resume. Absent for stock.
+    pub ours_ms: Option<f64>,
+}
+
+/// Five numbers of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// Size.
+    pub count: usize,
+    /// Least.
+    pub min: f64,
+    /// First quartile.
+    pub q1: f64,
+    /// Median.
+    pub median: f64,
+    /// Third quartile.
+    pub q3: f64,
+    /// Greatest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of a sample; `None` where it is empty. Quartiles lie between neighbours in proportion (Hyndman and Fan, type 7).
+    pub fn of(sample: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut sorted: Vec<f64> = sample.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let place = share * (sorted.len() - 1) as f64;
+            let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+            low + (high - low) * place.fract()
+        };
+        (!sorted.is_empty()).then(|| Self {
+            count: sorted.len(),
+            min: at(0.0),
+            q1: at(0.25),
+            median: at(0.5),
+            q3: at(0.75),
+            max: at(1.0),
+        })
+    }
+}
+
+/// One figure of the paper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    /// Message loss (§4.1, figure 6): a value per move.
+    Loss,
+    /// Downtime (§4.2, figure 7): a value per VM and move.
+    Blackout,
+}
+
+impl Figure {
+    /// The sample of one box.
+    pub fn sample(self, rows: &[Row], mover: Mover, mtu: u16) -> Vec<f64> {
+        let rows = rows.iter().filter(|row| row.mover == mover && row.mtu == mtu);
+        match self {
+            Figure::Blackout => rows.map(|row| row.blackout_ms).collect(),
+            Figure::Loss => {
+                let mut per_move = std::collections::BTreeMap::<usize, u64>::new();
+                rows.for_each(|row| *per_move.entry(row.repetition).or_default() += row.lost);
+                per_move.into_values().map(|lost| lost as f64).collect()
+            }
+        }
+    }
+
+    /// Boxes with every point, as SVG.
+    pub fn svg(self, rows: &[Row]) -> String {
+        let mut boxes = BoxPlot::new()
+            .with_strip(JITTER)
+            .with_overlay_color("rgba(40,40,40,0.5)");
+        let mut colors = Vec::new();
+        for (mover, mtu) in kinds(rows) {
+            boxes = boxes.with_group(
+                format!("{}, MTU {mtu}", mover.name()),
+                self.sample(rows, mover, mtu),
+            );
+            colors.push(mover.color());
+        }
+        let plots = vec![Plot::Box(boxes.with_group_colors(colors))];
+        let (title, unit) = match self {
+            Figure::Loss => ("Messages lost while a cluster moves", "messages per move"),
+            Figure::Blackout => ("Blackout of a VM while its cluster moves", "ms"),
+        };
+        let layout = Layout::auto_from_plots(&plots)
+            .with_title(title)
+            .with_y_label(unit)
+            .with_width(WIDTH)
+            .with_height(HEIGHT);
+        kuva::render_to_svg(plots, layout)
+    }
+}
+
+/// Every mover and MTU that has rows, in order.
+pub fn kinds(rows: &[Row]) -> Vec<(Mover, u16)> {
+    let mut kinds: Vec<_> = rows.iter().map(|row| (row.mover, row.mtu)).collect();
+    kinds.sort_by_key(|(mover, mtu)| (std::cmp::Reverse(*mtu), *mover));
+    kinds.dedup();
+    kinds
+}
+
+/// One line per row, with a header.
+pub fn csv(rows: &[Row]) -> String {
+    let mut text = "mover,mtu,repetition,vm,lost,duplicated,reordered,blackout_ms,ours_ms\n".to_owned();
+    for row in rows {
+        let ours = row.ours_ms.map_or(String::new(), |ms| format!("{ms:.3}"));
+        let (mover, mtu, repetition, vm) = (row.mover.name(), row.mtu, row.repetition, &row.vm);
+        let (lost, duplicated, reordered) = (row.lost, row.duplicated, row.reordered);
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{mover},{mtu},{repetition},{vm},{lost},{duplicated},{reordered},{:.3},{ours}",
+            row.blackout_ms
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(mover: Mover, repetition: usize, lost: u64, blackout_ms: f64) -> Row {
+        Row {
+            mover,
+            mtu: 1500,
+            repetition,
+            vm: "vm1".parse().unwrap(),
+            lost,
+            duplicated: 0,
+            reordered: 0,
+            blackout_ms,
+            ours_ms: None,
+        }
+    }
+
+    #[test]
+    fn quartiles_lie_between_neighbours() {
+        let spread = Spread::of([4.0, 1.0, 3.0, 2.0]).unwrap();
+        assert_eq!((spread.q1, spread.median, spread.q3), (1.75, 2.5, 3.25));
+        assert_eq!((spread.min, spread.max, spread.count), (1.0, 4.0, 4));
+        assert_eq!(Spread::of([]), None);
+        assert_eq!(Spread::of([7.0]).unwrap().q3, 7.0);
+    }
+
+    #[test]
+    fn loss_is_summed_over_a_move_and_blackout_is_not() {
+        let rows = [
+            row(Mover::Stock, 1, 3, 100.0),
+            row(Mover::Stock, 1, 4, 120.0),
+            row(Mover::Stock, 2, 5, 110.0),
+            row(Mover::BatchOfAll, 1, 0, 90.0),
+        ];
+        assert_eq!(Figure::Loss.sample(&rows, Mover::Stock, 1500), [7.0, 5.0]);
+        assert_eq!(
+            Figure::Blackout.sample(&rows, Mover::Stock, 1500),
+            [100.0, 120.0, 110.0]
+        );
+        assert_eq!(kinds(&rows), [(Mover::Stock, 1500), (Mover::BatchOfAll, 1500)]);
+    }
+
+    #[test]
+    fn the_pictures_and_the_table_hold_every_kind() {
+        let rows = [row(Mover::Stock, 1, 3, 100.0), row(Mover::BatchOfOne, 1, 0, 90.5)];
+        for figure in [Figure::Loss, Figure::Blackout] {
+            let svg = figure.svg(&rows);
+            assert!(
+                svg.starts_with("<svg") && svg.contains("stock, MTU 1500"),
+                "{svg}"
+            );
+        }
+        assert_eq!(csv(&rows).lines().nth(2), Some("k = 1,1500,1,vm1,0,0,0,90.500,"));
+    }
+}

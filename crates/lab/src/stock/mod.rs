@@ -1,0 +1,91 @@
+//! The opponent of the figures: the same lab without agents, moved as people move VMs today, one `migrate` after the other.
+
+mod vm;
+
+use std::time::Duration;
+
+use transhume_model::VmName;
+use transhume_qemu::{Accel, AccelChoice, Launcher, QemuBinary};
+
+use crate::image::Image;
+use crate::state::Lab;
+use crate::{LabError, LabUp, config, layout, up};
+use vm::StockVm;
+
+/// A lab whose VMs run under plain QEMU.
+#[derive(Debug)]
+pub struct StockLab {
+    /// The lab; `down` removes it like any other.
+    pub lab: Lab,
+    launcher: Launcher,
+    vms: Vec<StockVm>,
+}
+
+/// One VM's move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StockMove {
+    /// The VM.
+    pub vm: VmName,
+    /// Its guest stood still for so long.
+    pub blackout: Duration,
+}
+
+impl StockLab {
+    /// Raises it; the VMs are placed as those of a lab with agents.
+    pub async fn up(options: &LabUp) -> Result<Self, LabError> {
+        let (mut lab, image) = up::infrastructure(options).await?;
+        options.progress.step("starting plain QEMUs");
+        let launcher = launcher(options).await?;
+        let vms = boot(&mut lab, &launcher, options, &image).await?;
+        options.progress.step("waiting for the guests");
+        up::wait_for_guests(&lab).await?;
+        lab.state.complete = true;
+        lab.save()?;
+        Ok(Self { lab, launcher, vms })
+    }
+
+    /// Moves every VM, one after the other, to the host `by` places further.
+    pub async fn move_all(&mut self, by: usize) -> Result<Vec<StockMove>, LabError> {
+        let hosts = self.lab.state.hosts.len();
+        let mut moves = Vec::new();
+        for vm in &mut self.vms {
+            let to = (vm.host + by) % hosts;
+            let blackout = vm.migrate(&mut self.lab, &self.launcher, to).await?;
+            moves.push(StockMove {
+                vm: vm.spec.name.clone(),
+                blackout,
+            });
+        }
+        Ok(moves)
+    }
+}
+
+async fn launcher(options: &LabUp) -> Result<Launcher, LabError> {
+    let failed = |source| LabError::Stock {
+        vm: "*".to_owned(),
+        source: Box::new(source),
+    };
+    let binary = QemuBinary::probe(config::QEMU.as_ref()).await.map_err(failed)?;
+    let choice = match options.accel.as_str() {
+        "kvm" => AccelChoice::Kvm,
+        "tcg" => AccelChoice::Tcg,
+        _ => AccelChoice::Auto,
+    };
+    let accel = Accel::detect(&binary, choice).await.map_err(failed)?;
+    Ok(Launcher::new(binary, accel))
+}
+
+async fn boot(
+    lab: &mut Lab,
+    launcher: &Launcher,
+    options: &LabUp,
+    image: &Image,
+) -> Result<Vec<StockVm>, LabError> {
+    let mut vms = Vec::new();
+    for (index, placed) in layout::cluster(options, image)?.vms.into_iter().enumerate() {
+        let index = index as u16;
+        let host = usize::from(layout::first_host(index, options.hosts));
+        vms.push(StockVm::boot(lab, launcher, placed.spec, index, host).await?);
+    }
+    Ok(vms)
+}
