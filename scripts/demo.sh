@@ -17,3 +17,6 @@ echo; echo "== after: who runs where"
 sleep 3
 echo; echo "== the guests' own account of the move: messages, TCP, and every disk block read again"
 "$transhume" lab workload --verify-disks
+"$transhume" lab down
+echo; echo "== beside it, stock QEMU on this machine"
+"$transhume" lab stock --vms 6

@@ -17,29 +17,30 @@ const HEIGHT: f64 = 480.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mover {
-    /// Plain QEMU, one VM after the other.
+    /// Plain QEMU, one VM after the other, with the downtime limit it comes with.
     Stock,
-    /// Transhume, batches of one.
-    BatchOfOne,
-    /// Transhume, all VMs in one batch.
-    BatchOfAll,
+    /// The same with the downtime limit that serves it best.
+    StockTuned,
+    /// Transhume, batches of k.
+    Batch(usize),
 }
 
 impl Mover {
     /// As it stands in the CSV and under the boxes.
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> String {
         match self {
-            Mover::Stock => "stock",
-            Mover::BatchOfOne => "k = 1",
-            Mover::BatchOfAll => "k = N",
+            Mover::Stock => "stock".to_owned(),
+            Mover::StockTuned => "stock tuned".to_owned(),
+            Mover::Batch(k) => format!("k = {k}"),
         }
     }
 
     fn color(self) -> &'static str {
         match self {
             Mover::Stock => "#b0413e",
-            Mover::BatchOfOne => "#4878a8",
-            Mover::BatchOfAll => "#2f6f4f",
+            Mover::StockTuned => "#c98a3c",
+            Mover::Batch(1) => "#4878a8",
+            Mover::Batch(_) => "#2f6f4f",
         }
     }
 }
@@ -213,19 +214,19 @@ mod tests {
             row(Mover::Stock, 1, 3, 100.0),
             row(Mover::Stock, 1, 4, 120.0),
             row(Mover::Stock, 2, 5, 110.0),
-            row(Mover::BatchOfAll, 1, 0, 90.0),
+            row(Mover::Batch(4), 1, 0, 90.0),
         ];
         assert_eq!(Figure::Loss.sample(&rows, Mover::Stock, 1500), [7.0, 5.0]);
         assert_eq!(
             Figure::Blackout.sample(&rows, Mover::Stock, 1500),
             [100.0, 120.0, 110.0]
         );
-        assert_eq!(kinds(&rows), [(Mover::Stock, 1500), (Mover::BatchOfAll, 1500)]);
+        assert_eq!(kinds(&rows), [(Mover::Stock, 1500), (Mover::Batch(4), 1500)]);
     }
 
     #[test]
     fn the_pictures_and_the_table_hold_every_kind() {
-        let rows = [row(Mover::Stock, 1, 3, 100.0), row(Mover::BatchOfOne, 1, 0, 90.5)];
+        let rows = [row(Mover::Stock, 1, 3, 100.0), row(Mover::Batch(1), 1, 0, 90.5)];
         for figure in [Figure::Loss, Figure::Blackout] {
             let svg = figure.svg(&rows);
             assert!(

@@ -144,14 +144,17 @@ impl SourceBuffer {
                 source,
             })?;
         *tunnel = Some((stream, peer));
+        self.watch =
+            Some(Watch::start(self.tap.index()).context(self.tap.name(), "watch the guest's frames")?);
         Ok(())
     }
 
     /// Refreshes what the fabric knows of the VM, so that nothing is being flooded when the marker runs (design §3), and lets what comes
     /// from outside reach the tap whatever this host's bridge will hear.
     pub fn announce(&mut self) -> Result<(), Error> {
-        self.watch =
-            Some(Watch::start(self.tap.index()).context(self.tap.name(), "watch the guest's frames")?);
+        if let Some(watch) = &mut self.watch {
+            watch.look();
+        }
         self.tap.divert(self.config.identity.mac)?;
         self.tap.speak(&frame::announcement(self.config.identity.mac))
     }

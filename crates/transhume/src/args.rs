@@ -193,6 +193,12 @@ pub struct FiguresArgs {
     /// VMs of the cluster
     #[arg(long, default_value_t = 4)]
     pub vms: u16,
+    /// k, comma-separated for several [default: 1 and all]
+    #[arg(long, value_delimiter = ',', value_name = "K")]
+    pub batch: Vec<usize>,
+    /// Transhume alone
+    #[arg(long)]
+    pub without_stock: bool,
     /// Messages a second into each VM
     #[arg(long, default_value_t = 1000)]
     pub rate: u32,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use transhume_coordinator::api::{Accepted, MoveOrder};
 use transhume_lab::plot::{Figure, Mover, Row, Spread, csv, kinds};
-use transhume_lab::stock::StockLab;
+use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, StockLab};
 use transhume_lab::{Figures, Lab, LabName, LabUp, Traffic, collect, down, up};
 use transhume_protocol::report::{Ending, MigrationReport};
 
@@ -75,6 +75,16 @@ fn wanted(args: &FiguresArgs) -> Result<Vec<(u8, Figure)>, Failure> {
             "they talk to each other: 4 to 8 fit two cores",
         );
     }
+    if let Some(batch) = args
+        .batch
+        .iter()
+        .find(|batch| !(1..=usize::from(args.vms)).contains(*batch))
+    {
+        return refused(
+            format!("a batch of {batch} is not between 1 and {}", args.vms),
+            "k is at most the number of VMs",
+        );
+    }
     if Lab::open(&LabName::default()).is_ok() {
         return refused(
             "a lab is up".to_owned(),
@@ -97,6 +107,11 @@ fn wanted(args: &FiguresArgs) -> Result<Vec<(u8, Figure)>, Failure> {
 }
 
 async fn measure(args: &FiguresArgs, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let all = usize::from(args.vms);
+    let batches = match args.batch.is_empty() {
+        true => vec![1, all],
+        false => args.batch.clone(),
+    };
     for mtu in MTUS {
         let mut done = 0;
         while done < args.reps {
@@ -108,8 +123,10 @@ async fn measure(args: &FiguresArgs, rows: &mut Vec<Row>) -> Result<(), Failure>
                 args.reps
             );
             let options = options(args.vms, args.rate, mtu);
-            stock_block(&options, done, block, rows).await?;
-            own_block(&options, done, block, rows).await?;
+            if !args.without_stock {
+                stock_block(&options, done, block, rows).await?;
+            }
+            own_block(&options, &batches, done, block, rows).await?;
             done += block;
         }
     }
@@ -125,32 +142,42 @@ async fn stock_block(
     let mut stock = StockLab::up(options).await?;
     tokio::time::sleep(WARM_UP).await;
     let mut before = collect(&stock.lab, false).await?;
-    for number in first..first + count {
-        let moves = stock.move_all(AWAY).await?;
-        let after = collect(&stock.lab, false).await?;
-        for moved in moves {
-            let blackout_ms = moved.blackout.as_secs_f64() * 1e3;
-            let vm = Counted::between(&before, &after, moved.vm.as_str());
-            rows.push(vm.row(Mover::Stock, options.mtu, number + 1, moved.vm, blackout_ms, None));
+    for (mover, downtime_ms) in [
+        (Mover::Stock, DOWNTIME_MS_DEFAULT),
+        (Mover::StockTuned, DOWNTIME_MS_TUNED),
+    ] {
+        for number in first..first + count {
+            let moves = stock.move_all(AWAY, downtime_ms).await?;
+            let after = collect(&stock.lab, false).await?;
+            for moved in moves {
+                let blackout_ms = moved.blackout.as_secs_f64() * 1e3;
+                let vm = Counted::between(&before, &after, moved.vm.as_str());
+                rows.push(vm.row(mover, options.mtu, number + 1, moved.vm, blackout_ms, None));
+            }
+            before = after;
         }
-        before = after;
     }
     down(&options.name, &options.progress).await?;
     Ok(())
 }
 
-async fn own_block(options: &LabUp, first: usize, count: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
+async fn own_block(
+    options: &LabUp,
+    batches: &[usize],
+    first: usize,
+    count: usize,
+    rows: &mut Vec<Row>,
+) -> Result<(), Failure> {
     let lab = up(options).await?;
     let client = Client::of_lab()?;
     tokio::time::sleep(WARM_UP).await;
     let mut before = collect(&lab, false).await?;
     let sides = [["h1", "h2"], ["h3", "h4"]];
-    for (place, (mover, number)) in [Mover::BatchOfOne, Mover::BatchOfAll]
-        .into_iter()
-        .flat_map(|mover| (first..first + count).map(move |number| (mover, number)))
-        .enumerate()
-    {
-        let batch = (mover == Mover::BatchOfOne).then_some(1);
+    let moves = batches
+        .iter()
+        .flat_map(|&batch| (first..first + count).map(move |number| (batch, number)));
+    for (place, (batch, number)) in moves.enumerate() {
+        let mover = Mover::Batch(batch);
         let report = move_once(&client, sides[place % 2], sides[(place + 1) % 2], batch).await?;
         let after = collect(&lab, false).await?;
         for vm in report.vms {
@@ -171,12 +198,12 @@ async fn move_once(
     client: &Client,
     from: [&str; 2],
     to: [&str; 2],
-    batch: Option<usize>,
+    batch: usize,
 ) -> Result<MigrationReport, Failure> {
     let order = MoveOrder {
         from: from.map(str::to_owned).to_vec(),
         to: to.map(str::to_owned).to_vec(),
-        batch,
+        batch: Some(batch),
         offline: false,
         blackout_ms_max: None,
     };
@@ -260,7 +287,7 @@ fn summary(rows: &[Row]) -> String {
         let number =
             |spread: Option<Spread>| spread.map_or("-".to_owned(), |spread| format!("{:.1}", spread.median));
         table.row([
-            mover.name().to_owned(),
+            mover.name(),
             mtu.to_string(),
             loss.map_or(0, |loss| loss.count).to_string(),
             sum(|row| row.lost),
@@ -345,13 +372,7 @@ pub async fn stock(args: StockArgs) -> Result<ExitCode, Failure> {
     if args.json {
         return print_json(&rows);
     }
-    let sum = |count: fn(&Row) -> u64| rows.iter().map(count).sum::<u64>();
-    let blackout = Spread::of(rows.iter().map(|row| row.blackout_ms)).map_or(0.0, |spread| spread.median);
-    println!(
-        "stock QEMU, the same cluster, one VM after the other: lost {}, duplicated {}, reordered {}; blackout {blackout:.1} ms (median)",
-        sum(|row| row.lost),
-        sum(|row| row.duplicated),
-        sum(|row| row.reordered)
-    );
+    println!("the same cluster by stock QEMU, one VM after the other:");
+    print!("{}", summary(&rows));
     Ok(ExitCode::SUCCESS)
 }

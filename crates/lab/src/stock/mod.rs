@@ -12,6 +12,11 @@ use crate::state::Lab;
 use crate::{LabError, LabUp, config, layout, up};
 use vm::StockVm;
 
+/// QEMU's own limit of a blackout.
+pub const DOWNTIME_MS_DEFAULT: u64 = 300;
+/// The limit that gave the opponent its shortest blackouts here: 300, 50, 20 and 10 ms were tried.
+pub const DOWNTIME_MS_TUNED: u64 = 20;
+
 /// A lab whose VMs run under plain QEMU.
 #[derive(Debug)]
 pub struct StockLab {
@@ -44,13 +49,13 @@ impl StockLab {
         Ok(Self { lab, launcher, vms })
     }
 
-    /// Moves every VM, one after the other, to the host `by` places further.
-    pub async fn move_all(&mut self, by: usize) -> Result<Vec<StockMove>, LabError> {
+    /// Moves every VM, one after the other, to the host `by` places further. QEMU may choose a blackout of up to `downtime_ms`.
+    pub async fn move_all(&mut self, by: usize, downtime_ms: u64) -> Result<Vec<StockMove>, LabError> {
         let hosts = self.lab.state.hosts.len();
         let mut moves = Vec::new();
         for vm in &mut self.vms {
             let to = (vm.host + by) % hosts;
-            let blackout = vm.migrate(&mut self.lab, &self.launcher, to).await?;
+            let blackout = vm.migrate(&mut self.lab, &self.launcher, to, downtime_ms).await?;
             moves.push(StockMove {
                 vm: vm.spec.name.clone(),
                 blackout,

@@ -56,12 +56,13 @@ impl StockVm {
         })
     }
 
-    /// Moves it; returns how long its guest stood still.
+    /// Moves it, allowing QEMU a blackout of `downtime_ms`; returns how long its guest stood still.
     pub async fn migrate(
         &mut self,
         lab: &mut Lab,
         launcher: &Launcher,
         to: usize,
+        downtime_ms: u64,
     ) -> Result<Duration, LabError> {
         let name = self.spec.name.clone();
         let failed = |source: QmpError| stock(&name, source.into());
@@ -72,9 +73,9 @@ impl StockVm {
             .await
             .map_err(failed)?;
         let (mut stopped, mut resumed) = (self.qmp.events(), target.events());
-        let unlimited = json!({"max-bandwidth": 0});
+        let parameters = json!({"max-bandwidth": 0, "downtime-limit": downtime_ms});
         self.qmp
-            .execute("migrate-set-parameters", unlimited)
+            .execute("migrate-set-parameters", parameters)
             .await
             .map_err(failed)?;
         self.qmp.execute("migrate", channels).await.map_err(failed)?;
