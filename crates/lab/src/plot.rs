@@ -12,6 +12,8 @@ use transhume_model::VmName;
 const JITTER: f64 = 0.25;
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 480.0;
+/// Pixels of a PNG per unit of the drawing.
+const PIXELS_PER_UNIT: f32 = 2.0;
 
 /// Who moved the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -131,6 +133,17 @@ impl Figure {
 
     /// Boxes with every point, as SVG.
     pub fn svg(self, rows: &[Row]) -> String {
+        let (plots, layout) = self.draw(rows);
+        kuva::render_to_svg(plots, layout)
+    }
+
+    /// The same as PNG; the drawing library's words where it cannot.
+    pub fn png(self, rows: &[Row]) -> Result<Vec<u8>, String> {
+        let (plots, layout) = self.draw(rows);
+        kuva::render_to_png(plots, layout, PIXELS_PER_UNIT)
+    }
+
+    fn draw(self, rows: &[Row]) -> (Vec<Plot>, Layout) {
         let mut boxes = BoxPlot::new()
             .with_strip(JITTER)
             .with_overlay_color("rgba(40,40,40,0.5)");
@@ -151,8 +164,9 @@ impl Figure {
             .with_title(title)
             .with_y_label(unit)
             .with_width(WIDTH)
-            .with_height(HEIGHT);
-        kuva::render_to_svg(plots, layout)
+            .with_height(HEIGHT)
+            .with_y_axis_min(0.0);
+        (plots, layout)
     }
 }
 
@@ -229,6 +243,7 @@ mod tests {
         let rows = [row(Mover::Stock, 1, 3, 100.0), row(Mover::Batch(1), 1, 0, 90.5)];
         for figure in [Figure::Loss, Figure::Blackout] {
             let svg = figure.svg(&rows);
+            assert!(figure.png(&rows).unwrap().starts_with(b"\x89PNG"));
             assert!(
                 svg.starts_with("<svg") && svg.contains("stock, MTU 1500"),
                 "{svg}"

@@ -29,13 +29,13 @@ impl Drop for Guard {
     }
 }
 
-fn able() -> bool {
+fn assert_able() {
     let root = rustix::process::geteuid().is_root();
     let qemu = Path::new("/usr/bin/qemu-system-x86_64").exists() && Path::new("/usr/bin/qemu-nbd").exists();
-    if !(root && qemu) {
-        eprintln!("SKIPPED: this test needs root ({root}) and QEMU with qemu-nbd ({qemu})");
-    }
-    root && qemu
+    assert!(
+        root && qemu,
+        "MISSING: this test needs root ({root}) and QEMU with qemu-nbd ({qemu}); `scripts/setup.sh` installs them"
+    );
 }
 
 fn lab_name(part: &str) -> LabName {
@@ -201,9 +201,7 @@ fn sh(script: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_guests_exchange_messages_and_lose_none() {
-    if !able() {
-        return;
-    }
+    assert_able();
     let overlay = std::env::temp_dir().join(format!("transhume-overlay-{}", std::process::id()));
     add_glibc_program(&overlay);
     let options = LabUp {
@@ -296,9 +294,7 @@ fn add_glibc_program(overlay: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures: takes a minute of both CPUs"]
 async fn a_busy_control_run_loses_nothing() {
-    if !able() {
-        return;
-    }
+    assert_able();
     let number = |key: &str, default: u32| {
         std::env::var(key)
             .ok()

@@ -184,7 +184,7 @@ pub enum LabCommand {
 pub struct FiguresArgs {
     /// 6, 7 [default: both]
     pub figures: Vec<u8>,
-    /// Where CSV, SVG and the machine's description go
+    /// Where CSV, SVG, PNG and the machine's description go
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Moves of each kind and MTU

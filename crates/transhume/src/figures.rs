@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use transhume_coordinator::api::{Accepted, MoveOrder};
 use transhume_lab::plot::{Figure, Mover, Row, Spread, csv, kinds};
-use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, StockLab};
+use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, StockLab, accelerator};
 use transhume_lab::{Figures, Lab, LabName, LabUp, Traffic, collect, down, up};
 use transhume_protocol::report::{Ending, MigrationReport};
 
@@ -49,7 +49,8 @@ pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
     let measured = measure(&args, &mut rows).await;
     // Nothing stays, whatever happened; what was measured is written.
     let removed = down(&LabName::default(), &told()).await;
-    write(&args.out, &wanted, &rows)?;
+    let machine = machine(accelerator(&options(args.vms, args.rate, MTUS[0])).await?);
+    write(&args.out, &wanted, &rows, &machine)?;
     measured?;
     removed?;
     if args.json {
@@ -304,28 +305,32 @@ fn summary(rows: &[Row]) -> String {
     table.text()
 }
 
-fn write(out: &Path, wanted: &[(u8, Figure)], rows: &[Row]) -> Result<(), Failure> {
+fn write(out: &Path, wanted: &[(u8, Figure)], rows: &[Row], machine: &str) -> Result<(), Failure> {
     if rows.is_empty() {
         return Ok(());
     }
     let mut files = vec![
-        ("figures.csv".to_owned(), csv(rows)),
-        ("machine.txt".to_owned(), machine()),
-        ("summary.txt".to_owned(), summary(rows)),
+        ("figures.csv".to_owned(), csv(rows).into_bytes()),
+        ("machine.txt".to_owned(), machine.as_bytes().to_vec()),
+        ("summary.txt".to_owned(), summary(rows).into_bytes()),
     ];
     for (number, figure) in wanted {
-        files.push((format!("figure-{number}.svg"), figure.svg(rows)));
+        let png = figure
+            .png(rows)
+            .map_err(|error| Failure::other(format!("cannot draw figure {number}: {error}")))?;
+        files.push((format!("figure-{number}.svg"), figure.svg(rows).into_bytes()));
+        files.push((format!("figure-{number}.png"), png));
     }
-    for (name, text) in files {
+    for (name, content) in files {
         let path = out.join(name);
-        std::fs::write(&path, text)
+        std::fs::write(&path, content)
             .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
     }
     Ok(())
 }
 
 /// The machine, for whoever compares figures.
-fn machine() -> String {
+fn machine(accelerator: &str) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let cpu = cpuinfo
@@ -344,7 +349,7 @@ fn machine() -> String {
             .to_owned()
     });
     format!(
-        "processor: {}\ncores: {cores}\n{memory}\nkernel: {}\n{qemu}\nload average when done: {}\ntranshume: {}, {} build\n",
+        "processor: {}\ncores: {cores}\n{memory}\nkernel: {}\n{qemu}, accelerator {accelerator}\nload average when done: {}\ntranshume: {}, {} build\n",
         cpu.map_or("?", |(_, name)| name.trim()),
         read("/proc/sys/kernel/osrelease").trim(),
         read("/proc/loadavg").trim(),

@@ -65,6 +65,11 @@ impl StockLab {
     }
 }
 
+/// What the guests of these options run on: `kvm` or `tcg`.
+pub async fn accelerator(options: &LabUp) -> Result<&'static str, LabError> {
+    Ok(launcher(options).await?.accel().name())
+}
+
 async fn launcher(options: &LabUp) -> Result<Launcher, LabError> {
     let failed = |source| LabError::Stock {
         vm: "*".to_owned(),

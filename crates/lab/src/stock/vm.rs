@@ -25,6 +25,8 @@ const MIGRATION_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
 /// Streams come in from here on, by the VM's index.
 const PORT_FIRST: u16 = 4900;
+/// Frames a tap holds: as many as the agents' taps, so that no loss is the smaller queue's.
+const TAP_FRAMES: u32 = 16_384;
 
 /// A VM of the opponent.
 #[derive(Debug)]
@@ -68,6 +70,13 @@ impl StockVm {
         let failed = |source: QmpError| stock(&name, source.into());
         let (process, target) = start(lab, launcher, &self.spec, self.index, to, StartMode::Incoming).await?;
         let channels = channels(lab.state.hosts[to].vmct, PORT_FIRST + self.index);
+        // The target's word ends the migration: what careful people switch on.
+        let capabilities = json!({"capabilities": [{"capability": "return-path", "state": true}]});
+        for side in [&self.qmp, &target] {
+            side.execute("migrate-set-capabilities", capabilities.clone())
+                .await
+                .map_err(failed)?;
+        }
         target
             .execute("migrate-incoming", channels.clone())
             .await
@@ -180,7 +189,7 @@ async fn start(
     let mut batch = Batch::default();
     let (tap, mtu) = (tap(index), spec.nics[0].mtu);
     batch.link(format!("tuntap add dev {tap} mode tap vnet_hdr"));
-    batch.link(format!("link set {tap} mtu {mtu} master {} up", config::BRIDGE));
+    batch.link(format!("link set {tap} mtu {mtu} txqueuelen {TAP_FRAMES} master {} up", config::BRIDGE));
     batch.run(&namespace)?;
     let arguments =
         arguments(launcher, spec, &paths, &tap, mode).map_err(|source| stock(&spec.name, source))?;
