@@ -11,7 +11,6 @@ want() { # command package
 want busybox busybox-static
 want ip iproute2
 want tc iproute2
-want nft nftables
 want qemu-nbd qemu-utils
 want zstd zstd
 want python3 python3

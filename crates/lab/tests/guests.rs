@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use transhume_lab::wire::{Op, Outcome};
-use transhume_lab::{Channel, Lab, LabError, LabName, LabUp, Namespace, Progress, Traffic, image::Image};
-use transhume_model::{Band, Mebibytes};
+use transhume_lab::{Channel, Lab, LabError, LabName, LabUp, Namespace, Progress, image::Image};
+use transhume_model::Band;
 
 const CALL: Duration = Duration::from_secs(30);
 
@@ -289,82 +289,4 @@ fn add_glibc_program(overlay: &Path) {
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::copy(library, to).unwrap();
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures: takes a minute of both CPUs"]
-async fn a_busy_control_run_loses_nothing() {
-    assert_able();
-    let number = |key: &str, default: u32| {
-        std::env::var(key)
-            .ok()
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(default)
-    };
-    let options = LabUp {
-        name: lab_name("busy"),
-        hosts: 4,
-        vms: number("LAB_VMS", 8) as u16,
-        rate: number("LAB_RATE", 1000),
-        mtu: number("LAB_MTU", 1500) as u16,
-        traffic: if number("LAB_NONE", 0) == 1 {
-            Traffic::None
-        } else {
-            Traffic::Mesh
-        },
-        memory: Mebibytes(96),
-        ..LabUp::default()
-    };
-    let _guard = Guard(options.name.clone());
-    let lab = boot(&options).await;
-    if options.traffic != Traffic::None {
-        wait_for_traffic(&lab).await;
-        transhume_lab::collect(&lab, false).await.unwrap(); // silences while the guests booted do not count
-    }
-    let (before, begin) = (usage(&lab), Instant::now());
-    tokio::time::sleep(Duration::from_secs(u64::from(number("LAB_SECONDS", 20)))).await;
-    let (after, seconds) = (usage(&lab), begin.elapsed().as_secs_f64());
-    let per_guest_mb = after.1 as f64 / f64::from(options.vms) / 1e6;
-    eprintln!(
-        "{:.1} % CPU for QEMU, {per_guest_mb:.0} MB of memory a guest",
-        (after.0 - before.0) / seconds * 100.0
-    );
-    let figures = transhume_lab::collect(&lab, true).await.unwrap();
-    for vm in &figures.vms {
-        eprintln!("{}", serde_json::to_string(vm).unwrap());
-    }
-    assert_eq!(figures.pairs, []);
-}
-
-/// CPU seconds and resident bytes of all QEMUs.
-fn usage(lab: &Lab) -> (f64, u64) {
-    let namespaces: Vec<String> = lab
-        .state
-        .hosts
-        .iter()
-        .map(|host| host.namespace.clone())
-        .collect();
-    let inodes: Vec<_> = namespaces
-        .iter()
-        .filter_map(|name| Namespace::named(name).inode())
-        .collect();
-    let mut total = (0.0, 0);
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        use std::os::unix::fs::MetadataExt;
-        let path = entry.path();
-        if !std::fs::metadata(path.join("ns/net")).is_ok_and(|meta| inodes.contains(&meta.ino())) {
-            continue;
-        }
-        let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
-        let fields: Vec<f64> = stat
-            .rsplit_once(')')
-            .unwrap()
-            .1
-            .split_ascii_whitespace()
-            .map(|f| f.parse().unwrap_or(0.0))
-            .collect();
-        total.0 += (fields[11] + fields[12]) / 100.0;
-        total.1 += (fields[21] * 4096.0) as u64;
-    }
-    total
 }

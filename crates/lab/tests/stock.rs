@@ -26,9 +26,15 @@ async fn stock_qemu_moves_a_cluster_and_loses_messages() {
     .await;
     down(&name, &Progress::default()).await.unwrap();
     let (before, moves, after) = moved.unwrap().unwrap();
-    assert!(before.vms.iter().all(|vm| vm.lost == 0), "without a move: {before:?}");
+    assert!(
+        before.vms.iter().all(|vm| vm.lost == 0),
+        "without a move: {before:?}"
+    );
     assert_eq!(moves.len(), 2);
     assert!(moves.iter().all(|moved| !moved.blackout.is_zero()), "{moves:?}");
-    assert!(after.vms.iter().any(|vm| vm.lost > 0), "a switchover without buffers: {after:?}");
+    assert!(
+        after.vms.iter().any(|vm| vm.lost > 0),
+        "a switchover without buffers: {after:?}"
+    );
     assert!(after.vms.iter().all(|vm| vm.tcp_broken == 0), "{after:?}");
 }

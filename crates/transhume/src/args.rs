@@ -38,7 +38,7 @@ pub enum Command {
         json: bool,
     },
     /// Show which VM would go where, in which batch; nothing is changed
-    Plan(MoveArgs),
+    Plan(PlanArgs),
     /// Move a cluster
     Migrate(MoveArgs),
     /// All moves so far
@@ -104,7 +104,14 @@ pub struct MoveArgs {
     /// Hosts to go to, comma-separated
     #[arg(long, value_delimiter = ',', required = true)]
     pub to: Vec<String>,
-    /// k: VMs per batch [default: all at once]
+    #[command(flatten)]
+    pub how: How,
+}
+
+/// How to move.
+#[derive(Debug, ClapArgs)]
+pub struct How {
+    /// k: VMs per batch [default: all at once; with --inventory: chosen]
     #[arg(long)]
     pub batch: Option<usize>,
     /// Stop, copy, start: the VMs do not run meanwhile
@@ -116,6 +123,46 @@ pub struct MoveArgs {
     /// One JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to plan: a move of a cluster that runs, or one described in a file.
+#[derive(Debug, ClapArgs)]
+pub struct PlanArgs {
+    /// The cluster
+    #[arg(required_unless_present = "inventory")]
+    pub cluster: Option<String>,
+    /// Hosts to leave, comma-separated
+    #[arg(long, value_delimiter = ',', required_unless_present = "inventory")]
+    pub from: Vec<String>,
+    /// Hosts to go to, comma-separated
+    #[arg(long, value_delimiter = ',', required_unless_present = "inventory")]
+    pub to: Vec<String>,
+    #[command(flatten)]
+    pub how: How,
+    /// Plan hosts and a cluster described in this file (YAML or JSON); no coordinator is asked
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster", "from", "to", "offline"])]
+    pub inventory: Option<PathBuf>,
+    /// How targets are chosen
+    #[arg(long, value_enum, default_value_t = PlanStrategy::Exact, requires = "inventory")]
+    pub strategy: PlanStrategy,
+    /// Say why these hosts, this order, this k
+    #[arg(long, requires = "inventory")]
+    pub explain: bool,
+    /// Draw the hosts before and after
+    #[arg(long, value_name = "FILE", requires = "inventory")]
+    pub svg: Option<PathBuf>,
+    /// Search at most so long; the answer is then the best found, with its gap
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "inventory")]
+    pub deadline_s: u64,
+}
+
+/// How targets are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlanStrategy {
+    /// Fewest targets with a proof or a gap, then least memory moved, then least traffic
+    Exact,
+    /// The paper's sorted lists and recursive selection (§3.2)
+    Paper,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ mod figures;
 mod follow;
 mod labs;
 mod moves;
+mod plan_file;
 mod progress;
 mod table;
 
@@ -37,7 +38,10 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Lab { command } => labs::run(command).await,
         Command::Cluster { command } => moves::cluster(&client()?, command).await,
         Command::Hosts { json } => moves::hosts(&client()?, json).await,
-        Command::Plan(order) => moves::plan(&client()?, order).await,
+        Command::Plan(args) => match args.inventory.clone() {
+            Some(file) => plan_file::run(&file, &args),
+            None => moves::plan(&client()?, args).await,
+        },
         Command::Migrate(order) => moves::migrate(&client()?, order).await,
         Command::Migrations { json } => moves::migrations(&client()?, json).await,
         Command::Report { migration, json } => moves::report(&client()?, migration, json).await,

@@ -9,7 +9,7 @@ use transhume_coordinator::api::{
 use transhume_model::{ClusterName, IdError};
 use transhume_protocol::report::{Ending, MigrationReport, Trouble};
 
-use crate::args::{ClusterCommand, MoveArgs};
+use crate::args::{ClusterCommand, How, MoveArgs, PlanArgs};
 use crate::client::Client;
 use crate::failure::{Failure, Kind};
 use crate::follow;
@@ -93,20 +93,23 @@ fn cluster_name(text: &str) -> Result<ClusterName, Failure> {
         .map_err(|error: IdError| Failure::new(Kind::Refused, error.to_string(), hint))
 }
 
-fn order(args: &MoveArgs) -> MoveOrder {
+fn order(from: Vec<String>, to: Vec<String>, how: &How) -> MoveOrder {
     MoveOrder {
-        from: args.from.clone(),
-        to: args.to.clone(),
-        batch: args.batch,
-        offline: args.offline,
-        blackout_ms_max: args.blackout_ms_max,
+        from,
+        to,
+        batch: how.batch,
+        offline: how.offline,
+        blackout_ms_max: how.blackout_ms_max,
     }
 }
 
-pub async fn plan(client: &Client, args: MoveArgs) -> Result<ExitCode, Failure> {
-    let path = format!("/v1/clusters/{}/plan", cluster_name(&args.cluster)?);
-    let view: PlanView = client.post(&path, &order(&args)).await?;
-    if args.json {
+pub async fn plan(client: &Client, args: PlanArgs) -> Result<ExitCode, Failure> {
+    let cluster = cluster_name(args.cluster.as_deref().unwrap_or_default())?;
+    let order = order(args.from, args.to, &args.how);
+    let view: PlanView = client
+        .post(&format!("/v1/clusters/{cluster}/plan"), &order)
+        .await?;
+    if args.how.json {
         return print_json(&view);
     }
     let mut table = Table::new(&["BATCH", "VM", "FROM", "TO"]);
@@ -133,8 +136,10 @@ pub async fn plan(client: &Client, args: MoveArgs) -> Result<ExitCode, Failure> 
 
 pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failure> {
     let path = format!("/v1/clusters/{}/migrations", cluster_name(&args.cluster)?);
-    let Accepted { migration } = client.post(&path, &order(&args)).await?;
-    finish(follow::follow(client, migration.0, args.json).await?, args.json)
+    let json = args.how.json;
+    let order = order(args.from, args.to, &args.how);
+    let Accepted { migration } = client.post(&path, &order).await?;
+    finish(follow::follow(client, migration.0, json).await?, json)
 }
 
 pub async fn follow(client: &Client, migration: Option<u64>, json: bool) -> Result<ExitCode, Failure> {

@@ -189,7 +189,10 @@ async fn start(
     let mut batch = Batch::default();
     let (tap, mtu) = (tap(index), spec.nics[0].mtu);
     batch.link(format!("tuntap add dev {tap} mode tap vnet_hdr"));
-    batch.link(format!("link set {tap} mtu {mtu} txqueuelen {TAP_FRAMES} master {} up", config::BRIDGE));
+    batch.link(format!(
+        "link set {tap} mtu {mtu} txqueuelen {TAP_FRAMES} master {} up",
+        config::BRIDGE
+    ));
     batch.run(&namespace)?;
     let arguments =
         arguments(launcher, spec, &paths, &tap, mode).map_err(|source| stock(&spec.name, source))?;

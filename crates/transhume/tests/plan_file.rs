@@ -1,0 +1,123 @@
+//! `transhume plan --inventory FILE`: no coordinator, no root, nothing but a file.
+
+mod user;
+
+use std::path::PathBuf;
+
+use user::{Done, transhume};
+
+/// A file that is removed again.
+struct File(PathBuf);
+
+impl File {
+    fn of(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("transhume-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn plan(&self, options: &[&str]) -> Done {
+        let path = self.0.display().to_string();
+        transhume(&[&["plan", "--inventory", &path], options].concat())
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn inventory(hosts: &str, vms: &str, more: &str) -> String {
+    format!("hosts:\n{hosts}\ncluster:\n  name: c\n  vms:\n{vms}\n{more}")
+}
+
+const HOSTS: &str = "  - {name: h1, capacity: {vcpus: 8, memory: 8192}, maintenance: true}
+  - {name: h2, capacity: {vcpus: 8, memory: 8192}}
+  - {name: h3, capacity: {vcpus: 8, memory: 8192}}";
+const VMS: &str = "    - {name: a, host: h1, demand: {vcpus: 2, memory: 1024}}
+    - {name: b, host: h1, demand: {vcpus: 2, memory: 1024}}";
+
+#[test]
+fn the_published_example_is_planned_explained_and_drawn() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/inventory.example.yaml");
+    let picture = File::of("picture.svg", "");
+    let drawn = picture.0.display().to_string();
+    let done = transhume(&["plan", "--inventory", example, "--explain", "--svg", &drawn]);
+    done.succeeded();
+    for part in ["BATCH", "targets: ", "optimal, proved", "head"] {
+        assert!(done.stdout.contains(part), "{part}: {done:?}");
+    }
+    let svg = std::fs::read_to_string(&picture.0).unwrap();
+    assert!(
+        svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"),
+        "{svg}"
+    );
+    let json = transhume(&["plan", "--inventory", example, "--json"])
+        .succeeded()
+        .json();
+    assert_eq!(json["cluster"], "solver");
+    assert_eq!(json["answer"]["answer"], "planned");
+}
+
+#[test]
+fn the_fewest_hosts_are_used_by_both_strategies() {
+    let file = File::of("fewest.yaml", &inventory(HOSTS, VMS, ""));
+    for strategy in ["exact", "paper"] {
+        let json = file.plan(&["--strategy", strategy, "--json"]).succeeded().json();
+        assert_eq!(json["answer"]["targets"]["value"], 1, "{strategy}: {json}");
+    }
+}
+
+#[test]
+fn what_cannot_be_placed_is_explained_with_the_smallest_addition() {
+    let vms = "    - {name: a, host: h1, demand: {vcpus: 8, memory: 1024}}
+    - {name: b, host: h1, demand: {vcpus: 8, memory: 1024}}
+    - {name: d, host: h1, demand: {vcpus: 8, memory: 1024}}";
+    let file = File::of("impossible.yaml", &inventory(HOSTS, vms, ""));
+    file.plan(&[])
+        .refused(3, &["vcpus is short by 8", "1 more like h"]);
+    assert_eq!(file.plan(&["--json"]).json()["answer"]["answer"], "impossible");
+}
+
+#[test]
+fn mistakes_are_named_with_file_line_and_hint() {
+    let refused = |name: &str, text: &str, named: &[&str]| {
+        File::of(name, text).plan(&[]).refused(3, named);
+    };
+    let twice = format!("{VMS}\n    - {{name: a, host: h1, demand: {{vcpus: 1}}}}");
+    refused("twice.yaml", &inventory(HOSTS, &twice, ""), &["twice.yaml", "a"]);
+    refused(
+        "host.yaml",
+        &inventory(HOSTS, &VMS.replace("h1", "h7"), ""),
+        &["h7"],
+    );
+    let negative = VMS.replacen("1024", "-5", 1);
+    refused(
+        "negative.yaml",
+        &inventory(HOSTS, &negative, ""),
+        &["negative.yaml:8", "-5"],
+    );
+    let nan = VMS.replacen("1024", ".nan", 1);
+    refused("nan.yaml", &inventory(HOSTS, &nan, ""), &["nan.yaml:8"]);
+    let zero = HOSTS.replacen("{vcpus: 8, memory: 8192}}", "{vcpus: 0, memory: 0}}", 1);
+    refused("zero.yaml", &inventory(&zero, VMS, ""), &["zero.yaml:3", "h2"]);
+    let unknown = HOSTS.replacen("maintenance", "maintenence", 1);
+    refused(
+        "unknown.yaml",
+        &inventory(&unknown, VMS, ""),
+        &["maintenence", "maintenance"],
+    );
+    refused(
+        "empty.yaml",
+        "hosts: []\ncluster: {name: c, vms: []}\n",
+        &["empty.yaml"],
+    );
+    refused("nesting.yaml", &"[".repeat(10 << 20), &["nesting.yaml"]);
+    refused("bytes.yaml", "\u{0}", &["bytes.yaml"]);
+    let apart = "  groups:\n    - {name: t, kind: affinity, vms: [a, b]}\n    - {name: u, kind: anti-affinity, vms: [a, b]}";
+    refused("apart.yaml", &inventory(HOSTS, VMS, apart), &["a"]);
+    transhume(&["plan", "--inventory", "/nowhere.yaml"]).refused(3, &["/nowhere.yaml"]);
+    let usage = transhume(&["plan", "lab", "--inventory", "x.yaml"]);
+    assert_eq!(usage.code, Some(2), "{usage:?}");
+}
