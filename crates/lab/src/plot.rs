@@ -149,10 +149,7 @@ impl Figure {
             .with_overlay_color("rgba(40,40,40,0.5)");
         let mut colors = Vec::new();
         for (mover, mtu) in kinds(rows) {
-            boxes = boxes.with_group(
-                format!("{}, MTU {mtu}", mover.name()),
-                self.sample(rows, mover, mtu),
-            );
+            boxes = boxes.with_group(format!("{} / {mtu}", mover.name()), self.sample(rows, mover, mtu));
             colors.push(mover.color());
         }
         let plots = vec![Plot::Box(boxes.with_group_colors(colors))];
@@ -162,6 +159,7 @@ impl Figure {
         };
         let layout = Layout::auto_from_plots(&plots)
             .with_title(title)
+            .with_x_label("mover / MTU, bytes")
             .with_y_label(unit)
             .with_width(WIDTH)
             .with_height(HEIGHT)
@@ -244,10 +242,7 @@ mod tests {
         for figure in [Figure::Loss, Figure::Blackout] {
             let svg = figure.svg(&rows);
             assert!(figure.png(&rows).unwrap().starts_with(b"\x89PNG"));
-            assert!(
-                svg.starts_with("<svg") && svg.contains("stock, MTU 1500"),
-                "{svg}"
-            );
+            assert!(svg.starts_with("<svg") && svg.contains("stock / 1500"), "{svg}");
         }
         assert_eq!(csv(&rows).lines().nth(2), Some("k = 1,1500,1,vm1,0,0,0,90.500,"));
     }
