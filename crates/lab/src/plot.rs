@@ -10,6 +10,8 @@ use transhume_model::VmName;
 
 /// Jitter of the points over their box, in the plot's own unit.
 const JITTER: f64 = 0.25;
+/// Opaque: the PNG half of the drawing library leaves out points of a colour it cannot read, like `rgba()`.
+const POINT_COLOR: &str = "#404040";
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 480.0;
 /// Pixels of a PNG per unit of the drawing.
@@ -144,9 +146,7 @@ impl Figure {
     }
 
     fn draw(self, rows: &[Row]) -> (Vec<Plot>, Layout) {
-        let mut boxes = BoxPlot::new()
-            .with_strip(JITTER)
-            .with_overlay_color("rgba(40,40,40,0.5)");
+        let mut boxes = BoxPlot::new().with_strip(JITTER).with_overlay_color(POINT_COLOR);
         let mut colors = Vec::new();
         for (mover, mtu) in kinds(rows) {
             boxes = boxes.with_group(format!("{} / {mtu}", mover.name()), self.sample(rows, mover, mtu));
