@@ -26,7 +26,7 @@ pub struct SourceAccount {
     pub bytes: u64,
     /// The VM's own frames left out.
     pub own_echo: u64,
-    /// Frames dropped by the tap or its plug since the buffer was opened.
+    /// Frames dropped by the tap or its plug since the buffer was opened, and what came after the old path had closed.
     pub dropped: u64,
     /// Unicast frames put back into the source.
     pub put_back: u64,

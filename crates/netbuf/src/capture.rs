@@ -8,7 +8,7 @@
 //! The marker is any frame of the VM's own that the fabric brings to the source: the target has spoken, and what the
 //! fabric sent towards the source before it learned so lies in the tap in front of it. The announcement is such a frame.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,12 +22,13 @@ use crate::account::{OldPath, SourceAccount};
 use crate::frame::{self, Class};
 use crate::limits::{
     DELIVERY_WAIT, EMPTY_LOOKS, EMPTY_LOOKS_MAX, EMPTY_PAUSE, FLOODING_WAIT, LATE_QUIET, LATE_WAIT, LINGER,
-    MARKER_SETTLE, MARKER_WAIT, READ_BATCH_FRAMES, RECONNECT_PAUSE, RECONNECTS_MAX,
+    MARKER_SETTLE, MARKER_WAIT, READ_BATCH_FRAMES, RECONNECT_PAUSE, RECONNECTS_MAX, RING_FRAMES,
 };
+use crate::sender::Sender;
 use crate::source::SourceConfig;
 use crate::spool::{Kind, Spool};
 use crate::tap::Tap;
-use crate::tunnel::{self, ANSWER_BYTES, Answer, NicIdentity};
+use crate::tunnel::{self, Answer, NicIdentity};
 use crate::{Event, Events};
 
 /// Where the closing of the old path is.
@@ -94,20 +95,12 @@ impl Capture {
     }
 }
 
-struct Tunnel {
-    stream: TcpStream,
-    /// Offset in the spool up to which records are sent.
-    sent: usize,
-    answer: [u8; ANSWER_BYTES],
-    answer_bytes: usize,
-}
-
 /// What the thread owns.
 pub(crate) struct Worker {
     identity: NicIdentity,
     tap: Tap,
     spool: Spool,
-    tunnel: Option<Tunnel>,
+    tunnel: Option<Sender>,
     peer: Option<SocketAddr>,
     wake: Arc<OwnedFd>,
     events: Events,
@@ -124,6 +117,8 @@ pub(crate) struct Worker {
     /// When a unicast frame was last read.
     frame_at: Instant,
     own_echo: u64,
+    /// Unicast frames found in the ring when all was over: nobody delivers them.
+    missed: u64,
 }
 
 impl Worker {
@@ -140,12 +135,7 @@ impl Worker {
         Self {
             identity: config.identity.clone(),
             tap,
-            tunnel: stream.map(|stream| Tunnel {
-                stream,
-                sent,
-                answer: [0; ANSWER_BYTES],
-                answer_bytes: 0,
-            }),
+            tunnel: stream.map(|stream| Sender::new(stream, sent)),
             spool,
             peer,
             wake: Arc::new(wake.expect("an eventfd needs nothing but a free descriptor")),
@@ -162,6 +152,7 @@ impl Worker {
             reconnect_at: Instant::now(),
             frame_at: Instant::now(),
             own_echo: 0,
+            missed: 0,
         }
     }
 
@@ -173,6 +164,7 @@ impl Worker {
     pub(crate) fn account(&self) -> SourceAccount {
         let mut account = SourceAccount {
             own_echo: self.own_echo,
+            dropped: self.missed,
             ..SourceAccount::default()
         };
         let mut at = self.spool.start();
@@ -253,13 +245,13 @@ impl Worker {
             polled.push(PollFd::new(&tap, PollFlags::IN));
         }
         if let Some(tunnel) = &self.tunnel {
-            let unsent = tunnel.sent < self.spool.tail();
+            let unsent = tunnel.behind(&self.spool);
             let wanted = if unsent {
                 PollFlags::IN | PollFlags::OUT
             } else {
                 PollFlags::IN
             };
-            polled.push(PollFd::new(&tunnel.stream, wanted));
+            polled.push(PollFd::new(tunnel.stream(), wanted));
         }
         rustix::event::poll(&mut polled, timeout.as_ref())?;
         let mut count = [0; 8];
@@ -339,6 +331,22 @@ impl Worker {
         }
     }
 
+    /// What came after the path was closed would be lost without a word; the account must say so.
+    fn count_missed(&mut self) {
+        let vnet = self.spool.vnet_header_bytes();
+        for _ in 0..RING_FRAMES {
+            let Some(room) = self.spool.room() else { return };
+            let Ok(length) = rustix::io::read(self.tap.fd(), &mut *room) else {
+                return;
+            };
+            let class = room
+                .get(vnet..length)
+                .map(|read| frame::classify(read, self.identity.mac));
+            self.missed += u64::from(class == Some(Class::Unicast));
+            self.spool.skip(length);
+        }
+    }
+
     /// After commit nothing unwinds: what fails is told, and the closing goes on.
     fn tell(&self, result: Result<(), crate::Error>) {
         if let Err(error) = result {
@@ -409,7 +417,8 @@ impl Worker {
                 };
             }
             Closing::AwaitDelivery { .. } if self.delivered >= self.spool.last() => {
-                self.closing = Closing::Over
+                self.count_missed();
+                self.closing = Closing::Over;
             }
             Closing::AwaitDelivery { until } if now >= until => {
                 (self.events)(Event::Broken {
@@ -463,12 +472,7 @@ impl Worker {
         match tunnel::connect(peer, &self.identity, self.spool.vnet_header_bytes()) {
             Ok((stream, have)) => {
                 let sent = self.spool.after(have);
-                self.tunnel = Some(Tunnel {
-                    stream,
-                    sent,
-                    answer: [0; ANSWER_BYTES],
-                    answer_bytes: 0,
-                });
+                self.tunnel = Some(Sender::new(stream, sent));
             }
             Err(error) if self.reconnects == RECONNECTS_MAX => {
                 (self.events)(Event::Broken {
@@ -476,37 +480,6 @@ impl Worker {
                 });
             }
             Err(_) => {}
-        }
-    }
-}
-
-impl Tunnel {
-    fn send(&mut self, spool: &Spool) -> io::Result<()> {
-        while self.sent < spool.tail() {
-            match self.stream.write(spool.stretch(self.sent)) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(length) => self.sent += length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn receive(&mut self, answers: &mut Vec<Answer>) -> io::Result<()> {
-        loop {
-            match self.stream.read(&mut self.answer[self.answer_bytes..]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(length) => self.answer_bytes += length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            }
-            if self.answer_bytes == ANSWER_BYTES {
-                self.answer_bytes = 0;
-                answers.push(Answer::parse(self.answer).ok_or(io::ErrorKind::InvalidData)?);
-            }
         }
     }
 }

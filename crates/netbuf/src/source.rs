@@ -333,7 +333,7 @@ impl SourceBuffer {
     }
 
     fn complete(&mut self, account: &mut SourceAccount) -> Result<(), Error> {
-        account.dropped = self.tap.dropped()?.saturating_sub(self.dropped_before);
+        account.dropped += self.tap.dropped()?.saturating_sub(self.dropped_before);
         account.last_sent_us = self.watch.as_ref().and_then(Watch::last_us);
         Ok(())
     }

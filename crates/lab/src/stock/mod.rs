@@ -14,7 +14,7 @@ use vm::StockVm;
 
 /// QEMU's own limit of a blackout.
 pub const DOWNTIME_MS_DEFAULT: u64 = 300;
-/// The limit that gave the opponent its shortest blackouts here: 300, 50, 20 and 10 ms were tried.
+/// The limit that gave the opponent its shortest blackouts here: 300, 50 and 20 ms were tried.
 pub const DOWNTIME_MS_TUNED: u64 = 20;
 
 /// A lab whose VMs run under plain QEMU.

@@ -1,0 +1,67 @@
+//! The source's end of a tunnel: records as they lie in the spool, answers as they come. Never waits.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+
+use crate::spool::Spool;
+use crate::tunnel::{ANSWER_BYTES, Answer};
+
+pub(crate) struct Sender {
+    stream: TcpStream,
+    /// Offset in the spool up to which records are sent.
+    sent: usize,
+    answer: [u8; ANSWER_BYTES],
+    answer_bytes: usize,
+}
+
+impl Sender {
+    /// Sends from `sent` on, an offset in the spool.
+    pub(crate) fn new(stream: TcpStream, sent: usize) -> Self {
+        Self {
+            stream,
+            sent,
+            answer: [0; ANSWER_BYTES],
+            answer_bytes: 0,
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Whether the spool holds what was not sent yet.
+    pub(crate) fn behind(&self, spool: &Spool) -> bool {
+        self.sent < spool.tail()
+    }
+
+    /// Sends what the spool holds, as much as goes without waiting.
+    pub(crate) fn send(&mut self, spool: &Spool) -> io::Result<()> {
+        while self.sent < spool.tail() {
+            match self.stream.write(spool.stretch(self.sent)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(length) => self.sent += length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the answers that have come.
+    pub(crate) fn receive(&mut self, answers: &mut Vec<Answer>) -> io::Result<()> {
+        loop {
+            match self.stream.read(&mut self.answer[self.answer_bytes..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => self.answer_bytes += length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            if self.answer_bytes == ANSWER_BYTES {
+                self.answer_bytes = 0;
+                answers.push(Answer::parse(self.answer).ok_or(io::ErrorKind::InvalidData)?);
+            }
+        }
+    }
+}
