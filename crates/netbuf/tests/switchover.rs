@@ -36,7 +36,7 @@ fn switchover(frames_per_s: u64, length: usize) {
         source.shut().unwrap();
         source_guest.run(false);
         source.capture().unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        stream.goes_on();
         source.committed();
         target_guest.run(true);
         target.activate().unwrap();
@@ -110,7 +110,7 @@ fn an_abort_puts_every_frame_back_in_order() {
         source.shut().unwrap();
         guest.run(false);
         source.capture().unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        stream.goes_on();
 
         source.shut_for_abort().unwrap();
         drop(target);

@@ -273,6 +273,7 @@ fn bind_packet(socket: &OwnedFd, interface: &str) {
 /// Numbered unicast frames at a steady rate until stopped; returns how many.
 pub struct Stream {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
     thread: Option<JoinHandle<u64>>,
 }
 
@@ -280,6 +281,8 @@ impl Stream {
     pub fn start(frames_per_s: u64, length: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let sent = Arc::new(AtomicU64::new(0));
+        let counted = sent.clone();
         // The socket belongs to the namespace of the thread that makes it.
         let peer = Peer::new();
         let thread = std::thread::spawn(move || {
@@ -292,14 +295,25 @@ impl Stream {
                     peer.send(vm_mac().bytes(), number, length);
                     number += 1;
                 }
+                counted.store(number, Ordering::Release);
                 std::thread::sleep(Duration::from_micros(200));
             }
             number
         });
         Self {
             stop,
+            sent,
             thread: Some(thread),
         }
+    }
+
+    /// Waits for more frames: on a busy machine the sender may be away for longer than any pause.
+    pub fn goes_on(&self) {
+        const MORE: u64 = 40;
+        let before = self.sent.load(Ordering::Acquire);
+        eventually("the stream goes on", || {
+            self.sent.load(Ordering::Acquire) >= before + MORE
+        });
     }
 
     pub fn stop(mut self) -> u64 {
