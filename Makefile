@@ -15,10 +15,10 @@ build: setup
 demo: build
 	scripts/demo.sh $(TRANSHUME)
 
-# One selection of packages, so that every dependency is built once; one test at a time, because there is one machine to be a data centre.
+# One selection of packages, so that every dependency is built once; one test at a time, because there is one machine to be a data
+# centre. The binary's own tests come first by name; its labs unpack the kernel that QEMU's tests boot.
 test: setup check
-	TRANSHUME_GUEST_KERNEL=$${TRANSHUME_GUEST_KERNEL:-$$(scripts/guest-kernel.sh)} \
-		$(CARGO) test --locked --workspace -- --test-threads=1
+	$(CARGO) test --locked --workspace -- --test-threads=1
 
 check:
 	$(CARGO) fmt --all --check
@@ -26,14 +26,13 @@ check:
 	scripts/licences.sh
 	scripts/docs.py
 
-# Pure parts, parsers, codecs, planner, the simulation; and the buffers on a real kernel.
+# Pure parts, parsers, codecs, planner, the simulation: no root, no network.
 unit:
 	$(CARGO) test --locked --workspace --exclude transhume-lab --exclude transhume-qemu --exclude transhume-netbuf --exclude transhume
 
-# Real kernel, real QEMU, whole labs: one after the other.
+# Real kernel, real QEMU, whole labs: one after the other. The lab comes before QEMU's own tests: it unpacks the guests' kernel.
 lab-test:
 	$(CARGO) test --locked -p transhume-netbuf -- --test-threads=1
 	$(CARGO) test --locked -p transhume-lab -- --test-threads=1
-	TRANSHUME_GUEST_KERNEL=$${TRANSHUME_GUEST_KERNEL:-$$(scripts/guest-kernel.sh)} \
-		$(CARGO) test --locked -p transhume-qemu -- --test-threads=1
+	$(CARGO) test --locked -p transhume-qemu -- --test-threads=1
 	$(CARGO) test --locked -p transhume -- --test-threads=1

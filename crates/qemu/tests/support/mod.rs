@@ -101,12 +101,20 @@ fn needed(variable: &str, default: &str, hint: &str) -> PathBuf {
     path
 }
 
-/// A Linux kernel for the guest.
+/// Where the lab's image builder unpacks the distribution's kernel.
+const UNPACKED: &str = "/var/cache/transhume/guest/kernel/boot";
+
+/// A Linux kernel for the guest: the one named, or the newest that the lab has unpacked.
 pub fn kernel() -> PathBuf {
+    let unpacked = fs::read_dir(UNPACKED).into_iter().flatten().flatten();
+    let newest = unpacked
+        .map(|entry| entry.path())
+        .filter(|path| path.to_string_lossy().contains("vmlinuz-"))
+        .max();
     needed(
         "TRANSHUME_GUEST_KERNEL",
-        "/var/cache/transhume/guest/vmlinuz",
-        "build the lab's guest image, or unpack a linux-image-*-cloud-amd64 package (dpkg -x) and name its boot/vmlinuz-*.",
+        &newest.unwrap_or_default().to_string_lossy(),
+        "let the lab unpack one: `cargo test -p transhume-lab`, or any `transhume lab up`.",
     )
 }
 
