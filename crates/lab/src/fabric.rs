@@ -81,6 +81,10 @@ pub fn build(spec: &FabricSpec) -> Result<(), LabError> {
         ));
         fabric.link(format!("link set {inner} master br-{} up", circuit(link.band)));
         fabric.speed(&inner, spec.bits_per_s);
+        if link.band == Band::Ct {
+            // For faults. Put there later it would take the link's queue away, with what is in it.
+            fabric.tc(format!("qdisc add dev {inner} clsact"));
+        }
     }
     fabric.run(&spec.namespace)?;
     let inner: Vec<_> = spec.links.iter().map(FabricLink::fabric_device).collect();

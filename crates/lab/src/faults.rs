@@ -11,6 +11,8 @@ pub use crate::up::{start_agent, start_coordinator};
 
 /// `drop what has the ethertype of RARP, pass the rest`, as classic BPF.
 const DROP_RARP: &str = "4,40 0 0 12,21 0 1 32821,6 0 0 2,6 0 0 4294967295";
+/// Its preference among the filters of a port.
+const RARP_FILTER: u16 = 1;
 
 /// Kills a part at once (`agent h1`, `coordinator`, `disk vm1`) and waits until it is gone.
 pub fn kill(lab: &Lab, what: &str) -> Result<(), LabError> {
@@ -81,9 +83,8 @@ pub fn block_rarp(lab: &Lab) -> Result<BlockedRarp, LabError> {
     };
     let mut batch = Batch::default();
     for device in &blocked.devices {
-        batch.tc(format!("qdisc add dev {device} clsact"));
         batch.tc(format!(
-            "filter add dev {device} ingress bpf direct-action bytecode \"{DROP_RARP}\""
+            "filter add dev {device} ingress pref {RARP_FILTER} bpf direct-action bytecode \"{DROP_RARP}\""
         ));
     }
     batch.run(&blocked.fabric)?;
@@ -94,7 +95,7 @@ impl Drop for BlockedRarp {
     fn drop(&mut self) {
         let mut batch = Batch::default();
         for device in &self.devices {
-            batch.tc(format!("qdisc del dev {device} clsact"));
+            batch.tc(format!("filter del dev {device} ingress pref {RARP_FILTER}"));
         }
         if let Err(error) = batch.run(&self.fabric) {
             tracing::warn!(%error, "RARP stays blocked");

@@ -152,7 +152,7 @@ fn a_buffer_that_reaches_its_limit_rolls_the_batch_back() {
     let done = says("migrate lab --from h1 --to h3");
     assert_eq!(done.code, Some(4), "{done:?}");
     assert!(
-        done.stdout.contains("buffer") && done.stdout.contains("hint: "),
+        done.stderr.contains("error: ") && done.stderr.contains("buffer") && done.stderr.contains("hint: "),
         "{done:?}"
     );
     let report = says("report --json").json();
