@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::host::Book;
 use crate::limits::ORDERS_WAITING_MAX;
 use crate::link::{Desk, Reports};
+use crate::page_stream::{PageShare, Pages, Tls};
 use crate::record::Record;
 use crate::vm;
 
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) reports: Reports,
     /// What starts VMs here, or why nothing can.
     pub(crate) launcher: Result<Launcher, String>,
+    pub(crate) pages: Pages,
     agent_run: u64,
     book: Mutex<Book>,
     vms: Mutex<HashMap<VmName, Entry>>,
@@ -49,12 +51,18 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, launcher: Result<Launcher, String>) -> Arc<Self> {
+    pub(crate) fn new(config: Config, launcher: Result<Launcher, String>, tls: Option<Tls>) -> Arc<Self> {
+        let pages = Pages {
+            share: PageShare::new(config.pages.store_bytes_max),
+            classes: config.pages.classes(),
+            tls,
+        };
         let book = Mutex::new(Book::new(config.capacity));
         Arc::new(Self {
             config,
             reports: Reports::default(),
             launcher,
+            pages,
             agent_run: wall().0,
             book,
             vms: Mutex::default(),

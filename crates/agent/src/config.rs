@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use transhume_model::{Bytes, Capacity, HostName};
+use transhume_pages::{Classes, PageClass};
 use transhume_qemu::AccelChoice;
+
+use crate::page_stream::TlsFiles;
 
 /// Virtual network buffer of one NIC unless configured otherwise: 64 MiB.
 const BUFFER_BYTES_MAX_DEFAULT: Bytes = Bytes(64 << 20);
@@ -39,6 +42,62 @@ pub struct Config {
     /// Limit of one VM's virtual network buffer; reaching it before commit rolls the batch back.
     #[serde(default = "default_buffer_bytes_max")]
     pub buffer_bytes_max: Bytes,
+    /// How memory travels.
+    #[serde(default)]
+    pub pages: PagesConfig,
+    /// TLS of the page streams; without it they are not encrypted.
+    #[serde(default)]
+    pub tls: Option<TlsFiles>,
+}
+
+/// How memory travels between agents (`docs/design/pages.md`).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PagesConfig {
+    /// Page classes that this agent, as a source, does not use.
+    pub off: Vec<OptionalClass>,
+    /// Pages kept of all clusters that came here, so that they need not come again.
+    pub store_bytes_max: Bytes,
+}
+
+impl Default for PagesConfig {
+    fn default() -> Self {
+        Self {
+            off: Vec::new(),
+            store_bytes_max: Bytes(transhume_pages::limits::PAGE_STORE_BYTES_MAX),
+        }
+    }
+}
+
+impl PagesConfig {
+    /// The classes that are left.
+    pub(crate) fn classes(&self) -> Classes {
+        let without = |classes: Classes, class: &OptionalClass| classes.without(class.0);
+        self.off.iter().fold(Classes::default(), without)
+    }
+}
+
+/// A page class that can be switched off.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub struct OptionalClass(PageClass);
+
+impl TryFrom<String> for OptionalClass {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let mut optional = PageClass::ALL
+            .into_iter()
+            .filter(|class| !Classes::none().allow(*class));
+        let found = optional.clone().find(|class| class.name() == name);
+        found.map(OptionalClass).ok_or_else(|| {
+            let names: Vec<_> = optional.by_ref().map(PageClass::name).collect();
+            format!(
+                "there is no page class `{name}` to switch off; there are {}",
+                names.join(", ")
+            )
+        })
+    }
 }
 
 /// Where the agent listens.

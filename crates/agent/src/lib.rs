@@ -26,7 +26,8 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 use transhume_qemu::{Accel, Launcher, QemuBinary, QemuError};
 
-pub use crate::config::{Config, ConfigError, Listen};
+pub use crate::config::{Config, ConfigError, Listen, OptionalClass, PagesConfig};
+pub use crate::page_stream::{TlsError, TlsFiles};
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,9 @@ pub enum Error {
     /// The bridge of the VMs is not as it must be.
     #[error("the bridge of this host's VMs cannot be used")]
     Bridge(#[source] transhume_netbuf::Error),
+    /// The agent's certificate.
+    #[error("page streams cannot be encrypted as the configuration asks")]
+    Tls(#[from] TlsError),
     /// What an earlier agent remembered cannot be read.
     #[error("cannot take over the VMs of an earlier agent")]
     Recover(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -66,6 +70,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
             path: path.clone(),
             source,
         })?;
+    }
+    let tls = config.tls.as_ref().map(page_stream::Tls::read).transpose()?;
+    if tls.is_none() {
+        warn!(host = %config.host, "page streams are not encrypted: no [tls] in the configuration");
     }
     transhume_netbuf::Tap::prepare_uplinks(&config.bridge).map_err(Error::Bridge)?;
     let address = config.listen.control;
@@ -80,7 +88,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         }
         Err(error) => warn!(%host, "no VM can run here: {error}"),
     }
-    let shared = agent::Shared::new(config, launcher.map_err(|error| error.to_string()));
+    let shared = agent::Shared::new(config, launcher.map_err(|error| error.to_string()), tls);
     recover::recover(&shared)
         .await
         .map_err(|error| Error::Recover(Box::new(error)))?;

@@ -20,6 +20,18 @@ pub(crate) const PAGE_STREAM_CONNECT: Duration = Duration::from_secs(10);
 /// Bytes read from a page stream at once.
 pub(crate) const PAGE_CHUNK_BYTES: usize = 256 << 10;
 
+/// Chunks that wait between two stages of a page stream.
+pub(crate) const PAGE_CHUNKS_WAITING_MAX: usize = 2;
+
+/// Bytes read at once from what a target's QEMU says to the source's.
+pub(crate) const RETURN_PATH_BYTES: usize = 4096;
+
+/// Bytes of one stream that are sent or retained and not acknowledged; 1 Gbit/s over 32 ms.
+pub(crate) const PAGE_WINDOW_BYTES_MAX: u64 = 4 << 20;
+
+/// Page versions kept for delta, per stream and side: 4 MiB.
+pub(crate) const PAGE_VERSION_SLOTS: u32 = 1024;
+
 /// Wait for QEMU to say `pre-switchover` or `completed` after the pause; the order's own limit is the coordinator's.
 pub(crate) const STOP_AND_COPY_MAX: Duration = Duration::from_secs(120);
 

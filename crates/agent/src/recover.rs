@@ -86,6 +86,7 @@ async fn adopt(
                 qemu: arrival,
                 taps,
                 stream: None,
+                whole: None,
                 buffers: None,
             }
         }

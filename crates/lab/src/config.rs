@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use transhume_model::{Capacity, HostName, HostSpec, Mebibytes, Vcpus};
 
+use crate::authority::Identity;
 use crate::{LabError, LabUp, Layout, layout};
 
 /// Where the agents find QEMU.
@@ -27,6 +28,14 @@ struct AgentConfig<'a> {
     buffer_bytes_max: Option<u64>,
     listen: Listen,
     capacity: Capacity,
+    pages: Pages<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<Identity>,
+}
+
+#[derive(Serialize)]
+struct Pages<'a> {
+    off: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -59,7 +68,13 @@ pub fn capacity(options: &LabUp) -> Capacity {
 }
 
 /// Writes a host's configuration.
-pub fn write_agent(path: &Path, layout: &Layout, options: &LabUp, index: u16) -> Result<(), LabError> {
+pub fn write_agent(
+    path: &Path,
+    layout: &Layout,
+    options: &LabUp,
+    index: u16,
+    tls: Option<Identity>,
+) -> Result<(), LabError> {
     let host = layout::host_name(index)?;
     let addresses = layout::band_addresses(index);
     write(
@@ -79,6 +94,10 @@ pub fn write_agent(path: &Path, layout: &Layout, options: &LabUp, index: u16) ->
                 vmct: addresses.vmct,
             },
             capacity: capacity(options),
+            pages: Pages {
+                off: &options.pages_off,
+            },
+            tls,
         },
     )
 }

@@ -16,6 +16,9 @@ pub enum LabError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A host's certificate.
+    #[error("cannot make the certificates of the lab's hosts")]
+    Certificate(#[source] rcgen::Error),
     /// `up` while a lab runs.
     #[error("lab `{name}` is already up")]
     AlreadyUp {
@@ -220,7 +223,8 @@ impl LabError {
             | LabError::OverlayTooLarge { .. }
             | LabError::Unreachable { .. }
             | LabError::Refused { .. }
-            | LabError::Guest { .. } => None,
+            | LabError::Guest { .. }
+            | LabError::Certificate(_) => None,
         }
     }
 }

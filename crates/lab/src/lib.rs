@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod authority;
 mod channel;
 mod config;
 mod down;

@@ -48,6 +48,10 @@ pub struct LabUp {
     pub accel: String,
     /// Limit of a VM's network buffer, bytes; the agents' own where absent.
     pub buffer_bytes_max: Option<u64>,
+    /// Page classes that the agents do not use, by name.
+    pub pages_off: Vec<String>,
+    /// Whether page streams are encrypted.
+    pub tls: bool,
     /// The program that is `agent` and `coordinator`; the current one where absent.
     pub program: Option<PathBuf>,
     /// Told what is being done.
@@ -72,6 +76,8 @@ impl Default for LabUp {
             rate: 100,
             accel: "auto".to_owned(),
             buffer_bytes_max: None,
+            pages_off: Vec::new(),
+            tls: true,
             program: None,
             progress: Progress::default(),
         }

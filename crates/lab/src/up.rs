@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use transhume_model::{Band, ClusterName};
 
 use crate::api::Api;
+use crate::authority::Authority;
 use crate::image::{self, Additions, Image};
 use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab, State, VmState};
@@ -140,11 +141,16 @@ fn build(mut lab: Lab, options: &LabUp) -> Result<Lab, LabError> {
         Namespace::named(name).create()?;
     }
     fabric::build(&fabric_spec(&lab, options))?;
+    create_dir(&lab.layout.coordinator_dir())?;
+    let authority = Authority::create(&lab.layout.coordinator_dir())?;
     for (index, host) in lab.state.hosts.iter().enumerate() {
         create_dir(&host.state_dir)?;
-        config::write_agent(&host.config, &lab.layout, options, index as u16)?;
+        let tls = match options.tls {
+            true => Some(authority.identify(&host.state_dir, host.vmct.into())?),
+            false => None,
+        };
+        config::write_agent(&host.config, &lab.layout, options, index as u16, tls)?;
     }
-    create_dir(&lab.layout.coordinator_dir())?;
     config::write_coordinator(&coordinator_config(&lab.layout), &lab.layout, options)?;
     if options.disk.is_some() {
         options.progress.step("starting the storage");

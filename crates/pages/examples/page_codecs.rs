@@ -180,7 +180,7 @@ fn whole(
             }
             at += out.len();
             out.clear();
-            encoder.answer(&back, know, &mut wire)?;
+            encoder.answer(&back, know, &mut wire, &mut Vec::new())?;
             back.clear();
         }
     }

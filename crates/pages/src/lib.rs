@@ -8,11 +8,13 @@ pub mod class;
 pub mod codec;
 pub mod content;
 pub mod limits;
+pub mod link;
 pub mod stream;
 pub mod versions;
 pub mod wire;
 
 pub use class::{Account, ClassCount, Classes, PageClass};
 pub use content::{ContentId, ContentKey, Knowledge, PageStore};
+pub use link::LinkMeter;
 pub use stream::{Parser, PassThrough, StreamDigest, Token, Writer};
 pub use wire::{DecodeError, Decoder, EncodeError, Encoder, EncoderConfig, Progress};

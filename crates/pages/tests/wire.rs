@@ -231,6 +231,6 @@ proptest! {
         let mut frame = vec![kind];
         frame.extend((bytes.len() as u32).to_le_bytes());
         frame.extend(bytes);
-        let _ = encoder.answer(&frame, &mut Knowledge::default(), &mut Vec::new());
+        let _ = encoder.answer(&frame, &mut Knowledge::default(), &mut Vec::new(), &mut Vec::new());
     }
 }

@@ -390,6 +390,36 @@ pub struct Fault {
     pub reason: String,
 }
 
+/// Pages of one class and the bytes of their bodies on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ClassPages {
+    /// Pages.
+    pub pages: u64,
+    /// Bytes.
+    pub bytes: Bytes,
+}
+
+/// Pages by class (figure 2), as `docs/design/pages.md` names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct PageClasses {
+    /// QEMU's own zero record.
+    pub zero: ClassPages,
+    /// One repeated byte.
+    pub fill: ClassPages,
+    /// The target held the content.
+    pub known: ClassPages,
+    /// Against the version sent before.
+    pub delta: ClassPages,
+    /// WKdm.
+    pub wkdm: ClassPages,
+    /// LZ4, heir of the paper's LZO.
+    pub lz4: ClassPages,
+    /// zstd, in groups.
+    pub zstd: ClassPages,
+    /// As it is.
+    pub raw: ClassPages,
+}
+
 /// How far a page stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct PageProgress {
@@ -401,6 +431,9 @@ pub struct PageProgress {
     pub remaining: Bytes,
     /// Passed on to the other agent so far.
     pub wire: Bytes,
+    /// How the pages went.
+    #[serde(default)]
+    pub classes: PageClasses,
     /// Completed passes over memory.
     pub rounds: u64,
     /// Bytes of memory the guest dirties a second, as QEMU measured it last.

@@ -317,6 +317,12 @@ pub struct UpArgs {
     /// Limit of a VM's network buffer; reaching it before commit rolls the batch back
     #[arg(long, value_name = "BYTES")]
     pub buffer_bytes_max: Option<u64>,
+    /// Page classes that are not used: fill, known, delta, wkdm, lz4, zstd
+    #[arg(long, value_name = "CLASS,..", value_delimiter = ',')]
+    pub pages_off: Vec<String>,
+    /// Page streams are not encrypted
+    #[arg(long)]
+    pub no_tls: bool,
 }
 
 /// Bits per second; absent: unlimited.

@@ -55,6 +55,8 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
         rate: args.rate,
         accel: args.accel,
         buffer_bytes_max: args.buffer_bytes_max,
+        pages_off: args.pages_off,
+        tls: !args.no_tls,
         progress: told(),
         ..LabUp::default()
     };

@@ -13,9 +13,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use transhume_model::VmName;
+use transhume_pages::stream::StreamDigest;
 use transhume_protocol::message::{
     Command, Fault, FaultKind, Order, Outcome, Refusal, RefusalKind, SourceFrames, VmRole, VmState,
 };
@@ -53,6 +54,8 @@ pub(crate) enum Life {
         qemu: Arrival,
         taps: Taps,
         stream: Option<PageStream>,
+        /// Told when the page stream has come as it was sent.
+        whole: Option<oneshot::Receiver<StreamDigest>>,
         buffers: Option<TargetBuffers>,
     },
     /// Runs here; its buffers still deliver.

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use transhume_model::{Bytes, MigrationId, Millis, OrderId};
+use transhume_pages::{Account, PageClass};
 use transhume_protocol::message::{
-    CaptureTimes, CopyTimes, Fault, FaultKind, Mode, Outcome, PageProgress, VmRole,
+    CaptureTimes, ClassPages, CopyTimes, Fault, FaultKind, Mode, Outcome, PageClasses, PageProgress, VmRole,
 };
 use transhume_qemu::MigrationStatus;
 
@@ -65,10 +66,11 @@ impl Task {
         let pace = Arc::new(Pace::default());
         let (stream, socket, ended) = page_stream::start_source(
             &self.dir(),
-            self.name(),
+            &self.record.spec,
             self.record.epoch,
             page_stream,
             pace.clone(),
+            &self.shared.pages,
         )
         .await
         .map_err(|error| failed(FaultKind::PageStream, error))?;
@@ -354,13 +356,35 @@ fn progress(seen: &transhume_qemu::MigrationProgress, stream: Option<&PageStream
     } else {
         f64::from(u32::MAX)
     };
+    let account = stream.map(PageStream::account).unwrap_or_default();
     PageProgress {
         total: seen.total,
         transferred: seen.transferred,
         remaining: seen.remaining,
-        wire: stream.map_or(Bytes(0), PageStream::wire),
+        wire: Bytes(account.wire_bytes),
+        classes: classes(&account),
         rounds: seen.dirty_sync_count,
         dirty_per_second: seen.dirty_bytes_per_second,
         blackout: Millis(blackout.ceil() as u64),
+    }
+}
+
+fn classes(account: &Account) -> PageClasses {
+    let of = |class| {
+        let count = account.class(class);
+        ClassPages {
+            pages: count.pages,
+            bytes: Bytes(count.wire_bytes),
+        }
+    };
+    PageClasses {
+        zero: of(PageClass::Zero),
+        fill: of(PageClass::Fill),
+        known: of(PageClass::Known),
+        delta: of(PageClass::Delta),
+        wkdm: of(PageClass::Wkdm),
+        lz4: of(PageClass::Lz4),
+        zstd: of(PageClass::Zstd),
+        raw: of(PageClass::Raw),
     }
 }

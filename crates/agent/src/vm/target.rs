@@ -1,8 +1,11 @@
 //! The target's part of the ten steps: reserve, prepare, load, activate, close; or drop everything.
 
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use transhume_model::{Epoch, MigrationId, VmSpec};
+use transhume_pages::stream::StreamDigest;
 use transhume_protocol::message::{ActivationTimes, Fault, FaultKind, Outcome, TargetFrames, VmRole};
-use transhume_qemu::{CommitPermit, RunState, Running};
+use transhume_qemu::{CommitPermit, QemuError, RunState, Running};
 
 use super::{Arrival, Life, Task, Trouble, failed};
 use crate::agent::wall;
@@ -40,24 +43,29 @@ impl Task {
         self.record.role = VmRole::Target;
         let started = page_stream::start_target(
             self.shared.config.listen.vmct,
-            &spec.name,
+            spec,
             self.record.epoch,
             self.paths().incoming(),
+            &self.shared.pages,
         )
         .await;
         self.life = Life::Target {
             qemu: Arrival::Waiting(qemu),
             taps,
             stream: None,
+            whole: None,
             buffers: None,
         };
         self.remember()?;
-        let (running, address, ended) = started.map_err(|error| failed(FaultKind::PageStream, error))?;
-        self.watch_stream(ended);
-        if let Life::Target { stream, .. } = &mut self.life {
-            *stream = Some(running);
+        let listening = started.map_err(|error| failed(FaultKind::PageStream, error))?;
+        self.watch_stream(listening.ended);
+        if let Life::Target { stream, whole, .. } = &mut self.life {
+            *stream = Some(listening.stream);
+            *whole = Some(listening.whole);
         }
-        Ok(Outcome::Prepared { page_stream: address })
+        Ok(Outcome::Prepared {
+            page_stream: listening.address,
+        })
     }
 
     /// Step 4.
@@ -85,7 +93,10 @@ impl Task {
             postponed,
             ..
         } = self;
-        let Life::Target { qemu: arrival, .. } = life else {
+        let Life::Target {
+            qemu: arrival, whole, ..
+        } = life
+        else {
             unreachable!("the table of orders lets only a target come here")
         };
         let vm = arrival.vm().clone();
@@ -106,11 +117,24 @@ impl Task {
                 }));
             }
         };
-        let work = waiting.loaded(STOP_AND_COPY_MAX);
+        let whole = whole.take();
+        let work = async {
+            let loaded = waiting.loaded(STOP_AND_COPY_MAX).await?;
+            Ok::<_, QemuError>((loaded, arrived_whole(whole).await))
+        };
         let Some(done) = Self::unless_aborted(orders, postponed, work).await else {
             return Err(self.given_up());
         };
-        *arrival = Arrival::Loaded(done.map_err(|error| failed(FaultKind::Qemu, error))?);
+        let (loaded, whole) = done.map_err(|error| failed(FaultKind::Qemu, error))?;
+        if !whole {
+            *arrival = Arrival::Spoilt(loaded.vm().clone());
+            let reason = format!("the memory of VM {} did not arrive as it was sent", self.name());
+            return Err(Trouble::Failed(Fault {
+                kind: FaultKind::PageStream,
+                reason,
+            }));
+        }
+        *arrival = Arrival::Loaded(loaded);
         Ok(Outcome::Loaded { loaded_at: wall() })
     }
 
@@ -225,6 +249,14 @@ impl Task {
         }
         self.vanish();
         Ok(Outcome::TargetDropped)
+    }
+}
+
+/// The end marker of the page stream was checked: what QEMU loaded is what the source's QEMU wrote.
+async fn arrived_whole(whole: Option<oneshot::Receiver<StreamDigest>>) -> bool {
+    match whole {
+        Some(whole) => matches!(timeout(STOP_AND_COPY_MAX, whole).await, Ok(Ok(_))),
+        None => false,
     }
 }
 

@@ -12,5 +12,5 @@ fuzz_target!(|data: &[u8]| {
     let (mut know, mut out) = (Knowledge::default(), Vec::new());
     encoder.push(b"QEVM\0\0\0\x03", &mut know, &mut out).expect("encodes");
     encoder.flush(&mut out).expect("encodes");
-    let _ = encoder.answer(data, &mut know, &mut out);
+    let _ = encoder.answer(data, &mut know, &mut out, &mut Vec::new());
 });

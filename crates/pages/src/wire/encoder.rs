@@ -5,11 +5,10 @@
 //! ready() false: window full, stop reading QEMU until answer() has taken acknowledgements
 //! ```
 
-use std::collections::{HashMap, VecDeque};
-
 use super::error::EncodeError;
 use super::frame::{self, Frames, Reader};
 use super::group::Group;
+use super::window::Window;
 use crate::chooser::{Chooser, Similarity, similarity};
 use crate::class::{Account, Classes, PageClass};
 use crate::codec::group::GroupEncoder;
@@ -44,19 +43,6 @@ impl EncoderConfig {
     }
 }
 
-/// A group on its way.
-struct Flight {
-    number: u32,
-    frame_bytes: u64,
-    referred: Vec<ContentId>,
-}
-
-/// A page kept in case its reference fails.
-struct Retained {
-    page: Box<Page>,
-    groups: u32,
-}
-
 /// Encoder of one VM's stream.
 pub struct Encoder {
     parser: Parser,
@@ -71,9 +57,8 @@ struct Core {
     zstd: GroupEncoder,
     group: Group,
     next_group: u32,
-    flights: VecDeque<Flight>,
-    retained: HashMap<ContentId, Retained>,
-    window_used: u64,
+    window: Window,
+    target_waited_nanos: u64,
     blocks_sent: usize,
     greeted: bool,
     hash: RunningHash,
@@ -96,9 +81,8 @@ impl Encoder {
             zstd: GroupEncoder::new().map_err(EncodeError::Codec)?,
             group: Group::default(),
             next_group: 0,
-            flights: VecDeque::new(),
-            retained: HashMap::new(),
-            window_used: 0,
+            window: Window::new(config.window_bytes_max),
+            target_waited_nanos: 0,
             blocks_sent: 0,
             greeted: false,
             hash: RunningHash::default(),
@@ -159,24 +143,30 @@ impl Encoder {
         core.leave(before, out)
     }
 
-    /// Takes bytes that came back from the target; supplied pages are appended to `out`.
+    /// Takes bytes that came back from the target. Supplied pages are appended to `out`, what the target's QEMU said to `returned`.
     pub fn answer(
         &mut self,
         bytes: &[u8],
         knowledge: &mut Knowledge,
         out: &mut Vec<u8>,
+        returned: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
         let before = out.len();
         self.back.push(bytes);
         while let Some((kind, body)) = self.back.next().map_err(EncodeError::FrameLength)? {
-            self.core.back_frame(kind, body, knowledge, out)?;
+            self.core.back_frame(kind, body, knowledge, out, returned)?;
         }
         self.core.leave(before, out)
     }
 
     /// Whether more of QEMU's bytes may be pushed now.
     pub fn ready(&self) -> bool {
-        self.core.window_used < self.core.config.window_bytes_max
+        self.core.window.is_open()
+    }
+
+    /// Whether the target has rebuilt everything that was sent.
+    pub fn settled(&self) -> bool {
+        self.core.group.is_empty() && self.core.window.is_empty()
     }
 
     /// The link's rate for the chooser; None: not limited.
@@ -193,6 +183,11 @@ impl Encoder {
             std::array::from_fn(|at| (PageClass::ALL[at], self.core.untimed[at]));
         self.core.chooser.learn_nanos(&pages, nanos);
         self.core.untimed = [0; PageClass::ALL.len()];
+    }
+
+    /// How long the target has waited for the wire in all, as it said last; nanoseconds.
+    pub fn target_waited(&self) -> u64 {
+        self.core.target_waited_nanos
     }
 
     /// Pages and bytes per class so far.
@@ -296,14 +291,7 @@ impl Core {
     fn known(&mut self, head: PageHead, id: ContentId, page: &Page) {
         self.group.page(PageClass::Known, head).extend_from_slice(&id.0);
         self.group.referred.push(id);
-        let retained = self.retained.entry(id).or_insert_with(|| {
-            self.window_used += PAGE_BYTES as u64;
-            Retained {
-                page: Box::new(*page),
-                groups: 0,
-            }
-        });
-        retained.groups += 1;
+        self.window.retain(id, page);
         self.count(PageClass::Known, id.0.len());
     }
 
@@ -380,12 +368,8 @@ impl Core {
             body.extend_from_slice(&group.zstd_blob);
             body.extend_from_slice(&group.records);
         }) as u64;
-        self.window_used += frame_bytes;
-        self.flights.push_back(Flight {
-            number,
-            frame_bytes,
-            referred: std::mem::take(&mut group.referred),
-        });
+        self.window
+            .sent(number, frame_bytes, std::mem::take(&mut group.referred));
         self.begin_group();
     }
 
@@ -404,10 +388,16 @@ impl Core {
         body: &[u8],
         knowledge: &mut Knowledge,
         out: &mut Vec<u8>,
+        returned: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
         let damaged = || EncodeError::Frame(kind);
         let mut reader = Reader(body);
         match kind {
+            frame::RETURN => {
+                returned.extend_from_slice(body);
+                return Ok(());
+            }
+            frame::WAITED => self.target_waited_nanos = reader.u64().ok_or_else(damaged)?,
             frame::RESET => knowledge.clear(),
             frame::HOLDS => reader
                 .ids()
@@ -422,46 +412,19 @@ impl Core {
                     self.supply(id, out)?;
                 }
             }
-            frame::ACK => self.acknowledged(reader.u32().ok_or_else(damaged)?)?,
+            frame::ACK => self.window.acknowledged(reader.u32().ok_or_else(damaged)?)?,
             _ => return Err(damaged()),
         }
         if reader.is_empty() { Ok(()) } else { Err(damaged()) }
     }
 
     fn supply(&mut self, id: ContentId, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let retained = self.retained.get(&id).ok_or(EncodeError::Need)?;
+        let page = self.window.page(id).ok_or(EncodeError::Need)?;
         frame::frame(out, frame::SUPPLY, |body| {
             body.extend_from_slice(&id.0);
-            body.extend_from_slice(&retained.page[..]);
+            body.extend_from_slice(page);
         });
         self.account.supplied_pages += 1;
         Ok(())
-    }
-
-    /// Everything up to this group has been rebuilt: its retained pages and window are free.
-    fn acknowledged(&mut self, number: u32) -> Result<(), EncodeError> {
-        if !self.flights.iter().any(|flight| flight.number == number) {
-            return Err(EncodeError::Ack(number));
-        }
-        while let Some(flight) = self.flights.pop_front() {
-            self.window_used -= flight.frame_bytes;
-            for id in flight.referred {
-                self.release(id);
-            }
-            if flight.number == number {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn release(&mut self, id: ContentId) {
-        if let Some(retained) = self.retained.get_mut(&id) {
-            retained.groups -= 1;
-            if retained.groups == 0 {
-                self.retained.remove(&id);
-                self.window_used -= PAGE_BYTES as u64;
-            }
-        }
     }
 }

@@ -13,6 +13,8 @@ pub(super) const DROPPED: u8 = 17;
 pub(super) const NEED: u8 = 18;
 pub(super) const ACK: u8 = 19;
 pub(super) const RESET: u8 = 20;
+pub(super) const RETURN: u8 = 21;
+pub(super) const WAITED: u8 = 22;
 
 pub(super) const MAGIC: &[u8; 4] = b"TRHP";
 pub(super) const VERSION: u16 = 1;
@@ -31,6 +33,18 @@ pub(super) fn frame(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>
     let len = (out.len() - start - HEAD_BYTES) as u32;
     out[start + 1..start + HEAD_BYTES].copy_from_slice(&len.to_le_bytes());
     out.len() - start
+}
+
+/// Appends what the target's QEMU said to the source's (its return path), in frames.
+pub fn put_returned(back: &mut Vec<u8>, bytes: &[u8]) {
+    for part in bytes.chunks(FRAME_BODY_BYTES_MAX) {
+        frame(back, RETURN, |body| body.extend_from_slice(part));
+    }
+}
+
+/// Appends how long the target has waited for the wire since the stream began.
+pub fn put_waited(back: &mut Vec<u8>, nanos: u64) {
+    frame(back, WAITED, |body| body.extend_from_slice(&nanos.to_le_bytes()));
 }
 
 /// Appends `n`, then the ids.

@@ -10,7 +10,9 @@ mod error;
 mod frame;
 mod group;
 mod record;
+mod window;
 
 pub use decoder::{Decoder, Progress};
 pub use encoder::{Encoder, EncoderConfig};
 pub use error::{DecodeError, EncodeError};
+pub use frame::{put_returned, put_waited};

@@ -190,7 +190,7 @@ impl Pair {
             self.ended |= matches!(progress, Progress::Ended(_));
             wire.clear();
             self.encoder
-                .answer(&back, know, &mut wire)
+                .answer(&back, know, &mut wire, &mut Vec::new())
                 .expect("honest answers");
             if wire.is_empty() {
                 return Ok(());

@@ -1,0 +1,257 @@
+//! The way of memory from QEMU to QEMU, through both agents (design §3, step 2; §1.3).
+//!
+//! ```text
+//!  source QEMU ── unix ──▶ encode ──── TCP, VMCT, TLS ────▶ decode ── unix ──▶ target QEMU
+//!              ◀── filter ──        ◀──── back ────                ◀────────
+//! ```
+//!
+//! What comes out at the target is byte for byte what the source's QEMU wrote; how it travels is `transhume_pages`' matter. The source
+//! agent withholds the switchover-ack on the return path. Deliberately absent: resumption; a broken stream aborts the batch.
+
+mod greet;
+mod share;
+mod source;
+mod target;
+mod tls;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use transhume_model::{Epoch, VmName, VmSpec};
+use transhume_pages::stream::StreamDigest;
+use transhume_pages::{
+    Account, Classes, ContentKey, DecodeError, Decoder, EncodeError, Encoder, EncoderConfig,
+};
+
+pub(crate) use self::share::PageShare;
+pub(crate) use self::tls::Tls;
+pub use self::tls::{TlsError, TlsFiles};
+use crate::limits::{PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX};
+use crate::pace::Pace;
+
+/// Where the source's QEMU connects to, in the VM's directory.
+pub(crate) const SOURCE_SOCKET: &str = "pages-out.sock";
+
+/// Why a page stream cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PageStreamError {
+    #[error("cannot listen for the page stream of {vm} on {at}")]
+    Listen {
+        vm: VmName,
+        at: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot reach the target agent at {at} for the page stream of {vm}")]
+    Connect {
+        vm: VmName,
+        at: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot set up the encoder of the page stream of {vm}")]
+    Encoder {
+        vm: VmName,
+        #[source]
+        source: EncodeError,
+    },
+    #[error("cannot set up the decoder of the page stream of {vm}")]
+    Decoder {
+        vm: VmName,
+        #[source]
+        source: DecodeError,
+    },
+}
+
+/// What all page streams of this agent have in common.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    pub(crate) share: PageShare,
+    pub(crate) classes: Classes,
+    pub(crate) tls: Option<Tls>,
+}
+
+/// A running page stream; dropping it cuts the stream.
+#[derive(Debug)]
+pub(crate) struct PageStream {
+    task: JoinHandle<()>,
+    account: SharedAccount,
+}
+
+type SharedAccount = Arc<Mutex<Account>>;
+
+impl Drop for PageStream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl PageStream {
+    /// What went to the other agent so far; nothing at a target.
+    pub(crate) fn account(&self) -> Account {
+        *share::locked(&self.account)
+    }
+}
+
+/// How a stream ended. `Ok`: both directions were closed by the QEMUs.
+pub(crate) type Ended = io::Result<()>;
+
+/// A connection between two agents.
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+type Wire = Box<dyn Duplex>;
+
+/// The source's half: listens for QEMU on the returned socket path and sends the stream to the target's agent.
+pub(crate) async fn start_source(
+    dir: &Path,
+    vm: &VmSpec,
+    epoch: Epoch,
+    target: SocketAddr,
+    pace: Arc<Pace>,
+    pages: &Pages,
+) -> Result<(PageStream, PathBuf, oneshot::Receiver<Ended>), PageStreamError> {
+    let path = dir.join(SOURCE_SOCKET);
+    let name = vm.name.clone();
+    let listener = bind(&path).map_err(|source| PageStreamError::Listen {
+        vm: name.clone(),
+        at: path.display().to_string(),
+        source,
+    })?;
+    let config = EncoderConfig {
+        classes: pages.classes,
+        version_slots: PAGE_VERSION_SLOTS,
+        window_bytes_max: PAGE_WINDOW_BYTES_MAX,
+        ..EncoderConfig::new(ContentKey::of(&vm.cluster, &[]))
+    };
+    let encoder = Encoder::new(config).map_err(|source| PageStreamError::Encoder {
+        vm: name.clone(),
+        source,
+    })?;
+    let remote = timeout(
+        PAGE_STREAM_CONNECT,
+        greet::greet(target, &name, epoch, pages.tls.as_ref()),
+    )
+    .await
+    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    .map_err(|source| PageStreamError::Connect {
+        vm: name.clone(),
+        at: target,
+        source,
+    })?;
+    let account = SharedAccount::default();
+    let stages = source::Source {
+        vm: name,
+        encoder,
+        knowledge: pages.share.knowledge(&vm.cluster, target.ip()),
+        pace,
+        account: account.clone(),
+    };
+    let (done, ended) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let passed = async {
+            let local = timeout(PAGE_STREAM_CONNECT, listener.accept())
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+                .0;
+            source::run(stages, local, remote).await
+        };
+        // The receiver is gone when the VM's task no longer cares.
+        let _ = done.send(passed.await);
+    });
+    Ok((PageStream { task, account }, path, ended))
+}
+
+/// The target's half, as it stands before the source has connected.
+pub(crate) struct Listening {
+    pub(crate) stream: PageStream,
+    pub(crate) address: SocketAddr,
+    /// Told when QEMU has the whole stream and it was the source's, byte for byte.
+    pub(crate) whole: oneshot::Receiver<StreamDigest>,
+    pub(crate) ended: oneshot::Receiver<Ended>,
+}
+
+/// The target's half: waits for the source agent, then connects it with QEMU's incoming socket.
+pub(crate) async fn start_target(
+    listen: IpAddr,
+    vm: &VmSpec,
+    epoch: Epoch,
+    qemu_socket: PathBuf,
+    pages: &Pages,
+) -> Result<Listening, PageStreamError> {
+    let name = vm.name.clone();
+    let failed = |source| PageStreamError::Listen {
+        vm: name.clone(),
+        at: listen.to_string(),
+        source,
+    };
+    let listener = TcpListener::bind((listen, 0)).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let decoder =
+        Decoder::new(ContentKey::of(&vm.cluster, &[])).map_err(|source| PageStreamError::Decoder {
+            vm: name.clone(),
+            source,
+        })?;
+    let (told, whole) = oneshot::channel();
+    let stages = target::Target {
+        decoder,
+        store: pages.share.store(&vm.cluster),
+        whole: told,
+    };
+    let (done, ended) = oneshot::channel();
+    let tls = pages.tls.clone();
+    let task = tokio::spawn(async move {
+        let passed = async {
+            let remote = greet::welcome(&listener, &name, epoch, tls.as_ref()).await?;
+            let local = UnixStream::connect(&qemu_socket).await?;
+            target::run(stages, local, remote).await
+        };
+        // As above: nobody listens once the VM's task has moved on.
+        let _ = done.send(passed.await);
+    });
+    let account = SharedAccount::default();
+    Ok(Listening {
+        stream: PageStream { task, account },
+        address,
+        whole,
+        ended,
+    })
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+/// Writes what comes, then closes this direction.
+async fn pass_on(mut parts: mpsc::Receiver<Vec<u8>>, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    while let Some(part) = parts.recv().await {
+        to.write_all(&part).await?;
+        to.flush().await?;
+    }
+    to.shutdown().await
+}
+
+/// Threads of their own: encoding takes milliseconds at a time, and a switchover must not wait behind it.
+fn page_threads() -> &'static Handle {
+    static THREADS: OnceLock<Runtime> = OnceLock::new();
+    THREADS
+        .get_or_init(|| {
+            Builder::new_multi_thread()
+                .thread_name("pages")
+                .enable_time()
+                .build()
+                .expect("threads can be started")
+        })
+        .handle()
+}

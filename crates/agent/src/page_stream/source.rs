@@ -1,0 +1,239 @@
+//! The source's half of a page stream: QEMU's bytes become frames.
+//!
+//! ```text
+//!  QEMU ──▶ read (pace) ──chunks──▶ encode ──frames──▶ send ──▶ target agent
+//!       ◀── filter ◀── returned ──    ▲  ◀──── back ──── receive ◀──
+//! ```
+//!
+//! Each stage is a task; the channels between them are short, so a slow link stops QEMU. The encoder never waits with
+//! its ears shut: what comes back is taken first, or two full pipes would wait for each other.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use transhume_model::VmName;
+use transhume_pages::{EncodeError, Encoder, LinkMeter};
+use transhume_qemu::{HoldPace, ReturnPathFilter};
+
+use super::share::{SharedKnowledge, locked};
+use super::{SharedAccount, Wire, page_threads, pass_on};
+use crate::limits::{PAGE_CHUNK_BYTES, PAGE_CHUNKS_WAITING_MAX};
+use crate::pace::Pace;
+
+/// A chunk below this is a held stream's trickle and says nothing about the link.
+const TRICKLE_BYTES: usize = 16 << 10;
+/// Stream bytes after which the encoder is told how long they took.
+const TOOK_BYTES: u64 = 1 << 20;
+
+/// What the stages need.
+pub(super) struct Source {
+    pub vm: VmName,
+    pub encoder: Encoder,
+    pub knowledge: SharedKnowledge,
+    pub pace: Arc<Pace>,
+    pub account: SharedAccount,
+}
+
+/// Runs the stages until QEMU has closed and everything is sent.
+pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::Result<()> {
+    let (local_read, local_write) = local.into_split();
+    let (remote_read, remote_write) = tokio::io::split(remote);
+    let (chunks_in, chunks) = mpsc::channel(PAGE_CHUNKS_WAITING_MAX);
+    let (back_in, back) = mpsc::channel(PAGE_CHUNKS_WAITING_MAX);
+    let (frames, frames_out) = mpsc::channel(1);
+    let mut stages = JoinSet::new();
+    let on = page_threads();
+    stages.spawn_on(read(local_read, source.pace.clone(), chunks_in), on);
+    stages.spawn_on(receive(remote_read, back_in), on);
+    stages.spawn_on(pass_on(frames_out, remote_write), on);
+    let stage = Encode {
+        vm: source.vm,
+        encoder: source.encoder,
+        knowledge: source.knowledge,
+        account: source.account,
+        link: LinkMeter::default(),
+        filter: ReturnPathFilter::new(),
+        local_write,
+        out: Vec::new(),
+        untold: (0, 0),
+        said_pass_through: false,
+    };
+    stages.spawn_on(stage.run(chunks, back, frames), on);
+    while let Some(ended) = stages.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    Ok(())
+}
+
+async fn read(mut local: OwnedReadHalf, pace: Arc<Pace>, chunks: mpsc::Sender<Vec<u8>>) -> io::Result<()> {
+    let mut hold = HoldPace::new();
+    loop {
+        local.readable().await?;
+        let queued = rustix::io::ioctl_fionread::<&UnixStream>(local.as_ref())?;
+        let most = pace.admit(&mut hold, queued as usize).await.min(PAGE_CHUNK_BYTES);
+        let mut chunk = Vec::with_capacity(most);
+        // The capacity may be more than what was asked for.
+        let length = (&mut local).take(most as u64).read_buf(&mut chunk).await?;
+        if length == 0 || chunks.send(chunk).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+pub(super) async fn receive(
+    mut remote: impl AsyncRead + Unpin,
+    chunks: mpsc::Sender<Vec<u8>>,
+) -> io::Result<()> {
+    loop {
+        let mut chunk = Vec::with_capacity(PAGE_CHUNK_BYTES);
+        let length = remote.read_buf(&mut chunk).await?;
+        if length == 0 || chunks.send(chunk).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+struct Encode {
+    vm: VmName,
+    encoder: Encoder,
+    knowledge: SharedKnowledge,
+    account: SharedAccount,
+    link: LinkMeter,
+    filter: ReturnPathFilter,
+    local_write: OwnedWriteHalf,
+    /// Frames not handed to the sender yet.
+    out: Vec<u8>,
+    /// Bytes and nanoseconds of pushes that the encoder was not told of yet.
+    untold: (u64, u64),
+    said_pass_through: bool,
+}
+
+impl Encode {
+    async fn run(
+        mut self,
+        mut chunks: mpsc::Receiver<Vec<u8>>,
+        mut back: mpsc::Receiver<Vec<u8>>,
+        frames: mpsc::Sender<Vec<u8>>,
+    ) -> io::Result<()> {
+        self.encoder.link_rate(self.link.rate());
+        let mut frames = Some(frames);
+        let mut flowing = true;
+        let mut push: Option<Push> = None;
+        loop {
+            if !flowing && self.out.is_empty() && self.encoder.settled() {
+                // The sender closes its direction; the target ends the other when its QEMU has.
+                frames = None;
+            }
+            tokio::select! {
+                biased;
+                bytes = back.recv() => match bytes {
+                    Some(bytes) => self.answer(&bytes).await?,
+                    None if frames.is_some() => return Err(io::ErrorKind::ConnectionAborted.into()),
+                    None => return self.local_write.shutdown().await,
+                },
+                permit = reserve(frames.as_ref()), if !self.out.is_empty() => {
+                    permit?.send(std::mem::take(&mut self.out));
+                    if let Some(push) = push.take() {
+                        self.look_at_link(push);
+                    }
+                }
+                chunk = chunks.recv(), if flowing && self.out.is_empty() && self.encoder.ready() => match chunk {
+                    Some(chunk) => push = Some(self.encode(&chunk, chunks.is_empty())?),
+                    None => {
+                        self.encoder.finish(&mut self.out).map_err(broken)?;
+                        flowing = false;
+                    }
+                },
+            }
+            self.keep_account();
+        }
+    }
+
+    /// Encodes a chunk; sends what is gathered where nothing follows at once.
+    fn encode(&mut self, chunk: &[u8], last: bool) -> io::Result<Push> {
+        let begun = Instant::now();
+        {
+            let mut knowledge = locked(&self.knowledge);
+            self.encoder
+                .push(chunk, &mut knowledge, &mut self.out)
+                .map_err(broken)?;
+        }
+        if last {
+            self.encoder.flush(&mut self.out).map_err(broken)?;
+        }
+        let ended = Instant::now();
+        let nanos = (ended - begun).as_nanos() as u64;
+        self.untold.0 += chunk.len() as u64;
+        self.untold.1 += nanos;
+        if self.untold.0 >= TOOK_BYTES {
+            self.encoder.took(self.untold.1);
+            self.untold = (0, 0);
+        }
+        if let Some(reason) = self.encoder.passed_through()
+            && !std::mem::replace(&mut self.said_pass_through, true)
+        {
+            tracing::info!(vm = %self.vm, "the rest of the page stream passes as it is: {reason}");
+        }
+        Ok(Push {
+            bytes: self.out.len() as u64,
+            nanos,
+            ended,
+            trickles: chunk.len() < TRICKLE_BYTES,
+        })
+    }
+
+    /// The frames of a push have gone to the sender: how long they waited for it says how full the link is.
+    fn look_at_link(&mut self, push: Push) {
+        let blocked = push.ended.elapsed().as_nanos() as u64;
+        let waited = self.encoder.target_waited();
+        if push.trickles {
+            self.link.idle();
+        } else if self.link.sent(push.bytes, push.nanos + blocked, blocked, waited) {
+            self.encoder.link_rate(self.link.rate());
+        }
+    }
+
+    async fn answer(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (mut returned, mut passed) = (Vec::new(), Vec::new());
+        {
+            let mut knowledge = locked(&self.knowledge);
+            self.encoder
+                .answer(bytes, &mut knowledge, &mut self.out, &mut returned)
+                .map_err(broken)?;
+        }
+        self.filter.push(&returned, &mut passed);
+        self.local_write.write_all(&passed).await
+    }
+
+    fn keep_account(&self) {
+        *locked(&self.account) = self.encoder.account();
+    }
+}
+
+/// A chunk that was encoded, until the sender takes its frames.
+struct Push {
+    bytes: u64,
+    nanos: u64,
+    ended: Instant,
+    trickles: bool,
+}
+
+fn broken(error: EncodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+async fn reserve(frames: Option<&mpsc::Sender<Vec<u8>>>) -> io::Result<mpsc::Permit<'_, Vec<u8>>> {
+    match frames {
+        Some(frames) => frames
+            .reserve()
+            .await
+            .map_err(|_| io::ErrorKind::BrokenPipe.into()),
+        None => Err(io::ErrorKind::BrokenPipe.into()),
+    }
+}

@@ -1,0 +1,104 @@
+//! What is on its way to the target: frames not acknowledged, and the pages that their references may still need.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::error::EncodeError;
+use crate::content::ContentId;
+use crate::limits::PAGE_BYTES;
+use crate::stream::Page;
+
+/// A group on its way.
+struct Flight {
+    number: u32,
+    frame_bytes: u64,
+    referred: Vec<ContentId>,
+}
+
+/// A page kept in case its reference fails.
+struct Retained {
+    page: Box<Page>,
+    groups: u32,
+}
+
+/// Bounded by the encoder's window: past it no more of QEMU's bytes are taken.
+pub(super) struct Window {
+    flights: VecDeque<Flight>,
+    retained: HashMap<ContentId, Retained>,
+    used_bytes: u64,
+    bytes_max: u64,
+}
+
+impl Window {
+    pub fn new(bytes_max: u64) -> Self {
+        Window {
+            flights: VecDeque::new(),
+            retained: HashMap::new(),
+            used_bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// Whether more may be sent.
+    pub fn is_open(&self) -> bool {
+        self.used_bytes < self.bytes_max
+    }
+
+    /// Whether nothing is on its way.
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// A group leaves; the pages it refers to are retained already.
+    pub fn sent(&mut self, number: u32, frame_bytes: u64, referred: Vec<ContentId>) {
+        self.used_bytes += frame_bytes;
+        self.flights.push_back(Flight {
+            number,
+            frame_bytes,
+            referred,
+        });
+    }
+
+    /// Keeps a page that the next group refers to.
+    pub fn retain(&mut self, id: ContentId, page: &Page) {
+        let retained = self.retained.entry(id).or_insert_with(|| {
+            self.used_bytes += PAGE_BYTES as u64;
+            Retained {
+                page: Box::new(*page),
+                groups: 0,
+            }
+        });
+        retained.groups += 1;
+    }
+
+    /// The page of a reference on its way.
+    pub fn page(&self, id: ContentId) -> Option<&Page> {
+        self.retained.get(&id).map(|retained| &*retained.page)
+    }
+
+    /// Everything up to this group has been rebuilt: its retained pages and its room are free.
+    pub fn acknowledged(&mut self, number: u32) -> Result<(), EncodeError> {
+        if !self.flights.iter().any(|flight| flight.number == number) {
+            return Err(EncodeError::Ack(number));
+        }
+        while let Some(flight) = self.flights.pop_front() {
+            self.used_bytes -= flight.frame_bytes;
+            for id in flight.referred {
+                self.release(id);
+            }
+            if flight.number == number {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, id: ContentId) {
+        if let Some(retained) = self.retained.get_mut(&id) {
+            retained.groups -= 1;
+            if retained.groups == 0 {
+                self.retained.remove(&id);
+                self.used_bytes -= PAGE_BYTES as u64;
+            }
+        }
+    }
+}
