@@ -29,6 +29,9 @@ pub(crate) const RETURN_PATH_BYTES: usize = 4096;
 /// Bytes of one stream that are sent or retained and not acknowledged; 1 Gbit/s over 32 ms.
 pub(crate) const PAGE_WINDOW_BYTES_MAX: u64 = 4 << 20;
 
+/// Send buffer of a page stream's socket: the link's own latency is short, and what waits in front of the last pages lengthens the blackout.
+pub(crate) const PAGE_SEND_BUFFER_BYTES: usize = 512 << 10;
+
 /// Page versions kept for delta, per stream and side: 4 MiB.
 pub(crate) const PAGE_VERSION_SLOTS: u32 = 1024;
 

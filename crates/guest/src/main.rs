@@ -10,6 +10,7 @@ mod boot;
 mod channel;
 mod disk;
 mod exec;
+mod load;
 mod mesh;
 mod run;
 
@@ -39,7 +40,12 @@ fn main() {
     if std::process::id() == 1 {
         init();
     }
-    if let Err(error) = serve() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.split_first() {
+        Some((first, rest)) if first == "load" => load::run(rest),
+        _ => serve(),
+    };
+    if let Err(error) = done {
         eprintln!("transhume-guest: {error}");
         std::process::exit(1);
     }

@@ -20,8 +20,10 @@ const LOOK_BYTES_MIN: u64 = 256 << 10;
 /// Share of the time, in 1/8, from which an end counts as blocked or starved.
 const BLOCKED_EIGHTHS: u64 = 4;
 const STARVED_EIGHTHS: u64 = 2;
-/// Growth of the estimate per look at a link that was not full.
-const GROWTH: u64 = 2;
+/// What must pass unhindered before the estimate grows: more than the buffers on the way swallow.
+const GROWTH_BYTES_MIN: u64 = 2 << 20;
+/// By so much.
+const GROWTH: u64 = 4;
 /// Weight of a new measurement of a full link: 1/2.
 const LEARN_SHIFT: u32 = 1;
 
@@ -34,6 +36,7 @@ pub struct LinkMeter {
     blocked_nanos: u64,
     starved_nanos: u64,
     target_waited_nanos: u64,
+    unhindered_bytes: u64,
 }
 
 impl Default for LinkMeter {
@@ -45,6 +48,7 @@ impl Default for LinkMeter {
             blocked_nanos: 0,
             starved_nanos: 0,
             target_waited_nanos: 0,
+            unhindered_bytes: 0,
         }
     }
 }
@@ -64,11 +68,16 @@ impl LinkMeter {
         let passed = (u128::from(self.bytes) * 1_000_000_000 / u128::from(self.nanos)) as u64;
         let (blocked, starved) = (self.blocked_nanos, self.starved_nanos.min(self.nanos));
         if blocked * 8 < self.nanos * BLOCKED_EIGHTHS {
-            let grown = self.bytes_per_second.max(passed).saturating_mul(GROWTH);
-            self.bytes_per_second = grown.min(LINK_RATE_MAX);
+            self.unhindered_bytes += self.bytes;
+            if self.unhindered_bytes >= GROWTH_BYTES_MIN {
+                let grown = self.bytes_per_second.max(passed).saturating_mul(GROWTH);
+                self.bytes_per_second = grown.min(LINK_RATE_MAX);
+                self.unhindered_bytes = 0;
+            }
         } else if starved * 8 >= self.nanos * STARVED_EIGHTHS {
             let estimate = self.bytes_per_second;
             self.bytes_per_second = estimate - (estimate >> LEARN_SHIFT) + (passed >> LEARN_SHIFT);
+            self.unhindered_bytes = 0;
         }
         (self.bytes, self.nanos, self.blocked_nanos, self.starved_nanos) = (0, 0, 0, 0);
         true
@@ -110,14 +119,20 @@ mod tests {
     #[test]
     fn a_link_that_never_blocks_becomes_unlimited() {
         let mut meter = LinkMeter::default();
-        looks(&mut meter, 6, 500_000, 0, 8);
+        looks(&mut meter, 3, 500_000, 0, 8);
+        assert_eq!(
+            meter.rate(),
+            Some(LINK_RATE_ASSUMED),
+            "buffers may have swallowed it"
+        );
+        looks(&mut meter, 20, 500_000, 0, 8);
         assert_eq!(meter.rate(), None);
     }
 
     #[test]
     fn a_busy_target_says_nothing_of_the_link() {
         let mut meter = LinkMeter::default();
-        looks(&mut meter, 6, 500_000, 0, 8);
+        looks(&mut meter, 20, 500_000, 0, 8);
         looks(&mut meter, 20, 500_000, 8, 0);
         assert_eq!(meter.rate(), None);
     }

@@ -399,6 +399,17 @@ pub struct ClassPages {
     pub bytes: Bytes,
 }
 
+impl std::ops::Add for ClassPages {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        ClassPages {
+            pages: self.pages + other.pages,
+            bytes: Bytes(self.bytes.0 + other.bytes.0),
+        }
+    }
+}
+
 /// Pages by class (figure 2), as `docs/design/pages.md` names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct PageClasses {
@@ -418,6 +429,23 @@ pub struct PageClasses {
     pub zstd: ClassPages,
     /// As it is.
     pub raw: ClassPages,
+}
+
+impl std::ops::Add for PageClasses {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        PageClasses {
+            zero: self.zero + other.zero,
+            fill: self.fill + other.fill,
+            known: self.known + other.known,
+            delta: self.delta + other.delta,
+            wkdm: self.wkdm + other.wkdm,
+            lz4: self.lz4 + other.lz4,
+            zstd: self.zstd + other.zstd,
+            raw: self.raw + other.raw,
+        }
+    }
 }
 
 /// How far a page stream is.

@@ -213,6 +213,8 @@ pub enum LabCommand {
     },
     /// Draw figures 6 (message loss) and 7 (blackout) of the paper anew, stock QEMU beside Transhume, in labs of their own
     Figures(FiguresArgs),
+    /// Measure how memory is sent: bytes, time and processor beside stock QEMU's ways, every VM at once
+    Memory(MemoryArgs),
     /// Move a cluster once as people do today, with stock QEMU, and say what its guests lost
     Stock(StockArgs),
     /// The guests' own account of their messages
@@ -224,6 +226,50 @@ pub enum LabCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What to measure of the page path.
+#[derive(Debug, ClapArgs)]
+pub struct MemoryArgs {
+    /// What the guests do: idle, cache, compressible, random
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "idle,cache,compressible,random"
+    )]
+    pub loads: Vec<Load>,
+    /// Link speeds
+    #[arg(long, value_delimiter = ',', default_value = "200mbit,1gbit,unlimited", value_parser = link_speed)]
+    pub links: Vec<LinkSpeed>,
+    /// Numbers of VMs moved at once
+    #[arg(long, value_delimiter = ',', default_value = "1,4,8")]
+    pub vms: Vec<u16>,
+    /// Moves of each kind
+    #[arg(long, default_value_t = 5)]
+    pub reps: usize,
+    /// Page streams are not encrypted
+    #[arg(long)]
+    pub no_tls: bool,
+    /// Where memory.csv, its summary and the machine's description go
+    #[arg(long)]
+    pub out: PathBuf,
+    /// One JSON document instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the guests of `lab memory` do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Load {
+    /// Nothing
+    Idle,
+    /// The same files in every page cache
+    Cache,
+    /// Rewrite memory that compresses well
+    Compressible,
+    /// Rewrite memory that does not
+    Random,
 }
 
 /// What to measure and draw.
@@ -328,6 +374,16 @@ pub struct UpArgs {
 /// Bits per second; absent: unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkSpeed(pub Option<u64>);
+
+impl std::fmt::Display for LinkSpeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            None => f.write_str("unlimited"),
+            Some(speed) if speed % 1_000_000_000 == 0 => write!(f, "{}gbit", speed / 1_000_000_000),
+            Some(speed) => write!(f, "{}mbit", speed / 1_000_000),
+        }
+    }
+}
 
 fn link_speed(text: &str) -> Result<LinkSpeed, String> {
     if text == "unlimited" {

@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Kind};
 use crate::follow;
 use crate::labs::told;
+use crate::machine;
 use crate::moves::print_json;
 use crate::table::Table;
 
@@ -49,7 +50,7 @@ pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
     let measured = measure(&args, &mut rows).await;
     // Nothing stays, whatever happened; what was measured is written.
     let removed = down(&LabName::default(), &told()).await;
-    let machine = machine(accelerator(&options(args.vms, args.rate, MTUS[0])).await?);
+    let machine = machine::description(accelerator(&options(args.vms, args.rate, MTUS[0])).await?);
     write(&args.out, &wanted, &rows, &machine)?;
     measured?;
     removed?;
@@ -179,7 +180,7 @@ async fn own_block(
         .flat_map(|&batch| (first..first + count).map(move |number| (batch, number)));
     for (place, (batch, number)) in moves.enumerate() {
         let mover = Mover::Batch(batch);
-        let report = move_once(&client, sides[place % 2], sides[(place + 1) % 2], batch).await?;
+        let report = move_once(&client, &sides[place % 2], &sides[(place + 1) % 2], batch).await?;
         let after = collect(&lab, false).await?;
         for vm in report.vms {
             let ours = vm
@@ -195,15 +196,16 @@ async fn own_block(
     Ok(())
 }
 
-async fn move_once(
+/// Moves the lab's cluster and waits for the end.
+pub async fn move_once(
     client: &Client,
-    from: [&str; 2],
-    to: [&str; 2],
+    from: &[&str],
+    to: &[&str],
     batch: usize,
 ) -> Result<MigrationReport, Failure> {
     let order = MoveOrder {
-        from: from.map(str::to_owned).to_vec(),
-        to: to.map(str::to_owned).to_vec(),
+        from: from.iter().map(ToString::to_string).collect(),
+        to: to.iter().map(ToString::to_string).collect(),
         batch: Some(batch),
         offline: false,
         blackout_ms_max: None,
@@ -327,39 +329,6 @@ fn write(out: &Path, wanted: &[(u8, Figure)], rows: &[Row], machine: &str) -> Re
             .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
     }
     Ok(())
-}
-
-/// The machine, for whoever compares figures.
-fn machine(accelerator: &str) -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = read("/proc/cpuinfo");
-    let cpu = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = read("/proc/meminfo").lines().next().unwrap_or("").to_owned();
-    let version = std::process::Command::new("qemu-system-x86_64")
-        .arg("--version")
-        .output();
-    let qemu = version.map_or(String::new(), |out| {
-        String::from_utf8_lossy(&out.stdout)
-            .lines()
-            .next()
-            .unwrap_or("")
-            .to_owned()
-    });
-    format!(
-        "processor: {}\ncores: {cores}\n{memory}\nkernel: {}\n{qemu}, accelerator {accelerator}\nload average when done: {}\ntranshume: {}, {} build\n",
-        cpu.map_or("?", |(_, name)| name.trim()),
-        read("/proc/sys/kernel/osrelease").trim(),
-        read("/proc/loadavg").trim(),
-        env!("CARGO_PKG_VERSION"),
-        if cfg!(debug_assertions) {
-            "debug"
-        } else {
-            "release"
-        },
-    )
 }
 
 /// One move of the same cluster by stock QEMU, for comparison.

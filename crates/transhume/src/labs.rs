@@ -10,6 +10,7 @@ use transhume_model::Mebibytes;
 use crate::args::{LabCommand, UpArgs, Workload};
 use crate::failure::{Failure, Kind};
 use crate::figures;
+use crate::memory;
 use crate::moves::print_json;
 use crate::table::Table;
 
@@ -25,6 +26,7 @@ pub async fn run(command: LabCommand) -> Result<ExitCode, Failure> {
         } => execute(&name, limit_s, json, &command).await,
         LabCommand::Logs { name, console } => logs(&name, console).await,
         LabCommand::Figures(args) => figures::figures(args).await,
+        LabCommand::Memory(args) => memory::memory(args).await,
         LabCommand::Stock(args) => figures::stock(args).await,
         LabCommand::Workload { verify_disks, json } => workload(verify_disks, json).await,
     }

@@ -8,6 +8,8 @@ mod failure;
 mod figures;
 mod follow;
 mod labs;
+mod machine;
+mod memory;
 mod moves;
 mod plan_file;
 mod progress;

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use transhume_model::{Epoch, VmName};
 
 use super::{Tls, Wire};
-use crate::limits::PAGE_STREAM_CONNECT;
+use crate::limits::{PAGE_SEND_BUFFER_BYTES, PAGE_STREAM_CONNECT};
 
 /// First bytes of a page stream between agents: "THPS", version 2.
 const MAGIC: [u8; 6] = *b"THPS\x00\x02";
@@ -25,6 +25,7 @@ pub(super) async fn greet(
 ) -> io::Result<Wire> {
     let stream = TcpStream::connect(target).await?;
     stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_send_buffer_size(&stream, PAGE_SEND_BUFFER_BYTES)?;
     let mut stream = match tls {
         Some(tls) => tls.connect(target.ip(), stream).await?,
         None => Box::new(stream),

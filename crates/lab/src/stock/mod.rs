@@ -1,15 +1,18 @@
 //! The opponent of the figures: the same lab without agents, moved as people move VMs today, one `migrate` after the other.
 
+mod mode;
 mod vm;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transhume_model::VmName;
 use transhume_qemu::{Accel, AccelChoice, Launcher, QemuBinary};
 
 use crate::image::Image;
+use crate::meter::Meter;
 use crate::state::Lab;
 use crate::{LabError, LabUp, config, layout, up};
+pub use mode::StockMode;
 use vm::StockVm;
 
 /// QEMU's own limit of a blackout.
@@ -35,6 +38,17 @@ pub struct StockMove {
     pub blackout: Duration,
 }
 
+/// All VMs' move at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Together {
+    /// From the first order to migrate to the last VM's arrival.
+    pub duration: Duration,
+    /// Bytes and processor time, the start of the targets and the end of the sources included.
+    pub cost: Meter,
+    /// Of each VM.
+    pub blackouts: Vec<Duration>,
+}
+
 impl StockLab {
     /// Raises it; the VMs are placed as those of a lab with agents.
     pub async fn up(options: &LabUp) -> Result<Self, LabError> {
@@ -55,13 +69,47 @@ impl StockLab {
         let mut moves = Vec::new();
         for vm in &mut self.vms {
             let to = (vm.host + by) % hosts;
-            let blackout = vm.migrate(&mut self.lab, &self.launcher, to, downtime_ms).await?;
+            let there = vm
+                .expect(&mut self.lab, &self.launcher, to, StockMode::Precopy, downtime_ms)
+                .await?;
+            let blackout = vm.migrate(&there).await?;
+            vm.settle(&self.lab, there).await?;
             moves.push(StockMove {
                 vm: vm.spec.name.clone(),
                 blackout,
             });
         }
         Ok(moves)
+    }
+
+    /// Moves every VM at once to the host `by` places further; also how long that took and cost.
+    pub async fn move_together(&mut self, by: usize, mode: StockMode) -> Result<Together, LabError> {
+        let hosts = self.lab.state.hosts.len();
+        let before = Meter::read(&self.lab)?;
+        let mut expected = Vec::new();
+        for vm in &self.vms {
+            let to = (vm.host + by) % hosts;
+            let there = vm
+                .expect(&mut self.lab, &self.launcher, to, mode, DOWNTIME_MS_DEFAULT)
+                .await?;
+            expected.push(there);
+        }
+        let begun = Instant::now();
+        let moving = self
+            .vms
+            .iter()
+            .zip(&expected)
+            .map(|(vm, there)| vm.migrate(there));
+        let blackouts = futures::future::try_join_all(moving).await?;
+        let duration = begun.elapsed();
+        for (vm, there) in self.vms.iter_mut().zip(expected) {
+            vm.settle(&self.lab, there).await?;
+        }
+        Ok(Together {
+            duration,
+            cost: Meter::read(&self.lab)?.since(&before),
+            blackouts,
+        })
     }
 }
 

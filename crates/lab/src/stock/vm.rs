@@ -16,6 +16,7 @@ use transhume_qemu::{
 use crate::fabric::Batch;
 use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab};
+use crate::stock::StockMode;
 use crate::{LabError, Namespace, config};
 
 /// Longest start of a QEMU.
@@ -39,6 +40,15 @@ pub struct StockVm {
     qmp: Qmp,
 }
 
+/// A QEMU that waits for a VM.
+#[derive(Debug)]
+pub struct Expected {
+    host: usize,
+    process: ProcessRecord,
+    qmp: Qmp,
+    channels: Value,
+}
+
 impl StockVm {
     /// Boots it.
     pub async fn boot(
@@ -58,46 +68,60 @@ impl StockVm {
         })
     }
 
-    /// Moves it, allowing QEMU a blackout of `downtime_ms`; returns how long its guest stood still.
-    pub async fn migrate(
-        &mut self,
+    /// Starts a QEMU on another host that waits for this VM's stream.
+    pub async fn expect(
+        &self,
         lab: &mut Lab,
         launcher: &Launcher,
         to: usize,
+        mode: StockMode,
         downtime_ms: u64,
-    ) -> Result<Duration, LabError> {
-        let name = self.spec.name.clone();
-        let failed = |source: QmpError| stock(&name, source.into());
-        let (process, target) = start(lab, launcher, &self.spec, self.index, to, StartMode::Incoming).await?;
+    ) -> Result<Expected, LabError> {
+        let failed = |source: QmpError| stock(&self.spec.name, source.into());
+        let (process, qmp) = start(lab, launcher, &self.spec, self.index, to, StartMode::Incoming).await?;
         let channels = channels(lab.state.hosts[to].vmct, PORT_FIRST + self.index);
-        // The target's word ends the migration: what careful people switch on.
-        let capabilities = json!({"capabilities": [{"capability": "return-path", "state": true}]});
-        for side in [&self.qmp, &target] {
-            side.execute("migrate-set-capabilities", capabilities.clone())
-                .await
-                .map_err(failed)?;
+        for side in [&self.qmp, &qmp] {
+            for (command, arguments) in [
+                ("migrate-set-capabilities", mode.capabilities()),
+                ("migrate-set-parameters", mode.parameters(downtime_ms)),
+            ] {
+                side.execute(command, arguments).await.map_err(failed)?;
+            }
         }
-        target
-            .execute("migrate-incoming", channels.clone())
+        qmp.execute("migrate-incoming", channels.clone())
             .await
             .map_err(failed)?;
-        let (mut stopped, mut resumed) = (self.qmp.events(), target.events());
-        let parameters = json!({"max-bandwidth": 0, "downtime-limit": downtime_ms});
+        Ok(Expected {
+            host: to,
+            process,
+            qmp,
+            channels,
+        })
+    }
+
+    /// Sends it there; returns how long its guest stood still.
+    pub async fn migrate(&self, to: &Expected) -> Result<Duration, LabError> {
+        let name = &self.spec.name;
+        let (mut stopped, mut resumed) = (self.qmp.events(), to.qmp.events());
         self.qmp
-            .execute("migrate-set-parameters", parameters)
+            .execute("migrate", to.channels.clone())
             .await
-            .map_err(failed)?;
-        self.qmp.execute("migrate", channels).await.map_err(failed)?;
+            .map_err(|source| stock(name, source.into()))?;
         let deadline = Instant::now() + MIGRATION_LIMIT;
-        let resumed_at = event(&name, &mut resumed, "RESUME", deadline).await?;
-        let stopped_at = event(&name, &mut stopped, "STOP", deadline).await?;
+        let resumed_at = event(name, &mut resumed, "RESUME", deadline).await?;
+        let stopped_at = event(name, &mut stopped, "STOP", deadline).await?;
         self.completed(deadline).await?;
+        Ok(Duration::from_micros(resumed_at.saturating_sub(stopped_at)))
+    }
+
+    /// It lives there now: the source ends.
+    pub async fn settle(&mut self, lab: &Lab, there: Expected) -> Result<(), LabError> {
         // A source that has handed its VM over ends without a word.
         let _ = self.qmp.execute("quit", json!({})).await;
         process::end_all(std::slice::from_ref(&self.process), process::TERM_WAIT_MS_MAX);
         remove_tap(&lab.state.hosts[self.host], self.index)?;
-        (self.process, self.qmp, self.host) = (process, target, to);
-        Ok(Duration::from_micros(resumed_at.saturating_sub(stopped_at)))
+        (self.process, self.qmp, self.host) = (there.process, there.qmp, there.host);
+        Ok(())
     }
 
     async fn completed(&self, deadline: Instant) -> Result<(), LabError> {

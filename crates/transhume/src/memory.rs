@@ -1,0 +1,311 @@
+//! `transhume lab memory`: how memory is sent – bytes, time, processor, blackout – beside stock QEMU's ways, in one run.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use transhume_lab::load::MemoryLoad;
+use transhume_lab::plot::Spread;
+use transhume_lab::stock::{StockLab, StockMode, accelerator};
+use transhume_lab::{Lab, LabName, LabUp, Meter, down, up};
+use transhume_protocol::message::PageClasses;
+use transhume_protocol::report::VmReport;
+use transhume_protocol::step::Phase;
+
+use crate::args::{LinkSpeed, Load, MemoryArgs};
+use crate::client::Client;
+use crate::failure::{Failure, Kind};
+use crate::figures::move_once;
+use crate::labs::told;
+use crate::machine;
+use crate::moves::print_json;
+use crate::table::Table;
+
+const REPETITIONS: std::ops::RangeInclusive<usize> = 1..=100;
+const VMS: std::ops::RangeInclusive<u16> = 1..=32;
+/// Between boot and the first move: a rewriting guest has written everything once.
+const SETTLE: std::time::Duration = std::time::Duration::from_secs(4);
+const OURS: &str = "transhume";
+/// To a host that still keeps pages of an earlier visit.
+const OURS_AGAIN: &str = "transhume again";
+
+/// One kind of guests and link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Case {
+    load: MemoryLoad,
+    link: String,
+    vms: u16,
+}
+
+/// One move of all VMs.
+#[derive(Debug, Clone, Serialize)]
+struct Row {
+    #[serde(flatten)]
+    case: Case,
+    mover: &'static str,
+    repetition: usize,
+    /// All bytes in the VMCT circuit, headers and the way back included.
+    bytes: u64,
+    /// Ours: pre-copy and stop-and-copy of the slowest VM. Stock: from `migrate` to the last arrival.
+    seconds: f64,
+    /// Median over the VMs.
+    blackout_ms: f64,
+    /// Processor time of the machine during the move.
+    busy_s: f64,
+    /// Pages by class, all VMs together; ours only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<PageClasses>,
+}
+
+pub async fn memory(args: MemoryArgs) -> Result<ExitCode, Failure> {
+    check(&args)?;
+    let scratch = args.out.join("scratch");
+    std::fs::create_dir_all(&scratch)
+        .map_err(|error| Failure::other(format!("cannot create {}: {error}", scratch.display())))?;
+    let mut rows = Vec::new();
+    let measured = measure(&args, &scratch, &mut rows).await;
+    // Nothing stays, whatever happened; what was measured is written.
+    let removed = down(&LabName::default(), &told()).await;
+    // What it held was copied from this machine.
+    let _ = std::fs::remove_dir_all(&scratch);
+    let machine = machine::description(accelerator(&LabUp::default()).await?);
+    write(&args.out, &rows, &machine)?;
+    measured?;
+    removed?;
+    if args.json {
+        return print_json(&rows);
+    }
+    print!("{}", summary(&rows));
+    println!("written to {}", args.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &MemoryArgs) -> Result<(), Failure> {
+    let refused = |message: String, hint: &str| Err(Failure::new(Kind::Refused, message, hint));
+    if !REPETITIONS.contains(&args.reps) {
+        return refused(
+            format!("{} repetitions are not between 1 and 100", args.reps),
+            "5 give a median with a spread",
+        );
+    }
+    if let Some(vms) = args.vms.iter().find(|vms| !VMS.contains(*vms)) {
+        return refused(format!("{vms} VMs are not between 1 and 32"), "8 fit two cores");
+    }
+    if Lab::open(&LabName::default()).is_ok() {
+        let hint = "run `transhume lab down` first: the measurement raises its own";
+        return refused("a lab is up".to_owned(), hint);
+    }
+    Ok(())
+}
+
+fn load_of(load: Load) -> MemoryLoad {
+    match load {
+        Load::Idle => MemoryLoad::Idle,
+        Load::Cache => MemoryLoad::Cache,
+        Load::Compressible => MemoryLoad::Compressible,
+        Load::Random => MemoryLoad::Random,
+    }
+}
+
+async fn measure(args: &MemoryArgs, scratch: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    for load in args.loads.iter().copied().map(load_of) {
+        for LinkSpeed(bits_per_s) in args.links.iter().copied() {
+            for &vms in &args.vms {
+                let case = Case {
+                    load,
+                    link: LinkSpeed(bits_per_s).to_string(),
+                    vms,
+                };
+                eprintln!("{} guests, {}, {vms} at once", load.name(), case.link);
+                let options = LabUp {
+                    tls: !args.no_tls,
+                    progress: told(),
+                    ..load.lab(vms, bits_per_s, scratch)?
+                };
+                stock(&options, &case, args.reps, rows).await?;
+                for first in (1..=args.reps).step_by(2) {
+                    ours(&options, &case, first, rows).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Stock QEMU's ways in turn, so that no way has the machine's better minutes.
+async fn stock(options: &LabUp, case: &Case, reps: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let mut lab = StockLab::up(options).await?;
+    tokio::time::sleep(SETTLE).await;
+    for repetition in 1..=reps {
+        for mode in StockMode::ALL {
+            let moved = lab.move_together(1, mode).await?;
+            let blackouts = moved
+                .blackouts
+                .iter()
+                .map(|blackout| blackout.as_secs_f64() * 1e3);
+            rows.push(Row {
+                case: case.clone(),
+                mover: mode.name(),
+                repetition,
+                bytes: moved.cost.vmct_bytes,
+                seconds: moved.duration.as_secs_f64(),
+                blackout_ms: median(blackouts),
+                busy_s: moved.cost.busy.as_secs_f64(),
+                classes: None,
+            });
+        }
+    }
+    down(&options.name, &options.progress).await?;
+    Ok(())
+}
+
+/// To and fro in a new lab, to hosts that have seen nothing of the cluster; then once more to and fro, to hosts that keep its pages.
+async fn ours(options: &LabUp, case: &Case, first: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
+    let lab = up(options).await?;
+    let client = Client::of_lab()?;
+    tokio::time::sleep(SETTLE).await;
+    for (mover, repetition, from, to) in [
+        (OURS, first, ["h1"], ["h2"]),
+        (OURS, first + 1, ["h2"], ["h1"]),
+        (OURS_AGAIN, first, ["h1"], ["h2"]),
+        (OURS_AGAIN, first + 1, ["h2"], ["h1"]),
+    ] {
+        let before = Meter::read(&lab)?;
+        let report = move_once(&client, &from, &to, usize::from(case.vms)).await?;
+        let cost = Meter::read(&lab)?.since(&before);
+        let seconds = report.vms.iter().map(copying_ms).fold(0.0, f64::max) / 1e3;
+        rows.push(Row {
+            case: case.clone(),
+            mover,
+            repetition,
+            bytes: cost.vmct_bytes,
+            seconds,
+            blackout_ms: median(report.vms.iter().filter_map(|vm| vm.blackout_ms)),
+            busy_s: cost.busy.as_secs_f64(),
+            classes: Some(
+                report
+                    .vms
+                    .iter()
+                    .fold(PageClasses::default(), |sum, vm| sum + vm.pages.classes),
+            ),
+        });
+    }
+    down(&options.name, &options.progress).await?;
+    Ok(())
+}
+
+fn copying_ms(vm: &VmReport) -> f64 {
+    let copying = |phase| matches!(phase, Phase::PreCopy | Phase::StopAndCopy);
+    let times = vm.phases.iter().filter(|time| copying(time.phase));
+    times.map(|time| time.ms).sum()
+}
+
+fn median(sample: impl IntoIterator<Item = f64>) -> f64 {
+    Spread::of(sample).map_or(f64::NAN, |spread| spread.median)
+}
+
+/// Cases in the order measured, and of each the movers.
+fn kinds(rows: &[Row]) -> Vec<(&Case, &'static str)> {
+    let mut kinds: Vec<(&Case, &'static str)> = Vec::new();
+    for row in rows {
+        if !kinds.contains(&(&row.case, row.mover)) {
+            kinds.push((&row.case, row.mover));
+        }
+    }
+    kinds
+}
+
+fn megabytes(row: &Row) -> f64 {
+    row.bytes as f64 / 1e6
+}
+
+fn seconds(row: &Row) -> f64 {
+    row.seconds
+}
+
+fn summary(rows: &[Row]) -> String {
+    let mut table = Table::new(&[
+        "LOAD",
+        "LINK",
+        "VMS",
+        "MOVER",
+        "MOVES",
+        "MB",
+        "Q1-Q3",
+        "OF STOCK",
+        "SECONDS",
+        "Q1-Q3",
+        "OF STOCK",
+        "BLACKOUT ms",
+        "BUSY s",
+    ]);
+    for (case, mover) in kinds(rows) {
+        let of = |mover: &'static str, value: fn(&Row) -> f64| {
+            let rows = rows
+                .iter()
+                .filter(move |row| &row.case == case && row.mover == mover);
+            Spread::of(rows.map(value))
+        };
+        let number = |spread: Option<Spread>| spread.map_or("-".to_owned(), |of| format!("{:.2}", of.median));
+        let quartiles =
+            |spread: Option<Spread>| spread.map_or("-".to_owned(), |of| format!("{:.2}-{:.2}", of.q1, of.q3));
+        let ratio = |value: fn(&Row) -> f64| {
+            let (own, stock) = (of(mover, value), of(StockMode::Precopy.name(), value));
+            own.zip(stock).map_or("-".to_owned(), |(own, stock)| {
+                format!("{:.2}", own.median / stock.median)
+            })
+        };
+        table.row([
+            case.load.name().to_owned(),
+            case.link.clone(),
+            case.vms.to_string(),
+            mover.to_owned(),
+            of(mover, seconds).map_or(0, |spread| spread.count).to_string(),
+            number(of(mover, megabytes)),
+            quartiles(of(mover, megabytes)),
+            ratio(megabytes),
+            number(of(mover, seconds)),
+            quartiles(of(mover, seconds)),
+            ratio(seconds),
+            number(of(mover, |row| row.blackout_ms)),
+            number(of(mover, |row| row.busy_s)),
+        ]);
+    }
+    table.text()
+}
+
+fn csv(rows: &[Row]) -> String {
+    let mut text = "load,link,vms,mover,repetition,bytes,seconds,blackout_ms,busy_s\n".to_owned();
+    for row in rows {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{},{},{},{},{},{},{:.3},{:.3},{:.3}",
+            row.case.load.name(),
+            row.case.link,
+            row.case.vms,
+            row.mover,
+            row.repetition,
+            row.bytes,
+            row.seconds,
+            row.blackout_ms,
+            row.busy_s
+        );
+    }
+    text
+}
+
+fn write(out: &Path, rows: &[Row], machine: &str) -> Result<(), Failure> {
+    let files = [
+        ("memory.csv", csv(rows)),
+        ("memory.txt", summary(rows)),
+        ("machine.txt", machine.to_owned()),
+    ];
+    for (name, content) in files {
+        let path = out.join(name);
+        std::fs::write(&path, content)
+            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
+    }
+    Ok(())
+}
