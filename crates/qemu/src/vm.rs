@@ -79,7 +79,8 @@ impl Vm {
         }
     }
 
-    pub(crate) fn qmp(&self) -> &Qmp {
+    /// The monitor, for questions this crate has no words for.
+    pub fn qmp(&self) -> &Qmp {
         &self.qmp
     }
 
@@ -184,11 +185,6 @@ impl Running {
     /// The shared handle.
     pub fn vm(&self) -> &Vm {
         &self.vm
-    }
-
-    /// The monitor, for questions this crate has no words for.
-    pub fn qmp(&self) -> &Qmp {
-        &self.vm.qmp
     }
 
     /// Stops the guest. Its taps are not read from here on.

@@ -89,6 +89,7 @@ fn a_vm_is_adopted_and_its_death_noticed() {
         counted(&paths, still, 2).await;
 
         let refused = running
+            .vm()
             .qmp()
             .execute("device_del", serde_json::json!({"id": "none"}))
             .await;

@@ -31,41 +31,55 @@ use transhume_pages::{
     Account, Classes, ContentKey, DecodeError, Decoder, EncodeError, Encoder, EncoderConfig,
 };
 
-pub(crate) use self::share::PageShare;
-pub(crate) use self::tls::Tls;
+pub use self::share::PageShare;
+pub use self::tls::Tls;
 pub use self::tls::{TlsError, TlsFiles};
 use crate::limits::{PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX};
 use crate::pace::Pace;
 
 /// Where the source's QEMU connects to, in the VM's directory.
-pub(crate) const SOURCE_SOCKET: &str = "pages-out.sock";
+pub const SOURCE_SOCKET: &str = "pages-out.sock";
 
 /// Why a page stream cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PageStreamError {
+pub enum PageStreamError {
+    /// An address or a socket that cannot be had.
     #[error("cannot listen for the page stream of {vm} on {at}")]
     Listen {
+        /// The VM.
         vm: VmName,
+        /// Where.
         at: String,
+        /// Why.
         #[source]
         source: io::Error,
     },
+    /// The target's agent does not answer, or turns us away.
     #[error("cannot reach the target agent at {at} for the page stream of {vm}")]
     Connect {
+        /// The VM.
         vm: VmName,
+        /// Where.
         at: SocketAddr,
+        /// Why.
         #[source]
         source: io::Error,
     },
+    /// At the source.
     #[error("cannot set up the encoder of the page stream of {vm}")]
     Encoder {
+        /// The VM.
         vm: VmName,
+        /// Why.
         #[source]
         source: EncodeError,
     },
+    /// At the target.
     #[error("cannot set up the decoder of the page stream of {vm}")]
     Decoder {
+        /// The VM.
         vm: VmName,
+        /// Why.
         #[source]
         source: DecodeError,
     },
@@ -73,15 +87,18 @@ pub(crate) enum PageStreamError {
 
 /// What all page streams of this agent have in common.
 #[derive(Debug)]
-pub(crate) struct Pages {
-    pub(crate) share: PageShare,
-    pub(crate) classes: Classes,
-    pub(crate) tls: Option<Tls>,
+pub struct Pages {
+    /// Stores and knowledge of all clusters.
+    pub share: PageShare,
+    /// Classes that a source may use.
+    pub classes: Classes,
+    /// Certificates; without them streams are not encrypted.
+    pub tls: Option<Tls>,
 }
 
 /// A running page stream; dropping it cuts the stream.
 #[derive(Debug)]
-pub(crate) struct PageStream {
+pub struct PageStream {
     task: JoinHandle<()>,
     account: SharedAccount,
 }
@@ -96,13 +113,13 @@ impl Drop for PageStream {
 
 impl PageStream {
     /// What went to the other agent so far; nothing at a target.
-    pub(crate) fn account(&self) -> Account {
+    pub fn account(&self) -> Account {
         *share::locked(&self.account)
     }
 }
 
 /// How a stream ended. `Ok`: both directions were closed by the QEMUs.
-pub(crate) type Ended = io::Result<()>;
+pub type Ended = io::Result<()>;
 
 /// A connection between two agents.
 trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -110,7 +127,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 type Wire = Box<dyn Duplex>;
 
 /// The source's half: listens for QEMU on the returned socket path and sends the stream to the target's agent.
-pub(crate) async fn start_source(
+pub async fn start_source(
     dir: &Path,
     vm: &VmSpec,
     epoch: Epoch,
@@ -170,16 +187,19 @@ pub(crate) async fn start_source(
 }
 
 /// The target's half, as it stands before the source has connected.
-pub(crate) struct Listening {
-    pub(crate) stream: PageStream,
-    pub(crate) address: SocketAddr,
+pub struct Listening {
+    /// The stream itself.
+    pub stream: PageStream,
+    /// Where the source is to connect to.
+    pub address: SocketAddr,
     /// Told when QEMU has the whole stream and it was the source's, byte for byte.
-    pub(crate) whole: oneshot::Receiver<StreamDigest>,
-    pub(crate) ended: oneshot::Receiver<Ended>,
+    pub whole: oneshot::Receiver<StreamDigest>,
+    /// Told when both sides have closed, or why not.
+    pub ended: oneshot::Receiver<Ended>,
 }
 
 /// The target's half: waits for the source agent, then connects it with QEMU's incoming socket.
-pub(crate) async fn start_target(
+pub async fn start_target(
     listen: IpAddr,
     vm: &VmSpec,
     epoch: Epoch,

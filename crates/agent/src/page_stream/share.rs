@@ -25,7 +25,7 @@ struct Held {
 }
 
 /// All clusters of this host.
-pub(crate) struct PageShare {
+pub struct PageShare {
     store_bytes_max: u64,
     stores: Mutex<HashMap<ClusterName, Held>>,
     knowledge: Mutex<HashMap<(ClusterName, IpAddr), SharedKnowledge>>,
@@ -40,8 +40,8 @@ impl std::fmt::Debug for PageShare {
 }
 
 impl PageShare {
-    /// All stores together keep at most so much.
-    pub(crate) fn new(store_bytes_max: Bytes) -> Self {
+    /// None yet. All stores together keep at most so much.
+    pub fn new(store_bytes_max: Bytes) -> Self {
         Self {
             store_bytes_max: store_bytes_max.0,
             stores: Mutex::default(),

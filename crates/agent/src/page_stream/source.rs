@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use transhume_pages::{EncodeError, Encoder, LinkMeter};
 use transhume_qemu::{HoldPace, ReturnPathFilter};
 
 use super::share::{SharedKnowledge, locked};
-use super::{SharedAccount, Wire, page_threads, pass_on};
+use super::{SharedAccount, Wire, page_threads};
 use crate::limits::{PAGE_CHUNK_BYTES, PAGE_CHUNKS_WAITING_MAX};
 use crate::pace::Pace;
 
@@ -51,13 +51,14 @@ pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::
     let on = page_threads();
     stages.spawn_on(read(local_read, source.pace.clone(), chunks_in), on);
     stages.spawn_on(receive(remote_read, back_in), on);
-    stages.spawn_on(pass_on(frames_out, remote_write), on);
+    stages.spawn_on(send(frames_out, remote_write, source.pace.clone()), on);
     let stage = Encode {
         vm: source.vm,
         encoder: source.encoder,
         knowledge: source.knowledge,
         account: source.account,
         link: LinkMeter::default(),
+        pace: source.pace,
         filter: ReturnPathFilter::new(),
         local_write,
         out: Vec::new(),
@@ -86,6 +87,21 @@ async fn read(mut local: OwnedReadHalf, pace: Arc<Pace>, chunks: mpsc::Sender<Ve
     }
 }
 
+/// At the stream's rate, then closes this direction.
+async fn send(
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    mut remote: WriteHalf<Wire>,
+    pace: Arc<Pace>,
+) -> io::Result<()> {
+    let mut due = tokio::time::Instant::now();
+    while let Some(part) = frames.recv().await {
+        pace.space(part.len(), &mut due).await;
+        remote.write_all(&part).await?;
+        remote.flush().await?;
+    }
+    remote.shutdown().await
+}
+
 pub(super) async fn receive(
     mut remote: impl AsyncRead + Unpin,
     chunks: mpsc::Sender<Vec<u8>>,
@@ -105,6 +121,7 @@ struct Encode {
     knowledge: SharedKnowledge,
     account: SharedAccount,
     link: LinkMeter,
+    pace: Arc<Pace>,
     filter: ReturnPathFilter,
     local_write: OwnedWriteHalf,
     /// Frames not handed to the sender yet.
@@ -121,7 +138,7 @@ impl Encode {
         mut back: mpsc::Receiver<Vec<u8>>,
         frames: mpsc::Sender<Vec<u8>>,
     ) -> io::Result<()> {
-        self.encoder.link_rate(self.link.rate());
+        self.tell_rate();
         let mut frames = Some(frames);
         let mut flowing = true;
         let mut push: Option<Push> = None;
@@ -195,8 +212,14 @@ impl Encode {
         if push.trickles {
             self.link.idle();
         } else if self.link.sent(push.bytes, push.nanos + blocked, blocked, waited) {
-            self.encoder.link_rate(self.link.rate());
+            self.tell_rate();
         }
+    }
+
+    /// The chooser weighs against what the link carries or what the stream may use of it, whichever is less.
+    fn tell_rate(&mut self) {
+        let known = [self.link.rate(), self.pace.rate()];
+        self.encoder.link_rate(known.into_iter().flatten().min());
     }
 
     async fn answer(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -47,7 +47,7 @@ pub enum TlsError {
 
 /// Both roles of one agent.
 #[derive(Clone)]
-pub(crate) struct Tls {
+pub struct Tls {
     acceptor: TlsAcceptor,
     connector: TlsConnector,
 }
@@ -70,7 +70,8 @@ fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> TlsError {
 }
 
 impl Tls {
-    pub(crate) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+    /// Reads the files.
+    pub fn read(files: &TlsFiles) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut authority = RootCertStore::empty();
         authority
