@@ -1,0 +1,115 @@
+//! Page streams between agents are encrypted, and both ends must be of the same fleet.
+#![allow(missing_docs)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use transhume_agent::TlsFiles;
+use transhume_agent::pace::Pace;
+use transhume_agent::page_stream::{PageShare, PageStreamError, Pages, Tls, start_source, start_target};
+use transhume_model::{Bytes, Epoch, VmSpec};
+use transhume_pages::Classes;
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("transhume-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Files of an agent at `address`, by an authority of its own name.
+fn files(dir: &Path, authority: &str, address: &str) -> TlsFiles {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let ca = params.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(params, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let own = CertificateParams::new([address.to_owned()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
+    let write = |name: &str, text: String| {
+        let path = dir.join(format!("{authority}-{name}"));
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    TlsFiles {
+        authority: write("authority.pem", ca.pem()),
+        certificate: write("agent.pem", own.pem()),
+        key: write("agent.key", key.serialize_pem()),
+    }
+}
+
+fn pages(tls: Option<&TlsFiles>) -> Pages {
+    Pages {
+        share: PageShare::new(Bytes(0)),
+        classes: Classes::default(),
+        tls: tls.map(|files| Tls::read(files).unwrap()),
+    }
+}
+
+fn spec() -> VmSpec {
+    serde_json::from_value(serde_json::json!({
+        "name": "vm1", "cluster": "test", "vcpus": 1, "memory": 64,
+        "nics": [{"mac": "52:54:00:00:00:01", "mtu": 1500}],
+        "boot": {"kernel": "/kernel", "initrd": "/initrd", "cmdline": ""},
+    }))
+    .unwrap()
+}
+
+/// Whether a source with these files gets through to a target with those.
+async fn reaches(dir: &Path, source: Option<&TlsFiles>, target: Option<&TlsFiles>) -> bool {
+    let (source, target) = (pages(source), pages(target));
+    let listening = start_target(HERE, &spec(), Epoch(1), dir.join("none"), &target)
+        .await
+        .unwrap();
+    let pace = Arc::new(Pace::default());
+    let spec = spec();
+    let started = start_source(dir, &spec, Epoch(1), listening.address, pace, &source);
+    match tokio::time::timeout(std::time::Duration::from_secs(1), started).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(PageStreamError::Connect { .. })) | Err(_) => false,
+        Ok(Err(other)) => panic!("{other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_agents_of_one_fleet_reach_each_other() {
+    let dir = TempDir::new("tls");
+    let ours = files(&dir.0, "ours", "127.0.0.1");
+    let theirs = files(&dir.0, "theirs", "127.0.0.1");
+    assert!(reaches(&dir.0, Some(&ours), Some(&ours)).await);
+    assert!(!reaches(&dir.0, Some(&theirs), Some(&ours)).await, "a stranger");
+    assert!(!reaches(&dir.0, None, Some(&ours)).await, "nothing in the clear");
+    assert!(!reaches(&dir.0, Some(&ours), None).await, "nor the other way");
+    let elsewhere = files(&dir.0, "ours", "127.0.0.9");
+    assert!(
+        !reaches(&dir.0, Some(&elsewhere), Some(&elsewhere)).await,
+        "the certificate names another address"
+    );
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let dir = TempDir::new("pem");
+    let mut files = files(&dir.0, "ours", "127.0.0.1");
+    let path = dir.0.join("nothing.pem");
+    std::fs::write(&path, "nothing").unwrap();
+    files.authority = path;
+    let error = Tls::read(&files).unwrap_err();
+    assert!(error.to_string().contains("nothing.pem"), "{error}");
+}
