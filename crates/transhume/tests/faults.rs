@@ -52,6 +52,8 @@ fn coordinator_crashes(at: &str, outcome: &str, expected: &'static str) {
     says("hosts").succeeded();
     let cut = start(&MOVE).finish();
     assert_ne!(cut.code, Some(0), "the coordinator should have died: {cut:?}");
+    // It closes its connections one by one: only when it is gone is its address free.
+    faults::kill(&opened, "coordinator").unwrap();
     std::fs::write(&config, text).unwrap();
     faults::start_coordinator(&mut opened).unwrap();
     let report = says("follow --json").json();
