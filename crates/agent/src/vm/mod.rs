@@ -133,7 +133,7 @@ struct Task {
     answers: Answers,
     alarms: mpsc::Receiver<Alarm>,
     alarm: mpsc::Sender<Alarm>,
-    state: Arc<Mutex<VmState>>,
+    seen: Arc<Mutex<Seen>>,
     /// The VM is gone from here; the task ends.
     gone: bool,
 }
@@ -146,6 +146,15 @@ pub(crate) fn state(record: &Record, running: bool) -> VmState {
         epoch: record.epoch,
         running,
     }
+}
+
+/// A VM's task, as the rest of the agent sees it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// The host state's line.
+    pub(crate) state: VmState,
+    /// Its QEMU, while it is at home here and runs.
+    pub(crate) at_home: Option<Vm>,
 }
 
 /// Both ends of the queue in which a VM's buffers and streams speak up.
@@ -162,7 +171,7 @@ pub(crate) async fn run(
     record: Record,
     life: Life,
     orders: mpsc::Receiver<Order>,
-    state: Arc<Mutex<VmState>>,
+    seen: Arc<Mutex<Seen>>,
     (alarm, alarms): Alarms,
 ) {
     let mut task = Task {
@@ -174,7 +183,7 @@ pub(crate) async fn run(
         answers: Answers::default(),
         alarms,
         alarm,
-        state,
+        seen,
         gone: false,
     };
     task.publish().await;
@@ -241,7 +250,14 @@ impl Task {
             }
             Life::Expected | Life::Left { .. } | Life::Target { .. } => false,
         };
-        *self.state.lock().expect("no holder of this lock panics") = state(&self.record, running);
+        let at_home = match &self.life {
+            Life::Home { qemu, .. } if running => Some(qemu.vm().clone()),
+            _ => None,
+        };
+        *self.seen.lock().expect("no holder of this lock panics") = Seen {
+            state: state(&self.record, running),
+            at_home,
+        };
     }
 
     fn tell(&self, outcome: Outcome) {

@@ -85,6 +85,7 @@ impl Agent {
             qemu_error: None,
             mtu_max: 1500,
             vms: Vec::new(),
+            dirty: BTreeMap::new(),
         };
         let desk = Desk {
             state,
@@ -223,7 +224,7 @@ impl Desk {
         if self.fates.get("*") == Some(&Fate::Hangup) {
             return None;
         }
-        if !matches!(order.command, Command::Inspect) {
+        if !matches!(order.command, Command::Inspect { .. }) {
             self.orders.push(order.clone());
         }
         let outcomes = match self.fates.get(name) {
@@ -286,9 +287,18 @@ impl Desk {
         }
     }
 
+    /// Message B with those dirty rates that are asked for and known.
+    fn asked(&self, command: &Command) -> HostState {
+        let mut state = self.seen();
+        state
+            .dirty
+            .retain(|vm, _| matches!(command, Command::Inspect { dirty_of } if dirty_of.contains(vm)));
+        state
+    }
+
     fn carry_out(&mut self, order: &Order) -> Vec<Outcome> {
         let Some(vm) = order.command.vm() else {
-            return vec![Outcome::Host(Box::new(self.seen()))];
+            return vec![Outcome::Host(Box::new(self.asked(&order.command)))];
         };
         if let Some(held) = self.vms.get_mut(vm) {
             if order.epoch < held.epoch {
@@ -390,7 +400,7 @@ impl Desk {
                 let put_back = source.captured;
                 vec![Outcome::SourceRestored(SourceFrames { put_back, ..source })]
             }
-            Command::Inspect
+            Command::Inspect { .. }
             | Command::StartVm { .. }
             | Command::DestroyVm { .. }
             | Command::Reserve { .. }
