@@ -30,8 +30,8 @@ pub(crate) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Ref
         Mode::Offline => Way::Offline,
     };
     let dirty = dirty_rates(scene);
-    let made = forecast(&input(scene, &dirty), batches, way)
-        .expect("the batches name hosts and VMs of the scene");
+    let made =
+        forecast(&input(scene, &dirty), batches, way).expect("the batches name hosts and VMs of the scene");
     match made.refused.first() {
         Some(vm) => Err(too_slow(scene, &dirty, vm)),
         None => Ok(told(scene, &dirty, made)),
@@ -103,10 +103,12 @@ fn vmct(scene: &Scene, host: &HostName) -> (u32, bool) {
 
 fn told(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, made: Forecasts) -> MoveForecast {
     let vm = |one: &ForecastMove| {
-        let link = [&one.step.source, &one.step.target].into_iter().filter_map(|host| {
-            let (speed, assumed) = vmct(scene, host);
-            assumed.then(|| format!("the migration link of host {host} carries {speed} Mbit/s"))
-        });
+        let link = [&one.step.source, &one.step.target]
+            .into_iter()
+            .filter_map(|host| {
+                let (speed, assumed) = vmct(scene, host);
+                assumed.then(|| format!("the migration link of host {host} carries {speed} Mbit/s"))
+            });
         VmForecast {
             vm: one.step.vm.clone(),
             rate_mbit_s: one.rate_mbit_s,
@@ -139,7 +141,8 @@ fn too_slow(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, vm: &TooSlow) -> 
         "VM {} dirties {:.0} to {:.0} MiB of its memory a second; {:.0} Mbit/s, its share of the migration link, do not carry that within {}",
         vm.vm, measured.low, measured.high, vm.rate_mbit_s, scene.blackout_max
     );
-    let or = "allow more with --blackout-ms-max, move fewer VMs at once with --batch, or move it with --offline";
+    let or =
+        "allow more with --blackout-ms-max, move fewer VMs at once with --batch, or move it with --offline";
     let hint = match vm.rate_needed_mbit_s {
         Some(needed) => format!("{needed:.0} Mbit/s would do; or {or}"),
         None => format!("no rate would do: {or}"),

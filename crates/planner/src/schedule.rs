@@ -96,7 +96,14 @@ pub fn forecast(input: &PlanInput, batches: &[Batch], way: Way) -> Result<Foreca
     let mut all = Forecasts::default();
     for batch in batches {
         let hops: Vec<Hop> = batch.moves.iter().map(hop).collect::<Result<_, InputError>>()?;
-        let moves = forecast_hops(input, &hops, &rates(input, &hops), &figures, way, &mut all.refused);
+        let moves = forecast_hops(
+            input,
+            &hops,
+            &rates(input, &hops),
+            &figures,
+            way,
+            &mut all.refused,
+        );
         all.duration_s = all.duration_s.plus(slowest(&moves));
         all.batches.push(moves);
     }
@@ -223,9 +230,7 @@ fn refuse(input: &PlanInput, vm: usize, rate: f64, figures: &Figures, way: Way) 
         vm: name.clone(),
         rate_mbit_s: rate,
         rate_needed_mbit_s: needed,
-        why: format!(
-            "VM {name} dirties memory faster than {rate:.0} Mbit/s carries it {within}: {help}"
-        ),
+        why: format!("VM {name} dirties memory faster than {rate:.0} Mbit/s carries it {within}: {help}"),
     }
 }
 

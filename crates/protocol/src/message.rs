@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{
-    Bytes, Capacity, Epoch, HostName, MachineType, Mebibytes, MigrationId, Millis, OrderId, Version, VmName, VmSpec,
-    WallMicros,
+    Bytes, Capacity, Epoch, HostName, MachineType, Mebibytes, MigrationId, Millis, OrderId, Version, VmName,
+    VmSpec, WallMicros,
 };
 use utoipa::ToSchema;
 

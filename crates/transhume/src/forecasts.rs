@@ -98,7 +98,10 @@ fn table(of: &str) -> Table {
 /// What was expected of a move, with what came of it.
 pub fn show_report(report: &MigrationReport) {
     let mut table = table("VM");
-    let forecasts = report.vms.iter().filter_map(|vm| Some((vm, vm.forecast.as_ref()?)));
+    let forecasts = report
+        .vms
+        .iter()
+        .filter_map(|vm| Some((vm, vm.forecast.as_ref()?)));
     for (vm, forecast) in forecasts {
         table.row(compared(vm.id.to_string(), &forecast.figures));
     }

@@ -6,9 +6,7 @@ use transhume_model::*;
 use transhume_planner::report::{Answer, PlanReport};
 use transhume_planner::{Options, generate, plan};
 use transhume_protocol::event::{Event, Happening};
-use transhume_protocol::forecast::{
-    Comparison, Expected, MoveForecast, Truth, VmComparison, VmForecast,
-};
+use transhume_protocol::forecast::{Comparison, Expected, MoveForecast, Truth, VmComparison, VmForecast};
 use transhume_protocol::message::{
     Fault, FaultKind, Mode, OldPath, PageProgress, QemuState, Refusal, RefusalKind, VmRole,
 };
@@ -290,9 +288,15 @@ fn plans_from_files() -> impl Iterator<Item = PlanReport> {
     let answers = (0..INSTANCES).filter_map(|seed| plan(&generate::small(seed), &Options::default()).ok());
     let mut answers: Vec<PlanReport> = answers.collect();
     let some = |what: fn(&Answer) -> bool| answers.iter().any(|report| what(&report.answer));
-    assert!(some(|answer| matches!(answer, Answer::Planned(plan) if !plan.batches.is_empty())));
-    assert!(some(|answer| matches!(answer, Answer::Impossible(why) if !why.conflict.is_empty())));
-    assert!(some(|answer| matches!(answer, Answer::Impossible(why) if why.addition.is_some())));
+    assert!(some(
+        |answer| matches!(answer, Answer::Planned(plan) if !plan.batches.is_empty())
+    ));
+    assert!(some(
+        |answer| matches!(answer, Answer::Impossible(why) if !why.conflict.is_empty())
+    ));
+    assert!(some(
+        |answer| matches!(answer, Answer::Impossible(why) if why.addition.is_some())
+    ));
     let stopped = PlanReport {
         answer: Answer::NotFound { hosts_min: 3 },
         ..answers[0].clone()

@@ -81,7 +81,10 @@ fn whole(vms: &[VmReport], duration_ms: f64) -> Truth {
 
 /// A VM's forecast with what came of it; it has a truth when it has arrived and nothing is left to do.
 fn comparison(vm: &Vm, forecast: &VmForecast) -> VmComparison {
-    let begun_at = vm.entered.first().map(|(_, at)| *at);
+    // Pre-migration lasts as long as earlier batches do.
+    let mut entered = vm.entered.iter();
+    let begun = entered.find(|(phase, _)| *phase > Phase::PreMigration);
+    let begun_at = begun.map(|(_, at)| *at);
     let truth = match vm.over_at.filter(|_| vm.committed) {
         Some(over_at) => Truth {
             bytes: Some(vm.pages.wire.0 as f64),
