@@ -99,7 +99,7 @@ async fn a_vm_that_its_share_of_the_band_cannot_carry_is_refused_before_anything
         "{told:?}"
     );
     assert!(
-        told.forecast.expected.blackout_ms.low > 300.0,
+        told.forecast.expected.blackout_ms.low > 200.0,
         "all of its memory: {told:?}"
     );
 }
