@@ -1,6 +1,6 @@
 //! The agent as a whole: who is here, who takes which order, what the host says of itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::mpsc;
@@ -135,9 +135,10 @@ impl Shared {
 
     /// VMs that are at home here and run, of those named; each with its memory.
     fn at_home(&self, names: &[VmName]) -> Vec<(transhume_qemu::Vm, Mebibytes)> {
+        let wanted: BTreeSet<&VmName> = names.iter().collect();
         let vms = locked(&self.vms);
-        let entries = names.iter().filter_map(|name| vms.get(name));
-        let at_home = entries.filter_map(|entry| {
+        let entries = vms.iter().filter(|(name, _)| wanted.contains(name));
+        let at_home = entries.filter_map(|(_, entry)| {
             let seen = locked(&entry.seen);
             Some((seen.at_home.clone()?, seen.state.spec.memory))
         });
