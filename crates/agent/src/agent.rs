@@ -1,10 +1,10 @@
 //! The agent as a whole: who is here, who takes which order, what the host says of itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::mpsc;
-use transhume_model::{Epoch, OrderId, VmName, WallMicros};
+use transhume_model::{Epoch, Mebibytes, OrderId, VmName, WallMicros};
 use transhume_protocol::message::{
     Command, Fault, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, QemuState, Refusal, RefusalKind,
     Report, VmState,
@@ -13,6 +13,7 @@ use transhume_protocol::message::{
 use transhume_qemu::Launcher;
 
 use crate::config::Config;
+use crate::dirty_rate;
 use crate::host::Book;
 use crate::limits::ORDERS_WAITING_MAX;
 use crate::link::{Desk, Reports};
@@ -37,7 +38,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Clone)]
 struct Entry {
     orders: mpsc::Sender<Order>,
-    state: Arc<Mutex<VmState>>,
+    seen: Arc<Mutex<vm::Seen>>,
 }
 
 /// The wall clock of this host.
@@ -92,13 +93,16 @@ impl Shared {
     /// Starts the task of a VM that is here, or is to come.
     pub(crate) fn enlist(self: &Arc<Self>, record: Record, life: vm::Life, alarms: vm::Alarms) {
         let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
-        let state = Arc::new(Mutex::new(vm::state(&record, false)));
+        let seen = Arc::new(Mutex::new(vm::Seen {
+            state: vm::state(&record, false),
+            at_home: None,
+        }));
         let entry = Entry {
             orders,
-            state: state.clone(),
+            seen: seen.clone(),
         };
         locked(&self.vms).insert(record.spec.name.clone(), entry);
-        tokio::spawn(vm::run(self.clone(), record, life, queue, state, alarms));
+        tokio::spawn(vm::run(self.clone(), record, life, queue, seen, alarms));
     }
 
     /// Forgets a VM whose task ends.
@@ -120,7 +124,7 @@ impl Shared {
     fn host_state(&self) -> HostState {
         let mut vms: Vec<VmState> = locked(&self.vms)
             .values()
-            .map(|entry| locked(&entry.state).clone())
+            .map(|entry| locked(&entry.seen).state.clone())
             .collect();
         vms.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
         HostState {
@@ -133,13 +137,51 @@ impl Shared {
             qemu_error: self.qemu().err(),
             mtu_max: self.config.mtu_max,
             vms,
+            dirty: BTreeMap::new(),
+        }
+    }
+
+    /// VMs that are at home here and run, of those named; each with its memory.
+    fn at_home(&self, names: &[VmName]) -> Vec<(transhume_qemu::Vm, Mebibytes)> {
+        let wanted: BTreeSet<&VmName> = names.iter().collect();
+        let vms = locked(&self.vms);
+        let entries = vms.iter().filter(|(name, _)| wanted.contains(name));
+        let at_home = entries.filter_map(|(_, entry)| {
+            let seen = locked(&entry.seen);
+            Some((seen.at_home.clone()?, seen.state.spec.memory))
+        });
+        at_home.collect()
+    }
+
+    /// Message B with the dirty rates that were asked for, as far as they can be had in time (§2.2.2).
+    async fn measured_state(&self, dirty_of: &[VmName]) -> HostState {
+        let dirty = dirty_rate::measure(self.at_home(dirty_of)).await;
+        HostState {
+            dirty,
+            ..self.host_state()
+        }
+    }
+
+    /// Message B. A measurement takes its time; other orders do not wait for it.
+    fn answer_inspect(self: &Arc<Self>, order: Order) {
+        let shared = self.clone();
+        let answer = move |state| {
+            let outcome = Outcome::Host(Box::new(state));
+            shared.report(Some(order.id), order.epoch, None, outcome);
+        };
+        match order.command {
+            Command::Inspect { dirty_of } if !dirty_of.is_empty() => {
+                let shared = self.clone();
+                tokio::spawn(async move { answer(shared.measured_state(&dirty_of).await) });
+            }
+            _ => answer(self.host_state()),
         }
     }
 
     /// The answer to an order about a VM that is not here.
     fn without_vm(self: &Arc<Self>, order: &Order, vm: &VmName) -> Option<Outcome> {
         match &order.command {
-            Command::Inspect => None,
+            Command::Inspect { .. } => None,
             Command::StartVm { spec } | Command::Reserve { spec, .. } => {
                 let record = Record::expected(spec.clone(), order.epoch);
                 self.enlist(record, vm::Life::Expected, vm::alarms());
@@ -207,8 +249,7 @@ impl Desk for Agent {
     async fn take(&self, order: Order) {
         let shared = &self.0;
         let Some(vm) = order.command.vm().cloned() else {
-            let outcome = Outcome::Host(Box::new(shared.host_state()));
-            return shared.report(Some(order.id), order.epoch, None, outcome);
+            return shared.answer_inspect(order);
         };
         let here = locked(&shared.vms).contains_key(&vm);
         if !here && let Some(answer) = shared.without_vm(&order, &vm) {

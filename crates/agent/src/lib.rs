@@ -8,6 +8,7 @@
 
 mod agent;
 mod config;
+mod dirty_rate;
 mod disk;
 mod host;
 mod limits;

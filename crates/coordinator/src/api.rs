@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Capacity, ClusterName, Demand, HostName, MigrationId, VmName};
+use transhume_protocol::forecast::{Comparison, MoveForecast};
 use transhume_protocol::message::{QemuState, VmRole};
 use transhume_protocol::report::Ending;
 use utoipa::ToSchema;
@@ -132,7 +133,7 @@ pub struct MoveOrder {
 }
 
 /// Answer to a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PlanView {
     /// The cluster.
     pub cluster: ClusterName,
@@ -146,6 +147,8 @@ pub struct PlanView {
     pub moves: Vec<PlannedMove>,
     /// VMs that stay where they are.
     pub stay: Vec<VmName>,
+    /// What to expect of the move.
+    pub forecast: MoveForecast,
 }
 
 /// One VM of a plan.
@@ -186,4 +189,39 @@ pub struct MigrationLine {
     pub outcome: Ending,
     /// Number of VMs.
     pub vms: usize,
+}
+
+/// `GET /v1/forecasts`: how good forecasts have been.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ForecastRecord {
+    /// Committed moves that had a forecast, oldest first.
+    pub migrations: Vec<ForecastLine>,
+    /// Bytes of each VM.
+    pub bytes: Score,
+    /// Time of each VM's move.
+    pub duration_ms: Score,
+    /// Blackout of each VM.
+    pub blackout_ms: Score,
+}
+
+/// Forecast and truth of a move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ForecastLine {
+    /// Its number.
+    pub migration: MigrationId,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Number of VMs.
+    pub vms: usize,
+    /// The whole move.
+    pub figures: Comparison,
+}
+
+/// How often the truth was inside the forecast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Score {
+    /// So often.
+    pub inside: usize,
+    /// Of so many VMs.
+    pub of: usize,
 }

@@ -5,16 +5,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use transhume_model::{ClusterName, ClusterSpec, HostName, PlacedVm};
+use transhume_model::{ClusterName, ClusterSpec, HostName, Millis, PlacedVm, VmName};
 use transhume_planner::{
     BatchError, Move, NoSolution, Offer, Offers, Placement, Request, Strategy, batches, place,
 };
-use transhume_protocol::message::{HostState, QemuState};
+use transhume_protocol::forecast::MoveForecast;
+use transhume_protocol::message::{DIRTY_RATE_MS_MAX, HostState, Mode, QemuState};
 use transhume_protocol::migration::MoveVm;
 
 use crate::api::{MoveOrder, PlanView, PlannedMove};
 use crate::core::Core;
 use crate::error::Refused;
+use crate::forecasts;
+
+/// A host answers message A within this, and [`DIRTY_RATE_MS_MAX`] where it measures.
+const ANSWER_MS_MAX: Millis = Millis(2_000);
 
 /// What a plan is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +31,12 @@ pub(crate) struct Scene {
     pub(crate) to: Vec<HostName>,
     /// k; all VMs that move where absent.
     pub(crate) batch: Option<usize>,
+    /// Live or offline.
+    pub(crate) mode: Mode,
+    /// Budget for the predicted blackout.
+    pub(crate) blackout_max: Millis,
+    /// Speeds of migration links that the configuration names, Mbit/s.
+    pub(crate) vmct_mbit_s: BTreeMap<HostName, u32>,
     /// Messages B of S1 ∪ S2.
     pub(crate) states: BTreeMap<HostName, HostState>,
 }
@@ -43,8 +54,23 @@ impl Scene {
         self.from.iter().chain(&self.to).cloned().collect()
     }
 
+    /// VMs of a host whose dirty rates matter: live, those that may leave it (§2.2.2).
+    pub(crate) fn dirty_of(&self, host: &HostName) -> Vec<VmName> {
+        let live = self.mode == Mode::Live;
+        let here = self.leaving().filter(|vm| live && vm.host == *host);
+        here.map(|vm| vm.spec.name.clone()).collect()
+    }
+
+    /// A host that has not answered message A by then is in the way.
+    pub(crate) fn answer_ms_max(&self) -> Millis {
+        match self.mode {
+            Mode::Live => ANSWER_MS_MAX + DIRTY_RATE_MS_MAX,
+            Mode::Offline => ANSWER_MS_MAX,
+        }
+    }
+
     /// The cluster's VMs on S1.
-    fn leaving(&self) -> impl Iterator<Item = &PlacedVm> {
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = &PlacedVm> {
         self.cluster.vms.iter().filter(|vm| self.from.contains(&vm.host))
     }
 }
@@ -57,6 +83,16 @@ pub(crate) fn scene(core: &Core, cluster: &str, order: &MoveOrder) -> Result<Sce
         from: hosts(core, "from", &order.from)?,
         to: hosts(core, "to", &order.to)?,
         batch: order.batch,
+        mode: if order.offline { Mode::Offline } else { Mode::Live },
+        blackout_max: order
+            .blackout_ms_max
+            .map_or(core.config.limits.blackout_ms_max, Millis),
+        vmct_mbit_s: core
+            .config
+            .hosts
+            .iter()
+            .filter_map(|host| Some((host.name.clone(), host.vmct_mbit_s?)))
+            .collect(),
         states: BTreeMap::new(),
     };
     let (s1, s2): (BTreeSet<_>, BTreeSet<_>) = (scene.from.iter().collect(), scene.to.iter().collect());
@@ -146,8 +182,8 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
             "name fewer hosts after --to",
         ));
     }
-    let rounds = batches(&placement, k).map_err(batch_refused)?;
-    let rounds: Vec<Vec<MoveVm>> = rounds
+    let chosen = batches(&placement, k).map_err(batch_refused)?;
+    let rounds: Vec<Vec<MoveVm>> = chosen
         .iter()
         .map(|round| {
             round
@@ -160,7 +196,10 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     for vm in rounds.iter().flatten() {
         compatible(scene, vm)?;
     }
-    let view = view(&scene.cluster.name, k, &placement, &rounds);
+    let view = PlanView {
+        forecast: forecasts::make(scene, &chosen)?,
+        ..view(&scene.cluster.name, k, &placement, &rounds)
+    };
     Ok(Plan {
         batches: rounds,
         view,
@@ -307,5 +346,6 @@ fn view(cluster: &ClusterName, k: usize, placement: &Placement, rounds: &[Vec<Mo
         hosts_min: placement.hosts_min,
         moves: moves.collect(),
         stay: stay.map(|planned| planned.vm.clone()).collect(),
+        forecast: MoveForecast::default(),
     }
 }

@@ -84,7 +84,7 @@ impl Hosts {
     pub(crate) fn look_around(&mut self) {
         let names: Vec<HostName> = self.hosts.keys().cloned().collect();
         for name in names {
-            self.ask(&name, Epoch::default(), Command::Inspect);
+            self.ask(&name, Epoch::default(), Command::inspect());
         }
     }
 

@@ -23,7 +23,9 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::{Accepted, ClusterList, ClusterView, HostList, MigrationList, MoveOrder, PlanView, Problem};
+use crate::api::{
+    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView, Problem,
+};
 use crate::core::Reply;
 use crate::error::Refused;
 use crate::requests::Request;
@@ -107,6 +109,7 @@ fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .routes(routes!(move_cluster))
         .routes(routes!(migrations))
         .routes(routes!(report))
+        .routes(routes!(forecasts))
         .routes(routes!(events))
         .routes(routes!(cancel))
         .split_for_parts()
@@ -217,6 +220,12 @@ async fn migrations(State(api): State<Api>) -> Answer<MigrationList> {
 #[utoipa::path(get, path = "/v1/migrations/{id}", params(Number), responses((status = 200, body = MigrationReport), (status = 404, body = Problem)))]
 async fn report(State(api): State<Api>, Path(Number { id }): Path<Number>) -> Answer<MigrationReport> {
     ask(&api, |reply| Request::Report(id, reply)).await.map(Json)
+}
+
+/// How good the forecasts of all moves that are kept have been.
+#[utoipa::path(get, path = "/v1/forecasts", responses((status = 200, body = ForecastRecord)))]
+async fn forecasts(State(api): State<Api>) -> Answer<ForecastRecord> {
+    ask(&api, Request::Forecasts).await.map(Json)
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]

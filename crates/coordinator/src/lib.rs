@@ -17,6 +17,7 @@ mod clusters;
 mod config;
 mod core;
 mod error;
+mod forecasts;
 mod history;
 mod hosts;
 mod http;

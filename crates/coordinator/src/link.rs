@@ -196,7 +196,7 @@ async fn transmit(
         let order = tokio::select! {
             order = queue.recv() => order.ok_or(LinkError::Over)?,
             _ = heartbeat.tick() => {
-                Order { id: HEARTBEAT_ORDER, epoch: Epoch::default(), command: Command::Inspect }
+                Order { id: HEARTBEAT_ORDER, epoch: Epoch::default(), command: Command::inspect() }
             }
         };
         write.write_all(&wire::encode(&order)?).await?;

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use tracing::{error, info, warn};
-use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName};
-use transhume_protocol::message::{Mode, Report};
-use transhume_protocol::migration::{Input, JournalEntry, Migration, MoveRequest, Now, Ready, RecoverError};
+use transhume_model::{ClusterName, Epoch, HostName, MigrationId, VmName};
+use transhume_protocol::message::Report;
+use transhume_protocol::migration::{
+    Input, JournalEntry, Limits, Migration, MoveRequest, Now, Ready, RecoverError,
+};
 use transhume_protocol::report::MigrationReport;
 
-use crate::api::{Accepted, MigrationLine, MigrationList, MoveOrder};
+use crate::api::{Accepted, ForecastRecord, MigrationLine, MigrationList};
 use crate::checks::{Plan, Scene};
 use crate::config::CrashAt;
 use crate::core::{Alarm, Core, CoreError};
 use crate::error::Refused;
+use crate::forecasts;
 use crate::history::History;
 use crate::journal::ClusterRecord;
 
@@ -111,24 +114,25 @@ impl Core {
         &mut self,
         scene: Scene,
         plan: Plan,
-        order: &MoveOrder,
     ) -> Result<Result<Accepted, Refused>, CoreError> {
         let id = self.journal.new_migration()?;
-        let mut limits = self.config.limits.clone();
-        if let Some(budget) = order.blackout_ms_max {
-            limits.blackout_ms_max = Millis(budget);
-        }
+        let limits = Limits {
+            blackout_ms_max: scene.blackout_max,
+            ..self.config.limits.clone()
+        };
         let cluster = scene.cluster.name;
         let request = MoveRequest {
             migration: id,
             cluster: cluster.clone(),
-            mode: if order.offline { Mode::Offline } else { Mode::Live },
+            mode: scene.mode,
             epoch: self.journal.new_epochs(plan.batches.len() as u64)?,
             from: scene.from,
             to: scene.to,
             batches: plan.batches,
             limits,
+            forecast: Some(plan.view.forecast),
         };
+        let (vms, batch) = (plan.view.moves.len(), plan.view.batch);
         let (migration, ready) = match Migration::begin(self.now(), request) {
             Ok(begun) => begun,
             Err(error) => {
@@ -136,7 +140,7 @@ impl Core {
                 return Ok(Err(Refused::conflict("impossible-move", error.to_string(), hint)));
             }
         };
-        info!(migration = %id, %cluster, vms = plan.view.moves.len(), batch = plan.view.batch, "begins");
+        info!(migration = %id, %cluster, vms, batch, "begins");
         self.moves.insert(
             id,
             Move {
@@ -347,6 +351,15 @@ impl Core {
 
     pub(crate) fn report(&self, id: &str) -> Result<MigrationReport, Refused> {
         Ok(self.move_named(id)?.1.report(self.now()))
+    }
+
+    /// How good the forecasts of the moves that are kept have been.
+    pub(crate) fn forecast_record(&self) -> ForecastRecord {
+        let over = self.moves.values().filter_map(|one| match &one.stage {
+            Stage::Running(_) => None,
+            Stage::Over(report) => Some(&**report),
+        });
+        forecasts::record(over)
     }
 
     pub(crate) fn list_migrations(&self) -> MigrationList {

@@ -3,7 +3,9 @@
 use transhume_model::ClusterSpec;
 use transhume_protocol::report::MigrationReport;
 
-use crate::api::{Accepted, ClusterList, ClusterView, HostList, MigrationList, MoveOrder, PlanView};
+use crate::api::{
+    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
+};
 use crate::core::{Core, CoreError, Reply};
 use crate::history::History;
 use crate::survey::Purpose;
@@ -19,6 +21,7 @@ pub(crate) enum Request {
     Move(String, MoveOrder, Reply<Accepted>),
     Migrations(Reply<MigrationList>),
     Report(String, Reply<MigrationReport>),
+    Forecasts(Reply<ForecastRecord>),
     Follow(String, Reply<History>),
     Cancel(String, Reply<Accepted>),
 }
@@ -33,11 +36,10 @@ impl Core {
             Request::CreateCluster(cluster, reply) => self.create_cluster(cluster, reply)?,
             Request::DeleteCluster(name, reply) => self.delete_cluster(&name, reply)?,
             Request::Plan(name, order, reply) => self.survey(&name, &order, Purpose::Show(reply)),
-            Request::Move(name, order, reply) => {
-                self.survey(&name, &order.clone(), Purpose::Move(order, reply));
-            }
+            Request::Move(name, order, reply) => self.survey(&name, &order, Purpose::Move(reply)),
             Request::Migrations(reply) => drop(reply.send(Ok(self.list_migrations()))),
             Request::Report(id, reply) => drop(reply.send(self.report(&id))),
+            Request::Forecasts(reply) => drop(reply.send(Ok(self.forecast_record()))),
             Request::Follow(id, reply) => {
                 let found = self.move_named(&id).map(|(_, one)| one.history.clone());
                 drop(reply.send(found));

@@ -16,15 +16,13 @@ use crate::checks::{self, Plan, Scene};
 use crate::core::{Alarm, Core, CoreError, Reply};
 use crate::error::Refused;
 
-/// A host that has not answered message A by then is in the way.
-const ANSWER_MS_MAX: Millis = Millis(2_000);
 /// Plans that wait at the same time.
 const SURVEYS_MAX: usize = 64;
 
 /// What the plan is for.
 pub(crate) enum Purpose {
     Show(Reply<PlanView>),
-    Move(MoveOrder, Reply<Accepted>),
+    Move(Reply<Accepted>),
 }
 
 impl Purpose {
@@ -32,7 +30,7 @@ impl Purpose {
         // Whoever asked may have gone; that is no error.
         match self {
             Purpose::Show(reply) => drop(reply.send(Err(refused))),
-            Purpose::Move(_, reply) => drop(reply.send(Err(refused))),
+            Purpose::Move(reply) => drop(reply.send(Err(refused))),
         }
     }
 }
@@ -61,11 +59,14 @@ impl Core {
             Err(refused) => return purpose.refuse(refused),
         };
         let asked = scene.hosts().into_iter().map(|host| {
-            let id = self.hosts.ask(&host, Epoch::default(), Command::Inspect);
+            let dirty_of = scene.dirty_of(&host);
+            let id = self
+                .hosts
+                .ask(&host, Epoch::default(), Command::Inspect { dirty_of });
             (id, host)
         });
         let waiting = asked.collect();
-        let due = self.now().mono + ANSWER_MS_MAX;
+        let due = self.now().mono + scene.answer_ms_max();
         self.alarms.insert((due, Alarm::Waiting));
         self.surveys.push(Survey {
             scene,
@@ -117,7 +118,7 @@ impl Core {
                 .values()
                 .next()
                 .expect("one is missing, or it would be done");
-            let why = format!("no answer to message A within {ANSWER_MS_MAX}");
+            let why = format!("no answer to message A within {}", survey.scene.answer_ms_max());
             survey.purpose.refuse(Refused::unreachable(host, Some(&why)));
         }
     }
@@ -129,8 +130,8 @@ impl Core {
         match (plan, purpose) {
             (Err(refused), purpose) => purpose.refuse(refused),
             (Ok(plan), Purpose::Show(reply)) => drop(reply.send(Ok(plan.view))),
-            (Ok(plan), Purpose::Move(order, reply)) => {
-                let accepted = self.begin_move(scene, plan, &order)?;
+            (Ok(plan), Purpose::Move(reply)) => {
+                let accepted = self.begin_move(scene, plan)?;
                 drop(reply.send(accepted));
             }
         }

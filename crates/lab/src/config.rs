@@ -102,12 +102,19 @@ pub fn write_agent(
     )
 }
 
+/// Speed of the migration links, for forecasts; unknown when they are not limited.
+fn vmct_mbit_s(options: &LabUp) -> Option<u32> {
+    let mbit_s = options.link_bits_per_s? / 1_000_000;
+    Some(u32::try_from(mbit_s).unwrap_or(u32::MAX))
+}
+
 /// Writes the coordinator's configuration.
 pub fn write_coordinator(path: &Path, layout: &Layout, options: &LabUp) -> Result<(), LabError> {
     let host = |index| -> Result<HostSpec, LabError> {
         Ok(HostSpec {
             name: layout::host_name(index)?,
             control: layout::control_address(index),
+            vmct_mbit_s: vmct_mbit_s(options),
         })
     };
     write(

@@ -6,12 +6,14 @@
 
 mod host;
 mod id;
+mod interval;
 mod mac;
 mod quantity;
 mod vm;
 
 pub use host::{Band, BandAddresses, Capacity, HostSpec, Version};
 pub use id::{ClusterName, Epoch, HostName, IdError, MigrationId, NicIndex, OrderId, VmName};
+pub use interval::Interval;
 pub use mac::{Mac, MacError};
 pub use quantity::{Bytes, Mebibytes, Millis, Vcpus, WallMicros};
 pub use vm::{Boot, ClusterSpec, Demand, Disk, MachineType, NicSpec, PlacedVm, VmSpec};

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use transhume_model::{HostName, VmName};
+use utoipa::ToSchema;
 
 use crate::input::{Host, PlanInput};
 use crate::problem::{Problem, Roles, Without};
@@ -16,7 +17,7 @@ const CONSTRAINTS_MAX: usize = 200;
 const ADDITION_KINDS_MAX: usize = 16;
 
 /// The explanation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Impossible {
     /// What is short; at least one.
@@ -28,7 +29,7 @@ pub struct Impossible {
 }
 
 /// One thing that is short.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case", tag = "reason")]
 pub enum Reason {
     /// All targets together.
@@ -125,7 +126,7 @@ impl Reason {
 }
 
 /// A constraint of the input.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Constraint {
     /// A group.
@@ -135,7 +136,7 @@ pub enum Constraint {
 }
 
 /// Hosts to add.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Addition {
     /// Hosts equal to this one.

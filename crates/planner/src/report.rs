@@ -4,12 +4,15 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 use transhume_model::{ClusterName, HostName, VmName};
+use utoipa::ToSchema;
+
+pub use transhume_model::Interval;
 
 use crate::infeasible::Impossible;
 use crate::solve::Ended;
 
 /// The answer to [`plan()`](crate::plan()).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PlanReport {
     /// The cluster.
@@ -23,7 +26,7 @@ pub struct PlanReport {
 }
 
 /// What came out.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case", tag = "answer")]
 pub enum Answer {
     /// Every VM has a place.
@@ -38,7 +41,7 @@ pub enum Answer {
 }
 
 /// A placement with its order and forecast.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Plan {
     /// Where every VM of the cluster goes or stays, in the order of the input.
@@ -73,7 +76,7 @@ impl Plan {
 }
 
 /// Where a VM runs and where it will.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Placed {
     /// The VM.
     pub vm: VmName,
@@ -84,7 +87,8 @@ pub struct Placed {
 }
 
 /// A total in thousandths of its unit, exact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ToSchema)]
+#[schema(value_type = f64)]
 pub struct Total(pub u128);
 
 impl Total {
@@ -118,7 +122,7 @@ impl Serialize for Total {
 }
 
 /// A value of the objective and what is proved about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Proof {
     /// What the plan has.
@@ -155,40 +159,8 @@ impl fmt::Display for Proof {
     }
 }
 
-/// A range that the truth is expected in.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
-pub struct Interval {
-    /// Best case.
-    pub low: f64,
-    /// Worst case.
-    pub high: f64,
-}
-
-impl Interval {
-    /// Both ends changed the same way.
-    pub fn map(self, change: impl Fn(f64) -> f64) -> Self {
-        Self {
-            low: change(self.low),
-            high: change(self.high),
-        }
-    }
-
-    /// Sum of the ends.
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            low: self.low + other.low,
-            high: self.high + other.high,
-        }
-    }
-
-    /// Whether a measured value lies in it.
-    pub fn holds(&self, truth: f64) -> bool {
-        (self.low..=self.high).contains(&truth)
-    }
-}
-
 /// One move of one VM; a VM that frees a ring makes two.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Step {
     /// The VM.
     pub vm: VmName,
@@ -201,7 +173,7 @@ pub struct Step {
 }
 
 /// A batch V_k with its forecast.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PlannedBatch {
     /// The moves, each with its forecast.
@@ -215,7 +187,7 @@ pub struct PlannedBatch {
 }
 
 /// A step and what to expect of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ForecastMove {
     /// The step.
@@ -235,8 +207,19 @@ pub struct ForecastMove {
     pub assumed: Vec<String>,
 }
 
+/// Forecast of a move whose batches are chosen.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Forecasts {
+    /// The moves of each batch.
+    pub batches: Vec<Vec<ForecastMove>>,
+    /// VMs whose measured dirty rate their share of the band cannot carry (§2.2.2).
+    pub refused: Vec<Refused>,
+    /// The whole move, seconds.
+    pub duration_s: Interval,
+}
+
 /// Bands of one host during a batch, as shares of each band (1 = full).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct LinkUse {
     /// The host.
     pub host: HostName,
@@ -249,7 +232,7 @@ pub struct LinkUse {
 }
 
 /// A VM that must not be moved at this rate.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Refused {
     /// The VM.
@@ -263,7 +246,7 @@ pub struct Refused {
 }
 
 /// One host in the picture: what each VM takes of the fullest resource, in thousandths of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Bar {
     /// The host.
     pub host: HostName,

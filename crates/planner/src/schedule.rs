@@ -3,10 +3,16 @@
 //! The VMs of a batch share the VMCT bands of their hosts fairly: rates grow together until a link is full, those on other links
 //! grow on (max-min). Best is: nothing refused, then least time, then the smallest k.
 
-use crate::forecast::{Figures, Forecast};
-use crate::input::PlanInput;
+use std::collections::BTreeMap;
+
+use transhume_model::HostName;
+
+use crate::batch::Batch;
+use crate::forecast::{Figures, Forecast, Way, together};
+use crate::input::{InputError, Place, PlanInput};
 use crate::order::{Hop, Moves, order};
-use crate::report::{ForecastMove, Interval, LinkUse, PlannedBatch, Refused, Step};
+use crate::place::Move;
+use crate::report::{ForecastMove, Forecasts, Interval, LinkUse, PlannedBatch, Refused, Step};
 
 /// Orders of more moves than this are tried for fewer k.
 const MOVES_FOR_ALL_K_MAX: usize = 2_000;
@@ -33,10 +39,11 @@ pub(crate) fn schedule(
         .filter(|v| moves.source[*v] != moves.target[*v])
         .count();
     let figures: Vec<Figures> = input.cluster.vms.iter().map(Figures::of).collect();
+    let way = Way::Live { blackout_ms_max };
     let mut tried = Vec::new();
     let mut best: Option<Schedule> = None;
     for k in candidates(moving, k) {
-        let next = with_k(input, moves, &figures, k, blackout_ms_max);
+        let next = with_k(input, moves, &figures, k, way);
         tried.push((k, next.duration_s.high, next.refused.len()));
         let key = |s: &Schedule| (s.ring.len(), s.refused.len(), s.duration_s.high);
         let better = best.as_ref().is_none_or(|b| {
@@ -65,13 +72,82 @@ fn candidates(moving: usize, asked: Option<usize>) -> Vec<usize> {
     all
 }
 
-fn with_k(
+/// Forecasts a move whose batches are chosen: what the coordinator asks before it begins one.
+pub fn forecast(input: &PlanInput, batches: &[Batch], way: Way) -> Result<Forecasts, InputError> {
+    let unknown = |kind: &str, name: &str| InputError {
+        place: Place::default(),
+        what: format!("the batches name {kind} {name}, which the input does not have"),
+        hint: None,
+    };
+    let host = |name: &HostName| {
+        let found = input.hosts.iter().position(|host| host.name == *name);
+        found.ok_or_else(|| unknown("host", name.as_str()))
+    };
+    let hop = |one: &Move| {
+        let vm = input.cluster.vms.iter().position(|vm| vm.name == one.vm);
+        Ok(Hop {
+            vm: vm.ok_or_else(|| unknown("VM", one.vm.as_str()))?,
+            source: host(&one.source)?,
+            target: host(&one.target)?,
+            spare: false,
+        })
+    };
+    let figures: Vec<Figures> = input.cluster.vms.iter().map(Figures::of).collect();
+    let mut all = Forecasts::default();
+    for batch in batches {
+        let hops: Vec<Hop> = batch.moves.iter().map(hop).collect::<Result<_, InputError>>()?;
+        let moves = forecast_hops(
+            input,
+            &hops,
+            &rates(input, &hops),
+            &figures,
+            way,
+            &mut all.refused,
+        );
+        all.duration_s = all.duration_s.plus(slowest(&moves));
+        all.batches.push(moves);
+    }
+    Ok(all)
+}
+
+/// The VMs of one batch at their rates; those that cannot be carried are added to `refused`.
+fn forecast_hops(
     input: &PlanInput,
-    moves: &Moves<'_>,
+    hops: &[Hop],
+    rates: &[f64],
     figures: &[Figures],
-    k: usize,
-    blackout_ms_max: f64,
-) -> Schedule {
+    way: Way,
+    refused: &mut Vec<Refused>,
+) -> Vec<ForecastMove> {
+    let of = |(hop, rate): (&Hop, &f64)| figures[hop.vm].at(*rate, way);
+    let mut forecasts: Vec<Forecast> = hops.iter().zip(rates).map(of).collect();
+    together(&mut forecasts, at_once(hops));
+    let mut list = Vec::new();
+    for ((hop, rate), forecast) in hops.iter().zip(rates).zip(forecasts) {
+        if forecast.diverges && figures[hop.vm].dirty_known {
+            refused.push(refuse(input, hop.vm, *rate, &figures[hop.vm], way));
+        }
+        list.push(told(input, hop, *rate, forecast, &figures[hop.vm], way));
+    }
+    list
+}
+
+/// The most VMs of a batch that leave or reach one host.
+fn at_once(hops: &[Hop]) -> usize {
+    let mut count: BTreeMap<(bool, usize), usize> = BTreeMap::new();
+    for hop in hops {
+        *count.entry((false, hop.source)).or_default() += 1;
+        *count.entry((true, hop.target)).or_default() += 1;
+    }
+    count.into_values().max().unwrap_or(0)
+}
+
+fn slowest(moves: &[ForecastMove]) -> Interval {
+    let durations = moves.iter().map(|one| one.duration_s);
+    durations.fold(Interval::default(), Interval::slowest)
+}
+
+fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, way: Way) -> Schedule {
     let order = order(moves, k.max(1));
     let mut place = moves.source.clone();
     let mut refused: Vec<Refused> = Vec::new();
@@ -79,20 +155,9 @@ fn with_k(
     let mut duration_s = Interval::default();
     for hops in &order.batches {
         let rates = rates(input, hops);
-        let mut list = Vec::new();
-        for (hop, rate) in hops.iter().zip(&rates) {
-            let forecast = figures[hop.vm].at(*rate, blackout_ms_max);
-            if forecast.diverges && figures[hop.vm].dirty_known {
-                refused.push(refuse(input, hop.vm, *rate, &figures[hop.vm], blackout_ms_max));
-            }
-            list.push(told(input, hop, *rate, forecast, &figures[hop.vm]));
-        }
-        let slowest = |end: fn(&Interval) -> f64| list.iter().map(|m| end(&m.duration_s)).fold(0.0, f64::max);
+        let list = forecast_hops(input, hops, &rates, figures, way, &mut refused);
         let batch = PlannedBatch {
-            duration_s: Interval {
-                low: slowest(|i| i.low),
-                high: slowest(|i| i.high),
-            },
+            duration_s: slowest(&list),
             carried_mib: list
                 .iter()
                 .fold(Interval::default(), |sum, m| sum.plus(m.carried_mib)),
@@ -124,8 +189,15 @@ fn step(input: &PlanInput, hop: &Hop) -> Step {
     }
 }
 
-fn told(input: &PlanInput, hop: &Hop, rate: f64, forecast: Forecast, figures: &Figures) -> ForecastMove {
-    let mut assumed = figures.assumed.clone();
+fn told(
+    input: &PlanInput,
+    hop: &Hop,
+    rate: f64,
+    forecast: Forecast,
+    figures: &Figures,
+    way: Way,
+) -> ForecastMove {
+    let mut assumed = figures.assumed(way);
     if forecast.diverges && !figures.dirty_known {
         assumed.push(
             "the worst case of the assumed dirty rate would not converge: measure it before moving"
@@ -143,8 +215,12 @@ fn told(input: &PlanInput, hop: &Hop, rate: f64, forecast: Forecast, figures: &F
     }
 }
 
-fn refuse(input: &PlanInput, vm: usize, rate: f64, figures: &Figures, blackout_ms_max: f64) -> Refused {
-    let needed = figures.rate_needed(blackout_ms_max);
+fn refuse(input: &PlanInput, vm: usize, rate: f64, figures: &Figures, way: Way) -> Refused {
+    let needed = figures.rate_needed(way);
+    let within = match way {
+        Way::Live { blackout_ms_max } => format!("within {blackout_ms_max:.0} ms"),
+        Way::Offline => "while it is stopped".to_owned(),
+    };
     let name = &input.cluster.vms[vm].name;
     let help = match needed {
         Some(needed) => format!("{needed:.0} Mbit/s would do, or a longer blackout, or fewer VMs at once"),
@@ -154,9 +230,7 @@ fn refuse(input: &PlanInput, vm: usize, rate: f64, figures: &Figures, blackout_m
         vm: name.clone(),
         rate_mbit_s: rate,
         rate_needed_mbit_s: needed,
-        why: format!(
-            "VM {name} dirties memory faster than {rate:.0} Mbit/s carries it within {blackout_ms_max:.0} ms: {help}"
-        ),
+        why: format!("VM {name} dirties memory faster than {rate:.0} Mbit/s carries it {within}: {help}"),
     }
 }
 

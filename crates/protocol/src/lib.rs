@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod event;
+pub mod forecast;
 pub mod message;
 pub mod migration;
 pub mod report;

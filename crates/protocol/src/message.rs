@@ -4,18 +4,22 @@
 //! order (same epoch, same VM) given again is answered again without being carried out twice. An agent refuses an
 //! order whose epoch is older than the newest it holds for that VM (G2, fencing).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{
-    Bytes, Capacity, Epoch, HostName, MachineType, MigrationId, Millis, OrderId, Version, VmName, VmSpec,
-    WallMicros,
+    Bytes, Capacity, Epoch, HostName, MachineType, Mebibytes, MigrationId, Millis, OrderId, Version, VmName,
+    VmSpec, WallMicros,
 };
 use utoipa::ToSchema;
 
 /// Version of these messages; both sides must speak the same.
 pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Longest wait of an agent for the dirty rates that [`Command::Inspect`] asks for; those not known by then stay unknown.
+pub const DIRTY_RATE_MS_MAX: Millis = Millis(2_500);
 
 /// Coordinator → agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +47,11 @@ pub enum Mode {
 #[serde(rename_all = "kebab-case", tag = "do")]
 pub enum Command {
     /// Message A of §3.2; answered by message B, [`Outcome::Host`].
-    Inspect,
+    Inspect {
+        /// VMs that live here and whose dirty rates are wanted (§2.2.2): the answer then takes up to [`DIRTY_RATE_MS_MAX`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        dirty_of: Vec<VmName>,
+    },
     /// Boot a VM here. Answered by [`Outcome::Started`].
     StartVm {
         /// The VM.
@@ -151,10 +159,15 @@ pub enum Command {
 }
 
 impl Command {
+    /// Message A that asks for no dirty rates: answered at once.
+    pub fn inspect() -> Self {
+        Command::Inspect { dirty_of: Vec::new() }
+    }
+
     /// The VM that the order is about; `None` for [`Command::Inspect`].
     pub fn vm(&self) -> Option<&VmName> {
         match self {
-            Command::Inspect => None,
+            Command::Inspect { .. } => None,
             Command::StartVm { spec } | Command::Reserve { spec, .. } => Some(&spec.name),
             Command::DestroyVm { vm }
             | Command::Prepare { vm }
@@ -178,7 +191,7 @@ impl Command {
     /// The name as the step table writes it.
     pub fn name(&self) -> &'static str {
         match self {
-            Command::Inspect => "Inspect",
+            Command::Inspect { .. } => "Inspect",
             Command::StartVm { .. } => "StartVm",
             Command::DestroyVm { .. } => "DestroyVm",
             Command::Reserve { .. } => "Reserve",
@@ -615,6 +628,18 @@ pub struct HostState {
     pub mtu_max: u16,
     /// VMs here.
     pub vms: Vec<VmState>,
+    /// Dirty rates, of those VMs that were asked for and could be measured.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dirty: BTreeMap<VmName, DirtyRate>,
+}
+
+/// How fast a VM writes to its memory, as QEMU estimated it from a sample of its pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirtyRate {
+    /// Memory that changed in a second, in whole MiB, rounded down.
+    pub per_second: Mebibytes,
+    /// Pages that were looked at.
+    pub sampled_pages: u64,
 }
 
 /// A host's usable QEMU.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use transhume_model::{ClusterName, HostName, MigrationId, VmName, WallMicros};
 use utoipa::ToSchema;
 
+use crate::forecast::{Comparison, VmComparison};
 use crate::message::{Mode, OldPath, PageProgress};
 use crate::step::{Phase, Step};
 
@@ -90,6 +91,9 @@ pub struct VmReport {
     pub pages: PageProgress,
     /// Time in each phase.
     pub phases: Vec<PhaseTime>,
+    /// What was expected before the move, with the truth beside it; `None` where no forecast was made.
+    #[serde(default)]
+    pub forecast: Option<VmComparison>,
 }
 
 /// How long a VM was in a phase.
@@ -143,6 +147,9 @@ pub struct MigrationReport {
     pub frames: Frames,
     /// Each VM.
     pub vms: Vec<VmReport>,
+    /// What was expected of the whole move, with the truth beside it.
+    #[serde(default)]
+    pub forecast: Option<Comparison>,
     /// What went wrong first.
     pub trouble: Option<Trouble>,
 }

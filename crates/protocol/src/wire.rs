@@ -72,6 +72,27 @@ mod tests {
     }
 
     #[test]
+    fn dirty_rates_are_asked_for_by_name_and_by_nobody_else() {
+        let plain = r#"{"id":1,"epoch":0,"command":{"do":"inspect"}}"#;
+        let order: Order = decode(plain.as_bytes()).unwrap();
+        assert_eq!(order.command, Command::inspect());
+        assert_eq!(&encode(&order).unwrap()[LENGTH_BYTES..], plain.as_bytes());
+        let asking = Order {
+            command: Command::Inspect {
+                dirty_of: vec!["vm1".parse().unwrap()],
+            },
+            ..order
+        };
+        let bytes = encode(&asking).unwrap();
+        assert_eq!(decode::<Order>(&bytes[LENGTH_BYTES..]).unwrap(), asking);
+        let nameless = r#"{"id":1,"epoch":0,"command":{"do":"inspect","dirty_of":["Not A Name"]}}"#;
+        assert!(matches!(
+            decode::<Order>(nameless.as_bytes()),
+            Err(WireError::Syntax(_))
+        ));
+    }
+
+    #[test]
     fn a_hostile_length_is_refused_before_allocation() {
         assert!(matches!(length([0xff; 4]), Err(WireError::TooLong { .. })));
     }

@@ -3,10 +3,11 @@
 mod support;
 
 use support::{Hand, answer, request, vm};
-use transhume_model::{MigrationId, Millis, OrderId, WallMicros};
+use transhume_model::{Interval, MigrationId, Millis, OrderId, WallMicros};
 use transhume_protocol::event::Happening;
+use transhume_protocol::forecast::{Expected, MoveForecast, VmForecast};
 use transhume_protocol::message::{ActivationTimes, CaptureTimes, CopyTimes, Mode, Outcome, RefusalKind};
-use transhume_protocol::migration::{Limits, OrderIds};
+use transhume_protocol::migration::{Limits, MoveRequest, OrderIds};
 use transhume_protocol::report::Ending;
 
 fn committed() -> Hand {
@@ -145,6 +146,74 @@ fn an_order_id_tells_its_move() {
         None
     );
     assert_eq!(OrderIds::migration_of(OrderId(5)), None);
+}
+
+fn forecast_of(vms: usize) -> MoveForecast {
+    let wide = Interval { low: 0.0, high: 1e9 };
+    let expected = Expected {
+        bytes: wide,
+        duration_ms: Interval { low: 1.0, high: 30.0 },
+        blackout_ms: wide,
+    };
+    let of_vm = |index| VmForecast {
+        vm: vm(index),
+        rate_mbit_s: 250.0,
+        dirty_mib_s: None,
+        expected,
+        assumed: Vec::new(),
+    };
+    MoveForecast {
+        vms: (1..=vms).map(of_vm).collect(),
+        expected,
+    }
+}
+
+#[test]
+fn truth_stands_beside_the_forecast_and_each_vm_counts_from_its_own_batch() {
+    let mut request = request(2, 1, Mode::Live);
+    request.forecast = Some(forecast_of(2));
+    let mut hand = Hand::begin_with(request);
+    let figures = |hand: &Hand, index: usize| {
+        let forecast = hand.report().vms[index - 1].forecast.clone();
+        forecast.expect("it was forecast").figures
+    };
+    assert_eq!(figures(&hand, 1).blackout_ms.truth, None);
+    for command in answer::COURSE {
+        hand.answer(&vm(1), command);
+    }
+    let first = figures(&hand, 1);
+    assert_eq!(first.bytes.truth, Some(answer::pages().wire.0 as f64));
+    assert_eq!(first.duration_ms.inside, Some(true), "{first:?}");
+    assert_eq!(figures(&hand, 2).duration_ms.truth, None, "it has only begun");
+    assert_eq!(
+        hand.report().forecast.unwrap().bytes.truth,
+        None,
+        "nor is the move over"
+    );
+    hand.restart(10);
+    assert_eq!(figures(&hand, 1).bytes, first.bytes, "the journal keeps both");
+
+    let mut hand = Hand::begin_with(MoveRequest {
+        forecast: Some(forecast_of(2)),
+        ..hand.machine.request().clone()
+    });
+    for index in [1, 2] {
+        answer::COURSE
+            .into_iter()
+            .for_each(|command| hand.answer(&vm(index), command));
+    }
+    assert!(hand.done);
+    let (first, second) = (figures(&hand, 1), figures(&hand, 2));
+    assert_eq!(
+        first.duration_ms.truth, second.duration_ms.truth,
+        "the same orders, the same time"
+    );
+    let report = hand.report();
+    let whole = report.forecast.unwrap();
+    assert_eq!(whole.duration_ms.truth, Some(report.duration_ms));
+    assert_eq!(whole.duration_ms.inside, Some(report.duration_ms <= 30.0));
+    let bytes = answer::pages().wire.0 as f64;
+    assert_eq!(whole.bytes.truth, Some(2.0 * bytes));
 }
 
 #[test]

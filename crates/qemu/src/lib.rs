@@ -18,6 +18,7 @@
 mod accel;
 mod binary;
 mod command_line;
+mod dirty_rate;
 mod error;
 mod hold;
 mod launcher;
@@ -32,6 +33,7 @@ mod vm;
 pub use accel::{Accel, AccelChoice};
 pub use binary::QemuBinary;
 pub use command_line::{CommandLine, StartMode, VmPaths};
+pub use dirty_rate::DirtyRate;
 pub use error::QemuError;
 pub use hold::{HoldPace, NextRead};
 pub use launcher::Launcher;

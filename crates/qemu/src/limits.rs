@@ -53,3 +53,16 @@ pub const STDERR_TAIL_BYTES: u64 = 2048;
 
 /// Longest path of a Unix socket that Linux takes, bytes.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Time between the two looks at a guest's pages; whole seconds are what every accepted QEMU takes.
+pub const DIRTY_SAMPLING: Duration = Duration::from_secs(1);
+
+/// Pages of a guest that are looked at for its dirty rate: the error of the estimate is then a few percent of the memory, and the two
+/// looks together cost some 20 ms of a processor.
+pub const DIRTY_SAMPLE_PAGES: u64 = 2_048;
+
+/// Fewest and most pages of each GiB that QEMU can be told to look at.
+pub const DIRTY_SAMPLE_PAGES_PER_GIB: (u64, u64) = (128, 16_384);
+
+/// Pause between two questions whether a dirty rate is measured.
+pub const DIRTY_POLL: Duration = Duration::from_millis(50);

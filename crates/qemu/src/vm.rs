@@ -12,9 +12,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
-use transhume_model::{Epoch, VmName};
+use transhume_model::{Epoch, Mebibytes, VmName};
 
 use crate::command_line::VmPaths;
+use crate::dirty_rate::{self, DirtyRate};
 use crate::error::QemuError;
 use crate::limits::{CANCEL_LIMIT, KILL_LIMIT, QUIT_LIMIT};
 use crate::migration::{self, MigrationProgress, MigrationStatus};
@@ -123,6 +124,11 @@ impl Vm {
     /// A look at the migration, on either side.
     pub async fn migration_progress(&self) -> Result<MigrationProgress, QemuError> {
         Ok(migration::progress(&self.qmp).await?)
+    }
+
+    /// How fast the guest writes to its memory; it runs on meanwhile. `memory` is its size.
+    pub async fn dirty_rate(&self, memory: Mebibytes, limit: Duration) -> Result<DirtyRate, QemuError> {
+        dirty_rate::measure(&self.qmp, memory, limit).await
     }
 
     /// What QEMU says by itself from now on.

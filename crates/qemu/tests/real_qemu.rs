@@ -14,6 +14,7 @@ use transhume_qemu::{
 };
 
 const FINISH_LIMIT: Duration = Duration::from_secs(60);
+const DIRTY_LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn the_binary_is_probed_and_a_stranger_refused() {
@@ -105,6 +106,45 @@ fn a_vm_is_adopted_and_its_death_noticed() {
         died.await.unwrap();
         let gone = Running::adopt(&spec.name, &process, &paths).await.unwrap_err();
         assert!(matches!(gone, QemuError::NotTheSameProcess { .. }), "{gone}");
+    });
+}
+
+#[test]
+fn a_dirty_rate_is_measured_while_the_guest_runs_on() {
+    in_namespace(|| async {
+        let dir = TempDir::new("dirty");
+        let launcher = launcher().await;
+        let mut rates = Vec::new();
+        // An idle guest, and one that writes 8 MiB anew several times a second.
+        for (name, dirty_kib) in [("idle", 0), ("busy", 8 << 10)] {
+            let (spec, paths) = (spec(&dir.0, "vm-1", dirty_kib), dir.vm(name));
+            let taps = [tap(&format!("d-{name}"))];
+            let running = launcher.boot(&spec, &paths, &borrowed(&taps)).await.unwrap();
+            let _kill = KillOnDrop(running.vm().process().clone());
+            let counts = counted(&paths, 0, 2).await;
+            let begun = Instant::now();
+            let vm = running.vm();
+            let rate = vm.dirty_rate(spec.memory, DIRTY_LIMIT).await.unwrap();
+            assert!(
+                begun.elapsed() >= transhume_qemu::DIRTY_SAMPLING,
+                "{:?}",
+                begun.elapsed()
+            );
+            assert!(rate.sampled_pages >= 1_000, "{rate:?}");
+            counted(&paths, counts, 1).await;
+            // Two measurements at the same time: the second is told so.
+            let (first, second) = tokio::join!(
+                vm.dirty_rate(spec.memory, DIRTY_LIMIT),
+                vm.dirty_rate(spec.memory, DIRTY_LIMIT)
+            );
+            assert!(first.is_ok() && second.is_err(), "{first:?} {second:?}");
+            let late = vm.dirty_rate(spec.memory, Duration::from_millis(200)).await;
+            assert!(matches!(late, Err(QemuError::Timeout { .. })), "{late:?}");
+            vm.kill().await.unwrap();
+            rates.push(rate.per_second.0);
+        }
+        assert!(rates[0] <= 3, "idle: {} MiB/s", rates[0]);
+        assert!((4..=40).contains(&rates[1]), "busy: {} MiB/s", rates[1]);
     });
 }
 

@@ -66,6 +66,7 @@ impl Scenario {
             to: (0..self.targets).map(|index| host("t", index)).collect(),
             batches: vms.chunks(self.batch).map(<[MoveVm]>::to_vec).collect(),
             limits: limits(),
+            forecast: None,
         }
     }
 }

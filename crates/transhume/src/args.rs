@@ -47,10 +47,13 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// The report of a move: blackout, gap, and the account of frames of each VM
+    /// The report of a move: blackout, gap, the account of frames of each VM, and its forecast beside the truth
     Report {
         /// Number of the move [default: the newest]
         migration: Option<u64>,
+        /// Forecast and truth of all moves instead, and how good the forecasts have been
+        #[arg(long, conflicts_with = "migration")]
+        all: bool,
         /// One JSON document
         #[arg(long)]
         json: bool,

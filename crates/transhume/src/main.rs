@@ -7,6 +7,7 @@ mod daemon;
 mod failure;
 mod figures;
 mod follow;
+mod forecasts;
 mod labs;
 mod machine;
 mod memory;
@@ -46,7 +47,8 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         },
         Command::Migrate(order) => moves::migrate(&client()?, order).await,
         Command::Migrations { json } => moves::migrations(&client()?, json).await,
-        Command::Report { migration, json } => moves::report(&client()?, migration, json).await,
+        Command::Report { all: true, json, .. } => forecasts::all(&client()?, json).await,
+        Command::Report { migration, json, .. } => moves::report(&client()?, migration, json).await,
         Command::Follow { migration, json } => moves::follow(&client()?, migration, json).await,
         Command::Cancel { migration, json } => moves::cancel(&client()?, migration, json).await,
         Command::Agent { config } => daemon::agent(&config).await,

@@ -13,6 +13,7 @@ use crate::args::{ClusterCommand, How, MoveArgs, PlanArgs};
 use crate::client::Client;
 use crate::failure::{Failure, Kind};
 use crate::follow;
+use crate::forecasts;
 use crate::table::Table;
 
 /// One JSON document on stdout.
@@ -112,16 +113,7 @@ pub async fn plan(client: &Client, args: PlanArgs) -> Result<ExitCode, Failure> 
     if args.how.json {
         return print_json(&view);
     }
-    let mut table = Table::new(&["BATCH", "VM", "FROM", "TO"]);
-    for step in &view.moves {
-        table.row([
-            step.batch.to_string(),
-            step.vm.to_string(),
-            step.source.to_string(),
-            step.target.to_string(),
-        ]);
-    }
-    print!("{}", table.text());
+    forecasts::show_plan(&view);
     let bound = match view.hosts_used == view.hosts_min {
         true => "proved to be the fewest".to_owned(),
         false => format!("no fewer than {} are possible", view.hosts_min),
@@ -177,6 +169,7 @@ pub async fn report(client: &Client, migration: Option<u64>, json: bool) -> Resu
         println!("trouble {}", what(trouble));
         println!("hint: {}", trouble.hint);
     }
+    forecasts::show_record(client).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -295,4 +288,5 @@ fn show(report: &MigrationReport) {
         frames.duplicated,
         frames.reordered
     );
+    forecasts::show_report(report);
 }

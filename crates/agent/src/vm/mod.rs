@@ -136,7 +136,7 @@ struct Task {
     answers: Answers,
     alarms: mpsc::Receiver<Alarm>,
     alarm: mpsc::Sender<Alarm>,
-    state: Arc<Mutex<VmState>>,
+    seen: Arc<Mutex<Seen>>,
     /// The VM is gone from here; the task ends.
     gone: bool,
 }
@@ -149,6 +149,15 @@ pub(crate) fn state(record: &Record, running: bool) -> VmState {
         epoch: record.epoch,
         running,
     }
+}
+
+/// A VM's task, as the rest of the agent sees it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// The host state's line.
+    pub(crate) state: VmState,
+    /// Its QEMU, while it is at home here and runs.
+    pub(crate) at_home: Option<Vm>,
 }
 
 /// Both ends of the queue in which a VM's buffers and streams speak up.
@@ -165,7 +174,7 @@ pub(crate) async fn run(
     record: Record,
     life: Life,
     orders: mpsc::Receiver<Order>,
-    state: Arc<Mutex<VmState>>,
+    seen: Arc<Mutex<Seen>>,
     (alarm, alarms): Alarms,
 ) {
     let mut task = Task {
@@ -177,7 +186,7 @@ pub(crate) async fn run(
         answers: Answers::default(),
         alarms,
         alarm,
-        state,
+        seen,
         gone: false,
     };
     task.publish().await;
@@ -244,7 +253,14 @@ impl Task {
             }
             Life::Expected | Life::Left { .. } | Life::Target { .. } => false,
         };
-        *self.state.lock().expect("no holder of this lock panics") = state(&self.record, running);
+        let at_home = match &self.life {
+            Life::Home { qemu, .. } if running => Some(qemu.vm().clone()),
+            _ => None,
+        };
+        *self.seen.lock().expect("no holder of this lock panics") = Seen {
+            state: state(&self.record, running),
+            at_home,
+        };
     }
 
     fn tell(&self, outcome: Outcome) {

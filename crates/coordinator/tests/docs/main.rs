@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use transhume_coordinator::api::{
-    Accepted, ClusterList, ClusterView, HostList, MigrationList, MoveOrder, PlanView, Problem,
+    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView, Problem,
 };
 use transhume_model::ClusterSpec;
+use transhume_planner::report::PlanReport;
 use transhume_protocol::event::Event;
 use transhume_protocol::report::MigrationReport;
 use utoipa::ToSchema;
@@ -81,6 +82,14 @@ fn documents() -> BTreeMap<&'static str, Value> {
         (
             "migrations",
             document::<MigrationList>("transhume migrations --json"),
+        ),
+        (
+            "forecasts",
+            document::<ForecastRecord>("transhume report --all --json"),
+        ),
+        (
+            "plan-inventory",
+            document::<PlanReport>("transhume plan --inventory FILE --json"),
         ),
         ("cancel", document::<Accepted>("transhume cancel N --json")),
         (

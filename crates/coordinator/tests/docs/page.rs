@@ -62,7 +62,16 @@ fn every_code_is_in_the_table() {
         .filter(is_code)
         .collect();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = ["checks", "clusters", "error", "http", "jobs", "moves", "survey"];
+    let files = [
+        "checks",
+        "clusters",
+        "error",
+        "forecasts",
+        "http",
+        "jobs",
+        "moves",
+        "survey",
+    ];
     let text: String = files
         .map(|file| std::fs::read_to_string(sources.join(file).with_extension("rs")).unwrap())
         .concat();
@@ -78,11 +87,13 @@ fn every_code_is_in_the_table() {
 
 #[test]
 fn every_schema_is_named() {
-    let page = page();
+    let command_line = std::fs::read_to_string(super::docs().join("cli.md")).unwrap();
+    let pages = [page(), command_line];
     for name in super::documents().keys() {
+        let file = format!("schema/{name}.json");
         assert!(
-            page.contains(&format!("schema/{name}.json")),
-            "docs/api.md does not name schema/{name}.json"
+            pages.iter().any(|page| page.contains(&file)),
+            "neither docs/api.md nor docs/cli.md names {file}"
         );
     }
 }

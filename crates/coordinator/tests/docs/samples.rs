@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use transhume_coordinator::api::*;
 use transhume_model::*;
+use transhume_planner::report::{Answer, PlanReport};
+use transhume_planner::{Options, generate, plan};
 use transhume_protocol::event::{Event, Happening};
+use transhume_protocol::forecast::{Comparison, Expected, MoveForecast, Truth, VmComparison, VmForecast};
 use transhume_protocol::message::{
     Fault, FaultKind, Mode, OldPath, PageProgress, QemuState, Refusal, RefusalKind, VmRole,
 };
@@ -25,6 +28,8 @@ fn lab() -> ClusterName {
 }
 
 const NUMBER: MigrationId = MigrationId(7);
+/// Small instances that are planned for their answers.
+const INSTANCES: u64 = 60;
 
 /// File name under docs/schema, and a document that its schema must allow.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -49,13 +54,14 @@ pub fn all() -> Vec<(&'static str, Value)> {
             }),
         ),
         ("order", json!({ "from": ["h1"], "to": ["h2"] })),
-        ("plan", json!(plan())),
+        ("plan", json!(live_plan())),
         (
             "migrations",
             json!(MigrationList {
                 migrations: endings().map(migration_line).collect()
             }),
         ),
+        ("forecasts", json!(record())),
         ("cancel", json!(Accepted { migration: NUMBER })),
         (
             "problem",
@@ -66,6 +72,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
             }),
         ),
     ];
+    all.extend(plans_from_files().map(|plan| ("plan-inventory", json!(plan))));
     all.extend(endings().map(|ending| ("report", json!(report(ending)))));
     all.extend(happenings().map(|what| {
         (
@@ -207,7 +214,7 @@ fn cluster() -> ClusterSpec {
     }
 }
 
-fn plan() -> PlanView {
+fn live_plan() -> PlanView {
     let one = PlannedMove {
         vm: vm("vm1"),
         batch: 1,
@@ -221,7 +228,81 @@ fn plan() -> PlanView {
         hosts_min: 1,
         moves: vec![one],
         stay: vec![vm("vm2")],
+        forecast: MoveForecast {
+            vms: vec![vm_forecast(None), vm_forecast(Some(RANGE))],
+            expected: EXPECTED,
+        },
     }
+}
+
+const RANGE: Interval = Interval { low: 1.0, high: 2.5 };
+const EXPECTED: Expected = Expected {
+    bytes: RANGE,
+    duration_ms: RANGE,
+    blackout_ms: RANGE,
+};
+
+fn vm_forecast(dirty_mib_s: Option<Interval>) -> VmForecast {
+    VmForecast {
+        vm: vm("vm1"),
+        rate_mbit_s: 250.0,
+        dirty_mib_s,
+        expected: EXPECTED,
+        assumed: vec!["compression leaves 30 to 100 %".into()],
+    }
+}
+
+fn comparison(truth: Option<f64>) -> Comparison {
+    let truth = Truth {
+        bytes: truth,
+        duration_ms: truth,
+        blackout_ms: truth,
+    };
+    Comparison::of(&EXPECTED, truth)
+}
+
+fn vm_comparison(truth: Option<f64>) -> VmComparison {
+    VmComparison {
+        rate_mbit_s: 250.0,
+        dirty_mib_s: truth.map(|_| RANGE),
+        assumed: Vec::new(),
+        figures: comparison(truth),
+    }
+}
+
+fn record() -> ForecastRecord {
+    ForecastRecord {
+        migrations: vec![ForecastLine {
+            migration: NUMBER,
+            cluster: lab(),
+            vms: 2,
+            figures: comparison(Some(2.0)),
+        }],
+        bytes: Score { inside: 1, of: 2 },
+        ..ForecastRecord::default()
+    }
+}
+
+/// Real answers of the planner to small instances with every kind of constraint, and one that was stopped.
+fn plans_from_files() -> impl Iterator<Item = PlanReport> {
+    let answers = (0..INSTANCES).filter_map(|seed| plan(&generate::small(seed), &Options::default()).ok());
+    let mut answers: Vec<PlanReport> = answers.collect();
+    let some = |what: fn(&Answer) -> bool| answers.iter().any(|report| what(&report.answer));
+    assert!(some(
+        |answer| matches!(answer, Answer::Planned(plan) if !plan.batches.is_empty())
+    ));
+    assert!(some(
+        |answer| matches!(answer, Answer::Impossible(why) if !why.conflict.is_empty())
+    ));
+    assert!(some(
+        |answer| matches!(answer, Answer::Impossible(why) if why.addition.is_some())
+    ));
+    let stopped = PlanReport {
+        answer: Answer::NotFound { hosts_min: 3 },
+        ..answers[0].clone()
+    };
+    answers.push(stopped);
+    answers.into_iter()
 }
 
 fn migration_line(outcome: Ending) -> MigrationLine {
@@ -249,6 +330,7 @@ fn report(outcome: Ending) -> MigrationReport {
         buffer_peak_bytes: 4096,
         pages: PageProgress::default(),
         phases: Phase::ALL.map(|phase| PhaseTime { phase, ms: 1.5 }).to_vec(),
+        forecast: Some(vm_comparison(Some(2.0))),
     };
     let untouched = VmReport {
         id: vm("vm2"),
@@ -257,6 +339,7 @@ fn report(outcome: Ending) -> MigrationReport {
         gap_ms: None,
         frames: None,
         old_path: None,
+        forecast: Some(vm_comparison(None)),
         ..whole.clone()
     };
     MigrationReport {
@@ -276,6 +359,7 @@ fn report(outcome: Ending) -> MigrationReport {
         duration_ms: 4_340.0,
         frames: Frames::default(),
         vms: vec![whole, untouched],
+        forecast: (outcome != Ending::Refused).then(|| comparison(None)),
         trouble: (outcome != Ending::Committed).then(|| Trouble {
             step: Step::Capture,
             host: Some(host("h1")),

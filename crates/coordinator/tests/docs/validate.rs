@@ -13,6 +13,8 @@ const NOTES: [&str; 7] = [
     "format",
 ];
 
+const UNKNOWN: &str = "unknown field";
+
 /// Everything that is wrong with a value, each with its place.
 pub fn check(root: &Value, value: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -38,7 +40,7 @@ fn at(root: &Value, schema: &Value, value: &Value, place: &str, wrong: &mut Vec<
                     .and_then(|pointer| root.pointer(pointer));
                 wrong.extend(fits(target.unwrap_or(&Value::Null)));
             }
-            ("allOf", Value::Array(all)) => wrong.extend(all.iter().flat_map(fits)),
+            ("allOf", Value::Array(all)) => wrong.extend(all_of(all.iter().map(fits).collect())),
             ("oneOf", Value::Array(one)) => {
                 let results: Vec<_> = one.iter().map(fits).collect();
                 let fitting = results.iter().filter(|result| result.is_empty()).count();
@@ -89,20 +91,36 @@ fn at(root: &Value, schema: &Value, value: &Value, place: &str, wrong: &mut Vec<
                     match properties.get(name) {
                         Some(schema) => at(root, schema, inner, &format!("{place}/{name}"), wrong),
                         // Stricter than the standard: our documents have no field that their schema does not name.
-                        None => wrong.push(format!("{place}: unknown field {name}")),
+                        None => wrong.push(format!("{place}: {UNKNOWN} {name}")),
                     }
                 }
             }
             // Held of every object, above.
             ("additionalProperties", Value::Bool(false)) => {}
+            ("prefixItems", Value::Array(each)) => {
+                let inner = value.as_array().into_iter().flatten();
+                for (index, (schema, inner)) in each.iter().zip(inner).enumerate() {
+                    at(root, schema, inner, &format!("{place}/{index}"), wrong);
+                }
+            }
             ("items", items) => {
-                for (index, inner) in value.as_array().into_iter().flatten().enumerate() {
+                let prefix = keywords.get("prefixItems").and_then(Value::as_array);
+                let prefix = prefix.map_or(0, Vec::len);
+                let inner = value.as_array().into_iter().flatten().enumerate().skip(prefix);
+                for (index, inner) in inner {
                     at(root, items, inner, &format!("{place}/{index}"), wrong);
                 }
             }
             (keyword, _) => wrong.push(format!("{place}: the keyword {keyword} is not known")),
         }
     }
+}
+
+/// Parts of one object: a field is unknown when no part names it.
+fn all_of(parts: Vec<Vec<String>>) -> Vec<String> {
+    let named = |what: &String| what.contains(UNKNOWN) && parts.iter().any(|part| !part.contains(what));
+    let wrong = parts.iter().flatten().filter(|what| !named(what));
+    wrong.cloned().collect()
 }
 
 fn is_type(value: &Value, name: &str) -> bool {

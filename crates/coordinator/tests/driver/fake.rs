@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use transhume_model::{Capacity, Epoch, HostName, Version, VmName, VmSpec, WallMicros};
 use transhume_protocol::message::{
@@ -57,6 +57,8 @@ pub struct Agent {
     pub name: HostName,
     pub address: SocketAddr,
     desk: Arc<Mutex<Desk>>,
+    /// Until the first start.
+    socket: Option<TcpSocket>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -64,8 +66,9 @@ impl Agent {
     /// A host whose agent is not started yet, with its address.
     pub fn new(name: &str, capacity: Capacity) -> Self {
         let name: HostName = name.parse().unwrap();
-        // The port stays free for us: nobody is given a bound one within its time of rest.
-        let address = bind("127.0.0.1:0".parse().unwrap()).local_addr().unwrap();
+        // Bound and not listening: the port is ours, and whoever connects before the start is refused.
+        let socket = bind("127.0.0.1:0".parse().unwrap());
+        let address = socket.local_addr().unwrap();
         let qemu = QemuState {
             version: Version {
                 major: 10,
@@ -85,6 +88,7 @@ impl Agent {
             qemu_error: None,
             mtu_max: 1500,
             vms: Vec::new(),
+            dirty: BTreeMap::new(),
         };
         let desk = Desk {
             state,
@@ -96,12 +100,14 @@ impl Agent {
             name,
             address,
             desk: Arc::new(Mutex::new(desk)),
+            socket: Some(socket),
             task: None,
         }
     }
 
     pub fn start(&mut self) {
-        let (listener, desk) = (bind(self.address), self.desk.clone());
+        let socket = self.socket.take().unwrap_or_else(|| bind(self.address));
+        let (listener, desk) = (socket.listen(8).unwrap(), self.desk.clone());
         self.task = Some(tokio::spawn(async move {
             let mut current: Option<JoinHandle<()>> = None;
             loop {
@@ -183,11 +189,11 @@ impl Drop for Agent {
     }
 }
 
-fn bind(address: SocketAddr) -> TcpListener {
+fn bind(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(address).unwrap();
-    socket.listen(8).unwrap()
+    socket
 }
 
 async fn converse(stream: TcpStream, desk: Arc<Mutex<Desk>>) {
@@ -223,7 +229,7 @@ impl Desk {
         if self.fates.get("*") == Some(&Fate::Hangup) {
             return None;
         }
-        if !matches!(order.command, Command::Inspect) {
+        if !matches!(order.command, Command::Inspect { .. }) {
             self.orders.push(order.clone());
         }
         let outcomes = match self.fates.get(name) {
@@ -286,9 +292,18 @@ impl Desk {
         }
     }
 
+    /// Message B with those dirty rates that are asked for and known.
+    fn asked(&self, command: &Command) -> HostState {
+        let mut state = self.seen();
+        state
+            .dirty
+            .retain(|vm, _| matches!(command, Command::Inspect { dirty_of } if dirty_of.contains(vm)));
+        state
+    }
+
     fn carry_out(&mut self, order: &Order) -> Vec<Outcome> {
         let Some(vm) = order.command.vm() else {
-            return vec![Outcome::Host(Box::new(self.seen()))];
+            return vec![Outcome::Host(Box::new(self.asked(&order.command)))];
         };
         if let Some(held) = self.vms.get_mut(vm) {
             if order.epoch < held.epoch {
@@ -390,7 +405,7 @@ impl Desk {
                 let put_back = source.captured;
                 vec![Outcome::SourceRestored(SourceFrames { put_back, ..source })]
             }
-            Command::Inspect
+            Command::Inspect { .. }
             | Command::StartVm { .. }
             | Command::DestroyVm { .. }
             | Command::Reserve { .. }

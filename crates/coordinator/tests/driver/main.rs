@@ -3,6 +3,7 @@
 
 mod clusters;
 mod fake;
+mod forecasts;
 mod http;
 mod links;
 mod moves;

@@ -19,6 +19,8 @@ use super::fake::Agent;
 
 /// What is waited for comes long before this, or never.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Speed of every migration link.
+pub const VMCT_MBIT_S: u32 = 1_000;
 const POLL: Duration = Duration::from_millis(20);
 
 pub fn machine() -> MachineType {
@@ -130,6 +132,7 @@ impl Site {
         let hosts = self.agents.values().map(|agent| HostSpec {
             name: agent.name.clone(),
             control: agent.address,
+            vmct_mbit_s: Some(VMCT_MBIT_S),
         });
         Config {
             api: None,

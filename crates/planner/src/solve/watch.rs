@@ -1,6 +1,7 @@
 //! How long a search may go on: a bound on its work, and a caller who may stop it (deadline or cancellation).
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Units of work between two questions to the caller.
 const WORK_PER_QUESTION: u64 = 20_000;
@@ -17,7 +18,7 @@ pub enum Go {
 }
 
 /// Why a search ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
     /// Nothing was left to try, or nothing could be better.

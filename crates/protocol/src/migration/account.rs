@@ -7,6 +7,7 @@ use transhume_model::{HostName, WallMicros};
 
 use super::vm::Vm;
 use super::{Migration, Now};
+use crate::forecast::{Comparison, Truth, VmComparison, VmForecast};
 use crate::message::{SourceFrames, TargetFrames};
 use crate::report::{BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, VmReport};
 use crate::step::Phase;
@@ -28,7 +29,16 @@ impl Migration {
     }
 
     pub(super) fn report_with(&self, now: Now, outcome: Ending) -> MigrationReport {
-        let vms: Vec<VmReport> = self.vms.iter().map(|vm| vm_report(vm, now.wall)).collect();
+        let forecast = self.request.forecast.as_ref();
+        let of = |vm: &Vm| vm_report(vm, forecast.and_then(|all| all.of(vm.name())), now.wall);
+        let vms: Vec<VmReport> = self.vms.iter().map(of).collect();
+        let duration_ms = ms(self.begun_at, now.wall);
+        let truth = match outcome {
+            Ending::Committed => whole(&vms, duration_ms),
+            Ending::Running | Ending::RolledBack | Ending::PartlyCommitted | Ending::Refused => {
+                Truth::default()
+            }
+        };
         MigrationReport {
             migration: self.request.migration,
             cluster: self.request.cluster.clone(),
@@ -39,9 +49,10 @@ impl Migration {
             used: used(&vms, outcome),
             batch: self.request.batches[0].len(),
             started_at: self.begun_at,
-            duration_ms: ms(self.begun_at, now.wall),
+            duration_ms,
             frames: vms.iter().filter_map(|vm| vm.frames).fold(Frames::default(), sum),
             vms,
+            forecast: forecast.map(|all| Comparison::of(&all.expected, truth)),
             trouble: self.trouble.clone(),
         }
     }
@@ -59,7 +70,38 @@ fn used(vms: &[VmReport], outcome: Ending) -> Vec<HostName> {
     used
 }
 
-fn vm_report(vm: &Vm, now: WallMicros) -> VmReport {
+/// What came of a move that committed: bytes of all VMs, the longest blackout.
+fn whole(vms: &[VmReport], duration_ms: f64) -> Truth {
+    Truth {
+        bytes: Some(vms.iter().map(|vm| vm.pages.wire.0 as f64).sum()),
+        duration_ms: Some(duration_ms),
+        blackout_ms: vms.iter().filter_map(|vm| vm.blackout_ms).reduce(f64::max),
+    }
+}
+
+/// A VM's forecast with what came of it; it has a truth when it has arrived and nothing is left to do.
+fn comparison(vm: &Vm, forecast: &VmForecast) -> VmComparison {
+    // Pre-migration lasts as long as earlier batches do.
+    let mut entered = vm.entered.iter();
+    let begun = entered.find(|(phase, _)| *phase > Phase::PreMigration);
+    let begun_at = begun.map(|(_, at)| *at);
+    let truth = match vm.over_at.filter(|_| vm.committed) {
+        Some(over_at) => Truth {
+            bytes: Some(vm.pages.wire.0 as f64),
+            duration_ms: begun_at.map(|begun_at| ms(begun_at, over_at)),
+            blackout_ms: blackout_ms(vm),
+        },
+        None => Truth::default(),
+    };
+    VmComparison {
+        rate_mbit_s: forecast.rate_mbit_s,
+        dirty_mib_s: forecast.dirty_mib_s,
+        assumed: forecast.assumed.clone(),
+        figures: Comparison::of(&forecast.expected, truth),
+    }
+}
+
+fn vm_report(vm: &Vm, forecast: Option<&VmForecast>, now: WallMicros) -> VmReport {
     let source = vm.source_frames.unwrap_or_default();
     let target = vm.target_frames.unwrap_or_default();
     VmReport {
@@ -84,6 +126,7 @@ fn vm_report(vm: &Vm, now: WallMicros) -> VmReport {
         buffer_peak_bytes: source.peak.max(target.peak).0,
         pages: vm.pages,
         phases: phase_times(vm, now),
+        forecast: forecast.map(|forecast| comparison(vm, forecast)),
     }
 }
 

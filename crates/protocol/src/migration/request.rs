@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName, VmSpec};
 
+use crate::forecast::MoveForecast;
 use crate::message::Mode;
 
 /// A move as the planner laid it out and the user accepted it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MoveRequest {
     /// Its number, from 1. Order ids are derived from it: see [`super::OrderIds`].
     pub migration: MigrationId,
@@ -28,6 +29,9 @@ pub struct MoveRequest {
     /// How long things may take.
     #[serde(default)]
     pub limits: Limits,
+    /// What is expected, for the report. Nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<MoveForecast>,
 }
 
 /// One VM of a move.

@@ -123,5 +123,6 @@ pub fn host_state(host: HostName) -> HostState {
         qemu_error: None,
         mtu_max: 1500,
         vms: Vec::new(),
+        dirty: Default::default(),
     }
 }

@@ -58,6 +58,7 @@ pub fn request(vms: usize, k: usize, mode: Mode) -> MoveRequest {
         to: vec![host("t1"), host("t2")],
         batches: vms.chunks(k).map(<[MoveVm]>::to_vec).collect(),
         limits: Limits::default(),
+        forecast: None,
     }
 }
 

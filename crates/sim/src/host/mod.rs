@@ -142,6 +142,7 @@ impl Host {
             qemu_error: None,
             mtu_max: 1500,
             vms: self.vms.values().map(Copy::state).collect(),
+            dirty: BTreeMap::new(),
         }
     }
 

@@ -1,0 +1,131 @@
+//! What was expected of a move before anything moved, and, once it is over, how good that was.
+//!
+//! The coordinator makes a forecast with the move and the journal keeps it with its request; the report puts the truth beside it.
+//! Nothing is decided by it here. Deliberately absent: how a forecast is made (the planner).
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{Interval, VmName};
+use utoipa::ToSchema;
+
+/// What is expected of a VM, or of a whole move.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Expected {
+    /// Bytes between the agents, over VMCT.
+    pub bytes: Interval,
+    /// From the begin of the batch, or of the move, to its end, milliseconds.
+    pub duration_ms: Interval,
+    /// Blackout, milliseconds; of a move: its longest.
+    pub blackout_ms: Interval,
+}
+
+/// Forecast of one VM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmForecast {
+    /// The VM.
+    pub vm: VmName,
+    /// Its share of VMCT, Mbit/s.
+    pub rate_mbit_s: f64,
+    /// Its dirty rate as measured, with the error of the sample, MiB/s; `None` where it is assumed.
+    pub dirty_mib_s: Option<Interval>,
+    /// What is expected.
+    pub expected: Expected,
+    /// What was not measured and is assumed.
+    pub assumed: Vec<String>,
+}
+
+/// Forecast of a whole move.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct MoveForecast {
+    /// Each VM, in the order in which they go.
+    pub vms: Vec<VmForecast>,
+    /// All of it.
+    pub expected: Expected,
+}
+
+impl MoveForecast {
+    /// The forecast of a VM.
+    pub fn of(&self, vm: &VmName) -> Option<&VmForecast> {
+        self.vms.iter().find(|forecast| forecast.vm == *vm)
+    }
+}
+
+/// A forecast figure with the truth beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Beside {
+    /// As expected.
+    pub forecast: Interval,
+    /// As measured; `None` as long as, or because, the VM did not arrive.
+    pub truth: Option<f64>,
+    /// Whether the truth lies in the forecast.
+    pub inside: Option<bool>,
+}
+
+impl Beside {
+    /// Puts the truth, where there is one, beside the forecast.
+    pub fn of(forecast: Interval, truth: Option<f64>) -> Self {
+        Self {
+            forecast,
+            truth,
+            inside: truth.map(|truth| forecast.holds(truth)),
+        }
+    }
+}
+
+/// What came of a VM, or of a whole move.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Truth {
+    /// Bytes between the agents.
+    pub bytes: Option<f64>,
+    /// Milliseconds from begin to end.
+    pub duration_ms: Option<f64>,
+    /// Milliseconds of blackout.
+    pub blackout_ms: Option<f64>,
+}
+
+/// Forecast and truth, side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Comparison {
+    /// Bytes between the agents, over VMCT.
+    pub bytes: Beside,
+    /// From the begin of the batch, or of the move, to its end, milliseconds.
+    pub duration_ms: Beside,
+    /// Blackout, milliseconds; of a move: its longest.
+    pub blackout_ms: Beside,
+}
+
+impl Comparison {
+    /// Puts truth beside forecast.
+    pub fn of(expected: &Expected, truth: Truth) -> Self {
+        Self {
+            bytes: Beside::of(expected.bytes, truth.bytes),
+            duration_ms: Beside::of(expected.duration_ms, truth.duration_ms),
+            blackout_ms: Beside::of(expected.blackout_ms, truth.blackout_ms),
+        }
+    }
+}
+
+/// One VM's part of the report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmComparison {
+    /// Its share of VMCT, Mbit/s.
+    pub rate_mbit_s: f64,
+    /// Its dirty rate as measured before the move, MiB/s; `None` where it was assumed.
+    pub dirty_mib_s: Option<Interval>,
+    /// What was not measured and was assumed.
+    pub assumed: Vec<String>,
+    /// Forecast and truth.
+    pub figures: Comparison,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_truth_nothing_is_judged() {
+        let forecast = Interval { low: 1.0, high: 2.0 };
+        assert_eq!(Beside::of(forecast, None).inside, None);
+        assert_eq!(Beside::of(forecast, Some(2.0)).inside, Some(true));
+        assert_eq!(Beside::of(forecast, Some(2.1)).inside, Some(false));
+    }
+}
