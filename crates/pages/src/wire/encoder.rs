@@ -55,6 +55,8 @@ struct Flight {
 struct Retained {
     page: Box<Page>,
     groups: u32,
+    /// One for each reference: an honest target asks no more often.
+    supplies_left: u32,
 }
 
 /// Encoder of one VM's stream.
@@ -301,9 +303,11 @@ impl Core {
             Retained {
                 page: Box::new(*page),
                 groups: 0,
+                supplies_left: 0,
             }
         });
         retained.groups += 1;
+        retained.supplies_left += 1;
         self.count(PageClass::Known, id.0.len());
     }
 
@@ -429,7 +433,8 @@ impl Core {
     }
 
     fn supply(&mut self, id: ContentId, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let retained = self.retained.get(&id).ok_or(EncodeError::Need)?;
+        let retained = self.retained.get_mut(&id).ok_or(EncodeError::Need)?;
+        retained.supplies_left = retained.supplies_left.checked_sub(1).ok_or(EncodeError::Need)?;
         frame::frame(out, frame::SUPPLY, |body| {
             body.extend_from_slice(&id.0);
             body.extend_from_slice(&retained.page[..]);
