@@ -1,10 +1,12 @@
 # make demo: a real cluster walks from two hosts to two others, with traffic running.
 # make test: everything that is checked before a change lands.
+# make fuzz EXECUTIONS=10000000: the parsers of bytes from the wire, against anything.
 
 CARGO ?= cargo
+EXECUTIONS ?= 1000000
 TRANSHUME := target/debug/transhume
 
-.PHONY: setup build demo test check unit lab-test licences
+.PHONY: setup build demo test check unit lab-test licences fuzz
 
 setup:
 	scripts/setup.sh
@@ -36,3 +38,7 @@ lab-test:
 	$(CARGO) test --locked -p transhume-lab -- --test-threads=1
 	$(CARGO) test --locked -p transhume-qemu -- --test-threads=1
 	$(CARGO) test --locked -p transhume -- --test-threads=1
+
+# Needs cargo-fuzz and says so; the compiler is the usual one.
+fuzz:
+	scripts/fuzz.sh $(EXECUTIONS)

@@ -5,7 +5,8 @@ mod support;
 use proptest::prelude::*;
 use support::{Pair, config, key, mixed};
 use transhume_pages::{
-    Classes, DecodeError, Decoder, Encoder, EncoderConfig, Knowledge, PageClass, PageStore,
+    Classes, DecodeError, Decoder, EncodeError, Encoder, EncoderConfig, Knowledge, PageClass, PageStore,
+    Progress,
 };
 
 const SLOW: Option<u64> = Some(25_000_000);
@@ -201,6 +202,60 @@ fn a_huge_length_is_refused_before_anything_is_kept() {
     let mut wire = encoded(&mixed(1, 4, 7))[..39].to_vec();
     wire.extend([2, 0xff, 0xff, 0xff, 0x7f]);
     assert_eq!(decode(&wire).0, Err(DecodeError::FrameLength(0x7fff_ffff)));
+}
+
+/// A frame as it stands on the wire.
+fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&[kind][..], &(body.len() as u32).to_le_bytes(), body].concat()
+}
+
+#[test]
+fn a_page_is_supplied_once_for_each_reference() {
+    let (page, mut know) = (support::page(3, 1), Knowledge::default());
+    let id = key("herd").id(&page);
+    know.learn(id);
+    let mut encoder = Encoder::new(config()).expect("an encoder");
+    encoder.link_rate(SLOW);
+    let rounds = [vec![(0, 0, Some(page))], vec![(0, 1, Some(page))]];
+    let mut wire = Vec::new();
+    encoder
+        .push(&support::stream(&rounds), &mut know, &mut wire)
+        .expect("encodes");
+    encoder.flush(&mut wire).expect("encodes");
+    assert_eq!(encoder.account().class(PageClass::Known).pages, 2);
+    let need = framed(18, &[&1u32.to_le_bytes()[..], &id.0].concat());
+    let mut supplied = Vec::new();
+    for expected in [Ok(()), Ok(()), Err(EncodeError::Need)] {
+        assert_eq!(
+            encoder.answer(&need, &mut know, &mut supplied, &mut Vec::new()),
+            expected
+        );
+    }
+    assert_eq!(supplied.len(), 2 * (5 + 16 + 4096));
+}
+
+#[test]
+fn empty_frames_behind_a_group_that_waits_are_bounded() {
+    let (stream, mut know) = (mixed(1, 4, 7), Knowledge::default());
+    let mut store = PageStore::new(0);
+    let config = EncoderConfig {
+        window_bytes_max: 0,
+        ..config()
+    };
+    for page in 0..4 {
+        know.learn(key("herd").id(&support::page(page, 0)));
+    }
+    let mut encoder = Encoder::new(config).expect("an encoder");
+    encoder.link_rate(SLOW);
+    let mut wire = Vec::new();
+    encoder.push(&stream, &mut know, &mut wire).expect("encodes");
+    encoder.flush(&mut wire).expect("encodes");
+    let mut decoder = Decoder::new(key("herd")).expect("a decoder");
+    let mut push = |bytes: &[u8]| decoder.push(bytes, &mut store, &mut vec![], &mut vec![]);
+    assert_eq!(push(&wire), Ok(Progress::Hungry));
+    let frames = framed(2, &[]).repeat(1000);
+    let refused = (0..100).find_map(|_| push(&frames).err());
+    assert_eq!(refused, Some(DecodeError::Window));
 }
 
 proptest! {

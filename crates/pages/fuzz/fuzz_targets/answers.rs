@@ -1,16 +1,47 @@
-//! Any bytes from the target: the source takes or refuses them.
+//! Any bytes from the target to a source with groups on their way: taken or refused, and no more supplied than was referred to.
+//! First byte: piece size.
 #![no_main]
 
+use std::sync::LazyLock;
+
 use libfuzzer_sys::fuzz_target;
-use transhume_model::ClusterName;
-use transhume_pages::{ContentKey, Encoder, EncoderConfig, Knowledge};
+use transhume_pages::limits::PAGE_BYTES;
+use transhume_pages::{ContentId, Encoder, Knowledge};
+use transhume_pages_fuzz::{Choices, SLOW, answer, config, key, page, stream};
+
+/// References to pages: two different ones, one of them twice, in two groups.
+const REFERENCES: usize = 3;
+/// A frame that supplies a page: head, id, page.
+const SUPPLY_BYTES: usize = 5 + 16 + PAGE_BYTES;
+
+static STREAM: LazyLock<Vec<u8>> =
+    LazyLock::new(|| stream(&[(0, Some(page(1))), (1, Some(page(3))), (2, Some(page(1)))]));
+static IDS: LazyLock<[ContentId; 2]> = LazyLock::new(|| [1, 3].map(|kind| key().id(&page(kind))));
 
 fuzz_target!(|data: &[u8]| {
-    let cluster: ClusterName = "herd".parse().expect("a cluster's name");
-    let config = EncoderConfig { version_slots: 8, ..EncoderConfig::new(ContentKey::of(&cluster, b"")) };
-    let mut encoder = Encoder::new(config).expect("an encoder");
+    let mut choices = Choices(data);
+    let piece = 1 + usize::from(choices.byte()) * 8;
     let (mut know, mut out) = (Knowledge::default(), Vec::new());
-    encoder.push(b"QEVM\0\0\0\x03", &mut know, &mut out).expect("encodes");
+    IDS.iter().for_each(|id| know.learn(*id));
+    let mut encoder = Encoder::new(config()).expect("an encoder");
+    encoder.link_rate(SLOW);
+    let (first, second) = STREAM.split_at(STREAM.len() / 2);
+    encoder.push(first, &mut know, &mut out).expect("encodes");
     encoder.flush(&mut out).expect("encodes");
-    let _ = encoder.answer(data, &mut know, &mut out, &mut Vec::new());
+    encoder.push(second, &mut know, &mut out).expect("encodes");
+    encoder.flush(&mut out).expect("encodes");
+    out.clear();
+    let ids_max = choices.0.len() / 16 + 2;
+    for piece in choices.0.chunks(piece) {
+        if answer(&mut encoder, piece, &mut know, &mut out).is_err() {
+            break;
+        }
+    }
+    assert!(
+        out.len() <= REFERENCES * SUPPLY_BYTES,
+        "{} bytes supplied",
+        out.len()
+    );
+    assert!(know.count() <= ids_max + 2, "more was learned than was told");
+    encoder.finish(&mut out).expect("encodes");
 });

@@ -134,6 +134,11 @@ fn whole<T>(value: Option<T>, reader: &Reader<'_>) -> Result<T, DecodeError> {
     value.filter(|_| reader.is_empty()).ok_or(DecodeError::Truncated)
 }
 
+/// What a queued frame is charged: no less than its place in the queue, or empty frames would be kept for nothing.
+fn queued_bytes(body: &[u8]) -> usize {
+    (body.len() + frame::HEAD_BYTES).max(size_of::<(u8, Vec<u8>)>())
+}
+
 impl Core {
     /// An honest source stays within its window, but for one push and the supplies asked of it.
     fn check_window(&self, frames_bytes: usize) -> Result<(), DecodeError> {
@@ -147,7 +152,7 @@ impl Core {
     }
 
     fn enqueue(&mut self, kind: u8, body: &[u8]) {
-        self.queue_bytes += body.len() + frame::HEAD_BYTES;
+        self.queue_bytes += queued_bytes(body);
         self.queue.push_back((kind, body.to_vec()));
     }
 
@@ -163,7 +168,7 @@ impl Core {
             let Some((kind, body)) = self.queue.pop_front() else {
                 break;
             };
-            self.queue_bytes -= body.len() + frame::HEAD_BYTES;
+            self.queue_bytes -= queued_bytes(&body);
             self.frame(kind, &body, store, out, back)?;
         }
         Ok(())

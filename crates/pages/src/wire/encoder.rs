@@ -419,7 +419,7 @@ impl Core {
     }
 
     fn supply(&mut self, id: ContentId, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let page = self.window.page(id).ok_or(EncodeError::Need)?;
+        let page = self.window.supply(id).ok_or(EncodeError::Need)?;
         frame::frame(out, frame::SUPPLY, |body| {
             body.extend_from_slice(&id.0);
             body.extend_from_slice(page);

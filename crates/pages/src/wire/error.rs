@@ -84,8 +84,8 @@ pub enum EncodeError {
     /// An acknowledgement of a group that was not sent.
     #[error("the target acknowledges group {0}, which is not on its way")]
     Ack(u32),
-    /// A page asked for that was not referred to.
-    #[error("the target asks for a page that no group on its way refers to")]
+    /// A page asked for that was not referred to, or more often than it was.
+    #[error("the target asks for a page that no group on its way refers to, or asks again")]
     Need,
     /// The compressor could not be set up.
     #[error("the group compressor cannot be set up")]

@@ -18,6 +18,8 @@ struct Flight {
 struct Retained {
     page: Box<Page>,
     groups: u32,
+    /// One for each reference: an honest target asks no more often.
+    supplies_left: u32,
 }
 
 /// Bounded by the encoder's window: past it no more of QEMU's bytes are taken.
@@ -65,14 +67,18 @@ impl Window {
             Retained {
                 page: Box::new(*page),
                 groups: 0,
+                supplies_left: 0,
             }
         });
         retained.groups += 1;
+        retained.supplies_left += 1;
     }
 
-    /// The page of a reference on its way.
-    pub fn page(&self, id: ContentId) -> Option<&Page> {
-        self.retained.get(&id).map(|retained| &*retained.page)
+    /// The page of a reference on its way, once for each.
+    pub fn supply(&mut self, id: ContentId) -> Option<&Page> {
+        let retained = self.retained.get_mut(&id)?;
+        retained.supplies_left = retained.supplies_left.checked_sub(1)?;
+        Some(&retained.page)
     }
 
     /// Everything up to this group has been rebuilt: its retained pages and its room are free.

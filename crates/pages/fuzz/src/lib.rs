@@ -1,0 +1,137 @@
+//! What the fuzz targets share: a cluster's key, the streams of small guests, and choices read off the fuzzer's bytes.
+//!
+//! Everything is the same in every run, so an input that failed fails again. What the targets hold true is said in each.
+#![forbid(unsafe_code)]
+
+mod guest;
+mod mutate;
+
+use std::sync::LazyLock;
+
+use transhume_model::ClusterName;
+use transhume_pages::limits::{FRAME_BODY_BYTES_MAX, GROUP_PAGES_MAX, OUTPUT_BYTES_MAX, PAGE_BYTES};
+use transhume_pages::stream::Page;
+use transhume_pages::{
+    ContentKey, DecodeError, Decoder, EncodeError, Encoder, EncoderConfig, Knowledge, PageStore, Progress,
+};
+
+pub use guest::{BASES, Base, SLOW, page, stream};
+pub use mutate::{Frame, damaged, split};
+
+/// Versions kept for delta: few, so that they are evicted.
+pub const VERSION_SLOTS: u32 = 8;
+
+/// What one push of the decoder may give out: its limit, and the group that crossed it.
+pub const PUSH_OUTPUT_BYTES_MAX: usize =
+    OUTPUT_BYTES_MAX + FRAME_BODY_BYTES_MAX + GROUP_PAGES_MAX * (PAGE_BYTES + 8 + 256);
+
+/// The key of the cluster that all targets play.
+pub fn key() -> ContentKey {
+    static KEY: LazyLock<ContentKey> = LazyLock::new(|| {
+        let cluster: ClusterName = "herd".parse().expect("a cluster's name");
+        ContentKey::of(&cluster, b"")
+    });
+    KEY.clone()
+}
+
+/// All classes, few versions.
+pub fn config() -> EncoderConfig {
+    EncoderConfig {
+        version_slots: VERSION_SLOTS,
+        ..EncoderConfig::new(key())
+    }
+}
+
+/// Hands bytes from the target to an encoder.
+pub fn answer(
+    encoder: &mut Encoder,
+    bytes: &[u8],
+    know: &mut Knowledge,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    encoder.answer(bytes, know, out, &mut Vec::new())
+}
+
+/// Decodes a wire in pieces, checking the bounds of each push; gives what QEMU would get, and whether the end was reached.
+pub fn decode(wire: &[u8], piece: usize, store_pages: u64) -> (Result<bool, DecodeError>, Vec<u8>) {
+    let mut decoder = Decoder::new(key()).expect("a decoder");
+    let mut store = PageStore::new(store_pages * PAGE_BYTES as u64);
+    let (mut out, mut back, mut ended) = (Vec::new(), Vec::new(), false);
+    let mut pieces = wire.chunks(piece.max(1));
+    let mut more = false;
+    loop {
+        let next = if more { Some(&[][..]) } else { pieces.next() };
+        let Some(bytes) = next else {
+            return (Ok(ended), out);
+        };
+        let before = out.len();
+        back.clear();
+        match decoder.push(bytes, &mut store, &mut out, &mut back) {
+            Ok(progress) => {
+                ended |= matches!(progress, Progress::Ended(_));
+                more = progress == Progress::More;
+            }
+            Err(error) => return (Err(error), out),
+        }
+        assert!(
+            out.len() - before <= PUSH_OUTPUT_BYTES_MAX,
+            "one push gave out too much"
+        );
+        assert!(store.pages() as u64 <= store_pages, "the store outgrew its limit");
+        // Each piece here is far smaller than a frame may be: some ids asked for, and what the store did.
+        assert!(
+            back.len() <= 64 * 1024 + bytes.len(),
+            "one push sent too much back"
+        );
+    }
+}
+
+/// A page made of the fuzzer's bytes: they repeat, and every repetition adds to one of its words, as tables in memory do.
+pub fn page_of(bytes: &[u8]) -> Page {
+    let mut page = [0; PAGE_BYTES];
+    if bytes.is_empty() {
+        return page;
+    }
+    for (round, part) in page.chunks_mut(bytes.len().max(4)).enumerate() {
+        let len = part.len().min(bytes.len());
+        part[..len].copy_from_slice(&bytes[..len]);
+        if bytes[0] & 1 == 1 {
+            part[0] = part[0].wrapping_add(round as u8);
+        }
+    }
+    page
+}
+
+/// Numbers read off the front of the fuzzer's bytes; zeros when they run out.
+pub struct Choices<'a>(pub &'a [u8]);
+
+impl Choices<'_> {
+    /// Nothing is left.
+    pub fn done(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next byte.
+    pub fn byte(&mut self) -> u8 {
+        let Some((&first, rest)) = self.0.split_first() else {
+            return 0;
+        };
+        self.0 = rest;
+        first
+    }
+
+    /// The next two bytes.
+    pub fn word(&mut self) -> usize {
+        usize::from(self.byte()) | usize::from(self.byte()) << 8
+    }
+
+    /// A number below `end`, 0 when there is none.
+    pub fn below(&mut self, end: usize) -> usize {
+        let number = if end > 256 {
+            self.word()
+        } else {
+            usize::from(self.byte())
+        };
+        number.checked_rem(end).unwrap_or(0)
+    }
+}
