@@ -2,12 +2,15 @@
 //!
 //! The file is a guest's memory as it is (QMP `pmemsave`); zero pages, which QEMU sends as zero records, are left out.
 //! Without a file the pages are made from a seed, which is printed. Beside them: a plain copy, and LZ4 and zstd of single
-//! pages as their libraries offer them. All rates are of plain pages, also where the step reads compressed ones.
+//! pages as their libraries offer them. All rates are of plain pages, also where the step reads compressed ones. Time is the
+//! thread's processor time, so that other work on the machine is not counted (it still takes its share of the caches).
 
 use std::hint::black_box;
+use std::time::Duration;
 
-use criterion::measurement::WallTime;
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use rustix::time::{ClockId, clock_gettime};
 use transhume_model::ClusterName;
 use transhume_pages::ContentKey;
 use transhume_pages::chooser::similarity;
@@ -18,6 +21,39 @@ use transhume_pages::stream::Page;
 /// Pages measured, spread over the file: more than fits the caches nearest to the core.
 const PAGES_MAX: usize = 4096;
 const SEED: u64 = 2026;
+
+/// Processor time of this thread.
+struct ThreadTime;
+
+impl Measurement for ThreadTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+    }
+
+    fn end(&self, started: Duration) -> Duration {
+        self.start() - started
+    }
+
+    fn add(&self, first: &Duration, second: &Duration) -> Duration {
+        *first + *second
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
 
 fn xorshift(state: &mut u64) -> u64 {
     *state ^= *state << 13;
@@ -65,7 +101,7 @@ fn pages() -> Vec<Page> {
 }
 
 /// Measures a step over all inputs, which stand for so many plain bytes.
-fn step<T>(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, inputs: &[T], mut run: impl FnMut(&T)) {
+fn step<T>(group: &mut BenchmarkGroup<'_, ThreadTime>, name: &str, inputs: &[T], mut run: impl FnMut(&T)) {
     group.bench_function(name, |bencher| {
         bencher.iter(|| inputs.iter().for_each(|input| run(black_box(input))));
     });
@@ -82,7 +118,7 @@ fn share<'a>(name: &str, bodies: impl Iterator<Item = &'a Vec<u8>>, plain_bytes:
 
 /// A codec of single pages: encode, then decode its bodies.
 fn codec(
-    group: &mut BenchmarkGroup<'_, WallTime>,
+    group: &mut BenchmarkGroup<'_, ThreadTime>,
     name: &str,
     pages: &[Page],
     encode: impl Fn(&Page, &mut Vec<u8>),
@@ -107,7 +143,7 @@ fn codec(
     });
 }
 
-fn classify(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[Page]) {
+fn classify(group: &mut BenchmarkGroup<'_, ThreadTime>, pages: &[Page]) {
     let cluster: ClusterName = "bench".parse().expect("a cluster's name");
     let key = ContentKey::of(&cluster, b"");
     let mut out = [0; PAGE_BYTES];
@@ -127,7 +163,7 @@ fn classify(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[Page]) {
 }
 
 /// A page as it was and as it is after a few writes to it.
-fn deltas(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[Page]) {
+fn deltas(group: &mut BenchmarkGroup<'_, ThreadTime>, pages: &[Page]) {
     let mut random = SEED;
     let pairs: Vec<(Page, Page)> = pages
         .iter()
@@ -167,7 +203,7 @@ fn deltas(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[Page]) {
 }
 
 /// zstd of single pages, and of groups.
-fn zstd(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[Page]) {
+fn zstd(group: &mut BenchmarkGroup<'_, ThreadTime>, pages: &[Page]) {
     let mut encoder = group::GroupEncoder::new().expect("a context");
     let mut decoder = group::GroupDecoder::new().expect("a context");
     for (name, size) in [("zstd-1 of one page", 1), ("zstd group of 64", GROUP_PAGES_MAX)] {
@@ -194,7 +230,7 @@ fn zstd(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[Page]) {
     }
 }
 
-fn all(criterion: &mut Criterion) {
+fn all(criterion: &mut Criterion<ThreadTime>) {
     let pages = pages();
     let mut group = criterion.benchmark_group("pages");
     group.sample_size(30);
@@ -220,5 +256,9 @@ fn all(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, all);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(ThreadTime);
+    targets = all
+}
 criterion_main!(benches);

@@ -18,9 +18,7 @@ const TAGS: usize = WORDS / 4;
 const LOW_BITS: u32 = 10;
 const LOW_MASK: u32 = (1 << LOW_BITS) - 1;
 
-/// Tags: zero, exact (1), partial, miss. `sort` counts down from the miss.
-const ZERO: u8 = 0;
-const PARTIAL: u8 = 2;
+/// The last of the tags zero, exact, partial, miss: `sort` counts down from it.
 const MISS: u8 = 3;
 
 /// Any position in a list lies within these bits.
@@ -28,6 +26,14 @@ const POSITION: usize = WORDS - 1;
 
 /// Longest body: all misses.
 pub const BODY_BYTES_MAX: usize = TAGS + PAGE_BYTES;
+
+/// Words of the dictionary; those that are zero are put behind it, where nothing is looked up.
+const SLOTS: usize = 32;
+
+/// What moves a word behind the dictionary: something only if `some` is 0.
+fn unless(some: u8) -> usize {
+    usize::from(some == 0) << 4
+}
 
 fn slot(word: u32) -> usize {
     ((word >> LOW_BITS).wrapping_mul(0x9E37_79B1) >> 28) as usize
@@ -39,6 +45,38 @@ struct Parts {
     indices: [u8; WORDS],
     lows: [u16; WORDS],
     misses: [[u8; 4]; WORDS],
+}
+
+/// Where the three lists stand, in one number: by tag, one addition moves them all on.
+#[derive(Clone, Copy, Default)]
+struct Positions(u64);
+
+impl Positions {
+    const STEPS: [u64; 4] = [0, 1, 1 | 1 << 16, 1 << 32];
+
+    fn index(self) -> usize {
+        self.0 as usize & POSITION
+    }
+
+    fn low(self) -> usize {
+        (self.0 >> 16) as usize & POSITION
+    }
+
+    fn miss(self) -> usize {
+        (self.0 >> 32) as usize & POSITION
+    }
+
+    fn pass(&mut self, tag: u8) {
+        self.0 += Self::STEPS[usize::from(tag & 3)];
+    }
+
+    fn counts(self) -> Counts {
+        Counts {
+            indices: usize::from(self.0 as u16),
+            lows: usize::from((self.0 >> 16) as u16),
+            misses: usize::from((self.0 >> 32) as u16),
+        }
+    }
 }
 
 /// How long the three lists are.
@@ -67,8 +105,8 @@ impl Counts {
 /// Sorts the words into the four kinds. Branches only on four zeros at once: guest pages defeat prediction of more.
 /// The masks on positions change nothing (no list has more entries than the page has words); they spare bounds checks.
 fn sort(page: &Page, parts: &mut Parts) -> Counts {
-    let mut dictionary = [0u32; 16];
-    let mut counts = Counts::default();
+    let mut dictionary = [0u32; SLOTS];
+    let mut positions = Positions::default();
     for (four, tags) in page.as_chunks::<16>().0.iter().zip(&mut parts.tags) {
         if *four == [0; 16] {
             continue;
@@ -80,17 +118,16 @@ fn sort(page: &Page, parts: &mut Parts) -> Counts {
             let some = u8::from(word != 0);
             let exact = u8::from(word == seen);
             let partial = u8::from(word >> LOW_BITS == seen >> LOW_BITS);
-            *tags |= (MISS - partial - exact) * some << (2 * at);
-            parts.indices[counts.indices & POSITION] = index as u8;
-            parts.lows[counts.lows & POSITION] = (word & LOW_MASK) as u16;
-            parts.misses[counts.misses & POSITION] = *bytes;
-            counts.indices += usize::from(partial & some);
-            counts.lows += usize::from((partial - exact) & some);
-            counts.misses += usize::from(some - (partial & some));
-            dictionary[index] = if word == 0 { seen } else { word };
+            let tag = (MISS - partial - exact) & some.wrapping_neg();
+            *tags |= tag << (2 * at);
+            parts.indices[positions.index()] = index as u8;
+            parts.lows[positions.low()] = (word & LOW_MASK) as u16;
+            parts.misses[positions.miss()] = *bytes;
+            positions.pass(tag);
+            dictionary[index | unless(some)] = word;
         }
     }
-    counts
+    positions.counts()
 }
 
 /// Appends the body; false (nothing appended) unless it is smaller than `limit` bytes.
@@ -176,10 +213,9 @@ pub fn decode(body: &[u8], page: &mut Page) -> Result<(), CodecError> {
     Ok(())
 }
 
-/// What of a word comes from the dictionary, from the low bits and from the misses, by tag.
+/// What of a word that is no miss comes from the dictionary and from the low bits, by tag.
 const FROM_SEEN: [u32; 4] = [0, u32::MAX, !LOW_MASK, 0];
 const FROM_LOWS: [u32; 4] = [0, 0, LOW_MASK, 0];
-const FROM_MISSES: [u32; 4] = [0, 0, 0, u32::MAX];
 
 /// Replays the dictionary, with a branch only on four zeros at once; positions are masked as in `sort`.
 fn rebuild(
@@ -189,8 +225,8 @@ fn rebuild(
     misses: &[[u8; 4]; WORDS],
     page: &mut Page,
 ) {
-    let mut dictionary = [0u32; 16];
-    let mut at = Counts::default();
+    let mut dictionary = [0u32; SLOTS];
+    let mut positions = Positions::default();
     for (four, &tags) in page.as_chunks_mut::<16>().0.iter_mut().zip(tags) {
         if tags == 0 {
             *four = [0; 16];
@@ -199,17 +235,15 @@ fn rebuild(
         for (out, shift) in four.as_chunks_mut::<4>().0.iter_mut().zip([0, 2, 4, 6]) {
             let tag = tags >> shift & 3;
             let kind = usize::from(tag);
-            let miss = u32::from_le_bytes(misses[at.misses & POSITION]);
-            let named = usize::from(indices[at.indices & POSITION] & 15);
+            let miss = u32::from_le_bytes(misses[positions.miss()]);
+            let low = u32::from(lows[positions.low()]);
+            let named = usize::from(indices[positions.index()] & 15);
             let index = if tag == MISS { slot(miss) } else { named };
-            let seen = dictionary[index];
-            let low = u32::from(lows[at.lows & POSITION]);
-            let word = seen & FROM_SEEN[kind] | low & FROM_LOWS[kind] | miss & FROM_MISSES[kind];
-            dictionary[index] = if tag == ZERO { seen } else { word };
+            let held = dictionary[index] & FROM_SEEN[kind] | low & FROM_LOWS[kind];
+            let word = if tag == MISS { miss } else { held };
+            dictionary[index | unless(tag)] = word;
             *out = word.to_le_bytes();
-            at.indices += usize::from((tag + 1) >> 1 & 1);
-            at.lows += usize::from(tag == PARTIAL);
-            at.misses += usize::from(tag == MISS);
+            positions.pass(tag);
         }
     }
 }
