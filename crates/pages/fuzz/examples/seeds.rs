@@ -23,7 +23,7 @@ fn main() -> Result<()> {
         folder,
         "store",
         "evictions",
-        &[3, 1, 2, 3, 4, 0x81, 5, 6, 0xd0, 1, 7, 8, 0xd1, 9, 0xd2],
+        &[3, 1, 2, 3, 4, 0x81, 5, 6, 0xd0, 1, 7, 0, 0xd1, 4, 0xd2],
     )
 }
 
@@ -105,7 +105,7 @@ fn answers(folder: &Path) -> Result<()> {
         }
         put(folder, "answers", name, &back)?;
     }
-    let ids = [key().id(&page(1)).0, key().id(&page(3)).0].concat();
+    let ids = [key().id(&page(1)).0; 2].concat();
     let need = [
         &[255, 18, 36, 0, 0, 0, 2, 0, 0, 0][..],
         &ids,

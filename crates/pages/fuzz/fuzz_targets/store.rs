@@ -2,17 +2,15 @@
 //! told the news knows exactly what is held.
 #![no_main]
 
-use std::collections::HashSet;
-
 use libfuzzer_sys::fuzz_target;
-use transhume_pages::content::StoreCursor;
+use transhume_pages::content::{StoreCursor, StoreNews};
 use transhume_pages::limits::PAGE_BYTES;
 use transhume_pages::stream::Page;
 use transhume_pages::{ContentId, Knowledge, PageStore};
 use transhume_pages_fuzz::Choices;
 
 const SENDERS: usize = 3;
-const CONTENTS: u8 = 16;
+const CONTENTS: u8 = 8;
 
 static PAGES: [Page; CONTENTS as usize] = {
     let mut pages = [[0; PAGE_BYTES]; CONTENTS as usize];
@@ -31,40 +29,33 @@ fn id(content: u8) -> ContentId {
 /// Tells a sender the news until there is none, and compares what it then knows with what is held.
 fn tell(store: &PageStore, cursor: &mut StoreCursor, know: &mut Knowledge) {
     let news = store.news(cursor);
-    let told: HashSet<_> = news.holds.iter().chain(&news.dropped).collect();
-    assert_eq!(
-        told.len(),
-        news.holds.len() + news.dropped.len(),
-        "one id is told twice"
-    );
+    let ids = [&news.holds[..], &news.dropped].concat();
+    let twice = ids.iter().enumerate().any(|(at, id)| ids[..at].contains(id));
+    assert!(!twice, "one id is told twice, or both ways");
     if news.reset {
         know.clear();
     }
     news.holds.iter().for_each(|id| know.learn(*id));
     news.dropped.iter().for_each(|id| know.forget(*id));
+    // As many, and none that is not held: the same ones.
     assert_eq!(know.count(), store.pages());
-    assert!((0..CONTENTS).all(|content| know.holds(id(content)) == store.holds(id(content))));
-    let again = store.news(cursor);
-    assert!(
-        !again.reset && again.holds.is_empty() && again.dropped.is_empty(),
-        "the news comes twice"
-    );
+    assert!((0..CONTENTS).all(|content| !know.holds(id(content)) || store.holds(id(content))));
 }
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices(data);
-    let slots = usize::from(choices.byte() % 8);
+    let slots = usize::from(choices.byte() % 5);
     let mut store = PageStore::new((slots * PAGE_BYTES) as u64);
     let mut senders: [(StoreCursor, Knowledge); SENDERS] = Default::default();
     while !choices.done() {
         let choice = choices.byte();
         let content = choice % CONTENTS;
         match choice / CONTENTS {
-            0..=7 => {
+            0..=15 => {
                 store.insert(id(content), &PAGES[usize::from(content)]);
                 assert_eq!(store.holds(id(content)), slots > 0);
             }
-            8..=12 => {
+            16..=25 => {
                 let held = store.holds(id(content));
                 let page = store.get(id(content));
                 assert_eq!(page.is_some(), held);
@@ -77,7 +68,7 @@ fuzz_target!(|data: &[u8]| {
         }
         assert!(store.pages() <= slots);
     }
-    for (cursor, know) in &mut senders {
-        tell(&store, cursor, know);
-    }
+    let (cursor, know) = &mut senders[0];
+    tell(&store, cursor, know);
+    assert_eq!(store.news(cursor), StoreNews::default(), "the news comes twice");
 });

@@ -18,168 +18,232 @@ const TAGS: usize = WORDS / 4;
 const LOW_BITS: u32 = 10;
 const LOW_MASK: u32 = (1 << LOW_BITS) - 1;
 
-const ZERO: u8 = 0;
-const EXACT: u8 = 1;
-const PARTIAL: u8 = 2;
+/// The last of the tags zero, exact, partial, miss: `sort` counts down from it.
 const MISS: u8 = 3;
+
+/// Any position in a list lies within these bits.
+const POSITION: usize = WORDS - 1;
 
 /// Longest body: all misses.
 pub const BODY_BYTES_MAX: usize = TAGS + PAGE_BYTES;
+
+/// Words of the dictionary; those that are zero are put behind it, where nothing is looked up.
+const SLOTS: usize = 32;
+
+/// What moves a word behind the dictionary: something only if `some` is 0.
+fn unless(some: u8) -> usize {
+    usize::from(some == 0) << 4
+}
 
 fn slot(word: u32) -> usize {
     ((word >> LOW_BITS).wrapping_mul(0x9E37_79B1) >> 28) as usize
 }
 
-fn words(page: &Page) -> impl Iterator<Item = u32> + '_ {
-    page.as_chunks::<4>()
-        .0
-        .iter()
-        .map(|word| u32::from_le_bytes(*word))
-}
-
-/// What the words of a page became.
+/// What the words of a page became; the lists that the tags tell apart.
 struct Parts {
-    tags: [u8; WORDS],
-    indices: [u8; WORDS + 1],
-    lows: [u16; WORDS + 2],
-    misses: [u32; WORDS],
-    counts: [usize; 3],
+    tags: [u8; TAGS],
+    indices: [u8; WORDS],
+    lows: [u16; WORDS],
+    misses: [[u8; 4]; WORDS],
 }
 
-/// Sorts the words into the four kinds; without branches, as guest pages defeat prediction.
-fn sort(page: &Page) -> Parts {
-    let mut parts = Parts {
-        tags: [0; WORDS],
-        indices: [0; WORDS + 1],
-        lows: [0; WORDS + 2],
-        misses: [0; WORDS],
-        counts: [0; 3],
-    };
-    let mut dictionary = [0u32; 16];
-    let [mut indices, mut lows, mut misses] = [0usize; 3];
-    for (at, word) in words(page).enumerate() {
-        let index = slot(word);
-        let seen = dictionary[index];
-        let (zero, exact, partial) = (word == 0, word == seen, word >> LOW_BITS == seen >> LOW_BITS);
-        let hit = if exact {
-            EXACT
-        } else if partial {
-            PARTIAL
-        } else {
-            MISS
-        };
-        let tag = if zero { ZERO } else { hit };
-        parts.tags[at] = tag;
-        parts.indices[indices] = index as u8;
-        parts.lows[lows] = (word & LOW_MASK) as u16;
-        parts.misses[misses] = word;
-        indices += usize::from(tag == EXACT) + usize::from(tag == PARTIAL);
-        lows += usize::from(tag == PARTIAL);
-        misses += usize::from(tag == MISS);
-        dictionary[index] = if zero { seen } else { word };
+/// Where the three lists stand, in one number: by tag, one addition moves them all on.
+#[derive(Clone, Copy, Default)]
+struct Positions(u64);
+
+impl Positions {
+    const STEPS: [u64; 4] = [0, 1, 1 | 1 << 16, 1 << 32];
+
+    fn index(self) -> usize {
+        self.0 as usize & POSITION
     }
-    parts.indices[indices] = 0;
-    parts.lows[lows] = 0;
-    parts.lows[lows + 1] = 0;
-    parts.counts = [indices, lows, misses];
-    parts
+
+    fn low(self) -> usize {
+        (self.0 >> 16) as usize & POSITION
+    }
+
+    fn miss(self) -> usize {
+        (self.0 >> 32) as usize & POSITION
+    }
+
+    fn pass(&mut self, tag: u8) {
+        self.0 += Self::STEPS[usize::from(tag & 3)];
+    }
+
+    fn counts(self) -> Counts {
+        Counts {
+            indices: usize::from(self.0 as u16),
+            lows: usize::from((self.0 >> 16) as u16),
+            misses: usize::from((self.0 >> 32) as u16),
+        }
+    }
 }
 
-fn lengths(indices: usize, lows: usize, misses: usize) -> [usize; 3] {
-    [indices.div_ceil(2), lows.div_ceil(3) * 4, misses * 4]
+/// How long the three lists are.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    indices: usize,
+    lows: usize,
+    misses: usize,
+}
+
+impl Counts {
+    /// Bytes of the three lists.
+    fn lengths(self) -> [usize; 3] {
+        [
+            self.indices.div_ceil(2),
+            self.lows.div_ceil(3) * 4,
+            self.misses * 4,
+        ]
+    }
+
+    fn body_bytes(self) -> usize {
+        TAGS + self.lengths().iter().sum::<usize>()
+    }
+}
+
+/// Sorts the words into the four kinds. Branches only on four zeros at once: guest pages defeat prediction of more.
+/// The masks on positions change nothing (no list has more entries than the page has words); they spare bounds checks.
+fn sort(page: &Page, parts: &mut Parts) -> Counts {
+    let mut dictionary = [0u32; SLOTS];
+    let mut positions = Positions::default();
+    for (four, tags) in page.as_chunks::<16>().0.iter().zip(&mut parts.tags) {
+        if *four == [0; 16] {
+            continue;
+        }
+        for (at, bytes) in four.as_chunks::<4>().0.iter().enumerate() {
+            let word = u32::from_le_bytes(*bytes);
+            let index = slot(word);
+            let seen = dictionary[index];
+            let some = u8::from(word != 0);
+            let exact = u8::from(word == seen);
+            let partial = u8::from(word >> LOW_BITS == seen >> LOW_BITS);
+            let tag = (MISS - partial - exact) & some.wrapping_neg();
+            *tags |= tag << (2 * at);
+            parts.indices[positions.index()] = index as u8;
+            parts.lows[positions.low()] = (word & LOW_MASK) as u16;
+            parts.misses[positions.miss()] = *bytes;
+            positions.pass(tag);
+            dictionary[index | unless(some)] = word;
+        }
+    }
+    positions.counts()
 }
 
 /// Appends the body; false (nothing appended) unless it is smaller than `limit` bytes.
 pub fn encode(page: &Page, limit: usize, out: &mut Vec<u8>) -> bool {
-    let parts = sort(page);
-    let [indices, lows, misses] = parts.counts;
-    if TAGS + lengths(indices, lows, misses).iter().sum::<usize>() >= limit {
+    let mut parts = Parts {
+        tags: [0; TAGS],
+        indices: [0; WORDS],
+        lows: [0; WORDS],
+        misses: [[0; 4]; WORDS],
+    };
+    let counts = sort(page, &mut parts);
+    if counts.body_bytes() >= limit {
         return false;
     }
+    // What pads the last pair and the last three is zero, whatever was tried there.
+    parts.indices[counts.indices..]
+        .iter_mut()
+        .take(1)
+        .for_each(|index| *index = 0);
+    parts.lows[counts.lows..]
+        .iter_mut()
+        .take(2)
+        .for_each(|low| *low = 0);
+    out.reserve(counts.body_bytes());
+    out.extend_from_slice(&parts.tags);
+    let pairs = parts.indices.as_chunks::<2>().0;
     out.extend(
-        parts
-            .tags
-            .as_chunks::<4>()
-            .0
+        pairs[..counts.indices.div_ceil(2)]
             .iter()
-            .map(|tag| tag[0] | tag[1] << 2 | tag[2] << 4 | tag[3] << 6),
-    );
-    out.extend(
-        parts.indices[..indices.next_multiple_of(2)]
-            .chunks_exact(2)
             .map(|pair| pair[0] | pair[1] << 4),
     );
-    for low in parts.lows[..lows.next_multiple_of(3)].chunks_exact(3) {
-        let packed = u32::from(low[0]) | u32::from(low[1]) << LOW_BITS | u32::from(low[2]) << (2 * LOW_BITS);
+    for low in parts.lows[..counts.lows].chunks(3) {
+        let packed = low
+            .iter()
+            .rfold(0, |packed, low| packed << LOW_BITS | u32::from(*low));
         out.extend_from_slice(&packed.to_le_bytes());
     }
-    for word in &parts.misses[..misses] {
-        out.extend_from_slice(&word.to_le_bytes());
-    }
+    out.extend_from_slice(parts.misses[..counts.misses].as_flattened());
     true
 }
 
-/// Bytes that a body with these tags must have, with the number of each list's entries.
-fn expected(tags: &[u8]) -> (usize, [usize; 3]) {
-    let mut counts = [0usize; 4];
-    for &four in tags {
-        for shift in [0, 2, 4, 6] {
-            counts[usize::from(four >> shift & 3)] += 1;
-        }
+/// How long the lists of a body with these tags are.
+fn count(tags: &[u8; TAGS]) -> Counts {
+    const LOW: u64 = u64::MAX / 3;
+    let mut counts = Counts::default();
+    for tags in tags.as_chunks::<8>().0 {
+        let tags = u64::from_le_bytes(*tags);
+        let (first, second) = (tags & LOW, tags >> 1 & LOW);
+        counts.indices += (first ^ second).count_ones() as usize;
+        counts.lows += (second & !first).count_ones() as usize;
+        counts.misses += (second & first).count_ones() as usize;
     }
-    let [_, exact, partial, misses] = counts;
-    let parts = lengths(exact + partial, partial, misses);
-    (TAGS + parts.iter().sum::<usize>(), parts)
+    counts
 }
 
 /// Decodes a body to the page.
 pub fn decode(body: &[u8], page: &mut Page) -> Result<(), CodecError> {
-    let (tags, rest) = body.split_at_checked(TAGS).ok_or(CodecError)?;
-    let (len, [indices_len, lows_len, _]) = expected(tags);
-    if body.len() != len {
+    let (tags, rest) = body.split_first_chunk::<TAGS>().ok_or(CodecError)?;
+    let counts = count(tags);
+    if body.len() != counts.body_bytes() {
         return Err(CodecError);
     }
+    let [indices_len, lows_len, _] = counts.lengths();
     let (packed_indices, rest) = rest.split_at(indices_len);
     let (packed_lows, packed_misses) = rest.split_at(lows_len);
-    let mut indices = [0u8; WORDS + 2];
-    for (two, packed) in indices.chunks_exact_mut(2).zip(packed_indices) {
-        two.copy_from_slice(&[packed & 15, packed >> 4]);
+    let mut indices = [0u8; WORDS];
+    for (two, packed) in indices.as_chunks_mut::<2>().0.iter_mut().zip(packed_indices) {
+        *two = [packed & 15, packed >> 4];
     }
-    let mut lows = [0u32; WORDS + 3];
-    for (three, packed) in lows.chunks_exact_mut(3).zip(packed_lows.as_chunks::<4>().0) {
+    let mut lows = [0u16; WORDS + 2];
+    for (three, packed) in lows
+        .as_chunks_mut::<3>()
+        .0
+        .iter_mut()
+        .zip(packed_lows.as_chunks::<4>().0)
+    {
         let packed = u32::from_le_bytes(*packed);
-        three.copy_from_slice(&[
-            packed & LOW_MASK,
-            packed >> LOW_BITS & LOW_MASK,
-            packed >> (2 * LOW_BITS) & LOW_MASK,
-        ]);
+        *three = [0, 1, 2].map(|at| (packed >> (at * LOW_BITS) & LOW_MASK) as u16);
     }
-    let mut misses = [0u32; WORDS + 1];
-    for (word, packed) in misses.iter_mut().zip(packed_misses.as_chunks::<4>().0) {
-        *word = u32::from_le_bytes(*packed);
-    }
+    let mut misses = [[0u8; 4]; WORDS];
+    misses.as_flattened_mut()[..packed_misses.len()].copy_from_slice(packed_misses);
     rebuild(tags, &indices, &lows, &misses, page);
     Ok(())
 }
 
-/// Replays the dictionary; each word is chosen from the four candidates without a branch.
-fn rebuild(tags: &[u8], indices: &[u8], lows: &[u32], misses: &[u32], page: &mut Page) {
-    let mut dictionary = [0u32; 16];
-    let [mut index_at, mut low_at, mut miss_at] = [0usize; 3];
-    for (at, out) in page.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        let tag = tags[at / 4] >> (at % 4 * 2) & 3;
-        let miss = misses[miss_at];
-        let index = if tag == MISS {
-            slot(miss)
-        } else {
-            usize::from(indices[index_at] & 15)
-        };
-        let seen = dictionary[index];
-        let word = [0, seen, seen & !LOW_MASK | lows[low_at], miss][usize::from(tag)];
-        dictionary[index] = if tag == ZERO { seen } else { word };
-        *out = word.to_le_bytes();
-        index_at += usize::from(tag == EXACT) + usize::from(tag == PARTIAL);
-        low_at += usize::from(tag == PARTIAL);
-        miss_at += usize::from(tag == MISS);
+/// What of a word that is no miss comes from the dictionary and from the low bits, by tag.
+const FROM_SEEN: [u32; 4] = [0, u32::MAX, !LOW_MASK, 0];
+const FROM_LOWS: [u32; 4] = [0, 0, LOW_MASK, 0];
+
+/// Replays the dictionary, with a branch only on four zeros at once; positions are masked as in `sort`.
+fn rebuild(
+    tags: &[u8; TAGS],
+    indices: &[u8; WORDS],
+    lows: &[u16; WORDS + 2],
+    misses: &[[u8; 4]; WORDS],
+    page: &mut Page,
+) {
+    let mut dictionary = [0u32; SLOTS];
+    let mut positions = Positions::default();
+    for (four, &tags) in page.as_chunks_mut::<16>().0.iter_mut().zip(tags) {
+        if tags == 0 {
+            *four = [0; 16];
+            continue;
+        }
+        for (out, shift) in four.as_chunks_mut::<4>().0.iter_mut().zip([0, 2, 4, 6]) {
+            let tag = tags >> shift & 3;
+            let kind = usize::from(tag);
+            let miss = u32::from_le_bytes(misses[positions.miss()]);
+            let low = u32::from(lows[positions.low()]);
+            let named = usize::from(indices[positions.index()] & 15);
+            let index = if tag == MISS { slot(miss) } else { named };
+            let held = dictionary[index] & FROM_SEEN[kind] | low & FROM_LOWS[kind];
+            let word = if tag == MISS { miss } else { held };
+            dictionary[index | unless(tag)] = word;
+            *out = word.to_le_bytes();
+            positions.pass(tag);
+        }
     }
 }
