@@ -142,6 +142,7 @@ impl Encode {
         let mut frames = Some(frames);
         let mut flowing = true;
         let mut push: Option<Push> = None;
+        let mut idle_since = Instant::now();
         loop {
             if !flowing && self.out.is_empty() && self.encoder.settled() {
                 // The sender closes its direction; the target ends the other when its QEMU has.
@@ -159,9 +160,10 @@ impl Encode {
                     if let Some(push) = push.take() {
                         self.look_at_link(push);
                     }
+                    idle_since = Instant::now();
                 }
                 chunk = chunks.recv(), if flowing && self.out.is_empty() && self.encoder.ready() => match chunk {
-                    Some(chunk) => push = Some(self.encode(&chunk, chunks.is_empty())?),
+                    Some(chunk) => push = Some(self.encode(&chunk, chunks.is_empty(), idle_since)?),
                     None => {
                         self.encoder.finish(&mut self.out).map_err(broken)?;
                         flowing = false;
@@ -173,7 +175,7 @@ impl Encode {
     }
 
     /// Encodes a chunk; sends what is gathered where nothing follows at once.
-    fn encode(&mut self, chunk: &[u8], last: bool) -> io::Result<Push> {
+    fn encode(&mut self, chunk: &[u8], last: bool, idle_since: Instant) -> io::Result<Push> {
         let begun = Instant::now();
         {
             let mut knowledge = locked(&self.knowledge);
@@ -199,6 +201,7 @@ impl Encode {
         }
         Ok(Push {
             bytes: self.out.len() as u64,
+            idle_nanos: (begun - idle_since).as_nanos() as u64,
             nanos,
             ended,
             trickles: chunk.len() < TRICKLE_BYTES,
@@ -211,7 +214,10 @@ impl Encode {
         let waited = self.encoder.target_waited();
         if push.trickles {
             self.link.idle();
-        } else if self.link.sent(push.bytes, push.nanos + blocked, blocked, waited) {
+        } else if self
+            .link
+            .sent(push.bytes, push.idle_nanos, push.nanos + blocked, blocked, waited)
+        {
             self.tell_rate();
         }
     }
@@ -242,6 +248,7 @@ impl Encode {
 /// A chunk that was encoded, until the sender takes its frames.
 struct Push {
     bytes: u64,
+    idle_nanos: u64,
     nanos: u64,
     ended: Instant,
     trickles: bool,
