@@ -68,6 +68,21 @@ proptest! {
 }
 
 #[test]
+fn a_partial_alone_among_misses_makes_the_longest_wkdm_body() {
+    // Each word's upper 22 bits are its own, but the second has the first's.
+    let mut original = [0; 4096];
+    for (number, word) in original.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        *word = ((number as u32 + 1) << 10).to_le_bytes();
+    }
+    original[4..8].copy_from_slice(&(1u32 << 10 | 1).to_le_bytes());
+    let (mut body, mut decoded) = (Vec::new(), [0; 4096]);
+    assert!(wkdm::encode(&original, usize::MAX, &mut body));
+    assert_eq!(body.len(), wkdm::BODY_BYTES_MAX);
+    wkdm::decode(&body, &mut decoded).unwrap();
+    assert!(decoded == original);
+}
+
+#[test]
 fn a_blob_of_more_pages_than_announced_is_refused() {
     let pages = [[5u8; 4096]; 4].concat();
     let mut blob = Vec::new();

@@ -24,8 +24,8 @@ const MISS: u8 = 3;
 /// Any position in a list lies within these bits.
 const POSITION: usize = WORDS - 1;
 
-/// Longest body: all misses.
-pub const BODY_BYTES_MAX: usize = TAGS + PAGE_BYTES;
+/// Longest body: all misses but one partial, alone in its byte of indices and its four of low bits.
+pub const BODY_BYTES_MAX: usize = TAGS + PAGE_BYTES + 1;
 
 /// Words of the dictionary; those that are zero are put behind it, where nothing is looked up.
 const SLOTS: usize = 32;
