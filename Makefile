@@ -20,7 +20,7 @@ demo: build
 # One selection of packages, so that every dependency is built once; one test at a time, because there is one machine to be a data
 # centre. The binary's own tests come first by name; its labs unpack the kernel that QEMU's tests boot.
 test: setup check
-	$(CARGO) test --locked --workspace --no-fail-fast -- --test-threads=1
+	CARGO='$(CARGO)' scripts/test.sh
 
 check:
 	$(CARGO) fmt --all --check

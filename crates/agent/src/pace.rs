@@ -1,7 +1,8 @@
 //! The pacing hook of a page stream: how it is read next, and how fast it is sent.
 //!
 //! An idle stream is read slowly ([`HoldPace`]): with the switchover-ack withheld QEMU would otherwise look for dirty pages without
-//! pause, and that costs a processor. Released just before the capture, it runs at full speed, or at the rate that was set: the governor of the bands will do so.
+//! pause, and that costs a processor and QEMU's big lock. Released for the catching up before the capture, and once the guest has stopped, it
+//! runs at full speed, or at the rate that was set: the governor of the bands will do so.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,6 +28,11 @@ impl Pace {
     pub fn release(&self) {
         self.released.store(true, Ordering::Release);
         self.changed.notify_one();
+    }
+
+    /// Reads the stream slowly again while it is idle.
+    pub fn hold(&self) {
+        self.released.store(false, Ordering::Release);
     }
 
     /// Sets the stream's rate on the wire; `None` leaves it to the link.
@@ -56,9 +62,7 @@ impl Pace {
 
     /// Waits as long as an idle stream should; returns how many bytes to read at most.
     pub(crate) async fn admit(&self, hold: &mut HoldPace, queued_bytes: usize) -> usize {
-        if self.released.load(Ordering::Acquire) {
-            hold.release();
-        }
+        hold.set_released(self.released.load(Ordering::Acquire));
         let next = hold.next_read(queued_bytes);
         if !next.pause.is_zero() {
             tokio::select! {
@@ -102,5 +106,10 @@ mod tests {
         pace.admit(&mut hold, 0).await;
         assert_eq!(pace.admit(&mut hold, 0).await, usize::MAX);
         assert_eq!(begun.elapsed(), Duration::ZERO);
+        pace.hold();
+        // The first may still be woken by that release.
+        pace.admit(&mut hold, 0).await;
+        pace.admit(&mut hold, 0).await;
+        assert!(begun.elapsed() > Duration::ZERO);
     }
 }

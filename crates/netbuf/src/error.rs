@@ -45,7 +45,9 @@ pub enum Error {
         name: String,
     },
     /// QEMU did not empty the tap's ring in time.
-    #[error("VM {vm} NIC {nic}: the guest left frames in its ring for {waited_ms} ms; is it stuck?")]
+    #[error(
+        "VM {vm} NIC {nic}: the guest left frames in its ring for {waited_ms} ms and took {taken}; is it stuck?"
+    )]
     RingNotEmpty {
         /// The VM.
         vm: VmName,
@@ -53,6 +55,8 @@ pub enum Error {
         nic: NicIndex,
         /// How long was waited.
         waited_ms: u64,
+        /// Frames that it took meanwhile.
+        taken: u64,
     },
     /// The tunnel cannot be set up or broke.
     #[error("VM {vm} NIC {nic}: the tunnel to {peer} cannot be used: {step}")]

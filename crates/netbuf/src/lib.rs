@@ -18,6 +18,7 @@ mod frame;
 mod inject;
 pub mod limits;
 mod plug;
+mod ring;
 mod sender;
 mod source;
 mod spool;

@@ -11,8 +11,12 @@ pub const BUFFER_BYTES_MAX: u64 = 64 << 20;
 /// After commit a buffer may grow to so many times its limit before it stops reading; frames then wait in the tap.
 pub(crate) const COMMITTED_GROWTH: usize = 8;
 
-/// Longest wait for the guest to empty its ring before it is stopped.
-pub(crate) const RING_WAIT_MS_MAX: u64 = 2_000;
+/// Longest wait for the guest to empty its ring before it is stopped: a full ring at 2000 frames/s. Frames wait in the plug meanwhile.
+pub(crate) const RING_WAIT_MAX: Duration = Duration::from_secs(8);
+/// Longest time in which it takes none.
+pub(crate) const RING_IDLE_MAX: Duration = Duration::from_secs(2);
+/// Pause between two looks how many it has taken.
+pub(crate) const RING_COUNT_PAUSE: Duration = Duration::from_millis(20);
 /// The ring must be seen empty twice, so far apart: a frame may be on its way into it when the plug shuts.
 pub(crate) const RING_SETTLE: Duration = Duration::from_micros(200);
 /// Longest wait for a stopped QEMU to take the frame that it holds. It has just answered `stop`, so it is awake.

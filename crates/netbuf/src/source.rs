@@ -20,14 +20,29 @@ use crate::error::{Error, IoContext};
 use crate::frame;
 use crate::inject::Injector;
 use crate::limits::{
-    COMMITTED_GROWTH, EMPTY_LOOKS, HELD_SETTLE, HELD_WAIT, PUT_BACK_MS_MAX, RING_FULL_PAUSE, RING_SETTLE,
-    RING_WAIT_MS_MAX,
+    COMMITTED_GROWTH, HELD_SETTLE, HELD_WAIT, PUT_BACK_MS_MAX, RING_FULL_PAUSE, RING_IDLE_MAX, RING_SETTLE,
+    RING_WAIT_MAX,
 };
+use crate::ring::{self, Emptied, Patience};
 use crate::spool::{Kind, Spool};
 use crate::tap::Tap;
 use crate::tunnel::{self, NicIdentity};
 use crate::watch::Watch;
 use crate::{Events, wall};
+
+/// A guest that is to be stopped takes what it was sent.
+const TO_STOP: Patience = Patience {
+    settle: RING_SETTLE,
+    idle_max: RING_IDLE_MAX,
+    wait_max: RING_WAIT_MAX,
+};
+
+/// A stopped guest's QEMU takes the one frame that it holds.
+const TO_HOLD: Patience = Patience {
+    settle: HELD_SETTLE,
+    idle_max: HELD_WAIT,
+    wait_max: HELD_WAIT,
+};
 
 /// What a source's buffer is told.
 #[derive(Debug, Clone)]
@@ -167,18 +182,12 @@ impl SourceBuffer {
         self.tap.pin(self.config.identity.mac)?;
         self.tap.plug().shut().context(&name, "shut the plug")?;
         let shut_at = wall();
-        let limit = Duration::from_millis(RING_WAIT_MS_MAX);
         for last in [false, true] {
             if last {
                 self.inject_dummy()?;
             }
-            if !self.ring_empties(RING_SETTLE, limit)? {
-                let NicIdentity { vm, nic, .. } = self.config.identity.clone();
-                return Err(Error::RingNotEmpty {
-                    vm,
-                    nic,
-                    waited_ms: RING_WAIT_MS_MAX,
-                });
+            if let Emptied::GivenUp { waited, taken } = ring::await_empty(&mut self.tap, TO_STOP)? {
+                return Err(self.ring_not_empty(waited, taken));
             }
         }
         Ok((shut_at, wall()))
@@ -190,7 +199,7 @@ impl SourceBuffer {
     /// to hold before the first real frame can come.
     pub fn capture(&mut self) -> Result<(), Error> {
         self.inject_dummy()?;
-        if !self.ring_empties(HELD_SETTLE, HELD_WAIT)? {
+        if ring::await_empty(&mut self.tap, TO_HOLD)? != Emptied::Yes {
             tracing::warn!(vm = %self.config.identity.vm, "QEMU does not read its tap; taken as it is");
         }
         self.start(None)
@@ -205,22 +214,14 @@ impl SourceBuffer {
             .context(self.tap.name(), "send a dummy to QEMU")
     }
 
-    /// Whether the ring is seen empty twice in a row, `settle` apart, before `limit` is over.
-    fn ring_empties(&self, settle: Duration, limit: Duration) -> Result<bool, Error> {
-        let begun = Instant::now();
-        let mut seen_empty = 0;
-        while seen_empty < EMPTY_LOOKS {
-            let readable = self.tap.readable(Duration::ZERO);
-            if !readable.context(self.tap.name(), "look into the ring")? {
-                seen_empty += 1;
-            } else if begun.elapsed() > limit {
-                return Ok(false);
-            } else {
-                seen_empty = 0;
-            }
-            std::thread::sleep(settle);
+    fn ring_not_empty(&self, waited: Duration, taken: u64) -> Error {
+        let NicIdentity { vm, nic, .. } = self.config.identity.clone();
+        Error::RingNotEmpty {
+            vm,
+            nic,
+            waited_ms: waited.as_millis() as u64,
+            taken,
         }
-        Ok(true)
     }
 
     fn start(&mut self, peer: Option<SocketAddr>) -> Result<(), Error> {
@@ -313,12 +314,7 @@ impl SourceBuffer {
                 at = record.next;
                 last_progress = Instant::now();
             } else if last_progress.elapsed() > Duration::from_millis(PUT_BACK_MS_MAX) {
-                let NicIdentity { vm, nic, .. } = self.config.identity.clone();
-                return Err(Error::RingNotEmpty {
-                    vm,
-                    nic,
-                    waited_ms: PUT_BACK_MS_MAX,
-                });
+                return Err(self.ring_not_empty(last_progress.elapsed(), 0));
             } else {
                 std::thread::sleep(RING_FULL_PAUSE);
             }

@@ -266,6 +266,12 @@ impl Tap {
         Ok(state.dropped_frames)
     }
 
+    /// Frames that were read from the ring since the tap was made.
+    pub(crate) fn taken(&mut self) -> Result<u64, Error> {
+        let state = self.plug.state().context(&self.name, "read the counters")?;
+        Ok(state.passed_frames)
+    }
+
     /// Removes the link, whoever holds it.
     pub fn delete(mut self) -> Result<(), Error> {
         let index = self.index;

@@ -3,7 +3,7 @@
 mod net;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use net::{Guest, Peer, Stream, assert_in_order, eventually, in_own_network};
 use transhume_netbuf::{Event, Events, OldPath, PlugState, SourceBuffer, TargetBuffer};
@@ -90,6 +90,50 @@ fn a_shut_plug_holds_until_it_is_opened() {
             1,
             "one dummy burns the tokens, one stands at the head"
         );
+    });
+}
+
+/// The guest's ring with 300 frames in it; then `shut`.
+fn shut_behind(guest_takes: impl FnOnce(&Guest)) -> (Result<(), transhume_netbuf::Error>, Duration) {
+    let tap = net::tap("src", "br-a", PlugState::Open);
+    let guest = Guest::new(&tap, false);
+    guest.send([0xff; 6], 1 << 40);
+    let peer = Peer::new();
+    for number in 0..300 {
+        peer.send(net::vm_mac().bytes(), number, 60);
+    }
+    let mut source = SourceBuffer::open(net::source_config(64 << 20), &tap, no_events()).unwrap();
+    guest_takes(&guest);
+    let begun = Instant::now();
+    let shut = source.shut().map(drop);
+    (shut, begun.elapsed())
+}
+
+#[test]
+fn a_slow_guest_is_waited_for_as_long_as_it_takes_frames() {
+    in_own_network(|| {
+        net::build();
+        let (shut, waited) = shut_behind(|guest| {
+            guest.slow_down(10_000);
+            guest.run(true);
+        });
+        shut.unwrap();
+        assert!(waited > Duration::from_millis(2_500), "{waited:?}");
+    });
+}
+
+#[test]
+fn a_guest_that_takes_nothing_is_given_up() {
+    in_own_network(|| {
+        net::build();
+        let (shut, waited) = shut_behind(|_| ());
+        let error = shut.unwrap_err().to_string();
+        assert!(
+            error.starts_with("VM vm1 NIC 0: the guest left frames in its ring for ")
+                && error.contains("and took 0;"),
+            "{error}"
+        );
+        assert!(waited < Duration::from_secs(5), "{waited:?}");
     });
 }
 

@@ -131,20 +131,20 @@ impl Netlink {
         Ok(links)
     }
 
-    /// Frames that the link itself dropped on their way out since it was made.
-    pub(crate) fn link_dropped(&mut self, index: u32) -> io::Result<u64> {
-        let mut dropped = 0;
+    /// Frames that left the link, and that it dropped on their way out, since it was made.
+    pub(crate) fn link_counts(&mut self, index: u32) -> io::Result<(u64, u64)> {
+        let mut counts = (0, 0);
         self.get(RouteNetlinkMessage::GetLink(link(index)), |message| {
             let RouteNetlinkMessage::NewLink(link) = message else {
                 return;
             };
             for attribute in &link.attributes {
                 if let LinkAttribute::Stats64(stats) = attribute {
-                    dropped = stats.tx_dropped;
+                    counts = (stats.tx_packets, stats.tx_dropped);
                 }
             }
         })?;
-        Ok(dropped)
+        Ok(counts)
     }
 }
 

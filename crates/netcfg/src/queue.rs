@@ -34,6 +34,8 @@ pub struct QueueState {
     pub waiting_frames: u32,
     /// Frames that it, or the link behind it, dropped since they were made.
     pub dropped_frames: u64,
+    /// Frames that left the link: for a tap, those that were read.
+    pub passed_frames: u64,
 }
 
 impl TokenBucket {
@@ -83,9 +85,11 @@ impl Netlink {
 
     /// What is in the root queue of a link, and what was dropped.
     pub fn queue_state(&mut self, index: u32) -> io::Result<QueueState> {
+        let (passed_frames, dropped_frames) = self.link_counts(index)?;
         let mut state = QueueState {
-            dropped_frames: self.link_dropped(index)?,
-            ..QueueState::default()
+            waiting_frames: 0,
+            dropped_frames,
+            passed_frames,
         };
         let question = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index as i32));
         self.dump(question, |message| {

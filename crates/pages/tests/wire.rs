@@ -235,6 +235,17 @@ fn a_page_is_supplied_once_for_each_reference() {
 }
 
 #[test]
+fn a_list_of_more_ids_than_allowed_is_refused() {
+    let mut know = Knowledge::default();
+    let mut encoder = Encoder::new(config()).expect("an encoder");
+    for (ids, expected) in [(4096u32, Ok(())), (4097, Err(EncodeError::Frame(16)))] {
+        let list = [&ids.to_le_bytes()[..], &vec![7; ids as usize * 16]].concat();
+        let answered = encoder.answer(&framed(16, &list), &mut know, &mut vec![], &mut vec![]);
+        assert_eq!(answered, expected);
+    }
+}
+
+#[test]
 fn empty_frames_behind_a_group_that_waits_are_bounded() {
     let (stream, mut know) = (mixed(1, 4, 7), Knowledge::default());
     let mut store = PageStore::new(0);

@@ -48,9 +48,9 @@ impl HoldPace {
         Self::default()
     }
 
-    /// From here on everything is read at once. Call just before the guest is stopped.
-    pub fn release(&mut self) {
-        self.released = true;
+    /// Whether everything is read at once: while a stream catches up, and when its guest has stopped.
+    pub fn set_released(&mut self, released: bool) {
+        self.released = released;
     }
 
     /// How to read next, given the bytes that wait in the socket.
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn a_released_stream_is_never_held_back() {
         let mut pace = HoldPace::new();
-        pace.release();
+        pace.set_released(true);
         assert_eq!(pace.next_read(0).bytes_max, usize::MAX);
         assert_eq!(pace.next_read(0).pause, Duration::ZERO);
     }

@@ -211,9 +211,11 @@ impl Task {
     pub(super) async fn capture(&mut self) -> Result<Outcome, Trouble> {
         let begun_at = wall();
         self.buffers()?;
-        // What the held stream has put off goes across while the guest still runs.
+        // What the held stream has put off goes across while the guest still runs. Held again, QEMU does not contend
+        // with its own search for dirty pages while the guest empties its ring.
         self.leaving().1.pace.release();
         tokio::time::sleep(CATCH_UP).await;
+        self.leaving().1.pace.hold();
         self.record.capturing = true;
         self.remember()?;
         let network = |error| failed(FaultKind::Network, error);
@@ -221,9 +223,9 @@ impl Task {
         let (shut_at, empty_at) = tokio::task::block_in_place(|| buffers.shut()).map_err(network)?;
         let (qemu, leaving) = self.leaving();
         leaving.stopped = true;
-        qemu.stop()
-            .await
-            .map_err(|error| failed(FaultKind::Qemu, error))?;
+        let stopped = qemu.stop().await;
+        leaving.pace.release();
+        stopped.map_err(|error| failed(FaultKind::Qemu, error))?;
         let stopped_at = wall();
         self.buffers()?.capture().map_err(network)?;
         Ok(Outcome::Captured(CaptureTimes {

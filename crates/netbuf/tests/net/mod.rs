@@ -136,6 +136,7 @@ pub struct Guest {
     ended: Arc<AtomicBool>,
     got: Arc<Mutex<Vec<u64>>>,
     others: Arc<AtomicU64>,
+    micros_a_frame: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
     fd: OwnedFd,
 }
@@ -147,14 +148,16 @@ impl Guest {
             ended: Arc::default(),
             got: Arc::default(),
             others: Arc::default(),
+            micros_a_frame: Arc::default(),
             thread: None,
             fd: tap.fd().try_clone_to_owned().unwrap(),
         };
-        let (runs, ended, got, others) = (
+        let (runs, ended, got, others, micros) = (
             guest.running.clone(),
             guest.ended.clone(),
             guest.got.clone(),
             guest.others.clone(),
+            guest.micros_a_frame.clone(),
         );
         let fd = tap.fd().try_clone_to_owned().unwrap();
         let thread = std::thread::spawn(move || {
@@ -168,6 +171,10 @@ impl Guest {
                 let running = runs.load(Ordering::Acquire);
                 if running && let Some(frame) = held.take() {
                     note(&frame);
+                }
+                match micros.load(Ordering::Relaxed) {
+                    0 => {}
+                    slow => std::thread::sleep(Duration::from_micros(slow)),
                 }
                 if !running && held.is_some() {
                     std::thread::sleep(Duration::from_micros(200));
@@ -188,6 +195,11 @@ impl Guest {
     pub fn run(&self, running: bool) {
         self.running.store(running, Ordering::Release);
         std::thread::sleep(Duration::from_millis(1));
+    }
+
+    /// From here on it takes so long for each frame.
+    pub fn slow_down(&self, micros_a_frame: u64) {
+        self.micros_a_frame.store(micros_a_frame, Ordering::Relaxed);
     }
 
     pub fn got(&self) -> Vec<u64> {

@@ -1,7 +1,7 @@
 //! Frames: u8 kind, u32 length, body; all little endian.
 
 use crate::content::ContentId;
-use crate::limits::FRAME_BODY_BYTES_MAX;
+use crate::limits::{BACK_IDS_MAX, FRAME_BODY_BYTES_MAX};
 
 pub(super) const HELLO: u8 = 1;
 pub(super) const GROUP: u8 = 2;
@@ -85,9 +85,12 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A counted list of ids.
+    /// A counted list of at most `BACK_IDS_MAX` ids.
     pub fn ids(&mut self) -> Option<impl Iterator<Item = ContentId> + use<'a>> {
         let count = self.u32()? as usize;
+        if count > BACK_IDS_MAX {
+            return None;
+        }
         let bytes = self.take(count.checked_mul(16)?)?;
         Some(bytes.as_chunks::<16>().0.iter().map(|id| ContentId(*id)))
     }

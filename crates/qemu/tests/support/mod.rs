@@ -269,7 +269,7 @@ async fn pass(source: UnixStream, target: UnixStream, state: &ProxyState) -> io:
         loop {
             source_read.readable().await?;
             if state.released.load(Ordering::Relaxed) {
-                pace.release();
+                pace.set_released(true);
             }
             let queued = rustix::io::ioctl_fionread::<&UnixStream>(source_read.as_ref())? as usize;
             let next = pace.next_read(queued);
