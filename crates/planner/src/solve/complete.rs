@@ -1,7 +1,9 @@
 //! Bin completion for tight packings: fill one host after another so that no more is wasted than the number of hosts allows.
 //!
-//! For hosts of one kind and few VMs a host, where sums alone leave next to no slack (the hard triplets). The host to fill next is the one
-//! whose leading VM has the fewest completions. It only finds placements; proofs come from the bounds. Groups are ignored here and repaired after.
+//! For hosts of one kind and few VMs a host, where sums alone leave next to no slack (the hard triplets). VMs taken by chance lead the first hosts,
+//! so that what remains is like what there was, not only the sizes that nobody wanted; the VM with the fewest completions leads the last ones.
+//! From the fullest filling some hosts are then emptied and searched anew, again and again: no host is ever lost by that.
+//! It only finds placements; proofs come from the bounds. Groups are ignored here and repaired after.
 
 use super::dive::Dice;
 use super::pattern::Pattern;
@@ -12,14 +14,17 @@ use crate::problem::Problem;
 const PER_HOST_MAX: u64 = 6;
 /// Completions listed for one leading VM.
 const COMPLETIONS_MAX: usize = 400;
-/// Leading VMs compared at one depth.
-const LEADERS_MAX: usize = 8;
-/// Depths visited before the search starts again with other chances.
-const VISITS_MAX: u64 = 3_000;
-/// Starts.
-const STARTS_MAX: u64 = 2_000;
+/// Hosts that are searched at a time; while more are empty they are filled by chance.
+const SEARCHED_HOSTS_MAX: usize = 20;
+/// Leading VMs compared where one is taken by chance.
+const LEADERS: usize = 4;
+/// Hosts filled in one search before it is given up.
+const VISITS_MAX: u64 = 500;
+/// Searches from one start, and starts.
+const SEARCHES_MAX: u64 = 500;
+const STARTS_MAX: u64 = 1_000;
 
-/// Tries to fill exactly `hosts` hosts with everything. Different seeds take other chances.
+/// Tries to fill exactly `hosts` hosts with everything; gives the fullest that it came to. Different seeds take other chances.
 pub(super) fn complete(
     problem: &Problem,
     hosts: usize,
@@ -34,14 +39,22 @@ pub(super) fn complete(
     if !suited {
         return None;
     }
-    (seed..seed + STARTS_MAX).find_map(|start| {
+    let mut best: Vec<Pattern> = Vec::new();
+    for start in seed..seed + STARTS_MAX {
         let mut search = Search::new(problem, host, hosts, start)?;
-        let found = !watch.is_over() && search.descend(watch);
-        found.then(|| {
-            let contents = search.filled.into_iter();
-            contents.map(|contents| Pattern { host_kind, contents }).collect()
-        })
-    })
+        let found = search.run(watch);
+        if search.fullest.len() > best.len() {
+            let contents = search
+                .fullest
+                .iter()
+                .map(|completion| search.contents(completion));
+            best = contents.map(|contents| Pattern { host_kind, contents }).collect();
+        }
+        if found || watch.is_over() {
+            break;
+        }
+    }
+    Some(best)
 }
 
 struct Search<'a> {
@@ -56,7 +69,11 @@ struct Search<'a> {
     items_left: u64,
     /// What may still be wasted, by resource.
     slack: Vec<u64>,
-    filled: Vec<Vec<(usize, u64)>>,
+    /// What fills the hosts filled so far.
+    filled: Vec<Completion>,
+    /// The longest that `filled` was, and the latest of those as long.
+    fullest: Vec<Completion>,
+    hosts: usize,
     visits: u64,
     dice: Dice,
 }
@@ -93,6 +110,8 @@ impl<'a> Search<'a> {
             order,
             slack,
             filled: Vec::new(),
+            fullest: Vec::new(),
+            hosts,
             visits: 0,
             dice: Dice::new(seed + 77),
         })
@@ -102,7 +121,41 @@ impl<'a> Search<'a> {
         &self.problem.items[self.problem.item_kinds[self.order[position]][0]].demand
     }
 
+    /// Fills by chance and search, then searches some of the hosts anew, again and again; whether everything found its place.
+    fn run(&mut self, watch: &mut Watch<'_>) -> bool {
+        for _ in 0..SEARCHES_MAX {
+            self.visits = 0;
+            if self.descend(watch) {
+                return true;
+            }
+            if watch.is_over() {
+                break;
+            }
+            self.reopen();
+        }
+        false
+    }
+
+    /// Back to the fullest filling but for some of its hosts.
+    fn reopen(&mut self) {
+        while let Some(completion) = self.filled.last().cloned() {
+            self.empty(&completion);
+        }
+        let mut kept = self.fullest.clone();
+        for i in (1..kept.len()).rev() {
+            kept.swap(i, (self.dice.roll() * (i + 1) as f64) as usize);
+        }
+        kept.truncate(self.hosts.saturating_sub(SEARCHED_HOSTS_MAX));
+        for completion in &kept {
+            self.fill(completion);
+        }
+    }
+
+    /// Fills one host after another, taking back what leads nowhere; whether everything found its place.
     fn descend(&mut self, watch: &mut Watch<'_>) -> bool {
+        if self.filled.len() >= self.fullest.len() {
+            self.fullest.clone_from(&self.filled);
+        }
         if self.items_left == 0 {
             return true;
         }
@@ -117,11 +170,11 @@ impl<'a> Search<'a> {
             completions.swap(i, (self.dice.roll() * (i + 1) as f64) as usize);
         }
         for completion in completions {
-            let wasted = self.fill(&completion);
+            self.fill(&completion);
             if self.descend(watch) {
                 return true;
             }
-            self.empty(&completion, &wasted);
+            self.empty(&completion);
             if self.visits > VISITS_MAX || watch.is_over() {
                 return false;
             }
@@ -129,13 +182,29 @@ impl<'a> Search<'a> {
         false
     }
 
-    /// The completions of that leading VM, among the largest left, that has fewest. `None` when the watch is over.
-    fn fewest_completions(&self, watch: &mut Watch<'_>) -> Option<Vec<Completion>> {
+    /// Those left when few hosts are, else some by chance.
+    fn leaders(&mut self) -> Vec<usize> {
+        if self.hosts - self.filled.len() <= SEARCHED_HOSTS_MAX {
+            return (0..self.left.len()).filter(|p| self.left[*p] > 0).collect();
+        }
+        let mut leaders = Vec::with_capacity(LEADERS);
+        for _ in 0..LEADERS {
+            let mut before = (self.dice.roll() * self.items_left as f64) as u64;
+            for (position, left) in self.left.iter().enumerate() {
+                if before < *left {
+                    leaders.push(position);
+                    break;
+                }
+                before -= left;
+            }
+        }
+        leaders
+    }
+
+    /// The completions of the leading VM that has fewest. `None` when the watch is over.
+    fn fewest_completions(&mut self, watch: &mut Watch<'_>) -> Option<Vec<Completion>> {
         let mut best: Option<Vec<Completion>> = None;
-        let leaders = (0..self.left.len())
-            .filter(|p| self.left[*p] > 0)
-            .take(LEADERS_MAX);
-        for leader in leaders {
+        for leader in self.leaders() {
             let mut list = Listing {
                 search: self,
                 left: self.left.clone(),
@@ -165,34 +234,40 @@ impl<'a> Search<'a> {
         best
     }
 
-    /// Fills a host; returns what it wastes.
-    fn fill(&mut self, completion: &Completion) -> Vec<u64> {
-        let mut wasted = self.capacity.to_vec();
+    /// Item kinds, and how many of each.
+    fn contents(&self, completion: &Completion) -> Vec<(usize, u64)> {
         let mut contents: Vec<(usize, u64)> = Vec::new();
         for position in completion {
-            self.left[*position] -= 1;
-            self.items_left -= 1;
-            wasted
-                .iter_mut()
-                .zip(self.demand(*position))
-                .for_each(|(w, d)| *w -= d);
             let kind = self.order[*position];
             match contents.iter_mut().find(|(k, _)| *k == kind) {
                 Some((_, n)) => *n += 1,
                 None => contents.push((kind, 1)),
             }
         }
-        self.slack.iter_mut().zip(&wasted).for_each(|(s, w)| *s -= w);
-        self.filled.push(contents);
-        wasted
+        contents
     }
 
-    fn empty(&mut self, completion: &Completion, wasted: &[u64]) {
-        for position in completion {
-            self.left[*position] += 1;
-            self.items_left += 1;
+    fn wasted(&self, completion: &Completion, resource: usize) -> u64 {
+        let used: u64 = completion.iter().map(|p| self.demand(*p)[resource]).sum();
+        self.capacity[resource] - used
+    }
+
+    fn fill(&mut self, completion: &Completion) {
+        completion.iter().for_each(|p| self.left[*p] -= 1);
+        self.items_left -= completion.len() as u64;
+        for resource in 0..self.slack.len() {
+            self.slack[resource] -= self.wasted(completion, resource);
         }
-        self.slack.iter_mut().zip(wasted).for_each(|(s, w)| *s += w);
+        self.filled.push(completion.clone());
+    }
+
+    /// Empties the host filled last.
+    fn empty(&mut self, completion: &Completion) {
+        completion.iter().for_each(|p| self.left[*p] += 1);
+        self.items_left += completion.len() as u64;
+        for resource in 0..self.slack.len() {
+            self.slack[resource] += self.wasted(completion, resource);
+        }
         self.filled.pop();
     }
 }

@@ -34,8 +34,8 @@ const DIVES_MAX: u64 = 400;
 const EXACT_WORK_SMALL: u64 = 200_000_000;
 const EXACT_WORK: u64 = 5_000_000;
 /// Work of bin completion, before and after the first dive.
-const COMPLETE_WORK_FIRST: u64 = 500_000_000;
-const COMPLETE_WORK: u64 = 4_000_000_000;
+const COMPLETE_WORK_FIRST: u64 = 100_000_000;
+const COMPLETE_WORK: u64 = 1_000_000_000;
 /// Coolings that may fail.
 const ANNEALINGS_MAX: u64 = 4;
 /// Work of one round of local search.
