@@ -1,5 +1,7 @@
 //! The best contents of one host at given prices: a bounded knapsack with several resources, exact unless its work runs out.
 
+use super::simplex::{Column, Master};
+
 /// What can be packed.
 pub(super) struct Choice {
     /// Caller's name for it.
@@ -28,7 +30,10 @@ struct Search<'a> {
     choices: &'a [Choice],
     /// For every suffix of the choices and every measure, the most value per unit.
     density: Vec<Vec<f64>>,
-    capacity: &'a [u64],
+    /// For the resources that come in few steps.
+    steps: Vec<Steps>,
+    /// Weight of one unit of each resource in the measure that combines them.
+    worth: Vec<f64>,
     counts: Vec<u64>,
     best: u64,
     best_counts: Vec<u64>,
@@ -42,12 +47,10 @@ struct Search<'a> {
 pub(super) fn pack(mut choices: Vec<Choice>, capacity: &[u64], work_max: u64) -> Packed {
     let fitting = |c: &Choice| c.value > 0 && c.count > 0 && crate::problem::fits(&c.demand, capacity);
     choices.retain(fitting);
+    let worth = worth_of_resources(&choices, capacity);
     let weigh = |c: &Choice| -> f64 {
-        let parts = c.demand.iter().zip(capacity);
-        parts
-            .map(|(d, cap)| *d as f64 / (*cap).max(1) as f64)
-            .sum::<f64>()
-            .max(1e-12)
+        let parts = c.demand.iter().zip(&worth);
+        parts.map(|(d, w)| *d as f64 * w).sum::<f64>().max(1e-12)
     };
     choices.sort_by(|a, b| {
         let (x, y) = (a.value as f64 / weigh(a), b.value as f64 / weigh(b));
@@ -73,7 +76,10 @@ pub(super) fn pack(mut choices: Vec<Choice>, capacity: &[u64], work_max: u64) ->
     }
     let mut search = Search {
         density,
-        capacity,
+        steps: (0..kinds)
+            .filter_map(|r| Steps::of(&choices, capacity, r))
+            .collect(),
+        worth,
         counts: vec![0; choices.len()],
         best: 0,
         best_counts: vec![0; choices.len()],
@@ -92,9 +98,94 @@ pub(super) fn pack(mut choices: Vec<Choice>, capacity: &[u64], work_max: u64) ->
     }
 }
 
+/// What one unit of each resource is worth where contents need not be whole: the dual prices of the knapsack's relaxation, so that the
+/// combined measure bounds as well as the relaxation does. Any weights give a valid bound; these give the least.
+fn worth_of_resources(choices: &[Choice], capacity: &[u64]) -> Vec<f64> {
+    let most = choices.iter().map(|c| c.value).max().unwrap_or(1) as f64;
+    let mut relaxation = Master::new(&[], &vec![1.0; capacity.len()]);
+    let scale: Vec<f64> = capacity.iter().map(|c| 1.0 / (*c).max(1) as f64).collect();
+    for choice in choices {
+        let rows = choice.demand.iter().zip(&scale).map(|(d, s)| *d as f64 * s);
+        relaxation.add(Column {
+            cost: -(choice.value as f64) / most,
+            rows: rows.enumerate().filter(|(_, a)| *a > 0.0).collect(),
+        });
+    }
+    relaxation.optimize(|_| true);
+    // A resource that is worth nothing still counts a little: weights stay above zero.
+    let prices = relaxation.prices().iter().zip(&scale);
+    prices.map(|(price, s)| (-price).max(WORTH_MIN) * s).collect()
+}
+
+/// The most value by one resource alone, exactly: what 65 processors can hold where contents come in fours is what 64 can.
+struct Steps {
+    resource: usize,
+    /// All demands are multiples of it.
+    step: u64,
+    /// Steps of a whole host, and one.
+    width: usize,
+    /// For every suffix of the choices, by free steps.
+    most: Vec<u64>,
+}
+
+/// Cells of all suffixes for one resource; with more the resource has no table.
+const STEP_CELLS_MAX: u64 = 65_536;
+
+impl Steps {
+    fn of(choices: &[Choice], capacity: &[u64], resource: usize) -> Option<Self> {
+        let demands = choices.iter().map(|c| c.demand[resource]);
+        let step = demands.fold(0, gcd);
+        let cells = (capacity[resource].checked_div(step)? + 1).checked_mul(choices.len() as u64 + 1)?;
+        if cells > STEP_CELLS_MAX {
+            return None;
+        }
+        let width = (capacity[resource] / step) as usize + 1;
+        let mut most = vec![0u64; cells as usize];
+        for (position, choice) in choices.iter().enumerate().rev() {
+            let demand = (choice.demand[resource] / step) as usize;
+            let (before, after) = most.split_at_mut((position + 1) * width);
+            let here = &mut before[position * width..];
+            here.copy_from_slice(&after[..width]);
+            if demand == 0 {
+                let all = choice.value.saturating_mul(choice.count);
+                here.iter_mut()
+                    .for_each(|value| *value = value.saturating_add(all));
+            }
+            for free in demand.max(1)..width {
+                if demand > 0 {
+                    here[free] = here[free].max(here[free - demand].saturating_add(choice.value));
+                }
+            }
+        }
+        Some(Self {
+            resource,
+            step,
+            width,
+            most,
+        })
+    }
+
+    /// The most that the choices from `position` on can add.
+    fn most(&self, position: usize, free: &[u64]) -> u64 {
+        self.most[position * self.width + (free[self.resource] / self.step) as usize]
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Least worth of a whole host's amount of a resource, where the best contents are worth about one.
+const WORTH_MIN: f64 = 1e-6;
+
 impl Search<'_> {
     /// Most that the choices from `position` on can add to what is free.
     fn bound(&self, position: usize, free: &[u64]) -> u64 {
+        let steps = self.steps.iter();
+        let stepped = steps
+            .map(|steps| steps.most(position, free))
+            .min()
+            .unwrap_or(u64::MAX);
         let density = &self.density[position];
         let mut least = f64::INFINITY;
         let mut combined = 0.0;
@@ -102,11 +193,11 @@ impl Search<'_> {
             if density[r].is_finite() {
                 least = least.min(density[r] * *f as f64);
             }
-            combined += *f as f64 / self.capacity[r].max(1) as f64;
+            combined += *f as f64 * self.worth[r];
         }
         least = least.min(density[free.len()] * combined);
         // A hair more, against rounding.
-        (least * (1.0 + 1e-12) + 1e-6).floor() as u64
+        stepped.min((least * (1.0 + 1e-12) + 1e-6).floor() as u64)
     }
 
     fn descend(&mut self, position: usize, value: u64, free: &mut Vec<u64>) {
@@ -118,7 +209,7 @@ impl Search<'_> {
             return;
         };
         self.work += 1;
-        let bound = value + self.bound(position, free);
+        let bound = value.saturating_add(self.bound(position, free));
         if bound <= self.best {
             return;
         }
