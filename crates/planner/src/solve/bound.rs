@@ -8,9 +8,10 @@ use crate::problem::Problem;
 /// The best of the bounds that take no search.
 pub(crate) fn hosts_min(problem: &Problem) -> usize {
     let demands: Vec<Vec<u64>> = problem.items.iter().map(|i| i.demand.clone()).collect();
-    let sums = hosts_at_least(&problem.hosts, &demands);
+    let hosts = usable(problem);
+    let sums = hosts_at_least(&hosts, &demands);
     let l2 = (0..problem.resources.len())
-        .map(|r| l2(problem, r))
+        .map(|r| l2(problem, &hosts, r))
         .max()
         .unwrap_or(0);
     let apart = problem.groups.iter().map(Vec::len).max().unwrap_or(0);
@@ -19,10 +20,30 @@ pub(crate) fn hosts_min(problem: &Problem) -> usize {
         .max(usize::from(!problem.items.is_empty()))
 }
 
+/// Hosts without what no VMs can ever fill: where all demands are multiples of a step, so is what a host holds.
+fn usable(problem: &Problem) -> Vec<Vec<u64>> {
+    let mut hosts = problem.hosts.clone();
+    for r in 0..problem.resources.len() {
+        let step = step(problem.items.iter().map(|i| i.demand[r]));
+        hosts
+            .iter_mut()
+            .for_each(|host| host[r] -= host[r].checked_rem(step).unwrap_or(0));
+    }
+    hosts
+}
+
+/// The greatest common divisor of demands; 0 when all are.
+pub(super) fn step(demands: impl Iterator<Item = u64>) -> u64 {
+    fn gcd(a: u64, b: u64) -> u64 {
+        if b == 0 { a } else { gcd(b, a % b) }
+    }
+    demands.fold(0, gcd)
+}
+
 /// Martello and Toth (1990): items above half a host need one each; with every threshold t, items above C - t too, and what the rest
 /// of the items of at least t exceeds the room beside the middle ones.
-fn l2(problem: &Problem, r: usize) -> usize {
-    let capacity = problem.hosts.iter().map(|h| h[r]).max().unwrap_or(0);
+fn l2(problem: &Problem, hosts: &[Vec<u64>], r: usize) -> usize {
+    let capacity = hosts.iter().map(|h| h[r]).max().unwrap_or(0);
     let mut sizes: Vec<u64> = problem
         .items
         .iter()
@@ -117,10 +138,18 @@ mod tests {
 
     #[test]
     fn l2_sees_what_sums_do_not() {
+        let l2 = |problem: &Problem| l2(problem, &problem.hosts, 0);
         // Three of 6 need a host each; the sum, 18, would fill two of 10.
-        assert_eq!(l2(&problem(10, &[6, 6, 6]), 0), 3);
+        assert_eq!(l2(&problem(10, &[6, 6, 6])), 3);
         // 4s do not fit beside 7s: two hosts for the 7s, one more for the 4s.
-        assert_eq!(l2(&problem(10, &[7, 7, 4, 4]), 0), 3);
-        assert_eq!(l2(&problem(10, &[5, 5, 5, 5]), 0), 2);
+        assert_eq!(l2(&problem(10, &[7, 7, 4, 4])), 3);
+        assert_eq!(l2(&problem(10, &[5, 5, 5, 5])), 2);
+    }
+
+    #[test]
+    fn what_comes_in_steps_cannot_fill_the_odd_rest() {
+        // 66 would fill six hosts of 11, of which only 10 can be used.
+        assert_eq!(hosts_min(&problem(11, &[2; 33])), 7);
+        assert_eq!(hosts_min(&problem(14, &[4; 10])), 4);
     }
 }

@@ -1,5 +1,6 @@
 //! The best contents of one host at given prices: a bounded knapsack with several resources, exact unless its work runs out.
 
+use super::bound::step;
 use super::simplex::{Column, Master};
 
 /// What can be packed.
@@ -133,8 +134,7 @@ const STEP_CELLS_MAX: u64 = 65_536;
 
 impl Steps {
     fn of(choices: &[Choice], capacity: &[u64], resource: usize) -> Option<Self> {
-        let demands = choices.iter().map(|c| c.demand[resource]);
-        let step = demands.fold(0, gcd);
+        let step = step(choices.iter().map(|c| c.demand[resource]));
         let cells = (capacity[resource].checked_div(step)? + 1).checked_mul(choices.len() as u64 + 1)?;
         if cells > STEP_CELLS_MAX {
             return None;
@@ -169,10 +169,6 @@ impl Steps {
     fn most(&self, position: usize, free: &[u64]) -> u64 {
         self.most[position * self.width + (free[self.resource] / self.step) as usize]
     }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Least worth of a whole host's amount of a resource, where the best contents are worth about one.
