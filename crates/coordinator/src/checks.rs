@@ -17,6 +17,7 @@ use crate::api::{MoveOrder, PlanView, PlannedMove};
 use crate::core::Core;
 use crate::error::Refused;
 use crate::forecasts;
+use crate::lessons::Lessons;
 
 /// A host answers message A within this, and [`DIRTY_RATE_MS_MAX`] where it measures.
 const ANSWER_MS_MAX: Millis = Millis(2_000);
@@ -37,6 +38,8 @@ pub(crate) struct Scene {
     pub(crate) blackout_max: Millis,
     /// Speeds of migration links that the configuration names, Mbit/s.
     pub(crate) vmct_mbit_s: BTreeMap<HostName, u32>,
+    /// What earlier moves of the cluster teach.
+    pub(crate) lessons: Lessons,
     /// Messages B of S1 ∪ S2.
     pub(crate) states: BTreeMap<HostName, HostState>,
 }
@@ -78,12 +81,13 @@ impl Scene {
 /// The names of an order, read; message A is not answered yet.
 pub(crate) fn scene(core: &Core, cluster: &str, order: &MoveOrder) -> Result<Scene, Refused> {
     let cluster = core.live_cluster(cluster)?;
+    let mode = if order.offline { Mode::Offline } else { Mode::Live };
     let scene = Scene {
         cluster: cluster.clone(),
         from: hosts(core, "from", &order.from)?,
         to: hosts(core, "to", &order.to)?,
         batch: order.batch,
-        mode: if order.offline { Mode::Offline } else { Mode::Live },
+        mode,
         blackout_max: order
             .blackout_ms_max
             .map_or(core.config.limits.blackout_ms_max, Millis),
@@ -93,6 +97,7 @@ pub(crate) fn scene(core: &Core, cluster: &str, order: &MoveOrder) -> Result<Sce
             .iter()
             .filter_map(|host| Some((host.name.clone(), host.vmct_mbit_s?)))
             .collect(),
+        lessons: Lessons::of(core.reports().rev(), &cluster.name, mode),
         states: BTreeMap::new(),
     };
     let (s1, s2): (BTreeSet<_>, BTreeSet<_>) = (scene.from.iter().collect(), scene.to.iter().collect());

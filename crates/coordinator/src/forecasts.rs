@@ -1,7 +1,7 @@
 //! Forecasts of live moves: what the planner is told about hosts and VMs, what it refuses (§2.2.2), and how good it has been.
 //!
 //! Live, two things are measured: sizes and dirty rates. The speed of the migration links stands in the configuration; everything
-//! else is the planner's to assume, and its assumptions are kept with the forecast.
+//! else is the planner's to assume, and its assumptions are kept with the forecast. Earlier moves of the cluster correct its ranges ([`crate::lessons`]).
 
 use std::collections::BTreeMap;
 
@@ -109,15 +109,18 @@ fn told(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, made: Forecasts) -> M
                 let (speed, assumed) = vmct(scene, host);
                 assumed.then(|| format!("the migration link of host {host} carries {speed} Mbit/s"))
             });
+        let modelled = Expected {
+            bytes: one.carried_mib.map(|mib| mib * BYTES_PER_MIB),
+            duration_ms: one.duration_s.map(|s| s * MS_PER_S),
+            blackout_ms: one.blackout_ms,
+        };
+        let expected = scene.lessons.apply(modelled);
         VmForecast {
             vm: one.step.vm.clone(),
             rate_mbit_s: one.rate_mbit_s,
             dirty_mib_s: dirty.get(&one.step.vm).copied(),
-            expected: Expected {
-                bytes: one.carried_mib.map(|mib| mib * BYTES_PER_MIB),
-                duration_ms: one.duration_s.map(|s| s * MS_PER_S),
-                blackout_ms: one.blackout_ms,
-            },
+            expected,
+            modelled: (expected != modelled).then_some(modelled),
             assumed: one.assumed.iter().cloned().chain(link).collect(),
         }
     };
@@ -128,10 +131,14 @@ fn told(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, made: Forecasts) -> M
     };
     let expected = Expected {
         bytes: fold(|one| one.bytes, Interval::plus),
-        duration_ms: made.duration_s.map(|s| s * MS_PER_S),
+        duration_ms: scene.lessons.duration_ms(made.duration_s.map(|s| s * MS_PER_S)),
         blackout_ms: fold(|one| one.blackout_ms, Interval::slowest),
     };
-    MoveForecast { vms, expected }
+    MoveForecast {
+        vms,
+        expected,
+        learnt_from: scene.lessons.vms(),
+    }
 }
 
 /// G3: told before anything moves, with the rate that would do.

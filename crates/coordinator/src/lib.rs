@@ -23,6 +23,7 @@ mod hosts;
 mod http;
 mod jobs;
 pub mod journal;
+mod lessons;
 mod link;
 mod moves;
 mod requests;

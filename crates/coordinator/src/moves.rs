@@ -355,11 +355,15 @@ impl Core {
 
     /// How good the forecasts of the moves that are kept have been.
     pub(crate) fn forecast_record(&self) -> ForecastRecord {
-        let over = self.moves.values().filter_map(|one| match &one.stage {
+        forecasts::record(self.reports())
+    }
+
+    /// Reports of the moves that are over and kept, the oldest first.
+    pub(crate) fn reports(&self) -> impl DoubleEndedIterator<Item = &MigrationReport> {
+        self.moves.values().filter_map(|one| match &one.stage {
             Stage::Running(_) => None,
             Stage::Over(report) => Some(&**report),
-        });
-        forecasts::record(over)
+        })
     }
 
     pub(crate) fn list_migrations(&self) -> MigrationList {

@@ -10,6 +10,7 @@ pub mod forecast;
 pub mod generate;
 mod infeasible;
 pub mod input;
+pub mod lesson;
 pub mod measure;
 mod offer;
 mod order;

@@ -29,6 +29,9 @@ pub struct VmForecast {
     pub dirty_mib_s: Option<Interval>,
     /// What is expected.
     pub expected: Expected,
+    /// What the model alone says; `None` where earlier moves have taught nothing, and `expected` is the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modelled: Option<Expected>,
     /// What was not measured and is assumed.
     pub assumed: Vec<String>,
 }
@@ -40,6 +43,9 @@ pub struct MoveForecast {
     pub vms: Vec<VmForecast>,
     /// All of it.
     pub expected: Expected,
+    /// VMs of earlier moves that narrowed these ranges; 0 where the model stands alone.
+    #[serde(default)]
+    pub learnt_from: usize,
 }
 
 impl MoveForecast {
@@ -113,6 +119,9 @@ pub struct VmComparison {
     pub dirty_mib_s: Option<Interval>,
     /// What was not measured and was assumed.
     pub assumed: Vec<String>,
+    /// What the model alone had said, where earlier moves had taught more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modelled: Option<Expected>,
     /// Forecast and truth.
     pub figures: Comparison,
 }

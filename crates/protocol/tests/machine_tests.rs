@@ -160,11 +160,13 @@ fn forecast_of(vms: usize) -> MoveForecast {
         rate_mbit_s: 250.0,
         dirty_mib_s: None,
         expected,
+        modelled: None,
         assumed: Vec::new(),
     };
     MoveForecast {
         vms: (1..=vms).map(of_vm).collect(),
         expected,
+        learnt_from: 0,
     }
 }
 

@@ -59,6 +59,9 @@ pub fn show_plan(view: &PlanView) {
     print!("{}", table.text());
     let [blackout, megabytes, seconds] = expected(&view.forecast.expected);
     println!("to expect: {seconds} s, {megabytes} MB, longest blackout {blackout} ms");
+    if view.forecast.learnt_from > 0 {
+        println!("learnt from: {} VMs of earlier moves", view.forecast.learnt_from);
+    }
     let mut assumed: Vec<&String> = view.forecast.vms.iter().flat_map(|vm| &vm.assumed).collect();
     assumed.sort();
     assumed.dedup();

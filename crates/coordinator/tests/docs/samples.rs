@@ -231,6 +231,7 @@ fn live_plan() -> PlanView {
         forecast: MoveForecast {
             vms: vec![vm_forecast(None), vm_forecast(Some(RANGE))],
             expected: EXPECTED,
+            learnt_from: 24,
         },
     }
 }
@@ -248,6 +249,7 @@ fn vm_forecast(dirty_mib_s: Option<Interval>) -> VmForecast {
         rate_mbit_s: 250.0,
         dirty_mib_s,
         expected: EXPECTED,
+        modelled: dirty_mib_s.map(|_| EXPECTED),
         assumed: vec!["compression leaves 30 to 100 %".into()],
     }
 }
@@ -266,6 +268,7 @@ fn vm_comparison(truth: Option<f64>) -> VmComparison {
         rate_mbit_s: 250.0,
         dirty_mib_s: truth.map(|_| RANGE),
         assumed: Vec::new(),
+        modelled: truth.map(|_| EXPECTED),
         figures: comparison(truth),
     }
 }

@@ -147,6 +147,47 @@ async fn the_report_has_truth_beside_forecast_and_a_restart_forgets_neither() {
 }
 
 #[tokio::test]
+async fn three_moves_teach_the_next_forecast_and_a_restart_forgets_none_of_it() {
+    let mut site = lab().await;
+    let (there, back) = (order(&["h1", "h2"], &["h3"]), order(&["h3"], &["h1", "h2"]));
+    for (n, order) in [&there, &back, &there].into_iter().enumerate() {
+        assert_eq!(
+            plan(&site, order).await.forecast.learnt_from,
+            0,
+            "after {n} moves"
+        );
+        let migration = site.migrate(order).await;
+        assert_eq!(site.ended(migration).await.outcome, Ending::Committed);
+    }
+    let taught = plan(&site, &back).await.forecast;
+    assert_eq!(taught.learnt_from, 9);
+    for vm in &taught.vms {
+        // Fake agents copy nothing, in no time: the model alone is far off.
+        let modelled = vm.modelled.expect("the model's own range is kept");
+        assert_eq!(vm.expected.bytes.low, 0.0);
+        assert!(vm.expected.bytes.high < modelled.bytes.low, "{vm:?}");
+        assert!(vm.expected.blackout_ms.high < modelled.blackout_ms.high, "{vm:?}");
+    }
+    assert!(taught.expected.duration_ms.high < 1_000.0, "{taught:?}");
+    site.end().await;
+    site.start().await;
+    assert_eq!(plan(&site, &back).await.forecast, taught);
+
+    let migration = site.migrate(&back).await;
+    let report = site.ended(migration).await;
+    let judged = report.vms[0].forecast.as_ref().expect("it was forecast");
+    assert_eq!(judged.modelled, taught.vms[0].modelled);
+    assert_eq!(judged.figures.bytes.inside, Some(true));
+    let mut offline = there;
+    offline["offline"] = json!(true);
+    assert_eq!(
+        plan(&site, &offline).await.forecast.learnt_from,
+        0,
+        "another way to move"
+    );
+}
+
+#[tokio::test]
 async fn a_move_under_way_keeps_its_forecast_over_a_restart_and_a_rolled_back_one_has_no_truth() {
     let mut site = lab().await;
     site.agents["h1"].meets("PreCopy", Fate::Nothing);

@@ -97,6 +97,7 @@ fn comparison(vm: &Vm, forecast: &VmForecast) -> VmComparison {
         rate_mbit_s: forecast.rate_mbit_s,
         dirty_mib_s: forecast.dirty_mib_s,
         assumed: forecast.assumed.clone(),
+        modelled: forecast.modelled,
         figures: Comparison::of(&forecast.expected, truth),
     }
 }
