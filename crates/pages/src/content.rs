@@ -73,6 +73,7 @@ pub struct PageStore {
     slots: Vec<Entry>,
     by_id: HashMap<ContentId, usize>,
     slots_max: usize,
+    entered: u64,
     hand: usize,
     changes: VecDeque<Change>,
     first_change: u64,
@@ -86,6 +87,7 @@ impl PageStore {
             slots: Vec::new(),
             by_id: HashMap::new(),
             slots_max,
+            entered: 0,
             hand: 0,
             changes: VecDeque::new(),
             first_change: 0,
@@ -109,6 +111,11 @@ impl PageStore {
         self.slots.len()
     }
 
+    /// Pages entered so far, those dropped since among them.
+    pub fn entered(&self) -> u64 {
+        self.entered
+    }
+
     /// Enters a page under the id that the caller computed from it; evicts one if the store is full.
     pub fn insert(&mut self, id: ContentId, page: &Page) {
         if self.slots_max == 0 || self.by_id.contains_key(&id) {
@@ -124,6 +131,7 @@ impl PageStore {
         } else {
             self.replace(id, page);
         }
+        self.entered += 1;
         self.note(Change::Holds(id));
     }
 
@@ -185,30 +193,49 @@ impl PageStore {
     }
 }
 
+/// What a sender may count on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The target said that it holds it.
+    Held,
+    /// Some stream of this host has sent it; the target will hold it once it gets there.
+    Promised,
+}
+
 /// What a sender thinks one target host holds. Wrong entries cost a round trip, never a wrong page.
 #[derive(Default)]
 pub struct Knowledge {
-    ids: HashMap<ContentId, u64>,
+    ids: HashMap<ContentId, (u64, Standing)>,
     order: VecDeque<(ContentId, u64)>,
     clock: u64,
 }
 
 impl Knowledge {
-    /// Whether a reference to this content is worth sending.
-    pub fn holds(&self, id: ContentId) -> bool {
-        self.ids.contains_key(&id)
+    /// Whether a reference to this content is worth sending, and what it counts on.
+    pub fn standing(&self, id: ContentId) -> Option<Standing> {
+        self.ids.get(&id).map(|(_, standing)| *standing)
     }
 
-    /// The target holds it, or will when what was just sent arrives. Forgets the oldest past the limit.
-    pub fn learn(&mut self, id: ContentId) {
+    /// The target says that it holds it.
+    pub fn held(&mut self, id: ContentId) {
+        self.note(id, Standing::Held);
+    }
+
+    /// It is on its way to the target.
+    pub fn promise(&mut self, id: ContentId) {
+        self.note(id, self.standing(id).unwrap_or(Standing::Promised));
+    }
+
+    /// The latest entry; forgets the oldest past the limit.
+    fn note(&mut self, id: ContentId, standing: Standing) {
         self.clock += 1;
-        self.ids.insert(id, self.clock);
+        self.ids.insert(id, (self.clock, standing));
         self.order.push_back((id, self.clock));
         while self.ids.len() > KNOWLEDGE_IDS_MAX || self.order.len() > 2 * KNOWLEDGE_IDS_MAX {
             let Some((old, stamp)) = self.order.pop_front() else {
                 break;
             };
-            if self.ids.get(&old) == Some(&stamp) {
+            if self.ids.get(&old).is_some_and(|(latest, _)| *latest == stamp) {
                 self.ids.remove(&old);
             }
         }
@@ -219,10 +246,15 @@ impl Knowledge {
         self.ids.remove(&id);
     }
 
-    /// Nothing is known any more.
-    pub fn clear(&mut self) {
-        self.ids.clear();
-        self.order.clear();
+    /// The target lists anew what it holds. What is on its way still is.
+    pub fn forget_held(&mut self) {
+        self.ids
+            .retain(|_, (_, standing)| *standing == Standing::Promised);
+    }
+
+    /// A stream broke: what it had sent may never arrive.
+    pub fn forget_promises(&mut self) {
+        self.ids.retain(|_, (_, standing)| *standing == Standing::Held);
     }
 
     /// Ids known.

@@ -142,6 +142,67 @@ fn two_sources_share_one_targets_store() {
     );
 }
 
+/// Two guests of one image leave together: the second refers to what the first has only just sent.
+#[test]
+fn a_page_on_its_way_in_another_stream_is_waited_for_and_not_sent_twice() {
+    let stream = mixed(1, 60, 7);
+    let (mut know, mut store) = (Knowledge::default(), PageStore::new(1 << 20));
+    let mut wires = [Vec::new(), Vec::new()];
+    let mut pairs = [(); 2].map(|()| Pair::new(config(), SLOW));
+    for (pair, wire) in pairs.iter_mut().zip(&mut wires) {
+        pair.patient = true;
+        pair.encoder.push(&stream, &mut know, wire).expect("encodes");
+        pair.encoder.finish(wire).expect("encodes");
+    }
+    let [first, second] = &mut pairs;
+    let [wire_of_first, wire_of_second] = wires;
+    // The second one's frames overtake the first one's.
+    second
+        .carry(wire_of_second, &mut know, &mut store)
+        .expect("waits");
+    assert!(!second.ended && second.decoder.waits_for_siblings().is_some());
+    first
+        .carry(wire_of_first, &mut know, &mut store)
+        .expect("decodes");
+    assert!(first.ended);
+    second.carry(Vec::new(), &mut know, &mut store).expect("decodes");
+    assert!(second.ended && second.out == stream);
+    assert_eq!(second.encoder.account().supplied_pages, 0);
+    let sent = [&*first, &*second].map(|pair| pair.encoder.account().wire_bytes - 120_000);
+    assert!(sent[1] < sent[0] / 5, "{sent:?}");
+}
+
+#[test]
+fn a_promise_that_is_not_kept_is_asked_for_and_no_other_is_counted_on() {
+    let stream = mixed(2, 60, 7);
+    let (mut know, mut store) = (Knowledge::default(), PageStore::new(1 << 20));
+    let mut lost = Vec::new();
+    let mut broken = Pair::new(config(), SLOW);
+    broken
+        .encoder
+        .push(&stream, &mut know, &mut lost)
+        .expect("encodes");
+    // Nothing of it arrives. The next stream runs into that once.
+    let mut pair = Pair::new(config(), SLOW);
+    pair.run(&stream, &mut know, &mut store).expect("decodes");
+    assert!(pair.ended && pair.out == stream);
+    let supplied = pair.encoder.account().supplied_pages;
+    assert!((1..=64).contains(&supplied), "{supplied}: one group's worth");
+
+    // A stream whose promises were taken back is not counted on at all.
+    let mut know = Knowledge::default();
+    let mut broken = Pair::new(config(), SLOW);
+    broken
+        .encoder
+        .push(&stream, &mut know, &mut lost)
+        .expect("encodes");
+    know.forget_promises();
+    let mut pair = Pair::new(config(), SLOW);
+    pair.run(&stream, &mut know, &mut PageStore::new(1 << 20))
+        .expect("decodes");
+    assert_eq!(pair.encoder.account().supplied_pages, 0);
+}
+
 #[test]
 fn another_cluster_is_refused() {
     let mut wire = Vec::new();
@@ -213,7 +274,7 @@ fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
 fn a_page_is_supplied_once_for_each_reference() {
     let (page, mut know) = (support::page(3, 1), Knowledge::default());
     let id = key("herd").id(&page);
-    know.learn(id);
+    know.held(id);
     let mut encoder = Encoder::new(config()).expect("an encoder");
     encoder.link_rate(SLOW);
     let rounds = [vec![(0, 0, Some(page))], vec![(0, 1, Some(page))]];
@@ -254,7 +315,7 @@ fn empty_frames_behind_a_group_that_waits_are_bounded() {
         ..config()
     };
     for page in 0..4 {
-        know.learn(key("herd").id(&support::page(page, 0)));
+        know.held(key("herd").id(&support::page(page, 0)));
     }
     let mut encoder = Encoder::new(config).expect("an encoder");
     encoder.link_rate(SLOW);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tokio::sync::Notify;
 use transhume_model::{Bytes, ClusterName};
 use transhume_pages::{Knowledge, PageStore};
 
@@ -11,7 +12,15 @@ use transhume_pages::{Knowledge, PageStore};
 const TARGETS_KNOWN_MAX: usize = 64;
 
 /// Pages of one cluster; its streams into this host enter them and refer to them.
-pub(super) type SharedStore = Arc<Mutex<PageStore>>;
+pub(super) type SharedStore = Arc<ClusterStore>;
+
+/// The store, and who waits for it to grow.
+pub(super) struct ClusterStore {
+    pub pages: Mutex<PageStore>,
+    /// Told when a stream has entered pages.
+    pub grew: Notify,
+}
+
 /// What one target host holds of one cluster; the streams towards it share it.
 pub(super) type SharedKnowledge = Arc<Mutex<Knowledge>>;
 
@@ -56,7 +65,10 @@ impl PageShare {
             stores.retain(|_, held| Arc::strong_count(&held.store) > 1);
             let used: u64 = stores.values().map(|held| held.bytes_max).sum();
             let bytes_max = self.store_bytes_max.saturating_sub(used);
-            let store = Arc::new(Mutex::new(PageStore::new(bytes_max)));
+            let store = Arc::new(ClusterStore {
+                pages: Mutex::new(PageStore::new(bytes_max)),
+                grew: Notify::new(),
+            });
             stores.insert(cluster.clone(), Held { store, bytes_max });
         }
         stores[cluster].store.clone()
@@ -83,9 +95,9 @@ mod tests {
         let fill = |store: &SharedStore, pages: u8| {
             for at in 0..pages {
                 let id = transhume_pages::ContentId([at; 16]);
-                locked(store).insert(id, &[at; 4096]);
+                locked(&store.pages).insert(id, &[at; 4096]);
             }
-            locked(store).pages()
+            locked(&store.pages).pages()
         };
         let first = share.store(&name("first"));
         assert_eq!(fill(&first, 20), 8);
@@ -93,6 +105,6 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &share.store(&name("first"))));
         drop(first);
         assert_eq!(fill(&share.store(&name("third")), 20), 8);
-        assert_eq!(locked(&share.store(&name("first"))).pages(), 0);
+        assert_eq!(locked(&share.store(&name("first")).pages).pages(), 0);
     }
 }

@@ -254,6 +254,15 @@ struct Push {
     trickles: bool,
 }
 
+impl Drop for Encode {
+    /// What a broken stream sent may never arrive: nobody is to count on it.
+    fn drop(&mut self) {
+        if !self.encoder.settled() {
+            locked(&self.knowledge).forget_promises();
+        }
+    }
+}
+
 fn broken(error: EncodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }

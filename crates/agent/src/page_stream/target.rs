@@ -6,6 +6,7 @@
 //! ```
 
 use std::io;
+use std::pin::pin;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
@@ -13,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 use transhume_pages::stream::StreamDigest;
 use transhume_pages::wire::{put_returned, put_waited};
 use transhume_pages::{DecodeError, Decoder, Progress};
@@ -20,7 +22,7 @@ use transhume_pages::{DecodeError, Decoder, Progress};
 use super::share::{SharedStore, locked};
 use super::source::receive;
 use super::{Wire, page_threads, pass_on};
-use crate::limits::{PAGE_CHUNKS_WAITING_MAX, RETURN_PATH_BYTES};
+use crate::limits::{PAGE_CHUNKS_WAITING_MAX, PAGE_SIBLING_WAIT, RETURN_PATH_BYTES};
 
 /// What the stages need.
 pub(super) struct Target {
@@ -72,41 +74,93 @@ async fn decode(
     bytes: mpsc::Sender<Vec<u8>>,
     back: mpsc::Sender<Vec<u8>>,
 ) -> io::Result<()> {
-    let Target {
-        mut decoder,
-        store,
-        whole,
-    } = target;
-    let mut whole = Some(whole);
-    let mut waited_nanos = 0;
+    let mut stage = Decode {
+        decoder: target.decoder,
+        store: target.store,
+        whole: Some(target.whole),
+        waited_nanos: 0,
+        bytes,
+        back,
+    };
     loop {
         let begun = Instant::now();
         let Some(chunk) = chunks.recv().await else {
-            return decoder.finish().map(drop).map_err(broken);
+            return stage.decoder.finish().map(drop).map_err(broken);
         };
-        waited_nanos += begun.elapsed().as_nanos() as u64;
-        let mut rest = &chunk[..];
+        stage.waited_nanos += begun.elapsed().as_nanos() as u64;
+        stage.push(&chunk).await?;
+        stage.wait_for_siblings().await?;
+    }
+}
+
+struct Decode {
+    decoder: Decoder,
+    store: SharedStore,
+    whole: Option<oneshot::Sender<StreamDigest>>,
+    /// For the wire, so far.
+    waited_nanos: u64,
+    bytes: mpsc::Sender<Vec<u8>>,
+    back: mpsc::Sender<Vec<u8>>,
+}
+
+impl Decode {
+    async fn push(&mut self, mut rest: &[u8]) -> io::Result<()> {
         loop {
             let (mut out, mut answers) = (Vec::new(), Vec::new());
-            let progress = decoder
-                .push(rest, &mut locked(&store), &mut out, &mut answers)
-                .map_err(broken)?;
-            put_waited(&mut answers, waited_nanos);
-            if bytes.send(out).await.is_err() || back.send(answers).await.is_err() {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
+            let progress = {
+                let mut pages = locked(&self.store.pages);
+                let before = pages.entered();
+                let pushed = self.decoder.push(rest, &mut pages, &mut out, &mut answers);
+                if pages.entered() > before {
+                    self.store.grew.notify_waiters();
+                }
+                pushed.map_err(broken)?
+            };
+            self.hand_on(out, answers).await?;
             match progress {
                 Progress::More => rest = &[],
-                Progress::Hungry => break,
+                Progress::Hungry => return Ok(()),
                 Progress::Ended(digest) => {
-                    if let Some(whole) = whole.take() {
+                    if let Some(whole) = self.whole.take() {
                         // Nobody listens where the VM's task has given the move up.
                         let _ = whole.send(digest);
                     }
-                    break;
+                    return Ok(());
                 }
             }
         }
+    }
+
+    /// While a group lacks nothing but what other streams carry, the wire is not read: the source feels a full pipe.
+    async fn wait_for_siblings(&mut self) -> io::Result<()> {
+        let store = self.store.clone();
+        while let Some(group) = self.decoder.waits_for_siblings() {
+            let patience = tokio::time::Instant::now() + PAGE_SIBLING_WAIT;
+            while self.decoder.waits_for_siblings() == Some(group) {
+                // Listens before it looks, or the page could come in between.
+                let mut grew = pin!(store.grew.notified());
+                grew.as_mut().enable();
+                self.push(&[]).await?;
+                if self.decoder.waits_for_siblings() != Some(group) {
+                    break;
+                }
+                if timeout_at(patience, grew).await.is_err() {
+                    let mut answers = Vec::new();
+                    self.decoder
+                        .lose_patience(&locked(&store.pages), &mut answers)
+                        .map_err(broken)?;
+                    self.hand_on(Vec::new(), answers).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&mut self, out: Vec<u8>, mut answers: Vec<u8>) -> io::Result<()> {
+        put_waited(&mut answers, self.waited_nanos);
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.bytes.send(out).await.map_err(gone)?;
+        self.back.send(answers).await.map_err(gone)
     }
 }
 

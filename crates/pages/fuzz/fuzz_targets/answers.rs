@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     let mut choices = Choices(data);
     let piece = 1 + usize::from(choices.byte()) * 8;
     let (mut know, mut out) = (Knowledge::default(), Vec::new());
-    know.learn(*ID);
+    know.held(*ID);
     let mut encoder = Encoder::new(config()).expect("an encoder");
     encoder.link_rate(SLOW);
     let (first, second) = STREAM.split_at(STREAM.len() * 2 / 3);

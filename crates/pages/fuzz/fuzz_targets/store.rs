@@ -33,13 +33,13 @@ fn tell(store: &PageStore, cursor: &mut StoreCursor, know: &mut Knowledge) {
     let twice = ids.iter().enumerate().any(|(at, id)| ids[..at].contains(id));
     assert!(!twice, "one id is told twice, or both ways");
     if news.reset {
-        know.clear();
+        know.forget_held();
     }
-    news.holds.iter().for_each(|id| know.learn(*id));
+    news.holds.iter().for_each(|id| know.held(*id));
     news.dropped.iter().for_each(|id| know.forget(*id));
     // As many, and none that is not held: the same ones.
     assert_eq!(know.count(), store.pages());
-    assert!((0..CONTENTS).all(|content| !know.holds(id(content)) || store.holds(id(content))));
+    assert!((0..CONTENTS).all(|content| know.standing(id(content)).is_none() || store.holds(id(content))));
 }
 
 fuzz_target!(|data: &[u8]| {

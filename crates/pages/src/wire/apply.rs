@@ -7,7 +7,7 @@ use super::frame::{ENTER_STORE, KEEP_VERSIONS, Reader};
 use super::record::{self, Body, Record};
 use crate::class::PageClass;
 use crate::codec::{ZERO_PAGE, delta, lz4_decode, wkdm};
-use crate::content::{ContentId, ContentKey, PageStore};
+use crate::content::{ContentId, ContentKey, PageStore, Standing};
 use crate::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
 use crate::stream::{BlockTable, Page, PageHead, RunningHash, Token, Writer};
 use crate::versions::Versions;
@@ -113,7 +113,7 @@ impl Rebuild {
                 page.fill(fill);
                 return Ok(true);
             }
-            Body::Known(id) => match self
+            Body::Known(id, _) => match self
                 .supplied
                 .get(&id)
                 .map(|page| &**page)
@@ -150,12 +150,19 @@ impl Rebuild {
         Ok(true)
     }
 
-    /// Contents that the rest of a group refers to and that are nowhere here.
-    pub fn missing(&self, parts: Parts<'_>, cursor: Cursor, store: &PageStore) -> HashSet<ContentId> {
+    /// Contents that the rest of a group refers to and that are nowhere here; without the promised ones where the caller is patient.
+    pub fn missing(
+        &self,
+        parts: Parts<'_>,
+        cursor: Cursor,
+        store: &PageStore,
+        patient: bool,
+    ) -> HashSet<ContentId> {
         let (mut reader, mut last) = (Reader(&parts.records[cursor.at..]), cursor.last);
         let mut missing = HashSet::new();
         while let Ok(read) = record::read(&mut reader, &mut last) {
-            if let Record::Page(_, Body::Known(id)) = read
+            if let Record::Page(_, Body::Known(id, standing)) = read
+                && !(patient && standing == Standing::Promised)
                 && !self.supplied.contains_key(&id)
                 && !store.holds(id)
             {

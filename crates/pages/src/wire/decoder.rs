@@ -3,6 +3,9 @@
 //! ```text
 //! Hello -> Flowing <-> Waiting (a reference failed; later frames queue, supplies pass) -> Ended (digest equal)
 //! ```
+//!
+//! What a reference only counts on another stream for is waited for, not asked for, as long as the caller has patience: at one source
+//! a reference is made after its content was sent, and streams keep their order, so streams never wait for each other in a ring.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -36,6 +39,8 @@ struct Waiting {
     records: Vec<u8>,
     plain: Vec<u8>,
     cursor: Cursor,
+    /// Promised pages are not asked for yet.
+    patient: bool,
 }
 
 /// Decoder of one VM's stream.
@@ -102,6 +107,7 @@ impl Decoder {
         self.frames.push(wire);
         let (core, start) = (&mut self.core, out.len());
         core.check_window(self.frames.waiting())?;
+        core.resume(store, out, back)?;
         let more = loop {
             core.drain(store, out, back, start)?;
             if out.len() - start >= OUTPUT_BYTES_MAX {
@@ -122,6 +128,21 @@ impl Decoder {
             Some(digest) => Progress::Ended(digest),
             None => Progress::Hungry,
         })
+    }
+
+    /// The group that waits for nothing but pages of other streams: push again when the store has grown.
+    pub fn waits_for_siblings(&self) -> Option<u32> {
+        let waiting = self.core.waiting.as_ref()?;
+        (waiting.patient && self.core.wanted.is_empty()).then_some(waiting.number)
+    }
+
+    /// Enough waited for other streams: asks the source for what the group still lacks.
+    pub fn lose_patience(&mut self, store: &PageStore, back: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let Some(mut waiting) = self.core.waiting.take() else {
+            return Ok(());
+        };
+        waiting.patient = false;
+        self.core.wait(waiting, store, back)
     }
 
     /// The connection has ended: an error unless the end marker was checked.
@@ -272,28 +293,54 @@ impl Core {
         if self.rebuild.apply(parts, &mut cursor, store, out)? {
             self.acked = Some(number);
             self.plain = plain;
-        } else {
-            self.want(parts, cursor, store, back)?;
-            self.waiting = Some(Waiting {
-                number,
-                flags,
-                records: records.to_vec(),
-                plain,
-                cursor,
-            });
+            return Ok(());
         }
-        Ok(())
+        let waiting = Waiting {
+            number,
+            flags,
+            records: records.to_vec(),
+            plain,
+            cursor,
+            patient: true,
+        };
+        self.wait(waiting, store, back)
     }
 
-    /// Asks for everything that the rest of the group lacks, once.
-    fn want(
+    /// Goes on with the group that waits, if there is one.
+    fn resume(
         &mut self,
-        parts: Parts<'_>,
-        cursor: Cursor,
-        store: &PageStore,
+        store: &mut PageStore,
+        out: &mut Vec<u8>,
         back: &mut Vec<u8>,
     ) -> Result<(), DecodeError> {
-        let missing = self.rebuild.missing(parts, cursor, store);
+        let Some(mut waiting) = self.waiting.take() else {
+            return Ok(());
+        };
+        let parts = Parts {
+            flags: waiting.flags,
+            records: &waiting.records,
+            plain: &waiting.plain,
+        };
+        if self.rebuild.apply(parts, &mut waiting.cursor, store, out)? {
+            self.acked = Some(waiting.number);
+            self.rebuild.supplied.clear();
+            self.plain = waiting.plain;
+            return Ok(());
+        }
+        self.wait(waiting, store, back)
+    }
+
+    /// Asks, once, for what the rest of a group lacks and will not come by itself.
+    fn wait(&mut self, waiting: Waiting, store: &PageStore, back: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let parts = Parts {
+            flags: waiting.flags,
+            records: &waiting.records,
+            plain: &waiting.plain,
+        };
+        let missing = self
+            .rebuild
+            .missing(parts, waiting.cursor, store, waiting.patient);
+        self.waiting = Some(waiting);
         let mut ask: Vec<ContentId> = missing
             .into_iter()
             .filter(|id| !self.wanted.contains(id))
@@ -326,24 +373,10 @@ impl Core {
             return Err(DecodeError::Supply);
         }
         store.insert(id, page);
-        let Some(mut waiting) = self.waiting.take() else {
-            return Ok(());
-        };
-        self.rebuild.supplied.insert(id, Box::new(*page));
-        let parts = Parts {
-            flags: waiting.flags,
-            records: &waiting.records,
-            plain: &waiting.plain,
-        };
-        if self.rebuild.apply(parts, &mut waiting.cursor, store, out)? {
-            self.acked = Some(waiting.number);
-            self.rebuild.supplied.clear();
-            self.plain = waiting.plain;
-        } else {
-            self.want(parts, waiting.cursor, store, back)?;
-            self.waiting = Some(waiting);
+        if self.waiting.is_some() {
+            self.rebuild.supplied.insert(id, Box::new(*page));
         }
-        Ok(())
+        self.resume(store, out, back)
     }
 
     fn end(&mut self, body: &[u8]) -> Result<(), DecodeError> {

@@ -13,7 +13,7 @@ use crate::chooser::{Chooser, Similarity, similarity};
 use crate::class::{Account, Classes, PageClass};
 use crate::codec::group::GroupEncoder;
 use crate::codec::{delta, fill_of, lz4_encode, wkdm};
-use crate::content::{ContentId, ContentKey, Knowledge};
+use crate::content::{ContentId, ContentKey, Knowledge, Standing};
 use crate::limits::{PAGE_BYTES, VERSION_SLOTS, VERSION_SLOTS_MAX, WINDOW_BYTES_LIMIT, WINDOW_BYTES_MAX};
 use crate::stream::{BlockIndex, BlockTable, Page, PageHead, Parser, PassThrough, RunningHash, Token};
 use crate::versions::Versions;
@@ -58,6 +58,8 @@ struct Core {
     group: Group,
     next_group: u32,
     window: Window,
+    /// Until one was not kept.
+    counts_on_promises: bool,
     target_waited_nanos: u64,
     blocks_sent: usize,
     greeted: bool,
@@ -82,6 +84,7 @@ impl Encoder {
             group: Group::default(),
             next_group: 0,
             window: Window::new(config.window_bytes_max),
+            counts_on_promises: true,
             target_waited_nanos: 0,
             blocks_sent: 0,
             greeted: false,
@@ -276,22 +279,23 @@ impl Core {
             return self.count(PageClass::Fill, 1);
         }
         let id = self.group.enters_store().then(|| self.config.key.id(page));
-        match id {
-            Some(id) if knowledge.holds(id) => self.known(head, id, page),
+        let counted_on = |standing: &Standing| *standing == Standing::Held || self.counts_on_promises;
+        let standing = id.and_then(|id| knowledge.standing(id)).filter(counted_on);
+        match (id, standing) {
+            (Some(id), Some(standing)) => self.known(head, id, standing, page),
             _ => self.coded(head, page),
         }
         if let Some(id) = id {
-            knowledge.learn(id);
+            knowledge.promise(id);
         }
         if self.group.keeps_versions() {
             self.versions.put(head.block, head.offset, page);
         }
     }
 
-    fn known(&mut self, head: PageHead, id: ContentId, page: &Page) {
-        self.group.page(PageClass::Known, head).extend_from_slice(&id.0);
-        self.group.referred.push(id);
-        self.window.retain(id, page);
+    fn known(&mut self, head: PageHead, id: ContentId, standing: Standing, page: &Page) {
+        self.group.known(head, id, standing);
+        self.window.retain(id, page, standing);
         self.count(PageClass::Known, id.0.len());
     }
 
@@ -398,11 +402,11 @@ impl Core {
                 return Ok(());
             }
             frame::WAITED => self.target_waited_nanos = reader.u64().ok_or_else(damaged)?,
-            frame::RESET => knowledge.clear(),
+            frame::RESET => knowledge.forget_held(),
             frame::HOLDS => reader
                 .ids()
                 .ok_or_else(damaged)?
-                .for_each(|id| knowledge.learn(id)),
+                .for_each(|id| knowledge.held(id)),
             frame::DROPPED => reader
                 .ids()
                 .ok_or_else(damaged)?
@@ -419,7 +423,9 @@ impl Core {
     }
 
     fn supply(&mut self, id: ContentId, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let page = self.window.supply(id).ok_or(EncodeError::Need)?;
+        let (page, standing) = self.window.supply(id).ok_or(EncodeError::Need)?;
+        // The target waited for it in vain: a store too small, or a stream that broke.
+        self.counts_on_promises &= standing == Standing::Held;
         frame::frame(out, frame::SUPPLY, |body| {
             body.extend_from_slice(&id.0);
             body.extend_from_slice(page);

@@ -6,7 +6,7 @@ use crate::chooser::Similarity;
 use crate::class::PageClass;
 use crate::codec::CodecError;
 use crate::codec::group::GroupEncoder;
-use crate::content::ContentId;
+use crate::content::{ContentId, Standing};
 use crate::limits::{GROUP_PAGES_MAX, GROUP_PAYLOAD_BYTES_MAX, LITERAL_BYTES_MAX, PAGE_BYTES};
 use crate::stream::{Page, PageHead};
 
@@ -80,11 +80,22 @@ impl Group {
     /// Begins a page record; its body goes to `records` next.
     pub fn page(&mut self, class: PageClass, head: PageHead) -> &mut Vec<u8> {
         record::put_head(&mut self.records, class, head, self.last);
+        self.placed(head);
+        &mut self.records
+    }
+
+    /// Adds a page by its content; the page itself is to be retained.
+    pub fn known(&mut self, head: PageHead, id: ContentId, standing: Standing) {
+        record::put_known(&mut self.records, id, standing, head, self.last);
+        self.placed(head);
+        self.referred.push(id);
+    }
+
+    fn placed(&mut self, head: PageHead) {
         self.last = Some(head);
         self.literal = None;
         self.count += 1;
         self.pages += 1;
-        &mut self.records
     }
 
     /// Adds a page whose body joins the group's zstd blob.

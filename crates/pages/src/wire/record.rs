@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! u8: class code (low 4 bits) | 0x10 QEMU wrote "continue" | 0x20 next page of the record before
+//!     | 0x40 known: promised, another stream of the source may carry it and be behind
 //! literal (code 0): u32 length, bytes
 //! page: unless 0x20: u16 block, u64 offset; then by class: fill byte | id 16 | u16 length + body | nothing | 4096 bytes
 //! ```
@@ -9,19 +10,20 @@
 use super::error::DecodeError;
 use super::frame::Reader;
 use crate::class::PageClass;
-use crate::content::ContentId;
+use crate::content::{ContentId, Standing};
 use crate::limits::{LITERAL_BYTES_MAX, PAGE_BYTES};
 use crate::stream::{BlockIndex, Page, PageHead};
 
 const CONTINUED: u8 = 0x10;
 const NEXT: u8 = 0x20;
+const PROMISED: u8 = 0x40;
 
 /// What a page record carries.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Body<'a> {
     Zero(u8),
     Fill(u8),
-    Known(ContentId),
+    Known(ContentId, Standing),
     Coded(PageClass, &'a [u8]),
     Zstd,
     Raw(&'a Page),
@@ -50,6 +52,22 @@ pub(super) fn put_head(out: &mut Vec<u8>, class: PageClass, head: PageHead, last
     }
 }
 
+/// Appends a reference to contents of that standing.
+pub(super) fn put_known(
+    out: &mut Vec<u8>,
+    id: ContentId,
+    standing: Standing,
+    head: PageHead,
+    last: Option<PageHead>,
+) {
+    let lead = out.len();
+    put_head(out, PageClass::Known, head, last);
+    if standing == Standing::Promised {
+        out[lead] |= PROMISED;
+    }
+    out.extend_from_slice(&id.0);
+}
+
 /// Appends a literal record.
 pub(super) fn put_literal(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(0);
@@ -73,10 +91,14 @@ pub(super) fn read<'a>(
             .map(Record::Literal)
             .ok_or(DecodeError::Truncated);
     }
-    if lead & 0xc0 != 0 {
+    let class = PageClass::from_code(lead & 0x0f).ok_or(DecodeError::Class(lead))?;
+    let allowed = match class {
+        PageClass::Known => CONTINUED | NEXT | PROMISED,
+        _ => CONTINUED | NEXT,
+    };
+    if lead & 0xf0 & !allowed != 0 {
         return Err(DecodeError::Class(lead));
     }
-    let class = PageClass::from_code(lead & 0x0f).ok_or(DecodeError::Class(lead))?;
     let (block, offset) = if lead & NEXT != 0 {
         next_of(*last).ok_or(DecodeError::Place)?
     } else {
@@ -94,15 +116,21 @@ pub(super) fn read<'a>(
     *last = Some(head);
     Ok(Record::Page(
         head,
-        body(reader, class).ok_or(DecodeError::Truncated)?,
+        body(reader, class, lead).ok_or(DecodeError::Truncated)?,
     ))
 }
 
-fn body<'a>(reader: &mut Reader<'a>, class: PageClass) -> Option<Body<'a>> {
+fn body<'a>(reader: &mut Reader<'a>, class: PageClass, lead: u8) -> Option<Body<'a>> {
     Some(match class {
         PageClass::Zero => Body::Zero(reader.u8()?),
         PageClass::Fill => Body::Fill(reader.u8()?),
-        PageClass::Known => Body::Known(ContentId(reader.array()?)),
+        PageClass::Known => {
+            let standing = match lead & PROMISED {
+                0 => Standing::Held,
+                _ => Standing::Promised,
+            };
+            Body::Known(ContentId(reader.array()?), standing)
+        }
         PageClass::Delta | PageClass::Wkdm | PageClass::Lz4 => {
             let len = usize::from(reader.u16()?);
             Body::Coded(class, reader.take(len)?)

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::error::EncodeError;
-use crate::content::ContentId;
+use crate::content::{ContentId, Standing};
 use crate::limits::PAGE_BYTES;
 use crate::stream::Page;
 
@@ -20,6 +20,8 @@ struct Retained {
     groups: u32,
     /// One for each reference: an honest target asks no more often.
     supplies_left: u32,
+    /// Some reference counted on another stream.
+    promised: bool,
 }
 
 /// Bounded by the encoder's window: past it no more of QEMU's bytes are taken.
@@ -61,24 +63,30 @@ impl Window {
     }
 
     /// Keeps a page that the next group refers to.
-    pub fn retain(&mut self, id: ContentId, page: &Page) {
+    pub fn retain(&mut self, id: ContentId, page: &Page, standing: Standing) {
         let retained = self.retained.entry(id).or_insert_with(|| {
             self.used_bytes += PAGE_BYTES as u64;
             Retained {
                 page: Box::new(*page),
                 groups: 0,
                 supplies_left: 0,
+                promised: false,
             }
         });
+        retained.promised |= standing == Standing::Promised;
         retained.groups += 1;
         retained.supplies_left += 1;
     }
 
-    /// The page of a reference on its way, once for each.
-    pub fn supply(&mut self, id: ContentId) -> Option<&Page> {
+    /// The page of a reference on its way, once for each; and what the reference counted on.
+    pub fn supply(&mut self, id: ContentId) -> Option<(&Page, Standing)> {
         let retained = self.retained.get_mut(&id)?;
         retained.supplies_left = retained.supplies_left.checked_sub(1)?;
-        Some(&retained.page)
+        let standing = match retained.promised {
+            true => Standing::Promised,
+            false => Standing::Held,
+        };
+        Some((&retained.page, standing))
     }
 
     /// Everything up to this group has been rebuilt: its retained pages and its room are free.

@@ -156,6 +156,8 @@ pub struct Pair {
     pub decoder: Decoder,
     pub out: Vec<u8>,
     pub ended: bool,
+    /// Waits for other streams instead of asking.
+    pub patient: bool,
 }
 
 impl Pair {
@@ -168,6 +170,7 @@ impl Pair {
             decoder,
             out: Vec::new(),
             ended: false,
+            patient: false,
         }
     }
 
@@ -188,6 +191,9 @@ impl Pair {
                 progress = self.decoder.push(&[], store, &mut self.out, &mut back)?;
             }
             self.ended |= matches!(progress, Progress::Ended(_));
+            if !self.patient && self.decoder.waits_for_siblings().is_some() {
+                self.decoder.lose_patience(store, &mut back)?;
+            }
             wire.clear();
             self.encoder
                 .answer(&back, know, &mut wire, &mut Vec::new())
