@@ -21,6 +21,8 @@ use crate::record::Record;
 pub(crate) enum Alarm {
     /// A fault of the batch.
     Fault(Fault),
+    /// QEMU has passed over the memory often enough to predict the rest.
+    Round,
     /// Step 9 is done at the source.
     SourceClosed(SourceFrames),
     /// Step 9 is done at the target.

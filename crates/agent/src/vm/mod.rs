@@ -5,6 +5,7 @@
 
 mod answers;
 mod home;
+mod passes;
 mod source;
 mod target;
 
@@ -481,6 +482,8 @@ impl Task {
     async fn heed(&mut self, alarm: Alarm) {
         match alarm {
             Alarm::Fault(fault) => self.tell(Outcome::Failed(fault)),
+            Alarm::Round if self.copies() => self.look_at_progress().await,
+            Alarm::Round => {}
             Alarm::SourceClosed(frames) => self.settle("CloseSourceBuffer", Outcome::SourceClosed(frames)),
             Alarm::TargetClosed(frames) => self.target_closed(frames).await,
         }

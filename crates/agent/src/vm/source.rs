@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use transhume_model::{Bytes, MigrationId, Millis, OrderId};
 use transhume_pages::{Account, PageClass};
@@ -10,6 +11,7 @@ use transhume_protocol::message::{
 };
 use transhume_qemu::MigrationStatus;
 
+use super::passes::{Passes, ROUNDS_MIN};
 use super::{Life, Task, Trouble, failed};
 use crate::agent::wall;
 use crate::limits::{CATCH_UP, STOP_AND_COPY_MAX};
@@ -17,8 +19,8 @@ use crate::nics::SourceBuffers;
 use crate::pace::Pace;
 use crate::page_stream::{self, PageStream};
 
-/// Passes over memory before a prediction is believed: the first copies everything, the second what it missed.
-const ROUNDS_MIN: u64 = 2;
+/// Passes over memory that a stream which catches up makes: one for what was put off, one for what was written meanwhile.
+const CATCH_UP_PASSES: u64 = 2;
 
 /// What a source owns while it is copied away.
 #[derive(Debug)]
@@ -29,6 +31,10 @@ pub(crate) struct Leaving {
     blackout_max: Millis,
     stream: Option<PageStream>,
     pace: Arc<Pace>,
+    /// While its QEMU copies.
+    passes: Option<Passes>,
+    /// When pre-copy began.
+    begun: Instant,
     buffers: Option<SourceBuffers>,
     converged: bool,
     stopped: bool,
@@ -43,6 +49,8 @@ impl Leaving {
             blackout_max: Millis(0),
             stream: None,
             pace: Arc::default(),
+            passes: None,
+            begun: Instant::now(),
             buffers,
             converged: true,
             stopped,
@@ -86,6 +94,8 @@ impl Task {
             blackout_max,
             stream: Some(stream),
             pace,
+            passes: Some(Passes::watch(qemu.vm(), self.alarm.clone())),
+            begun: Instant::now(),
             buffers: None,
             converged: mode == Mode::Offline,
             stopped: false,
@@ -160,7 +170,7 @@ impl Task {
                 reason,
             }));
         }
-        let pages = progress(&seen, leaving.stream.as_ref());
+        let pages = progress(&seen, leaving);
         let fits = seen.status == MigrationStatus::Active
             && seen.dirty_sync_count >= ROUNDS_MIN
             && pages.blackout <= leaving.blackout_max;
@@ -213,9 +223,13 @@ impl Task {
         self.buffers()?;
         // What the held stream has put off goes across while the guest still runs. Held again, QEMU does not contend
         // with its own search for dirty pages while the guest empties its ring.
-        self.leaving().1.pace.release();
-        tokio::time::sleep(CATCH_UP).await;
-        self.leaving().1.pace.hold();
+        let leaving = self.leaving().1;
+        leaving.pace.release();
+        if let Some(passes) = &mut leaving.passes {
+            // What it has not caught up with by then goes across after the stop.
+            let _ = tokio::time::timeout(CATCH_UP, passes.more(CATCH_UP_PASSES)).await;
+        }
+        leaving.pace.hold();
         self.record.capturing = true;
         self.remember()?;
         let network = |error| failed(FaultKind::Network, error);
@@ -265,7 +279,7 @@ impl Task {
             return Err(self.given_up());
         };
         let (pre_switchover_at, seen) = done.map_err(|error| failed(FaultKind::Qemu, error))?;
-        let pages = progress(&seen, leaving.stream.as_ref());
+        let pages = progress(&seen, leaving);
         Ok(Outcome::Copied {
             pages,
             times: CopyTimes {
@@ -349,8 +363,12 @@ impl Task {
 }
 
 /// QEMU's figures, ours for the wire, and the predicted blackout: what is left at the rate measured last.
-fn progress(seen: &transhume_qemu::MigrationProgress, stream: Option<&PageStream>) -> PageProgress {
-    let bytes_per_ms = seen.mbps * 1e6 / 8.0 / 1e3;
+fn progress(seen: &transhume_qemu::MigrationProgress, leaving: &Leaving) -> PageProgress {
+    // QEMU measures its rate every 100 ms; before that what has gone so far says it.
+    let bytes_per_ms = match seen.mbps {
+        0.0 => seen.transferred.0 as f64 / (leaving.begun.elapsed().as_secs_f64() * 1e3),
+        mbps => mbps * 1e6 / 8.0 / 1e3,
+    };
     let blackout = if seen.remaining.0 == 0 {
         0.0
     } else if bytes_per_ms > 0.0 {
@@ -358,7 +376,11 @@ fn progress(seen: &transhume_qemu::MigrationProgress, stream: Option<&PageStream
     } else {
         f64::from(u32::MAX)
     };
-    let account = stream.map(PageStream::account).unwrap_or_default();
+    let account = leaving
+        .stream
+        .as_ref()
+        .map(PageStream::account)
+        .unwrap_or_default();
     PageProgress {
         total: seen.total,
         transferred: seen.transferred,
