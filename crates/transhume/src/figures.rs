@@ -211,7 +211,7 @@ pub async fn move_once(
         blackout_ms_max: None,
     };
     let Accepted { migration } = client.post("/v1/clusters/lab/migrations", &order).await?;
-    let report = follow::follow(client, migration.0, true).await?;
+    let report = follow::follow(client, migration.0, true, follow::Interrupts::listen()?).await?;
     match report.outcome {
         Ending::Committed => Ok(report),
         other => Err(Failure::other(format!(

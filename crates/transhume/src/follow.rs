@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 
 use futures::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use transhume_model::VmName;
 use transhume_protocol::event::{Event, Happening};
 use transhume_protocol::report::MigrationReport;
@@ -89,15 +90,33 @@ fn line(event: &Event) -> Option<String> {
     })
 }
 
+/// Ctrl-C from now on: it no longer ends this process by itself. One listener for all events: one made anew for each would be
+/// deaf between them.
+pub struct Interrupts(Signal);
+
+impl Interrupts {
+    pub fn listen() -> Result<Self, Failure> {
+        signal(SignalKind::interrupt())
+            .map(Self)
+            .map_err(|error| Failure::of(&error))
+    }
+}
+
 /// Follows a move to its end; the report.
-pub async fn follow(client: &Client, migration: u64, quiet: bool) -> Result<MigrationReport, Failure> {
+pub async fn follow(
+    client: &Client,
+    migration: u64,
+    quiet: bool,
+    mut interrupts: Interrupts,
+) -> Result<MigrationReport, Failure> {
     let mut shown = Shown::new(quiet);
     let mut bars = Bars::default();
     let mut events = std::pin::pin!(client.events(migration, 0).await?);
     loop {
         let event = tokio::select! {
+            biased;
+            _ = interrupts.0.recv() => return Err(detached(migration)),
             event = events.next() => event,
-            _ = tokio::signal::ctrl_c() => return Err(detached(migration)),
         };
         let Some(event) = event.transpose()? else { break };
         if let Some(vm) = bars.take(&event) {

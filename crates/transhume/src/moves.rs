@@ -130,13 +130,22 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
     let path = format!("/v1/clusters/{}/migrations", cluster_name(&args.cluster)?);
     let json = args.how.json;
     let order = order(args.from, args.to, &args.how);
+    // Before the order is given: Ctrl-C in between waits for its number, to say which move goes on.
+    let interrupts = follow::Interrupts::listen()?;
     let Accepted { migration } = client.post(&path, &order).await?;
-    finish(follow::follow(client, migration.0, json).await?, json)
+    finish(
+        follow::follow(client, migration.0, json, interrupts).await?,
+        json,
+    )
 }
 
 pub async fn follow(client: &Client, migration: Option<u64>, json: bool) -> Result<ExitCode, Failure> {
     let migration = number(client, migration).await?;
-    finish(follow::follow(client, migration, json).await?, json)
+    let interrupts = follow::Interrupts::listen()?;
+    finish(
+        follow::follow(client, migration, json, interrupts).await?,
+        json,
+    )
 }
 
 /// Prints a report and says by the exit code how the move ended.
