@@ -3,7 +3,7 @@
 //! QEMU gets one descriptor of the tap, the agent keeps another of the same queue: while QEMU does not read, the agent can.
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -82,7 +82,7 @@ impl Tap {
         plug.netlink()
             .set_up_port(
                 index,
-                host_end(config.mac),
+                host_end().context(name, "choose the tap's address")?,
                 config.mtu,
                 config.ring_frames,
                 bridge,
@@ -282,11 +282,12 @@ impl Tap {
     }
 }
 
-/// The tap's own address: the guest's, with a first byte higher than that of any real port.
-fn host_end(guest: Mac) -> Mac {
-    let mut bytes = guest.bytes();
-    bytes[0] = if bytes[0] == 0xfe { 0xfa } else { 0xfe };
-    Mac::new(bytes).expect("neither a group nor zero")
+/// The tap's own address. High, since a bridge takes the lowest of its ports' and a tap's comes and goes; and of this tap alone: were it
+/// made from the guest's, the target's bridge would take the address of a source whose bridge has it for its own.
+fn host_end() -> io::Result<Mac> {
+    let mut bytes = [0xfe, 0xff, 0, 0, 0, 0];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes[2..])?;
+    Ok(Mac::new(bytes).expect("neither a group nor zero"))
 }
 
 fn find_tap(pid: u32, name: &str) -> Result<OwnedFd, Error> {

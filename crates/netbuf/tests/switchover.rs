@@ -5,7 +5,7 @@ mod net;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use net::{Guest, Peer, Stream, assert_in_order, eventually, in_own_network};
+use net::{Guest, Peer, Stream, address, assert_in_order, build, eventually, in_own_network, ip, tap};
 use transhume_netbuf::{Event, Events, OldPath, PlugState, SourceBuffer, TargetBuffer};
 
 fn no_events() -> Events {
@@ -70,6 +70,22 @@ fn a_switchover_at_20000_frames_a_second_loses_nothing() {
 #[test]
 fn a_switchover_with_full_frames_loses_nothing() {
     switchover(5_000, 1514);
+}
+
+/// Found in a lab whose veth had been given an address above fe:54: the bridge took the source tap's, which the target's tap had too,
+/// and the two hosts no longer reached each other.
+#[test]
+fn a_tap_lends_its_address_to_no_bridge_and_shares_it_with_no_other() {
+    in_own_network(|| {
+        build();
+        ip("link set a0 address fe:fe:00:00:00:01");
+        let before = address("br-a");
+        let source = tap("tap-a", "br-a", PlugState::Open);
+        let target = tap("tap-b", "br-b", PlugState::Shut);
+        assert_eq!(address("br-a"), before);
+        assert_ne!(address("tap-a"), address("tap-b"));
+        drop((source, target));
+    });
 }
 
 #[test]

@@ -89,7 +89,10 @@ mod tests {
             "{range:?}"
         );
         let range = taught([4.0, 1.0].repeat(10)).applied_to(MODELLED);
-        assert!(range.low > 0.0 && range.low < 1.0, "nothing takes no time: {range:?}");
+        assert!(
+            range.low > 0.0 && range.low < 1.0,
+            "nothing takes no time: {range:?}"
+        );
     }
 
     #[test]

@@ -133,19 +133,13 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
     // Before the order is given: Ctrl-C in between waits for its number, to say which move goes on.
     let interrupts = follow::Interrupts::listen()?;
     let Accepted { migration } = client.post(&path, &order).await?;
-    finish(
-        follow::follow(client, migration.0, json, interrupts).await?,
-        json,
-    )
+    finish(follow::follow(client, migration.0, json, interrupts).await?, json)
 }
 
 pub async fn follow(client: &Client, migration: Option<u64>, json: bool) -> Result<ExitCode, Failure> {
     let migration = number(client, migration).await?;
     let interrupts = follow::Interrupts::listen()?;
-    finish(
-        follow::follow(client, migration, json, interrupts).await?,
-        json,
-    )
+    finish(follow::follow(client, migration, json, interrupts).await?, json)
 }
 
 /// Prints a report and says by the exit code how the move ended.

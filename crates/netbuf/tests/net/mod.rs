@@ -44,6 +44,18 @@ pub fn ip(arguments: &str) {
     );
 }
 
+/// The Ethernet address of a link.
+pub fn address(link: &str) -> String {
+    let shown = Command::new("ip")
+        .args(["-o", "link", "show", link])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == "link/ether").unwrap();
+    words.next().unwrap().to_owned()
+}
+
 /// br-a and br-b are two hosts, br-f the fabric, p0 the peer's interface.
 pub fn build() {
     ip("link set lo up");
