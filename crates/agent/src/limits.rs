@@ -36,6 +36,9 @@ pub(crate) const PAGE_SIBLING_WAIT: Duration = Duration::from_secs(3);
 /// Send buffer of a page stream's socket: the link's own latency is short, and what waits in front of the last pages lengthens the blackout.
 pub(crate) const PAGE_SEND_BUFFER_BYTES: usize = 512 << 10;
 
+/// Send buffer of a target's socket to its QEMU; the kernel doubles it. What waits in it waits in front of the last pages.
+pub(crate) const QEMU_SOCKET_BYTES: usize = 512 << 10;
+
 /// Page versions kept for delta, per stream and side: 4 MiB.
 pub(crate) const PAGE_VERSION_SLOTS: u32 = 1024;
 
@@ -47,6 +50,15 @@ pub(crate) const DISK_PROBE_MAX: Duration = Duration::from_secs(3);
 
 /// Alarms of a VM's buffers and streams waiting for its task; each source of them speaks a few times in a move.
 pub(crate) const ALARMS_WAITING_MAX: usize = 64;
+
+/// Bytes under way to the target's agent with which a VM may be stopped: 4 ms at 1 Gbit/s.
+pub(crate) const CLOSE_BYTES_MAX: u64 = 512 << 10;
+
+/// Longest wait for a page stream whose blackout fits to come so close.
+pub(crate) const CLOSE_MAX: Duration = Duration::from_millis(200);
+
+/// Pause between two looks whether it has.
+pub(crate) const CLOSE_LOOK: Duration = Duration::from_millis(5);
 
 /// Time for a held page stream to catch up before the guest is stopped; measured in `docs/design/qemu.md`.
 pub(crate) const CATCH_UP: Duration = Duration::from_millis(30);

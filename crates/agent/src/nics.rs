@@ -23,6 +23,8 @@ pub(crate) enum Alarm {
     Fault(Fault),
     /// QEMU has passed over the memory often enough to predict the rest.
     Round,
+    /// A stream that fits may have come close.
+    Look,
     /// Step 9 is done at the source.
     SourceClosed(SourceFrames),
     /// Step 9 is done at the target.

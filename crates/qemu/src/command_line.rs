@@ -144,7 +144,8 @@ impl CommandLine {
 
     fn machine(&mut self, spec: &VmSpec, machine: &MachineType, accel: Accel) {
         self.option("-name", spec.name.as_str());
-        self.option("-machine", machine.0.as_str());
+        // The description behind the device state is for people with a debugger; making it and sending it is part of the blackout.
+        self.option("-machine", format!("{},suppress-vmdesc=on", machine.0));
         self.option("-accel", accel.name());
         self.option("-cpu", CPU);
         self.option("-m", format!("{}M", spec.memory.0));
@@ -324,7 +325,7 @@ mod tests {
         "-name",
         "web-1",
         "-machine",
-        "pc-q35-10.0",
+        "pc-q35-10.0,suppress-vmdesc=on",
         "-accel",
         "tcg",
         "-cpu",

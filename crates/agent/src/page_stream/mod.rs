@@ -34,7 +34,9 @@ use transhume_pages::{
 pub use self::share::PageShare;
 pub use self::tls::Tls;
 pub use self::tls::{TlsError, TlsFiles};
-use crate::limits::{PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX};
+use crate::limits::{
+    CLOSE_BYTES_MAX, PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX, QEMU_SOCKET_BYTES,
+};
 use crate::pace::Pace;
 
 /// Where the source's QEMU connects to, in the VM's directory.
@@ -100,10 +102,17 @@ pub struct Pages {
 #[derive(Debug)]
 pub struct PageStream {
     task: JoinHandle<()>,
-    account: SharedAccount,
+    seen: SharedSeen,
 }
 
-type SharedAccount = Arc<Mutex<Account>>;
+/// What a source's stages tell of themselves.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    account: Account,
+    behind_bytes: u64,
+}
+
+type SharedSeen = Arc<Mutex<Seen>>;
 
 impl Drop for PageStream {
     fn drop(&mut self) {
@@ -114,7 +123,12 @@ impl Drop for PageStream {
 impl PageStream {
     /// What went to the other agent so far; nothing at a target.
     pub fn account(&self) -> Account {
-        *share::locked(&self.account)
+        share::locked(&self.seen).account
+    }
+
+    /// Whether the target's agent is close behind: what is under way does not lengthen the blackout.
+    pub fn is_close(&self) -> bool {
+        share::locked(&self.seen).behind_bytes <= CLOSE_BYTES_MAX
     }
 }
 
@@ -163,13 +177,13 @@ pub async fn start_source(
         at: target,
         source,
     })?;
-    let account = SharedAccount::default();
+    let seen = SharedSeen::default();
     let stages = source::Source {
         vm: name,
         encoder,
         knowledge: pages.share.knowledge(&vm.cluster, target.ip()),
         pace,
-        account: account.clone(),
+        seen: seen.clone(),
     };
     let (done, ended) = oneshot::channel();
     let task = tokio::spawn(async move {
@@ -183,7 +197,7 @@ pub async fn start_source(
         // The receiver is gone when the VM's task no longer cares.
         let _ = done.send(passed.await);
     });
-    Ok((PageStream { task, account }, path, ended))
+    Ok((PageStream { task, seen }, path, ended))
 }
 
 /// The target's half, as it stands before the source has connected.
@@ -231,18 +245,27 @@ pub async fn start_target(
         let passed = async {
             let remote = greet::welcome(&listener, &name, epoch, tls.as_ref()).await?;
             let local = UnixStream::connect(&qemu_socket).await?;
+            widen(&local);
             target::run(stages, local, remote).await
         };
         // As above: nobody listens once the VM's task has moved on.
         let _ = done.send(passed.await);
     });
-    let account = SharedAccount::default();
+    let seen = SharedSeen::default();
     Ok(Listening {
-        stream: PageStream { task, account },
+        stream: PageStream { task, seen },
         address,
         whole,
         ended,
     })
+}
+
+/// QEMU reads and we write in turns where the socket is small: the writer wakes when three quarters are read, and QEMU waits
+/// for it. Where more than the system's usual is not permitted, it stays slow.
+fn widen(socket: &UnixStream) {
+    if let Err(error) = rustix::net::sockopt::set_socket_send_buffer_size_force(socket, QEMU_SOCKET_BYTES) {
+        tracing::debug!(%error, "QEMU's socket keeps its usual size");
+    }
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {

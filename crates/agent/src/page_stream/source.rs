@@ -22,7 +22,7 @@ use transhume_pages::{EncodeError, Encoder, LinkMeter};
 use transhume_qemu::{HoldPace, ReturnPathFilter};
 
 use super::share::{SharedKnowledge, locked};
-use super::{SharedAccount, Wire, page_threads};
+use super::{Seen, SharedSeen, Wire, page_threads};
 use crate::limits::{PAGE_CHUNK_BYTES, PAGE_CHUNKS_WAITING_MAX};
 use crate::pace::Pace;
 
@@ -37,7 +37,7 @@ pub(super) struct Source {
     pub encoder: Encoder,
     pub knowledge: SharedKnowledge,
     pub pace: Arc<Pace>,
-    pub account: SharedAccount,
+    pub seen: SharedSeen,
 }
 
 /// Runs the stages until QEMU has closed and everything is sent.
@@ -56,7 +56,7 @@ pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::
         vm: source.vm,
         encoder: source.encoder,
         knowledge: source.knowledge,
-        account: source.account,
+        seen: source.seen,
         link: LinkMeter::default(),
         pace: source.pace,
         filter: ReturnPathFilter::new(),
@@ -119,7 +119,7 @@ struct Encode {
     vm: VmName,
     encoder: Encoder,
     knowledge: SharedKnowledge,
-    account: SharedAccount,
+    seen: SharedSeen,
     link: LinkMeter,
     pace: Arc<Pace>,
     filter: ReturnPathFilter,
@@ -170,7 +170,7 @@ impl Encode {
                     }
                 },
             }
-            self.keep_account();
+            self.tell_seen();
         }
     }
 
@@ -240,8 +240,11 @@ impl Encode {
         self.local_write.write_all(&passed).await
     }
 
-    fn keep_account(&self) {
-        *locked(&self.account) = self.encoder.account();
+    fn tell_seen(&self) {
+        *locked(&self.seen) = Seen {
+            account: self.encoder.account(),
+            behind_bytes: self.encoder.behind_bytes(),
+        };
     }
 }
 

@@ -482,8 +482,12 @@ impl Task {
     async fn heed(&mut self, alarm: Alarm) {
         match alarm {
             Alarm::Fault(fault) => self.tell(Outcome::Failed(fault)),
-            Alarm::Round if self.copies() => self.look_at_progress().await,
-            Alarm::Round => {}
+            Alarm::Round if self.copies() => {
+                self.hold_stream();
+                self.look_at_progress().await;
+            }
+            Alarm::Look if self.copies() => self.look_at_progress().await,
+            Alarm::Round | Alarm::Look => {}
             Alarm::SourceClosed(frames) => self.settle("CloseSourceBuffer", Outcome::SourceClosed(frames)),
             Alarm::TargetClosed(frames) => self.target_closed(frames).await,
         }

@@ -14,8 +14,8 @@ use transhume_qemu::MigrationStatus;
 use super::passes::{Passes, ROUNDS_MIN};
 use super::{Life, Task, Trouble, failed};
 use crate::agent::wall;
-use crate::limits::{CATCH_UP, STOP_AND_COPY_MAX};
-use crate::nics::SourceBuffers;
+use crate::limits::{CATCH_UP, CLOSE_LOOK, CLOSE_MAX, STOP_AND_COPY_MAX};
+use crate::nics::{Alarm, SourceBuffers};
 use crate::pace::Pace;
 use crate::page_stream::{self, PageStream};
 
@@ -35,6 +35,8 @@ pub(crate) struct Leaving {
     passes: Option<Passes>,
     /// When pre-copy began.
     begun: Instant,
+    /// When the predicted blackout first fitted.
+    fits_since: Option<Instant>,
     buffers: Option<SourceBuffers>,
     converged: bool,
     stopped: bool,
@@ -51,10 +53,19 @@ impl Leaving {
             pace: Arc::default(),
             passes: None,
             begun: Instant::now(),
+            fits_since: None,
             buffers,
             converged: true,
             stopped,
         }
+    }
+}
+
+impl Leaving {
+    /// Whether the target's agent is close behind, or was given the time to come close.
+    fn comes_close(&mut self) -> bool {
+        let since = self.fits_since.get_or_insert_with(Instant::now);
+        since.elapsed() >= CLOSE_MAX || self.stream.as_ref().is_none_or(PageStream::is_close)
     }
 }
 
@@ -71,7 +82,9 @@ impl Task {
         self.answers.clear();
         self.record.activated = None;
         self.record.closed = None;
+        // Held from the second pass on: before, a gap in what QEMU writes is no idleness.
         let pace = Arc::new(Pace::default());
+        pace.release();
         let (stream, socket, ended) = page_stream::start_source(
             &self.dir(),
             &self.record.spec,
@@ -96,6 +109,7 @@ impl Task {
             pace,
             passes: Some(Passes::watch(qemu.vm(), self.alarm.clone())),
             begun: Instant::now(),
+            fits_since: None,
             buffers: None,
             converged: mode == Mode::Offline,
             stopped: false,
@@ -153,6 +167,11 @@ impl Task {
             if leaving.mode == Mode::Live && !leaving.stopped && leaving.stream.is_some())
     }
 
+    /// Memory has been copied once: from now on QEMU looks for dirty pages without a pause, and is read slowly while it finds none.
+    pub(super) fn hold_stream(&mut self) {
+        self.leaving().1.pace.hold();
+    }
+
     /// Reports how far pre-copy is; says once when the predicted blackout fits.
     pub(super) async fn look_at_progress(&mut self) {
         let (qemu, leaving) = self.leaving();
@@ -174,7 +193,15 @@ impl Task {
         let fits = seen.status == MigrationStatus::Active
             && seen.dirty_sync_count >= ROUNDS_MIN
             && pages.blackout <= leaving.blackout_max;
-        if fits && !leaving.converged {
+        if fits && !leaving.converged && !leaving.comes_close() {
+            // What is under way would be waited for with the guest stopped.
+            let alarm = self.alarm.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(CLOSE_LOOK).await;
+                // The task may have ended meanwhile.
+                let _ = alarm.send(Alarm::Look).await;
+            });
+        } else if fits && !leaving.converged {
             leaving.converged = true;
             self.answer_pre_copy(Outcome::Converged(pages));
         } else if !leaving.converged {

@@ -167,6 +167,11 @@ impl Encoder {
         self.core.window.is_open()
     }
 
+    /// Bytes sent or retained that the target has not rebuilt yet.
+    pub fn behind_bytes(&self) -> u64 {
+        self.core.window.used_bytes()
+    }
+
     /// Whether the target has rebuilt everything that was sent.
     pub fn settled(&self) -> bool {
         self.core.group.is_empty() && self.core.window.is_empty()

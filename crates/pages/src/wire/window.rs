@@ -47,6 +47,11 @@ impl Window {
         self.used_bytes < self.bytes_max
     }
 
+    /// Bytes sent or retained, not acknowledged.
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+
     /// Whether nothing is on its way.
     pub fn is_empty(&self) -> bool {
         self.flights.is_empty()
