@@ -6,6 +6,7 @@
 
 mod api;
 mod authority;
+pub mod boxes;
 mod channel;
 mod config;
 mod down;

@@ -2,20 +2,10 @@
 
 use std::fmt::Write;
 
-use kuva::plot::BoxPlot;
-use kuva::render::layout::Layout;
-use kuva::render::plots::Plot;
 use serde::{Deserialize, Serialize};
 use transhume_model::VmName;
 
-/// Jitter of the points over their box, in the plot's own unit.
-const JITTER: f64 = 0.25;
-/// Opaque: the PNG half of the drawing library leaves out points of a colour it cannot read, like `rgba()`.
-const POINT_COLOR: &str = "#404040";
-const WIDTH: f64 = 900.0;
-const HEIGHT: f64 = 480.0;
-/// Pixels of a PNG per unit of the drawing.
-const PIXELS_PER_UNIT: f32 = 2.0;
+use crate::boxes::{Boxes, Group};
 
 /// Who moved the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -133,38 +123,23 @@ impl Figure {
         }
     }
 
-    /// Boxes with every point, as SVG.
-    pub fn svg(self, rows: &[Row]) -> String {
-        let (plots, layout) = self.draw(rows);
-        kuva::render_to_svg(plots, layout)
-    }
-
-    /// The same as PNG; the drawing library's words where it cannot.
-    pub fn png(self, rows: &[Row]) -> Result<Vec<u8>, String> {
-        let (plots, layout) = self.draw(rows);
-        kuva::render_to_png(plots, layout, PIXELS_PER_UNIT)
-    }
-
-    fn draw(self, rows: &[Row]) -> (Vec<Plot>, Layout) {
-        let mut boxes = BoxPlot::new().with_strip(JITTER).with_overlay_color(POINT_COLOR);
-        let mut colors = Vec::new();
-        for (mover, mtu) in kinds(rows) {
-            boxes = boxes.with_group(format!("{} / {mtu}", mover.name()), self.sample(rows, mover, mtu));
-            colors.push(mover.color());
-        }
-        let plots = vec![Plot::Box(boxes.with_group_colors(colors))];
+    /// The drawing.
+    pub fn boxes(self, rows: &[Row]) -> Boxes {
         let (title, unit) = match self {
             Figure::Loss => ("Messages lost while a cluster moves", "messages per move"),
             Figure::Blackout => ("Blackout of a VM while its cluster moves", "ms"),
         };
-        let layout = Layout::auto_from_plots(&plots)
-            .with_title(title)
-            .with_x_label("mover / MTU, bytes")
-            .with_y_label(unit)
-            .with_width(WIDTH)
-            .with_height(HEIGHT)
-            .with_y_axis_min(0.0);
-        (plots, layout)
+        let group = |(mover, mtu): (Mover, u16)| Group {
+            label: format!("{} / {mtu}", mover.name()),
+            color: mover.color(),
+            sample: self.sample(rows, mover, mtu),
+        };
+        Boxes {
+            title: title.to_owned(),
+            x_label: "mover / MTU, bytes".to_owned(),
+            y_label: unit.to_owned(),
+            groups: kinds(rows).into_iter().map(group).collect(),
+        }
     }
 }
 
@@ -240,8 +215,9 @@ mod tests {
     fn the_pictures_and_the_table_hold_every_kind() {
         let rows = [row(Mover::Stock, 1, 3, 100.0), row(Mover::Batch(1), 1, 0, 90.5)];
         for figure in [Figure::Loss, Figure::Blackout] {
-            let svg = figure.svg(&rows);
-            assert!(figure.png(&rows).unwrap().starts_with(b"\x89PNG"));
+            let boxes = figure.boxes(&rows);
+            let svg = boxes.svg();
+            assert!(boxes.png().unwrap().starts_with(b"\x89PNG"));
             assert!(svg.starts_with("<svg") && svg.contains("stock / 1500"), "{svg}");
         }
         assert_eq!(csv(&rows).lines().nth(2), Some("k = 1,1500,1,vm1,0,0,0,90.500,"));

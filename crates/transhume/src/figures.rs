@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use transhume_coordinator::api::{Accepted, MoveOrder};
+use transhume_lab::boxes::Boxes;
 use transhume_lab::plot::{Figure, Mover, Row, Spread, csv, kinds};
 use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, StockLab, accelerator};
 use transhume_lab::{Figures, Lab, LabName, LabUp, Traffic, collect, down, up};
@@ -317,11 +318,7 @@ fn write(out: &Path, wanted: &[(u8, Figure)], rows: &[Row], machine: &str) -> Re
         ("summary.txt".to_owned(), summary(rows).into_bytes()),
     ];
     for (number, figure) in wanted {
-        let png = figure
-            .png(rows)
-            .map_err(|error| Failure::other(format!("cannot draw figure {number}: {error}")))?;
-        files.push((format!("figure-{number}.svg"), figure.svg(rows).into_bytes()));
-        files.push((format!("figure-{number}.png"), png));
+        files.extend(drawn(&format!("figure-{number}"), &figure.boxes(rows))?);
     }
     for (name, content) in files {
         let path = out.join(name);
@@ -329,6 +326,17 @@ fn write(out: &Path, wanted: &[(u8, Figure)], rows: &[Row], machine: &str) -> Re
             .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
     }
     Ok(())
+}
+
+/// A drawing's two files.
+pub fn drawn(name: &str, boxes: &Boxes) -> Result<[(String, Vec<u8>); 2], Failure> {
+    let png = boxes
+        .png()
+        .map_err(|error| Failure::other(format!("cannot draw {name}: {error}")))?;
+    Ok([
+        (format!("{name}.svg"), boxes.svg().into_bytes()),
+        (format!("{name}.png"), png),
+    ])
 }
 
 /// One move of the same cluster by stock QEMU, for comparison.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
+use transhume_lab::boxes::{Boxes, Group};
 use transhume_lab::load::MemoryLoad;
 use transhume_lab::plot::Spread;
 use transhume_lab::stock::{StockLab, StockMode, accelerator};
@@ -16,7 +17,7 @@ use transhume_protocol::step::Phase;
 use crate::args::{LinkSpeed, Load, MemoryArgs};
 use crate::client::Client;
 use crate::failure::{Failure, Kind};
-use crate::figures::move_once;
+use crate::figures::{drawn, move_once};
 use crate::labs::told;
 use crate::machine;
 use crate::moves::print_json;
@@ -29,6 +30,13 @@ const SETTLE: std::time::Duration = std::time::Duration::from_secs(4);
 const OURS: &str = "transhume";
 /// To a host that still keeps pages of an earlier visit.
 const OURS_AGAIN: &str = "transhume again";
+
+/// What is drawn, with its colour: the best of stock's ways, and ours.
+const DRAWN: [(&str, &str); 3] = [
+    ("stock multifd+zstd", "#c98a3c"),
+    (OURS, "#4878a8"),
+    (OURS_AGAIN, "#2f6f4f"),
+];
 
 /// One kind of guests and link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -296,12 +304,49 @@ fn csv(rows: &[Row]) -> String {
     text
 }
 
+/// Boxes of one figure, each move over the median of stock's precopy in the same case.
+fn boxes(rows: &[Row], measure: &str, value: fn(&Row) -> f64) -> Boxes {
+    let mut groups = Vec::new();
+    for (case, mover) in kinds(rows) {
+        let Some((_, color)) = DRAWN.iter().find(|(name, _)| *name == mover) else {
+            continue;
+        };
+        let of = |mover: &'static str| {
+            let rows = rows
+                .iter()
+                .filter(move |row| &row.case == case && row.mover == mover);
+            rows.map(value)
+        };
+        if let Some(stock) = Spread::of(of(StockMode::Precopy.name())) {
+            groups.push(Group {
+                label: format!("{} {} {}: {mover}", case.load.name(), case.link, case.vms),
+                color,
+                sample: of(mover).map(|own| own / stock.median).collect(),
+            });
+        }
+    }
+    Boxes {
+        title: format!("{measure} of a move, beside stock precopy in the same case"),
+        x_label: "load, link, VMs at once: mover".to_owned(),
+        y_label: "share of stock precopy's median".to_owned(),
+        groups,
+    }
+}
+
 fn write(out: &Path, rows: &[Row], machine: &str) -> Result<(), Failure> {
-    let files = [
-        ("memory.csv", csv(rows)),
-        ("memory.txt", summary(rows)),
-        ("machine.txt", machine.to_owned()),
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut files = vec![
+        ("memory.csv".to_owned(), csv(rows).into_bytes()),
+        ("memory.txt".to_owned(), summary(rows).into_bytes()),
+        ("machine.txt".to_owned(), machine.as_bytes().to_vec()),
     ];
+    files.extend(drawn(
+        "memory-bytes",
+        &boxes(rows, "Bytes on the wire", megabytes),
+    )?);
+    files.extend(drawn("memory-seconds", &boxes(rows, "Time", seconds))?);
     for (name, content) in files {
         let path = out.join(name);
         std::fs::write(&path, content)

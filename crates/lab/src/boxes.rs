@@ -1,0 +1,71 @@
+//! Boxes with every point, as SVG and PNG: how a measured sample is shown. Pure.
+
+use kuva::plot::BoxPlot;
+use kuva::render::layout::Layout;
+use kuva::render::plots::Plot;
+
+/// Jitter of the points over their box, in the plot's own unit.
+const JITTER: f64 = 0.25;
+/// Opaque: the PNG half of the drawing library leaves out points of a colour it cannot read, like `rgba()`.
+const POINT_COLOR: &str = "#404040";
+const WIDTH_MIN: f64 = 900.0;
+/// Width of a box with its label, once there are many.
+const BOX_WIDTH: f64 = 60.0;
+const HEIGHT: f64 = 480.0;
+/// Pixels of a PNG per unit of the drawing.
+const PIXELS_PER_UNIT: f32 = 2.0;
+
+/// One drawing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Boxes {
+    /// Above it.
+    pub title: String,
+    /// Under the boxes.
+    pub x_label: String,
+    /// What the values are, with their unit.
+    pub y_label: String,
+    /// From left to right.
+    pub groups: Vec<Group>,
+}
+
+/// One box.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Under it.
+    pub label: String,
+    /// `#rrggbb`.
+    pub color: &'static str,
+    /// What was measured.
+    pub sample: Vec<f64>,
+}
+
+impl Boxes {
+    /// As SVG.
+    pub fn svg(&self) -> String {
+        let (plots, layout) = self.draw();
+        kuva::render_to_svg(plots, layout)
+    }
+
+    /// As PNG; the drawing library's words where it cannot.
+    pub fn png(&self) -> Result<Vec<u8>, String> {
+        let (plots, layout) = self.draw();
+        kuva::render_to_png(plots, layout, PIXELS_PER_UNIT)
+    }
+
+    fn draw(&self) -> (Vec<Plot>, Layout) {
+        let mut boxes = BoxPlot::new().with_strip(JITTER).with_overlay_color(POINT_COLOR);
+        for group in &self.groups {
+            boxes = boxes.with_group(group.label.clone(), group.sample.clone());
+        }
+        let colors: Vec<&str> = self.groups.iter().map(|group| group.color).collect();
+        let plots = vec![Plot::Box(boxes.with_group_colors(colors))];
+        let layout = Layout::auto_from_plots(&plots)
+            .with_title(&self.title)
+            .with_x_label(&self.x_label)
+            .with_y_label(&self.y_label)
+            .with_width(WIDTH_MIN.max(BOX_WIDTH * self.groups.len() as f64))
+            .with_height(HEIGHT)
+            .with_y_axis_min(0.0);
+        (plots, layout)
+    }
+}
