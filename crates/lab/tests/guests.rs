@@ -129,21 +129,27 @@ fn monitor(lab: &Lab, index: u16) -> std::path::PathBuf {
 
 /// Whether another host sees a RARP frame when QEMU announces the VM.
 fn announcement_arrives(lab: &Lab, vm: u16, seen_by: &str) -> bool {
-    use std::io::Write;
+    use std::io::{Read, Write};
+    // Says when it listens; ends with 0 when it has heard a RARP frame within two seconds.
+    const WATCH: &str = "import socket\n\
+        s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x8035))\n\
+        s.bind(('br-ct', 0x8035))\n\
+        s.settimeout(2)\n\
+        print('.', flush=True)\n\
+        s.recv(64)";
     let namespace = Namespace::named(&lab.host(seen_by).unwrap().namespace);
     let mut watcher = namespace
         .run(|| {
-            let watch = [
-                "2", "tcpdump", "-i", "br-ct", "-c", "1", "ether", "proto", "0x8035",
-            ];
-            Ok(Command::new("timeout")
-                .args(watch)
+            Ok(Command::new("python3")
+                .args(["-c", WATCH])
+                .stdout(std::process::Stdio::piped())
                 .stderr(std::process::Stdio::null())
                 .spawn()
                 .unwrap())
         })
         .unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    let listens = watcher.stdout.as_mut().unwrap().read_exact(&mut [0]);
+    listens.expect("python3 listens on br-ct");
     let mut monitor = std::os::unix::net::UnixStream::connect(monitor(lab, vm)).unwrap();
     monitor.write_all(b"announce_self\n").unwrap();
     watcher.wait().unwrap().success()

@@ -12,6 +12,8 @@ pub const PLACES_MIN: usize = 8;
 pub const TAIL: f64 = 0.05;
 /// Margin at each end, as a share of what lies between the outer places.
 pub const MARGIN: f64 = 0.25;
+/// What is below this share of the range's low end counts as nothing, which has no ratio.
+pub const NOTHING: f64 = 0.001;
 /// The least margin, as a share of the model's range.
 pub const MARGIN_MIN: f64 = 0.01;
 
@@ -23,8 +25,9 @@ pub struct Lesson {
 }
 
 impl Lesson {
-    /// Takes one truth into account, beside what the model alone had said. What is not above 0 has no place.
+    /// Takes one truth into account, beside what the model alone had said.
     pub fn add(&mut self, modelled: Interval, truth: f64) {
+        let truth = truth.max(NOTHING * modelled.low);
         let place = (truth / modelled.low).ln() / (modelled.high / modelled.low).ln();
         if place.is_finite() {
             self.places.push(place);
@@ -41,9 +44,10 @@ impl Lesson {
         let left_out = (TAIL * places.len() as f64) as usize;
         let (first, last) = (places[left_out], places[places.len() - 1 - left_out]);
         let margin = (MARGIN * (last - first)).max(MARGIN_MIN);
+        let or_nothing = |end: f64| if end < NOTHING * modelled.low { 0.0 } else { end };
         let at = |place: f64| modelled.low * (modelled.high / modelled.low).powf(place);
         Interval {
-            low: at(first - margin),
+            low: or_nothing(at(first - margin)),
             high: at(last + margin),
         }
     }
@@ -74,7 +78,7 @@ mod tests {
         let lesson = taught((0..10).map(|i| 140.0 + f64::from(i)));
         let range = lesson.applied_to(MODELLED);
         assert!(
-            (range.low - 137.77).abs() < 0.01 && (range.high - 151.42).abs() < 0.01,
+            (range.low - 137.84).abs() < 0.01 && (range.high - 151.34).abs() < 0.01,
             "{range:?}"
         );
         let twice = lesson.applied_to(MODELLED.map(|end| 2.0 * end));
@@ -92,6 +96,11 @@ mod tests {
         assert!(
             range.low > 0.0 && range.low < 1.0,
             "nothing takes no time: {range:?}"
+        );
+        assert_eq!(
+            taught([0.0; 20]).applied_to(MODELLED).low,
+            0.0,
+            "nothing was seen"
         );
     }
 

@@ -109,6 +109,16 @@ fn a_vm_is_adopted_and_its_death_noticed() {
     });
 }
 
+/// Until QEMU has begun: before its own thread says so, it would begin another one.
+async fn measuring(vm: &transhume_qemu::Vm) {
+    let begun = Instant::now();
+    let asked = || vm.qmp().execute("query-dirty-rate", serde_json::json!({}));
+    while asked().await.unwrap()["status"] != "measuring" {
+        assert!(begun.elapsed() < DIRTY_LIMIT, "QEMU does not begin to measure");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[test]
 fn a_dirty_rate_is_measured_while_the_guest_runs_on() {
     in_namespace(|| async {
@@ -133,10 +143,10 @@ fn a_dirty_rate_is_measured_while_the_guest_runs_on() {
             assert!(rate.sampled_pages >= 1_000, "{rate:?}");
             counted(&paths, counts, 1).await;
             // Two measurements at the same time: the second is told so.
-            let (first, second) = tokio::join!(
-                vm.dirty_rate(spec.memory, DIRTY_LIMIT),
-                vm.dirty_rate(spec.memory, DIRTY_LIMIT)
-            );
+            let (first, second) = tokio::join!(vm.dirty_rate(spec.memory, DIRTY_LIMIT), async {
+                measuring(vm).await;
+                vm.dirty_rate(spec.memory, DIRTY_LIMIT).await
+            });
             assert!(first.is_ok() && second.is_err(), "{first:?} {second:?}");
             let late = vm.dirty_rate(spec.memory, Duration::from_millis(200)).await;
             assert!(matches!(late, Err(QemuError::Timeout { .. })), "{late:?}");
