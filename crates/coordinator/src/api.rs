@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Capacity, ClusterName, Demand, HostName, MigrationId, VmName};
+use transhume_planner::Strategy;
 use transhume_protocol::forecast::{Comparison, MoveForecast};
 use transhume_protocol::message::{QemuState, VmRole};
 use transhume_protocol::report::Ending;
@@ -130,6 +131,9 @@ pub struct MoveOrder {
     /// Budget for the predicted blackout, milliseconds; the coordinator's own where absent.
     #[serde(default)]
     pub blackout_ms_max: Option<u64>,
+    /// How targets are chosen; exactly where absent.
+    #[serde(default)]
+    pub strategy: Option<Strategy>,
 }
 
 /// Answer to a plan.

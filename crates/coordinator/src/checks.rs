@@ -36,6 +36,8 @@ pub(crate) struct Scene {
     pub(crate) mode: Mode,
     /// Budget for the predicted blackout.
     pub(crate) blackout_max: Millis,
+    /// How targets are chosen.
+    pub(crate) strategy: Strategy,
     /// Speeds of migration links that the configuration names, Mbit/s.
     pub(crate) vmct_mbit_s: BTreeMap<HostName, u32>,
     /// What earlier moves of the cluster teach.
@@ -91,6 +93,7 @@ pub(crate) fn scene(core: &Core, cluster: &str, order: &MoveOrder) -> Result<Sce
         blackout_max: order
             .blackout_ms_max
             .map_or(core.config.limits.blackout_ms_max, Millis),
+        strategy: order.strategy.unwrap_or_default(),
         vmct_mbit_s: core
             .config
             .hosts
@@ -237,7 +240,7 @@ fn move_vm(scene: &Scene, planned: &Move) -> MoveVm {
     }
 }
 
-/// §3.2: messages A and B, sorted lists, recursive selection.
+/// §3.2: from messages B, the fewest targets.
 fn choose(scene: &Scene) -> Result<Placement, Refused> {
     let offers = scene.to.iter().map(|host| Offer {
         host: host.clone(),
@@ -252,7 +255,7 @@ fn choose(scene: &Scene) -> Result<Placement, Refused> {
             demand: vm.spec.demand(),
         })
         .collect();
-    place(&offers, &requests, Strategy::Paper).map_err(|error| no_solution(scene, &error))
+    place(&offers, &requests, scene.strategy).map_err(|error| no_solution(scene, &error))
 }
 
 fn no_solution(scene: &Scene, error: &NoSolution) -> Refused {

@@ -15,7 +15,7 @@ use crate::solve::{self, Go, Watch};
 const EXACT_WORK_MAX: u64 = 50_000_000;
 
 /// How the targets are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// The paper's sorted lists and recursive selection (§3.2). Knows amounts only.

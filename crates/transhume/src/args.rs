@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use transhume_planner::Strategy;
 
 /// Moves a whole virtual cluster, live, from one set of hosts to another, and loses nothing.
 ///
@@ -123,6 +124,9 @@ pub struct How {
     /// A VM may be switched over when its predicted blackout is at most this, milliseconds
     #[arg(long, value_name = "MS")]
     pub blackout_ms_max: Option<u64>,
+    /// How targets are chosen
+    #[arg(long, value_enum, default_value_t = PlanStrategy::Exact)]
+    pub strategy: PlanStrategy,
     /// One JSON document
     #[arg(long)]
     pub json: bool,
@@ -145,9 +149,6 @@ pub struct PlanArgs {
     /// Plan hosts and a cluster described in this file (YAML or JSON); no coordinator is asked
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster", "from", "to", "offline"])]
     pub inventory: Option<PathBuf>,
-    /// How targets are chosen
-    #[arg(long, value_enum, default_value_t = PlanStrategy::Exact, requires = "inventory")]
-    pub strategy: PlanStrategy,
     /// Say why these hosts, this order, this k
     #[arg(long, requires = "inventory")]
     pub explain: bool,
@@ -166,6 +167,15 @@ pub enum PlanStrategy {
     Exact,
     /// The paper's sorted lists and recursive selection (§3.2)
     Paper,
+}
+
+impl From<PlanStrategy> for Strategy {
+    fn from(named: PlanStrategy) -> Self {
+        match named {
+            PlanStrategy::Exact => Strategy::Exact,
+            PlanStrategy::Paper => Strategy::Paper,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

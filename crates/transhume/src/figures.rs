@@ -210,6 +210,7 @@ pub async fn move_once(
         batch: Some(batch),
         offline: false,
         blackout_ms_max: None,
+        strategy: None,
     };
     let Accepted { migration } = client.post("/v1/clusters/lab/migrations", &order).await?;
     let report = follow::follow(client, migration.0, true, follow::Interrupts::listen()?).await?;

@@ -101,6 +101,7 @@ fn order(from: Vec<String>, to: Vec<String>, how: &How) -> MoveOrder {
         batch: how.batch,
         offline: how.offline,
         blackout_ms_max: how.blackout_ms_max,
+        strategy: Some(how.strategy.into()),
     }
 }
 

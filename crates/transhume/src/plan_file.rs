@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use transhume_planner::input::{self, InputError, PlanInput, TEXT_BYTES_MAX};
 use transhume_planner::report::{Answer, Interval, Plan};
-use transhume_planner::{Constraint, Go, Impossible, Options, Reason, Strategy, plan_while, svg};
+use transhume_planner::{Constraint, Go, Impossible, Options, Reason, plan_while, svg};
 
-use crate::args::{PlanArgs, PlanStrategy};
+use crate::args::PlanArgs;
 use crate::failure::{Failure, Kind};
 use crate::moves::print_json;
 use crate::table::Table;
@@ -16,10 +16,7 @@ use crate::table::Table;
 pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
     let input = read(file)?;
     let options = Options {
-        strategy: match args.strategy {
-            PlanStrategy::Exact => Strategy::Exact,
-            PlanStrategy::Paper => Strategy::Paper,
-        },
+        strategy: args.how.strategy.into(),
         k: args.how.batch,
         blackout_ms_max: args
             .how

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use transhume_coordinator::api::*;
 use transhume_model::*;
 use transhume_planner::report::{Answer, PlanReport};
-use transhume_planner::{Options, generate, plan};
+use transhume_planner::{Options, Strategy, generate, plan};
 use transhume_protocol::event::{Event, Happening};
 use transhume_protocol::forecast::{Comparison, Expected, MoveForecast, Truth, VmComparison, VmForecast};
 use transhume_protocol::message::{
@@ -50,7 +50,8 @@ pub fn all() -> Vec<(&'static str, Value)> {
                 to: vec!["h2".into()],
                 batch: Some(2),
                 offline: true,
-                blackout_ms_max: None
+                blackout_ms_max: None,
+                strategy: Some(Strategy::Paper),
             }),
         ),
         ("order", json!({ "from": ["h1"], "to": ["h2"] })),
