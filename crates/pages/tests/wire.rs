@@ -361,3 +361,20 @@ proptest! {
         let _ = encoder.answer(&frame, &mut Knowledge::default(), &mut Vec::new(), &mut Vec::new());
     }
 }
+
+/// A VM is stopped when its target is close behind: the encoder says how far that is.
+#[test]
+fn what_the_target_has_rebuilt_is_not_behind() {
+    let (mut know, mut store) = (Knowledge::default(), PageStore::new(1 << 20));
+    let mut pair = Pair::new(config(), SLOW);
+    let mut wire = Vec::new();
+    let stream = mixed(1, 60, 7);
+    pair.encoder.push(&stream, &mut know, &mut wire).expect("encodes");
+    pair.encoder.flush(&mut wire).expect("encodes");
+    assert!(
+        pair.encoder.behind_bytes() > wire.len() as u64 / 2,
+        "nothing was acknowledged"
+    );
+    pair.carry(wire, &mut know, &mut store).expect("decodes");
+    assert_eq!(pair.encoder.behind_bytes(), 0);
+}
