@@ -9,7 +9,7 @@ use crate::solve::{self, Ended, Go, Solution, Watch};
 use crate::words::{listed, some};
 
 /// Work for one question "would fewer do without that?".
-const QUESTION_WORK: u64 = 1_000_000;
+const QUESTION_WORK: u64 = 200_000;
 /// Larger clusters are asked such questions by bounds alone, not by searches.
 const QUESTION_VMS_MAX: usize = 500;
 /// With more constraints than this none is singled out by questions.

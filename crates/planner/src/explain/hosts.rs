@@ -68,7 +68,11 @@ fn chosen(facts: &Facts<'_>, host: usize, items: &[usize]) -> String {
     // The first of equally full ones.
     let fullest = (0..problem.resources.len()).rev().max_by_key(fill);
     let fullest = fullest.map_or(String::new(), |r| {
-        format!("; fullest is {}, {} %", problem.resources[r], fill(&r))
+        format!(
+            "; fullest is {}, {} % of what is free there",
+            problem.resources[r],
+            fill(&r)
+        )
     });
     format!("Target {name} holds {}: {why}{fullest}.", some(vms.len(), "VM"))
 }
