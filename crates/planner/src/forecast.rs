@@ -29,7 +29,7 @@ const DIRTY_MIB_S: Interval = Interval { low: 0.0, high: 50.0 };
 /// Where nothing is measured: share of the bytes that compression and deduplication leave.
 const COMPRESSED: Interval = Interval { low: 0.3, high: 1.0 };
 /// Share of its rate that a page stream reaches.
-const REACHED: Interval = Interval { low: 0.8, high: 1.0 };
+pub(crate) const REACHED: Interval = Interval { low: 0.8, high: 1.0 };
 /// Device state, switching plugs, loading: part of every blackout, milliseconds. The high end is what emulated guests on two
 /// shared cores took.
 const SWITCH_MS: Interval = Interval {

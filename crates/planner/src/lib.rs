@@ -4,13 +4,16 @@
 //! randomness of its own; how long a search may work is an argument.
 #![forbid(unsafe_code)]
 
+mod bars;
 mod batch;
+mod by_paper;
 mod explain;
 pub mod forecast;
 pub mod generate;
 mod infeasible;
 pub mod input;
 pub mod lesson;
+mod link;
 pub mod measure;
 mod offer;
 mod order;
@@ -21,11 +24,13 @@ mod problem;
 pub mod report;
 mod schedule;
 mod solve;
+mod summary;
 mod svg;
 mod validate;
+pub mod words;
 
 pub use batch::{Batch, BatchError, batches};
-pub use infeasible::{Addition, Constraint, Impossible, Reason};
+pub use infeasible::{Addition, Constraint, Impossible, Known, Reason};
 pub use offer::{Offer, OfferError, Offers, Request, Resource};
 pub use place::{Move, NoSolution, Placement, Shortage, Strategy, place};
 pub use plan::{Options, plan, plan_while};

@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use transhume_model::{HostName, VmName};
 
+use crate::bars;
+use crate::by_paper;
 use crate::explain;
 use crate::infeasible;
 use crate::input::{InputError, Place, PlanInput, check};
 use crate::order::Moves;
-use crate::paper::{self, Lists, Outcome};
 use crate::place::Strategy;
 use crate::problem::Problem;
-use crate::report::{Answer, Bar, Placed, Plan, PlanReport, Proof, Total};
+use crate::report::{Answer, Placed, Plan, PlanReport, Proof, Total};
 use crate::schedule::{Schedule, schedule};
-use crate::solve::{self, Cost, Go, Solution, Watch};
+use crate::solve::{self, Go, Solution, Watch};
+use crate::words::some;
 
 /// What the caller chooses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,10 +65,14 @@ pub fn plan_while(
     let problem = Problem::of(input);
     let solution = match options.strategy {
         Strategy::Exact => solve::solve(&problem, &mut watch),
-        Strategy::Paper => by_paper(input, &problem)?,
+        Strategy::Paper => by_paper::solve(input, &problem)?,
     };
     let answer = match &solution.host_of {
-        Some(host_of) => Answer::Planned(Box::new(assemble(input, &problem, &solution, host_of, options))),
+        Some(host_of) => {
+            let plan = assemble(input, &problem, &solution, host_of, options);
+            k_is_possible(options.k, &plan)?;
+            Answer::Planned(Box::new(plan))
+        }
         None if solution.impossible => {
             let why = infeasible::explain(input, &problem, solution.least.hosts, &mut watch);
             Answer::Impossible(Box::new(why))
@@ -83,7 +89,27 @@ pub fn plan_while(
     })
 }
 
-fn refuse(path: &str, what: &str) -> InputError {
+/// As in [`batches`](crate::batches): k is at most the VMs that move; where all stay any k will do.
+fn k_is_possible(k: Option<usize>, plan: &Plan) -> Result<(), InputError> {
+    let moving = plan.placement.iter().filter(|p| p.source != p.target).count();
+    let Some(k) = k.filter(|k| 0 < moving && moving < *k) else {
+        return Ok(());
+    };
+    let does = if moving == 1 { "moves" } else { "move" };
+    let vms = some(moving, "VM");
+    let mut error = refuse(
+        "k",
+        &format!("k = {k} is more than the {vms} that {does} (§3.3.2 step 1)"),
+    );
+    error.hint = Some(match moving {
+        1 => "choose k = 1, or none".to_owned(),
+        _ => format!("choose k from 1 to {moving}, or none for the best one"),
+    });
+    Err(error)
+}
+
+/// A refusal of what is asked, at a path of the input or an option.
+pub(crate) fn refuse(path: &str, what: &str) -> InputError {
     InputError {
         place: Place {
             path: path.to_owned(),
@@ -92,61 +118,6 @@ fn refuse(path: &str, what: &str) -> InputError {
         what: what.to_owned(),
         hint: None,
     }
-}
-
-/// §3.2 as written, on inputs that need no more than amounts.
-fn by_paper(input: &PlanInput, problem: &Problem) -> Result<Solution, InputError> {
-    if problem.allow.len() > 1 || !input.cluster.groups.is_empty() {
-        let mut error = refuse(
-            "cluster",
-            "the paper's strategy knows amounts only, not groups, pins or selectors",
-        );
-        error.hint = Some("use the exact strategy".to_owned());
-        return Err(error);
-    }
-    let targets: Vec<usize> = (0..problem.hosts.len())
-        .filter(|h| problem.allow[0][*h])
-        .collect();
-    let place_of: BTreeMap<usize, usize> = targets.iter().enumerate().map(|(i, h)| (*h, i)).collect();
-    let mut solution = Solution {
-        host_of: None,
-        cost: Cost::default(),
-        least: Cost::default(),
-        impossible: targets.is_empty(),
-        ended: solve::Ended::Complete,
-        work: 0,
-    };
-    if targets.is_empty() {
-        return Ok(solution);
-    }
-    let outcome = paper::map(&Lists {
-        hosts: targets.iter().map(|h| problem.hosts[*h].clone()).collect(),
-        requests: problem.items.iter().map(|i| i.demand.clone()).collect(),
-        home: problem
-            .items
-            .iter()
-            .map(|i| place_of.get(&i.homes[0].0).copied())
-            .collect(),
-    });
-    match outcome {
-        Outcome::Mapped {
-            host_of, hosts_min, ..
-        } => {
-            let host_of: Vec<usize> = host_of.into_iter().map(|i| targets[i]).collect();
-            (solution.cost, solution.least) = solve::costs(problem, &host_of, hosts_min);
-            solution.host_of = Some(host_of);
-        }
-        Outcome::Unmapped { exhausted, .. } => {
-            solution.least.hosts = solve::hosts_min(problem);
-            solution.impossible = exhausted;
-            solution.ended = if exhausted {
-                solve::Ended::Complete
-            } else {
-                solve::Ended::WorkBound
-            };
-        }
-    }
-    Ok(solution)
 }
 
 fn assemble(
@@ -198,9 +169,15 @@ fn assemble(
         refused,
         duration_s,
         explanation: Vec::new(),
-        bars: bars(problem, &moves, input),
+        bars: bars::bars(input, problem, &moves),
     };
-    plan.explanation = explain::explain(input, problem, &plan, solution.ended, &tried, options.k);
+    let facts = explain::Facts {
+        input,
+        problem,
+        solution,
+        tried: &tried,
+    };
+    plan.explanation = explain::explain(&facts, &plan);
     plan
 }
 
@@ -240,39 +217,4 @@ fn moves<'a>(input: &PlanInput, problem: &'a Problem, host_of: &[usize]) -> Move
         item_of,
         peers,
     }
-}
-
-/// Hosts that hold or held anything, with what each VM takes of the resource that is fullest.
-fn bars(problem: &Problem, moves: &Moves<'_>, input: &PlanInput) -> Vec<Bar> {
-    let mut on: Vec<[Vec<usize>; 2]> = vec![[Vec::new(), Vec::new()]; problem.hosts.len()];
-    for vm in 0..moves.source.len() {
-        on[moves.source[vm]][0].push(vm);
-        on[moves.target[vm]][1].push(vm);
-    }
-    let shares = |host: usize, vms: &[usize]| -> Vec<(VmName, u32)> {
-        let fill = |r: usize| {
-            let sum: u128 = vms.iter().map(|v| u128::from(moves.demand[*v][r])).sum();
-            sum as f64 / (problem.hosts[host][r] as f64).max(1.0)
-        };
-        let fullest = (0..problem.resources.len())
-            .max_by(|a, b| fill(*a).total_cmp(&fill(*b)))
-            .unwrap_or(0);
-        let has = u128::from(problem.hosts[host].get(fullest).copied().unwrap_or(0)).max(1);
-        vms.iter()
-            .map(|v| {
-                let share = u128::from(moves.demand[*v][fullest]) * 1000 / has;
-                (input.cluster.vms[*v].name.clone(), share.min(1000) as u32)
-            })
-            .collect()
-    };
-    let used = on
-        .iter()
-        .enumerate()
-        .filter(|(_, [before, after])| !(before.is_empty() && after.is_empty()));
-    used.map(|(h, [before, after])| Bar {
-        host: input.hosts[h].name.clone(),
-        before: shares(h, before),
-        after: shares(h, after),
-    })
-    .collect()
 }

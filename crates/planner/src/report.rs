@@ -182,6 +182,8 @@ pub struct PlannedBatch {
     pub duration_s: Interval,
     /// Bytes over VMCT, MiB.
     pub carried_mib: Interval,
+    /// Blackout of each of its VMs, milliseconds: they commit as one.
+    pub blackout_ms: Interval,
     /// Use of the bands of the hosts that take part.
     pub links: Vec<LinkUse>,
 }
@@ -223,12 +225,13 @@ pub struct Forecasts {
 pub struct LinkUse {
     /// The host.
     pub host: HostName,
-    /// Cluster traffic that leaves or reaches the host.
-    pub ct: f64,
-    /// Migration, the busier direction.
-    pub vmct: f64,
-    /// Storage.
-    pub nast: f64,
+    /// Cluster traffic that leaves or reaches the host, the busier direction: from half of what the pairs exchange (both
+    /// directions alike) to all of it, before or after the batch commits.
+    pub ct: Interval,
+    /// Migration, the busier direction, while pages are sent.
+    pub vmct: Interval,
+    /// Storage of the VMs on the host, before or after the batch commits.
+    pub nast: Interval,
 }
 
 /// A VM that must not be moved at this rate.
@@ -245,11 +248,17 @@ pub struct Refused {
     pub why: String,
 }
 
-/// One host in the picture: what each VM takes of the fullest resource, in thousandths of the host.
+/// One host in the picture, by its fullest resource; shares are thousandths of all it has of that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Bar {
     /// The host.
     pub host: HostName,
+    /// The resource: the one that is fullest before or after.
+    pub resource: String,
+    /// What the host has of it, after overcommit.
+    pub whole: Total,
+    /// Share that others than this cluster use.
+    pub others: u32,
     /// VMs before, each with its share.
     pub before: Vec<(VmName, u32)>,
     /// VMs after.

@@ -10,9 +10,10 @@ use transhume_model::HostName;
 use crate::batch::Batch;
 use crate::forecast::{Figures, Forecast, Way, together};
 use crate::input::{InputError, Place, PlanInput};
+use crate::link;
 use crate::order::{Hop, Moves, order};
 use crate::place::Move;
-use crate::report::{ForecastMove, Forecasts, Interval, LinkUse, PlannedBatch, Refused, Step};
+use crate::report::{ForecastMove, Forecasts, Interval, PlannedBatch, Refused, Step};
 
 /// Orders of more moves than this are tried for fewer k.
 const MOVES_FOR_ALL_K_MAX: usize = 2_000;
@@ -161,7 +162,10 @@ fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, w
             carried_mib: list
                 .iter()
                 .fold(Interval::default(), |sum, m| sum.plus(m.carried_mib)),
-            links: links(input, moves, &place, hops, &rates),
+            blackout_ms: list
+                .iter()
+                .fold(Interval::default(), |most, m| most.slowest(m.blackout_ms)),
+            links: link::uses(input, moves, &place, hops, &rates),
             moves: list,
         };
         duration_s = duration_s.plus(batch.duration_s);
@@ -271,40 +275,4 @@ fn rates(input: &PlanInput, hops: &[Hop]) -> Vec<f64> {
         }
     }
     rates.into_iter().map(|r| r.unwrap_or(0.0)).collect()
-}
-
-/// Use of the three bands on the hosts that take part, with VMs where they are during the batch.
-fn links(input: &PlanInput, moves: &Moves<'_>, place: &[usize], hops: &[Hop], rates: &[f64]) -> Vec<LinkUse> {
-    let mut taking: Vec<usize> = hops.iter().flat_map(|h| [h.source, h.target]).collect();
-    taking.sort_unstable();
-    taking.dedup();
-    let position = |host: usize| taking.binary_search(&host).ok();
-    let mut ct = vec![0.0; taking.len()];
-    let mut nast = vec![0.0; taking.len()];
-    let (mut out, mut into) = (vec![0.0; taking.len()], vec![0.0; taking.len()]);
-    for (vm, host) in place.iter().enumerate() {
-        let Some(at) = position(*host) else {
-            continue;
-        };
-        let crossing = moves.peers[vm].iter().filter(|(peer, _)| place[*peer] != *host);
-        ct[at] += crossing.map(|(_, amount)| *amount as f64 / 1000.0).sum::<f64>();
-        nast[at] += input.cluster.vms[vm].storage_mbit_s.as_f64();
-    }
-    for (hop, rate) in hops.iter().zip(rates) {
-        if let (Some(from), Some(to)) = (position(hop.source), position(hop.target)) {
-            out[from] += rate;
-            into[to] += rate;
-        }
-    }
-    let share = |amount: f64, band: u32| amount / f64::from(band.max(1));
-    let uses = taking.iter().enumerate().map(|(at, host)| {
-        let bands = input.hosts[*host].bands;
-        LinkUse {
-            host: input.hosts[*host].name.clone(),
-            ct: share(ct[at], bands.ct_mbit_s),
-            vmct: share(out[at].max(into[at]), bands.vmct_mbit_s),
-            nast: share(nast[at], bands.nast_mbit_s),
-        }
-    });
-    uses.collect()
 }

@@ -132,6 +132,9 @@ pub struct How {
     pub json: bool,
 }
 
+/// Longest search for a plan: a week.
+pub const DEADLINE_S_MAX: u64 = 7 * 24 * 3600;
+
 /// What to plan: a move of a cluster that runs, or one described in a file.
 #[derive(Debug, ClapArgs)]
 pub struct PlanArgs {
@@ -156,7 +159,8 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE", requires = "inventory")]
     pub svg: Option<PathBuf>,
     /// Search at most so long; the answer is then the best found, with its gap
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "inventory")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "inventory",
+        value_parser = clap::value_parser!(u64).range(..=DEADLINE_S_MAX))]
     pub deadline_s: u64,
 }
 

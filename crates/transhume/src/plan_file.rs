@@ -1,12 +1,15 @@
 //! `transhume plan --inventory FILE`: the planner alone, on a description of hosts and a cluster. Nothing runs, nothing is changed.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use transhume_planner::input::{self, InputError, PlanInput, TEXT_BYTES_MAX};
 use transhume_planner::report::{Answer, Interval, Plan};
-use transhume_planner::{Constraint, Go, Impossible, Options, Reason, plan_while, svg};
+use transhume_planner::words::{listed, some};
+use transhume_planner::{Go, Options, plan_while, svg};
 
 use crate::args::PlanArgs;
 use crate::failure::{Failure, Kind};
@@ -32,9 +35,13 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
         false => Go::Deadline,
     };
     let report = plan_while(&input, &options, &mut ask).map_err(refused)?;
-    if let (Some(path), Answer::Planned(plan)) = (&args.svg, &report.answer) {
-        std::fs::write(path, svg(plan))
-            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
+    match (&args.svg, &report.answer) {
+        (Some(path), Answer::Planned(plan)) => std::fs::write(path, svg(plan))
+            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?,
+        (Some(path), Answer::Impossible(_) | Answer::NotFound { .. }) => {
+            eprintln!("{} is not written: there is no plan to draw", path.display());
+        }
+        (None, _) => {}
     }
     if args.how.json {
         print_json(&report)?;
@@ -47,7 +54,11 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
             }
             executable(plan)
         }
-        Answer::Impossible(why) => Err(impossible(why)),
+        Answer::Impossible(why) => Err(Failure::new(
+            Kind::Refused,
+            format!("impossible: {}", why.sentence()),
+            why.hint(),
+        )),
         Answer::NotFound { hosts_min } => Err(Failure::new(
             Kind::Refused,
             format!(
@@ -64,15 +75,17 @@ fn read(file: &Path) -> Result<PlanInput, Failure> {
         let message = format!("cannot read the inventory {}: {error}", file.display());
         Failure::new(Kind::Refused, message, "docs/inventory.example.yaml shows one")
     };
-    let size = std::fs::metadata(file).map_err(failed)?.len();
-    if size > TEXT_BYTES_MAX as u64 {
+    // The limit counts what is read: devices and pipes have no size.
+    let mut bytes = Vec::new();
+    let mut text = File::open(file).map_err(failed)?.take(TEXT_BYTES_MAX as u64 + 1);
+    text.read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > TEXT_BYTES_MAX {
         let message = format!(
-            "the inventory {} has {size} bytes, more than {TEXT_BYTES_MAX}",
+            "the inventory {} has more than {TEXT_BYTES_MAX} bytes",
             file.display()
         );
         return Err(Failure::new(Kind::Refused, message, "plan one cluster at a time"));
     }
-    let bytes = std::fs::read(file).map_err(failed)?;
     let content = String::from_utf8(bytes).map_err(|_| {
         let message = format!("the inventory {} is not UTF-8 text", file.display());
         Failure::new(Kind::Refused, message, "write it as YAML or JSON")
@@ -88,29 +101,6 @@ fn refused(error: InputError) -> Failure {
     Failure::new(Kind::Refused, error.to_string(), hint)
 }
 
-fn impossible(why: &Impossible) -> Failure {
-    let mut reasons: Vec<String> = why.reasons.iter().map(Reason::sentence).collect();
-    if !why.conflict.is_empty() {
-        let constraints: Vec<String> = why.conflict.iter().map(constraint).collect();
-        reasons.push(format!("these cannot all be kept: {}", constraints.join(", ")));
-    }
-    let hint = match &why.addition {
-        Some(more) => {
-            let least = if more.smallest { "" } else { " at most" };
-            format!("{} more{least} like {} would do", more.count, more.like)
-        }
-        None => "no number of hosts like these would do: loosen a constraint".to_owned(),
-    };
-    Failure::new(Kind::Refused, format!("impossible: {}", reasons.join("; ")), hint)
-}
-
-fn constraint(constraint: &Constraint) -> String {
-    match constraint {
-        Constraint::Group(name) => format!("group {name}"),
-        Constraint::LimitsOf(vm) => format!("pin, labels or processor models of VM {vm}"),
-    }
-}
-
 /// A plan with a ring or a VM that cannot be carried is shown, and refused.
 fn executable(plan: &Plan) -> Result<ExitCode, Failure> {
     if let Some(refused) = plan.refused.first() {
@@ -119,17 +109,12 @@ fn executable(plan: &Plan) -> Result<ExitCode, Failure> {
             Some(rate) => format!("give its page stream {rate:.0} Mbit/s, or let it rest"),
             None => "no rate would do: move it offline, or let it rest".to_owned(),
         };
-        return Err(Failure::new(
-            Kind::Refused,
-            format!("VM {}: {}", refused.vm, refused.why),
-            hint,
-        ));
+        return Err(Failure::new(Kind::Refused, refused.why.clone(), hint));
     }
     if !plan.ring.is_empty() {
-        let vms: Vec<&str> = plan.ring.iter().map(|step| step.vm.as_str()).collect();
         let message = format!(
             "VMs {} wait for each other's places, and no host is free to break the ring",
-            vms.join(", ")
+            listed(plan.ring.iter().map(|step| step.vm.as_str()))
         );
         return Err(Failure::new(
             Kind::Refused,
@@ -180,11 +165,19 @@ fn show(plan: &Plan, explain: bool) {
     println!("memory moved, MiB: {}", plan.memory_moved_mib);
     println!("traffic between hosts, Mbit/s: {}", plan.traffic_mbit_s);
     println!(
-        "{} batches of up to k = {}; {stay} VMs stay; {} s in all",
-        plan.batches.len(),
+        "{} of up to k = {}; {} {}; {} s in all",
+        some(plan.batches.len(), "batch"),
         plan.k,
+        some(stay, "VM"),
+        if stay == 1 { "stays" } else { "stay" },
         range(plan.duration_s)
     );
+    if let Some(links) = plan.fullest_links() {
+        println!("links at their fullest: {links}");
+    }
+    for assumed in plan.assumptions() {
+        println!("assumed, not measured: {assumed}");
+    }
     if explain {
         plan.explanation.iter().for_each(|line| println!("{line}"));
     }

@@ -77,6 +77,10 @@ fn what_cannot_be_placed_is_explained_with_the_smallest_addition() {
     let file = File::of("impossible.yaml", &inventory(HOSTS, vms, ""));
     file.plan(&[])
         .refused(3, &["vcpus is short by 8", "1 more like h"]);
+    file.plan(&["--svg", "/nowhere/picture.svg"]).refused(
+        3,
+        &["/nowhere/picture.svg is not written: there is no plan to draw"],
+    );
     assert_eq!(file.plan(&["--json"]).json()["answer"]["answer"], "impossible");
 }
 
@@ -120,4 +124,41 @@ fn mistakes_are_named_with_file_line_and_hint() {
     transhume(&["plan", "--inventory", "/nowhere.yaml"]).refused(3, &["/nowhere.yaml"]);
     let usage = transhume(&["plan", "lab", "--inventory", "x.yaml"]);
     assert_eq!(usage.code, Some(2), "{usage:?}");
+}
+
+#[test]
+fn what_the_options_cannot_be_is_refused() {
+    let file = File::of("options.yaml", &inventory(HOSTS, VMS, ""));
+    let endless = file.plan(&["--deadline-s", "18446744073709551615"]);
+    assert_eq!(endless.code, Some(2), "{endless:?}");
+    assert!(endless.stderr.contains("604800"), "{endless:?}");
+    file.plan(&["--batch", "3"])
+        .refused(3, &["k = 3 is more than the 2 VMs that move", "from 1 to 2"]);
+    file.plan(&["--batch", "2"]).succeeded();
+}
+
+#[test]
+fn a_device_is_read_up_to_the_limit_only() {
+    transhume(&["plan", "--inventory", "/dev/zero"]).refused(3, &["/dev/zero has more than 67108864 bytes"]);
+}
+
+#[test]
+fn links_and_assumptions_stand_below_the_table() {
+    let file = File::of("below.yaml", &inventory(HOSTS, VMS, ""));
+    let done = file.plan(&[]);
+    for part in [
+        "1 batch of up to k = ",
+        "0 VMs stay;",
+        "links at their fullest: CT unused, VMCT 80-100 % (h1, batch 1)",
+        "assumed, not measured: 0 to 50 MiB/s are dirtied (2 VMs)",
+    ] {
+        assert!(done.succeeded().stdout.contains(part), "{part}: {done:?}");
+    }
+}
+
+#[test]
+fn a_vm_that_is_refused_is_named_once() {
+    let busy = VMS.replacen("host: h1,", "host: h1, memory: {dirty-mib-s: [5000]},", 1);
+    let done = File::of("busy.yaml", &inventory(HOSTS, &busy, "")).plan(&["--batch", "1"]);
+    done.refused(3, &["error: VM a dirties memory faster"]);
 }

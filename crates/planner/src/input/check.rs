@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-use super::{Amount, GroupKind, InputError, Place, PlanInput, nearest};
+use super::together::Together;
+use super::{Amount, Bands, GroupKind, InputError, Place, PlanInput, RESOURCES_MAX, nearest};
 
 /// Largest dirty rate or memory figure accepted, MiB/s or MiB.
 const FIGURE_MAX: f64 = 1e9;
@@ -58,6 +59,7 @@ fn check_hosts(input: &PlanInput) -> Result<(), InputError> {
         ));
     }
     let mut seen = BTreeMap::new();
+    let mut resources = BTreeSet::new();
     for (i, host) in input.hosts.iter().enumerate() {
         let path = format!("hosts[{i}]");
         if let Some(first) = seen.insert(&host.name, i) {
@@ -70,6 +72,23 @@ fn check_hosts(input: &PlanInput) -> Result<(), InputError> {
                 format!("host {} has no resource", host.name),
                 None,
             ));
+        }
+        resources.extend(host.capacity.keys());
+        if resources.len() > RESOURCES_MAX {
+            let what = format!(
+                "with host {} there are more than {RESOURCES_MAX} different resources",
+                host.name
+            );
+            let hint = "give the same resource the same name on every host".to_owned();
+            return Err(error(format!("{path}.capacity"), what, Some(hint)));
+        }
+        if host.bands.vmct_mbit_s == 0 {
+            let what = format!("host {} has no bandwidth for migration", host.name);
+            let hint = format!(
+                "give its link's rate in Mbit/s, or leave it out for {}",
+                Bands::default().vmct_mbit_s
+            );
+            return Err(error(format!("{path}.bands.vmct-mbit-s"), what, Some(hint)));
         }
         let zero = |(_, amount): &(&String, &Amount)| amount.thousandths() == 0;
         if host.capacity.iter().all(|c| zero(&c)) {
@@ -116,7 +135,7 @@ fn check_vms(input: &PlanInput, hosts: &BTreeSet<&str>) -> Result<(), InputError
             if !resources.contains(name.as_str()) {
                 let what = format!("no host has a resource named `{name}`");
                 return Err(error(
-                    format!("{path}.demand"),
+                    format!("{path}.demand.{name}"),
                     what,
                     did_you_mean(name, resources.iter().copied()),
                 ));
@@ -209,27 +228,6 @@ fn check_groups(input: &PlanInput) -> Result<(), InputError> {
     Ok(())
 }
 
-/// Which VMs affinity ties together.
-#[derive(Default)]
-struct Together<'a>(BTreeMap<&'a str, &'a str>);
-
-impl<'a> Together<'a> {
-    fn root(&self, vm: &'a str) -> &'a str {
-        let mut at = vm;
-        while let Some(parent) = self.0.get(at) {
-            at = parent;
-        }
-        at
-    }
-
-    fn join(&mut self, a: &'a str, b: &'a str) {
-        let (a, b) = (self.root(a), self.root(b));
-        if a != b {
-            self.0.insert(b, a);
-        }
-    }
-}
-
 fn check_traffic(input: &PlanInput) -> Result<(), InputError> {
     let vms: BTreeSet<&str> = input.cluster.vms.iter().map(|v| v.name.as_str()).collect();
     for (i, traffic) in input.cluster.traffic.iter().enumerate() {
@@ -249,4 +247,25 @@ fn check_traffic(input: &PlanInput) -> Result<(), InputError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_are_bounded_and_a_band_carries_something() {
+        let mut input = crate::generate::small(1);
+        for i in 0..RESOURCES_MAX {
+            let amount = Amount::units(1);
+            input.hosts[0].capacity.insert(format!("own-{i}"), amount);
+        }
+        let error = check(&input).unwrap_err();
+        assert!(error.what.contains("more than 64 different resources"), "{error}");
+        let mut input = crate::generate::small(1);
+        input.hosts[0].bands.vmct_mbit_s = 0;
+        let error = check(&input).unwrap_err();
+        assert_eq!(error.place.path, "hosts[0].bands.vmct-mbit-s");
+        assert!(error.hint.unwrap().contains("5000"));
+    }
 }

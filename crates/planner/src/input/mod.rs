@@ -8,6 +8,7 @@ mod check;
 mod decode;
 mod near;
 mod text;
+mod together;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,8 @@ pub use text::read;
 pub const TEXT_BYTES_MAX: usize = 64 << 20;
 /// Deepest accepted nesting of an inventory.
 pub const NESTING_MAX: usize = 16;
+/// Most different resources of all hosts together: every host has a figure for each.
+pub const RESOURCES_MAX: usize = 64;
 
 /// The resource whose amount, in MiB, is what a move has to carry.
 pub const MEMORY: &str = "memory";
@@ -90,7 +93,8 @@ fn is_false(value: &bool) -> bool {
 pub struct Bands {
     /// Cluster traffic.
     pub ct_mbit_s: u32,
-    /// Migration.
+    /// Migration; at least 1.
+    #[schemars(range(min = 1))]
     pub vmct_mbit_s: u32,
     /// Storage.
     pub nast_mbit_s: u32,

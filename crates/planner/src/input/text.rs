@@ -16,6 +16,7 @@ use super::{InputError, NESTING_MAX, Place, PlanInput, TEXT_BYTES_MAX, check};
 /// One value of the text.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
+    /// Line of its key where it has one: in block style a value begins below it.
     pub line: usize,
     pub value: Value,
 }
@@ -82,7 +83,7 @@ fn fault(line: usize, what: impl Into<String>) -> Fault {
 /// A map or list being built, with the key that waits for its value.
 struct Open {
     node: Node,
-    key: Option<String>,
+    key: Option<(String, usize)>,
 }
 
 fn parse(text: &str) -> Result<Node, Fault> {
@@ -92,7 +93,8 @@ fn parse(text: &str) -> Result<Node, Fault> {
             format!("{} bytes are more than the {TEXT_BYTES_MAX} accepted", text.len()),
         ));
     }
-    let mut parser = Parser::new_from_str(text);
+    // Editors on Windows put a byte order mark first.
+    let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
     let mut open: Vec<Open> = Vec::new();
     let mut root = None;
     while let Some(event) = parser.next_event() {
@@ -148,14 +150,14 @@ fn attach(open: &mut [Open], root: &mut Option<Node>, node: Node) -> Result<(), 
     };
     match (&mut parent.node.value, parent.key.take()) {
         (Value::List(items), _) => items.push(node),
-        (Value::Map(fields), Some(key)) => fields.push((key, node)),
+        (Value::Map(fields), Some((key, line))) => fields.push((key, Node { line, ..node })),
         (Value::Map(fields), None) => match node.value {
             Value::Scalar { text, .. } => {
                 // Maps of the inventory's own keys are short; a map of names is checked by its length first.
                 if fields.len() < DUPLICATES_CHECKED_MAX && fields.iter().any(|(key, _)| *key == text) {
                     return Err(fault(node.line, format!("`{text}` is given twice")));
                 }
-                parent.key = Some(text);
+                parent.key = Some((text, node.line));
             }
             Value::List(_) | Value::Map(_) => return Err(fault(node.line, "a key must be a word")),
         },
@@ -209,7 +211,7 @@ cluster:
         let error = refused("memory: 64", "memroy: 64");
         assert_eq!(
             error.to_string(),
-            "inv.yaml:12: cluster.vms[0].demand: no host has a resource named `memroy`"
+            "inv.yaml:12: cluster.vms[0].demand.memroy: no host has a resource named `memroy`"
         );
         assert_eq!(error.hint.unwrap(), "did you mean `memory`?");
         let error = refused("capacity:", "capasity:");
@@ -236,6 +238,86 @@ cluster:
             assert_eq!(error.place.line, Some(12), "{amount}");
             assert_eq!(error.place.path, "cluster.vms[0].demand.memory");
         }
+    }
+
+    const BLOCK: &str = "\
+hosts:
+  - name: h1
+    capacity:
+      vcpus: 8
+      memory: 1024
+cluster:
+  name: c
+  vms:
+    - name: vm-1
+      host: h1
+      demand:
+        vcpus: 1
+        memory: 64
+";
+
+    #[test]
+    fn in_block_style_the_line_is_that_of_the_key() {
+        for (from, to, line, path, what) in [
+            ("demand:", "demnad:", 11, "cluster.vms[0]", "demnad"),
+            (
+                "memory: 64",
+                "memroy: 64",
+                13,
+                "cluster.vms[0].demand.memroy",
+                "memroy",
+            ),
+            (
+                "memory: 64",
+                "memory: -1",
+                13,
+                "cluster.vms[0].demand.memory",
+                "negative",
+            ),
+            (
+                "memory: 64",
+                "memory:\n          -1",
+                13,
+                "cluster.vms[0].demand.memory",
+                "negative",
+            ),
+            ("  vms:", "  vmss:", 8, "cluster", "vmss"),
+            ("cluster:", "clutser:", 6, "", "clutser"),
+            ("  name: c\n", "", 6, "cluster", "`name` is missing"),
+            (
+                "capacity:",
+                "used:\n      nic: 1\n    capacity:",
+                4,
+                "hosts[0].used.nic",
+                "nic",
+            ),
+            (
+                "vcpus: 8\n      memory: 1024",
+                "vcpus: 0\n      memory: 0",
+                3,
+                "hosts[0].capacity",
+                "nothing",
+            ),
+        ] {
+            assert!(BLOCK.contains(from), "{from:?}");
+            let error = read("inv.yaml", &BLOCK.replacen(from, to, 1)).unwrap_err();
+            assert!(error.what.contains(what), "{to}: {error}");
+            assert_eq!(
+                (error.place.line, error.place.path.as_str()),
+                (Some(line), path),
+                "{to}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_not_part_of_the_text() {
+        assert_eq!(
+            read("f", &format!("\u{feff}{GOOD}")).unwrap(),
+            read("f", GOOD).unwrap()
+        );
+        let error = read("f", &format!("\u{feff}{}", GOOD.replacen("hosts:", "host:", 1))).unwrap_err();
+        assert_eq!(error.hint.unwrap(), "did you mean `hosts`?");
     }
 
     #[test]

@@ -1,0 +1,245 @@
+//! What is short, one thing at a time.
+
+use serde::Serialize;
+use transhume_model::{HostName, VmName};
+use utoipa::ToSchema;
+
+use crate::input::{PlanInput, Vm, nearest as nearest_name};
+use crate::problem::Problem;
+use crate::report::Total;
+use crate::words::listed;
+
+/// One thing that is short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case", tag = "reason")]
+pub enum Reason {
+    /// All targets together.
+    Total {
+        /// The resource.
+        resource: String,
+        /// What the VMs need.
+        needed: Total,
+        /// What the targets have.
+        offered: Total,
+    },
+    /// VMs (one, or several that affinity ties together) that no host can hold.
+    FitsNowhere {
+        /// The VMs.
+        vms: Vec<VmName>,
+        /// Hosts that their pins, selectors and processor models, and S2, allow.
+        hosts_allowed: usize,
+        /// The allowed host that lacks least.
+        nearest: Option<HostName>,
+        /// What it lacks.
+        short: Vec<(String, Total)>,
+        /// Labels and processor models that no host has, in words.
+        unknown: Vec<String>,
+    },
+    /// An anti-affinity group has more members than hosts to put them on.
+    GroupTooLarge {
+        /// The group.
+        group: String,
+        /// Its members.
+        members: usize,
+        /// Hosts that any of them may use.
+        hosts: usize,
+    },
+    /// Every target is needed and more: a lower bound proves it.
+    MoreHosts {
+        /// The bound.
+        hosts_min: usize,
+        /// Targets there are.
+        hosts: usize,
+    },
+    /// Amounts and constraints fit one by one but not together; every arrangement was excluded.
+    Together,
+}
+
+impl Reason {
+    /// In words.
+    pub fn sentence(&self) -> String {
+        match self {
+            Reason::Total {
+                resource,
+                needed,
+                offered,
+            } => format!(
+                "{resource} is short by {}: the VMs need {needed}, all targets together have {offered}",
+                Total(needed.0 - offered.0)
+            ),
+            Reason::FitsNowhere {
+                vms,
+                hosts_allowed,
+                nearest,
+                short,
+                unknown,
+            } => {
+                let who = match vms.as_slice() {
+                    [one] => format!("VM {one}"),
+                    several => format!(
+                        "VMs {}, tied together by affinity,",
+                        listed(several.iter().map(VmName::as_str))
+                    ),
+                };
+                match nearest {
+                    None if !unknown.is_empty() => {
+                        format!("{who} may run on no target: {}", listed(unknown))
+                    }
+                    None => format!(
+                        "{who} may run on no target: pins, labels, processor models and the choice of targets exclude all"
+                    ),
+                    Some(nearest) => {
+                        let short = listed(short.iter().map(|(r, by)| format!("{by} of {r}")));
+                        match hosts_allowed {
+                            1 => format!("{who} does not fit the one host allowed: {nearest} lacks {short}"),
+                            _ => format!(
+                                "{who} fits none of the {hosts_allowed} hosts allowed: {nearest} lacks least, {short}"
+                            ),
+                        }
+                    }
+                }
+            }
+            Reason::GroupTooLarge {
+                group,
+                members,
+                hosts,
+            } => {
+                let may = match hosts {
+                    1 => "1 host may",
+                    _ => &format!("{hosts} hosts may"),
+                };
+                format!("group {group} keeps {members} apart, but only {may} take any of them")
+            }
+            Reason::MoreHosts { hosts_min, hosts } => {
+                let there = if *hosts == 1 { "is" } else { "are" };
+                format!("at least {hosts_min} targets are needed, and there {there} {hosts}")
+            }
+            Reason::Together => {
+                "each VM fits somewhere, but not all together: every arrangement was excluded".to_owned()
+            }
+        }
+    }
+
+    pub(super) fn is_about_vms(&self) -> bool {
+        matches!(self, Reason::FitsNowhere { .. })
+    }
+
+    /// A VM is larger than every host that it may use.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self, Reason::FitsNowhere { nearest: Some(_), .. })
+    }
+}
+
+pub(super) fn reasons(input: &PlanInput, problem: &Problem, hosts_min: usize) -> Vec<Reason> {
+    let targets: Vec<usize> = (0..problem.hosts.len())
+        .filter(|h| problem.allow.iter().any(|set| set[*h]))
+        .collect();
+    let mut reasons = Vec::new();
+    for (r, resource) in problem.resources.iter().enumerate() {
+        let needed = problem.items.iter().map(|i| u128::from(i.demand[r])).sum();
+        let offered = targets.iter().map(|h| u128::from(problem.hosts[*h][r])).sum();
+        if needed > offered {
+            reasons.push(Reason::Total {
+                resource: resource.clone(),
+                needed: Total(needed),
+                offered: Total(offered),
+            });
+        }
+    }
+    for item in 0..problem.items.len() {
+        if !problem.kinds.iter().any(|kind| problem.admits(item, kind[0])) {
+            reasons.push(fits_nowhere(input, problem, item));
+        }
+    }
+    for (members, name) in problem.groups.iter().zip(&problem.group_names) {
+        let usable = |h: &&usize| members.iter().any(|item| problem.admits(*item, **h));
+        let hosts = targets.iter().filter(usable).count();
+        if members.len() > hosts {
+            reasons.push(Reason::GroupTooLarge {
+                group: name.clone(),
+                members: members.len(),
+                hosts,
+            });
+        }
+    }
+    if reasons.is_empty() {
+        reasons.push(match hosts_min > targets.len() {
+            true => Reason::MoreHosts {
+                hosts_min,
+                hosts: targets.len(),
+            },
+            false => Reason::Together,
+        });
+    }
+    reasons
+}
+
+fn fits_nowhere(input: &PlanInput, problem: &Problem, item: usize) -> Reason {
+    let it = &problem.items[item];
+    let allowed: Vec<usize> = (0..problem.hosts.len())
+        .filter(|h| problem.allow[it.allow][*h])
+        .collect();
+    let lacks = |host: usize| -> f64 {
+        let pairs = it.demand.iter().zip(&problem.hosts[host]);
+        pairs
+            .map(|(d, has)| d.saturating_sub(*has) as f64 / (*d).max(1) as f64)
+            .fold(0.0, f64::max)
+    };
+    let nearest = allowed
+        .iter()
+        .copied()
+        .min_by(|a, b| lacks(*a).total_cmp(&lacks(*b)));
+    let short = nearest.map_or(Vec::new(), |host| {
+        let pairs = it.demand.iter().zip(&problem.hosts[host]).enumerate();
+        pairs
+            .filter(|(_, (d, has))| d > has)
+            .map(|(r, (d, has))| (problem.resources[r].clone(), Total(u128::from(d - has))))
+            .collect()
+    });
+    Reason::FitsNowhere {
+        vms: it
+            .vms
+            .iter()
+            .map(|v| input.cluster.vms[*v].name.clone())
+            .collect(),
+        hosts_allowed: allowed.len(),
+        nearest: nearest.map(|h| input.hosts[h].name.clone()),
+        short,
+        unknown: it
+            .vms
+            .iter()
+            .flat_map(|v| unknown(input, &input.cluster.vms[*v]))
+            .collect(),
+    }
+}
+
+/// What a VM asks of a host that none has, with the nearest name there is.
+fn unknown(input: &PlanInput, vm: &Vm) -> Vec<String> {
+    let meant = |near: Option<&str>| near.map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
+    let mut told = Vec::new();
+    for (key, value) in &vm.selector {
+        let keys = || {
+            input
+                .hosts
+                .iter()
+                .flat_map(|h| h.labels.keys().map(String::as_str))
+        };
+        let mut values = input.hosts.iter().filter_map(|h| h.labels.get(key)).peekable();
+        if values.peek().is_none() {
+            told.push(format!(
+                "no host has a label `{key}`{}",
+                meant(nearest_name(key, keys()))
+            ));
+        } else if !values.clone().any(|has| has == value) {
+            let near = meant(nearest_name(value, values.map(String::as_str)));
+            told.push(format!("no host has the label `{key}: {value}`{near}"));
+        }
+    }
+    let models = || input.hosts.iter().filter_map(|h| h.cpu_model.as_deref());
+    if !vm.cpu_models.is_empty() && !models().any(|has| vm.cpu_models.iter().any(|m| m == has)) {
+        let near = vm.cpu_models.iter().find_map(|m| nearest_name(m, models()));
+        let asked = listed(&vm.cpu_models);
+        told.push(format!("no host has processor model {asked}{}", meant(near)));
+    }
+    told
+}
