@@ -25,6 +25,9 @@ pub const TEXT_BYTES_MAX: usize = 64 << 20;
 /// Deepest accepted nesting of an inventory.
 pub const NESTING_MAX: usize = 16;
 
+/// Most VMs in a cluster: as many times the highest price of one still add up in 64 bits.
+pub const VMS_MAX: usize = 1_000_000;
+
 /// The resource whose amount, in MiB, is what a move has to carry.
 pub const MEMORY: &str = "memory";
 
