@@ -28,7 +28,7 @@ pub use batch::{Batch, BatchError, batches};
 pub use infeasible::{Addition, Constraint, Impossible, Reason};
 pub use offer::{Offer, OfferError, Offers, Request, Resource};
 pub use place::{Move, NoSolution, Placement, Shortage, Strategy, place};
-pub use plan::{Options, plan, plan_while};
+pub use plan::{Options, PlanError, plan, plan_while};
 pub use schedule::forecast;
 pub use solve::{Ended, Go, Watch};
 pub use svg::svg;

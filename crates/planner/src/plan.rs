@@ -15,6 +15,10 @@ use crate::problem::Problem;
 use crate::report::{Answer, Bar, Placed, Plan, PlanReport, Proof, Total};
 use crate::schedule::{Schedule, schedule};
 use crate::solve::{self, Cost, Go, Solution, Watch};
+use crate::validate::validate;
+
+/// Broken rules told of an unsound plan; one mistake may break the rule for thousands of VMs.
+const BROKEN_TOLD_MAX: usize = 8;
 
 /// What the caller chooses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,8 +45,19 @@ impl Default for Options {
     }
 }
 
+/// Why there is no report.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The input cannot be used.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The plan broke rules: a mistake of the planner, found by [`validate()`](crate::validate()) before the plan was given out.
+    #[error("internal error: the planner's own check refused its plan: {}", .0.join("; "))]
+    Unsound(Vec<String>),
+}
+
 /// Plans with no deadline but the bound on work.
-pub fn plan(input: &PlanInput, options: &Options) -> Result<PlanReport, InputError> {
+pub fn plan(input: &PlanInput, options: &Options) -> Result<PlanReport, PlanError> {
     plan_while(input, options, &mut || Go::On)
 }
 
@@ -51,13 +66,11 @@ pub fn plan_while(
     input: &PlanInput,
     options: &Options,
     ask: &mut dyn FnMut() -> Go,
-) -> Result<PlanReport, InputError> {
+) -> Result<PlanReport, PlanError> {
     check(input)?;
     if options.k == Some(0) {
-        return Err(refuse(
-            "k",
-            "k = 0 moves nothing: choose k from 1 on (§3.3.2 step 1)",
-        ));
+        let what = "k = 0 moves nothing: choose k from 1 on (§3.3.2 step 1)";
+        return Err(refuse("k", what).into());
     }
     let mut watch = Watch::new(options.work_max, ask);
     let problem = Problem::of(input);
@@ -66,7 +79,10 @@ pub fn plan_while(
         Strategy::Paper => by_paper(input, &problem)?,
     };
     let answer = match &solution.host_of {
-        Some(host_of) => Answer::Planned(Box::new(assemble(input, &problem, &solution, host_of, options))),
+        Some(host_of) => {
+            let plan = assemble(input, &problem, &solution, host_of, options);
+            Answer::Planned(Box::new(sound(input, plan)?))
+        }
         None if solution.impossible => {
             let why = infeasible::explain(input, &problem, solution.least.hosts, &mut watch);
             Answer::Impossible(Box::new(why))
@@ -81,6 +97,16 @@ pub fn plan_while(
         ended: solution.ended,
         work: watch.spent().max(solution.work),
     })
+}
+
+/// The plan, if it keeps every rule.
+fn sound(input: &PlanInput, plan: Plan) -> Result<Plan, PlanError> {
+    let mut broken = validate(input, &plan);
+    if broken.is_empty() {
+        return Ok(plan);
+    }
+    broken.truncate(BROKEN_TOLD_MAX);
+    Err(PlanError::Unsound(broken))
 }
 
 fn refuse(path: &str, what: &str) -> InputError {
@@ -275,4 +301,31 @@ fn bars(problem: &Problem, moves: &Moves<'_>, input: &PlanInput) -> Vec<Bar> {
         after: shares(h, after),
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate;
+
+    #[test]
+    fn a_plan_that_breaks_a_rule_is_not_given_out() {
+        let input = (0..).map(generate::small).find(|input| {
+            let report = plan(input, &Options::default());
+            report.is_ok_and(|r| matches!(r.answer, Answer::Planned(p) if p.placement.len() > 1))
+        });
+        let input = input.expect("many small instances are planned");
+        let Answer::Planned(good) = plan(&input, &Options::default()).unwrap().answer else {
+            panic!("it was planned before");
+        };
+        assert_eq!(sound(&input, *good.clone()).as_ref(), Ok(&*good));
+        let mut bad = *good;
+        bad.placement[0].target = "nowhere".parse().unwrap();
+        let vm = bad.placement[0].vm.clone();
+        let told = sound(&input, bad).unwrap_err().to_string();
+        assert!(
+            told.contains(&format!("VM {vm} is sent to an unknown host")),
+            "{told}"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use transhume_planner::input::{self, InputError, PlanInput, TEXT_BYTES_MAX};
 use transhume_planner::report::{Answer, Interval, Plan};
-use transhume_planner::{Constraint, Go, Impossible, Options, Reason, Strategy, plan_while, svg};
+use transhume_planner::{Constraint, Go, Impossible, Options, PlanError, Reason, Strategy, plan_while, svg};
 
 use crate::args::{PlanArgs, PlanStrategy};
 use crate::failure::{Failure, Kind};
@@ -34,7 +34,7 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
         true => Go::On,
         false => Go::Deadline,
     };
-    let report = plan_while(&input, &options, &mut ask).map_err(refused)?;
+    let report = plan_while(&input, &options, &mut ask).map_err(unplanned)?;
     if let (Some(path), Answer::Planned(plan)) = (&args.svg, &report.answer) {
         std::fs::write(path, svg(plan))
             .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
@@ -81,6 +81,13 @@ fn read(file: &Path) -> Result<PlanInput, Failure> {
         Failure::new(Kind::Refused, message, "write it as YAML or JSON")
     })?;
     input::read(&file.display().to_string(), &content).map_err(refused)
+}
+
+fn unplanned(error: PlanError) -> Failure {
+    match error {
+        PlanError::Input(error) => refused(error),
+        PlanError::Unsound(_) => Failure::other(error.to_string()),
+    }
 }
 
 fn refused(error: InputError) -> Failure {
