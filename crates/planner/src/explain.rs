@@ -88,7 +88,14 @@ fn memory(input: &PlanInput, plan: &Plan) -> String {
     let moving = plan.placement.iter().filter(|p| p.source != p.target).count();
     let stay = input.cluster.vms.len() - moving;
     let proof: &Proof = &plan.memory_moved_mib;
-    format!("{moving} VMs move and {stay} stay; memory to move: {proof} MiB.")
+    let carried = match plan.memory_carried_mib.0 > proof.value.0 {
+        true => format!(
+            ", {} MiB carried with the ways by spare hosts",
+            plan.memory_carried_mib
+        ),
+        false => String::new(),
+    };
+    format!("{moving} VMs move and {stay} stay; memory to move: {proof} MiB{carried}.")
 }
 
 fn order(plan: &Plan) -> Vec<String> {
@@ -112,10 +119,13 @@ fn order(plan: &Plan) -> Vec<String> {
     }
     if !plan.ring.is_empty() {
         let names: Vec<&str> = plan.ring.iter().map(|s| s.vm.as_str()).collect();
-        told.push(format!(
-            "Cannot be ordered: {} wait for each other's room and no host is free for one of them meanwhile.",
-            names.join(", ")
-        ));
+        let names = names.join(", ");
+        told.push(match plan.ring_states {
+            None => format!(
+                "Cannot be ordered: {names} wait for each other's room and no host is free for one of them meanwhile."
+            ),
+            Some(states) => format!("No order was found within {states} states: {names} wait for each other's room."),
+        });
     }
     told
 }

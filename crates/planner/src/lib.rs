@@ -20,6 +20,8 @@ mod plan;
 mod problem;
 pub mod report;
 mod schedule;
+mod sequence;
+mod settle;
 mod solve;
 mod svg;
 mod validate;

@@ -1,5 +1,6 @@
 //! The whole planner in one call: input in, report out.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -7,13 +8,14 @@ use transhume_model::{HostName, VmName};
 
 use crate::explain;
 use crate::infeasible;
-use crate::input::{InputError, Place, PlanInput, check};
+use crate::input::{InputError, MEMORY, Place, PlanInput, check};
 use crate::order::Moves;
 use crate::paper::{self, Lists, Outcome};
 use crate::place::Strategy;
 use crate::problem::Problem;
 use crate::report::{Answer, Bar, Placed, Plan, PlanReport, Proof, Total};
 use crate::schedule::{Schedule, schedule};
+use crate::settle::{Settled, settle};
 use crate::solve::{self, Cost, Go, Solution, Watch};
 use crate::validate::validate;
 
@@ -182,17 +184,20 @@ fn assemble(
     host_of: &[usize],
     options: &Options,
 ) -> Plan {
-    let moves = moves(input, problem, host_of);
+    let moves_of = |host_of: &[usize]| moves(input, problem, host_of);
+    let Settled { moves, cost } = settle(problem, host_of.to_vec(), solution.cost, options.k, moves_of);
     let Schedule {
         k,
         batches,
+        carried,
         ring,
+        states,
         refused,
         duration_s,
         tried,
     } = schedule(input, &moves, options.k, f64::from(options.blackout_ms_max));
     let placed = input.cluster.vms.iter().zip(&moves.target);
-    let (cost, least) = (solution.cost, solution.least);
+    let least = solution.least;
     let hosts_optimal = cost.hosts == least.hosts;
     let memory_optimal = hosts_optimal && cost.memory == least.memory;
     let mut plan = Plan {
@@ -213,6 +218,7 @@ fn assemble(
             at_least: Total(least.memory),
             optimal: memory_optimal,
         },
+        memory_carried_mib: Total(carried),
         traffic_mbit_s: Proof {
             value: Total(cost.traffic),
             at_least: Total(least.traffic),
@@ -221,6 +227,7 @@ fn assemble(
         k,
         batches,
         ring,
+        ring_states: states,
         refused,
         duration_s,
         explanation: Vec::new(),
@@ -258,13 +265,18 @@ fn moves<'a>(input: &PlanInput, problem: &'a Problem, host_of: &[usize]) -> Move
             .map(|r| vm.demand.get(r).map_or(0, |a| a.thousandths()));
         amounts.collect()
     });
+    let memory = vms
+        .iter()
+        .map(|vm| vm.demand.get(MEMORY).map_or(0, |a| u128::from(a.thousandths())));
     Moves {
         problem,
+        memory: memory.collect(),
         demand: demand.collect(),
         source: vms.iter().map(|v| hosts[&v.host]).collect(),
         target: item_of.iter().map(|item| host_of[*item]).collect(),
         item_of,
         peers,
+        sequence: OnceCell::new(),
     }
 }
 

@@ -21,7 +21,11 @@ const MOVES_FOR_ALL_K_MAX: usize = 2_000;
 pub(crate) struct Schedule {
     pub k: usize,
     pub batches: Vec<PlannedBatch>,
+    /// Memory of all hops, thousandths of a MiB.
+    pub carried: u128,
     pub ring: Vec<Step>,
+    /// States after which the search for an order was given up.
+    pub states: Option<usize>,
     pub refused: Vec<Refused>,
     pub duration_s: Interval,
     /// Every k that was tried, with its worst-case time and how many VMs it would refuse.
@@ -35,21 +39,18 @@ pub(crate) fn schedule(
     k: Option<usize>,
     blackout_ms_max: f64,
 ) -> Schedule {
-    let moving = (0..moves.source.len())
-        .filter(|v| moves.source[*v] != moves.target[*v])
-        .count();
     let figures: Vec<Figures> = input.cluster.vms.iter().map(Figures::of).collect();
     let way = Way::Live { blackout_ms_max };
     let mut tried = Vec::new();
     let mut best: Option<Schedule> = None;
-    for k in candidates(moving, k) {
+    for k in candidates(moves.count(), k) {
         let next = with_k(input, moves, &figures, k, way);
         tried.push((k, next.duration_s.high, next.refused.len()));
-        let key = |s: &Schedule| (s.ring.len(), s.refused.len(), s.duration_s.high);
+        let key = |s: &Schedule| ((s.ring.len(), s.refused.len(), s.carried), s.duration_s.high);
         let better = best.as_ref().is_none_or(|b| {
-            let ((r1, f1, t1), (r2, f2, t2)) = (key(&next), key(b));
+            let ((left1, t1), (left2, t2)) = (key(&next), key(b));
             // A hundredth of the time is not worth a larger batch.
-            (r1, f1).cmp(&(r2, f2)).then(t1.total_cmp(&(t2 * 0.99))).is_lt()
+            left1.cmp(&left2).then(t1.total_cmp(&(t2 * 0.99))).is_lt()
         });
         if better {
             best = Some(next);
@@ -173,6 +174,8 @@ fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, w
     Schedule {
         k,
         batches,
+        carried: moves.carried(order.hops()).0,
+        states: order.states,
         ring: order.ring.iter().map(|hop| step(input, hop)).collect(),
         refused,
         duration_s,

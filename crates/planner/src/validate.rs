@@ -48,6 +48,7 @@ pub fn validate(input: &PlanInput, plan: &Plan) -> Vec<String> {
     broken.extend(overfull(input, &hosts, &after));
     broken.extend(groups(input, &after));
     broken.extend(totals(input, plan, &before, &after));
+    broken.extend(carried(input, plan));
     broken.extend(batches(input, plan, &hosts, before, &after));
     broken
 }
@@ -191,6 +192,19 @@ fn totals(input: &PlanInput, plan: &Plan, before: &Where<'_>, after: &Where<'_>)
         }
     }
     broken
+}
+
+fn carried(input: &PlanInput, plan: &Plan) -> Option<String> {
+    let memory: BTreeMap<&VmName, u128> = input
+        .cluster
+        .vms
+        .iter()
+        .filter_map(|v| Some((&v.name, u128::from(v.demand.get("memory")?.thousandths()))))
+        .collect();
+    let steps = plan.batches.iter().flat_map(|b| &b.moves).map(|m| &m.step);
+    let sum: u128 = steps.filter_map(|step| memory.get(&step.vm)).sum();
+    let told = plan.memory_carried_mib;
+    (told.0 != sum).then(|| format!("memory carried is {}, not {told}", sum as f64 / 1000.0))
 }
 
 /// Replays the batches: no host ever holds more than it offers of what comes to it, both copies counted, and all arrive.

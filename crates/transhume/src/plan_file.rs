@@ -137,10 +137,11 @@ fn executable(plan: &Plan) -> Result<ExitCode, Failure> {
     }
     if !plan.ring.is_empty() {
         let vms: Vec<&str> = plan.ring.iter().map(|step| step.vm.as_str()).collect();
-        let message = format!(
-            "VMs {} wait for each other's places, and no host is free to break the ring",
-            vms.join(", ")
-        );
+        let why = match plan.ring_states {
+            None => "no host is free to break the ring".to_owned(),
+            Some(states) => format!("no order was found within {states} states"),
+        };
+        let message = format!("VMs {} wait for each other's places, and {why}", vms.join(", "));
         return Err(Failure::new(
             Kind::Refused,
             message,
