@@ -149,8 +149,15 @@ fn k(plan: &Plan, tried: &[(usize, f64, usize)]) -> Option<String> {
             _ => format!("k = {k}: up to {seconds:.0} s, {refused} VMs refused"),
         })
         .collect();
+    let is_faster = |(_, seconds, refused): &(usize, f64, usize)| {
+        *refused <= plan.refused.len() && *seconds < plan.duration_s.high * 0.99
+    };
+    let why = match tried.iter().any(is_faster) {
+        true => " It is not the fastest, but carries less memory or keeps VMs that talk apart for less time.",
+        false => "",
+    };
     Some(match others.is_empty() {
         true => format!("{chosen}."),
-        false => format!("{chosen} (others: {}).", others.join("; ")),
+        false => format!("{chosen} (others: {}).{why}", others.join("; ")),
     })
 }

@@ -194,6 +194,7 @@ fn assemble(
         states,
         refused,
         duration_s,
+        split_mbit,
         tried,
     } = schedule(input, &moves, options.k, f64::from(options.blackout_ms_max));
     let placed = input.cluster.vms.iter().zip(&moves.target);
@@ -230,6 +231,7 @@ fn assemble(
         ring_states: states,
         refused,
         duration_s,
+        split_mbit,
         explanation: Vec::new(),
         bars: bars(problem, &moves, input),
     };

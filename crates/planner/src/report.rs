@@ -66,6 +66,8 @@ pub struct Plan {
     pub refused: Vec<Refused>,
     /// Forecast of the whole move, seconds.
     pub duration_s: Interval,
+    /// Traffic of each pair that moves times how long one of the two has moved and the other has not, at worst, Mbit.
+    pub split_mbit: f64,
     /// In words: why these hosts, this order, this k.
     pub explanation: Vec<String>,
     /// Hosts before and after, for the picture.

@@ -218,3 +218,64 @@ fn a_search_that_is_given_up_does_not_claim_that_there_is_no_order() {
         "{told}"
     );
 }
+
+/// A server and five clients over one link, with dirty rates measured or not.
+fn server_and_clients(server_mib: u32, dirty: &str, traffic_mbit_s: u32) -> PlanInput {
+    let mut text = String::from(
+        "
+hosts:
+  - {name: a, capacity: {memory: 65536}, maintenance: true}
+  - {name: b, capacity: {memory: 65536}}
+cluster:
+  name: c
+  vms:
+",
+    );
+    text += &format!("    - {{name: server, host: a, demand: {{memory: {server_mib}}}{dirty}}}\n");
+    for c in 0..5 {
+        text += &format!("    - {{name: c{c}, host: a, demand: {{memory: 4096}}{dirty}}}\n");
+    }
+    text += "  traffic:\n";
+    for c in 0..5 {
+        text += &format!("    - {{between: [server, c{c}], mbit-s: {traffic_mbit_s}}}\n");
+    }
+    input(&text)
+}
+
+#[test]
+fn talkers_are_kept_together_where_it_costs_little_time() {
+    // VMs of one size at known rates: all at once takes as long as one by one.
+    let calm = ", memory: {dirty-mib-s: [1], compressed-to: [1]}";
+    let together = planned(&server_and_clients(4096, calm, 2400)).unwrap();
+    assert_eq!((together.k, together.split_mbit), (6, 0.0));
+    // Rates that are only assumed: at worst each further VM at once costs time, so it stays near the least.
+    let talking = server_and_clients(8192, "", 2400);
+    let chosen = planned(&talking).unwrap();
+    let with_k = |k| {
+        let options = Options {
+            k: Some(k),
+            ..Options::default()
+        };
+        match plan(&talking, &options).unwrap().answer {
+            Answer::Planned(plan) => *plan,
+            other => panic!("{other:?}"),
+        }
+    };
+    let all: Vec<Plan> = [1, 2, 4, 6].map(with_k).into();
+    let least_s = all.iter().map(|p| p.duration_s.high).fold(f64::MAX, f64::min);
+    let near: Vec<&Plan> = all
+        .iter()
+        .filter(|p| p.duration_s.high <= 1.10 * least_s)
+        .collect();
+    assert!(near.len() > 1 && near.len() < all.len());
+    let least_split = near.iter().map(|p| p.split_mbit).fold(f64::MAX, f64::min);
+    assert_eq!(chosen.split_mbit, least_split);
+    assert!(
+        chosen.explanation.join(" ").contains("not the fastest"),
+        "{:?}",
+        chosen.explanation
+    );
+    // Nobody talks: the fastest it is.
+    let silent = planned(&server_and_clients(8192, "", 0)).unwrap();
+    assert_eq!((silent.split_mbit, silent.duration_s.high), (0.0, least_s));
+}
