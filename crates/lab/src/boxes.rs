@@ -12,6 +12,10 @@ const WIDTH_MIN: f64 = 900.0;
 /// Width of a box with its label, once there are many.
 const BOX_WIDTH: f64 = 60.0;
 const HEIGHT: f64 = 480.0;
+/// Labels longer than this would run into each other, and slant.
+const UPRIGHT_CHARS_MAX: usize = 20;
+const SLANT_DEGREES: f64 = -60.0;
+const SLANTED_HEIGHT: f64 = 680.0;
 /// Pixels of a PNG per unit of the drawing.
 const PIXELS_PER_UNIT: f32 = 2.0;
 
@@ -59,12 +63,22 @@ impl Boxes {
         }
         let colors: Vec<&str> = self.groups.iter().map(|group| group.color).collect();
         let plots = vec![Plot::Box(boxes.with_group_colors(colors))];
+        let long = self
+            .groups
+            .iter()
+            .any(|group| group.label.chars().count() > UPRIGHT_CHARS_MAX);
+        let (angle, height) = if long {
+            (SLANT_DEGREES, SLANTED_HEIGHT)
+        } else {
+            (0.0, HEIGHT)
+        };
         let layout = Layout::auto_from_plots(&plots)
+            .with_x_tick_rotate(angle)
             .with_title(&self.title)
             .with_x_label(&self.x_label)
             .with_y_label(&self.y_label)
             .with_width(WIDTH_MIN.max(BOX_WIDTH * self.groups.len() as f64))
-            .with_height(HEIGHT)
+            .with_height(height)
             .with_y_axis_min(0.0);
         (plots, layout)
     }

@@ -1,8 +1,12 @@
 //! In which order the VMs move: batches whose targets hold both copies, talkers near each other, rings freed through a spare host.
 //!
+//! Greedy: whoever fits moves. Where that gets stuck, [`crate::sequence`] is asked, which also says whether there is an order at all.
 //! Amounts hold at every moment; groups hold before the first and after the last batch, not in between.
 
+use std::cell::OnceCell;
+
 use crate::problem::Problem;
+use crate::sequence::{self, Sequence};
 
 /// A move by indices of VM and hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub(crate) struct Moves<'a> {
     pub problem: &'a Problem,
     /// Demand of each VM by resource.
     pub demand: Vec<Vec<u64>>,
+    /// Memory that one move of each VM carries, thousandths.
+    pub memory: Vec<u128>,
     /// Where each VM is, and where it is to be.
     pub source: Vec<usize>,
     pub target: Vec<usize>,
@@ -26,62 +32,77 @@ pub(crate) struct Moves<'a> {
     pub item_of: Vec<usize>,
     /// Traffic between VMs.
     pub peers: Vec<Vec<(usize, u128)>>,
+    /// The order one by one; the same for every k, so it is sought once.
+    pub sequence: OnceCell<Sequence>,
 }
 
 /// Batches of at most k, or what could not be ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Order {
     pub batches: Vec<Vec<Hop>>,
-    /// Moves that wait for each other with no spare host to free them.
+    /// Moves that wait for each other, and no order that frees them is known.
     pub ring: Vec<Hop>,
+    /// States after which the search for an order was given up; `None`: it ended, so that a ring is proved.
+    pub states: Option<usize>,
+}
+
+impl Order {
+    fn of(batches: Vec<Vec<Hop>>) -> Self {
+        Self {
+            batches,
+            ring: Vec::new(),
+            states: None,
+        }
+    }
+
+    /// All its hops.
+    pub fn hops(&self) -> impl Iterator<Item = &Hop> {
+        self.batches.iter().flatten()
+    }
 }
 
 /// Orders all moves.
 pub(crate) fn order(moves: &Moves<'_>, k: usize) -> Order {
-    let mut free = moves.free_now();
-    let mut waiting = moves.by_traffic();
-    let mut hopped = vec![false; moves.demand.len()];
+    let mut progress = Progress::start(moves);
     let mut batches = Vec::new();
-    while !waiting.is_empty() {
-        let mut batch = moves.take_batch(&mut waiting, &mut free, k);
-        if batch.is_empty() {
-            match moves.free_a_ring(&mut waiting, &mut free, &mut hopped) {
-                Some(hop) => batch.push(hop),
-                None => {
-                    return Order {
-                        batches,
-                        ring: waiting,
-                    };
-                }
-            }
-        }
-        for hop in &batch {
-            add(&mut free[hop.source], &moves.demand[hop.vm]);
-        }
-        batches.push(batch);
+    progress.run(k, false, &mut batches);
+    if progress.waiting.is_empty() {
+        return Order::of(batches);
     }
-    Order {
-        batches,
-        ring: Vec::new(),
+    let sequence = moves.sequence();
+    let packed = moves.pack(&sequence.hops, k);
+    if !sequence.ring.is_empty() {
+        return Order {
+            batches: packed,
+            ring: sequence.ring.clone(),
+            states: sequence.states,
+        };
+    }
+    // The greedy way may need more hops, but what it orders it packs better.
+    progress.run(k, true, &mut batches);
+    let rank = |batches: &[Vec<Hop>]| (moves.carried(batches.iter().flatten()), batches.len());
+    match progress.waiting.is_empty() && rank(&batches) <= rank(&packed) {
+        true => Order::of(batches),
+        false => Order::of(packed),
     }
 }
 
 /// Amounts left; below zero on a host that is overfull before anything moved.
-type Left = Vec<i128>;
+pub(crate) type Left = Vec<i128>;
 
-fn add(free: &mut Left, demand: &[u64]) {
+pub(crate) fn add(free: &mut Left, demand: &[u64]) {
     free.iter_mut()
         .zip(demand)
         .for_each(|(f, d)| *f += i128::from(*d));
 }
 
-fn subtract(free: &mut Left, demand: &[u64]) {
+pub(crate) fn subtract(free: &mut Left, demand: &[u64]) {
     free.iter_mut()
         .zip(demand)
         .for_each(|(f, d)| *f -= i128::from(*d));
 }
 
-fn fits(demand: &[u64], free: &Left) -> bool {
+pub(crate) fn fits(demand: &[u64], free: &Left) -> bool {
     demand
         .iter()
         .zip(free)
@@ -89,8 +110,31 @@ fn fits(demand: &[u64], free: &Left) -> bool {
 }
 
 impl Moves<'_> {
+    /// The order one by one.
+    pub fn sequence(&self) -> &Sequence {
+        self.sequence.get_or_init(|| sequence::find(self))
+    }
+
+    /// VMs that move.
+    pub fn count(&self) -> usize {
+        let ends = self.source.iter().zip(&self.target);
+        ends.filter(|(source, target)| source != target).count()
+    }
+
+    /// Hosts the VM may use, by host; its affinity group's limits count.
+    pub fn allowed(&self, vm: usize) -> &[bool] {
+        &self.problem.allow[self.problem.items[self.item_of[vm]].allow]
+    }
+
+    /// Memory that these hops carry, thousandths, and how many they are.
+    pub fn carried<'h>(&self, hops: impl Iterator<Item = &'h Hop>) -> (u128, usize) {
+        hops.fold((0, 0), |(memory, count), hop| {
+            (memory + self.memory[hop.vm], count + 1)
+        })
+    }
+
     /// What every host has beside all VMs that run there now.
-    fn free_now(&self) -> Vec<Left> {
+    pub fn free_now(&self) -> Vec<Left> {
         let hosts = self.problem.hosts.iter();
         let mut free: Vec<Left> = hosts
             .map(|has| has.iter().map(|a| i128::from(*a)).collect())
@@ -137,14 +181,73 @@ impl Moves<'_> {
         order
     }
 
-    fn take_batch(&self, waiting: &mut Vec<Hop>, free: &mut [Left], k: usize) -> Vec<Hop> {
+    /// Batches of what is ordered one by one: each takes the next as long as they fit beside all that is still there.
+    fn pack(&self, hops: &[Hop], k: usize) -> Vec<Vec<Hop>> {
+        let mut free = self.free_now();
+        let mut batches: Vec<Vec<Hop>> = Vec::new();
+        let mut batch_of = vec![0; self.source.len()];
+        for hop in hops {
+            let joins = batches.last().is_some_and(|batch| {
+                batch.len() < k
+                    && batch_of[hop.vm] < batches.len()
+                    && fits(&self.demand[hop.vm], &free[hop.target])
+            });
+            if !joins {
+                let closed = batches.last().into_iter().flatten();
+                closed.for_each(|left| add(&mut free[left.source], &self.demand[left.vm]));
+                batches.push(Vec::new());
+            }
+            batch_of[hop.vm] = batches.len();
+            subtract(&mut free[hop.target], &self.demand[hop.vm]);
+            batches.last_mut().into_iter().for_each(|batch| batch.push(*hop));
+        }
+        batches
+    }
+}
+
+/// A greedy order under way.
+pub(crate) struct Progress<'m, 'a> {
+    moves: &'m Moves<'a>,
+    free: Vec<Left>,
+    hopped: Vec<bool>,
+    /// Moves still to come, from where their VMs are by now.
+    pub waiting: Vec<Hop>,
+}
+
+impl<'m, 'a> Progress<'m, 'a> {
+    pub fn start(moves: &'m Moves<'a>) -> Self {
+        Self {
+            moves,
+            free: moves.free_now(),
+            hopped: vec![false; moves.source.len()],
+            waiting: moves.by_traffic(),
+        }
+    }
+
+    /// Adds batches until nothing waits or nothing fits; with `spare` VMs may go by way of other hosts.
+    pub fn run(&mut self, k: usize, spare: bool, batches: &mut Vec<Vec<Hop>>) {
+        while !self.waiting.is_empty() {
+            let mut batch = self.take_batch(k);
+            if batch.is_empty() && spare {
+                batch.extend(self.free_a_ring());
+            }
+            if batch.is_empty() {
+                return;
+            }
+            for hop in &batch {
+                add(&mut self.free[hop.source], &self.moves.demand[hop.vm]);
+            }
+            batches.push(batch);
+        }
+    }
+
+    fn take_batch(&mut self, k: usize) -> Vec<Hop> {
         let mut batch: Vec<Hop> = Vec::new();
-        waiting.retain(|hop| {
-            let takes = batch.len() < k
-                && fits(&self.demand[hop.vm], &free[hop.target])
-                && !batch.iter().any(|other| other.vm == hop.vm);
+        let (moves, free) = (self.moves, &mut self.free);
+        self.waiting.retain(|hop| {
+            let takes = batch.len() < k && fits(&moves.demand[hop.vm], &free[hop.target]);
             if takes {
-                subtract(&mut free[hop.target], &self.demand[hop.vm]);
+                subtract(&mut free[hop.target], &moves.demand[hop.vm]);
                 batch.push(*hop);
             }
             !takes
@@ -153,25 +256,24 @@ impl Moves<'_> {
     }
 
     /// Sends one VM, the smallest that some other waits for, to a host that may have it for a while.
-    fn free_a_ring(&self, waiting: &mut [Hop], free: &mut [Left], hopped: &mut [bool]) -> Option<Hop> {
-        let mut candidates: Vec<usize> = (0..waiting.len())
-            .filter(|i| {
-                !hopped[waiting[*i].vm] && waiting.iter().any(|other| other.target == waiting[*i].source)
-            })
+    fn free_a_ring(&mut self) -> Option<Hop> {
+        let mut wanted = vec![false; self.free.len()];
+        self.waiting.iter().for_each(|hop| wanted[hop.target] = true);
+        let mut candidates: Vec<(u128, usize)> = (0..self.waiting.len())
+            .filter(|i| !self.hopped[self.waiting[*i].vm] && wanted[self.waiting[*i].source])
+            .map(|i| (self.moves.memory[self.waiting[i].vm], i))
             .collect();
-        candidates.sort_by_key(|i| (self.problem.items[self.item_of[waiting[*i].vm]].memory, *i));
-        for at in candidates {
-            let hop = waiting[at];
-            let item = &self.problem.items[self.item_of[hop.vm]];
-            let spare = (0..free.len()).find(|h| {
-                *h != hop.source
-                    && self.problem.allow[item.allow][*h]
-                    && fits(&self.demand[hop.vm], &free[*h])
+        candidates.sort_unstable();
+        for (_, at) in candidates {
+            let hop = self.waiting[at];
+            let allowed = self.moves.allowed(hop.vm);
+            let spare = (0..self.free.len()).find(|h| {
+                *h != hop.source && allowed[*h] && fits(&self.moves.demand[hop.vm], &self.free[*h])
             });
             if let Some(spare) = spare {
-                hopped[hop.vm] = true;
-                subtract(&mut free[spare], &self.demand[hop.vm]);
-                waiting[at].source = spare;
+                self.hopped[hop.vm] = true;
+                subtract(&mut self.free[spare], &self.moves.demand[hop.vm]);
+                self.waiting[at].source = spare;
                 return Some(Hop {
                     target: spare,
                     spare: true,

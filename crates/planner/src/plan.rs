@@ -1,5 +1,6 @@
 //! The whole planner in one call: input in, report out.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -9,14 +10,19 @@ use crate::bars;
 use crate::by_paper;
 use crate::explain;
 use crate::infeasible;
-use crate::input::{InputError, Place, PlanInput, check};
+use crate::input::{InputError, MEMORY, Place, PlanInput, check};
 use crate::order::Moves;
 use crate::place::Strategy;
 use crate::problem::Problem;
 use crate::report::{Answer, Placed, Plan, PlanReport, Proof, Total};
 use crate::schedule::{Schedule, schedule};
+use crate::settle::{Settled, settle};
 use crate::solve::{self, Go, Solution, Watch};
+use crate::validate::validate;
 use crate::words::some;
+
+/// Broken rules told of an unsound plan; one mistake may break the rule for thousands of VMs.
+const BROKEN_TOLD_MAX: usize = 8;
 
 /// What the caller chooses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,8 +49,19 @@ impl Default for Options {
     }
 }
 
+/// Why there is no report.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The input cannot be used.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The plan broke rules: a mistake of the planner, found by [`validate()`](crate::validate()) before the plan was given out.
+    #[error("internal error: the planner's own check refused its plan: {}", .0.join("; "))]
+    Unsound(Vec<String>),
+}
+
 /// Plans with no deadline but the bound on work.
-pub fn plan(input: &PlanInput, options: &Options) -> Result<PlanReport, InputError> {
+pub fn plan(input: &PlanInput, options: &Options) -> Result<PlanReport, PlanError> {
     plan_while(input, options, &mut || Go::On)
 }
 
@@ -53,13 +70,11 @@ pub fn plan_while(
     input: &PlanInput,
     options: &Options,
     ask: &mut dyn FnMut() -> Go,
-) -> Result<PlanReport, InputError> {
+) -> Result<PlanReport, PlanError> {
     check(input)?;
     if options.k == Some(0) {
-        return Err(refuse(
-            "k",
-            "k = 0 moves nothing: choose k from 1 on (§3.3.2 step 1)",
-        ));
+        let what = "k = 0 moves nothing: choose k from 1 on (§3.3.2 step 1)";
+        return Err(refuse("k", what).into());
     }
     let mut watch = Watch::new(options.work_max, ask);
     let problem = Problem::of(input);
@@ -71,7 +86,7 @@ pub fn plan_while(
         Some(host_of) => {
             let plan = assemble(input, &problem, &solution, host_of, options);
             k_is_possible(options.k, &plan)?;
-            Answer::Planned(Box::new(plan))
+            Answer::Planned(Box::new(sound(input, plan)?))
         }
         None if solution.impossible => {
             let why = infeasible::explain(input, &problem, solution.least.hosts, &mut watch);
@@ -87,6 +102,16 @@ pub fn plan_while(
         ended: solution.ended,
         work: watch.spent().max(solution.work),
     })
+}
+
+/// The plan, if it keeps every rule.
+fn sound(input: &PlanInput, plan: Plan) -> Result<Plan, PlanError> {
+    let mut broken = validate(input, &plan);
+    if broken.is_empty() {
+        return Ok(plan);
+    }
+    broken.truncate(BROKEN_TOLD_MAX);
+    Err(PlanError::Unsound(broken))
 }
 
 /// As in [`batches`](crate::batches): k is at most the VMs that move; where all stay any k will do.
@@ -127,17 +152,21 @@ fn assemble(
     host_of: &[usize],
     options: &Options,
 ) -> Plan {
-    let moves = moves(input, problem, host_of);
+    let moves_of = |host_of: &[usize]| moves(input, problem, host_of);
+    let Settled { moves, cost } = settle(problem, host_of.to_vec(), solution.cost, options.k, moves_of);
     let Schedule {
         k,
         batches,
+        carried,
         ring,
+        states,
         refused,
         duration_s,
+        split_mbit,
         tried,
     } = schedule(input, &moves, options.k, f64::from(options.blackout_ms_max));
     let placed = input.cluster.vms.iter().zip(&moves.target);
-    let (cost, least) = (solution.cost, solution.least);
+    let least = solution.least;
     let hosts_optimal = cost.hosts == least.hosts;
     let memory_optimal = hosts_optimal && cost.memory == least.memory;
     let mut plan = Plan {
@@ -158,6 +187,7 @@ fn assemble(
             at_least: Total(least.memory),
             optimal: memory_optimal,
         },
+        memory_carried_mib: Total(carried),
         traffic_mbit_s: Proof {
             value: Total(cost.traffic),
             at_least: Total(least.traffic),
@@ -166,8 +196,10 @@ fn assemble(
         k,
         batches,
         ring,
+        ring_states: states,
         refused,
         duration_s,
+        split_mbit,
         explanation: Vec::new(),
         bars: bars::bars(input, problem, &moves),
     };
@@ -209,12 +241,44 @@ fn moves<'a>(input: &PlanInput, problem: &'a Problem, host_of: &[usize]) -> Move
             .map(|r| vm.demand.get(r).map_or(0, |a| a.thousandths()));
         amounts.collect()
     });
+    let memory = vms
+        .iter()
+        .map(|vm| vm.demand.get(MEMORY).map_or(0, |a| u128::from(a.thousandths())));
     Moves {
         problem,
+        memory: memory.collect(),
         demand: demand.collect(),
         source: vms.iter().map(|v| hosts[&v.host]).collect(),
         target: item_of.iter().map(|item| host_of[*item]).collect(),
         item_of,
         peers,
+        sequence: OnceCell::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate;
+
+    #[test]
+    fn a_plan_that_breaks_a_rule_is_not_given_out() {
+        let input = (0..).map(generate::small).find(|input| {
+            let report = plan(input, &Options::default());
+            report.is_ok_and(|r| matches!(r.answer, Answer::Planned(p) if p.placement.len() > 1))
+        });
+        let input = input.expect("many small instances are planned");
+        let Answer::Planned(good) = plan(&input, &Options::default()).unwrap().answer else {
+            panic!("it was planned before");
+        };
+        assert_eq!(sound(&input, *good.clone()).as_ref(), Ok(&*good));
+        let mut bad = *good;
+        bad.placement[0].target = "nowhere".parse().unwrap();
+        let vm = bad.placement[0].vm.clone();
+        let told = sound(&input, bad).unwrap_err().to_string();
+        assert!(
+            told.contains(&format!("VM {vm} is sent to an unknown host")),
+            "{told}"
+        );
     }
 }

@@ -16,7 +16,7 @@ use crate::paper::Lists;
 pub(crate) struct Item {
     /// Indices into the cluster's VMs.
     pub vms: Vec<usize>,
-    /// Sum of their demands, by resource.
+    /// Sum of their demands, by resource; the input's checks keep the sum over all items below 2^63.
     pub demand: Vec<u64>,
     /// Index into [`Problem::allow`].
     pub allow: usize,

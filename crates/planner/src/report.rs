@@ -50,6 +50,8 @@ pub struct Plan {
     pub targets: Proof,
     /// Memory of the VMs that move, MiB.
     pub memory_moved_mib: Proof,
+    /// Memory of all moves in the batches, MiB: a VM that goes by way of a spare host counts twice.
+    pub memory_carried_mib: Total,
     /// Traffic between VMs on different hosts, Mbit/s.
     pub traffic_mbit_s: Proof,
     /// k, most VMs in one batch; 0 when nothing moves.
@@ -58,10 +60,14 @@ pub struct Plan {
     pub batches: Vec<PlannedBatch>,
     /// Steps that wait for each other and could not be freed; empty in a plan that can be carried out.
     pub ring: Vec<Step>,
+    /// States after which the search for an order was given up: there may be one. Absent where a ring is proved, or there is none.
+    pub ring_states: Option<usize>,
     /// VMs whose memory the band cannot carry (§2.2.2); empty in a plan that can be carried out.
     pub refused: Vec<Refused>,
     /// Forecast of the whole move, seconds.
     pub duration_s: Interval,
+    /// Traffic of each pair that moves times how long one of the two has moved and the other has not, at worst, Mbit.
+    pub split_mbit: f64,
     /// In words: why these hosts, this order, this k.
     pub explanation: Vec<String>,
     /// Hosts before and after, for the picture.

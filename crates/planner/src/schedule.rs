@@ -1,7 +1,8 @@
 //! k, rates and forecast: the order of [`crate::order`] for several k, each with its forecast, and the best of them.
 //!
 //! The VMs of a batch share the VMCT bands of their hosts fairly: rates grow together until a link is full, those on other links
-//! grow on (max-min). Best is: nothing refused, then least time, then the smallest k.
+//! grow on (max-min). Best is: nothing refused, least memory carried, then of those with nearly the least time the one that splits
+//! talking VMs least, then least time, then the smallest k.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +19,24 @@ use crate::report::{ForecastMove, Forecasts, Interval, PlannedBatch, Refused, St
 /// Orders of more moves than this are tried for fewer k.
 const MOVES_FOR_ALL_K_MAX: usize = 2_000;
 
+/// Within this much of the least worst-case time, what keeps talkers together counts more than time.
+const LONGER_TO_STAY_TOGETHER: f64 = 1.10;
+/// A hundredth of the time is not worth a larger batch.
+const SHORTER_TO_BE_FASTER: f64 = 0.99;
+
 /// The chosen schedule.
 pub(crate) struct Schedule {
     pub k: usize,
     pub batches: Vec<PlannedBatch>,
+    /// Memory of all hops, thousandths of a MiB.
+    pub carried: u128,
     pub ring: Vec<Step>,
+    /// States after which the search for an order was given up.
+    pub states: Option<usize>,
     pub refused: Vec<Refused>,
     pub duration_s: Interval,
+    /// Traffic of talking pairs times how long one has moved and the other has not, at worst.
+    pub split_mbit: f64,
     /// Every k that was tried, with its worst-case time and how many VMs it would refuse.
     pub tried: Vec<(usize, f64, usize)>,
 }
@@ -36,29 +48,57 @@ pub(crate) fn schedule(
     k: Option<usize>,
     blackout_ms_max: f64,
 ) -> Schedule {
-    let moving = (0..moves.source.len())
-        .filter(|v| moves.source[*v] != moves.target[*v])
-        .count();
     let figures: Vec<Figures> = input.cluster.vms.iter().map(Figures::of).collect();
     let way = Way::Live { blackout_ms_max };
     let mut tried = Vec::new();
-    let mut best: Option<Schedule> = None;
-    for k in candidates(moving, k) {
+    let mut nearly_best: Vec<Schedule> = Vec::new();
+    for k in candidates(moves.count(), k) {
         let next = with_k(input, moves, &figures, k, way);
         tried.push((k, next.duration_s.high, next.refused.len()));
-        let key = |s: &Schedule| (s.ring.len(), s.refused.len(), s.duration_s.high);
-        let better = best.as_ref().is_none_or(|b| {
-            let ((r1, f1, t1), (r2, f2, t2)) = (key(&next), key(b));
-            // A hundredth of the time is not worth a larger batch.
-            (r1, f1).cmp(&(r2, f2)).then(t1.total_cmp(&(t2 * 0.99))).is_lt()
-        });
-        if better {
-            best = Some(next);
+        nearly_best.push(next);
+        keep_nearly_best(&mut nearly_best);
+    }
+    // The smaller k come first and win where nothing else tells two apart.
+    let better = |best: Schedule, next: Schedule| {
+        let by_split = next.split_mbit.total_cmp(&best.split_mbit);
+        let faster = next.duration_s.high < best.duration_s.high * SHORTER_TO_BE_FASTER;
+        match by_split.is_lt() || (by_split.is_eq() && faster) {
+            true => next,
+            false => best,
+        }
+    };
+    let best = nearly_best.into_iter().reduce(better);
+    Schedule {
+        tried,
+        ..best.expect("there is always a k to try")
+    }
+}
+
+/// Drops schedules that leave more behind, carry more, or take clearly longer than another.
+fn keep_nearly_best(schedules: &mut Vec<Schedule>) {
+    let key = |s: &Schedule| (s.ring.len(), s.refused.len(), s.carried);
+    let least = schedules.iter().map(key).min();
+    schedules.retain(|s| Some(key(s)) == least);
+    let times = schedules.iter().map(|s| s.duration_s.high);
+    let time_max = times.fold(f64::INFINITY, f64::min) * LONGER_TO_STAY_TOGETHER;
+    schedules.retain(|s| s.duration_s.high <= time_max);
+}
+
+/// Traffic of each pair that moves, times how long one of the two has moved and the other has not; each batch takes its longest.
+fn split_mbit(moves: &Moves<'_>, batches: &[Vec<Hop>], ends_s: &[f64]) -> f64 {
+    let mut moved_s: Vec<Option<f64>> = vec![None; moves.source.len()];
+    for (hops, end_s) in batches.iter().zip(ends_s) {
+        hops.iter().for_each(|hop| moved_s[hop.vm] = Some(*end_s));
+    }
+    let mut sum = 0.0;
+    for (vm, peers) in moves.peers.iter().enumerate() {
+        for (peer, amount) in peers.iter().filter(|(peer, _)| *peer > vm) {
+            if let (Some(one), Some(other)) = (moved_s[vm], moved_s[*peer]) {
+                sum += *amount as f64 / 1000.0 * (one - other).abs();
+            }
         }
     }
-    let mut best = best.expect("there is always a k to try");
-    best.tried = tried;
-    best
+    sum
 }
 
 /// The k to try: powers of two up to the number of moves, or what was asked for, at most the number of moves (§3.3.2 step 1).
@@ -154,6 +194,7 @@ fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, w
     let mut refused: Vec<Refused> = Vec::new();
     let mut batches = Vec::new();
     let mut duration_s = Interval::default();
+    let mut ends_s = Vec::new();
     for hops in &order.batches {
         let rates = rates(input, hops);
         let list = forecast_hops(input, hops, &rates, figures, way, &mut refused);
@@ -169,6 +210,7 @@ fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, w
             moves: list,
         };
         duration_s = duration_s.plus(batch.duration_s);
+        ends_s.push(duration_s.high);
         batches.push(batch);
         hops.iter().for_each(|hop| place[hop.vm] = hop.target);
     }
@@ -177,9 +219,12 @@ fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, w
     Schedule {
         k,
         batches,
+        carried: moves.carried(order.hops()).0,
         ring: order.ring.iter().map(|hop| step(input, hop)).collect(),
+        states: order.states,
         refused,
         duration_s,
+        split_mbit: split_mbit(moves, &order.batches, &ends_s),
         tried: Vec::new(),
     }
 }

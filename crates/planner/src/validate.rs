@@ -1,7 +1,7 @@
 //! Whether a plan keeps every rule, checked from the input and the report alone.
 //!
-//! Shares no code with the solver: it works on names, reads the rules anew from the input and recomputes every total. [`plan()`](crate::plan())
-//! does not call it; tests, the CLI and the coordinator do.
+//! Shares no code with the solver: it works on names, reads the rules anew from the input and recomputes every total.
+//! [`plan()`](crate::plan()) gives no plan out that it has not passed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +11,13 @@ use crate::input::{GroupKind, Host, PlanInput, Vm};
 use crate::report::Plan;
 
 type Where<'a> = BTreeMap<&'a VmName, &'a HostName>;
+type Hosts<'a> = BTreeMap<&'a HostName, &'a Host>;
+
+/// S1 and S2 as the input names them.
+struct Roles<'a> {
+    from: BTreeSet<&'a HostName>,
+    to: BTreeSet<&'a HostName>,
+}
 
 /// Every rule that the plan breaks, in words; empty for a valid plan.
 pub fn validate(input: &PlanInput, plan: &Plan) -> Vec<String> {
@@ -26,40 +33,42 @@ pub fn validate(input: &PlanInput, plan: &Plan) -> Vec<String> {
             broken.push(format!("VM {} does not run on {}", placed.vm, placed.source));
         }
     }
+    let hosts: Hosts<'_> = input.hosts.iter().map(|h| (&h.name, h)).collect();
+    let roles = Roles {
+        from: input.from.iter().collect(),
+        to: input.to.iter().collect(),
+    };
     for vm in &input.cluster.vms {
-        let host = input.hosts.iter().find(|h| h.name == *after[&vm.name]);
-        match host {
-            Some(host) => broken.extend(limits(input, vm, host)),
-            None => broken.push(format!("VM {} is sent to an unknown host", vm.name)),
+        match (hosts.get(&vm.host), hosts.get(after[&vm.name])) {
+            (Some(home), Some(host)) => broken.extend(limits(&roles, vm, home, host)),
+            (None, _) => broken.push(format!("VM {} is on an unknown host", vm.name)),
+            (Some(_), None) => broken.push(format!("VM {} is sent to an unknown host", vm.name)),
         }
     }
-    broken.extend(overfull(input, &after));
+    broken.extend(overfull(input, &hosts, &after));
     broken.extend(groups(input, &after));
     broken.extend(totals(input, plan, &before, &after));
-    broken.extend(batches(input, plan, before, &after));
+    broken.extend(carried(input, plan));
+    broken.extend(batches(input, plan, &hosts, before, &after));
     broken
 }
 
-fn must_leave(input: &PlanInput, vm: &Vm) -> bool {
-    let in_maintenance = input.hosts.iter().any(|h| h.name == vm.host && h.maintenance);
-    input.from.is_empty() || input.from.contains(&vm.host) || in_maintenance
-}
-
-fn limits(input: &PlanInput, vm: &Vm, host: &Host) -> Vec<String> {
+fn limits(roles: &Roles<'_>, vm: &Vm, home: &Host, host: &Host) -> Vec<String> {
     let mut broken = Vec::new();
     let mut rule = |kept: bool, what: &str| {
         if !kept {
             broken.push(format!("VM {} on host {}: {what}", vm.name, host.name));
         }
     };
-    if !must_leave(input, vm) {
+    let must_leave = roles.from.is_empty() || roles.from.contains(&vm.host) || home.maintenance;
+    if !must_leave {
         rule(vm.host == host.name, "it was not to be moved");
         return broken;
     }
-    let is_target = match (input.to.is_empty(), input.from.is_empty()) {
+    let is_target = match (roles.to.is_empty(), roles.from.is_empty()) {
         (true, true) => true,
-        (true, false) => !input.from.contains(&host.name),
-        (false, _) => input.to.contains(&host.name),
+        (true, false) => !roles.from.contains(&host.name),
+        (false, _) => roles.to.contains(&host.name),
     };
     rule(is_target, "the host is no target");
     rule(!host.maintenance, "the host is in maintenance");
@@ -107,15 +116,23 @@ fn load<'a>(input: &'a PlanInput, place: &Where<'a>) -> BTreeMap<(&'a HostName, 
     load
 }
 
-fn overfull(input: &PlanInput, place: &Where<'_>) -> Vec<String> {
-    let hosts: BTreeMap<&HostName, &Host> = input.hosts.iter().map(|h| (&h.name, h)).collect();
+fn overfull(input: &PlanInput, hosts: &Hosts<'_>, place: &Where<'_>) -> Vec<String> {
     let load = load(input, place);
     let too_much = load.iter().filter(|((host, resource), sum)| {
         **sum > 0 && hosts.get(host).is_none_or(|h| **sum > offered(h, resource))
     });
-    too_much
-        .map(|((host, resource), _)| format!("host {host} holds more {resource} than it has"))
-        .collect()
+    let told = too_much.map(|((host, resource), _)| {
+        let there = place
+            .iter()
+            .filter(|(_, at)| *at == host)
+            .map(|(vm, _)| vm.as_str());
+        let there: Vec<&str> = there.collect();
+        format!(
+            "host {host} holds more {resource} than it has, with VMs {}",
+            there.join(", ")
+        )
+    });
+    told.collect()
 }
 
 fn groups(input: &PlanInput, after: &Where<'_>) -> Vec<String> {
@@ -127,7 +144,13 @@ fn groups(input: &PlanInput, after: &Where<'_>) -> Vec<String> {
             GroupKind::AntiAffinity => hosts.len() == group.vms.len(),
         };
         if !kept {
-            broken.push(format!("group {} is broken", group.name));
+            let members = group.vms.iter().map(|v| format!("{v} on {}", after[v]));
+            let members: Vec<String> = members.collect();
+            broken.push(format!(
+                "group {} is broken: VMs {}",
+                group.name,
+                members.join(", ")
+            ));
         }
     }
     broken
@@ -171,13 +194,31 @@ fn totals(input: &PlanInput, plan: &Plan, before: &Where<'_>, after: &Where<'_>)
     broken
 }
 
+fn carried(input: &PlanInput, plan: &Plan) -> Option<String> {
+    let memory: BTreeMap<&VmName, u128> = input
+        .cluster
+        .vms
+        .iter()
+        .filter_map(|v| Some((&v.name, u128::from(v.demand.get("memory")?.thousandths()))))
+        .collect();
+    let steps = plan.batches.iter().flat_map(|b| &b.moves).map(|m| &m.step);
+    let sum: u128 = steps.filter_map(|step| memory.get(&step.vm)).sum();
+    let told = plan.memory_carried_mib;
+    (told.0 != sum).then(|| format!("memory carried is {}, not {told}", sum as f64 / 1000.0))
+}
+
 /// Replays the batches: no host ever holds more than it offers of what comes to it, both copies counted, and all arrive.
-fn batches<'a>(input: &'a PlanInput, plan: &'a Plan, mut place: Where<'a>, after: &Where<'_>) -> Vec<String> {
+fn batches<'a>(
+    input: &'a PlanInput,
+    plan: &'a Plan,
+    hosts: &Hosts<'_>,
+    mut place: Where<'a>,
+    after: &Where<'_>,
+) -> Vec<String> {
     let mut broken = Vec::new();
-    let hosts: BTreeMap<&HostName, &Host> = input.hosts.iter().map(|h| (&h.name, h)).collect();
     let vms: BTreeMap<&VmName, &Vm> = input.cluster.vms.iter().map(|v| (&v.name, v)).collect();
+    let mut load = load(input, &place);
     for (number, batch) in plan.batches.iter().enumerate() {
-        let mut load = load(input, &place);
         if batch.moves.is_empty() || batch.moves.len() > plan.k.max(1) {
             broken.push(format!(
                 "batch {number} has {} moves, k is {}",
@@ -185,26 +226,40 @@ fn batches<'a>(input: &'a PlanInput, plan: &'a Plan, mut place: Where<'a>, after
                 plan.k
             ));
         }
+        let mut moved = BTreeSet::new();
         for step in batch.moves.iter().map(|m| &m.step) {
-            if place[&step.vm] != &step.source {
+            let (Some(vm), Some(target)) = (vms.get(&step.vm), hosts.get(&step.target)) else {
+                broken.push(format!(
+                    "batch {number}: VM {} or host {} is not known",
+                    step.vm, step.target
+                ));
+                return broken;
+            };
+            if place[&step.vm] != &step.source || !moved.insert(&step.vm) {
                 broken.push(format!(
                     "batch {number}: VM {} is not on {}",
                     step.vm, step.source
                 ));
             }
-            for (resource, amount) in &vms[&step.vm].demand {
+            for (resource, amount) in &vm.demand {
                 let sum = load.entry((&step.target, resource.as_str())).or_insert(0);
                 *sum += i128::from(amount.thousandths());
-                if amount.thousandths() > 0 && *sum > offered(hosts[&step.target], resource) {
+                if amount.thousandths() > 0 && *sum > offered(target, resource) {
                     broken.push(format!(
-                        "batch {number}: host {} cannot hold both copies of {resource}",
-                        step.target
+                        "batch {number}: host {} cannot hold both copies of {resource} with VM {}",
+                        step.target, step.vm
                     ));
                 }
             }
         }
+        // The batch commits: what its VMs left is free.
         for step in batch.moves.iter().map(|m| &m.step) {
-            place.insert(&step.vm, &step.target);
+            let left = place.insert(&step.vm, &step.target);
+            for (resource, amount) in &vms[&step.vm].demand {
+                let at = left.and_then(|host| load.get_mut(&(host, resource.as_str())));
+                at.into_iter()
+                    .for_each(|sum| *sum -= i128::from(amount.thousandths()));
+            }
         }
     }
     if plan.ring.is_empty() {

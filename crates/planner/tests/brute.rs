@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use transhume_planner::input::{GroupKind, Host, InputError, PlanInput, Vm};
+use transhume_planner::input::{GroupKind, Host, PlanInput, Vm};
 use transhume_planner::report::{Answer, Total};
-use transhume_planner::{Ended, Options, generate, plan, validate};
+use transhume_planner::{Ended, Options, PlanError, generate, plan, validate};
 
 /// Cases of one run. The seeds are 0 to CASES.
 const CASES: u64 = 20_000;
@@ -132,7 +132,7 @@ impl<'a> Everything<'a> {
     }
 }
 
-fn compare(seed: u64) -> Result<&'static str, InputError> {
+fn compare(seed: u64) -> Result<&'static str, PlanError> {
     let input = generate::small(seed);
     let report = plan(&input, &Options::default())?;
     let mut all = Everything::new(&input);

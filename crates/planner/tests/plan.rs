@@ -90,7 +90,12 @@ fn the_papers_strategy_refuses_what_it_cannot_respect() {
         strategy: Strategy::Paper,
         ..Options::default()
     };
-    assert!(plan(&pinned, &paper).unwrap_err().what.contains("amounts only"));
+    assert!(
+        plan(&pinned, &paper)
+            .unwrap_err()
+            .to_string()
+            .contains("amounts only")
+    );
 }
 
 #[test]
@@ -349,9 +354,16 @@ fn the_validator_sees_every_kind_of_damage() {
         p.targets.value = Total::units(1)
     });
     damaged("a wrong amount of memory", &|p| p.memory_moved_mib.value.0 += 1);
+    damaged("a wrong amount carried", &|p| p.memory_carried_mib.0 += 1);
     damaged("a bound above the value", &|p| p.targets.at_least.0 += 1000);
     damaged("a batch left out", &|p| drop(p.batches.pop()));
     damaged("a batch above k", &|p| p.k = 0);
+    damaged("a move of nobody", &|p| {
+        p.batches[0].moves[0].step.vm = "nobody".parse().unwrap()
+    });
+    damaged("a move to nowhere", &|p| {
+        p.batches[0].moves[0].step.target = "nowhere".parse().unwrap()
+    });
     damaged("a move from elsewhere", &|p| {
         p.batches[0].moves[0].step.source = "nowhere".parse().unwrap()
     });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use transhume_planner::input::{self, InputError, PlanInput, TEXT_BYTES_MAX};
 use transhume_planner::report::{Answer, Interval, Plan};
 use transhume_planner::words::{listed, some};
-use transhume_planner::{Go, Options, plan_while, svg};
+use transhume_planner::{Go, Options, PlanError, plan_while, svg};
 
 use crate::args::PlanArgs;
 use crate::failure::{Failure, Kind};
@@ -34,7 +34,7 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
         true => Go::On,
         false => Go::Deadline,
     };
-    let report = plan_while(&input, &options, &mut ask).map_err(refused)?;
+    let report = plan_while(&input, &options, &mut ask).map_err(unplanned)?;
     match (&args.svg, &report.answer) {
         (Some(path), Answer::Planned(plan)) => std::fs::write(path, svg(plan))
             .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?,
@@ -93,6 +93,13 @@ fn read(file: &Path) -> Result<PlanInput, Failure> {
     input::read(&file.display().to_string(), &content).map_err(refused)
 }
 
+fn unplanned(error: PlanError) -> Failure {
+    match error {
+        PlanError::Input(error) => refused(error),
+        PlanError::Unsound(_) => Failure::other(error.to_string()),
+    }
+}
+
 fn refused(error: InputError) -> Failure {
     let hint = error
         .hint
@@ -112,10 +119,12 @@ fn executable(plan: &Plan) -> Result<ExitCode, Failure> {
         return Err(Failure::new(Kind::Refused, refused.why.clone(), hint));
     }
     if !plan.ring.is_empty() {
-        let message = format!(
-            "VMs {} wait for each other's places, and no host is free to break the ring",
-            listed(plan.ring.iter().map(|step| step.vm.as_str()))
-        );
+        let why = match plan.ring_states {
+            None => "no host is free to break the ring".to_owned(),
+            Some(states) => format!("no order was found within {states} states"),
+        };
+        let vms = listed(plan.ring.iter().map(|step| step.vm.as_str()));
+        let message = format!("VMs {vms} wait for each other's places, and {why}");
         return Err(Failure::new(
             Kind::Refused,
             message,

@@ -57,8 +57,15 @@ fn memory(input: &PlanInput, plan: &Plan) -> String {
     let stay = input.cluster.vms.len() - moving;
     let proof: &Proof = &plan.memory_moved_mib;
     let (moves, stays) = (verb(moving, "move"), verb(stay, "stay"));
+    let carried = match plan.memory_carried_mib.0 > proof.value.0 {
+        true => format!(
+            ", {} MiB carried with the ways by spare hosts",
+            plan.memory_carried_mib
+        ),
+        false => String::new(),
+    };
     format!(
-        "{} {moves} and {stay} {stays}; memory to move: {proof} MiB.",
+        "{} {moves} and {stay} {stays}; memory to move: {proof} MiB{carried}.",
         some(moving, "VM")
     )
 }
@@ -88,10 +95,13 @@ fn order(input: &PlanInput, plan: &Plan) -> Vec<String> {
         ));
     }
     if !plan.ring.is_empty() {
-        told.push(format!(
-            "Cannot be ordered: {} wait for each other's room and no host is free for one of them meanwhile.",
-            listed(plan.ring.iter().map(|s| s.vm.as_str()))
-        ));
+        let names = listed(plan.ring.iter().map(|s| s.vm.as_str()));
+        told.push(match plan.ring_states {
+            None => format!(
+                "Cannot be ordered: {names} wait for each other's room and no host is free for one of them meanwhile."
+            ),
+            Some(states) => format!("No order was found within {states} states: {names} wait for each other's room."),
+        });
     }
     told
 }
@@ -154,8 +164,15 @@ fn k(plan: &Plan, tried: &[(usize, f64, usize)]) -> Option<String> {
             _ => format!("k = {k}: up to {seconds:.0} s, {} refused", some(*refused, "VM")),
         })
         .collect();
+    let is_faster = |(_, seconds, refused): &(usize, f64, usize)| {
+        *refused <= plan.refused.len() && *seconds < plan.duration_s.high * 0.99
+    };
+    let why = match tried.iter().any(is_faster) {
+        true => " It is not the fastest, but carries less memory or keeps VMs that talk apart for less time.",
+        false => "",
+    };
     Some(match others.is_empty() {
         true => format!("{chosen}."),
-        false => format!("{chosen} (others: {}).", others.join("; ")),
+        false => format!("{chosen} (others: {}).{why}", others.join("; ")),
     })
 }

@@ -9,8 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Thousandths in one unit.
 pub(crate) const SCALE: u64 = 1000;
-/// Largest amount, in units. A hundred thousand of them still add up in 128 bits with room to multiply.
+/// Largest amount, in units.
 const UNITS_MAX: u64 = 1_000_000_000_000;
+/// Most of one resource that all VMs together may ask for, in units: the solvers add demands up in 64 bits, of thousandths.
+pub(crate) const SUM_UNITS_MAX: u64 = 9_000_000_000_000_000;
 
 /// An amount of a resource, exact to a thousandth of its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -4,8 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
+use super::amount::{SCALE, SUM_UNITS_MAX};
 use super::together::Together;
-use super::{Amount, Bands, GroupKind, InputError, Place, PlanInput, RESOURCES_MAX, nearest};
+use super::{
+    Amount, Amounts, Bands, Group, GroupKind, InputError, Place, PlanInput, RESOURCES_MAX, VMS_MAX, nearest,
+};
 
 /// Largest dirty rate or memory figure accepted, MiB/s or MiB.
 const FIGURE_MAX: f64 = 1e9;
@@ -36,6 +39,7 @@ pub fn check(input: &PlanInput) -> Result<(), InputError> {
     }
     check_vms(input, &hosts)?;
     check_groups(input)?;
+    check_sums(input)?;
     check_traffic(input)
 }
 
@@ -113,6 +117,14 @@ fn check_hosts(input: &PlanInput) -> Result<(), InputError> {
 fn check_vms(input: &PlanInput, hosts: &BTreeSet<&str>) -> Result<(), InputError> {
     if input.cluster.vms.is_empty() {
         let what = format!("cluster {} has no VM", input.cluster.name);
+        return Err(error("cluster.vms", what, None));
+    }
+    if input.cluster.vms.len() > VMS_MAX {
+        let what = format!(
+            "cluster {} has {} VMs, more than {VMS_MAX}",
+            input.cluster.name,
+            input.cluster.vms.len()
+        );
         return Err(error("cluster.vms", what, None));
     }
     let resources: BTreeSet<&str> = input
@@ -226,6 +238,54 @@ fn check_groups(input: &PlanInput) -> Result<(), InputError> {
         }
     }
     Ok(())
+}
+
+/// Refuses demands whose sum the solvers could not hold. Any group, host or pair asks for no more than all VMs do.
+fn check_sums(input: &PlanInput) -> Result<(), InputError> {
+    let vms = &input.cluster.vms;
+    let sums = sums(vms.iter().map(|vm| &vm.demand));
+    let Some((resource, sum)) = sums.iter().find(|(_, sum)| is_above_most(**sum)) else {
+        return Ok(());
+    };
+    let demand: BTreeMap<&str, &Amounts> = vms.iter().map(|vm| (vm.name.as_str(), &vm.demand)).collect();
+    let of_group = |group: &Group| {
+        let members = group.vms.iter().map(|vm| demand[vm.as_str()]);
+        self::sums(members).get(resource).copied().unwrap_or(0)
+    };
+    // A group that is too much alone is the better place to look.
+    let groups = input.cluster.groups.iter().enumerate();
+    let mut tied = groups.filter(|(_, group)| group.kind == GroupKind::Affinity);
+    let found = tied.find_map(|(i, group)| {
+        let sum = of_group(group);
+        is_above_most(sum).then(|| {
+            let path = format!("cluster.groups[{i}]");
+            (path, format!("affinity group {}", group.name), sum)
+        })
+    });
+    let all = || {
+        (
+            "cluster.vms".to_owned(),
+            format!("cluster {}", input.cluster.name),
+            *sum,
+        )
+    };
+    let (path, whose, sum) = found.unwrap_or_else(all);
+    let units = sum / u128::from(SCALE);
+    let what = format!("the VMs of {whose} need {units} of {resource} together, more than {SUM_UNITS_MAX}");
+    Err(error(path, what, Some("use a larger unit".into())))
+}
+
+fn is_above_most(sum: u128) -> bool {
+    sum > u128::from(SUM_UNITS_MAX) * u128::from(SCALE)
+}
+
+/// Sum of each resource, thousandths.
+fn sums<'a>(demands: impl Iterator<Item = &'a Amounts>) -> BTreeMap<&'a str, u128> {
+    let mut sums = BTreeMap::new();
+    for (resource, amount) in demands.flatten() {
+        *sums.entry(resource.as_str()).or_default() += u128::from(amount.thousandths());
+    }
+    sums
 }
 
 fn check_traffic(input: &PlanInput) -> Result<(), InputError> {

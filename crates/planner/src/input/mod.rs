@@ -28,6 +28,9 @@ pub const NESTING_MAX: usize = 16;
 /// Most different resources of all hosts together: every host has a figure for each.
 pub const RESOURCES_MAX: usize = 64;
 
+/// Most VMs in a cluster: as many times the highest price of one still add up in 64 bits.
+pub const VMS_MAX: usize = 1_000_000;
+
 /// The resource whose amount, in MiB, is what a move has to carry.
 pub const MEMORY: &str = "memory";
 

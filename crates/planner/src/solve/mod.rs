@@ -139,6 +139,16 @@ pub(crate) fn costs(problem: &Problem, host_of: &[usize], hosts_min: usize) -> (
     (cost, least)
 }
 
+/// What a placement costs with one item on another host; `None` where it may not be there.
+pub(crate) fn cost_if_moved(problem: &Problem, host_of: &[usize], item: usize, host: usize) -> Option<Cost> {
+    let mut load = load::Load::from_assignment(problem, host_of);
+    load.take(item);
+    load.accepts(item, host).then(|| {
+        load.put(item, host);
+        load.cost
+    })
+}
+
 /// The baselines that the table in the documentation compares with.
 pub(crate) fn baseline(problem: &Problem, best_fit: bool, watch: &mut Watch<'_>) -> Option<usize> {
     let rule = if best_fit {

@@ -24,6 +24,8 @@ const PACK_WORK_QUICK: u64 = 4_000;
 const PACK_WORK_FULL: u64 = 1_000_000;
 /// One in the whole-number prices.
 const ONE: u64 = 1 << 24;
+/// Highest price of one item, in hosts: [`VMS_MAX`](crate::input::VMS_MAX) items at this price still add up in 64 bits.
+const PRICE_MAX: f64 = 1e6;
 
 /// Contents of one host of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,7 +221,7 @@ struct Priced {
 fn whole_prices(prices: &[f64], rows: &[usize], residue: &Residue) -> Vec<u64> {
     let mut whole = vec![0; residue.items.len()];
     for (row, k) in rows.iter().enumerate() {
-        whole[*k] = (prices[row].clamp(0.0, 1e6) * ONE as f64) as u64;
+        whole[*k] = (prices[row].clamp(0.0, PRICE_MAX) * ONE as f64) as u64;
     }
     whole
 }
