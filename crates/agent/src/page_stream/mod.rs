@@ -103,6 +103,7 @@ pub struct Pages {
 pub struct PageStream {
     task: JoinHandle<()>,
     seen: SharedSeen,
+    hurry: Arc<target::Hurry>,
 }
 
 /// What a source's stages tell of themselves.
@@ -124,6 +125,11 @@ impl PageStream {
     /// What went to the other agent so far; nothing at a target.
     pub fn account(&self) -> Account {
         share::locked(&self.seen).account
+    }
+
+    /// At a target: the guest has stopped, so what other streams still carry is asked for at once.
+    pub fn hurry(&self) {
+        self.hurry.now();
     }
 
     /// Whether the target's agent is close behind: what is under way does not lengthen the blackout.
@@ -197,7 +203,8 @@ pub async fn start_source(
         // The receiver is gone when the VM's task no longer cares.
         let _ = done.send(passed.await);
     });
-    Ok((PageStream { task, seen }, path, ended))
+    let hurry = Arc::default();
+    Ok((PageStream { task, seen, hurry }, path, ended))
 }
 
 /// The target's half, as it stands before the source has connected.
@@ -234,7 +241,9 @@ pub async fn start_target(
             source,
         })?;
     let (told, whole) = oneshot::channel();
+    let hurry = Arc::<target::Hurry>::default();
     let stages = target::Target {
+        hurry: hurry.clone(),
         decoder,
         store: pages.share.store(&vm.cluster),
         whole: told,
@@ -253,7 +262,7 @@ pub async fn start_target(
     });
     let seen = SharedSeen::default();
     Ok(Listening {
-        stream: PageStream { task, seen },
+        stream: PageStream { task, seen, hurry },
         address,
         whole,
         ended,

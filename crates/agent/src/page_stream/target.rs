@@ -7,14 +7,16 @@
 
 use std::io;
 use std::pin::pin;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout_at;
+use tokio::time::sleep_until;
 use transhume_pages::stream::StreamDigest;
 use transhume_pages::wire::{put_returned, put_waited};
 use transhume_pages::{DecodeError, Decoder, Progress};
@@ -24,8 +26,27 @@ use super::source::receive;
 use super::{Wire, page_threads, pass_on};
 use crate::limits::{PAGE_CHUNKS_WAITING_MAX, PAGE_SIBLING_WAIT, RETURN_PATH_BYTES};
 
+/// The guest has stopped: nothing is waited for any more that can be asked for.
+#[derive(Debug, Default)]
+pub(super) struct Hurry {
+    is_due: AtomicBool,
+    due: Notify,
+}
+
+impl Hurry {
+    pub fn now(&self) {
+        self.is_due.store(true, Ordering::Release);
+        self.due.notify_one();
+    }
+
+    fn is_due(&self) -> bool {
+        self.is_due.load(Ordering::Acquire)
+    }
+}
+
 /// What the stages need.
 pub(super) struct Target {
+    pub hurry: Arc<Hurry>,
     pub decoder: Decoder,
     pub store: SharedStore,
     /// Told once QEMU has all bytes and they were the source's.
@@ -78,6 +99,8 @@ async fn decode(
         decoder: target.decoder,
         store: target.store,
         whole: Some(target.whole),
+        hurry: target.hurry,
+        lost_patience: false,
         waited_nanos: 0,
         bytes,
         back,
@@ -97,6 +120,9 @@ struct Decode {
     decoder: Decoder,
     store: SharedStore,
     whole: Option<oneshot::Sender<StreamDigest>>,
+    hurry: Arc<Hurry>,
+    /// Waiting has been in vain once: what is lacking is asked for from then on.
+    lost_patience: bool,
     /// For the wire, so far.
     waited_nanos: u64,
     bytes: mpsc::Sender<Vec<u8>>,
@@ -135,7 +161,11 @@ impl Decode {
     async fn wait_for_siblings(&mut self) -> io::Result<()> {
         let store = self.store.clone();
         while let Some(group) = self.decoder.waits_for_siblings() {
-            let patience = tokio::time::Instant::now() + PAGE_SIBLING_WAIT;
+            let patience = match self.lost_patience || self.hurry.is_due() {
+                true => Duration::ZERO,
+                false => PAGE_SIBLING_WAIT,
+            };
+            let patience = tokio::time::Instant::now() + patience;
             while self.decoder.waits_for_siblings() == Some(group) {
                 // Listens before it looks, or the page could come in between.
                 let mut grew = pin!(store.grew.notified());
@@ -144,7 +174,13 @@ impl Decode {
                 if self.decoder.waits_for_siblings() != Some(group) {
                     break;
                 }
-                if timeout_at(patience, grew).await.is_err() {
+                let more_came = tokio::select! {
+                    () = grew => true,
+                    () = self.hurry.due.notified() => false,
+                    () = sleep_until(patience) => false,
+                };
+                if !more_came {
+                    self.lost_patience = true;
                     let mut answers = Vec::new();
                     self.decoder
                         .lose_patience(&locked(&store.pages), &mut answers)

@@ -94,11 +94,17 @@ impl Task {
             ..
         } = self;
         let Life::Target {
-            qemu: arrival, whole, ..
+            qemu: arrival,
+            stream,
+            whole,
+            ..
         } = life
         else {
             unreachable!("the table of orders lets only a target come here")
         };
+        if let Some(stream) = stream {
+            stream.hurry();
+        }
         let vm = arrival.vm().clone();
         let waiting = match std::mem::replace(arrival, Arrival::Spoilt(vm)) {
             Arrival::Waiting(waiting) => waiting,
