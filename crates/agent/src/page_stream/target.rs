@@ -203,3 +203,99 @@ impl Decode {
 fn broken(error: DecodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::time::{Instant, sleep};
+    use transhume_model::ClusterName;
+    use transhume_pages::stream::Page;
+    use transhume_pages::{ContentKey, Encoder, EncoderConfig, Knowledge, PageStore};
+
+    use super::super::share::ClusterStore;
+    use super::*;
+
+    /// Kind of the frame that asks for pages (docs/design/pages.md).
+    const NEED: u8 = 18;
+
+    /// A migration stream of one page.
+    fn stream(page: &Page) -> Vec<u8> {
+        let end = [&0x10u64.to_be_bytes()[..], b"\x7e\0\0\0\x02"].concat();
+        [
+            b"QEVM\0\0\0\x03\x07\0\0\0\x0bpc-q35-10.0",
+            &b"\x01\0\0\0\x02\x03ram\0\0\0\0\0\0\0\x04"[..],
+            &(4096u64 | 0x04).to_be_bytes(),
+            b"\x06pc.ram",
+            &4096u64.to_be_bytes(),
+            &end,
+            b"\x02\0\0\0\x02",
+            &0x08u64.to_be_bytes(),
+            b"\x06pc.ram",
+            page,
+            &end,
+        ]
+        .concat()
+    }
+
+    /// After how long a page is asked for that a sibling promised and never sends; the guest stops in between, or does not.
+    async fn asked_after(stop: Option<Duration>) -> Duration {
+        let key = ContentKey::of(&"herd".parse::<ClusterName>().unwrap(), &[]);
+        let page: Page = std::array::from_fn(|at| (at * 7 + at / 256) as u8);
+        let mut known = Knowledge::default();
+        known.promise(key.id(&page));
+        let mut encoder = Encoder::new(EncoderConfig::new(key.clone())).unwrap();
+        encoder.link_rate(Some(1_000_000));
+        let mut wire = Vec::new();
+        encoder.push(&stream(&page), &mut known, &mut wire).unwrap();
+        encoder.flush(&mut wire).unwrap();
+
+        let hurry = Arc::<Hurry>::default();
+        let target = Target {
+            hurry: hurry.clone(),
+            decoder: Decoder::new(key).unwrap(),
+            store: Arc::new(ClusterStore {
+                pages: Mutex::new(PageStore::new(1 << 20)),
+                grew: Notify::new(),
+            }),
+            whole: oneshot::channel().0,
+        };
+        let (chunks_in, chunks) = mpsc::channel(1);
+        let (bytes, mut bytes_out) = mpsc::channel(1);
+        let (back, mut back_out) = mpsc::channel::<Vec<u8>>(1);
+        tokio::spawn(decode(target, chunks, bytes, back));
+        tokio::spawn(async move { while bytes_out.recv().await.is_some() {} });
+        let begun = Instant::now();
+        chunks_in.send(wire).await.unwrap();
+        if let Some(stop) = stop {
+            tokio::spawn(async move {
+                sleep(stop).await;
+                hurry.now();
+            });
+        }
+        loop {
+            let answers = back_out.recv().await.expect("the page is asked for");
+            let mut rest = answers.as_slice();
+            while let [kind, a, b, c, d, tail @ ..] = rest {
+                if *kind == NEED {
+                    return begun.elapsed();
+                }
+                rest = &tail[u32::from_le_bytes([*a, *b, *c, *d]) as usize..];
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn siblings_are_waited_for_while_the_guest_runs() {
+        assert!(asked_after(None).await >= PAGE_SIBLING_WAIT);
+    }
+
+    /// Found in batches of eight loaded guests: each group of the last pages was waited for, with the guests stopped.
+    #[tokio::test(start_paused = true)]
+    async fn a_stopped_guest_waits_for_no_sibling() {
+        let stop = PAGE_SIBLING_WAIT / 3;
+        let asked = asked_after(Some(stop)).await;
+        assert!(stop <= asked && asked < PAGE_SIBLING_WAIT, "{asked:?}");
+        assert!(asked_after(Some(Duration::ZERO)).await < stop);
+    }
+}
