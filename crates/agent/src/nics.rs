@@ -22,8 +22,6 @@ pub(crate) enum Alarm {
     /// A fault of the batch.
     Fault(Fault),
     /// QEMU has passed over the memory often enough to predict the rest.
-    Round,
-    /// A stream that fits may have come close.
     Look,
     /// Step 9 is done at the source.
     SourceClosed(SourceFrames),

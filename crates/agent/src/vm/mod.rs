@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use transhume_model::VmName;
 use transhume_pages::stream::StreamDigest;
 use transhume_protocol::message::{
@@ -138,6 +138,8 @@ struct Task {
     alarms: mpsc::Receiver<Alarm>,
     alarm: mpsc::Sender<Alarm>,
     seen: Arc<Mutex<Seen>>,
+    /// When a page stream's progress is looked at next.
+    progress: Interval,
     /// The VM is gone from here; the task ends.
     gone: bool,
 }
@@ -178,6 +180,8 @@ pub(crate) async fn run(
     seen: Arc<Mutex<Seen>>,
     (alarm, alarms): Alarms,
 ) {
+    let mut progress = interval(Duration::from_millis(PROGRESS_MS));
+    progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut task = Task {
         shared,
         record,
@@ -188,11 +192,10 @@ pub(crate) async fn run(
         alarms,
         alarm,
         seen,
+        progress,
         gone: false,
     };
     task.publish().await;
-    let mut progress = interval(Duration::from_millis(PROGRESS_MS));
-    progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !task.gone {
         if let Some(order) = task.postponed.pop_front() {
             task.take(order).await;
@@ -213,7 +216,7 @@ pub(crate) async fn run(
             },
             Some(alarm) = task.alarms.recv() => task.heed(alarm).await,
             () = died => task.qemu_died().await,
-            _ = progress.tick(), if task.copies() => task.look_at_progress().await,
+            _ = task.progress.tick(), if task.copies() => task.look_at_progress().await,
         }
     }
 }
@@ -482,12 +485,7 @@ impl Task {
     async fn heed(&mut self, alarm: Alarm) {
         match alarm {
             Alarm::Fault(fault) => self.tell(Outcome::Failed(fault)),
-            Alarm::Round if self.copies() => {
-                self.hold_stream();
-                self.look_at_progress().await;
-            }
-            Alarm::Look if self.copies() => self.look_at_progress().await,
-            Alarm::Round | Alarm::Look => {}
+            Alarm::Look => self.progress.reset_immediately(),
             Alarm::SourceClosed(frames) => self.settle("CloseSourceBuffer", Outcome::SourceClosed(frames)),
             Alarm::TargetClosed(frames) => self.target_closed(frames).await,
         }

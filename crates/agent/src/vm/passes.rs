@@ -26,14 +26,14 @@ impl Passes {
             loop {
                 let event = match events.recv().await {
                     Ok(event) => event,
-                    // The look that the task takes now and then makes up for it.
+                    // The looks that the task takes anyway make up for it.
                     Err(RecvError::Lagged(_)) => continue,
                     Err(RecvError::Closed) => return,
                 };
                 let pass = event.data.get("pass").and_then(|pass| pass.as_u64());
                 if let Some(pass) = pass.filter(|_| event.name == "MIGRATION_PASS") {
                     tell.send_replace(pass);
-                    if pass == ROUNDS_MIN && alarm.send(Alarm::Round).await.is_err() {
+                    if pass == ROUNDS_MIN && alarm.send(Alarm::Look).await.is_err() {
                         return;
                     }
                 }

@@ -15,7 +15,7 @@ use super::passes::{Passes, ROUNDS_MIN};
 use super::{Life, Task, Trouble, failed};
 use crate::agent::wall;
 use crate::limits::{CATCH_UP, CLOSE_LOOK, CLOSE_MAX, STOP_AND_COPY_MAX};
-use crate::nics::{Alarm, SourceBuffers};
+use crate::nics::SourceBuffers;
 use crate::pace::Pace;
 use crate::page_stream::{self, PageStream};
 
@@ -167,11 +167,6 @@ impl Task {
             if leaving.mode == Mode::Live && !leaving.stopped && leaving.stream.is_some())
     }
 
-    /// Memory has been copied once: from now on QEMU looks for dirty pages without a pause, and is read slowly while it finds none.
-    pub(super) fn hold_stream(&mut self) {
-        self.leaving().1.pace.hold();
-    }
-
     /// Reports how far pre-copy is; says once when the predicted blackout fits.
     pub(super) async fn look_at_progress(&mut self) {
         let (qemu, leaving) = self.leaving();
@@ -190,17 +185,16 @@ impl Task {
             }));
         }
         let pages = progress(&seen, leaving);
-        let fits = seen.status == MigrationStatus::Active
-            && seen.dirty_sync_count >= ROUNDS_MIN
-            && pages.blackout <= leaving.blackout_max;
+        let copied_once = seen.dirty_sync_count >= ROUNDS_MIN;
+        if copied_once {
+            // From now on QEMU looks for dirty pages without a pause, and is read slowly while it finds none.
+            leaving.pace.hold();
+        }
+        let fits =
+            seen.status == MigrationStatus::Active && copied_once && pages.blackout <= leaving.blackout_max;
         if fits && !leaving.converged && !leaving.comes_close() {
             // What is under way would be waited for with the guest stopped.
-            let alarm = self.alarm.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(CLOSE_LOOK).await;
-                // The task may have ended meanwhile.
-                let _ = alarm.send(Alarm::Look).await;
-            });
+            self.progress.reset_after(CLOSE_LOOK);
         } else if fits && !leaving.converged {
             leaving.converged = true;
             self.answer_pre_copy(Outcome::Converged(pages));
