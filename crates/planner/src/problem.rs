@@ -325,7 +325,8 @@ pub(crate) fn fits(demand: &[u64], free: &[u64]) -> bool {
     demand.iter().zip(free).all(|(d, f)| d <= f)
 }
 
-fn root(leader: &mut [usize], mut i: usize) -> usize {
+/// Who stands for all that `i` is tied to; every walk shortens the next.
+pub(crate) fn root(leader: &mut [usize], mut i: usize) -> usize {
     while leader[i] != i {
         leader[i] = leader[leader[i]];
         i = leader[i];

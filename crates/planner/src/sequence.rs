@@ -13,7 +13,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 
-use crate::order::{Hop, Left, Moves, Progress, fits, subtract};
+use crate::order::{Hop, Left, Moves, Progress, add, fits, subtract};
+use crate::problem::root;
 
 /// States looked at in one search.
 const STATES_MAX: usize = 50_000;
@@ -92,14 +93,8 @@ pub(crate) fn find(moves: &Moves<'_>) -> Sequence {
 /// For each host the part it belongs to: no VM can go from one part to another.
 fn parts(moves: &Moves<'_>) -> Vec<usize> {
     let mut leader: Vec<usize> = (0..moves.problem.hosts.len()).collect();
-    fn root(leader: &[usize], mut at: usize) -> usize {
-        while leader[at] != at {
-            at = leader[at];
-        }
-        at
-    }
     let mut join = |a: usize, b: usize| {
-        let (a, b) = (root(&leader, a), root(&leader, b));
+        let (a, b) = (root(&mut leader, a), root(&mut leader, b));
         leader[a.max(b)] = a.min(b);
     };
     let sets = moves.problem.allow.iter();
@@ -115,7 +110,7 @@ fn parts(moves: &Moves<'_>) -> Vec<usize> {
         let set = moves.problem.items[moves.item_of[vm]].allow;
         firsts[set].into_iter().for_each(|first| join(first, *source));
     }
-    (0..leader.len()).map(|h| root(&leader, h)).collect()
+    (0..leader.len()).map(|h| root(&mut leader, h)).collect()
 }
 
 /// How a search ended.
@@ -167,7 +162,7 @@ impl<'m, 'a> Search<'m, 'a> {
             .filter(can_go)
             .collect();
         for vm in &vms {
-            crate::order::add(&mut free[moves.source[*vm]], &moves.demand[*vm]);
+            add(&mut free[moves.source[*vm]], &moves.demand[*vm]);
         }
         Self {
             goal: vms.iter().map(|vm| place[&moves.target[*vm]]).collect(),
