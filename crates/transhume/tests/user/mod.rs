@@ -12,6 +12,8 @@ use transhume_lab::{Lab, LabName};
 /// The longest any single command may take.
 const COMMAND_S_MAX: u64 = 120;
 const POLL: Duration = Duration::from_millis(20);
+/// The lines of stderr a failed command is shown with.
+const LINES_SHOWN: usize = 12;
 
 /// What a command left.
 #[derive(Debug)]
@@ -40,8 +42,16 @@ impl Done {
 
     #[track_caller]
     pub fn succeeded(&self) -> &Self {
-        assert_eq!(self.code, Some(0), "{self:?}");
+        assert_eq!(self.code, Some(0), "{}", self.in_short());
         self
+    }
+
+    /// Why it went wrong, few enough words for a log that cuts: a report's trouble, and the last lines of stderr.
+    fn in_short(&self) -> String {
+        let report = serde_json::from_str::<Value>(&self.stdout).unwrap_or_default();
+        let lines: Vec<_> = self.stderr.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+        format!("trouble: {}\n{}", report["trouble"], last.join("\n"))
     }
 }
 
