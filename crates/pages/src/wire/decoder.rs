@@ -136,13 +136,12 @@ impl Decoder {
         (waiting.patient && self.core.wanted.is_empty()).then_some(waiting.number)
     }
 
-    /// Enough waited for other streams: asks the source for what the group still lacks.
-    pub fn lose_patience(&mut self, store: &PageStore, back: &mut Vec<u8>) -> Result<(), DecodeError> {
-        let Some(mut waiting) = self.core.waiting.take() else {
-            return Ok(());
-        };
-        waiting.patient = false;
-        self.core.wait(waiting, store, back)
+    /// Enough waited for other streams. The next push, an empty one will do, asks the source for what the group still lacks, or goes
+    /// on if it lacks nothing any more.
+    pub fn lose_patience(&mut self) {
+        if let Some(waiting) = &mut self.core.waiting {
+            waiting.patient = false;
+        }
     }
 
     /// The connection has ended: an error unless the end marker was checked.

@@ -192,7 +192,9 @@ impl Pair {
             }
             self.ended |= matches!(progress, Progress::Ended(_));
             if !self.patient && self.decoder.waits_for_siblings().is_some() {
-                self.decoder.lose_patience(store, &mut back)?;
+                self.decoder.lose_patience();
+                let progress = self.decoder.push(&[], store, &mut self.out, &mut back)?;
+                self.ended |= matches!(progress, Progress::Ended(_));
             }
             wire.clear();
             self.encoder
