@@ -7,6 +7,7 @@
 //! A connection is an agent's life: one that restarted is lost and back, whatever it says of itself. Orders that a connection did
 //! not carry die with it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -29,8 +30,9 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// The agent is asked for a sign of life so often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Silence after which the agent is taken for lost.
-const SILENCE_MAX: Duration = Duration::from_secs(8);
+/// So many heartbeats in a row without a word, and the agent is taken for lost. Beats, not seconds: a coordinator whose machine stood still
+/// for a while has asked nothing meanwhile, and must not take all its agents for lost when it wakes.
+const SILENT_BEATS_MAX: u32 = 8;
 /// The heartbeat belongs to no move; its answer updates the host's state.
 pub(crate) const HEARTBEAT_ORDER: OrderId = OrderId(1);
 
@@ -124,9 +126,7 @@ async fn converse(
         .map_err(|_| LinkError::Over)?;
     let receive = async {
         loop {
-            let report = timeout(SILENCE_MAX, read_report(&mut read))
-                .await
-                .map_err(|_| LinkError::Silent(SILENCE_MAX))??;
+            let report = while_it_answers(read_report(&mut read)).await??;
             let told = LinkNews::Report {
                 host: spec.name.clone(),
                 report: Box::new(report),
@@ -138,6 +138,17 @@ async fn converse(
         ended = receive => ended,
         ended = transmit(write, queue) => ended,
     }
+}
+
+/// Waits for the agent's next word as long as it does not miss too many heartbeats.
+async fn while_it_answers<T>(word: impl Future<Output = T>) -> Result<T, LinkError> {
+    let mut word = pin!(word);
+    for _ in 0..SILENT_BEATS_MAX {
+        if let Ok(word) = timeout(HEARTBEAT, &mut word).await {
+            return Ok(word);
+        }
+    }
+    Err(LinkError::Silent(HEARTBEAT * SILENT_BEATS_MAX))
 }
 
 async fn open(
@@ -200,5 +211,32 @@ async fn transmit(
             }
         };
         write.write_all(&wire::encode(&order)?).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_says_nothing_is_lost() {
+        let begun = Instant::now();
+        let ended = while_it_answers(std::future::pending::<()>()).await;
+        assert!(matches!(ended, Err(LinkError::Silent(_))));
+        assert_eq!(begun.elapsed(), HEARTBEAT * SILENT_BEATS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_coordinator_that_stood_still_asks_again_first() {
+        let (answer, word) = oneshot::channel();
+        let waiting = tokio::spawn(while_it_answers(word));
+        tokio::task::yield_now().await;
+        advance(HEARTBEAT * SILENT_BEATS_MAX * 4).await;
+        tokio::task::yield_now().await;
+        answer.send(()).expect("still waited for");
+        assert!(matches!(waiting.await, Ok(Ok(Ok(())))));
     }
 }

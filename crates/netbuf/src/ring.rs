@@ -14,7 +14,7 @@ use crate::tap::Tap;
 pub(crate) struct Patience {
     /// The ring must be seen empty twice, so far apart.
     pub settle: Duration,
-    /// Longest time in which no frame is taken.
+    /// Longest time in which no frame is taken, of the time in which this thread had a processor: a machine that stands still takes none.
     pub idle_max: Duration,
     /// Longest time in all.
     pub wait_max: Duration,
@@ -45,10 +45,10 @@ pub(crate) fn await_empty(tap: &mut Tap, patience: Patience) -> Result<Emptied, 
             continue;
         }
         seen_empty = 0;
-        let counted = counted.get_or_insert_with(|| Counted::new(begun));
+        let counted = counted.get_or_insert_with(Counted::default);
         counted.look(tap)?;
         let now = Instant::now();
-        if now - counted.moved_at > patience.idle_max || now - begun > patience.wait_max {
+        if counted.idle > patience.idle_max || now - begun > patience.wait_max {
             return Ok(Emptied::GivenUp {
                 waited: now - begun,
                 taken: counted.taken(),
@@ -60,41 +60,58 @@ pub(crate) fn await_empty(tap: &mut Tap, patience: Patience) -> Result<Emptied, 
 }
 
 /// What was read from a tap since waiting began.
+#[derive(Default)]
 struct Counted {
     first: Option<u64>,
     last: u64,
-    moved_at: Instant,
+    /// Since the last frame was taken.
+    idle: Duration,
     looked_at: Option<Instant>,
 }
 
 impl Counted {
-    fn new(begun: Instant) -> Self {
-        Counted {
-            first: None,
-            last: 0,
-            moved_at: begun,
-            looked_at: None,
-        }
-    }
-
     /// The kernel is asked now and then only: the first looks come microseconds apart.
     fn look(&mut self, tap: &mut Tap) -> Result<(), Error> {
         let now = Instant::now();
-        if self.looked_at.is_some_and(|at| now - at < RING_COUNT_PAUSE) {
+        let since = self.looked_at.map(|at| now - at);
+        if since.is_some_and(|since| since < RING_COUNT_PAUSE) {
             return Ok(());
         }
         self.looked_at = Some(now);
-        let taken = tap.taken()?;
-        if self.first.is_none() {
-            self.first = Some(taken);
-        } else if taken != self.last {
-            self.moved_at = now;
+        self.note(tap.taken()?, since.unwrap_or_default());
+        Ok(())
+    }
+
+    /// So many frames were read so far; the last look was so long ago.
+    fn note(&mut self, taken: u64, since: Duration) {
+        self.idle += since.min(2 * RING_COUNT_PAUSE);
+        let first = *self.first.get_or_insert(taken);
+        if taken > self.last.max(first) {
+            self.idle = Duration::ZERO;
         }
         self.last = taken;
-        Ok(())
     }
 
     fn taken(&self) -> u64 {
         self.last - self.first.unwrap_or(self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_stands_still_uses_up_no_patience() {
+        let mut counted = Counted::default();
+        counted.note(7, Duration::ZERO);
+        counted.note(7, Duration::from_secs(10));
+        assert!(counted.idle <= 2 * RING_COUNT_PAUSE);
+        for _ in 0..10 {
+            counted.note(7, RING_COUNT_PAUSE);
+        }
+        assert!(counted.idle >= 10 * RING_COUNT_PAUSE);
+        counted.note(8, RING_COUNT_PAUSE);
+        assert_eq!((counted.idle, counted.taken()), (Duration::ZERO, 1));
     }
 }
