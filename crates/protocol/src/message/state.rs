@@ -1,0 +1,84 @@
+//! What an agent says of its host and of the VMs there.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{Capacity, Epoch, HostName, MachineType, Mebibytes, Version, VmName, VmSpec};
+use utoipa::ToSchema;
+
+/// Where in its move a VM is, as its agent sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmRole {
+    /// Lives here; no move under way.
+    Home,
+    /// Leaves; the copy here is primary.
+    Source,
+    /// Has left: committed, must never run here again.
+    Left,
+    /// Is to come: reserved, not yet prepared.
+    Expected,
+    /// Is coming: paused here.
+    Target,
+    /// Has come: committed and activated, buffers not yet closed.
+    Arrived,
+}
+
+/// A VM as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmState {
+    /// The VM.
+    pub spec: VmSpec,
+    /// Where in its move.
+    pub role: VmRole,
+    /// Newest epoch held.
+    pub epoch: Epoch,
+    /// Whether its processors run.
+    pub running: bool,
+}
+
+/// Message B of §3.2: what a host is, has and holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostState {
+    /// [`PROTOCOL_VERSION`] of the agent.
+    pub protocol: u16,
+    /// The host.
+    pub host: HostName,
+    /// Differs after each start of the agent.
+    pub agent_run: u64,
+    /// What it may promise to VMs in all.
+    pub capacity: Capacity,
+    /// What is not promised yet.
+    pub free: Capacity,
+    /// Its QEMU; `None` with the reason when unusable.
+    pub qemu: Option<QemuState>,
+    /// Why `qemu` is `None`.
+    pub qemu_error: Option<String>,
+    /// Largest guest MTU its bridge carries.
+    pub mtu_max: u16,
+    /// VMs here.
+    pub vms: Vec<VmState>,
+    /// Dirty rates, of those VMs that were asked for and could be measured.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dirty: BTreeMap<VmName, DirtyRate>,
+}
+
+/// How fast a VM writes to its memory, as QEMU estimated it from a sample of its pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirtyRate {
+    /// Memory that changed in a second, in whole MiB, rounded down.
+    pub per_second: Mebibytes,
+    /// Pages that were looked at.
+    pub sampled_pages: u64,
+}
+
+/// A host's usable QEMU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QemuState {
+    /// Its version.
+    pub version: Version,
+    /// Machine types it knows.
+    pub machines: Vec<MachineType>,
+    /// `kvm` or `tcg`.
+    pub accel: String,
+}
