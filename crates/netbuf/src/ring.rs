@@ -84,11 +84,11 @@ impl Counted {
 
     /// So many frames were read so far; the last look was so long ago.
     fn note(&mut self, taken: u64, since: Duration) {
-        self.idle += since.min(2 * RING_COUNT_PAUSE);
-        let first = *self.first.get_or_insert(taken);
-        if taken > self.last.max(first) {
-            self.idle = Duration::ZERO;
-        }
+        self.first.get_or_insert(taken);
+        self.idle = match taken == self.last {
+            true => self.idle + since.min(2 * RING_COUNT_PAUSE),
+            false => Duration::ZERO,
+        };
         self.last = taken;
     }
 
