@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use transhume_model::{Epoch, VmName, VmSpec};
@@ -103,7 +103,7 @@ pub struct Pages {
 pub struct PageStream {
     task: JoinHandle<()>,
     seen: SharedSeen,
-    hurry: Arc<target::Hurry>,
+    hurry: Arc<Notify>,
 }
 
 /// What a source's stages tell of themselves.
@@ -129,7 +129,7 @@ impl PageStream {
 
     /// At a target: the guest has stopped, so what other streams still carry is asked for at once.
     pub fn hurry(&self) {
-        self.hurry.now();
+        self.hurry.notify_one();
     }
 
     /// Whether the target's agent is close behind: what is under way does not lengthen the blackout.
@@ -241,7 +241,7 @@ pub async fn start_target(
             source,
         })?;
     let (told, whole) = oneshot::channel();
-    let hurry = Arc::<target::Hurry>::default();
+    let hurry = Arc::<Notify>::default();
     let stages = target::Target {
         hurry: hurry.clone(),
         decoder,

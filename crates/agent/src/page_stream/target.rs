@@ -8,8 +8,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -26,27 +25,10 @@ use super::source::receive;
 use super::{Wire, page_threads, pass_on};
 use crate::limits::{PAGE_CHUNKS_WAITING_MAX, PAGE_SIBLING_WAIT, RETURN_PATH_BYTES};
 
-/// The guest has stopped: nothing is waited for any more that can be asked for.
-#[derive(Debug, Default)]
-pub(super) struct Hurry {
-    is_due: AtomicBool,
-    due: Notify,
-}
-
-impl Hurry {
-    pub fn now(&self) {
-        self.is_due.store(true, Ordering::Release);
-        self.due.notify_one();
-    }
-
-    fn is_due(&self) -> bool {
-        self.is_due.load(Ordering::Acquire)
-    }
-}
-
 /// What the stages need.
 pub(super) struct Target {
-    pub hurry: Arc<Hurry>,
+    /// Told when the guest has stopped: nothing is waited for any more that can be asked for.
+    pub hurry: Arc<Notify>,
     pub decoder: Decoder,
     pub store: SharedStore,
     /// Told once QEMU has all bytes and they were the source's.
@@ -100,7 +82,6 @@ async fn decode(
         store: target.store,
         whole: Some(target.whole),
         hurry: target.hurry,
-        lost_patience: false,
         waited_nanos: 0,
         bytes,
         back,
@@ -120,9 +101,7 @@ struct Decode {
     decoder: Decoder,
     store: SharedStore,
     whole: Option<oneshot::Sender<StreamDigest>>,
-    hurry: Arc<Hurry>,
-    /// Waiting has been in vain once: what is lacking is asked for from then on.
-    lost_patience: bool,
+    hurry: Arc<Notify>,
     /// For the wire, so far.
     waited_nanos: u64,
     bytes: mpsc::Sender<Vec<u8>>,
@@ -161,11 +140,7 @@ impl Decode {
     async fn wait_for_siblings(&mut self) -> io::Result<()> {
         let store = self.store.clone();
         while let Some(group) = self.decoder.waits_for_siblings() {
-            let patience = match self.lost_patience || self.hurry.is_due() {
-                true => Duration::ZERO,
-                false => PAGE_SIBLING_WAIT,
-            };
-            let patience = tokio::time::Instant::now() + patience;
+            let patience = tokio::time::Instant::now() + PAGE_SIBLING_WAIT;
             while self.decoder.waits_for_siblings() == Some(group) {
                 // Listens before it looks, or the page could come in between.
                 let mut grew = pin!(store.grew.notified());
@@ -176,11 +151,10 @@ impl Decode {
                 }
                 let more_came = tokio::select! {
                     () = grew => true,
-                    () = self.hurry.due.notified() => false,
+                    () = self.hurry.notified() => false,
                     () = sleep_until(patience) => false,
                 };
                 if !more_came {
-                    self.lost_patience = true;
                     self.decoder.lose_patience();
                     self.push(&[]).await?;
                 }
@@ -205,7 +179,7 @@ fn broken(error: DecodeError) -> io::Error {
 mod tests {
     use std::sync::Mutex;
 
-    use tokio::time::{Instant, sleep};
+    use tokio::time::{Duration, Instant, sleep};
     use transhume_model::ClusterName;
     use transhume_pages::stream::Page;
     use transhume_pages::{ContentId, ContentKey, Encoder, EncoderConfig, Knowledge, PageStore};
@@ -237,15 +211,16 @@ mod tests {
 
     /// The decoding stage, with a stream of one page that a sibling has promised.
     struct Stage {
-        hurry: Arc<Hurry>,
+        hurry: Arc<Notify>,
         store: SharedStore,
         page: (ContentId, Page),
-        chunks_in: mpsc::Sender<Vec<u8>>,
+        /// Open: the source is not done.
+        _chunks_in: mpsc::Sender<Vec<u8>>,
         bytes_out: mpsc::Receiver<Vec<u8>>,
         back_out: mpsc::Receiver<Vec<u8>>,
     }
 
-    /// It has got all that the source sends by itself; the source is not done.
+    /// It has got all that the source sends by itself.
     async fn stage() -> Stage {
         let key = ContentKey::of(&"herd".parse::<ClusterName>().unwrap(), &[]);
         let page: Page = std::array::from_fn(|at| (at * 7 + at / 256) as u8);
@@ -258,7 +233,7 @@ mod tests {
         encoder.push(&stream(&page), &mut known, &mut wire).unwrap();
         encoder.flush(&mut wire).unwrap();
 
-        let hurry = Arc::<Hurry>::default();
+        let hurry = Arc::<Notify>::default();
         let store = Arc::new(ClusterStore {
             pages: Mutex::new(PageStore::new(1 << 20)),
             grew: Notify::new(),
@@ -278,7 +253,7 @@ mod tests {
             hurry,
             store,
             page: (id, page),
-            chunks_in,
+            _chunks_in: chunks_in,
             bytes_out,
             back_out,
         }
@@ -292,7 +267,7 @@ mod tests {
         if let Some(stop) = stop {
             tokio::spawn(async move {
                 sleep(stop).await;
-                stage.hurry.now();
+                stage.hurry.notify_one();
             });
         }
         loop {
@@ -327,23 +302,18 @@ mod tests {
     async fn a_page_that_comes_as_patience_ends_is_taken() {
         let mut stage = stage().await;
         tokio::spawn(async move { while stage.back_out.recv().await.is_some() {} });
+        sleep(PAGE_SIBLING_WAIT / 3).await;
+        let (id, page) = &stage.page;
+        locked(&stage.store.pages).insert(*id, page);
+        // The stage is not told that the store grew: it hears of the stop first.
+        stage.hurry.notify_one();
         let rebuilt = async {
             let mut rebuilt = 0;
             while rebuilt < 4096 {
                 rebuilt += stage.bytes_out.recv().await.expect("bytes for QEMU").len();
             }
         };
-        let brought = async {
-            sleep(PAGE_SIBLING_WAIT / 3).await;
-            let (id, page) = &stage.page;
-            locked(&stage.store.pages).insert(*id, page);
-            // The stage is not told that the store grew: it hears of the stop first.
-            stage.hurry.now();
-        };
-        tokio::join!(brought, async {
-            let ended = tokio::time::timeout(PAGE_SIBLING_WAIT, rebuilt).await;
-            ended.expect("the stream goes on");
-        });
-        drop(stage.chunks_in);
+        let ended = tokio::time::timeout(PAGE_SIBLING_WAIT, rebuilt).await;
+        ended.expect("the stream goes on");
     }
 }

@@ -39,8 +39,6 @@ struct Waiting {
     records: Vec<u8>,
     plain: Vec<u8>,
     cursor: Cursor,
-    /// Promised pages are not asked for yet.
-    patient: bool,
 }
 
 /// Decoder of one VM's stream.
@@ -58,6 +56,8 @@ struct Core {
     next_group: u32,
     acked: Option<u32>,
     waiting: Option<Waiting>,
+    /// What other streams promised is waited for, not asked for.
+    patient: bool,
     queue: VecDeque<(u8, Vec<u8>)>,
     queue_bytes: usize,
     wanted: HashSet<ContentId>,
@@ -84,6 +84,7 @@ impl Decoder {
             next_group: 0,
             acked: None,
             waiting: None,
+            patient: true,
             queue: VecDeque::new(),
             queue_bytes: 0,
             wanted: HashSet::new(),
@@ -133,15 +134,13 @@ impl Decoder {
     /// The group that waits for nothing but pages of other streams: push again when the store has grown.
     pub fn waits_for_siblings(&self) -> Option<u32> {
         let waiting = self.core.waiting.as_ref()?;
-        (waiting.patient && self.core.wanted.is_empty()).then_some(waiting.number)
+        (self.core.patient && self.core.wanted.is_empty()).then_some(waiting.number)
     }
 
-    /// Enough waited for other streams. The next push, an empty one will do, asks the source for what the group still lacks, or goes
-    /// on if it lacks nothing any more.
+    /// Enough waited for other streams, now and later. The next push, an empty one will do, asks the source for what the group still
+    /// lacks, or goes on if it lacks nothing any more.
     pub fn lose_patience(&mut self) {
-        if let Some(waiting) = &mut self.core.waiting {
-            waiting.patient = false;
-        }
+        self.core.patient = false;
     }
 
     /// The connection has ended: an error unless the end marker was checked.
@@ -300,7 +299,6 @@ impl Core {
             records: records.to_vec(),
             plain,
             cursor,
-            patient: true,
         };
         self.wait(waiting, store, back)
     }
@@ -336,9 +334,7 @@ impl Core {
             records: &waiting.records,
             plain: &waiting.plain,
         };
-        let missing = self
-            .rebuild
-            .missing(parts, waiting.cursor, store, waiting.patient);
+        let missing = self.rebuild.missing(parts, waiting.cursor, store, self.patient);
         self.waiting = Some(waiting);
         let mut ask: Vec<ContentId> = missing
             .into_iter()

@@ -187,15 +187,10 @@ impl Pair {
             for piece in wire.chunks(1500).chain(std::iter::once(&[][..])) {
                 progress = self.decoder.push(piece, store, &mut self.out, &mut back)?;
             }
-            while progress == Progress::More {
+            while progress == Progress::More || self.loses_patience() {
                 progress = self.decoder.push(&[], store, &mut self.out, &mut back)?;
             }
             self.ended |= matches!(progress, Progress::Ended(_));
-            if !self.patient && self.decoder.waits_for_siblings().is_some() {
-                self.decoder.lose_patience();
-                let progress = self.decoder.push(&[], store, &mut self.out, &mut back)?;
-                self.ended |= matches!(progress, Progress::Ended(_));
-            }
             wire.clear();
             self.encoder
                 .answer(&back, know, &mut wire, &mut Vec::new())
@@ -204,6 +199,15 @@ impl Pair {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether it just has.
+    fn loses_patience(&mut self) -> bool {
+        let loses = !self.patient && self.decoder.waits_for_siblings().is_some();
+        if loses {
+            self.decoder.lose_patience();
+        }
+        loses
     }
 
     /// Moves a whole stream; gives the bytes on the wire.
