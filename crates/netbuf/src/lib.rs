@@ -13,6 +13,7 @@
 mod account;
 mod capture;
 mod deliver;
+mod delivered;
 mod error;
 mod frame;
 mod inject;
@@ -38,6 +39,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use transhume_model::WallMicros;
 
 pub use account::{OldPath, SourceAccount, TargetAccount};
+pub use delivered::Delivered;
 pub use error::Error;
 pub use plug::PlugState;
 pub use source::{SourceBuffer, SourceConfig};

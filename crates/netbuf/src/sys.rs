@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_void, sockaddr_ll};
 
+use crate::Delivered;
+
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
 const TUNGETVNETHDRSZ: libc::c_ulong = 0x8004_54d7;
@@ -84,6 +86,35 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
         0 => Err(io::Error::last_os_error()),
         index => Ok(index),
     }
+}
+
+/// Words of `struct tcp_info`, of which all fields from `tcpi_pacing_rate` on are of 64 bits or pairs of 32.
+const TCP_INFO_WORDS: usize = 21;
+/// Byte and bit of its `tcpi_delivery_rate_app_limited`, on machines that count bits from the low end.
+const TCP_INFO_APP_LIMITED: (usize, u8) = (7, 1);
+/// Words where its `tcpi_bytes_acked` and `tcpi_delivery_rate` stand.
+const TCP_INFO_BYTES_ACKED: usize = 15;
+const TCP_INFO_DELIVERY_RATE: usize = 20;
+
+/// Bytes acknowledged and the rate of the latest flight (libc's `tcp_info` ends before both).
+pub(crate) fn tcp_delivered(fd: BorrowedFd<'_>) -> io::Result<Delivered> {
+    let mut words = [0u64; TCP_INFO_WORDS];
+    let mut length = size_of_val(&words) as u32;
+    // SAFETY: the kernel writes at most `length` bytes to `words`, whose size that is; any bytes are valid words.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            words.as_mut_ptr().cast(),
+            &mut length,
+        )
+    })?;
+    Ok(Delivered {
+        bytes: words[TCP_INFO_BYTES_ACKED],
+        bytes_per_second: words[TCP_INFO_DELIVERY_RATE],
+        sender_limited: words[0].to_ne_bytes()[TCP_INFO_APP_LIMITED.0] & TCP_INFO_APP_LIMITED.1 != 0,
+    })
 }
 
 /// What a packet socket is for.

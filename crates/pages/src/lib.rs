@@ -15,6 +15,6 @@ pub mod wire;
 
 pub use class::{Account, ClassCount, Classes, PageClass};
 pub use content::{ContentId, ContentKey, Knowledge, PageStore};
-pub use link::LinkMeter;
+pub use link::{Flight, LinkMeter};
 pub use stream::{Parser, PassThrough, StreamDigest, Token, Writer};
 pub use wire::{DecodeError, Decoder, EncodeError, Encoder, EncoderConfig, Progress};

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,14 +17,15 @@ const MAGIC: [u8; 6] = *b"THPS\x00\x02";
 const WELCOME: u8 = 0;
 const NAME_BYTES_MAX: usize = 255;
 
-/// Connects to the target's agent.
+/// Connects to the target's agent. Also the socket below, to ask the kernel about it.
 pub(super) async fn greet(
     target: SocketAddr,
     vm: &VmName,
     epoch: Epoch,
     tls: Option<&Tls>,
-) -> io::Result<Wire> {
+) -> io::Result<(Wire, OwnedFd)> {
     let stream = TcpStream::connect(target).await?;
+    let socket = stream.as_fd().try_clone_to_owned()?;
     stream.set_nodelay(true)?;
     rustix::net::sockopt::set_socket_send_buffer_size(&stream, PAGE_SEND_BUFFER_BYTES)?;
     let mut stream = match tls {
@@ -37,7 +39,7 @@ pub(super) async fn greet(
     stream.write_all(&hello).await?;
     stream.flush().await?;
     match stream.read_u8().await? {
-        WELCOME => Ok(stream),
+        WELCOME => Ok((stream, socket)),
         _ => Err(io::ErrorKind::ConnectionRefused.into()),
     }
 }

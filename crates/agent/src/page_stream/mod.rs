@@ -172,7 +172,7 @@ pub async fn start_source(
         vm: name.clone(),
         source,
     })?;
-    let remote = timeout(
+    let (remote, socket) = timeout(
         PAGE_STREAM_CONNECT,
         greet::greet(target, &name, epoch, pages.tls.as_ref()),
     )
@@ -187,6 +187,7 @@ pub async fn start_source(
     let stages = source::Source {
         vm: name,
         encoder,
+        socket,
         knowledge: pages.share.knowledge(&vm.cluster, target.ip()),
         pace,
         seen: seen.clone(),

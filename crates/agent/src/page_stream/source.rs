@@ -9,8 +9,9 @@
 //! its ears shut: what comes back is taken first, or two full pipes would wait for each other.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::net::UnixStream;
@@ -18,7 +19,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use transhume_model::VmName;
-use transhume_pages::{EncodeError, Encoder, LinkMeter};
+use transhume_netbuf::Delivered;
+use transhume_pages::{EncodeError, Encoder, Flight, LinkMeter};
 use transhume_qemu::{HoldPace, ReturnPathFilter};
 
 use super::share::{SharedKnowledge, locked};
@@ -26,8 +28,6 @@ use super::{Seen, SharedSeen, Wire, page_threads};
 use crate::limits::{PAGE_CHUNK_BYTES, PAGE_CHUNKS_WAITING_MAX};
 use crate::pace::Pace;
 
-/// A chunk below this is a held stream's trickle and says nothing about the link.
-const TRICKLE_BYTES: usize = 16 << 10;
 /// Stream bytes after which the encoder is told how long they took.
 const TOOK_BYTES: u64 = 1 << 20;
 
@@ -35,6 +35,8 @@ const TOOK_BYTES: u64 = 1 << 20;
 pub(super) struct Source {
     pub vm: VmName,
     pub encoder: Encoder,
+    /// Of the connection to the target's agent.
+    pub socket: OwnedFd,
     pub knowledge: SharedKnowledge,
     pub pace: Arc<Pace>,
     pub seen: SharedSeen,
@@ -55,6 +57,7 @@ pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::
     let stage = Encode {
         vm: source.vm,
         encoder: source.encoder,
+        socket: source.socket,
         knowledge: source.knowledge,
         seen: source.seen,
         link: LinkMeter::default(),
@@ -118,6 +121,7 @@ pub(super) async fn receive(
 struct Encode {
     vm: VmName,
     encoder: Encoder,
+    socket: OwnedFd,
     knowledge: SharedKnowledge,
     seen: SharedSeen,
     link: LinkMeter,
@@ -158,7 +162,7 @@ impl Encode {
                 permit = reserve(frames.as_ref()), if !self.out.is_empty() => {
                     permit?.send(std::mem::take(&mut self.out));
                     if let Some(push) = push.take() {
-                        self.look_at_link(push);
+                        self.look_at_link(push)?;
                     }
                     idle_since = Instant::now();
                 }
@@ -186,10 +190,9 @@ impl Encode {
         if last {
             self.encoder.flush(&mut self.out).map_err(broken)?;
         }
-        let ended = Instant::now();
-        let nanos = (ended - begun).as_nanos() as u64;
+        let busy = begun.elapsed();
         self.untold.0 += chunk.len() as u64;
-        self.untold.1 += nanos;
+        self.untold.1 += busy.as_nanos() as u64;
         if self.untold.0 >= TOOK_BYTES {
             self.encoder.took(self.untold.1);
             self.untold = (0, 0);
@@ -200,26 +203,24 @@ impl Encode {
             tracing::info!(vm = %self.vm, "the rest of the page stream passes as it is: {reason}");
         }
         Ok(Push {
-            bytes: self.out.len() as u64,
-            idle_nanos: (begun - idle_since).as_nanos() as u64,
-            nanos,
-            ended,
-            trickles: chunk.len() < TRICKLE_BYTES,
+            idle: begun - idle_since,
+            busy,
         })
     }
 
-    /// The frames of a push have gone to the sender: how long they waited for it says how full the link is.
-    fn look_at_link(&mut self, push: Push) {
-        let blocked = push.ended.elapsed().as_nanos() as u64;
-        let waited = self.encoder.target_waited();
-        if push.trickles {
-            self.link.idle();
-        } else if self
-            .link
-            .sent(push.bytes, push.idle_nanos, push.nanos + blocked, blocked, waited)
-        {
+    /// The frames of a push have gone to the sender: how the kernel fares with them says what the link carries.
+    fn look_at_link(&mut self, push: Push) -> io::Result<()> {
+        let delivered = Delivered::of(&self.socket)?;
+        let new = self.link.saw(Flight {
+            delivered_bytes: delivered.bytes,
+            bytes_per_second: delivered.bytes_per_second,
+            sender_limited: delivered.sender_limited,
+            qemu_limited: push.idle > push.busy,
+        });
+        if new {
             self.tell_rate();
         }
+        Ok(())
     }
 
     /// The chooser weighs against what the link carries or what the stream may use of it, whichever is less.
@@ -250,11 +251,9 @@ impl Encode {
 
 /// A chunk that was encoded, until the sender takes its frames.
 struct Push {
-    bytes: u64,
-    idle_nanos: u64,
-    nanos: u64,
-    ended: Instant,
-    trickles: bool,
+    /// Wait for QEMU before it.
+    idle: Duration,
+    busy: Duration,
 }
 
 impl Drop for Encode {

@@ -8,7 +8,6 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -17,7 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use transhume_pages::stream::StreamDigest;
-use transhume_pages::wire::{put_returned, put_waited};
+use transhume_pages::wire::put_returned;
 use transhume_pages::{DecodeError, Decoder, Progress};
 
 use super::share::{SharedStore, locked};
@@ -82,16 +81,13 @@ async fn decode(
         store: target.store,
         whole: Some(target.whole),
         hurry: target.hurry,
-        waited_nanos: 0,
         bytes,
         back,
     };
     loop {
-        let begun = Instant::now();
         let Some(chunk) = chunks.recv().await else {
             return stage.decoder.finish().map(drop).map_err(broken);
         };
-        stage.waited_nanos += begun.elapsed().as_nanos() as u64;
         stage.push(&chunk).await?;
         stage.wait_for_siblings().await?;
     }
@@ -102,8 +98,6 @@ struct Decode {
     store: SharedStore,
     whole: Option<oneshot::Sender<StreamDigest>>,
     hurry: Arc<Notify>,
-    /// For the wire, so far.
-    waited_nanos: u64,
     bytes: mpsc::Sender<Vec<u8>>,
     back: mpsc::Sender<Vec<u8>>,
 }
@@ -163,11 +157,15 @@ impl Decode {
         Ok(())
     }
 
-    async fn hand_on(&mut self, out: Vec<u8>, mut answers: Vec<u8>) -> io::Result<()> {
-        put_waited(&mut answers, self.waited_nanos);
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.bytes.send(out).await.map_err(gone)?;
-        self.back.send(answers).await.map_err(gone)
+    async fn hand_on(&mut self, out: Vec<u8>, answers: Vec<u8>) -> io::Result<()> {
+        for (part, to) in [(out, &self.bytes), (answers, &self.back)] {
+            if !part.is_empty() {
+                to.send(part)
+                    .await
+                    .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -60,7 +60,6 @@ struct Core {
     window: Window,
     /// Until one was not kept.
     counts_on_promises: bool,
-    target_waited_nanos: u64,
     blocks_sent: usize,
     greeted: bool,
     hash: RunningHash,
@@ -85,7 +84,6 @@ impl Encoder {
             next_group: 0,
             window: Window::new(config.window_bytes_max),
             counts_on_promises: true,
-            target_waited_nanos: 0,
             blocks_sent: 0,
             greeted: false,
             hash: RunningHash::default(),
@@ -191,11 +189,6 @@ impl Encoder {
             std::array::from_fn(|at| (PageClass::ALL[at], self.core.untimed[at]));
         self.core.chooser.learn_nanos(&pages, nanos);
         self.core.untimed = [0; PageClass::ALL.len()];
-    }
-
-    /// How long the target has waited for the wire in all, as it said last; nanoseconds.
-    pub fn target_waited(&self) -> u64 {
-        self.core.target_waited_nanos
     }
 
     /// Pages and bytes per class so far.
@@ -406,7 +399,6 @@ impl Core {
                 returned.extend_from_slice(body);
                 return Ok(());
             }
-            frame::WAITED => self.target_waited_nanos = reader.u64().ok_or_else(damaged)?,
             frame::RESET => knowledge.forget_held(),
             frame::HOLDS => reader
                 .ids()

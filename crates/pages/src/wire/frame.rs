@@ -14,10 +14,9 @@ pub(super) const NEED: u8 = 18;
 pub(super) const ACK: u8 = 19;
 pub(super) const RESET: u8 = 20;
 pub(super) const RETURN: u8 = 21;
-pub(super) const WAITED: u8 = 22;
 
 pub(super) const MAGIC: &[u8; 4] = b"TRHP";
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 pub(super) const HEAD_BYTES: usize = 5;
 
 /// Group flags.
@@ -40,11 +39,6 @@ pub fn put_returned(back: &mut Vec<u8>, bytes: &[u8]) {
     for part in bytes.chunks(FRAME_BODY_BYTES_MAX) {
         frame(back, RETURN, |body| body.extend_from_slice(part));
     }
-}
-
-/// Appends how long the target has waited for the wire since the stream began.
-pub fn put_waited(back: &mut Vec<u8>, nanos: u64) {
-    frame(back, WAITED, |body| body.extend_from_slice(&nanos.to_le_bytes()));
 }
 
 /// Appends `n`, then the ids.

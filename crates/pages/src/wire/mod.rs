@@ -15,4 +15,4 @@ mod window;
 pub use decoder::{Decoder, Progress};
 pub use encoder::{Encoder, EncoderConfig};
 pub use error::{DecodeError, EncodeError};
-pub use frame::{put_returned, put_waited};
+pub use frame::put_returned;
