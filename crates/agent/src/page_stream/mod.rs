@@ -8,6 +8,7 @@
 //! What comes out at the target is byte for byte what the source's QEMU wrote; how it travels is `transhume_pages`' matter. The source
 //! agent withholds the switchover-ack on the return path. Deliberately absent: resumption; a broken stream aborts the batch.
 
+mod buffers;
 mod greet;
 mod share;
 mod source;
@@ -31,6 +32,7 @@ use transhume_pages::{
     Account, Classes, ContentKey, DecodeError, Decoder, EncodeError, Encoder, EncoderConfig,
 };
 
+use self::buffers::Buffers;
 pub use self::share::PageShare;
 pub use self::tls::Tls;
 pub use self::tls::{TlsError, TlsFiles};
@@ -287,10 +289,15 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Writes what comes, then closes this direction.
-async fn pass_on(mut parts: mpsc::Receiver<Vec<u8>>, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+async fn pass_on(
+    mut parts: mpsc::Receiver<Vec<u8>>,
+    mut to: impl AsyncWrite + Unpin,
+    buffers: Buffers,
+) -> io::Result<()> {
     while let Some(part) = parts.recv().await {
         to.write_all(&part).await?;
         to.flush().await?;
+        buffers.give(part);
     }
     to.shutdown().await
 }

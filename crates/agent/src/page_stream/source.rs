@@ -23,6 +23,7 @@ use transhume_netbuf::Delivered;
 use transhume_pages::{EncodeError, Encoder, Flight, LinkMeter};
 use transhume_qemu::{HoldPace, ReturnPathFilter};
 
+use super::buffers::Buffers;
 use super::share::{SharedKnowledge, locked};
 use super::{Seen, SharedSeen, Wire, page_threads};
 use crate::limits::{PAGE_CHUNK_BYTES, PAGE_CHUNKS_WAITING_MAX};
@@ -51,9 +52,16 @@ pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::
     let (frames, frames_out) = mpsc::channel(1);
     let mut stages = JoinSet::new();
     let on = page_threads();
-    stages.spawn_on(read(local_read, source.pace.clone(), chunks_in), on);
-    stages.spawn_on(receive(remote_read, back_in), on);
-    stages.spawn_on(send(frames_out, remote_write, source.pace.clone()), on);
+    let buffers = Buffers::default();
+    stages.spawn_on(
+        read(local_read, source.pace.clone(), chunks_in, buffers.clone()),
+        on,
+    );
+    stages.spawn_on(receive(remote_read, back_in, Buffers::default()), on);
+    stages.spawn_on(
+        send(frames_out, remote_write, source.pace.clone(), buffers.clone()),
+        on,
+    );
     let stage = Encode {
         vm: source.vm,
         encoder: source.encoder,
@@ -65,6 +73,7 @@ pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::
         filter: ReturnPathFilter::new(),
         local_write,
         out: Vec::new(),
+        buffers,
         untold: (0, 0),
         said_pass_through: false,
     };
@@ -75,13 +84,19 @@ pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::
     Ok(())
 }
 
-async fn read(mut local: OwnedReadHalf, pace: Arc<Pace>, chunks: mpsc::Sender<Vec<u8>>) -> io::Result<()> {
+async fn read(
+    mut local: OwnedReadHalf,
+    pace: Arc<Pace>,
+    chunks: mpsc::Sender<Vec<u8>>,
+    buffers: Buffers,
+) -> io::Result<()> {
     let mut hold = HoldPace::new();
     loop {
         local.readable().await?;
         let queued = rustix::io::ioctl_fionread::<&UnixStream>(local.as_ref())?;
         let most = pace.admit(&mut hold, queued as usize).await.min(PAGE_CHUNK_BYTES);
-        let mut chunk = Vec::with_capacity(most);
+        let mut chunk = buffers.take();
+        chunk.reserve(most);
         // The capacity may be more than what was asked for.
         let length = (&mut local).take(most as u64).read_buf(&mut chunk).await?;
         if length == 0 || chunks.send(chunk).await.is_err() {
@@ -95,12 +110,14 @@ async fn send(
     mut frames: mpsc::Receiver<Vec<u8>>,
     mut remote: WriteHalf<Wire>,
     pace: Arc<Pace>,
+    buffers: Buffers,
 ) -> io::Result<()> {
     let mut due = tokio::time::Instant::now();
     while let Some(part) = frames.recv().await {
         pace.space(part.len(), &mut due).await;
         remote.write_all(&part).await?;
         remote.flush().await?;
+        buffers.give(part);
     }
     remote.shutdown().await
 }
@@ -108,10 +125,15 @@ async fn send(
 pub(super) async fn receive(
     mut remote: impl AsyncRead + Unpin,
     chunks: mpsc::Sender<Vec<u8>>,
+    buffers: Buffers,
 ) -> io::Result<()> {
     loop {
-        let mut chunk = Vec::with_capacity(PAGE_CHUNK_BYTES);
-        let length = remote.read_buf(&mut chunk).await?;
+        let mut chunk = buffers.take();
+        chunk.reserve(PAGE_CHUNK_BYTES);
+        let length = (&mut remote)
+            .take(PAGE_CHUNK_BYTES as u64)
+            .read_buf(&mut chunk)
+            .await?;
         if length == 0 || chunks.send(chunk).await.is_err() {
             return Ok(());
         }
@@ -130,6 +152,7 @@ struct Encode {
     local_write: OwnedWriteHalf,
     /// Frames not handed to the sender yet.
     out: Vec<u8>,
+    buffers: Buffers,
     /// Bytes and nanoseconds of pushes that the encoder was not told of yet.
     untold: (u64, u64),
     said_pass_through: bool,
@@ -160,14 +183,17 @@ impl Encode {
                     None => return self.local_write.shutdown().await,
                 },
                 permit = reserve(frames.as_ref()), if !self.out.is_empty() => {
-                    permit?.send(std::mem::take(&mut self.out));
+                    permit?.send(std::mem::replace(&mut self.out, self.buffers.take()));
                     if let Some(push) = push.take() {
                         self.look_at_link(push)?;
                     }
                     idle_since = Instant::now();
                 }
                 chunk = chunks.recv(), if flowing && self.out.is_empty() && self.encoder.ready() => match chunk {
-                    Some(chunk) => push = Some(self.encode(&chunk, chunks.is_empty(), idle_since)?),
+                    Some(chunk) => {
+                        push = Some(self.encode(&chunk, chunks.is_empty(), idle_since)?);
+                        self.buffers.give(chunk);
+                    }
                     None => {
                         self.encoder.finish(&mut self.out).map_err(broken)?;
                         flowing = false;

@@ -19,6 +19,7 @@ use transhume_pages::stream::StreamDigest;
 use transhume_pages::wire::put_returned;
 use transhume_pages::{DecodeError, Decoder, Progress};
 
+use super::buffers::Buffers;
 use super::share::{SharedStore, locked};
 use super::source::receive;
 use super::{Wire, page_threads, pass_on};
@@ -43,11 +44,12 @@ pub(super) async fn run(target: Target, local: UnixStream, remote: Wire) -> io::
     let (back, back_out) = mpsc::channel(PAGE_CHUNKS_WAITING_MAX);
     let mut stages = JoinSet::new();
     let on = page_threads();
-    stages.spawn_on(receive(remote_read, chunks_in), on);
-    stages.spawn_on(pass_on(bytes_out, local_write), on);
-    stages.spawn_on(pass_on(back_out, remote_write), on);
+    let buffers = Buffers::default();
+    stages.spawn_on(receive(remote_read, chunks_in, buffers.clone()), on);
+    stages.spawn_on(pass_on(bytes_out, local_write, buffers.clone()), on);
+    stages.spawn_on(pass_on(back_out, remote_write, Buffers::default()), on);
     stages.spawn_on(returned(local_read, back.clone()), on);
-    stages.spawn_on(decode(target, chunks, bytes, back), on);
+    stages.spawn_on(decode(target, chunks, bytes, back, buffers), on);
     while let Some(ended) = stages.join_next().await {
         ended.map_err(io::Error::other)??;
     }
@@ -75,6 +77,7 @@ async fn decode(
     mut chunks: mpsc::Receiver<Vec<u8>>,
     bytes: mpsc::Sender<Vec<u8>>,
     back: mpsc::Sender<Vec<u8>>,
+    buffers: Buffers,
 ) -> io::Result<()> {
     let mut stage = Decode {
         decoder: target.decoder,
@@ -83,12 +86,14 @@ async fn decode(
         hurry: target.hurry,
         bytes,
         back,
+        buffers,
     };
     loop {
         let Some(chunk) = chunks.recv().await else {
             return stage.decoder.finish().map(drop).map_err(broken);
         };
         stage.push(&chunk).await?;
+        stage.buffers.give(chunk);
         stage.wait_for_siblings().await?;
     }
 }
@@ -100,12 +105,13 @@ struct Decode {
     hurry: Arc<Notify>,
     bytes: mpsc::Sender<Vec<u8>>,
     back: mpsc::Sender<Vec<u8>>,
+    buffers: Buffers,
 }
 
 impl Decode {
     async fn push(&mut self, mut rest: &[u8]) -> io::Result<()> {
         loop {
-            let (mut out, mut answers) = (Vec::new(), Vec::new());
+            let (mut out, mut answers) = (self.buffers.take(), Vec::new());
             let progress = {
                 let mut pages = locked(&self.store.pages);
                 let before = pages.entered();
@@ -159,11 +165,13 @@ impl Decode {
 
     async fn hand_on(&mut self, out: Vec<u8>, answers: Vec<u8>) -> io::Result<()> {
         for (part, to) in [(out, &self.bytes), (answers, &self.back)] {
-            if !part.is_empty() {
-                to.send(part)
-                    .await
-                    .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            if part.is_empty() {
+                self.buffers.give(part);
+                continue;
             }
+            to.send(part)
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         }
         Ok(())
     }
@@ -245,7 +253,7 @@ mod tests {
         let (chunks_in, chunks) = mpsc::channel(1);
         let (bytes, bytes_out) = mpsc::channel(8);
         let (back, back_out) = mpsc::channel(8);
-        tokio::spawn(decode(target, chunks, bytes, back));
+        tokio::spawn(decode(target, chunks, bytes, back, Buffers::default()));
         chunks_in.send(wire).await.unwrap();
         Stage {
             hurry,

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Wire;
+use crate::limits::PAGE_CHUNK_BYTES;
 
 /// PEM files of one agent.
 #[derive(Debug, Clone, Deserialize)]
@@ -103,10 +104,12 @@ impl Tls {
 
     /// The source's end.
     pub(super) async fn connect(&self, target: IpAddr, stream: TcpStream) -> io::Result<Wire> {
-        let stream = self
+        let mut stream = self
             .connector
             .connect(ServerName::IpAddress(target.into()), stream)
             .await?;
+        // A chunk becomes one call to the kernel.
+        stream.get_mut().1.set_buffer_limit(Some(PAGE_CHUNK_BYTES));
         Ok(Box::new(stream))
     }
 
