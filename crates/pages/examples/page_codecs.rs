@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use transhume_model::ClusterName;
-use transhume_pages::chooser::similarity;
+use transhume_pages::chooser::texture;
 use transhume_pages::codec::{fill_of, group, lz4_decode, lz4_encode, wkdm};
 use transhume_pages::limits::PAGE_BYTES;
 use transhume_pages::stream::Page;
@@ -78,9 +78,9 @@ fn steps(pages: &[Page], key: &ContentKey) -> Result<(), Box<dyn std::error::Err
             let _ = black_box(fill_of(page));
         })
     });
-    time("similarity", n, 0, || {
+    time("texture", n, 0, || {
         pages.iter().for_each(|page| {
-            let _ = black_box(similarity(page));
+            let _ = black_box(texture(page));
         })
     });
     time("blake3 id", n, n * 16, || {

@@ -2,60 +2,91 @@
 //!
 //! A pipeline is as slow as its slowest part, so the cost of a class is max(CPU time, wire time), and among equals the
 //! one with less CPU. CPU times are a table of relative costs times one factor, which follows the measured time of the
-//! encoder's calls; sizes are learned per class and per similarity of the page (the share of its words that are zero or
-//! look like recent words). Pure: rates and times are fed in. Deliberately absent: measuring them.
+//! encoder's calls. Sizes are a table too, by class and by texture of the page (how many different bytes it has,
+//! whether its words look like recent words), times one factor per texture, which whatever codec was taken teaches: so an opinion of one codec
+//! never grows old while another is in use. Pure: rates and times are fed in. Deliberately absent: measuring them.
 
 use crate::class::{Classes, PageClass};
-use crate::limits::PAGE_BYTES;
+use crate::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
 use crate::stream::Page;
 
-/// Quarters of similarity.
-const BUCKETS: usize = 4;
-const SAMPLE_WORDS: usize = 64;
-/// Weight of a new measurement: 1/16.
+/// Kinds of texture.
+const TEXTURES: usize = 8;
+/// Of the 64 words of a sample, from so many on they are alike.
+const ALIKE_MIN: usize = 17;
+/// Different bytes of a sample's 256 from which a page is of the next kind; random bytes have about 162.
+const DIFFERENT_MIN: [u32; 3] = [20, 60, 120];
+/// Weight of a new measurement of one page, or of a time: 1/16.
 const LEARN_SHIFT: u32 = 4;
+/// Pages of a group that would move an opinion all the way: a full group has a quarter of the weight.
+const LEARN_GROUP_PAGES: u64 = 4 * GROUP_PAGES_MAX as u64;
+/// Factors are kept in millionths, about: fine enough for the slowest fading.
+const ONE: u64 = 1 << 20;
 /// Bytes per second above which hashing for dedup would be the bottleneck (a third of BLAKE3's speed on one core).
 const HASH_RATE_MAX: u64 = 900_000_000;
 
 /// A codec must save a sixteenth to be worth its trouble.
 const RAW_BYTES_WEIGHED: u64 = PAGE_BYTES as u64 * 15 / 16;
-/// How fast a bad opinion of a codec fades while pages go raw, so that it is tried again: 1/4096 per page.
-const FADE_SHIFT: u32 = 12;
+/// How fast a bad opinion of the codecs fades while pages go raw, so that they are tried again: 1/1024 per page.
+const FADE_SHIFT: u32 = 10;
 
 /// The codecs that the chooser weighs against each other.
 const WEIGHED: [PageClass; 4] = [PageClass::Raw, PageClass::Lz4, PageClass::Wkdm, PageClass::Zstd];
 
-/// Nanoseconds to encode a page on the machine of the bench; the factor adapts them.
+/// Nanoseconds to encode a page on the machine of the bench (docs/performance.md), the copies on its way in; the factor adapts them.
 fn table_nanos(class: PageClass) -> u64 {
     match class {
-        PageClass::Zero => 20,
-        PageClass::Fill | PageClass::Raw => 250,
+        PageClass::Zero => 60,
+        PageClass::Fill => 300,
+        PageClass::Raw => 600,
         PageClass::Known => 1_900,
-        PageClass::Delta => 600,
-        PageClass::Wkdm => 2_200,
-        PageClass::Lz4 => 2_700,
-        PageClass::Zstd => 4_000,
+        PageClass::Delta => 1_000,
+        PageClass::Wkdm => 3_200,
+        PageClass::Lz4 => 3_900,
+        PageClass::Zstd => 6_100,
     }
 }
 
-/// How alike a page's words are: a quarter from 0 (unlike) to 3.
+/// Bytes that a page becomes, by texture: means over the 15 306 pages of a booted guest; of zstd, what a page adds to its group.
+fn typical_bytes(class: PageClass) -> [u64; TEXTURES] {
+    match class {
+        PageClass::Wkdm => [2240, 3810, 4050, 4090, 950, 1410, 2630, 4090],
+        PageClass::Lz4 => [1510, 2580, 3410, 4090, 650, 1530, 3540, 4090],
+        PageClass::Zstd => [400, 800, 2180, 3690, 100, 520, 640, 3690],
+        _ => [PAGE_BYTES as u64; TEXTURES],
+    }
+}
+
+/// What a page looks like to a codec: how many different bytes it has, and, from 4 on, whether its words look like their neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Similarity(u8);
+pub struct Texture(u8);
+
+impl Texture {
+    fn index(self) -> usize {
+        usize::from(self.0) % TEXTURES
+    }
+}
 
 /// Looks at 64 words in runs of 16, spread over the page.
-pub fn similarity(page: &Page) -> Similarity {
-    let mut alike = 0;
+pub fn texture(page: &Page) -> Texture {
+    let (mut alike, mut bytes) = (0, [0u64; 4]);
     for run in page.chunks_exact(PAGE_BYTES / 4) {
+        let sample = &run[480..544];
+        for byte in sample {
+            bytes[usize::from(byte >> 6)] |= 1 << (byte & 63);
+        }
         let words: [u32; 16] = std::array::from_fn(|at| {
-            let byte = 4 * at + 480;
-            u32::from_le_bytes([run[byte], run[byte + 1], run[byte + 2], run[byte + 3]])
+            let byte = 4 * at;
+            u32::from_le_bytes([sample[byte], sample[byte + 1], sample[byte + 2], sample[byte + 3]])
         });
         for (at, word) in words.iter().enumerate() {
             let recent = &words[at.saturating_sub(4)..at];
             alike += usize::from(*word == 0 || recent.iter().any(|seen| seen >> 10 == word >> 10));
         }
     }
-    Similarity((alike * BUCKETS / (SAMPLE_WORDS + 1)) as u8)
+    let different: u32 = bytes.iter().map(|seen| seen.count_ones()).sum();
+    let kind = DIFFERENT_MIN.iter().filter(|min| different >= **min).count();
+    Texture((kind + if alike >= ALIKE_MIN { TEXTURES / 2 } else { 0 }) as u8)
 }
 
 /// Decides for one stream.
@@ -64,24 +95,20 @@ pub struct Chooser {
     classes: Classes,
     /// Bytes per second; None: not limited.
     link_bytes_per_second: Option<u64>,
-    /// Measured over table time, in 1/1024.
+    /// Measured over table time.
     factor: u64,
-    /// Expected bytes of a page per class and similarity, in 1/16 byte.
-    expected: [[u64; BUCKETS]; PageClass::ALL.len()],
+    /// Bytes seen over typical bytes, per texture.
+    sizes: [u64; TEXTURES],
 }
 
 impl Chooser {
     /// Chooses among these classes; the link's rate is unknown, which counts as unlimited.
     pub fn new(classes: Classes) -> Self {
-        let mut expected = [[16 * PAGE_BYTES as u64; BUCKETS]; PageClass::ALL.len()];
-        expected[PageClass::Wkdm as usize] = [4400, 3300, 2300, 1400].map(|bytes| bytes * 16);
-        expected[PageClass::Lz4 as usize] = [2900, 2300, 1700, 900].map(|bytes| bytes * 16);
-        expected[PageClass::Zstd as usize] = [2300, 1800, 1300, 650].map(|bytes| bytes * 16);
         Chooser {
             classes,
             link_bytes_per_second: None,
-            factor: 1024,
-            expected,
+            factor: ONE,
+            sizes: [ONE; TEXTURES],
         }
     }
 
@@ -106,17 +133,24 @@ impl Chooser {
     }
 
     fn slower_than(&self, bytes_per_second: u64) -> bool {
-        let able = bytes_per_second.saturating_mul(1024) / self.factor.max(1);
+        let able = bytes_per_second.saturating_mul(ONE) / self.factor.max(1);
         self.link_bytes_per_second.is_some_and(|link| link < able)
     }
 
-    /// The codec for a page of this similarity.
-    pub fn choose(&self, similarity: Similarity) -> PageClass {
+    /// Whether the link takes a plain page in less time than any codec needs to look at it: then no page need be looked at.
+    pub fn raw_always_pays(&self) -> bool {
+        let codecs = WEIGHED.into_iter().filter(|class| *class != PageClass::Raw);
+        let cheapest = codecs.map(table_nanos).min().unwrap_or(0) * self.factor / ONE;
+        self.wire_nanos(RAW_BYTES_WEIGHED) <= cheapest
+    }
+
+    /// The codec for a page of this texture.
+    pub fn choose(&self, texture: Texture) -> PageClass {
         let cost = |class: PageClass| {
-            let cpu = table_nanos(class) * self.factor / 1024;
+            let cpu = table_nanos(class) * self.factor / ONE;
             let bytes = match class {
                 PageClass::Raw => RAW_BYTES_WEIGHED,
-                codec => self.expected_bytes(codec, similarity),
+                codec => self.expected_bytes(codec, texture),
             };
             (cpu.max(self.wire_nanos(bytes)), cpu)
         };
@@ -128,8 +162,9 @@ impl Chooser {
     }
 
     /// Bytes that this class is expected to make of a page.
-    pub fn expected_bytes(&self, class: PageClass, similarity: Similarity) -> u64 {
-        self.expected[class as usize][usize::from(similarity.0) % BUCKETS] / 16
+    pub fn expected_bytes(&self, class: PageClass, texture: Texture) -> u64 {
+        let at = texture.index();
+        (typical_bytes(class)[at] * self.sizes[at] / ONE).min(PAGE_BYTES as u64)
     }
 
     fn wire_nanos(&self, bytes: u64) -> u64 {
@@ -137,18 +172,28 @@ impl Chooser {
             .map_or(0, |rate| bytes * 1_000_000_000 / rate.max(1))
     }
 
-    /// A page of this similarity became so many bytes.
-    pub fn learn_bytes(&mut self, class: PageClass, similarity: Similarity, bytes: usize) {
-        let expected = &mut self.expected[class as usize][usize::from(similarity.0) % BUCKETS];
-        *expected = *expected - (*expected >> LEARN_SHIFT) + ((16 * bytes as u64) >> LEARN_SHIFT);
+    /// A page of this texture became so many bytes.
+    pub fn learn_bytes(&mut self, class: PageClass, texture: Texture, bytes: usize) {
+        let seen = bytes as u64 * ONE / typical_bytes(class)[texture.index()];
+        learn(&mut self.sizes[texture.index()], seen, LEARN_SHIFT);
     }
 
-    /// A page of this similarity went raw by choice: the codecs' bad record fades a little.
-    pub fn fade(&mut self, similarity: Similarity) {
-        for class in [PageClass::Lz4, PageClass::Wkdm, PageClass::Zstd] {
-            let expected = &mut self.expected[class as usize][usize::from(similarity.0) % BUCKETS];
-            *expected -= *expected >> FADE_SHIFT;
+    /// Pages of these textures became so many bytes together: each as much more or less as all of them.
+    pub fn learn_group(&mut self, class: PageClass, textures: &[Texture], bytes: u64) {
+        let expected = textures.iter().map(|page| self.expected_bytes(class, *page));
+        let all: u64 = expected.sum();
+        let mut pages = [0; TEXTURES];
+        textures.iter().for_each(|page| pages[page.index()] += 1);
+        for (size, pages) in self.sizes.iter_mut().zip(pages) {
+            let seen = *size * bytes / all.max(1);
+            *size = (*size * (LEARN_GROUP_PAGES - pages) + seen * pages) / LEARN_GROUP_PAGES;
         }
+    }
+
+    /// A page of this texture went raw by choice: the codecs' bad record fades a little.
+    pub fn fade(&mut self, texture: Texture) {
+        let size = &mut self.sizes[texture.index()];
+        *size -= size.saturating_sub(ONE) >> FADE_SHIFT;
     }
 
     /// Encoding these pages took so long. Corrects the factor, within a hundredfold either way.
@@ -160,21 +205,28 @@ impl Chooser {
         if table == 0 {
             return;
         }
-        let seen = (nanos.saturating_mul(1024) / table).clamp(10, 102_400);
-        self.factor = (self.factor - (self.factor >> LEARN_SHIFT) + (seen >> LEARN_SHIFT)).max(10);
+        let seen = (nanos.saturating_mul(ONE) / table).clamp(ONE / 100, 100 * ONE);
+        learn(&mut self.factor, seen, LEARN_SHIFT);
     }
+}
+
+/// Moves a factor towards what was seen, by 1/2^shift of the way; it never vanishes.
+fn learn(factor: &mut u64, seen: u64, shift: u32) {
+    *factor = (*factor - (*factor >> shift) + (seen >> shift)).max(ONE / 100);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALIKE: Similarity = Similarity(1);
+    /// Unlike words, 20 to 59 different bytes.
+    const TEXT: Texture = Texture(1);
 
     #[test]
     fn an_unlimited_link_is_never_slowed_by_a_codec() {
         let chooser = Chooser::new(Classes::default());
-        assert_eq!(chooser.choose(ALIKE), PageClass::Raw);
+        assert!(chooser.raw_always_pays());
+        assert_eq!(chooser.choose(TEXT), PageClass::Raw);
         assert!(!chooser.dedup_pays());
     }
 
@@ -182,37 +234,82 @@ mod tests {
     fn a_slow_link_gets_the_smallest_pages() {
         let mut chooser = Chooser::new(Classes::default());
         chooser.link_rate(Some(25_000_000));
-        assert_eq!(chooser.choose(ALIKE), PageClass::Zstd);
-        assert!(chooser.dedup_pays() && chooser.delta_pays());
+        assert_eq!(chooser.choose(TEXT), PageClass::Zstd);
+        assert!(chooser.dedup_pays() && chooser.delta_pays() && !chooser.raw_always_pays());
     }
 
     #[test]
     fn a_busy_cpu_moves_the_choice_to_a_cheaper_codec() {
         let mut chooser = Chooser::new(Classes::default());
-        chooser.link_rate(Some(500_000_000));
-        let idle = chooser.choose(ALIKE);
+        chooser.link_rate(Some(250_000_000));
+        let idle = chooser.choose(TEXT);
         for _ in 0..200 {
             chooser.learn_nanos(&[(idle, 64)], 64 * 60_000);
         }
         assert_eq!(idle, PageClass::Zstd);
-        assert_eq!(chooser.choose(ALIKE), PageClass::Raw);
+        assert_eq!(chooser.choose(TEXT), PageClass::Raw);
     }
 
     #[test]
     fn random_memory_is_learned_to_be_raw() {
         let mut chooser = Chooser::new(Classes::default());
         chooser.link_rate(Some(25_000_000));
-        for _ in 0..400 {
-            let class = chooser.choose(Similarity(0));
-            chooser.learn_bytes(class, Similarity(0), PAGE_BYTES + 1);
+        let random = Texture(3);
+        assert_eq!(chooser.choose(random), PageClass::Zstd, "it might not be");
+        for _ in 0..4 {
+            chooser.learn_group(PageClass::Zstd, &[random; 64], 64 * 4097);
         }
-        assert_eq!(chooser.choose(Similarity(0)), PageClass::Raw);
+        assert_eq!(chooser.choose(random), PageClass::Raw);
+        for _ in 0..2000 {
+            chooser.fade(random);
+        }
+        assert_eq!(
+            chooser.choose(random),
+            PageClass::Zstd,
+            "it may be other memory now"
+        );
+    }
+
+    #[test]
+    fn textures_tell_random_bytes_from_text_and_from_pointers() {
+        let mut state = 1u64;
+        let random: Page = std::array::from_fn(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        });
+        let text: Page = std::array::from_fn(|at| b"to be or not to be, that is the question"[at * 7 % 40]);
+        let pointers: Page = std::array::from_fn(|at| match at % 8 {
+            0 => (at / 8 % 4) as u8,
+            4 => 3,
+            _ => 0,
+        });
+        assert_eq!(texture(&random), Texture(3));
+        assert!(matches!(texture(&text), Texture(0 | 1)), "{:?}", texture(&text));
+        assert_eq!(texture(&pointers), Texture(4));
+    }
+
+    /// Found on a booted guest: after some pages that nothing compresses, WKdm looked better than zstd, and zstd was never tried again.
+    #[test]
+    fn what_is_learned_of_one_codec_is_learned_of_all() {
+        let mut chooser = Chooser::new(Classes::default());
+        chooser.link_rate(Some(25_000_000));
+        let (random, sparse) = (Texture(3), Texture(4));
+        let mut group = vec![random; 60];
+        group.extend([sparse; 4]);
+        for _ in 0..20 {
+            chooser.learn_group(PageClass::Zstd, &group, 60 * 4096 + 4 * 400);
+            for _ in 0..60 {
+                chooser.learn_bytes(PageClass::Wkdm, sparse, 1100);
+            }
+        }
+        assert_eq!(chooser.choose(random), PageClass::Raw);
+        assert_eq!(chooser.choose(sparse), PageClass::Zstd);
     }
 
     #[test]
     fn a_class_that_is_off_is_not_chosen() {
         let mut chooser = Chooser::new(Classes::default().without(PageClass::Zstd));
         chooser.link_rate(Some(25_000_000));
-        assert_eq!(chooser.choose(ALIKE), PageClass::Lz4);
+        assert_eq!(chooser.choose(TEXT), PageClass::Lz4);
     }
 }

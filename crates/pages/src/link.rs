@@ -22,7 +22,7 @@ const SPAN_BYTES: u64 = 1 << 20;
 /// Flights of a full link whose middle is believed.
 const MIDDLE_OF: usize = 3;
 /// By so much the estimate grows at a time: a burst is not the link, and a codec too heavy is soon put right.
-const GROWTH: u64 = 4;
+const GROWTH: u64 = 2;
 
 /// What the kernel says of a connection after a push of the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_link_is_known_after_two_spans_and_one_slow_flight_changes_nothing() {
+    fn a_fast_link_is_known_after_some_spans_and_one_slow_flight_changes_nothing() {
         let mut meter = LinkMeter::default();
         flights(&mut meter, 3, 1500, false, false);
         assert_eq!(megabytes(&meter), 125);
         flights(&mut meter, 1, 1500, false, false);
-        assert_eq!(megabytes(&meter), 500);
-        flights(&mut meter, 4, 1500, false, false);
+        assert_eq!(megabytes(&meter), 250);
+        flights(&mut meter, 12, 1500, false, false);
         assert_eq!(megabytes(&meter), 1500);
         flights(&mut meter, 1, 172, false, false);
         flights(&mut meter, 20, 1500, false, false);
@@ -219,9 +219,9 @@ mod tests {
     #[test]
     fn a_long_way_is_not_taken_for_a_narrow_one() {
         let mut meter = LinkMeter::default();
-        flights(&mut meter, 4, 40, true, false);
-        assert_eq!(megabytes(&meter), 500);
         flights(&mut meter, 8, 40, true, false);
+        assert_eq!(megabytes(&meter), 500);
+        flights(&mut meter, 16, 40, true, false);
         assert_eq!(meter.rate(), None);
         flights(&mut meter, 3, 40, false, false);
         assert_eq!(megabytes(&meter), 40, "now it was full");

@@ -78,12 +78,12 @@ impl Rebuild {
             match read {
                 Record::Literal(bytes) => out.extend_from_slice(bytes),
                 Record::Page(head, body) => {
-                    if !self.page(parts, head, body, &mut next, store, &mut page)? {
-                        break;
-                    }
                     let token = match body {
                         Body::Zero(fill) => Token::Zero { head, fill },
-                        _ => Token::Page { head, data: &page },
+                        body => match self.page(parts, head, body, &mut next, store, &mut page)? {
+                            Some(data) => Token::Page { head, data },
+                            None => break,
+                        },
                     };
                     if !Writer::write(token, &self.blocks, out) {
                         return Err(DecodeError::Place);
@@ -96,58 +96,63 @@ impl Rebuild {
         Ok(cursor.at == parts.records.len())
     }
 
-    /// Rebuilds one page's contents; false: its reference fails.
-    fn page(
+    /// One page's contents, where they lie or rebuilt in `room`; None: its reference fails.
+    fn page<'a>(
         &mut self,
-        parts: Parts<'_>,
+        parts: Parts<'a>,
         head: PageHead,
-        body: Body<'_>,
+        body: Body<'a>,
         cursor: &mut Cursor,
         store: &mut PageStore,
-        page: &mut Page,
-    ) -> Result<bool, DecodeError> {
+        room: &'a mut Page,
+    ) -> Result<Option<&'a Page>, DecodeError> {
         let mut fresh = true;
-        match body {
-            Body::Zero(_) => return Ok(true),
-            Body::Fill(fill) => {
-                page.fill(fill);
-                return Ok(true);
+        let page: &Page = match body {
+            Body::Zero(fill) | Body::Fill(fill) => {
+                room.fill(fill);
+                return Ok(Some(room));
             }
-            Body::Known(id, _) => match self
-                .supplied
-                .get(&id)
-                .map(|page| &**page)
-                .or_else(|| store.get(id))
-            {
-                Some(held) => {
-                    *page = *held;
-                    fresh = false;
-                }
-                None => return Ok(false),
-            },
+            Body::Known(id, _) => {
+                let supplied = self.supplied.get(&id).map(|page| &**page);
+                let Some(held) = supplied.or_else(|| store.get(id)) else {
+                    return Ok(None);
+                };
+                *room = *held;
+                fresh = false;
+                room
+            }
             Body::Coded(PageClass::Delta, body) => {
-                *page = *self
+                *room = *self
                     .versions
                     .get(head.block, head.offset)
                     .ok_or(DecodeError::BaseVersion)?;
-                delta::decode(body, page).map_err(DecodeError::Codec)?;
+                delta::decode(body, room).map_err(DecodeError::Codec)?;
+                room
             }
-            Body::Coded(PageClass::Wkdm, body) => wkdm::decode(body, page).map_err(DecodeError::Codec)?,
-            Body::Coded(_, body) => lz4_decode(body, page).map_err(DecodeError::Codec)?,
+            Body::Coded(PageClass::Wkdm, body) => {
+                wkdm::decode(body, room).map_err(DecodeError::Codec)?;
+                room
+            }
+            Body::Coded(_, body) => {
+                lz4_decode(body, room).map_err(DecodeError::Codec)?;
+                room
+            }
             Body::Zstd => {
                 let plain = parts.plain.get(cursor.zstd_at..cursor.zstd_at + PAGE_BYTES);
-                page.copy_from_slice(plain.ok_or(DecodeError::Truncated)?);
                 cursor.zstd_at += PAGE_BYTES;
+                plain
+                    .and_then(|plain| plain.try_into().ok())
+                    .ok_or(DecodeError::Truncated)?
             }
-            Body::Raw(raw) => *page = *raw,
-        }
+            Body::Raw(raw) => raw,
+        };
         if fresh && parts.flags & ENTER_STORE != 0 {
             store.insert(self.key.id(page), page);
         }
         if parts.flags & KEEP_VERSIONS != 0 {
             self.versions.put(head.block, head.offset, page);
         }
-        Ok(true)
+        Ok(Some(page))
     }
 
     /// Contents that the rest of a group refers to and that are nowhere here; without the promised ones where the caller is patient.

@@ -261,7 +261,7 @@ impl Core {
     ) -> Result<(), DecodeError> {
         let mut reader = Reader(body);
         let head = (|| Some((reader.u32()?, reader.u8()?, reader.u16()?, reader.u32()?)))();
-        let (number, flags, count, blob_len) = head.ok_or(DecodeError::Truncated)?;
+        let (number, flags, count, records_len) = head.ok_or(DecodeError::Truncated)?;
         if number != self.next_group {
             return Err(DecodeError::GroupNumber {
                 got: number,
@@ -269,8 +269,8 @@ impl Core {
             });
         }
         self.next_group = self.next_group.wrapping_add(1);
-        let blob = reader.take(blob_len as usize).ok_or(DecodeError::Truncated)?;
-        let records = reader.0;
+        let records = reader.take(records_len as usize).ok_or(DecodeError::Truncated)?;
+        let blob = reader.0;
         let zstd_pages = survey(records, count)?;
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();

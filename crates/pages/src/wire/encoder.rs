@@ -7,9 +7,9 @@
 
 use super::error::EncodeError;
 use super::frame::{self, Frames, Reader};
-use super::group::Group;
+use super::group::{Closed, Group};
 use super::window::Window;
-use crate::chooser::{Chooser, Similarity, similarity};
+use crate::chooser::{Chooser, Texture, texture};
 use crate::class::{Account, Classes, PageClass};
 use crate::codec::group::GroupEncoder;
 use crate::codec::{delta, fill_of, lz4_encode, wkdm};
@@ -299,12 +299,15 @@ impl Core {
 
     /// Delta if a version is kept and it is smaller than what the chosen codec is expected to make.
     fn coded(&mut self, head: PageHead, page: &Page) {
-        let alike = similarity(page);
-        let class = self.chooser.choose(alike);
+        if !self.group.keeps_versions() && self.chooser.raw_always_pays() {
+            return self.raw(head, page);
+        }
+        let texture = texture(page);
+        let class = self.chooser.choose(texture);
         if self.group.keeps_versions()
             && let Some(old) = self.versions.get(head.block, head.offset)
         {
-            let limit = self.chooser.expected_bytes(class, alike).min(PAGE_BYTES as u64) as usize;
+            let limit = self.chooser.expected_bytes(class, texture).min(PAGE_BYTES as u64) as usize;
             let mut body = Vec::with_capacity(limit);
             if delta::encode(old, page, limit, &mut body) {
                 return self.body(PageClass::Delta, head, &body);
@@ -312,25 +315,25 @@ impl Core {
         }
         match class {
             PageClass::Zstd => {
-                self.group.zstd_page(head, page, alike);
+                self.group.zstd_page(head, page, texture);
                 self.untimed[PageClass::Zstd as usize] += 1;
             }
-            PageClass::Lz4 | PageClass::Wkdm => self.single(class, head, page, alike),
+            PageClass::Lz4 | PageClass::Wkdm => self.single(class, head, page, texture),
             _ => {
-                self.chooser.fade(alike);
+                self.chooser.fade(texture);
                 self.raw(head, page);
             }
         }
     }
 
-    fn single(&mut self, class: PageClass, head: PageHead, page: &Page, alike: Similarity) {
+    fn single(&mut self, class: PageClass, head: PageHead, page: &Page, texture: Texture) {
         let mut body = Vec::with_capacity(PAGE_BYTES + PAGE_BYTES / 4);
         let fits = match class {
             PageClass::Wkdm => wkdm::encode(page, PAGE_BYTES, &mut body),
             _ => lz4_encode(page, PAGE_BYTES, &mut body),
         };
         self.chooser
-            .learn_bytes(class, alike, if fits { body.len() } else { PAGE_BYTES });
+            .learn_bytes(class, texture, if fits { body.len() } else { PAGE_BYTES });
         if fits {
             self.body(class, head, &body)
         } else {
@@ -354,34 +357,25 @@ impl Core {
         if self.group.is_empty() {
             return;
         }
-        match self.group.close(&mut self.zstd) {
-            Ok(0) => {}
-            Ok(pages) => self.learn_zstd(pages),
-            Err(error) => self.failed = Some(EncodeError::Codec(error)),
-        }
         let number = self.next_group;
         self.next_group = self.next_group.wrapping_add(1);
-        let group = &mut self.group;
-        let frame_bytes = frame::frame(out, frame::GROUP, |body| {
-            body.extend_from_slice(&number.to_le_bytes());
-            body.push(group.flags);
-            body.extend_from_slice(&group.count.to_le_bytes());
-            body.extend_from_slice(&(group.zstd_blob.len() as u32).to_le_bytes());
-            body.extend_from_slice(&group.zstd_blob);
-            body.extend_from_slice(&group.records);
-        }) as u64;
-        self.window
-            .sent(number, frame_bytes, std::mem::take(&mut group.referred));
+        match self.group.close(number, &mut self.zstd, out) {
+            Ok(closed) => {
+                let referred = std::mem::take(&mut self.group.referred);
+                self.window.sent(number, closed.frame_bytes, referred);
+                self.learn_zstd(&closed);
+            }
+            Err(error) => self.failed = Some(EncodeError::Codec(error)),
+        }
         self.begin_group();
     }
 
-    fn learn_zstd(&mut self, pages: usize) {
-        let each = self.group.zstd_blob.len() / pages;
+    fn learn_zstd(&mut self, closed: &Closed) {
         self.account
-            .add(PageClass::Zstd, pages as u64, self.group.zstd_blob.len() as u64);
-        for similarity in self.group.zstd_similarities.drain(..) {
-            self.chooser.learn_bytes(PageClass::Zstd, similarity, each);
-        }
+            .add(PageClass::Zstd, closed.zstd_pages as u64, closed.zstd_bytes);
+        let textures = &self.group.zstd_textures;
+        self.chooser
+            .learn_group(PageClass::Zstd, textures, closed.zstd_bytes);
     }
 
     fn back_frame(

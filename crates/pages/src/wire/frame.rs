@@ -29,9 +29,14 @@ pub(super) fn frame(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>
     out.push(kind);
     out.extend_from_slice(&[0; 4]);
     write(out);
-    let len = (out.len() - start - HEAD_BYTES) as u32;
-    out[start + 1..start + HEAD_BYTES].copy_from_slice(&len.to_le_bytes());
+    set_length(&mut out[start..]);
     out.len() - start
+}
+
+/// Writes the length of a frame whose body is complete into its head.
+pub(super) fn set_length(frame: &mut [u8]) {
+    let len = (frame.len() - HEAD_BYTES) as u32;
+    frame[1..HEAD_BYTES].copy_from_slice(&len.to_le_bytes());
 }
 
 /// Appends what the target's QEMU said to the source's (its return path), in frames.

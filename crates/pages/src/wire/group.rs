@@ -1,8 +1,8 @@
 //! The group that the encoder is filling.
 
-use super::frame::{ENTER_STORE, KEEP_VERSIONS};
+use super::frame::{self, ENTER_STORE, HEAD_BYTES, KEEP_VERSIONS};
 use super::record;
-use crate::chooser::Similarity;
+use crate::chooser::Texture;
 use crate::class::PageClass;
 use crate::codec::CodecError;
 use crate::codec::group::GroupEncoder;
@@ -10,19 +10,25 @@ use crate::content::{ContentId, Standing};
 use crate::limits::{GROUP_PAGES_MAX, GROUP_PAYLOAD_BYTES_MAX, LITERAL_BYTES_MAX, PAGE_BYTES};
 use crate::stream::{Page, PageHead};
 
+/// Of a group's body: number, flags, records, bytes of the records.
+const GROUP_HEAD_BYTES: usize = 11;
+/// Where the records begin in their frame.
+const RECORDS_AT: usize = HEAD_BYTES + GROUP_HEAD_BYTES;
+
 /// Records gathered and not sent yet.
 #[derive(Default)]
 pub(super) struct Group {
-    pub records: Vec<u8>,
+    /// The frame that will be sent: room for its heads, then the records.
+    frame: Vec<u8>,
     zstd_pages: Vec<u8>,
-    pub zstd_blob: Vec<u8>,
-    pub zstd_similarities: Vec<Similarity>,
-    pub count: u16,
+    zstd_blob: Vec<u8>,
+    pub zstd_textures: Vec<Texture>,
+    count: u16,
     pages: usize,
     last: Option<PageHead>,
     /// Where the open literal's length stands, and its length.
     literal: Option<(usize, usize)>,
-    pub flags: u8,
+    flags: u8,
     /// Contents referred to, whose pages are retained until the group is acknowledged.
     pub referred: Vec<ContentId>,
 }
@@ -30,10 +36,11 @@ pub(super) struct Group {
 impl Group {
     /// Empties it for the next group.
     pub fn begin(&mut self, enter_store: bool, keep_versions: bool) {
-        self.records.clear();
+        self.frame.clear();
+        self.frame.resize(RECORDS_AT, 0);
         self.zstd_pages.clear();
         self.zstd_blob.clear();
-        self.zstd_similarities.clear();
+        self.zstd_textures.clear();
         (self.count, self.pages, self.last, self.literal) = (0, 0, None, None);
         self.flags =
             if enter_store { ENTER_STORE } else { 0 } | if keep_versions { KEEP_VERSIONS } else { 0 };
@@ -56,7 +63,7 @@ impl Group {
     pub fn is_full(&self) -> bool {
         self.pages >= GROUP_PAGES_MAX
             || self.count >= u16::MAX - 1
-            || self.records.len() + self.zstd_pages.len() >= GROUP_PAYLOAD_BYTES_MAX
+            || self.frame.len() + self.zstd_pages.len() >= GROUP_PAYLOAD_BYTES_MAX
     }
 
     /// Takes what fits of verbatim bytes into one literal; gives back the rest.
@@ -66,27 +73,27 @@ impl Group {
             .filter(|(_, len)| *len < LITERAL_BYTES_MAX)
             .unwrap_or_else(|| {
                 self.count += 1;
-                record::put_literal(&mut self.records, &[]);
-                (self.records.len() - 4, 0)
+                record::put_literal(&mut self.frame, &[]);
+                (self.frame.len() - 4, 0)
             });
         let (now, rest) = bytes.split_at(bytes.len().min(LITERAL_BYTES_MAX - len));
-        self.records.extend_from_slice(now);
+        self.frame.extend_from_slice(now);
         let len = len + now.len();
-        self.records[at..at + 4].copy_from_slice(&(len as u32).to_le_bytes());
+        self.frame[at..at + 4].copy_from_slice(&(len as u32).to_le_bytes());
         self.literal = Some((at, len));
         rest
     }
 
-    /// Begins a page record; its body goes to `records` next.
+    /// Begins a page record; its body is appended next.
     pub fn page(&mut self, class: PageClass, head: PageHead) -> &mut Vec<u8> {
-        record::put_head(&mut self.records, class, head, self.last);
+        record::put_head(&mut self.frame, class, head, self.last);
         self.placed(head);
-        &mut self.records
+        &mut self.frame
     }
 
     /// Adds a page by its content; the page itself is to be retained.
     pub fn known(&mut self, head: PageHead, id: ContentId, standing: Standing) {
-        record::put_known(&mut self.records, id, standing, head, self.last);
+        record::put_known(&mut self.frame, id, standing, head, self.last);
         self.placed(head);
         self.referred.push(id);
     }
@@ -99,17 +106,51 @@ impl Group {
     }
 
     /// Adds a page whose body joins the group's zstd blob.
-    pub fn zstd_page(&mut self, head: PageHead, page: &Page, similarity: Similarity) {
+    pub fn zstd_page(&mut self, head: PageHead, page: &Page, texture: Texture) {
         self.page(PageClass::Zstd, head);
         self.zstd_pages.extend_from_slice(page);
-        self.zstd_similarities.push(similarity);
+        self.zstd_textures.push(texture);
     }
 
-    /// Compresses the blob. Returns its pages.
-    pub fn close(&mut self, zstd: &mut GroupEncoder) -> Result<usize, CodecError> {
+    /// Completes the frame and appends it to `out`.
+    pub fn close(
+        &mut self,
+        number: u32,
+        zstd: &mut GroupEncoder,
+        out: &mut Vec<u8>,
+    ) -> Result<Closed, CodecError> {
+        let records_bytes = self.frame.len() - RECORDS_AT;
         if !self.zstd_pages.is_empty() {
             zstd.encode(&self.zstd_pages, &mut self.zstd_blob)?;
+            self.frame.extend_from_slice(&self.zstd_blob);
         }
-        Ok(self.zstd_pages.len() / PAGE_BYTES)
+        let mut head = Vec::with_capacity(RECORDS_AT);
+        frame::frame(&mut head, frame::GROUP, |body| {
+            body.extend_from_slice(&number.to_le_bytes());
+            body.push(self.flags);
+            body.extend_from_slice(&self.count.to_le_bytes());
+            body.extend_from_slice(&(records_bytes as u32).to_le_bytes());
+        });
+        self.frame[..RECORDS_AT].copy_from_slice(&head);
+        frame::set_length(&mut self.frame);
+        let closed = Closed {
+            frame_bytes: self.frame.len() as u64,
+            zstd_pages: self.zstd_pages.len() / PAGE_BYTES,
+            zstd_bytes: self.zstd_blob.len() as u64,
+        };
+        // Most frames are alone in what is sent next, and need not be copied.
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.frame);
+        } else {
+            out.extend_from_slice(&self.frame);
+        }
+        Ok(closed)
     }
+}
+
+/// What a closed group came to.
+pub(super) struct Closed {
+    pub frame_bytes: u64,
+    pub zstd_pages: usize,
+    pub zstd_bytes: u64,
 }
