@@ -15,6 +15,7 @@ use support::*;
 use transhume_agent::pace::Pace;
 use transhume_agent::page_stream::{PageShare, Pages, start_source, start_target};
 use transhume_model::{Bytes, Epoch, VmSpec};
+use transhume_pages::limits::PAGE_BYTES;
 use transhume_pages::{Account, Classes, PageClass};
 use transhume_qemu::{Launcher, Running, Vm};
 
@@ -96,9 +97,17 @@ impl Between {
         let digest = tokio::time::timeout(LIMIT, listening.whole).await;
         let digest = digest.expect("in time").expect("checked at the target");
         let after = ram(loaded.vm(), &file).await;
+        let differ = before.chunks(PAGE_BYTES).zip(after.chunks(PAGE_BYTES));
+        let differ: Vec<usize> = differ
+            .enumerate()
+            .filter(|(_, (before, after))| before != after)
+            .map(|(page, _)| page)
+            .collect();
         assert!(
-            before == after,
-            "the memory is not the same, classes {:?}",
+            differ.is_empty(),
+            "{} pages are not the same, the first of them {:?}, classes {:?}",
+            differ.len(),
+            &differ[..differ.len().min(10)],
             pages.classes
         );
         let account = stream.account();

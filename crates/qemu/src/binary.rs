@@ -25,6 +25,10 @@ pub(crate) const CAPABILITIES: [&str; 5] = [
 /// The family of machine types we use; the versioned name behind this alias is what a VM is started with.
 const MACHINE_FAMILY: &str = "q35";
 
+/// Property of QEMU's `migration` that makes a source wait for the target's switchover-ack as 10.0 does. Since 11.1 a source waits for
+/// devices that ask for an ack, and for nobody where none does (hw/core/machine.c, `hw_compat_11_0`).
+pub(crate) const ACK_PROPERTY: &str = "switchover-ack-legacy";
+
 /// Asked of a QEMU without a machine, all at once; the answers come in order.
 const QUESTIONS: &str = concat!(
     r#"{"execute":"qmp_capabilities","id":"hello"}"#,
@@ -34,6 +38,8 @@ const QUESTIONS: &str = concat!(
     r#"{"execute":"query-machines","id":"machines"}"#,
     "\n",
     r#"{"execute":"query-migrate-capabilities","id":"capabilities"}"#,
+    "\n",
+    r#"{"execute":"qom-list-properties","arguments":{"typename":"migration"},"id":"properties"}"#,
     "\n",
     r#"{"execute":"quit","id":"quit"}"#,
     "\n"
@@ -46,6 +52,7 @@ pub struct QemuBinary {
     version: Version,
     machines: Vec<MachineType>,
     newest: MachineType,
+    waits_for_ack_if_told: bool,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +64,11 @@ struct Machine {
 #[derive(Deserialize)]
 struct Capability {
     capability: String,
+}
+
+#[derive(Deserialize)]
+struct Property {
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +97,7 @@ impl QemuBinary {
                 });
             }
         }
+        let properties: Vec<Property> = parse(path, answer("properties")?)?;
         let machines: Vec<Machine> = parse(path, answer("machines")?)?;
         let newest = machines
             .iter()
@@ -99,6 +112,7 @@ impl QemuBinary {
                 .map(|machine| MachineType(machine.name))
                 .collect(),
             newest,
+            waits_for_ack_if_told: properties.iter().any(|property| property.name == ACK_PROPERTY),
         })
     }
 
@@ -120,6 +134,11 @@ impl QemuBinary {
     /// The newest machine type of the family we use, like `pc-q35-10.0`.
     pub fn newest_machine(&self) -> &MachineType {
         &self.newest
+    }
+
+    /// Whether a source of this QEMU waits for the target's switchover-ack only if its command line says so.
+    pub(crate) fn waits_for_ack_if_told(&self) -> bool {
+        self.waits_for_ack_if_told
     }
 
     /// The machine type a VM gets here: its own if this QEMU knows it, else an error; the newest where it has none.

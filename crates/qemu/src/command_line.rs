@@ -12,6 +12,7 @@ use serde_json::json;
 use transhume_model::{Disk, MachineType, NicSpec, VmSpec};
 
 use crate::accel::Accel;
+use crate::binary::ACK_PROPERTY;
 use crate::error::QemuError;
 use crate::limits::SOCKET_PATH_BYTES_MAX;
 
@@ -126,6 +127,12 @@ impl CommandLine {
             line.option("-incoming", "defer");
         }
         Ok(line)
+    }
+
+    /// With an order to wait for the target's switchover-ack; only where [`QemuBinary`](crate::QemuBinary) knows it.
+    pub(crate) fn waiting_for_ack(mut self) -> Self {
+        self.option("-global", format!("migration.{ACK_PROPERTY}=on"));
+        self
     }
 
     /// The arguments, without the program's name.
@@ -309,6 +316,22 @@ mod tests {
                 cmdline: "console=ttyS0 a=1,2".into(),
             },
         }
+    }
+
+    /// QEMU 11.1 pauses a guest by itself otherwise, as soon as little is left to copy.
+    #[test]
+    fn a_qemu_that_must_be_told_to_wait_for_the_ack_is_told() {
+        let machine = MachineType("pc-q35-11.1".into());
+        let paths = VmPaths::new("/run/vm");
+        let line = CommandLine::build(&spec(), &machine, Accel::Tcg, &paths, &[7], StartMode::Boot);
+        let line = line.unwrap().waiting_for_ack();
+        let [.., option, value] = line.args() else {
+            panic!("no arguments");
+        };
+        assert_eq!(
+            (option.to_str(), value.to_str()),
+            (Some("-global"), Some("migration.switchover-ack-legacy=on"))
+        );
     }
 
     fn build(spec: &VmSpec, dir: &str, taps: &[RawFd], mode: StartMode) -> Result<Vec<String>, QemuError> {

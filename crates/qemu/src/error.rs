@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use transhume_model::{MachineType, Version, VmName};
 
-use crate::limits::QEMU_VERSION_MIN;
+use crate::limits::{QEMU_VERSION_MIN, TCG_VERSION_MIN};
 use crate::qmp::QmpError;
 
 /// Why something about a QEMU failed.
@@ -42,6 +42,18 @@ pub enum QemuError {
         "{path} is QEMU {found}, older than {QEMU_VERSION_MIN}; install {QEMU_VERSION_MIN} or newer on this host"
     )]
     TooOld {
+        /// The binary.
+        path: PathBuf,
+        /// Its version.
+        found: Version,
+    },
+
+    /// Old and without KVM.
+    #[error(
+        "{path} is QEMU {found}, which loses pages of moving guests that run under TCG; install {TCG_VERSION_MIN} or newer, or let \
+         guests run under KVM"
+    )]
+    LosesPages {
         /// The binary.
         path: PathBuf,
         /// Its version.

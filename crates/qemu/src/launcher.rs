@@ -94,7 +94,10 @@ impl Launcher {
         let name = &spec.name;
         let machine = self.binary.resolve(spec)?;
         let numbers: Vec<_> = taps.iter().map(AsRawFd::as_raw_fd).collect();
-        let line = CommandLine::build(spec, &machine, self.accel, paths, &numbers, mode)?;
+        let mut line = CommandLine::build(spec, &machine, self.accel, paths, &numbers, mode)?;
+        if self.binary.waits_for_ack_if_told() {
+            line = line.waiting_for_ack();
+        }
         for socket in [paths.qmp(), paths.serial()] {
             remove_stale(name, &socket)?;
         }

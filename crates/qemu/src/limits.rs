@@ -9,6 +9,14 @@ pub const QEMU_VERSION_MIN: transhume_model::Version = transhume_model::Version 
     micro: 0,
 };
 
+/// Older ones move guests under KVM only: with 8.2.2 pages that a guest under TCG wrote were old at the target, stock `migrate` or
+/// ours; with 9.2.1 none was (docs/design/qemu.md).
+pub const TCG_VERSION_MIN: transhume_model::Version = transhume_model::Version {
+    major: 9,
+    minor: 2,
+    micro: 0,
+};
+
 /// Longest wait for the answer to one QMP command, unless the call names its own.
 pub const QMP_CALL_LIMIT: Duration = Duration::from_secs(10);
 

@@ -184,6 +184,15 @@ impl Task {
                 reason,
             }));
         }
+        if seen.status == MigrationStatus::PreSwitchover && !leaving.stopped {
+            // Its frames are captured by nobody: it has to run again here, at once.
+            let reason = "QEMU stopped the guest without waiting for the target's agreement".to_owned();
+            leaving.stream = None;
+            return self.tell(Outcome::Failed(Fault {
+                kind: FaultKind::Qemu,
+                reason,
+            }));
+        }
         let pages = progress(&seen, leaving);
         let copied_once = seen.dirty_sync_count >= ROUNDS_MIN;
         if copied_once {
