@@ -2,7 +2,7 @@
 # Installs what Transhume needs on a fresh Debian 12/13 or Ubuntu 24.04; touches nothing that is there already.
 set -euo pipefail
 
-qemu_min=8.2
+qemu_min=9.2
 need=()
 want() { # command package
     command -v "$1" >/dev/null 2>&1 || need+=("$2")

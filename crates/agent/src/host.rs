@@ -80,7 +80,7 @@ pub(crate) fn compatible(
             return refuse(
                 RefusalKind::Qemu,
                 format!("host {host} has no usable QEMU: {why}"),
-                "install QEMU 8.2 or newer there, or name another target",
+                "install QEMU 8.2 or newer (9.2 without KVM) there, or name another target",
             );
         }
     };

@@ -292,7 +292,7 @@ fn usable_qemu<'a>(host: &HostName, state: &'a HostState) -> Result<&'a QemuStat
         Refused::conflict(
             "no-qemu",
             format!("host {host} has no usable QEMU: {why}"),
-            "install QEMU 8.2 or newer there, or name another target",
+            "install QEMU 8.2 or newer (9.2 without KVM) there, or name another target",
         )
     })
 }

@@ -179,11 +179,11 @@ mod tests {
         let path = std::env::var("TRANSHUME_QEMU").unwrap_or("/usr/bin/qemu-system-x86_64".into());
         let binary = QemuBinary::probe(path.as_ref())
             .await
-            .expect("MISSING: QEMU 8.2 or newer; install qemu-system-x86 or set TRANSHUME_QEMU");
+            .expect("MISSING: QEMU 9.2 or newer; install qemu-system-x86 or set TRANSHUME_QEMU");
         trial(&binary, Accel::Tcg).await.unwrap();
     }
 
-    /// Seen with 8.2.2, without any of our parts: 17 to 25 pages of a guest that writes were old at the target.
+    /// Seen with 8.2.2, without any of our parts: 8 to 39 pages of a guest that writes were old at the target.
     #[test]
     fn an_old_qemu_moves_guests_under_kvm_only() {
         let version = |major, minor| Version {

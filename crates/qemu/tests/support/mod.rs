@@ -198,7 +198,7 @@ pub fn qemu_path() -> PathBuf {
     needed(
         "TRANSHUME_QEMU",
         "/usr/bin/qemu-system-x86_64",
-        "install qemu-system-x86 of 8.2 or newer.",
+        "install qemu-system-x86 of 9.2 or newer.",
     )
 }
 
