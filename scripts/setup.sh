@@ -3,6 +3,10 @@
 set -euo pipefail
 
 qemu_min=9.2
+# Older ones move guests under KVM only (docs/design/qemu.md, versions).
+if [ -e /dev/kvm ] && grep -qwE 'svm|vmx' /proc/cpuinfo; then
+    qemu_min=8.2
+fi
 need=()
 want() { # command package
     command -v "$1" >/dev/null 2>&1 || need+=("$2")
