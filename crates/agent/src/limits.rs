@@ -24,10 +24,10 @@ pub(crate) const PAGE_CHUNK_BYTES: usize = 256 << 10;
 pub(crate) const PAGE_CHUNKS_WAITING_MAX: usize = 2;
 
 /// Empty buffers of a page stream that wait for their next use.
-pub(crate) const PAGE_BUFFERS_KEPT_MAX: usize = 4;
+pub(crate) const PAGE_BUFFERS_KEPT_MAX: usize = 2;
 
 /// A larger buffer is not kept.
-pub(crate) const PAGE_BUFFER_KEPT_BYTES_MAX: usize = 1 << 20;
+pub(crate) const PAGE_BUFFER_KEPT_BYTES_MAX: usize = 512 << 10;
 
 /// Bytes read at once from what a target's QEMU says to the source's.
 pub(crate) const RETURN_PATH_BYTES: usize = 4096;
