@@ -1,4 +1,4 @@
-//! The system calls that the standard library and rustix do not offer. The only unsafe code of Transhume.
+//! The system calls that the standard library and rustix do not offer. The only unsafe code of this crate.
 
 use std::io;
 use std::mem::{size_of, zeroed};

@@ -3,8 +3,8 @@
 //! A pipeline is as slow as its slowest part, so the cost of a class is max(CPU time, wire time), and among equals the
 //! one with less CPU. CPU times are a table of relative costs times one factor, which follows the measured time of the
 //! encoder's calls. Sizes are a table too, by class and by texture of the page (how many different bytes it has,
-//! whether its words look like recent words), times one factor per texture, which whatever codec was taken teaches: so an opinion of one codec
-//! never grows old while another is in use. Pure: rates and times are fed in. Deliberately absent: measuring them.
+//! whether its words look like recent words), times one factor per texture, which whatever codec was taken teaches: so
+//! an opinion of one codec never grows old while another is in use. Pure: rates and times are fed in. Deliberately absent: measuring them.
 
 use crate::class::{Classes, PageClass};
 use crate::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
@@ -22,6 +22,9 @@ const LEARN_SHIFT: u32 = 4;
 const LEARN_GROUP_PAGES: u64 = 4 * GROUP_PAGES_MAX as u64;
 /// Factors are kept in millionths, about: fine enough for the slowest fading.
 const ONE: u64 = 1 << 20;
+/// Least and most that a size may be of the typical one: an opinion that vanished could not grow again.
+const SIZE_MIN: u64 = ONE / 16;
+const SIZE_MAX: u64 = 16 * ONE;
 /// Bytes per second above which hashing for dedup would be the bottleneck (a third of BLAKE3's speed on one core).
 const HASH_RATE_MAX: u64 = 900_000_000;
 
@@ -161,10 +164,10 @@ impl Chooser {
             .unwrap_or(PageClass::Raw)
     }
 
-    /// Bytes that this class is expected to make of a page.
+    /// Bytes that this class is expected to make of a page; more than a page where it makes it longer.
     pub fn expected_bytes(&self, class: PageClass, texture: Texture) -> u64 {
         let at = texture.index();
-        (typical_bytes(class)[at] * self.sizes[at] / ONE).min(PAGE_BYTES as u64)
+        typical_bytes(class)[at] * self.sizes[at] / ONE
     }
 
     fn wire_nanos(&self, bytes: u64) -> u64 {
@@ -175,7 +178,11 @@ impl Chooser {
     /// A page of this texture became so many bytes.
     pub fn learn_bytes(&mut self, class: PageClass, texture: Texture, bytes: usize) {
         let seen = bytes as u64 * ONE / typical_bytes(class)[texture.index()];
-        learn(&mut self.sizes[texture.index()], seen, LEARN_SHIFT);
+        learn(
+            &mut self.sizes[texture.index()],
+            seen.clamp(SIZE_MIN, SIZE_MAX),
+            LEARN_SHIFT,
+        );
     }
 
     /// Pages of these textures became so many bytes together: each as much more or less as all of them.
@@ -185,7 +192,7 @@ impl Chooser {
         let mut pages = [0; TEXTURES];
         textures.iter().for_each(|page| pages[page.index()] += 1);
         for (size, pages) in self.sizes.iter_mut().zip(pages) {
-            let seen = *size * bytes / all.max(1);
+            let seen = (*size * bytes / all.max(1)).clamp(SIZE_MIN, SIZE_MAX);
             *size = (*size * (LEARN_GROUP_PAGES - pages) + seen * pages) / LEARN_GROUP_PAGES;
         }
     }
@@ -210,9 +217,9 @@ impl Chooser {
     }
 }
 
-/// Moves a factor towards what was seen, by 1/2^shift of the way; it never vanishes.
+/// Moves a factor towards what was seen, by 1/2^shift of the way.
 fn learn(factor: &mut u64, seen: u64, shift: u32) {
-    *factor = (*factor - (*factor >> shift) + (seen >> shift)).max(ONE / 100);
+    *factor = *factor - (*factor >> shift) + (seen >> shift);
 }
 
 #[cfg(test)]
@@ -304,6 +311,41 @@ mod tests {
         }
         assert_eq!(chooser.choose(random), PageClass::Raw);
         assert_eq!(chooser.choose(sparse), PageClass::Zstd);
+    }
+
+    /// Without a least size it came down to nothing, and leapt from there past everything.
+    #[test]
+    fn an_opinion_comes_back_from_pages_that_became_almost_nothing() {
+        let sparse = Texture(4);
+        let group = [sparse; 64];
+        for groups in 1..200 {
+            let mut chooser = Chooser::new(Classes::default());
+            let typical = chooser.expected_bytes(PageClass::Zstd, sparse);
+            for _ in 0..groups {
+                chooser.learn_group(PageClass::Zstd, &group, 30);
+            }
+            for _ in 0..40 {
+                chooser.learn_group(PageClass::Zstd, &group, 64 * typical);
+                let expected = chooser.expected_bytes(PageClass::Zstd, sparse);
+                assert!(expected <= 2 * typical, "{expected} after {groups} groups");
+            }
+            assert!(chooser.expected_bytes(PageClass::Zstd, sparse) >= typical * 9 / 10);
+        }
+    }
+
+    /// As long as expectations ended at a page's length, each such group made it a little worse.
+    #[test]
+    fn however_long_nothing_helped_codecs_are_tried_again() {
+        let mut chooser = Chooser::new(Classes::default());
+        chooser.link_rate(Some(25_000_000));
+        let random = Texture(3);
+        for _ in 0..100_000 {
+            chooser.learn_group(PageClass::Zstd, &[random; 64], 64 * 4097);
+        }
+        for _ in 0..3000 {
+            chooser.fade(random);
+        }
+        assert_eq!(chooser.choose(random), PageClass::Zstd);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Flight {
     pub bytes_per_second: u64,
     /// The sender had nothing more to send while it was under way.
     pub sender_limited: bool,
-    /// The encoder had waited for QEMU before: it could have sent more, had there been more.
+    /// The encoder had waited for QEMU: more would have been sent, had there been more.
     pub qemu_limited: bool,
 }
 
@@ -45,7 +45,7 @@ pub struct LinkMeter {
     /// Rate of the flight seen last.
     latest: u64,
     span: Span,
-    /// Flights of a full link that were slower than the estimate, in a ring.
+    /// Flights of a full link that were slower than the estimate, one after the other.
     slower: [u64; MIDDLE_OF],
     slower_seen: usize,
 }
@@ -108,12 +108,11 @@ impl LinkMeter {
             self.slower_seen = 0;
             return;
         }
-        self.slower[self.slower_seen % MIDDLE_OF] = bytes_per_second;
+        self.slower[self.slower_seen] = bytes_per_second;
         self.slower_seen += 1;
-        if self.slower_seen >= MIDDLE_OF {
-            let mut sorted = self.slower;
-            sorted.sort_unstable();
-            self.bytes_per_second = sorted[MIDDLE_OF / 2];
+        if self.slower_seen == MIDDLE_OF {
+            self.slower.sort_unstable();
+            self.bytes_per_second = self.slower[MIDDLE_OF / 2];
             self.slower_seen = 0;
         }
     }

@@ -57,7 +57,7 @@ pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::
         read(local_read, source.pace.clone(), chunks_in, buffers.clone()),
         on,
     );
-    stages.spawn_on(receive(remote_read, back_in, Buffers::default()), on);
+    stages.spawn_on(receive(remote_read, back_in, buffers.clone()), on);
     stages.spawn_on(
         send(frames_out, remote_write, source.pace.clone(), buffers.clone()),
         on,
@@ -178,7 +178,10 @@ impl Encode {
             tokio::select! {
                 biased;
                 bytes = back.recv() => match bytes {
-                    Some(bytes) => self.answer(&bytes).await?,
+                    Some(bytes) => {
+                        self.answer(&bytes).await?;
+                        self.buffers.give(bytes);
+                    }
                     None if frames.is_some() => return Err(io::ErrorKind::ConnectionAborted.into()),
                     None => return self.local_write.shutdown().await,
                 },

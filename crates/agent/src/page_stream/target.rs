@@ -47,7 +47,7 @@ pub(super) async fn run(target: Target, local: UnixStream, remote: Wire) -> io::
     let buffers = Buffers::default();
     stages.spawn_on(receive(remote_read, chunks_in, buffers.clone()), on);
     stages.spawn_on(pass_on(bytes_out, local_write, buffers.clone()), on);
-    stages.spawn_on(pass_on(back_out, remote_write, Buffers::default()), on);
+    stages.spawn_on(pass_on(back_out, remote_write, buffers.clone()), on);
     stages.spawn_on(returned(local_read, back.clone()), on);
     stages.spawn_on(decode(target, chunks, bytes, back, buffers), on);
     while let Some(ended) = stages.join_next().await {

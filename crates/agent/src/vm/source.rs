@@ -173,20 +173,18 @@ impl Task {
         let Ok(seen) = qemu.vm().migration_progress().await else {
             return;
         };
-        if seen.status.is_lost() {
-            let reason = format!(
+        let lost = match seen.status {
+            status if status.is_lost() => Some(format!(
                 "QEMU ended the migration: {}",
-                seen.error.as_deref().unwrap_or(seen.status.name())
-            );
-            leaving.stream = None;
-            return self.tell(Outcome::Failed(Fault {
-                kind: FaultKind::Qemu,
-                reason,
-            }));
-        }
-        if seen.status == MigrationStatus::PreSwitchover && !leaving.stopped {
-            // Its frames are captured by nobody: it has to run again here, at once.
-            let reason = "QEMU stopped the guest without waiting for the target's agreement".to_owned();
+                seen.error.as_deref().unwrap_or(status.name())
+            )),
+            // The frames of a guest that nobody stopped are captured by nobody: it has to run again here.
+            MigrationStatus::PreSwitchover => {
+                Some("QEMU stopped the guest without waiting for the target's agreement".to_owned())
+            }
+            _ => None,
+        };
+        if let Some(reason) = lost {
             leaving.stream = None;
             return self.tell(Outcome::Failed(Fault {
                 kind: FaultKind::Qemu,

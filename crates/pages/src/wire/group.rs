@@ -38,6 +38,7 @@ impl Group {
     pub fn begin(&mut self, enter_store: bool, keep_versions: bool) {
         self.frame.clear();
         self.frame.resize(RECORDS_AT, 0);
+        self.frame[0] = frame::GROUP;
         self.zstd_pages.clear();
         self.zstd_blob.clear();
         self.zstd_textures.clear();
@@ -119,19 +120,16 @@ impl Group {
         zstd: &mut GroupEncoder,
         out: &mut Vec<u8>,
     ) -> Result<Closed, CodecError> {
-        let records_bytes = self.frame.len() - RECORDS_AT;
+        let records_bytes = (self.frame.len() - RECORDS_AT) as u32;
         if !self.zstd_pages.is_empty() {
             zstd.encode(&self.zstd_pages, &mut self.zstd_blob)?;
             self.frame.extend_from_slice(&self.zstd_blob);
         }
-        let mut head = Vec::with_capacity(RECORDS_AT);
-        frame::frame(&mut head, frame::GROUP, |body| {
-            body.extend_from_slice(&number.to_le_bytes());
-            body.push(self.flags);
-            body.extend_from_slice(&self.count.to_le_bytes());
-            body.extend_from_slice(&(records_bytes as u32).to_le_bytes());
-        });
-        self.frame[..RECORDS_AT].copy_from_slice(&head);
+        let head = &mut self.frame[HEAD_BYTES..RECORDS_AT];
+        head[..4].copy_from_slice(&number.to_le_bytes());
+        head[4] = self.flags;
+        head[5..7].copy_from_slice(&self.count.to_le_bytes());
+        head[7..].copy_from_slice(&records_bytes.to_le_bytes());
         frame::set_length(&mut self.frame);
         let closed = Closed {
             frame_bytes: self.frame.len() as u64,
