@@ -70,7 +70,7 @@ impl Between {
             .receive(&self.spec, &paths, &borrowed(&taps))
             .await
             .unwrap();
-        let _kill = KillOnDrop(target.vm().process().clone());
+        let _kill = KillOnDrop::new(target.vm().process());
         let listening = start_target(at, &self.spec, epoch, paths.incoming(), pages)
             .await
             .unwrap();
@@ -145,7 +145,7 @@ fn memory_arrives_as_it_was_whatever_the_classes() {
             .boot(&spec, &paths, &borrowed(&[tap("s0")]))
             .await
             .unwrap();
-        let _kill = KillOnDrop(source.vm().process().clone());
+        let _kill = KillOnDrop::new(source.vm().process());
         counted(&paths, 0, 2).await;
         let between = Between {
             dir,

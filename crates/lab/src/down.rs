@@ -1,4 +1,4 @@
-//! Removes a lab, whole or crashed, with or without its state file. Can be repeated.
+//! Removes a lab, whole or crashed, with or without its state file, and those whose owner has ended. Can be repeated.
 //!
 //! First the processes that the lab recorded, then every process that lives in one of its namespaces: this finds the
 //! QEMUs that agents started, whatever became of the agents. Then the namespaces, with them all devices, then the files.
@@ -96,6 +96,21 @@ fn end(processes: &[ProcessRecord], term_wait_ms: u64) -> Result<usize, LabError
             waited_ms: term_wait_ms,
         }),
     }
+}
+
+/// Removes every lab whose owner has ended: what a killed test, measurement or `up` left.
+pub async fn sweep(progress: &Progress) -> Result<(), LabError> {
+    let progress = progress.clone();
+    blocking(move || {
+        let orphaned = |lab: &Lab| lab.state.owner.as_ref().is_some_and(|owner| !owner.alive());
+        for lab in Lab::all().iter().filter(|lab| orphaned(lab)) {
+            let name = lab.layout.name();
+            progress.step(&format!("removing lab `{name}`, whose owner has ended"));
+            remove(name, &progress)?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// `up` builds on clean ground only.

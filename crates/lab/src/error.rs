@@ -213,8 +213,8 @@ impl LabError {
             LabError::NoSuch { .. } => {
                 Some("`transhume hosts` lists the hosts, `transhume cluster show lab` the VMs")
             }
-            LabError::Option { .. }
-            | LabError::Name(_)
+            LabError::Option { .. } => Some("`transhume lab up --help` tells what each option takes"),
+            LabError::Name(_)
             | LabError::Stock { .. }
             | LabError::File { .. }
             | LabError::Tool { .. }

@@ -16,7 +16,8 @@ use crate::{LabError, LabUp};
 
 /// Every namespace of a lab starts with this.
 pub const NAMESPACE_PREFIX: &str = "th-";
-const RUN_DIR: &str = "/run/transhume";
+/// A directory for each lab, of its name.
+pub const RUN_DIR: &str = "/run/transhume";
 const SPOOL_DIR: &str = "/dev/shm/transhume";
 const DISK_PORT_FIRST: u16 = 10809;
 /// Where every agent takes orders.

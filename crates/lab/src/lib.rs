@@ -35,7 +35,7 @@ pub use transhume_guest::wire;
 
 pub use api::{ClusterView, VmView};
 pub use channel::{Channel, Transcript};
-pub use down::{DownReport, down};
+pub use down::{DownReport, down, sweep};
 pub use error::LabError;
 pub use exec::{ExecReport, exec};
 pub use fabric::{FabricLink, FabricSpec};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use transhume_guest::settings::{PEERS_MAX, Traffic};
 use transhume_model::{Mebibytes, Vcpus};
 
-use crate::{LabError, LabName};
+use crate::{LabError, LabName, process};
 
 /// Addresses end at .199: .200 is the coordinator, .250 the storage.
 pub const HOSTS_MAX: u16 = 199;
@@ -52,6 +52,8 @@ pub struct LabUp {
     pub pages_off: Vec<String>,
     /// Whether page streams are encrypted.
     pub tls: bool,
+    /// A process that the lab belongs to: once it has ended, the next `up` of any lab removes this one. Without, it stays.
+    pub owner: Option<u32>,
     /// The program that is `agent` and `coordinator`; the current one where absent.
     pub program: Option<PathBuf>,
     /// Told what is being done.
@@ -78,6 +80,7 @@ impl Default for LabUp {
             buffer_bytes_max: None,
             pages_off: Vec::new(),
             tls: true,
+            owner: None,
             program: None,
             progress: Progress::default(),
         }
@@ -109,6 +112,7 @@ impl LabUp {
         if self.overlay.as_ref().is_some_and(|overlay| !overlay.is_dir()) {
             return refuse("overlay", "is not a directory".to_owned());
         }
+        self.owner.map(process::owner).transpose()?;
         Ok(())
     }
 }

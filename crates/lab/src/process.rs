@@ -106,6 +106,17 @@ impl ProcessRecord {
     }
 }
 
+/// The record of a process that a lab shall belong to.
+pub fn owner(pid: u32) -> Result<ProcessRecord, LabError> {
+    let record = i32::try_from(pid)
+        .ok()
+        .and_then(|pid| ProcessRecord::of("owner".to_owned(), pid));
+    record.ok_or_else(|| LabError::Option {
+        option: "owner",
+        reason: format!("there is no process {pid}"),
+    })
+}
+
 /// Ends all of them together: SIGTERM, then SIGKILL. Returns what would not go.
 pub fn end_all(processes: &[ProcessRecord], term_wait_ms: u64) -> Vec<ProcessRecord> {
     let wait = |limit_ms: u64| {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use transhume_model::{HostName, VmName};
 
-use crate::{LabError, LabName, Layout, ProcessRecord};
+use crate::{LabError, LabName, LabUp, Layout, ProcessRecord, layout, process};
 
 /// The guest's second serial port, in a VM's directory; the name is the agents'.
 const CHANNEL_SOCKET: &str = "serial.sock";
@@ -18,6 +18,9 @@ const CHANNEL_SOCKET: &str = "serial.sock";
 pub struct State {
     /// `up` finished.
     pub complete: bool,
+    /// The process whose end makes this lab a ruin, which the next `up` removes: the one that builds it; from then on
+    /// the one that was named, if one was.
+    pub owner: Option<ProcessRecord>,
     /// Network namespaces, by name.
     pub namespaces: Vec<String>,
     /// Processes that the lab started itself.
@@ -114,6 +117,13 @@ impl Lab {
         Ok(Lab { layout, state })
     }
 
+    /// Every lab of this machine whose memory can be read.
+    pub(crate) fn all() -> Vec<Lab> {
+        let entries = fs::read_dir(layout::RUN_DIR).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        names.filter_map(|name| Lab::open(&name).ok()).collect()
+    }
+
     /// Replaces the file; it is on the disk when this returns.
     pub fn save(&self) -> Result<(), LabError> {
         let path = self.layout.state_file();
@@ -129,6 +139,13 @@ impl Lab {
             path: path.clone(),
             source,
         })
+    }
+
+    /// `up` is done: the lab belongs to whom the options name, or to nobody.
+    pub(crate) fn complete(&mut self, options: &LabUp) -> Result<(), LabError> {
+        self.state.complete = true;
+        self.state.owner = options.owner.map(process::owner).transpose()?;
+        self.save()
     }
 
     /// Remembers a process that was just started.

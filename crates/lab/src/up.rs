@@ -43,14 +43,14 @@ pub async fn up(options: &LabUp) -> Result<Lab, LabError> {
     let mut lab = create_cluster(lab, options, &image).await?;
     options.progress.step("waiting for the guests");
     wait_for_guests(&lab).await?;
-    lab.state.complete = true;
-    lab.save()?;
+    lab.complete(options)?;
     Ok(lab)
 }
 
 /// Everything below the agents: namespaces, fabric, storage, configuration files, and the guests' image.
 pub async fn infrastructure(options: &LabUp) -> Result<(Lab, Image), LabError> {
     options.check()?;
+    down::sweep(&options.progress).await?;
     down::refuse_leftovers(&options.name)?;
     let lab = plan(options)?;
     let dir = lab.layout.dir();
@@ -98,6 +98,7 @@ fn plan(options: &LabUp) -> Result<Lab, LabError> {
         })?,
     };
     let mut state = State {
+        owner: Some(process::owner(std::process::id())?),
         program,
         backlog_before: tuning::backlog_to_raise(),
         ..State::default()

@@ -34,13 +34,13 @@ async fn held_move(name: &str, dirty_kib: u32, paced: bool) -> Held {
         .await
         .unwrap();
     let pid = source.vm().process().pid;
-    let _kill_source = KillOnDrop(source.vm().process().clone());
+    let _kill_source = KillOnDrop::new(source.vm().process());
     counted(&source_paths, 0, 5).await;
     let target = launcher
         .receive(&spec, &target_paths, &borrowed(&[tap("t0")]))
         .await
         .unwrap();
-    let _kill_target = KillOnDrop(target.vm().process().clone());
+    let _kill_target = KillOnDrop::new(target.vm().process());
     let stream = dir.0.join("stream");
     let proxy = proxy(stream.clone(), target_paths.incoming()).await;
     proxy.released.store(!paced, Ordering::Relaxed);

@@ -76,7 +76,7 @@ fn a_vm_is_adopted_and_its_death_noticed() {
             .await
             .unwrap();
         let process = first.vm().process().clone();
-        let _kill = KillOnDrop(process.clone());
+        let _kill = KillOnDrop::new(&process);
         counted(&paths, 0, 2).await;
         // The old agent is gone: its monitor connection closes.
         drop(first);
@@ -130,7 +130,7 @@ fn a_dirty_rate_is_measured_while_the_guest_runs_on() {
             let (spec, paths) = (spec(&dir.0, "vm-1", dirty_kib), dir.vm(name));
             let taps = [tap(&format!("d-{name}"))];
             let running = launcher.boot(&spec, &paths, &borrowed(&taps)).await.unwrap();
-            let _kill = KillOnDrop(running.vm().process().clone());
+            let _kill = KillOnDrop::new(running.vm().process());
             let counts = counted(&paths, 0, 2).await;
             let begun = Instant::now();
             let vm = running.vm();
@@ -179,7 +179,7 @@ impl Move {
             .boot(&spec, &source_paths, &borrowed(&[tap("s0")]))
             .await
             .unwrap();
-        let kill = KillOnDrop(source.vm().process().clone());
+        let kill = KillOnDrop::new(source.vm().process());
         counted(&source_paths, 0, 2).await;
         Self {
             dir,
@@ -202,7 +202,7 @@ impl Move {
             .receive(&self.spec, &paths, &borrowed(&taps))
             .await
             .unwrap();
-        self._kill.push(KillOnDrop(target.vm().process().clone()));
+        self._kill.push(KillOnDrop::new(target.vm().process()));
         let stream = self.dir.0.join(format!("stream-{}", self.attempt));
         let proxy = proxy(stream.clone(), paths.incoming()).await;
         self.source.start_migration(&stream).await.unwrap();
@@ -298,7 +298,7 @@ fn an_offline_move_needs_no_ack_either() {
             .receive(&it.spec, &paths, &borrowed(&[tap("t9")]))
             .await
             .unwrap();
-        let _kill = KillOnDrop(target.vm().process().clone());
+        let _kill = KillOnDrop::new(target.vm().process());
         let stream = it.dir.0.join("stream");
         let proxy = proxy(stream.clone(), paths.incoming()).await;
         proxy.released.store(true, Ordering::Relaxed);

@@ -386,6 +386,9 @@ pub struct UpArgs {
     /// Page streams are not encrypted
     #[arg(long)]
     pub no_tls: bool,
+    /// A process that the lab belongs to: once it has ended, the next `lab up` removes the lab
+    #[arg(long, value_name = "PID")]
+    pub owner: Option<u32>,
 }
 
 /// Bits per second; absent: unlimited.

@@ -7,14 +7,14 @@ use transhume_coordinator::api::{Accepted, MoveOrder};
 use transhume_lab::boxes::Boxes;
 use transhume_lab::plot::{Figure, Mover, Row, Spread, csv, kinds};
 use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, StockLab, accelerator};
-use transhume_lab::{Figures, Lab, LabName, LabUp, Traffic, collect, down, up};
+use transhume_lab::{Figures, LabName, LabUp, Traffic, collect, down, up};
 use transhume_protocol::report::{Ending, MigrationReport};
 
 use crate::args::{FiguresArgs, StockArgs};
 use crate::client::Client;
 use crate::failure::{Failure, Kind};
 use crate::follow;
-use crate::labs::told;
+use crate::labs::{refuse_lab, told};
 use crate::machine;
 use crate::moves::print_json;
 use crate::table::Table;
@@ -38,6 +38,7 @@ fn options(vms: u16, rate: u32, mtu: u16) -> LabUp {
         rate,
         mtu,
         traffic: Traffic::Mesh,
+        owner: Some(std::process::id()),
         progress: told(),
         ..LabUp::default()
     }
@@ -45,6 +46,7 @@ fn options(vms: u16, rate: u32, mtu: u16) -> LabUp {
 
 pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
     let wanted = wanted(&args)?;
+    refuse_lab("measurement").await?;
     std::fs::create_dir_all(&args.out)
         .map_err(|error| Failure::other(format!("cannot create {}: {error}", args.out.display())))?;
     let mut rows = Vec::new();
@@ -63,7 +65,7 @@ pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses what cannot be measured, and a lab that is there.
+/// Refuses what cannot be measured.
 fn wanted(args: &FiguresArgs) -> Result<Vec<(u8, Figure)>, Failure> {
     let refused = |message: String, hint: &str| Err(Failure::new(Kind::Refused, message, hint));
     if !REPETITIONS.contains(&args.reps) {
@@ -86,12 +88,6 @@ fn wanted(args: &FiguresArgs) -> Result<Vec<(u8, Figure)>, Failure> {
         return refused(
             format!("a batch of {batch} is not between 1 and {}", args.vms),
             "k is at most the number of VMs",
-        );
-    }
-    if Lab::open(&LabName::default()).is_ok() {
-        return refused(
-            "a lab is up".to_owned(),
-            "run `transhume lab down` first: the figures raise their own",
         );
     }
     let figure = |number: &u8| match number {
@@ -342,10 +338,7 @@ pub fn drawn(name: &str, boxes: &Boxes) -> Result<[(String, Vec<u8>); 2], Failur
 
 /// One move of the same cluster by stock QEMU, for comparison.
 pub async fn stock(args: StockArgs) -> Result<ExitCode, Failure> {
-    if Lab::open(&LabName::default()).is_ok() {
-        let hint = "run `transhume lab down` first: the comparison raises its own";
-        return Err(Failure::new(Kind::Refused, "a lab is up", hint));
-    }
+    refuse_lab("comparison").await?;
     let mut rows = Vec::new();
     let done = stock_block(&options(args.vms, args.rate, args.mtu), 0, 1, &mut rows).await;
     if done.is_err() {

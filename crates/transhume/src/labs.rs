@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use transhume_lab::{Lab, LabName, LabUp, Progress, Target, Traffic, collect, down, exec, log, up};
+use transhume_lab::{Lab, LabName, LabUp, Progress, Target, Traffic, collect, down, exec, log, sweep, up};
 use transhume_model::Mebibytes;
 
 use crate::args::{LabCommand, UpArgs, Workload};
@@ -36,6 +36,16 @@ fn open() -> Result<Lab, Failure> {
     Ok(Lab::open(&LabName::default())?)
 }
 
+/// For what raises labs of its own: refuses where one is up.
+pub async fn refuse_lab(what: &str) -> Result<(), Failure> {
+    sweep(&told()).await?;
+    if Lab::open(&LabName::default()).is_ok() {
+        let hint = format!("run `transhume lab down` first: the {what} raises its own");
+        return Err(Failure::new(Kind::Refused, "a lab is up", hint));
+    }
+    Ok(())
+}
+
 pub fn told() -> Progress {
     Progress::new(|text| eprintln!("{text}"))
 }
@@ -59,6 +69,7 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
         buffer_bytes_max: args.buffer_bytes_max,
         pages_off: args.pages_off,
         tls: !args.no_tls,
+        owner: args.owner,
         progress: told(),
         ..LabUp::default()
     };

@@ -9,7 +9,7 @@ use transhume_lab::boxes::{Boxes, Group};
 use transhume_lab::load::MemoryLoad;
 use transhume_lab::plot::Spread;
 use transhume_lab::stock::{StockLab, StockMode, accelerator};
-use transhume_lab::{Lab, LabName, LabUp, Meter, down, up};
+use transhume_lab::{LabName, LabUp, Meter, down, up};
 use transhume_protocol::message::PageClasses;
 use transhume_protocol::report::VmReport;
 use transhume_protocol::step::Phase;
@@ -18,7 +18,7 @@ use crate::args::{LinkSpeed, Load, MemoryArgs};
 use crate::client::Client;
 use crate::failure::{Failure, Kind};
 use crate::figures::{drawn, move_once};
-use crate::labs::told;
+use crate::labs::{refuse_lab, told};
 use crate::machine;
 use crate::moves::print_json;
 use crate::table::Table;
@@ -68,6 +68,7 @@ struct Row {
 
 pub async fn memory(args: MemoryArgs) -> Result<ExitCode, Failure> {
     check(&args)?;
+    refuse_lab("measurement").await?;
     let scratch = args.out.join("scratch");
     std::fs::create_dir_all(&scratch)
         .map_err(|error| Failure::other(format!("cannot create {}: {error}", scratch.display())))?;
@@ -100,10 +101,6 @@ fn check(args: &MemoryArgs) -> Result<(), Failure> {
     if let Some(vms) = args.vms.iter().find(|vms| !VMS.contains(*vms)) {
         return refused(format!("{vms} VMs are not between 1 and 32"), "8 fit two cores");
     }
-    if Lab::open(&LabName::default()).is_ok() {
-        let hint = "run `transhume lab down` first: the measurement raises its own";
-        return refused("a lab is up".to_owned(), hint);
-    }
     Ok(())
 }
 
@@ -129,6 +126,7 @@ async fn measure(args: &MemoryArgs, scratch: &Path, rows: &mut Vec<Row>) -> Resu
                 eprintln!("{what}");
                 let options = LabUp {
                     tls: !args.no_tls,
+                    owner: Some(std::process::id()),
                     progress: told(),
                     ..load.lab(vms, bits_per_s, scratch)?
                 };

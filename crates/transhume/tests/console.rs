@@ -2,18 +2,14 @@
 
 mod user;
 
+use std::process::Command;
+
 use rustix::process::{Pid, Signal, kill_process};
 use transhume_lab::faults;
-use user::{lab, moved, says, start, transhume};
+use user::{lab, moved, raise, says, start, transhume};
 
 #[test]
 fn a_lab_is_raised_once_and_its_ruins_are_removed() {
-    let down = says("lab down");
-    assert_eq!(
-        down.code,
-        Some(0),
-        "without a lab there is nothing to do: {down:?}"
-    );
     let lab = lab("--hosts 2 --vms 1 --workload none");
     says("lab up --hosts 2 --vms 1").refused(3, &["lab"]);
     // A crash: the lab's own processes are gone, its namespaces and QEMUs are not.
@@ -28,6 +24,30 @@ fn a_lab_is_raised_once_and_its_ruins_are_removed() {
             .count()
     });
     assert_eq!(left, 0, "namespaces that a crashed lab left");
+    let down = says("lab down");
+    assert_eq!(
+        down.code,
+        Some(0),
+        "without a lab there is nothing to do: {down:?}"
+    );
+    assert!(down.stderr.contains("there is no lab"), "{down:?}");
+}
+
+/// Found by a killed run of these tests: the lab it left stood in the way of the next run's first.
+#[test]
+fn a_lab_goes_when_its_owner_has_ended_and_not_before() {
+    let mut owner = Command::new("sleep").arg("300").spawn().unwrap();
+    let pid = owner.id().to_string();
+    let up = ["lab", "up", "--hosts", "2", "--vms", "1", "--workload", "none"];
+    let owned = transhume(&[&up[..], &["--owner", &pid]].concat());
+    let refused = says("lab up --hosts 2 --vms 1");
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    let next = raise(&up);
+    owned.succeeded();
+    refused.refused(3, &["lab"]);
+    assert_eq!(next.hosts_of_vms(), ["h1"], "the lab that is up now answers");
+    transhume(&[&up[..], &["--owner", &pid]].concat()).refused(3, &["owner", &pid]);
 }
 
 #[test]

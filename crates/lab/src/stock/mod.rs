@@ -58,8 +58,7 @@ impl StockLab {
         let vms = boot(&mut lab, &launcher, options, &image).await?;
         options.progress.step("waiting for the guests");
         up::wait_for_guests(&lab).await?;
-        lab.state.complete = true;
-        lab.save()?;
+        lab.complete(options)?;
         Ok(Self { lab, launcher, vms })
     }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use transhume_model::{Boot, Disk, Mebibytes, NicSpec, Vcpus, VmSpec};
-use transhume_qemu::{Accel, HoldPace, Launcher, QemuBinary, ReturnPathFilter, VmPaths};
+use transhume_qemu::{Accel, HoldPace, Launcher, ProcessId, QemuBinary, ReturnPathFilter, VmPaths};
 
 /// Longest wait for the guest to do what it does all the time.
 pub const GUEST_LIMIT: Duration = Duration::from_secs(60);
@@ -79,15 +80,28 @@ impl Drop for TempDir {
     }
 }
 
-/// Kills a QEMU when the test ends, however it ends.
-pub struct KillOnDrop(pub transhume_qemu::ProcessId);
+/// Kills a QEMU when the test ends, however it ends: a keeper does, as soon as its input ends, which a killed test ends too.
+pub struct KillOnDrop(Child);
+
+/// Field 22 of a stat line is the start time: another process of the same number is left alone.
+const KEEPER: &str = r#"trap "" HUP INT TERM; read -r _; set -- "$1" "$2" $(cut -d " " -f 22 "/proc/$1/stat" 2>&-)
+                        if [ "$2" = "$3" ]; then kill -KILL "$1"; fi"#;
+
+impl KillOnDrop {
+    pub fn new(process: &ProcessId) -> Self {
+        let (pid, start_ticks) = (process.pid.to_string(), process.start_ticks.to_string());
+        let keeper = Command::new("sh")
+            .args(["-c", KEEPER, "keeper", &pid, &start_ticks])
+            .stdin(Stdio::piped())
+            .spawn();
+        Self(keeper.expect("a shell"))
+    }
+}
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        if self.0.is_alive() {
-            let pid = rustix::process::Pid::from_raw(self.0.pid as i32).unwrap();
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
+        // Closes the keeper's input first.
+        let _ = self.0.wait();
     }
 }
 

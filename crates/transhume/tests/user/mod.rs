@@ -156,9 +156,13 @@ pub fn lab(options: &str) -> UserLab {
 }
 
 pub fn raise(arguments: &[&str]) -> UserLab {
-    // Made first: what a failed `up` leaves is removed too.
-    let guard = UserLab(());
-    transhume(arguments).succeeded();
+    // Of this process, so that the next test removes what a killed one left.
+    let owner = std::process::id().to_string();
+    let done = transhume(&[arguments, &["--owner", &owner]].concat());
+    // A refused `up` changed nothing, and the lab that is there is somebody's; any other failure may leave a part.
+    let guard = (done.code != Some(3)).then_some(UserLab(()));
+    done.succeeded();
+    let guard = guard.expect("a lab that is up is not refused");
     if !arguments.contains(&"none") {
         guard.wait_for_traffic();
     }
