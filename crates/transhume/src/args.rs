@@ -265,6 +265,9 @@ pub struct MemoryArgs {
     /// Moves of each kind
     #[arg(long, default_value_t = 5)]
     pub reps: usize,
+    /// Page classes that are not used: fill, known, delta, wkdm, lz4, zstd
+    #[arg(long, value_name = "CLASS,..", value_delimiter = ',')]
+    pub pages_off: Vec<String>,
     /// Page streams are not encrypted
     #[arg(long)]
     pub no_tls: bool,

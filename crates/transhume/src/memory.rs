@@ -126,6 +126,7 @@ async fn measure(args: &MemoryArgs, scratch: &Path, rows: &mut Vec<Row>) -> Resu
                 eprintln!("{what}");
                 let options = LabUp {
                     tls: !args.no_tls,
+                    pages_off: args.pages_off.clone(),
                     owner: Some(std::process::id()),
                     progress: told(),
                     ..load.lab(vms, bits_per_s, scratch)?
