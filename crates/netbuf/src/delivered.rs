@@ -13,6 +13,8 @@ pub struct Delivered {
     /// Bytes per second of the latest flight, from its departure to its acknowledgement. Pauses of either application
     /// are in no flight.
     pub bytes_per_second: u64,
+    /// Microseconds, since the connection began, in which the receiver's window was full: its application did not read.
+    pub receiver_limited_us: u64,
     /// The sender had nothing more to send while it was under way.
     pub sender_limited: bool,
 }

@@ -89,14 +89,15 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
 }
 
 /// Words of `struct tcp_info`, of which all fields from `tcpi_pacing_rate` on are of 64 bits or pairs of 32.
-const TCP_INFO_WORDS: usize = 21;
+const TCP_INFO_WORDS: usize = 23;
 /// Byte and bit of its `tcpi_delivery_rate_app_limited`, on machines that count bits from the low end.
 const TCP_INFO_APP_LIMITED: (usize, u8) = (7, 1);
-/// Words where its `tcpi_bytes_acked` and `tcpi_delivery_rate` stand.
+/// Words where its `tcpi_bytes_acked`, `tcpi_delivery_rate` and `tcpi_rwnd_limited` stand.
 const TCP_INFO_BYTES_ACKED: usize = 15;
 const TCP_INFO_DELIVERY_RATE: usize = 20;
+const TCP_INFO_RWND_LIMITED: usize = 22;
 
-/// Bytes acknowledged and the rate of the latest flight (libc's `tcp_info` ends before both).
+/// Bytes acknowledged, and how the latest flight fared (libc's `tcp_info` ends before both).
 pub(crate) fn tcp_delivered(fd: BorrowedFd<'_>) -> io::Result<Delivered> {
     let mut words = [0u64; TCP_INFO_WORDS];
     let mut length = size_of_val(&words) as u32;
@@ -113,6 +114,7 @@ pub(crate) fn tcp_delivered(fd: BorrowedFd<'_>) -> io::Result<Delivered> {
     Ok(Delivered {
         bytes: words[TCP_INFO_BYTES_ACKED],
         bytes_per_second: words[TCP_INFO_DELIVERY_RATE],
+        receiver_limited_us: words[TCP_INFO_RWND_LIMITED],
         sender_limited: words[0].to_ne_bytes()[TCP_INFO_APP_LIMITED.0] & TCP_INFO_APP_LIMITED.1 != 0,
     })
 }

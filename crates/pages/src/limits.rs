@@ -18,8 +18,8 @@ pub const LITERAL_BYTES_MAX: usize = 64 * 1024;
 pub const FRAME_BODY_BYTES_MAX: usize = 512 * 1024;
 /// Ids in one frame that travels backwards.
 pub const BACK_IDS_MAX: usize = 4096;
-/// Output after which the decoder returns to its caller.
-pub const OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Output after which the decoder returns to its caller; of each stream some such buffers are on their way to QEMU.
+pub const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// Default bytes sent or retained, and not acknowledged, of one stream.
 pub const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Largest window that a peer may announce.

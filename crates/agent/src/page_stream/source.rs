@@ -243,6 +243,7 @@ impl Encode {
         let new = self.link.saw(Flight {
             delivered_bytes: delivered.bytes,
             bytes_per_second: delivered.bytes_per_second,
+            receiver_limited_us: delivered.receiver_limited_us,
             sender_limited: delivered.sender_limited,
             qemu_limited: push.idle > push.busy,
         });

@@ -308,9 +308,9 @@ impl Core {
             && let Some(old) = self.versions.get(head.block, head.offset)
         {
             let limit = self.chooser.expected_bytes(class, texture).min(PAGE_BYTES as u64) as usize;
-            let mut body = Vec::with_capacity(limit);
-            if delta::encode(old, page, limit, &mut body) {
-                return self.body(PageClass::Delta, head, &body);
+            let encode = |body: &mut Vec<u8>| delta::encode(old, page, limit, body);
+            if let Some(bytes) = self.group.coded(PageClass::Delta, head, encode) {
+                return self.count(PageClass::Delta, bytes);
             }
         }
         match class {
@@ -327,25 +327,16 @@ impl Core {
     }
 
     fn single(&mut self, class: PageClass, head: PageHead, page: &Page, texture: Texture) {
-        let mut body = Vec::with_capacity(PAGE_BYTES + PAGE_BYTES / 4);
-        let fits = match class {
-            PageClass::Wkdm => wkdm::encode(page, PAGE_BYTES, &mut body),
-            _ => lz4_encode(page, PAGE_BYTES, &mut body),
-        };
+        let coded = self.group.coded(class, head, |body| match class {
+            PageClass::Wkdm => wkdm::encode(page, PAGE_BYTES, body),
+            _ => lz4_encode(page, PAGE_BYTES, body),
+        });
         self.chooser
-            .learn_bytes(class, texture, if fits { body.len() } else { PAGE_BYTES });
-        if fits {
-            self.body(class, head, &body)
-        } else {
-            self.raw(head, page)
+            .learn_bytes(class, texture, coded.unwrap_or(PAGE_BYTES));
+        match coded {
+            Some(bytes) => self.count(class, bytes),
+            None => self.raw(head, page),
         }
-    }
-
-    fn body(&mut self, class: PageClass, head: PageHead, body: &[u8]) {
-        let records = self.group.page(class, head);
-        records.extend_from_slice(&(body.len() as u16).to_le_bytes());
-        records.extend_from_slice(body);
-        self.count(class, body.len() + 2);
     }
 
     fn raw(&mut self, head: PageHead, page: &Page) {

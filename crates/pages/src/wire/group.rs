@@ -12,6 +12,8 @@ use crate::stream::{Page, PageHead};
 
 /// Of a group's body: number, flags, records, bytes of the records.
 const GROUP_HEAD_BYTES: usize = 11;
+/// Of a coded page's body.
+const BODY_LENGTH_BYTES: usize = 2;
 /// Where the records begin in their frame.
 const RECORDS_AT: usize = HEAD_BYTES + GROUP_HEAD_BYTES;
 
@@ -90,6 +92,27 @@ impl Group {
         record::put_head(&mut self.frame, class, head, self.last);
         self.placed(head);
         &mut self.frame
+    }
+
+    /// Adds a page whose codec appends its body, and the body's bytes; None, and nothing added, where the codec says that it does not fit.
+    pub fn coded(
+        &mut self,
+        class: PageClass,
+        head: PageHead,
+        encode: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> Option<usize> {
+        let start = self.frame.len();
+        record::put_head(&mut self.frame, class, head, self.last);
+        let body_at = self.frame.len() + BODY_LENGTH_BYTES;
+        self.frame.extend_from_slice(&[0; BODY_LENGTH_BYTES]);
+        if !encode(&mut self.frame) {
+            self.frame.truncate(start);
+            return None;
+        }
+        let length = self.frame.len() - body_at;
+        self.frame[body_at - BODY_LENGTH_BYTES..body_at].copy_from_slice(&(length as u16).to_le_bytes());
+        self.placed(head);
+        Some(BODY_LENGTH_BYTES + length)
     }
 
     /// Adds a page by its content; the page itself is to be retained.
