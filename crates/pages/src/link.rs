@@ -5,10 +5,10 @@
 //! counts, so a slow codec or a slow target is not taken for a slow link.
 //!
 //! ```text
-//!  the sender had       the flight was        then
-//!  more; the target room  slower              the link is full: the fastest of some such flights is its rate, at once
-//!  any                  faster                the slowest flight of a span is a rate that the link carries: the estimate grows
-//!  less, all the span   slower                on a long way a flight of little is slow by itself: the estimate grows
+//!  the sender had         the flight was   then
+//!  more; the target room  slower           the link is full: the fastest of some such flights is its rate, at once
+//!  any                    faster           the slowest flight of a span is a rate that the link carries: the estimate grows
+//!  less, all the span     slower           on a long way a flight of little is slow by itself: the estimate grows
 //! ```
 //!
 //! Pure: flights are fed in. A rate past [`LINK_RATE_MAX`] counts as unlimited.
@@ -110,18 +110,13 @@ impl LinkMeter {
 
     /// Slow flights in between are the machine's doing, so the fastest of some is taken.
     fn fall(&mut self, bytes_per_second: u64) {
-        if bytes_per_second >= self.bytes_per_second {
-            self.slower_seen = 0;
-            return;
-        }
-        self.slower_fastest = match self.slower_seen {
-            0 => bytes_per_second,
-            _ => self.slower_fastest.max(bytes_per_second),
-        };
         self.slower_seen += 1;
-        if self.slower_seen == SLOWER_BELIEVED {
+        self.slower_fastest = self.slower_fastest.max(bytes_per_second);
+        if self.slower_fastest >= self.bytes_per_second {
+            (self.slower_seen, self.slower_fastest) = (0, 0);
+        } else if self.slower_seen == SLOWER_BELIEVED {
             self.bytes_per_second = self.slower_fastest;
-            self.slower_seen = 0;
+            (self.slower_seen, self.slower_fastest) = (0, 0);
         }
     }
 

@@ -21,7 +21,6 @@ const PEER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x99];
 /// Runs `test` in a thread with a network namespace of its own; it is gone with the thread, whatever happens.
 pub fn in_own_network(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        // SAFETY-free: rustix wraps unshare; only this thread changes its namespace.
         #[allow(
             unsafe_code,
             reason = "rustix marks unshare unsafe for its effects on file descriptors, which CLONE_NEWNET has not"

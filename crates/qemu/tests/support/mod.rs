@@ -84,8 +84,8 @@ impl Drop for TempDir {
 pub struct KillOnDrop(Child);
 
 /// Field 22 of a stat line is the start time: another process of the same number is left alone.
-const KEEPER: &str = r#"trap "" HUP INT TERM; read -r _; set -- "$1" "$2" $(cut -d " " -f 22 "/proc/$1/stat" 2>&-)
-                        if [ "$2" = "$3" ]; then kill -KILL "$1"; fi"#;
+const KEEPER: &str = r#"trap "" HUP INT TERM; read -r _
+                        if [ "$2" = "$(cut -d " " -f 22 "/proc/$1/stat" 2>&-)" ]; then kill -KILL "$1"; fi"#;
 
 impl KillOnDrop {
     pub fn new(process: &ProcessId) -> Self {
