@@ -265,8 +265,8 @@ pub struct MemoryArgs {
     /// Moves of each kind
     #[arg(long, default_value_t = 5)]
     pub reps: usize,
-    /// Page classes that are not used: fill, known, delta, wkdm, lz4, zstd
-    #[arg(long, value_name = "CLASS,..", value_delimiter = ',')]
+    /// Page classes that are not used
+    #[arg(long, value_name = "CLASS,..", value_delimiter = ',', value_parser = PAGE_CLASSES_OPTIONAL)]
     pub pages_off: Vec<String>,
     /// Page streams are not encrypted
     #[arg(long)]
@@ -278,6 +278,9 @@ pub struct MemoryArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+/// Page classes that can be switched off, as an agent's configuration names them.
+const PAGE_CLASSES_OPTIONAL: [&str; 6] = ["fill", "known", "delta", "wkdm", "lz4", "zstd"];
 
 /// What the guests of `lab memory` do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -383,8 +386,8 @@ pub struct UpArgs {
     /// Limit of a VM's network buffer; reaching it before commit rolls the batch back
     #[arg(long, value_name = "BYTES")]
     pub buffer_bytes_max: Option<u64>,
-    /// Page classes that are not used: fill, known, delta, wkdm, lz4, zstd
-    #[arg(long, value_name = "CLASS,..", value_delimiter = ',')]
+    /// Page classes that are not used
+    #[arg(long, value_name = "CLASS,..", value_delimiter = ',', value_parser = PAGE_CLASSES_OPTIONAL)]
     pub pages_off: Vec<String>,
     /// Page streams are not encrypted
     #[arg(long)]

@@ -121,6 +121,12 @@ fn typos_and_helps_are_the_command_lines_own() {
     assert_eq!(typo.code, Some(2), "{typo:?}");
     assert!(typo.stderr.contains("migrate"), "{typo:?}");
     assert_eq!(transhume(&["plan", "lab", "--from", "h1"]).code, Some(2));
+    let class = says("lab up --pages-off lz4,lzo");
+    assert_eq!(class.code, Some(2), "{class:?}");
+    assert!(
+        class.stderr.contains("lzo") && class.stderr.contains("wkdm"),
+        "{class:?}"
+    );
     let help = transhume(&["--help"]);
     for command in [
         "lab",
