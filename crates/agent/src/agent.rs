@@ -137,6 +137,7 @@ impl Shared {
             qemu_error: self.qemu().err(),
             mtu_max: self.config.mtu_max,
             vms,
+            stranded: Vec::new(),
             dirty: BTreeMap::new(),
         }
     }
@@ -188,7 +189,7 @@ impl Shared {
                 None
             }
             Command::DestroyVm { .. } => Some(Outcome::Destroyed),
-            Command::Discard { .. } => Some(Outcome::Discarded),
+            Command::Discard { .. } => Some(Outcome::Discarded { frames: None }),
             Command::AbortTarget { .. } => Some(Outcome::TargetDropped),
             Command::Prepare { .. }
             | Command::PreCopy { .. }
@@ -199,6 +200,7 @@ impl Shared {
             | Command::StopAndCopy { .. }
             | Command::AwaitLoaded { .. }
             | Command::Commit { .. }
+            | Command::StopVm { .. }
             | Command::Activate { .. }
             | Command::CloseSourceBuffer { .. }
             | Command::CloseTargetBuffer { .. }

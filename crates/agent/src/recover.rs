@@ -54,7 +54,8 @@ async fn adopt(
     let (name, config) = (&record.spec.name, &shared.config);
     let taps = Taps::take(record, process.pid)?;
     Ok(match record.role {
-        VmRole::Home => Life::Home {
+        // A VM that is powered off has no process: it is not adopted.
+        VmRole::Home | VmRole::Off => Life::Home {
             qemu: Running::adopt(name, process, paths).await?,
             taps,
         },

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use transhume_model::{ClusterName, ClusterSpec, Mac, PlacedVm, VmName, VmSpec};
+use transhume_protocol::message::GuestState;
 
 use crate::api::{ClusterLine, ClusterList, ClusterView, VmLife, VmView};
 use crate::core::{Core, CoreError, Reply};
@@ -130,7 +131,7 @@ impl Core {
         let state = match seen {
             _ if !self.hosts.is_connected(&placed.host) => VmLife::Unknown,
             None => VmLife::Missing,
-            Some(state) if state.running => VmLife::Running,
+            Some(state) if state.guest == GuestState::Running => VmLife::Running,
             Some(_) => VmLife::Paused,
         };
         VmView {

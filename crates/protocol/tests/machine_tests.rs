@@ -6,7 +6,9 @@ use support::{Hand, answer, request, vm};
 use transhume_model::{Interval, MigrationId, Millis, OrderId, WallMicros};
 use transhume_protocol::event::Happening;
 use transhume_protocol::forecast::{Expected, MoveForecast, VmForecast};
-use transhume_protocol::message::{ActivationTimes, CaptureTimes, CopyTimes, Mode, Outcome, RefusalKind};
+use transhume_protocol::message::{
+    ActivationTimes, CaptureTimes, CopyTimes, GuestState, Mode, Outcome, RefusalKind,
+};
 use transhume_protocol::migration::{Limits, MoveRequest, OrderIds};
 use transhume_protocol::report::Ending;
 
@@ -238,8 +240,15 @@ fn the_parts_of_the_blackout_add_up() {
         running_at: at(22),
         ..ActivationTimes::default()
     };
-    hand.answer_with(&vm(1), "Capture", Outcome::Captured(captured))
-        .unwrap();
+    hand.answer_with(
+        &vm(1),
+        "Capture",
+        Outcome::Captured {
+            times: captured,
+            guest: GuestState::Running,
+        },
+    )
+    .unwrap();
     hand.answer_with(
         &vm(1),
         "StopAndCopy",

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use transhume_model::{Epoch, OrderId, VmSpec, WallMicros};
 use transhume_protocol::message::{
-    ActivationTimes, CaptureTimes, CopyTimes, Outcome, PageProgress, SourceFrames, TargetFrames, VmRole,
-    VmState,
+    ActivationTimes, CaptureTimes, CopyTimes, GuestState, Outcome, PageProgress, SourceFrames, TargetFrames,
+    VmRole, VmState,
 };
 
 /// One VM on one host. Everything outside of `soft` is on disk, in the kernel or in QEMU, and survives the agent.
@@ -86,7 +86,11 @@ impl Copy {
             spec: self.spec.clone(),
             role: self.role,
             epoch: self.epoch,
-            running: self.running,
+            guest: if self.running {
+                GuestState::Running
+            } else {
+                GuestState::Paused
+            },
         }
     }
 

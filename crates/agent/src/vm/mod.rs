@@ -19,7 +19,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use transhume_model::VmName;
 use transhume_pages::stream::StreamDigest;
 use transhume_protocol::message::{
-    Command, Fault, FaultKind, Order, Outcome, Refusal, RefusalKind, SourceFrames, VmRole, VmState,
+    Command, Fault, FaultKind, GuestState, Order, Outcome, Refusal, RefusalKind, SourceFrames, VmRole,
+    VmState,
 };
 use transhume_qemu::{Incoming, Loaded, Running, Surrendered, Vm, VmPaths, Waiting};
 
@@ -150,7 +151,11 @@ pub(crate) fn state(record: &Record, running: bool) -> VmState {
         spec: record.spec.clone(),
         role: record.role,
         epoch: record.epoch,
-        running,
+        guest: if running {
+            GuestState::Running
+        } else {
+            GuestState::Paused
+        },
     }
 }
 
@@ -352,7 +357,7 @@ impl Task {
             })),
             (_, Command::DestroyVm { .. }) => self.destroy().await.map(Some),
 
-            (Life::Expected, Command::Reserve { migration, spec }) => {
+            (Life::Expected, Command::Reserve { migration, spec, .. }) => {
                 self.reserve(migration, spec).await.map(Some)
             }
             (Life::Expected, Command::Prepare { .. }) => self.prepare().await.map(Some),

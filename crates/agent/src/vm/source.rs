@@ -7,7 +7,8 @@ use std::time::Instant;
 use transhume_model::{Bytes, MigrationId, Millis, OrderId};
 use transhume_pages::{Account, PageClass};
 use transhume_protocol::message::{
-    CaptureTimes, ClassPages, CopyTimes, Fault, FaultKind, Mode, Outcome, PageClasses, PageProgress, VmRole,
+    CaptureTimes, ClassPages, CopyTimes, Fault, FaultKind, GuestState, Mode, Outcome, PageClasses,
+    PageProgress, VmRole,
 };
 use transhume_qemu::MigrationStatus;
 
@@ -270,13 +271,16 @@ impl Task {
         stopped.map_err(|error| failed(FaultKind::Qemu, error))?;
         let stopped_at = wall();
         self.buffers()?.capture().map_err(network)?;
-        Ok(Outcome::Captured(CaptureTimes {
-            begun_at,
-            shut_at,
-            empty_at,
-            stopped_at,
-            capturing_at: wall(),
-        }))
+        Ok(Outcome::Captured {
+            guest: GuestState::Running,
+            times: CaptureTimes {
+                begun_at,
+                shut_at,
+                empty_at,
+                stopped_at,
+                capturing_at: wall(),
+            },
+        })
     }
 
     /// Step 6. The stopped guest's rest goes across.
@@ -355,7 +359,7 @@ impl Task {
             vm.kill().await.map_err(|error| failed(FaultKind::Qemu, error))?;
         }
         self.vanish();
-        Ok(Outcome::Discarded)
+        Ok(Outcome::Discarded { frames: None })
     }
 
     /// Before commit: the VM runs here again, with its frames put back in order.

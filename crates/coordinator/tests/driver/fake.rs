@@ -10,8 +10,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use transhume_model::{Capacity, Epoch, HostName, Version, VmName, VmSpec, WallMicros};
 use transhume_protocol::message::{
-    Command, Fault, FaultKind, HostState, OldPath, Order, Outcome, PROTOCOL_VERSION, PageProgress, QemuState,
-    Refusal, RefusalKind, Report, SourceFrames, TargetFrames, VmRole, VmState,
+    Command, Fault, FaultKind, GuestState, HostState, OldPath, Order, Outcome, PROTOCOL_VERSION,
+    PageProgress, QemuState, Refusal, RefusalKind, Report, SourceFrames, TargetFrames, VmRole, VmState,
 };
 use transhume_protocol::wire;
 
@@ -88,6 +88,7 @@ impl Agent {
             qemu_error: None,
             mtu_max: 1500,
             vms: Vec::new(),
+            stranded: Vec::new(),
             dirty: BTreeMap::new(),
         };
         let desk = Desk {
@@ -282,7 +283,11 @@ impl Desk {
             spec: held.spec.clone(),
             role: held.role,
             epoch: held.epoch,
-            running: held.running,
+            guest: if held.running {
+                GuestState::Running
+            } else {
+                GuestState::Paused
+            },
         });
         let free = |free: Capacity, held: &Held| free.minus(&held.spec.demand());
         HostState {
@@ -326,7 +331,7 @@ impl Desk {
                 vec![Outcome::Reserved]
             }
             Command::DestroyVm { .. } => self.drop_vm(vm, Outcome::Destroyed),
-            Command::Discard { .. } => self.drop_vm(vm, Outcome::Discarded),
+            Command::Discard { .. } => self.drop_vm(vm, Outcome::Discarded { frames: None }),
             Command::AbortTarget { .. } => self.drop_vm(vm, Outcome::TargetDropped),
             command => self.step(vm, command),
         }
@@ -375,7 +380,10 @@ impl Desk {
             Command::ConnectBuffers { .. } => vec![Outcome::BuffersConnected],
             Command::Capture { .. } => {
                 held.running = false;
-                vec![Outcome::Captured(Default::default())]
+                vec![Outcome::Captured {
+                    times: Default::default(),
+                    guest: GuestState::Running,
+                }]
             }
             Command::StopAndCopy { .. } => vec![Outcome::Copied {
                 pages: PageProgress::default(),
@@ -399,6 +407,10 @@ impl Desk {
                     delivered: FRAMES,
                     ..TargetFrames::default()
                 })]
+            }
+            Command::StopVm { .. } => {
+                (held.role, held.running) = (VmRole::Off, false);
+                vec![Outcome::Stopped]
             }
             Command::AbortSource { .. } => {
                 (held.role, held.running) = (VmRole::Home, true);

@@ -148,6 +148,12 @@ pub struct SourceFrames {
     pub dropped: u64,
     /// Frames put back into the source (abort only).
     pub put_back: u64,
+    /// Frames that QEMU had read for a guest that did not take them: gone with it. At most one a NIC.
+    #[serde(default)]
+    pub untaken: u64,
+    /// Frames of others that speak with this VM's address.
+    #[serde(default)]
+    pub second_speaker: u64,
     /// Largest fill of the buffer.
     pub peak: Bytes,
     /// How the old path was seen to be empty; `None` on abort.
@@ -169,6 +175,9 @@ pub struct TargetFrames {
     pub reordered: u64,
     /// Frames that came after FIN and were injected all the same.
     pub late: u64,
+    /// Frames that are here and that the guest did not take until the buffer was closed.
+    #[serde(default)]
+    pub undelivered: u64,
     /// Frames the kernel dropped at this VM's taps or plugs during the switchover.
     pub dropped: u64,
     /// Largest fill of the buffer.

@@ -12,16 +12,18 @@ use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmName, VmSpec, WallM
 use utoipa::ToSchema;
 
 mod figures;
+mod kind;
 mod state;
 
 pub use figures::{
     ActivationTimes, CaptureTimes, ClassPages, CopyTimes, OldPath, PageClasses, PageProgress, SourceFrames,
     TargetFrames,
 };
-pub use state::{DirtyRate, HostState, QemuState, VmRole, VmState};
+pub use kind::OrderKind;
+pub use state::{DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState};
 
 /// Version of these messages; both sides must speak the same.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Longest wait of an agent for the dirty rates that [`Command::Inspect`] asks for; those not known by then stay unknown.
 pub const DIRTY_RATE_MS_MAX: Millis = Millis(2_500);
@@ -49,7 +51,7 @@ pub enum Mode {
 
 /// What an agent can be told to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "do")]
+#[serde(rename_all = "kebab-case", tag = "command")]
 pub enum Command {
     /// Message A of §3.2; answered by message B, [`Outcome::Host`].
     Inspect {
@@ -61,6 +63,13 @@ pub enum Command {
     StartVm {
         /// The VM.
         spec: VmSpec,
+    },
+    /// Power a VM off; its place stays, and [`Command::StartVm`] boots it again. Answered by [`Outcome::Stopped`].
+    StopVm {
+        /// The VM.
+        vm: VmName,
+        /// At once, as if its plug were pulled; otherwise the guest is asked first.
+        force: bool,
     },
     /// Power a VM off and forget it. Answered by [`Outcome::Destroyed`].
     DestroyVm {
@@ -74,6 +83,8 @@ pub enum Command {
         migration: MigrationId,
         /// The VM to come, machine type filled in.
         spec: VmSpec,
+        /// It is powered off: only its place moves, nothing is prepared or copied.
+        powered_off: bool,
     },
     /// Step 1, target: create taps with shut plugs, start QEMU paused. [`Outcome::Prepared`].
     Prepare {
@@ -131,10 +142,13 @@ pub enum Command {
         /// The VM.
         vm: VmName,
     },
-    /// Step 8, target: run the VM, inject the captured frames in order, announce. [`Outcome::Activated`].
+    /// Step 8, target: run the VM, inject the captured frames in order, announce. [`Outcome::Activated`], or
+    /// [`Outcome::Lost`] where what came cannot run any more.
     Activate {
         /// The VM.
         vm: VmName,
+        /// Whether its guest is to run: one that was paused on its source stays so.
+        run: bool,
     },
     /// Step 9, source: wait for the marker, drain, FIN. [`Outcome::SourceClosed`].
     CloseSourceBuffer {
@@ -175,6 +189,7 @@ impl Command {
             Command::Inspect { .. } => None,
             Command::StartVm { spec } | Command::Reserve { spec, .. } => Some(&spec.name),
             Command::DestroyVm { vm }
+            | Command::StopVm { vm, .. }
             | Command::Prepare { vm }
             | Command::PreCopy { vm, .. }
             | Command::OpenSourceBuffer { vm }
@@ -184,7 +199,7 @@ impl Command {
             | Command::StopAndCopy { vm }
             | Command::AwaitLoaded { vm }
             | Command::Commit { vm }
-            | Command::Activate { vm }
+            | Command::Activate { vm, .. }
             | Command::CloseSourceBuffer { vm }
             | Command::CloseTargetBuffer { vm }
             | Command::Discard { vm }
@@ -193,29 +208,35 @@ impl Command {
         }
     }
 
+    /// What kind of order it is.
+    pub fn kind(&self) -> OrderKind {
+        match self {
+            Command::Inspect { .. } => OrderKind::Inspect,
+            Command::StartVm { .. } => OrderKind::StartVm,
+            Command::StopVm { .. } => OrderKind::StopVm,
+            Command::DestroyVm { .. } => OrderKind::DestroyVm,
+            Command::Reserve { .. } => OrderKind::Reserve,
+            Command::Prepare { .. } => OrderKind::Prepare,
+            Command::PreCopy { .. } => OrderKind::PreCopy,
+            Command::OpenSourceBuffer { .. } => OrderKind::OpenSourceBuffer,
+            Command::OpenTargetBuffer { .. } => OrderKind::OpenTargetBuffer,
+            Command::ConnectBuffers { .. } => OrderKind::ConnectBuffers,
+            Command::Capture { .. } => OrderKind::Capture,
+            Command::StopAndCopy { .. } => OrderKind::StopAndCopy,
+            Command::AwaitLoaded { .. } => OrderKind::AwaitLoaded,
+            Command::Activate { .. } => OrderKind::Activate,
+            Command::Commit { .. } => OrderKind::Commit,
+            Command::CloseSourceBuffer { .. } => OrderKind::CloseSourceBuffer,
+            Command::CloseTargetBuffer { .. } => OrderKind::CloseTargetBuffer,
+            Command::Discard { .. } => OrderKind::Discard,
+            Command::AbortSource { .. } => OrderKind::AbortSource,
+            Command::AbortTarget { .. } => OrderKind::AbortTarget,
+        }
+    }
+
     /// The name as the step table writes it.
     pub fn name(&self) -> &'static str {
-        match self {
-            Command::Inspect { .. } => "Inspect",
-            Command::StartVm { .. } => "StartVm",
-            Command::DestroyVm { .. } => "DestroyVm",
-            Command::Reserve { .. } => "Reserve",
-            Command::Prepare { .. } => "Prepare",
-            Command::PreCopy { .. } => "PreCopy",
-            Command::OpenSourceBuffer { .. } => "OpenSourceBuffer",
-            Command::OpenTargetBuffer { .. } => "OpenTargetBuffer",
-            Command::ConnectBuffers { .. } => "ConnectBuffers",
-            Command::Capture { .. } => "Capture",
-            Command::StopAndCopy { .. } => "StopAndCopy",
-            Command::AwaitLoaded { .. } => "AwaitLoaded",
-            Command::Commit { .. } => "Commit",
-            Command::Activate { .. } => "Activate",
-            Command::CloseSourceBuffer { .. } => "CloseSourceBuffer",
-            Command::CloseTargetBuffer { .. } => "CloseTargetBuffer",
-            Command::Discard { .. } => "Discard",
-            Command::AbortSource { .. } => "AbortSource",
-            Command::AbortTarget { .. } => "AbortTarget",
-        }
+        self.kind().name()
     }
 }
 
@@ -236,7 +257,7 @@ pub struct Report {
 
 /// What came of an order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "is")]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
 pub enum Outcome {
     /// Message B of §3.2; also the first thing an agent says on a new connection.
     Host(Box<HostState>),
@@ -245,6 +266,8 @@ pub enum Outcome {
         /// The VM as it was started.
         spec: VmSpec,
     },
+    /// The VM is powered off; its place stays.
+    Stopped,
     /// The VM is gone.
     Destroyed,
     /// Resources are set aside.
@@ -270,7 +293,12 @@ pub enum Outcome {
     /// Step 4 done.
     BuffersConnected,
     /// The VM is stopped and its frames are captured.
-    Captured(CaptureTimes),
+    Captured {
+        /// When.
+        times: CaptureTimes,
+        /// What its guest did until then.
+        guest: GuestState,
+    },
     /// QEMU has sent everything.
     Copied {
         /// What went over the wire in all.
@@ -287,12 +315,17 @@ pub enum Outcome {
     CommitNoted,
     /// The VM runs here.
     Activated(ActivationTimes),
+    /// The VM cannot run here: what had come of it is gone. Its place is here, powered off.
+    Lost(Fault),
     /// FIN is sent and everything before it delivered.
     SourceClosed(SourceFrames),
     /// FIN is here, the plug is open.
     TargetClosed(TargetFrames),
     /// The source's QEMU is gone.
-    Discarded,
+    Discarded {
+        /// The source's half of the account where [`Outcome::SourceClosed`] did not give it before.
+        frames: Option<SourceFrames>,
+    },
     /// The VM runs on its source again.
     SourceRestored(SourceFrames),
     /// The target's copy is gone.
@@ -309,6 +342,7 @@ impl Outcome {
         match self {
             Outcome::Host(_) => "Host",
             Outcome::Started { .. } => "Started",
+            Outcome::Stopped => "Stopped",
             Outcome::Destroyed => "Destroyed",
             Outcome::Reserved => "Reserved",
             Outcome::Prepared { .. } => "Prepared",
@@ -318,14 +352,15 @@ impl Outcome {
             Outcome::SourceBufferOpen => "SourceBufferOpen",
             Outcome::TargetBufferOpen { .. } => "TargetBufferOpen",
             Outcome::BuffersConnected => "BuffersConnected",
-            Outcome::Captured(_) => "Captured",
+            Outcome::Captured { .. } => "Captured",
             Outcome::Copied { .. } => "Copied",
             Outcome::Loaded { .. } => "Loaded",
             Outcome::CommitNoted => "CommitNoted",
             Outcome::Activated(_) => "Activated",
+            Outcome::Lost(_) => "Lost",
             Outcome::SourceClosed(_) => "SourceClosed",
             Outcome::TargetClosed(_) => "TargetClosed",
-            Outcome::Discarded => "Discarded",
+            Outcome::Discarded { .. } => "Discarded",
             Outcome::SourceRestored(_) => "SourceRestored",
             Outcome::TargetDropped => "TargetDropped",
             Outcome::Refused(_) => "Refused",
@@ -360,6 +395,10 @@ pub enum RefusalKind {
     AddressInUse,
     /// A file the VM boots from is missing.
     BootFile,
+    /// Something of the VM is here that the agent cannot take over: nobody may use its name or disks until that is resolved.
+    Stranded,
+    /// The VM is powered off.
+    PoweredOff,
 }
 
 /// An order that was not carried out.
@@ -395,6 +434,10 @@ pub enum FaultKind {
     Network,
     /// The agent restarted and cannot go on with this step.
     AgentRestarted,
+    /// The agent cannot write its records: its state directory is full or read-only.
+    Record,
+    /// The guest powered itself off.
+    PoweredOff,
     /// Anything else.
     Internal,
 }

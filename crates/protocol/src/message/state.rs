@@ -22,6 +22,49 @@ pub enum VmRole {
     Target,
     /// Has come: committed and activated, buffers not yet closed.
     Arrived,
+    /// Lives here, powered off.
+    Off,
+}
+
+/// What a VM's guest does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestState {
+    /// Its processors run.
+    #[default]
+    Running,
+    /// Stopped by its user, or by us for the switchover.
+    Paused,
+    /// Stopped by QEMU: a disk did not take what was written.
+    DiskError,
+    /// It panicked, and QEMU was told so.
+    Panicked,
+    /// There is no QEMU, or its guest is powered off.
+    Off,
+}
+
+impl GuestState {
+    /// As the API and the command line say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            GuestState::Running => "running",
+            GuestState::Paused => "paused",
+            GuestState::DiskError => "disk-error",
+            GuestState::Panicked => "panicked",
+            GuestState::Off => "off",
+        }
+    }
+}
+
+/// Something that carries an agent's mark and that it cannot take over. It counts as occupied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Stranded {
+    /// The VM whose name it carries.
+    pub vm: VmName,
+    /// What it is and why it is left alone, in words: a process with its pid, an interface, a record.
+    pub what: String,
+    /// What would help.
+    pub hint: String,
 }
 
 /// A VM as its agent sees it.
@@ -33,8 +76,8 @@ pub struct VmState {
     pub role: VmRole,
     /// Newest epoch held.
     pub epoch: Epoch,
-    /// Whether its processors run.
-    pub running: bool,
+    /// What its guest does.
+    pub guest: GuestState,
 }
 
 /// Message B of §3.2: what a host is, has and holds.
@@ -58,6 +101,9 @@ pub struct HostState {
     pub mtu_max: u16,
     /// VMs here.
     pub vms: Vec<VmState>,
+    /// What is here and cannot be taken over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stranded: Vec<Stranded>,
     /// Dirty rates, of those VMs that were asked for and could be measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dirty: BTreeMap<VmName, DirtyRate>,

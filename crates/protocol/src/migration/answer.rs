@@ -105,7 +105,7 @@ impl Migration {
                 vm.pages = pages;
             }
             Outcome::TargetBufferOpen { tunnels } => vm.tunnels = tunnels,
-            Outcome::Captured(times) => vm.capture = Some(times),
+            Outcome::Captured { times, .. } => vm.capture = Some(times),
             Outcome::Copied { pages, times } => {
                 vm.pages = pages;
                 vm.copy = Some(times);
@@ -122,7 +122,9 @@ impl Migration {
             | Outcome::SourceBufferOpen
             | Outcome::BuffersConnected
             | Outcome::CommitNoted
-            | Outcome::Discarded
+            | Outcome::Discarded { .. }
+            | Outcome::Stopped
+            | Outcome::Lost(_)
             | Outcome::TargetDropped => {}
             Outcome::Host(_)
             | Outcome::Started { .. }
@@ -234,7 +236,9 @@ impl Migration {
             | RefusalKind::Mtu
             | RefusalKind::Disk
             | RefusalKind::AddressInUse
-            | RefusalKind::BootFile => false,
+            | RefusalKind::BootFile
+            | RefusalKind::Stranded
+            | RefusalKind::PoweredOff => false,
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) fn failed(step: Step, host: &HostName, vm: &VmName, fault: &Fault) ->
         }
         FaultKind::Qemu => "QEMU's log on that host says more",
         FaultKind::AgentRestarted => "move again",
+        FaultKind::Record => "free space in the agent's state directory on that host, then move again",
+        FaultKind::PoweredOff => "move again: its place moves with the cluster",
         FaultKind::Internal => "the agent's log on that host says more",
     };
     Trouble {

@@ -98,21 +98,25 @@ impl Verb {
     pub(super) fn is_answered_by(self, outcome: &Outcome) -> bool {
         match outcome {
             Outcome::Refused(_) | Outcome::Failed(_) => true,
-            Outcome::Host(_) | Outcome::Started { .. } | Outcome::Destroyed => false,
+            Outcome::Host(_)
+            | Outcome::Started { .. }
+            | Outcome::Destroyed
+            | Outcome::Stopped
+            | Outcome::Lost(_) => false,
             Outcome::Reserved => self == Verb::Reserve,
             Outcome::Prepared { .. } => self == Verb::Prepare,
             Outcome::PreCopying | Outcome::Progress(_) | Outcome::Converged(_) => self == Verb::PreCopy,
             Outcome::SourceBufferOpen => self == Verb::OpenSourceBuffer,
             Outcome::TargetBufferOpen { .. } => self == Verb::OpenTargetBuffer,
             Outcome::BuffersConnected => self == Verb::ConnectBuffers,
-            Outcome::Captured(_) => self == Verb::Capture,
+            Outcome::Captured { .. } => self == Verb::Capture,
             Outcome::Copied { .. } => self == Verb::StopAndCopy,
             Outcome::Loaded { .. } => self == Verb::AwaitLoaded,
             Outcome::Activated(_) => self == Verb::Activate,
             Outcome::CommitNoted => self == Verb::Commit,
             Outcome::SourceClosed(_) => self == Verb::CloseSourceBuffer,
             Outcome::TargetClosed(_) => self == Verb::CloseTargetBuffer,
-            Outcome::Discarded => self == Verb::Discard,
+            Outcome::Discarded { .. } => self == Verb::Discard,
             Outcome::SourceRestored(_) => self == Verb::AbortSource,
             Outcome::TargetDropped => self == Verb::AbortTarget,
         }

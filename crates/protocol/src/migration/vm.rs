@@ -225,6 +225,7 @@ impl Vm {
             Verb::Reserve => Command::Reserve {
                 migration: request.migration,
                 spec: self.spec.clone(),
+                powered_off: false,
             },
             Verb::Prepare => Command::Prepare { vm },
             Verb::PreCopy => Command::PreCopy {
@@ -243,7 +244,7 @@ impl Vm {
             Verb::Capture => Command::Capture { vm },
             Verb::StopAndCopy => Command::StopAndCopy { vm },
             Verb::AwaitLoaded => Command::AwaitLoaded { vm },
-            Verb::Activate => Command::Activate { vm },
+            Verb::Activate => Command::Activate { vm, run: true },
             Verb::Commit => Command::Commit { vm },
             Verb::CloseSourceBuffer => Command::CloseSourceBuffer { vm },
             Verb::CloseTargetBuffer => Command::CloseTargetBuffer { vm },

@@ -52,13 +52,16 @@ pub fn natural(command: &str, at: WallMicros) -> Outcome {
             tunnels: vec![address(2)],
         },
         "ConnectBuffers" => Outcome::BuffersConnected,
-        "Capture" => Outcome::Captured(CaptureTimes {
-            begun_at: at,
-            shut_at: at,
-            empty_at: at,
-            stopped_at: at,
-            capturing_at: at,
-        }),
+        "Capture" => Outcome::Captured {
+            guest: GuestState::Running,
+            times: CaptureTimes {
+                begun_at: at,
+                shut_at: at,
+                empty_at: at,
+                stopped_at: at,
+                capturing_at: at,
+            },
+        },
         "StopAndCopy" => Outcome::Copied {
             pages: pages(),
             times: CopyTimes {
@@ -86,7 +89,7 @@ pub fn natural(command: &str, at: WallMicros) -> Outcome {
             first_sent_at: Some(at),
             ..TargetFrames::default()
         }),
-        "Discard" => Outcome::Discarded,
+        "Discard" => Outcome::Discarded { frames: None },
         "AbortSource" => Outcome::SourceRestored(SourceFrames {
             captured: 7,
             put_back: 7,
@@ -123,6 +126,7 @@ pub fn host_state(host: HostName) -> HostState {
         qemu_error: None,
         mtu_max: 1500,
         vms: Vec::new(),
+        stranded: Vec::new(),
         dirty: Default::default(),
     }
 }

@@ -142,6 +142,7 @@ impl Host {
             qemu_error: None,
             mtu_max: 1500,
             vms: self.vms.values().map(Copy::state).collect(),
+            stranded: Vec::new(),
             dirty: BTreeMap::new(),
         }
     }
@@ -210,7 +211,7 @@ impl Host {
                 self.vms.insert(name.clone(), copy);
                 Acted::Done(Outcome::Reserved)
             }
-            Command::Discard { .. } => Acted::Done(Outcome::Discarded),
+            Command::Discard { .. } => Acted::Done(Outcome::Discarded { frames: None }),
             Command::AbortTarget { .. } => Acted::Done(Outcome::TargetDropped),
             other => Acted::Not(refused(
                 RefusalKind::UnknownVm,

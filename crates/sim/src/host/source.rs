@@ -1,7 +1,7 @@
 //! The source's half of the orders.
 
 use transhume_model::{VmName, WallMicros};
-use transhume_protocol::message::{CaptureTimes, Command, FaultKind, Order, Outcome, VmRole};
+use transhume_protocol::message::{CaptureTimes, Command, FaultKind, GuestState, Order, Outcome, VmRole};
 
 use super::{Acted, Effect, Host, failed, run_of, wrong_state};
 use crate::copy::Copy;
@@ -56,7 +56,10 @@ impl Host {
                     capturing_at: now,
                 };
                 copy.capture = Some(times);
-                Acted::Done(Outcome::Captured(times))
+                Acted::Done(Outcome::Captured {
+                    times,
+                    guest: GuestState::Running,
+                })
             }
             (Command::StopAndCopy { .. }, VmRole::Source) if copy.capture.is_some() => match copy.soft.stream
             {
@@ -87,7 +90,7 @@ impl Host {
             },
             (Command::Discard { .. }, VmRole::Left) if copy.source_closed.is_some() => {
                 self.vms.remove(name);
-                Acted::Done(Outcome::Discarded)
+                Acted::Done(Outcome::Discarded { frames: None })
             }
             (Command::AbortSource { .. }, VmRole::Source) => Acted::Done(self.put_back(name)),
             (Command::AbortSource { .. }, VmRole::Home) => {
