@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use transhume_model::{Epoch, MigrationId, VmSpec};
+use transhume_model::{Epoch, MigrationId, ProcessId, VmSpec};
 use transhume_protocol::message::{ActivationTimes, TargetFrames, VmRole};
-use transhume_qemu::ProcessId;
 
 const FILE: &str = "state.json";
 const FILE_NEW: &str = "state.json.new";

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use transhume_model::ProcessId;
 use tracing::{info, warn};
 use transhume_protocol::message::VmRole;
-use transhume_qemu::{AdoptedIncoming, Incoming, ProcessId, RunState, Running, Surrendered, VmPaths};
+use transhume_qemu::{AdoptedIncoming, Incoming, RunState, Running, Surrendered, VmPaths};
 
 use crate::agent::Shared;
 use crate::nics::{Alarm, SourceBuffers, Taps, TargetBuffers};
@@ -20,7 +21,7 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> Result<(), RecordError> {
     for record in Record::read_all(&shared.config.state_dir.join("vms"))? {
         let name = record.spec.name.clone();
         let dir = shared.config.vm_dir(&name);
-        let Some(process) = record.process.clone().filter(ProcessId::is_alive) else {
+        let Some(process) = record.process.clone().filter(transhume_qemu::is_alive) else {
             warn!(vm = %name, role = ?record.role, "its QEMU is gone; forgotten");
             Record::remove(&dir)?;
             continue;

@@ -8,6 +8,7 @@ mod host;
 mod id;
 mod interval;
 mod mac;
+mod process;
 mod quantity;
 mod vm;
 
@@ -15,5 +16,6 @@ pub use host::{Band, BandAddresses, Capacity, HostSpec, Version};
 pub use id::{ClusterName, Epoch, HostName, IdError, MigrationId, NicIndex, OrderId, VmName};
 pub use interval::Interval;
 pub use mac::{Mac, MacError};
+pub use process::ProcessId;
 pub use quantity::{Bytes, Mebibytes, Millis, Vcpus, WallMicros};
 pub use vm::{Boot, ClusterSpec, Demand, Disk, MachineType, NicSpec, PlacedVm, VmSpec};

@@ -18,7 +18,7 @@ use crate::command_line::{CommandLine, StartMode, VmPaths};
 use crate::error::QemuError;
 use crate::limits::{START_LIMIT, START_RETRY};
 use crate::migration;
-use crate::process::{Process, ProcessId};
+use crate::process::{self, Process};
 use crate::qmp::Qmp;
 use crate::spawn::{spawn_detached, stderr_tail};
 use crate::vm::{Incoming, Running, Vm, Waiting};
@@ -151,7 +151,7 @@ async fn greet(name: &VmName, paths: &VmPaths, child: &mut Child) -> Result<Vm, 
             limit: START_LIMIT,
         })?,
     };
-    let process = ProcessId::of(pid)
+    let process = process::identify(pid)
         .and_then(Process::open)
         .map_err(|source| QemuError::Io {
             vm: name.clone(),

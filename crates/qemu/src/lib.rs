@@ -39,7 +39,7 @@ pub use hold::{HoldPace, NextRead};
 pub use launcher::Launcher;
 pub use limits::*;
 pub use migration::{MigrationProgress, MigrationStatus};
-pub use process::ProcessId;
+pub use process::{identify, is_alive};
 pub use qmp::{Qmp, QmpError, QmpEvent, QmpTime};
 pub use return_path::{MessageType, ReturnPathFilter};
 pub use vm::{AdoptedIncoming, CommitPermit, Incoming, Loaded, RunState, Running, Surrendered, Vm, Waiting};

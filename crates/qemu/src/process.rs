@@ -6,41 +6,28 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
+use transhume_model::ProcessId;
 
 /// Field of `/proc/PID/stat` that holds the start time, counted from the state (field 3).
 const STAT_START_TIME_AFTER_STATE: usize = 19;
 
-/// One process, for good: number, start time and boot together never repeat.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ProcessId {
-    /// Process number.
-    pub pid: u32,
-    /// Start time in clock ticks since boot, from `/proc/PID/stat`.
-    pub start_ticks: u64,
-    /// The boot it belongs to, from `/proc/sys/kernel/random/boot_id`.
-    pub boot: String,
-}
-
-impl ProcessId {
-    /// The identity of a process that exists now and has not ended.
-    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+/// The identity of a process that exists now and has not ended.
+pub fn identify(pid: u32) -> io::Result<ProcessId> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let start_ticks = start_ticks(&stat)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the process has ended"))?;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        Ok(Self {
+        Ok(ProcessId {
             pid,
             start_ticks,
             boot: boot.trim().to_owned(),
         })
     }
 
-    /// Whether the process still exists and has not ended.
-    pub fn is_alive(&self) -> bool {
-        Self::of(self.pid).is_ok_and(|now| now == *self)
-    }
+/// Whether the process still exists and has not ended.
+pub fn is_alive(id: &ProcessId) -> bool {
+    identify(id.pid).is_ok_and(|now| now == *id)
 }
 
 /// The start time in a stat line; `None` for a process that has ended and waits to be reaped.
@@ -74,7 +61,7 @@ impl Process {
             Err(Errno::SRCH) => return Err(not_found()),
             opened => opened?,
         };
-        if !id.is_alive() {
+        if !is_alive(&id) {
             return Err(not_found());
         }
         // SAFETY: `as_raw_fd` of an OwnedFd always gives the same descriptor, which nothing closes before the
@@ -117,8 +104,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_recycled_number_is_not_taken() {
-        let mut id = ProcessId::of(std::process::id()).unwrap();
-        assert!(id.is_alive());
+        let mut id = identify(std::process::id()).unwrap();
+        assert!(is_alive(&id));
         id.start_ticks += 1;
         assert_eq!(Process::open(id).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
@@ -126,10 +113,10 @@ mod tests {
     #[tokio::test]
     async fn the_end_is_noticed() {
         let mut child = tokio::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let process = Process::open(ProcessId::of(child.id().unwrap()).unwrap()).unwrap();
+        let process = Process::open(identify(child.id().unwrap()).unwrap()).unwrap();
         process.kill().unwrap();
         process.ended().await.unwrap();
-        assert!(!process.id().is_alive());
+        assert!(!is_alive(process.id()));
         child.wait().await.unwrap();
         process.kill().unwrap();
     }

@@ -12,14 +12,14 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
-use transhume_model::{Epoch, Mebibytes, VmName};
+use transhume_model::{Epoch, Mebibytes, ProcessId, VmName};
 
 use crate::command_line::VmPaths;
 use crate::dirty_rate::{self, DirtyRate};
 use crate::error::QemuError;
 use crate::limits::{CANCEL_LIMIT, KILL_LIMIT, QUIT_LIMIT};
 use crate::migration::{self, MigrationProgress, MigrationStatus};
-use crate::process::{Process, ProcessId};
+use crate::process::Process;
 use crate::qmp::Qmp;
 
 /// Allows one target to run: exists only because an `Activate` order came, which exists only after the journal held

@@ -14,8 +14,8 @@ use rustix::ioctl::{Updater, ioctl};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use transhume_model::{Boot, Disk, Mebibytes, NicSpec, Vcpus, VmSpec};
-use transhume_qemu::{Accel, HoldPace, Launcher, ProcessId, QemuBinary, ReturnPathFilter, VmPaths};
+use transhume_model::{Boot, Disk, Mebibytes, NicSpec, ProcessId, Vcpus, VmSpec};
+use transhume_qemu::{Accel, HoldPace, Launcher, QemuBinary, ReturnPathFilter, VmPaths};
 
 /// Longest wait for the guest to do what it does all the time.
 pub const GUEST_LIMIT: Duration = Duration::from_secs(60);

@@ -1,0 +1,216 @@
+//! What an agent remembers of a VM across its own death. Written before what it announces is done.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{Epoch, MigrationId, ProcessId, VmName, VmSpec};
+use transhume_protocol::message::{ActivationTimes, GuestState, SourceFrames, TargetFrames};
+
+/// Version of the records that this agent writes. Older ones that it can read: none yet; 0.2.0 is the first that is numbered.
+pub const RECORD_VERSION: u16 = 2;
+
+/// A VM as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`RECORD_VERSION`] of the agent that wrote it.
+    pub version: u16,
+    /// The VM.
+    pub spec: VmSpec,
+    /// Newest epoch held: orders of an older one are refused.
+    pub epoch: Epoch,
+    /// Where in its life, and in a move, it is.
+    pub place: Place,
+}
+
+/// The role of a VM on this host, with what a later agent needs to go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "role")]
+pub enum Place {
+    /// About to be started. A QEMU with its mark never ran: it is to be ended.
+    Booting {
+        /// Why it was off before, if it was here before.
+        off: Option<String>,
+    },
+    /// Lives here.
+    Home {
+        /// Its QEMU.
+        process: ProcessId,
+        /// Whether its guest was told to run once.
+        started: bool,
+        /// What was answered when it came.
+        arrival: Option<Arrival>,
+    },
+    /// Lives here, powered off.
+    Off {
+        /// Why.
+        why: String,
+        /// What was answered when it came.
+        arrival: Option<Arrival>,
+    },
+    /// Leaves; the copy here is primary.
+    Source {
+        /// Its QEMU.
+        process: ProcessId,
+        /// Which move.
+        migration: MigrationId,
+        /// What its guest did before it was stopped for the move.
+        guest: GuestState,
+        /// Frames are, or were, being captured: they lie in the spool.
+        capturing: bool,
+        /// Frames are being put back; the guest may run already.
+        restoring: bool,
+        /// The target's tunnel ends, by NIC.
+        tunnels: Vec<SocketAddr>,
+    },
+    /// Has left: committed, must never run here again.
+    Left {
+        /// Its QEMU; absent where it was powered off.
+        process: Option<ProcessId>,
+        /// The target's tunnel ends, by NIC.
+        tunnels: Vec<SocketAddr>,
+        /// What was answered to `CloseSourceBuffer`.
+        closed: Option<SourceFrames>,
+    },
+    /// Is to come: room is promised.
+    Expected {
+        /// Which move.
+        migration: MigrationId,
+        /// Only its place comes.
+        powered_off: bool,
+    },
+    /// About to be prepared. A QEMU with its mark never ran: it is to be ended.
+    Preparing {
+        /// Which move.
+        migration: MigrationId,
+    },
+    /// Is coming: paused here.
+    Target {
+        /// Its QEMU.
+        process: ProcessId,
+        /// Which move.
+        migration: MigrationId,
+        /// Its own tunnel ends, by NIC.
+        tunnels: Vec<SocketAddr>,
+    },
+    /// Has come: committed, told to run or about to be.
+    Arrived {
+        /// Its QEMU.
+        process: ProcessId,
+        /// Which move.
+        migration: MigrationId,
+        /// Whether its guest is to run.
+        run: bool,
+        /// Its own tunnel ends, by NIC.
+        tunnels: Vec<SocketAddr>,
+        /// What was answered to `Activate`.
+        activated: Option<ActivationTimes>,
+    },
+}
+
+/// What was answered to the orders of a move that brought a VM here, for orders that are given again after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrival {
+    /// Its own tunnel ends, by NIC.
+    pub tunnels: Vec<SocketAddr>,
+    /// To `Activate`; `None` where the VM was lost before it ran.
+    pub activated: Option<ActivationTimes>,
+    /// To `CloseTargetBuffer`; `None` where its buffers were lost with it.
+    pub closed: Option<TargetFrames>,
+}
+
+/// Why a record cannot be read. It is set aside and reported; the others go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Written by another version of this program.
+    #[error("the record has version {found}, this agent reads {RECORD_VERSION}")]
+    Version {
+        /// As written; 0 where none is.
+        found: u64,
+    },
+    /// It is not a record.
+    #[error("the record cannot be understood")]
+    Syntax(#[source] serde_json::Error),
+}
+
+impl Record {
+    /// As it is written.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record has string keys and no failing parts")
+    }
+
+    /// Reads what an agent wrote.
+    pub fn read(bytes: &[u8]) -> Result<Self, RecordError> {
+        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(RecordError::Syntax)?;
+        let found = value
+            .get("version")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0);
+        if found != u64::from(RECORD_VERSION) {
+            return Err(RecordError::Version { found });
+        }
+        serde_json::from_value(value).map_err(RecordError::Syntax)
+    }
+
+    /// The recorded QEMU, once there is one.
+    pub fn process(&self) -> Option<&ProcessId> {
+        match &self.place {
+            Place::Booting { .. } | Place::Off { .. } | Place::Expected { .. } | Place::Preparing { .. } => {
+                None
+            }
+            Place::Home { process, .. }
+            | Place::Source { process, .. }
+            | Place::Target { process, .. }
+            | Place::Arrived { process, .. } => Some(process),
+            Place::Left { process, .. } => process.as_ref(),
+        }
+    }
+}
+
+/// What is to become of a VM's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It takes the place of the old one, durably.
+    Write(Box<Record>),
+    /// Nothing of the VM is here any more.
+    Remove,
+}
+
+/// Name of the tap of a VM's NIC. Interface names are short and VM names are not: a hash (FNV-1a) stands for the name.
+pub fn tap_name(vm: &VmName, nic: usize) -> String {
+    let hash = vm.as_str().bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("th{:010x}n{nic}", hash >> 24)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tap_names_fit_the_kernel_and_differ() {
+        let long = "x".repeat(40);
+        let names: Vec<String> = ["vm1", "vm2", &long]
+            .iter()
+            .map(|name| tap_name(&name.parse().unwrap(), 12))
+            .collect();
+        assert!(names.iter().all(|name| name.len() <= 15), "{names:?}");
+        assert_ne!(names[0], names[1]);
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_named_as_such() {
+        for (text, version) in [("{}", 0), (r#"{"version":1}"#, 1), (r#"{"version":77}"#, 77)] {
+            let error = Record::read(text.as_bytes()).unwrap_err();
+            assert!(
+                matches!(error, RecordError::Version { found } if found == version),
+                "{error}"
+            );
+        }
+        assert!(matches!(Record::read(b"{\"ver"), Err(RecordError::Syntax(_))));
+        assert!(matches!(
+            Record::read(br#"{"version":2,"spec":7}"#),
+            Err(RecordError::Syntax(_))
+        ));
+    }
+}

@@ -1,0 +1,270 @@
+//! What an earlier agent recorded is taken over (G6): every VM stays exactly as it is. One that is paused stays paused until the
+//! coordinator says what became of its batch.
+
+use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmSpec};
+use transhume_protocol::message::{GuestState, Mode, VmRole};
+
+use super::booting::{Booting, Or};
+use super::source::{PreCopyOrder, Source};
+use super::target::{Memory, Target};
+use super::{Arrived, Expected, Home, Left, Off, Role, Stranded};
+use crate::effect::{Act, AdoptBuffers, Ticket};
+use crate::input::{Found, Input, Product, RunState};
+use crate::machine::Cx;
+use crate::record::{Place, Record};
+
+/// Why a VM is off whose process is gone when an agent starts.
+const GONE: &str = "its QEMU ended while no agent watched it";
+
+#[derive(Debug, Clone)]
+pub(crate) struct Adopting {
+    record: Box<Record>,
+    ticket: Ticket,
+}
+
+/// What a recorded VM is now.
+pub(crate) fn recover(cx: &mut Cx<'_>, record: Record, found: Found) -> Role {
+    take_up(cx, record, found)
+}
+
+pub(super) fn take_up(cx: &mut Cx<'_>, record: Record, found: Found) -> Role {
+    match (&record.place, &found) {
+        (Place::Booting { off }, _) => {
+            let spec = record.spec.clone();
+            let or = match off {
+                None => Or::Gone,
+                Some(why) => Or::Off(Off::new(spec.clone(), why.clone(), None)),
+            };
+            Booting::take_back(cx, spec, or)
+        }
+        (Place::Preparing { migration }, _) => Target::take_back(cx, record.spec.clone(), *migration),
+        (Place::Off { .. } | Place::Expected { .. } | Place::Left { process: None, .. }, _) => {
+            without_process(record)
+        }
+        (_, Found::Alive(process)) => {
+            let process = process.clone();
+            adopt(cx, record, process)
+        }
+        (_, Found::Gone) => without_process(record),
+    }
+}
+
+fn adopt(cx: &mut Cx<'_>, record: Record, process: transhume_model::ProcessId) -> Role {
+    let (incoming, surrendered) = (
+        matches!(record.place, Place::Target { .. }),
+        matches!(record.place, Place::Left { .. }),
+    );
+    let ticket = cx.act(Act::Adopt {
+        process,
+        spec: record.spec.clone(),
+        epoch: cx.epoch,
+        buffers: buffers(&record.place),
+        incoming,
+        surrendered,
+    });
+    let record = Box::new(record);
+    Role::Adopting(Adopting { record, ticket })
+}
+
+/// Which of its buffers go on.
+fn buffers(place: &Place) -> AdoptBuffers {
+    match place {
+        Place::Source { restoring: true, .. } => AdoptBuffers::Abort,
+        Place::Source {
+            capturing: true,
+            tunnels,
+            ..
+        }
+        | Place::Left {
+            tunnels,
+            closed: None,
+            ..
+        } => AdoptBuffers::Capture {
+            tunnels: tunnels.clone(),
+        },
+        Place::Arrived {
+            tunnels, activated, ..
+        } if !tunnels.is_empty() => AdoptBuffers::Deliver {
+            tunnels: tunnels.clone(),
+            activated: activated.is_some(),
+        },
+        // A target's buffer is opened anew: its source sends again what it keeps.
+        Place::Booting { .. }
+        | Place::Home { .. }
+        | Place::Off { .. }
+        | Place::Source { .. }
+        | Place::Left { .. }
+        | Place::Expected { .. }
+        | Place::Preparing { .. }
+        | Place::Target { .. }
+        | Place::Arrived { .. } => AdoptBuffers::None,
+    }
+}
+
+/// A VM that has no process, or none any more.
+fn without_process(record: Record) -> Role {
+    let Record { spec, place, .. } = record;
+    match place {
+        Place::Off { why, arrival } => Role::Off(Off::new(spec, why, arrival)),
+        Place::Expected {
+            migration,
+            powered_off,
+        } => Role::Expected(Expected::new(spec, migration, powered_off)),
+        Place::Home { arrival, .. } => Role::Off(Off::new(spec, GONE.to_owned(), arrival)),
+        Place::Source {
+            process,
+            migration,
+            guest,
+            capturing,
+            restoring,
+            tunnels,
+        } => {
+            let home = Home::new(spec, process, guest, true, None);
+            let mut source = Source::adopted(home, of_before(migration), capturing, restoring, tunnels);
+            source.ended = Some(GONE.to_owned());
+            Role::Source(Box::new(source))
+        }
+        Place::Left { tunnels, closed, .. } => Role::Left(Left::new(spec, None, tunnels, closed)),
+        Place::Target {
+            process,
+            migration,
+            tunnels,
+        } => Target::new(spec, migration, Some(process), tunnels, Memory::Spoilt).dead(GONE),
+        Place::Arrived {
+            process,
+            migration,
+            run,
+            tunnels,
+            activated,
+        } => Arrived::new(spec, process, migration, run, tunnels, activated).dead(GONE),
+        Place::Booting { off } => match off {
+            Some(why) => Role::Off(Off::new(spec, why, None)),
+            None => Role::Gone,
+        },
+        Place::Preparing { migration } => Role::Expected(Expected::new(spec, migration, false)),
+    }
+}
+
+/// The order to pre-copy went with the agent that got it: no progress is reported on it any more.
+fn of_before(migration: MigrationId) -> PreCopyOrder {
+    PreCopyOrder {
+        id: OrderId(0),
+        migration,
+        page_stream: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
+        mode: Mode::Live,
+        blackout_max: Millis(0),
+    }
+}
+
+impl Adopting {
+    pub(super) fn busy_with(&self) -> Ticket {
+        self.ticket
+    }
+
+    pub(super) fn record(&self, epoch: Epoch) -> Record {
+        Record {
+            epoch,
+            ..(*self.record).clone()
+        }
+    }
+
+    pub(super) fn shown(&self) -> (&VmSpec, VmRole, GuestState) {
+        let role = match self.record.place {
+            Place::Booting { .. } | Place::Expected { .. } | Place::Preparing { .. } => VmRole::Expected,
+            Place::Home { .. } => VmRole::Home,
+            Place::Off { .. } => VmRole::Off,
+            Place::Source { .. } => VmRole::Source,
+            Place::Left { .. } => VmRole::Left,
+            Place::Target { .. } => VmRole::Target,
+            Place::Arrived { .. } => VmRole::Arrived,
+        };
+        (&self.record.spec, role, GuestState::Paused)
+    }
+
+    pub(super) fn fact(self, cx: &mut Cx<'_>, fact: Input) -> Role {
+        match fact {
+            Input::Done { ticket, result } if ticket == self.ticket => match result {
+                Ok(Product::Adopted { run }) => adopted(cx, *self.record, run),
+                Ok(_) => Stranded::with_record(cx, *self.record, &super::unexpected().to_string()),
+                Err(trouble) => Stranded::with_record(cx, *self.record, &trouble.to_string()),
+            },
+            // It is noticed again when the adoption fails.
+            _ => Role::Adopting(self),
+        }
+    }
+}
+
+fn adopted(cx: &mut Cx<'_>, record: Record, run: RunState) -> Role {
+    let Record { spec, place, .. } = record;
+    match place {
+        Place::Home {
+            process,
+            started,
+            arrival,
+        } => {
+            let guest = run.guest().unwrap_or(GuestState::Paused);
+            let home = Home::new(spec, process, guest, started, arrival);
+            match run {
+                RunState::Shutdown => home.fact(cx, Input::PoweredOff),
+                _ => Role::Home(home),
+            }
+        }
+        Place::Source {
+            process,
+            migration,
+            guest,
+            capturing,
+            restoring,
+            tunnels,
+        } => {
+            let home = Home::new(spec, process, guest, true, None);
+            let mut source = Source::adopted(home, of_before(migration), capturing, restoring, tunnels);
+            // We stop a guest only while we capture; otherwise its user did while no agent watched.
+            if capturing {
+                source.stopped = run != RunState::Running && guest == GuestState::Running;
+            } else {
+                source.home.guest = run.guest().unwrap_or(guest);
+            }
+            Role::Source(Box::new(source))
+        }
+        Place::Left {
+            process,
+            tunnels,
+            closed,
+        } => Role::Left(Left::new(spec, process, tunnels, closed)),
+        Place::Target {
+            process,
+            migration,
+            tunnels,
+        } => {
+            let memory = match run {
+                RunState::Paused | RunState::Prelaunch | RunState::DiskError | RunState::Panicked => {
+                    Memory::Whole
+                }
+                // Its page stream went through the agent that died.
+                _ => Memory::Spoilt,
+            };
+            Role::Target(Target::new(spec, migration, Some(process), tunnels, memory))
+        }
+        Place::Arrived {
+            process,
+            migration,
+            run: wanted,
+            tunnels,
+            activated,
+        } => {
+            let arrived = Arrived::new(spec, process, migration, wanted, tunnels, activated);
+            Role::Arrived(arrived.with_guest(run.guest()))
+        }
+        // These have no process: they are not adopted.
+        place @ (Place::Off { .. }
+        | Place::Expected { .. }
+        | Place::Booting { .. }
+        | Place::Preparing { .. }) => without_process(Record {
+            version: record.version,
+            spec,
+            epoch: record.epoch,
+            place,
+        }),
+    }
+}

@@ -1,0 +1,202 @@
+//! Steps 2 and 6 at the source: memory is copied while the guest runs, and the rest when it has stopped.
+
+use transhume_model::{Millis, WallMicros};
+use transhume_protocol::message::{CopyTimes, FaultKind, GuestState, Mode, OrderKind, Outcome, PageProgress};
+
+use super::Role;
+use super::source::{Doing, Source};
+use crate::effect::{Act, Pace, Signal, Ticket, Timer};
+use crate::input::{CopyStatus, Looked, Product};
+use crate::limits::{DEAF_MS_MIN, LAG_LOOK_MS, LAG_MS_MAX, PROBE_AGAIN_MS, PROGRESS_MS, ROUNDS_MIN};
+use crate::machine::Cx;
+use crate::trouble::Trouble;
+
+impl Source {
+    /// The target's agent is there. Live, QEMU begins to write; offline, nothing is copied before the capture.
+    pub(super) fn stream_opened(mut self: Box<Self>, cx: &mut Cx<'_>) -> Role {
+        self.stream = true;
+        match self.order.mode {
+            Mode::Live => {
+                self.doing = Doing::StartMigration(cx.act(Act::StartMigration));
+                Role::Source(self)
+            }
+            Mode::Offline => {
+                self.copying.fits = Some(PageProgress::default());
+                cx.answer(OrderKind::PreCopy, Outcome::PreCopying);
+                self.report_convergence(cx);
+                Role::Source(self)
+            }
+        }
+    }
+
+    pub(super) fn stream_flows(&mut self, cx: &mut Cx<'_>) {
+        cx.answer(OrderKind::PreCopy, Outcome::PreCopying);
+        cx.timer(PROGRESS_MS, Timer::Look);
+    }
+
+    /// Whether memory is being copied while the guest may run.
+    fn copies(&self) -> bool {
+        let under_way = self.stream && !self.stopped && !self.capturing && self.ended.is_none();
+        under_way && self.order.mode == Mode::Live && !matches!(self.doing, Doing::Restore(_))
+    }
+
+    /// Looks how far the copying is, unless a look is under way.
+    pub(super) fn look(&mut self, cx: &mut Cx<'_>) {
+        if self.copies() && self.copying.looking.is_none() {
+            self.copying.looking = Some(cx.act(Act::Look));
+        }
+    }
+
+    /// Asks whether the guest takes frames. One that does not is taken as it is at the capture, or the healthy guests of its batch
+    /// would stand still while it is waited for.
+    pub(super) fn probe(&mut self, cx: &mut Cx<'_>) {
+        if !self.buffers || self.capturing || self.copying.probing.is_some() {
+            return;
+        }
+        if self.home.guest == GuestState::Running {
+            self.copying.probing = Some(cx.act(Act::ProbeGuest));
+        } else {
+            self.copying.takes = Some(false);
+            self.report_convergence(cx);
+        }
+    }
+
+    /// A look or a probe is answered.
+    pub(super) fn looked(&mut self, cx: &mut Cx<'_>, ticket: Ticket, result: Result<Product, Trouble>) {
+        if self.copying.looking == Some(ticket) {
+            self.copying.looking = None;
+            let pause = match result {
+                Ok(Product::Looked(looked)) if self.copies() => self.see(cx, looked),
+                // A look that fails is taken again.
+                Ok(_) | Err(_) => PROGRESS_MS,
+            };
+            if self.copies() {
+                cx.timer(pause, Timer::Look);
+            }
+        } else if self.copying.probing == Some(ticket) {
+            self.copying.probing = None;
+            self.probed(cx, result);
+        }
+    }
+
+    /// A guest takes frames if it took one, and takes none if it took none for long; until then it is asked again.
+    fn probed(&mut self, cx: &mut Cx<'_>, result: Result<Product, Trouble>) {
+        // Where it cannot be told the capture waits for the guest, as for a healthy one.
+        let took = !matches!(result, Ok(Product::Takes(false)));
+        if took {
+            (self.copying.takes, self.copying.deaf_since) = (Some(true), None);
+            self.report_convergence(cx);
+            return;
+        }
+        let now = cx.now.mono;
+        let since = *self.copying.deaf_since.get_or_insert(now);
+        if now < since + DEAF_MS_MIN {
+            return cx.timer(PROBE_AGAIN_MS, Timer::Probe);
+        }
+        self.copying.takes = Some(false);
+        self.report_convergence(cx);
+    }
+
+    /// Decides by one look; returns the pause before the next.
+    fn see(&mut self, cx: &mut Cx<'_>, looked: Looked) -> Millis {
+        if let Some(guest) = looked.run.guest() {
+            self.home.guest = guest;
+        }
+        let running = self.home.guest == GuestState::Running;
+        match looked.status {
+            CopyStatus::Lost { why } => {
+                self.lose_stream(cx, format!("QEMU ended the migration: {why}"));
+                PROGRESS_MS
+            }
+            // The frames of a guest that nobody captured are lost: it has to run again here.
+            CopyStatus::PreSwitchover | CopyStatus::Sent if running => {
+                let why = "QEMU stopped the guest without waiting for the target's agreement, or its user did just then";
+                self.lose_stream(cx, why.to_owned());
+                PROGRESS_MS
+            }
+            // A guest that does not run dirties nothing: QEMU is through with it.
+            CopyStatus::PreSwitchover | CopyStatus::Sent => {
+                self.copying.fits.get_or_insert(looked.pages);
+                self.progressed(cx, looked.pages);
+                PROGRESS_MS
+            }
+            CopyStatus::Idle => PROGRESS_MS,
+            CopyStatus::Active => self.see_active(cx, looked.pages, looked.lag_within_limit),
+        }
+    }
+
+    fn see_active(&mut self, cx: &mut Cx<'_>, pages: PageProgress, lag_within_limit: bool) -> Millis {
+        let copied_once = pages.rounds >= ROUNDS_MIN;
+        if copied_once && !self.copying.held {
+            // From now on QEMU looks for dirty pages without a pause, and is read slowly while it finds none.
+            self.copying.held = true;
+            cx.signal(Signal::Pace(Pace::Held));
+        }
+        if self.copying.fits.is_some() {
+            self.report_convergence(cx);
+            return PROGRESS_MS;
+        }
+        if !copied_once || pages.blackout > self.order.blackout_max {
+            self.progressed(cx, pages);
+            return PROGRESS_MS;
+        }
+        let now = cx.now.mono;
+        let since = *self.copying.fits_since.get_or_insert(now);
+        if !lag_within_limit && now < since + LAG_MS_MAX {
+            // What is under way would be waited for with the guest stopped.
+            return LAG_LOOK_MS;
+        }
+        self.copying.fits = Some(pages);
+        self.progressed(cx, pages);
+        PROGRESS_MS
+    }
+
+    fn progressed(&mut self, cx: &mut Cx<'_>, pages: PageProgress) {
+        if !self.copying.converged && !self.report_convergence(cx) {
+            cx.report_on(self.order.id, Outcome::Progress(pages));
+        }
+    }
+
+    /// Says once that the blackout fits, as soon as it is known whether the guest takes frames.
+    fn report_convergence(&mut self, cx: &mut Cx<'_>) -> bool {
+        let (Some(pages), Some(_), false) = (self.copying.fits, self.copying.takes, self.copying.converged)
+        else {
+            return false;
+        };
+        self.copying.converged = true;
+        cx.report_on(self.order.id, Outcome::Converged(pages));
+        true
+    }
+
+    fn lose_stream(&mut self, cx: &mut Cx<'_>, why: String) {
+        self.stream = false;
+        cx.signal(Signal::CutPageStream);
+        let reason = format!("VM {} on host {}: {why}", cx.name, cx.host);
+        cx.speak_up(Trouble::failed(FaultKind::Qemu, reason));
+    }
+
+    /// Step 6 is over.
+    pub(super) fn copied(
+        self: Box<Self>,
+        cx: &mut Cx<'_>,
+        begun_at: WallMicros,
+        result: Result<Product, Trouble>,
+    ) -> Role {
+        match result {
+            Ok(Product::Copied {
+                pages,
+                pre_switchover_at,
+            }) => {
+                let times = CopyTimes {
+                    begun_at,
+                    pre_switchover_at,
+                    completed_at: cx.now.wall,
+                };
+                cx.answer(OrderKind::StopAndCopy, Outcome::Copied { pages, times });
+            }
+            Ok(_) => cx.fail(OrderKind::StopAndCopy, super::unexpected()),
+            Err(trouble) => cx.fail(OrderKind::StopAndCopy, trouble),
+        }
+        Role::Source(self)
+    }
+}

@@ -1,0 +1,267 @@
+//! A VM that lives here.
+
+use transhume_model::{ProcessId, VmSpec};
+use transhume_protocol::message::{
+    Command, FaultKind, GuestState, Order, OrderKind, Outcome, RefusalKind, SourceFrames,
+};
+
+use super::{Off, Role, Source, Transition, wrong_state};
+use crate::effect::{Act, Ticket, Timer};
+use crate::input::Input;
+use crate::limits::POWER_DOWN_MS_MAX;
+use crate::machine::Cx;
+use crate::record::{Arrival, Place};
+use crate::trouble::Trouble;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    pub(super) spec: VmSpec,
+    pub(super) process: ProcessId,
+    pub(super) guest: GuestState,
+    /// Whether its guest was told to run once; a boot is over then.
+    pub(super) started: bool,
+    pub(super) arrival: Option<Arrival>,
+    doing: Doing,
+}
+
+#[derive(Debug, Clone)]
+enum Doing {
+    Nothing,
+    /// It is told to run for the first time.
+    Start(Ticket),
+    /// Its guest is asked to power itself off.
+    AskPowerDown(Ticket),
+    /// It was asked and has some time.
+    AwaitPowerDown,
+    /// Everything of it is ended; it is off then, or gone.
+    End {
+        ticket: Ticket,
+        /// Why it is off; absent where it is to be gone.
+        off: Option<String>,
+        /// To answer.
+        kind: Option<OrderKind>,
+    },
+}
+
+impl Home {
+    pub(super) fn new(
+        spec: VmSpec,
+        process: ProcessId,
+        guest: GuestState,
+        started: bool,
+        arrival: Option<Arrival>,
+    ) -> Self {
+        let doing = Doing::Nothing;
+        Home {
+            spec,
+            process,
+            guest,
+            started,
+            arrival,
+            doing,
+        }
+    }
+
+    /// It leaves: what was answered when it came is of no use any more.
+    pub(super) fn without_arrival(self) -> Self {
+        Home {
+            arrival: None,
+            ..self
+        }
+    }
+
+    /// Started, stopped, recorded: it may run.
+    pub(super) fn booted(cx: &mut Cx<'_>, spec: VmSpec, process: ProcessId) -> Role {
+        let home = Home::new(spec, process, GuestState::Paused, false, None);
+        let doing = Doing::Start(cx.act(Act::Cont));
+        Role::Home(Home { doing, ..home })
+    }
+
+    pub(super) fn spec(&self) -> &VmSpec {
+        &self.spec
+    }
+
+    pub(super) fn guest(&self) -> GuestState {
+        self.guest
+    }
+
+    pub(super) fn busy_with(&self) -> Option<Ticket> {
+        match self.doing {
+            Doing::Nothing | Doing::AwaitPowerDown => None,
+            Doing::Start(ticket) | Doing::AskPowerDown(ticket) | Doing::End { ticket, .. } => Some(ticket),
+        }
+    }
+
+    pub(super) fn place(&self) -> (&VmSpec, Place) {
+        let place = Place::Home {
+            process: self.process.clone(),
+            started: self.started,
+            arrival: self.arrival.clone(),
+        };
+        (&self.spec, place)
+    }
+
+    pub(super) fn order(self, cx: &mut Cx<'_>, order: Order) -> Transition {
+        let kind = order.command.kind();
+        match order.command {
+            Command::StartVm { .. } if self.started => {
+                let spec = self.spec.clone();
+                cx.answer(kind, Outcome::Started { spec });
+                Ok(Role::Home(self))
+            }
+            Command::StartVm { .. } => {
+                let doing = Doing::Start(cx.act(Act::Cont));
+                Ok(Role::Home(Home { doing, ..self }))
+            }
+            Command::StopVm { force: true, .. } => {
+                let why = "it was powered off by order".to_owned();
+                Ok(self.end(cx, Some(why), Some(kind)))
+            }
+            Command::StopVm { force: false, .. } => {
+                let doing = Doing::AskPowerDown(cx.act(Act::PowerDown));
+                Ok(Role::Home(Home { doing, ..self }))
+            }
+            Command::DestroyVm { .. } => Ok(self.end(cx, None, Some(kind))),
+            Command::PreCopy { .. } if matches!(self.doing, Doing::AwaitPowerDown) => {
+                let trouble = Trouble::refused(
+                    RefusalKind::PoweredOff,
+                    format!("the guest of VM {} is powering itself off", cx.name),
+                    "move again when it is off: its place moves with the cluster",
+                );
+                Err((Role::Home(self), trouble))
+            }
+            Command::PreCopy {
+                migration,
+                page_stream,
+                mode,
+                blackout_max,
+                ..
+            } => {
+                let order = super::source::PreCopyOrder {
+                    id: order.id,
+                    migration,
+                    page_stream,
+                    mode,
+                    blackout_max,
+                };
+                Ok(Source::begin(cx, self, order))
+            }
+            Command::AbortSource { .. } => {
+                cx.answer(kind, Outcome::SourceRestored(SourceFrames::default()));
+                Ok(Role::Home(self))
+            }
+            _ => match super::off::answer_again(&self.arrival, kind) {
+                Some(outcome) => {
+                    cx.answer(kind, outcome);
+                    Ok(Role::Home(self))
+                }
+                None => Err(wrong_state(cx, kind, Role::Home(self))),
+            },
+        }
+    }
+
+    fn end(self, cx: &mut Cx<'_>, off: Option<String>, kind: Option<OrderKind>) -> Role {
+        let ticket = cx.act(Act::End);
+        let doing = Doing::End { ticket, off, kind };
+        Role::Home(Home { doing, ..self })
+    }
+
+    pub(super) fn fact(mut self, cx: &mut Cx<'_>, fact: Input) -> Role {
+        match fact {
+            Input::Done { ticket, result } if self.busy_with() == Some(ticket) => match result {
+                Ok(_) => self.done(cx),
+                Err(trouble) => self.failed(cx, trouble),
+            },
+            Input::RunState(run) => match run.guest() {
+                Some(GuestState::Off) => self.went_off(cx, "the guest powered itself off".to_owned()),
+                Some(guest) => {
+                    self.guest = guest;
+                    Role::Home(self)
+                }
+                None => Role::Home(self),
+            },
+            Input::PoweredOff => self.went_off(cx, "the guest powered itself off".to_owned()),
+            Input::Died { why } => self.went_off(cx, format!("its QEMU ended by itself: {why}")),
+            Input::Timer(Timer::PowerDown) if matches!(self.doing, Doing::AwaitPowerDown) => {
+                self.doing = Doing::Nothing;
+                let reason = format!(
+                    "the guest of VM {} did not power itself off within {POWER_DOWN_MS_MAX}",
+                    cx.name
+                );
+                cx.fail(OrderKind::StopVm, Trouble::failed(FaultKind::Qemu, reason));
+                Role::Home(self)
+            }
+            _ => Role::Home(self),
+        }
+    }
+
+    /// Whatever was being done, there is nothing to run any more; what QEMU left is cleared away.
+    fn went_off(self, cx: &mut Cx<'_>, why: String) -> Role {
+        match &self.doing {
+            Doing::End { .. } => Role::Home(self),
+            Doing::Start(_) => {
+                cx.fail(
+                    OrderKind::StartVm,
+                    Trouble::failed(FaultKind::Qemu, format!("VM {} did not start: {why}", cx.name)),
+                );
+                self.end(cx, Some(why), None)
+            }
+            Doing::AskPowerDown(_) | Doing::AwaitPowerDown => {
+                self.end(cx, Some(why), Some(OrderKind::StopVm))
+            }
+            Doing::Nothing => self.end(cx, Some(why), None),
+        }
+    }
+
+    fn done(mut self, cx: &mut Cx<'_>) -> Role {
+        match std::mem::replace(&mut self.doing, Doing::Nothing) {
+            Doing::Start(_) => {
+                (self.started, self.guest) = (true, GuestState::Running);
+                let spec = self.spec.clone();
+                cx.answer(OrderKind::StartVm, Outcome::Started { spec });
+                Role::Home(self)
+            }
+            Doing::AskPowerDown(_) => {
+                cx.timer(POWER_DOWN_MS_MAX, Timer::PowerDown);
+                self.doing = Doing::AwaitPowerDown;
+                Role::Home(self)
+            }
+            Doing::End { off, kind, .. } => {
+                let (role, outcome) = match off {
+                    Some(why) => (
+                        Role::Off(Off::new(self.spec, why, self.arrival)),
+                        Outcome::Stopped,
+                    ),
+                    None => (Role::Gone, Outcome::Destroyed),
+                };
+                if let Some(kind) = kind {
+                    cx.answer(kind, outcome);
+                }
+                role
+            }
+            Doing::Nothing | Doing::AwaitPowerDown => Role::Home(self),
+        }
+    }
+
+    fn failed(mut self, cx: &mut Cx<'_>, trouble: Trouble) -> Role {
+        let kind = match std::mem::replace(&mut self.doing, Doing::Nothing) {
+            Doing::Start(_) => Some(OrderKind::StartVm),
+            Doing::AskPowerDown(_) => Some(OrderKind::StopVm),
+            Doing::End { kind, .. } => kind,
+            Doing::Nothing | Doing::AwaitPowerDown => None,
+        };
+        match kind {
+            Some(kind) => {
+                cx.fail(kind, trouble);
+                Role::Home(self)
+            }
+            // Its guest is off and what it left cannot be cleared away.
+            None => super::Stranded::after_failed_clearing(cx, record_of(&self, cx), &trouble),
+        }
+    }
+}
+
+fn record_of(home: &Home, cx: &Cx<'_>) -> crate::record::Record {
+    let (spec, place) = home.place();
+    super::record(spec, cx.epoch, place)
+}
