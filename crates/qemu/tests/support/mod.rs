@@ -15,7 +15,10 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use transhume_model::{Boot, Disk, Mebibytes, NicSpec, ProcessId, Vcpus, VmSpec};
-use transhume_qemu::{Accel, HoldPace, Launcher, QemuBinary, ReturnPathFilter, VmPaths};
+use transhume_qemu::{
+    Accel, HoldPace, Incoming, Launcher, Loaded, MigrationProgress, QemuBinary, ReturnPathFilter, Running,
+    VmPaths, Waiting,
+};
 
 /// Longest wait for the guest to do what it does all the time.
 pub const GUEST_LIMIT: Duration = Duration::from_secs(60);
@@ -247,6 +250,32 @@ pub async fn counted(paths: &VmPaths, from: u64, by: u64) -> u64 {
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Starts a VM and lets its guest run.
+pub async fn boot(launcher: &Launcher, spec: &VmSpec, paths: &VmPaths, taps: &[OwnedFd]) -> Running {
+    let running = launcher.boot(spec, paths, &borrowed(taps)).await.unwrap();
+    running.cont().await.unwrap();
+    running
+}
+
+/// Stop-and-copy at the source, from the stop to the end.
+pub async fn finish(source: &Running, limit: Duration) -> MigrationProgress {
+    source.await_pre_switchover(limit).await.unwrap();
+    source.continue_migration().await.unwrap();
+    source.await_completed(limit).await.unwrap()
+}
+
+/// Waits for the whole VM at the target.
+pub async fn loaded(target: Incoming<Waiting>, limit: Duration) -> Incoming<Loaded> {
+    let arrived = target.arrived(limit).await.unwrap();
+    target.loaded(arrived)
+}
+
+/// Back to normal after an abort, the target being gone.
+pub async fn run_here(source: &Running) {
+    source.cancel_migration().await.unwrap();
+    source.cont().await.unwrap();
 }
 
 /// What the proxy does and saw.
