@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use transhume_model::{Bytes, NicIndex, VmName, VmSpec, WallMicros};
 use transhume_netbuf::limits::{PLUG_BYTES_MAX, RING_FRAMES};
 use transhume_netbuf::{
-    Error, Event, Events, NicIdentity, OldPath, PlugState, SourceAccount, SourceBuffer, SourceConfig, Tap,
-    TapConfig, TargetAccount, TargetBuffer, TargetConfig,
+    Error, Event, Events, NicIdentity, OldPath, PlugState, Responsiveness, SourceAccount, SourceBuffer,
+    SourceConfig, Tap, TapConfig, TapMark, TargetAccount, TargetBuffer, TargetConfig,
 };
 use transhume_protocol::message::{self, Fault, FaultKind, SourceFrames, TargetFrames};
 
@@ -65,6 +65,11 @@ impl Taps {
                 ring_frames: RING_FRAMES,
                 plug_bytes_max: PLUG_BYTES_MAX,
                 plug,
+                mark: TapMark {
+                    owner: config.host.to_string(),
+                    vm: spec.name.clone(),
+                    nic: NicIndex(index as u8),
+                },
             })
         };
         spec.nics
@@ -242,8 +247,8 @@ impl SourceBuffers {
         self.0.iter_mut().try_for_each(SourceBuffer::announce)?;
         let mut instants = (WallMicros(0), WallMicros(0));
         for buffer in &mut self.0 {
-            let (shut_at, empty_at) = buffer.shut()?;
-            instants = (instants.0.max(shut_at), instants.1.max(empty_at));
+            let shut = buffer.shut(Responsiveness::Taking)?;
+            instants = (instants.0.max(shut.shut_at), instants.1.max(shut.empty_at));
         }
         Ok(instants)
     }
@@ -260,7 +265,7 @@ impl SourceBuffers {
     /// Step 9, on a thread of its own: the marker may take its time.
     pub(crate) fn finish(self, alarm: mpsc::Sender<Alarm>) {
         in_background(alarm, move || {
-            let accounts = each(self.0, SourceBuffer::finish)?;
+            let accounts = each(self.0, |buffer| until_closed(|| buffer.finish()))?;
             Ok(Alarm::SourceClosed(source_frames(&accounts)))
         });
     }
@@ -315,8 +320,10 @@ impl TargetBuffers {
             record,
             alarm,
         };
+        let active = record.activated.is_some();
         let port = |nic: usize| record.tunnels.get(nic).map_or(0, SocketAddr::port);
-        let resume = |(nic, tap)| TargetBuffer::resume(ends.target(nic, port(nic)), tap, ends.events());
+        let resume =
+            |(nic, tap)| TargetBuffer::resume(ends.target(nic, port(nic)), tap, active, ends.events());
         taps.0
             .iter()
             .enumerate()
@@ -333,8 +340,11 @@ impl TargetBuffers {
     pub(crate) fn activate(&mut self) -> Result<(WallMicros, WallMicros), Error> {
         let mut instants = (WallMicros(0), WallMicros(0));
         for buffer in &mut self.0 {
-            let (injected_at, announced_at) = buffer.activate()?;
-            instants = (instants.0.max(injected_at), instants.1.max(announced_at));
+            let activated = buffer.activate()?;
+            instants = (
+                instants.0.max(activated.injected_at),
+                instants.1.max(activated.announced_at),
+            );
         }
         Ok(instants)
     }
@@ -342,16 +352,29 @@ impl TargetBuffers {
     /// Step 9, on a thread of its own.
     pub(crate) fn finish(self, alarm: mpsc::Sender<Alarm>) {
         in_background(alarm, move || {
-            let accounts = each(self.0, TargetBuffer::finish)?;
+            let accounts = each(self.0, |buffer| until_closed(|| buffer.finish()))?;
             Ok(Alarm::TargetClosed(target_frames(&accounts)))
         });
     }
 }
 
-fn each<B: Send, A: Send>(buffers: Vec<B>, work: fn(B) -> Result<A, Error>) -> Result<Vec<A>, Error> {
+/// The closing has its own limits and reports what is late; one call of it waits for a while only.
+fn until_closed<A>(mut finish: impl FnMut() -> Result<A, Error>) -> Result<A, Error> {
+    loop {
+        match finish() {
+            Err(Error::StillClosing { .. }) => {}
+            done => return done,
+        }
+    }
+}
+
+fn each<B: Send, A: Send>(
+    mut buffers: Vec<B>,
+    work: fn(&mut B) -> Result<A, Error>,
+) -> Result<Vec<A>, Error> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = buffers
-            .into_iter()
+            .iter_mut()
             .map(|buffer| scope.spawn(move || work(buffer)))
             .collect();
         threads
