@@ -135,6 +135,39 @@ impl SourceBuffer {
         self.stage = Stage::Closed(account);
         Ok(account)
     }
+
+    /// There is no guest any more, here or elsewhere, for whom frames are kept: what was not put back is
+    /// counted as undelivered. Once it is done the same account is returned each time.
+    pub fn give_up(&mut self) -> Result<SourceAccount, Error> {
+        self.shut_for_abort()?;
+        let (spool, seen) = match &self.stage {
+            Stage::Stopped(spool, seen) => (spool, *seen),
+            Stage::Closed(account) => return Ok(*account),
+            _ => return Err(self.wrong_stage("give up")),
+        };
+        let captured = capture::account_of(spool);
+        let undelivered = spool.note(Note::Undelivered) + frames_left(spool);
+        let account = SourceAccount {
+            own_echo: seen.own_echo,
+            second_speaker: seen.second_speaker,
+            put_back: captured.captured.saturating_sub(undelivered),
+            undelivered,
+            last_sent_us: self.last_sent_us(),
+            ..captured
+        };
+        self.stage = Stage::Closed(account);
+        Ok(account)
+    }
+}
+
+/// Unicast frames behind the last one that was put back.
+fn frames_left(spool: &Spool) -> u64 {
+    let (mut at, mut left) = (spool.after(spool.note(Note::PutBack)), 0);
+    while let Ok(Some(record)) = spool.record(at) {
+        left += u64::from(matches!(record.kind, Kind::Unicast));
+        at = record.next;
+    }
+    left
 }
 
 /// From behind the last frame that was put back on.

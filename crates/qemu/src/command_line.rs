@@ -20,7 +20,7 @@ use crate::limits::SOCKET_PATH_BYTES_MAX;
 const NIC_SLOT: usize = 0x02;
 
 /// Most NICs of one VM.
-const NICS_MAX: usize = 8;
+pub const NICS_MAX: usize = 8;
 
 /// First PCI slot of the disks.
 const DISK_SLOT: usize = 0x10;

@@ -33,7 +33,7 @@ mod vm;
 
 pub use accel::{Accel, AccelChoice};
 pub use binary::QemuBinary;
-pub use command_line::{CommandLine, StartMode, VmPaths, marked_vm};
+pub use command_line::{CommandLine, NICS_MAX, StartMode, VmPaths, marked_vm};
 pub use dirty_rate::DirtyRate;
 pub use error::QemuError;
 pub use hold::{HoldPace, NextRead};

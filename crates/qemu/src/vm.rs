@@ -230,6 +230,12 @@ impl Running {
         Ok(())
     }
 
+    /// Asks the guest to power itself off (ACPI); it may take its time, or not obey.
+    pub async fn power_down(&self) -> Result<(), QemuError> {
+        self.vm.qmp.execute("system_powerdown", json!({})).await?;
+        Ok(())
+    }
+
     /// Starts the page stream towards a Unix socket. For an offline move call [`stop`](Self::stop) first; the rest is the same.
     pub async fn start_migration(&self, socket: &Path) -> Result<(), QemuError> {
         let qmp = &self.vm.qmp;
