@@ -215,3 +215,6 @@ impl OrderHandler for Agent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,8 @@ impl Reports {
         }
     }
 
-    fn replace(&self) -> mpsc::Receiver<Report> {
+    /// The newest connection's end from here on.
+    pub(crate) fn replace(&self) -> mpsc::Receiver<Report> {
         let (sender, receiver) = mpsc::channel(REPORTS_WAITING_MAX);
         *self.link.lock().expect("no holder of this lock panics") = Some(sender);
         receiver

@@ -164,3 +164,6 @@ impl Decisions {
         self.machine.name()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,13 +135,12 @@ pub fn kernel() -> PathBuf {
     )
 }
 
-/// The guest's init: counts aloud, and writes `dirty_kib` KiB of memory with every count.
-fn initrd(dir: &Path, dirty_kib: u32) -> PathBuf {
+/// A guest's init: counts aloud; `with_every_count` is done each time, `n` being the count.
+fn initrd(dir: &Path, name: &str, with_every_count: &str) -> PathBuf {
     let busybox = needed("TRANSHUME_BUSYBOX", "/bin/busybox", "install busybox-static.");
     let init = format!(
         "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\nn=0\nwhile :; do n=$((n+1)); echo \"count $n\"\n\
-         [ {dirty_kib} = 0 ] || /bin/busybox dd if=/dev/urandom of=/scratch bs=1024 count={dirty_kib} conv=notrunc 2>/dev/null\n\
-         /bin/busybox sleep 0.1; done\n"
+         {with_every_count}\n/bin/busybox sleep 0.1; done\n"
     );
     let mut archive = Vec::new();
     for directory in ["bin", "dev"] {
@@ -155,7 +154,7 @@ fn initrd(dir: &Path, dirty_kib: u32) -> PathBuf {
     );
     newc(&mut archive, "init", 0o100_755, init.as_bytes());
     newc(&mut archive, "TRAILER!!!", 0, &[]);
-    let path = dir.join(format!("initrd-{dirty_kib}.img"));
+    let path = dir.join(format!("initrd-{name}.img"));
     fs::write(&path, archive).unwrap();
     path
 }
@@ -188,8 +187,16 @@ fn newc(archive: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
     archive.resize(archive.len().next_multiple_of(4), 0);
 }
 
-/// A VM of one processor and 128 MiB with one NIC and one disk.
+/// A VM of one processor and 128 MiB with one NIC and one disk, which writes `dirty_kib` KiB of memory with every count.
 pub fn spec(dir: &Path, name: &str, dirty_kib: u32) -> VmSpec {
+    let dirty = format!(
+        "[ {dirty_kib} = 0 ] || /bin/busybox dd if=/dev/urandom of=/scratch bs=1024 count={dirty_kib} conv=notrunc 2>/dev/null"
+    );
+    spec_that(dir, name, &dirty)
+}
+
+/// The same VM, which does this with every count.
+pub fn spec_that(dir: &Path, name: &str, with_every_count: &str) -> VmSpec {
     let disk = dir.join("disk.raw");
     fs::write(&disk, vec![0; 1 << 20]).unwrap();
     VmSpec {
@@ -205,7 +212,7 @@ pub fn spec(dir: &Path, name: &str, dirty_kib: u32) -> VmSpec {
         disks: vec![Disk::File { path: disk }],
         boot: Boot {
             kernel: kernel(),
-            initrd: initrd(dir, dirty_kib),
+            initrd: initrd(dir, name, with_every_count),
             cmdline: "console=ttyS0 quiet".into(),
         },
     }

@@ -16,7 +16,7 @@ use crate::context::{Context, locked};
 use crate::limits::{CATCH_UP, STOP_AND_COPY_MAX};
 use crate::page_stream::{self, PageStream, SOURCE_SOCKET};
 use crate::text::{failed, qemu_failed};
-use crate::vm::holdings::{Copying, Holdings, Qemu};
+use crate::vm::holdings::{Copying, Holdings, Qemu, Slot};
 use crate::vm::task::Outcome;
 use crate::vm::watch::run_state;
 
@@ -57,6 +57,8 @@ pub(super) async fn open(
     watch_end(ended, holdings.inputs.clone());
     *locked(&holdings.reach.stream) = Some(stream);
     holdings.copying = Copying::default();
+    // Of the move that brought the VM here: nobody asks them any more.
+    holdings.target = Slot::default();
     Ok(Product::Done)
 }
 
