@@ -34,14 +34,14 @@ enum Command {
 /// The handle of a running thread; dropping it ends the thread where it is.
 pub(crate) struct Capture {
     /// Until the thread works.
-    hand_over: Option<mpsc::Sender<Worker>>,
+    hand_over: Option<mpsc::Sender<Box<Worker>>>,
     commands: mpsc::Sender<Command>,
     wake: Arc<OwnedFd>,
     /// Silent until the thread has ended. Only `&mut self` listens; the lock lets handles be shared.
     ended: Mutex<mpsc::Receiver<()>>,
-    thread: Option<JoinHandle<Option<Worker>>>,
+    thread: Option<JoinHandle<Option<Box<Worker>>>>,
     /// What the thread owned, once it has ended.
-    worker: Option<Worker>,
+    worker: Option<Box<Worker>>,
 }
 
 /// Why there is no worker.
@@ -58,7 +58,7 @@ impl Capture {
     pub(crate) fn prepare(tap: &str) -> io::Result<Self> {
         let wake = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         let (commands, queue) = mpsc::channel();
-        let (hand_over, handed_over) = mpsc::channel::<Worker>();
+        let (hand_over, handed_over) = mpsc::channel::<Box<Worker>>();
         let (ending, ended) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("capture {tap}"))
@@ -88,7 +88,7 @@ impl Capture {
     pub(crate) fn start(&mut self, worker: Worker) {
         if let Some(hand_over) = self.hand_over.take() {
             // The thread waits for nothing else, so it is there.
-            let _ = hand_over.send(worker);
+            let _ = hand_over.send(Box::new(worker));
         }
     }
 
@@ -122,12 +122,12 @@ impl Capture {
             }
             self.worker = thread.join().ok().flatten();
         }
-        self.worker.as_mut().ok_or(NoWorker::Gone)
+        self.worker.as_deref_mut().ok_or(NoWorker::Gone)
     }
 
     /// The same by value; it is not there a second time.
     pub(crate) fn take_ended(&mut self) -> Option<Worker> {
-        self.worker.take()
+        self.worker.take().map(|worker| *worker)
     }
 }
 
