@@ -68,7 +68,7 @@ pub struct TargetAccount {
     /// tried again.
     pub dropped: u64,
     /// Of the frames injected, those that waited in the tap's ring when the buffer was closed, for a
-    /// guest that had taken none since FIN. Known from the kernel's count of what QEMU read; one more
+    /// guest that took none when it was looked at. Known from the kernel's count of what QEMU read; one more
     /// may be with QEMU. They are not lost: a guest that takes frames again gets them.
     pub untaken: u64,
     /// Unicast frames given up: the ring was full and the guest took none, or the kernel refused the

@@ -23,9 +23,9 @@ use crate::frame::{self, Signature};
 use crate::inject::{self, Injector};
 use crate::limits::{
     ACTIVATE_IDLE_MAX, ACTIVATE_WAIT_MAX, HANDSHAKE_WAIT, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES,
-    UNTAKEN_IDLE_MAX,
+    UNTAKEN_IDLE_MAX, UNTAKEN_LOOK,
 };
-use crate::ring::IdleClock;
+use crate::ring::{self, IdleClock};
 use crate::spool::{Kind, Note, RecordError, Spool};
 use crate::tap::Tap;
 use crate::target::Activated;
@@ -130,8 +130,6 @@ pub(crate) struct Worker {
     /// How long the guest has left its ring full.
     full: IdleClock,
     fin: bool,
-    /// What QEMU had read when FIN came.
-    taken_at_fin: u64,
     closed: Option<Closed>,
     finish: Vec<mpsc::Sender<Closed>>,
     duplicated: u64,
@@ -178,7 +176,6 @@ impl Worker {
             activation: Activation::Waiting,
             full: IdleClock::new(RING_FULL_PAUSE),
             fin: false,
-            taken_at_fin: 0,
             closed: None,
             finish: Vec::new(),
             duplicated: 0,
@@ -514,7 +511,6 @@ impl Worker {
     /// has just released the address.
     fn open(&mut self) -> Result<(), Error> {
         let name = self.tap.name().to_owned();
-        self.taken_at_fin = self.tap.taken()?;
         self.tap
             .plug()
             .set_flooding(true)
@@ -545,15 +541,15 @@ impl Worker {
         self.closed = Some((account, self.spool.note(Note::Refused)));
     }
 
-    /// Frames of ours in the ring of a guest that has taken none since FIN. One dummy of the plug had gone
-    /// before them.
+    /// Frames of ours in the ring of a guest that takes none. One dummy of the plug had gone before them.
     fn untaken(&mut self, injected: u64) -> u64 {
-        let waiting = self.tap.readable(Duration::ZERO).unwrap_or(false);
-        match self.tap.taken() {
-            Ok(taken) if waiting && taken == self.taken_at_fin => {
+        match ring::is_emptied(&mut self.tap, UNTAKEN_LOOK) {
+            Ok(false) => {
+                let taken = self.tap.taken().unwrap_or(0);
                 injected.saturating_sub(taken.saturating_sub(1))
             }
-            _ => 0,
+            // A tap that is down or gone has no ring to look into.
+            Ok(true) | Err(_) => 0,
         }
     }
 

@@ -74,6 +74,8 @@ pub const ACTIVATE_IDLE_MAX: Duration = Duration::from_millis(250);
 pub const ACTIVATE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Longest time in which a guest with a full ring takes none before frames for it are given up.
 pub const UNTAKEN_IDLE_MAX: Duration = Duration::from_secs(10);
+/// How long is looked at the end whether it takes those that are in its ring.
+pub(crate) const UNTAKEN_LOOK: Duration = Duration::from_millis(100);
 /// The same while kept frames are put back.
 pub const PUT_BACK_IDLE_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the other end while a tunnel is first connected.

@@ -95,6 +95,23 @@ pub(crate) fn takes_frames(
     }
 }
 
+/// Whether the ring is empty, or one of its frames is taken before none has been for `idle_max`.
+pub(crate) fn is_emptied(tap: &mut Tap, idle_max: Duration) -> Result<bool, Error> {
+    let (mut clock, before) = (IdleClock::new(PROBE_PAUSE), tap.taken()?);
+    loop {
+        let waiting = tap
+            .readable(Duration::ZERO)
+            .context(tap.name(), "look into the ring")?;
+        if !waiting || tap.taken()? != before {
+            return Ok(true);
+        }
+        if clock.look(Instant::now(), false) > idle_max {
+            return Ok(false);
+        }
+        std::thread::sleep(PROBE_PAUSE);
+    }
+}
+
 /// Returns when the ring was seen empty twice in a row, or the wait is over.
 pub(crate) fn await_empty(tap: &mut Tap, patience: Patience) -> Result<Emptied, Error> {
     let begun = Instant::now();

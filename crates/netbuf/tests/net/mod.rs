@@ -59,6 +59,15 @@ pub fn address(link: &str) -> String {
     words.next().unwrap().to_owned()
 }
 
+/// Whether the bridge floods unknown unicast to a port.
+pub fn floods(port: &str) -> bool {
+    let shown = Command::new("bridge")
+        .args(["-d", "link", "show", "dev", port])
+        .output()
+        .expect("`bridge` of iproute2 is needed");
+    String::from_utf8(shown.stdout).unwrap().contains(" flood on ")
+}
+
 /// br-a and br-b are two hosts, br-f the fabric, p0 the peer's interface.
 pub fn build() {
     ip("link set lo up");
