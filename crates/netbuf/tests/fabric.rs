@@ -185,17 +185,16 @@ fn a_second_speaker_of_the_address_is_no_marker_and_is_counted() {
     in_own_network(|| {
         net::build();
         let vm = Vm::new();
-        // What the target announces is lost; what the stranger says comes by.
-        net::ip("link set fb type bridge_slave bcast_flood off");
         let second = Peer::on("fa");
         let own = net::vm_mac().bytes();
         let (source, _) = vm.moves(
             || {
                 (0..7).for_each(|number| second.send_as(own, [0xff; 6], number, 60));
                 std::thread::sleep(Duration::from_millis(20));
+                // What the target announces does not come by; what the stranger says does.
+                net::ip("link set fa type bridge_slave bcast_flood off");
             },
             || {
-                net::ip("link set fa type bridge_slave bcast_flood off");
                 second.send_bytes(&announcement_of_a_stranger());
                 second.send_as(own, [0xff; 6], 8, 60);
             },
