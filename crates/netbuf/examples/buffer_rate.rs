@@ -1,8 +1,9 @@
-//! How many frames a second the buffer carries, without VMs: generator → plug → capture → tunnel → injection → reader.
+//! How many frames a second the buffer carries, without VMs: generator → plug → capture → tunnel →
+//! injection → reader.
 //!
-//! `cargo run --release -p transhume-netbuf --example buffer_rate [REPETITIONS]`, as root. The generator
-//! sends only while fewer than [`WINDOW_FRAMES`] are on their way, so that the figure is what the whole
-//! path carries with none lost. Processor time by thread says where it goes.
+//! `cargo run --release -p transhume-netbuf --example buffer_rate [REPETITIONS]`, as root. The
+//! generator sends only while fewer than [`WINDOW_FRAMES`] are on their way, so that the figure is
+//! what the whole path carries with none lost. Processor time by thread says where it goes.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -245,7 +246,8 @@ impl Generator {
         let socket =
             rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, None).expect("a packet socket");
         let name = std::ffi::CString::new(interface).expect("no zero byte");
-        // SAFETY: all zeroes is a valid sockaddr_ll, `name` is terminated, and the address outlives the call.
+        // SAFETY: all zeroes is a valid sockaddr_ll, `name` is terminated, and the address outlives
+        // the call.
         unsafe {
             let mut address: libc::sockaddr_ll = std::mem::zeroed();
             address.sll_family = libc::AF_PACKET as u16;
@@ -272,7 +274,8 @@ impl Generator {
         header.msg_hdr.msg_iov = &raw mut part;
         header.msg_hdr.msg_iovlen = 1;
         let mut headers = [header; BATCH];
-        // SAFETY: the headers point to `part`, which points to the frame; both outlive the call, and the kernel only reads them.
+        // SAFETY: the headers point to `part`, which points to the frame; both outlive the call,
+        // and the kernel only reads them.
         let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), BATCH as u32, 0) };
         u64::try_from(sent).unwrap_or(0)
     }

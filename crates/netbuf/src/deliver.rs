@@ -1,8 +1,9 @@
-//! The thread that delivers: tunnel → spool → the guest's ring, in order, and the opening of the plug on
-//! FIN. It waits for nobody: neither for a stranger's hello nor for a guest that takes no frames.
+//! The thread that delivers: tunnel → spool → the guest's ring, in order, and the opening of the
+//! plug on FIN. It waits for nobody: neither for a stranger's hello nor for a guest that takes no
+//! frames.
 //!
 //! ```text
-//!  Waiting ──activate──▶ Injecting ──all in, or the guest takes none──▶ Done ──FIN──▶ plug open ──CLOSE──▶ closed
+//!  Waiting ─activate─▶ Injecting ─all in, or none taken─▶ Done ─FIN─▶ plug open ─CLOSE─▶ closed
 //! ```
 
 use std::io::{self, Read, Write};
@@ -19,7 +20,7 @@ use rustix::io::Errno;
 use crate::account::TargetAccount;
 use crate::config::{NicIdentity, TargetConfig};
 use crate::error::{Error, IoContext};
-use crate::frame::{self, Signature};
+use crate::frame::{self, Addresses, Signature};
 use crate::inject::{self, Injector};
 use crate::limits::{
     ACTIVATE_IDLE_MAX, ACTIVATE_WAIT_MAX, HANDSHAKE_WAIT, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES,
@@ -112,6 +113,8 @@ impl Drop for Deliver {
 /// What the thread owns.
 pub(crate) struct Worker {
     identity: NicIdentity,
+    /// The guest's addresses; those beside its NIC's come first of all records.
+    own: Addresses,
     tap: Tap,
     spool: Spool,
     /// Bytes behind the spool's tail that are not a whole record yet.
@@ -161,6 +164,7 @@ impl Worker {
         let delivered = spool.note(Note::Delivered);
         Ok(Self {
             identity: config.identity.clone(),
+            own: spool.addresses(config.identity.mac),
             injector: Injector::start(tap.index()).context(&name, "prepare injection")?,
             tap,
             next: spool.after(delivered),
@@ -288,7 +292,8 @@ impl Worker {
         Ok(())
     }
 
-    /// The newest connection of the right NIC is the tunnel. It is told what the one before was told.
+    /// The newest connection of the right NIC is the tunnel. What was answered by the one before is
+    /// answered again.
     fn greet(&mut self) {
         let now = Instant::now();
         while let Ok((stream, peer)) = self.listener.accept() {
@@ -378,7 +383,7 @@ impl Worker {
             let wanted = batch.len();
             let taken = match self.injector.inject(&batch, self.vnet_header_bytes) {
                 Err(error) if inject::is_refusal(&error) => {
-                    self.give_up_next();
+                    self.skip_frame();
                     continue;
                 }
                 taken => taken?,
@@ -390,7 +395,7 @@ impl Worker {
                 if idle <= UNTAKEN_IDLE_MAX {
                     return Ok(false);
                 }
-                self.give_up_next();
+                self.skip_frame();
             }
         }
     }
@@ -412,7 +417,7 @@ impl Worker {
     }
 
     /// The next record is a frame that does not reach the guest.
-    fn give_up_next(&mut self) {
+    fn skip_frame(&mut self) {
         self.spool
             .add_to_note(Note::Refused, self.injector.take_refused());
         let Ok(Some(record)) = self.spool.record(self.next) else {
@@ -434,9 +439,9 @@ impl Worker {
         self.answer(Answer::Delivered(number));
     }
 
-    /// Once everything that had come before the activation is in, the VM is announced; or when the guest has
-    /// left its ring full for too long. No frame is overtaken by that: the plug opens on FIN, which lies
-    /// behind them.
+    /// Once everything that had come before the activation is in, the VM is announced; or when the
+    /// guest has left its ring full for too long. No frame is overtaken by that: the plug opens on
+    /// FIN, which lies behind them.
     fn announce_when_in(&mut self, now: Instant, deaf: bool) -> io::Result<()> {
         let Activation::Injecting { up_to, since, .. } = &self.activation else {
             return Ok(());
@@ -475,9 +480,8 @@ impl Worker {
     }
 
     fn announce(&self) -> io::Result<()> {
-        let own = self.spool.addresses(self.identity.mac);
         self.tap
-            .announce(&own, Some(self.signature()))
+            .announce(&self.own, Some(self.signature()))
             .map_err(io::Error::other)
     }
 
@@ -494,10 +498,15 @@ impl Worker {
             }
             Kind::Unicast | Kind::Broadcast => {
                 tracing::warn!(vm = %self.identity.vm, number, "a record too short to be a frame is left out");
-                self.give_up_next();
+                self.skip_frame();
                 return Ok(true);
             }
-            Kind::Close | Kind::Address => {}
+            Kind::Address => {
+                if let Some(mac) = record.address() {
+                    self.own.add(mac);
+                }
+            }
+            Kind::Close => {}
         }
         self.next = next;
         self.pass(number);
@@ -507,8 +516,8 @@ impl Worker {
         Ok(true)
     }
 
-    /// FIN: what came by the new path follows. The VM is announced once more, for the source's bridge: it
-    /// has just released the address.
+    /// FIN: what came by the new path follows. The VM is announced once more, for the source's
+    /// bridge: it has just released the address.
     fn open(&mut self) -> Result<(), Error> {
         let name = self.tap.name().to_owned();
         self.tap
@@ -541,7 +550,8 @@ impl Worker {
         self.closed = Some((account, self.spool.note(Note::Refused)));
     }
 
-    /// Frames of ours in the ring of a guest that takes none. One dummy of the plug had gone before them.
+    /// Frames of ours in the ring of a guest that takes none. One dummy of the plug had gone before
+    /// them.
     fn untaken(&mut self, injected: u64) -> u64 {
         match ring::is_emptied(&mut self.tap, UNTAKEN_LOOK) {
             Ok(false) => {
@@ -553,7 +563,8 @@ impl Worker {
         }
     }
 
-    /// Answers are few and short; one that does not go out breaks the tunnel, and the source asks again.
+    /// Answers are few and short; one that does not go out breaks the tunnel, and the source asks
+    /// again.
     fn answer(&mut self, answer: Answer) {
         if let Some(tunnel) = &mut self.tunnel
             && !matches!(tunnel.write(&answer.bytes()), Ok(length) if length == tunnel::ANSWER_BYTES)

@@ -11,19 +11,20 @@ pub const BUFFER_BYTES_MAX: u64 = 64 << 20;
 /// After commit a buffer may grow to so many times its limit before it stops reading; frames then
 /// wait in the tap.
 pub(crate) const COMMITTED_GROWTH: usize = 8;
-/// Addresses besides its NIC's that a guest may speak with and keep through a move.
+/// Addresses beside its NIC's that a guest may send from and keep through a move.
 pub const OTHER_ADDRESSES_MAX: usize = 64;
 
-/// Longest time in which a guest that is asked whether it takes frames takes none. It runs meanwhile;
-/// one that does answers in microseconds. Only time in which we had a processor counts, here and below.
+/// Longest time in which a guest that is asked whether it takes frames takes none. It runs
+/// meanwhile; one that does answers in microseconds. Only time in which we had a processor counts,
+/// here and below.
 pub const PROBE_IDLE_MAX: Duration = Duration::from_secs(1);
 /// Pause between two looks whether it has.
 pub(crate) const PROBE_PAUSE: Duration = Duration::from_millis(1);
 /// Longest wait for the guest to empty its ring before it is stopped: a full ring at 2000 frames/s.
 /// Frames wait in the plug meanwhile. Then it is taken as it is.
 pub const RING_WAIT_MAX: Duration = Duration::from_secs(8);
-/// Longest time in which it takes none. A guest that has been deaf for long is known before; one that
-/// is only short of processors, eight of them on two, has its turn several times in so long.
+/// Longest time in which it takes none. A guest that has been deaf for long is known before; one
+/// that is only short of processors, eight of them on two, has its turn several times in so long.
 pub const RING_IDLE_MAX: Duration = Duration::from_secs(1);
 /// Pause between two looks how many it has taken.
 pub(crate) const RING_COUNT_PAUSE: Duration = Duration::from_millis(20);
@@ -50,7 +51,7 @@ pub(crate) const FLOODING_WAIT: Duration = Duration::from_secs(15);
 /// holds a frame is preempted.
 pub(crate) const LATE_QUIET: Duration = Duration::from_millis(200);
 /// Longest wait for that silence: a fabric that never heard the announcement goes on sending here
-/// until the VM itself speaks.
+/// until the VM itself sends.
 pub(crate) const LATE_WAIT: Duration = Duration::from_secs(2);
 /// A queue must be seen empty so often, with the ring read in between, before it counts as empty.
 pub(crate) const EMPTY_LOOKS: u32 = 2;
@@ -68,7 +69,8 @@ pub(crate) const READ_BATCH_FRAMES: usize = 256;
 pub(crate) const TUNNEL_CHUNK_BYTES: usize = 1 << 20;
 /// Pause before the guest's full ring is tried again.
 pub(crate) const RING_FULL_PAUSE: Duration = Duration::from_micros(200);
-/// Longest time in which a guest with a full ring takes none before its VM is announced all the same.
+/// Longest time in which a guest with a full ring takes none before its VM is announced all the
+/// same.
 pub const ACTIVATE_IDLE_MAX: Duration = Duration::from_millis(250);
 /// Longest delay of the announcement in all, for a guest that takes frames slowly.
 pub const ACTIVATE_WAIT_MAX: Duration = Duration::from_secs(2);

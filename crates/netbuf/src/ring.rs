@@ -15,9 +15,9 @@ const READ_FOR_NOBODY_MAX: u64 = 1;
 
 /// How long to wait for an empty ring.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct WaitLimits {
     /// The ring must be seen empty twice, so far apart.
-    pub settle: Duration,
+    pub pause: Duration,
     /// Longest time in which no frame is taken.
     pub idle_max: Duration,
     /// Longest time in all.
@@ -28,11 +28,11 @@ pub(crate) struct Patience {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Emptied {
     Yes,
-    GivenUp,
+    NotInTime,
 }
 
-/// Time in which nothing happened, without that in which this thread was preempted or its host stalled:
-/// a step longer than was meant counts for no more than twice its pause.
+/// Time in which nothing happened, without that in which this thread was preempted or its host
+/// stalled: a step longer than was meant counts for no more than twice its pause.
 #[derive(Debug)]
 pub(crate) struct IdleClock {
     pause: Duration,
@@ -62,8 +62,8 @@ impl IdleClock {
     }
 }
 
-/// Asks a running guest's QEMU whether it takes frames, by `dummy`, which puts one into the ring. Returns
-/// when it has, or when it has taken none for [`PROBE_IDLE_MAX`].
+/// Asks a running guest's QEMU whether it takes frames, by `dummy`, which puts one into the ring.
+/// Returns when it has, or when it has taken none for [`PROBE_IDLE_MAX`].
 pub(crate) fn takes_frames(
     tap: &mut Tap,
     mut dummy: impl FnMut() -> Result<(), Error>,
@@ -113,7 +113,7 @@ pub(crate) fn is_emptied(tap: &mut Tap, idle_max: Duration) -> Result<bool, Erro
 }
 
 /// Returns when the ring was seen empty twice in a row, or the wait is over.
-pub(crate) fn await_empty(tap: &mut Tap, patience: Patience) -> Result<Emptied, Error> {
+pub(crate) fn await_empty(tap: &mut Tap, limits: WaitLimits) -> Result<Emptied, Error> {
     let begun = Instant::now();
     let (mut seen_empty, mut counted) = (0, None);
     while seen_empty < EMPTY_LOOKS {
@@ -122,16 +122,16 @@ pub(crate) fn await_empty(tap: &mut Tap, patience: Patience) -> Result<Emptied, 
             .context(tap.name(), "look into the ring")?
         {
             seen_empty += 1;
-            std::thread::sleep(patience.settle);
+            std::thread::sleep(limits.pause);
             continue;
         }
         seen_empty = 0;
         let counted = counted.get_or_insert_with(Counted::default);
         let now = Instant::now();
-        if counted.look(tap, now)? > patience.idle_max || now - begun > patience.wait_max {
-            return Ok(Emptied::GivenUp);
+        if counted.look(tap, now)? > limits.idle_max || now - begun > limits.wait_max {
+            return Ok(Emptied::NotInTime);
         }
-        std::thread::sleep(patience.settle);
+        std::thread::sleep(limits.pause);
     }
     Ok(Emptied::Yes)
 }
@@ -156,8 +156,8 @@ impl Default for Counted {
 }
 
 impl Counted {
-    /// How long none was taken. The kernel is asked now and then only: the first looks come microseconds
-    /// apart.
+    /// How long none was taken. The kernel is asked now and then only: the first looks come
+    /// microseconds apart.
     fn look(&mut self, tap: &mut Tap, now: Instant) -> Result<Duration, Error> {
         if self.looked_at.is_none_or(|at| now - at >= RING_COUNT_PAUSE) {
             self.looked_at = Some(now);
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stalled_host_uses_up_no_patience() {
+    fn a_stalled_host_uses_up_no_wait() {
         let mut clock = IdleClock::new(RING_COUNT_PAUSE);
         let mut now = Instant::now();
         clock.look(now, true);

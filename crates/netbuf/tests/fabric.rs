@@ -1,5 +1,5 @@
-//! What is around a VM: ports of others on its bridge, other addresses of its own, others with its address,
-//! taps of a name.
+//! What is around a VM: ports of others on its bridge, other addresses of its own, others with its
+//! address, taps of a name.
 
 mod net;
 
@@ -112,6 +112,30 @@ fn a_port_that_came_late_fails_no_abort() {
     });
 }
 
+/// Whether a port has the hook that a diversion needs.
+fn is_hooked(port: &str) -> bool {
+    let shown = std::process::Command::new("tc")
+        .args(["qdisc", "show", "dev", port])
+        .output()
+        .expect("`tc` of iproute2 is needed");
+    String::from_utf8(shown.stdout).unwrap().contains("clsact")
+}
+
+#[test]
+fn a_way_out_that_came_late_is_prepared_before_the_switchover_and_a_container_is_left_alone() {
+    in_own_network(|| {
+        net::build();
+        let vm = Vm::new();
+        late_container();
+        net::ip("link add vx0 type vxlan id 7 dstport 4789 local 127.0.0.1");
+        net::ip("link set vx0 master br-a up");
+        let source = SourceBuffer::open(net::source_config(64 << 20), &vm.source_tap, no_events());
+        source.unwrap().discard().unwrap();
+        assert!(is_hooked("a0") && is_hooked("vx0"));
+        assert!(!is_hooked("c0") && !is_hooked("src"));
+    });
+}
+
 /// A virtual router's address (VRRP).
 const ROUTER: [u8; 6] = [0, 0, 0x5e, 0, 1, 7];
 
@@ -130,8 +154,8 @@ fn frames_for_another_address_of_the_guest_move_with_it() {
                 std::thread::sleep(Duration::from_millis(20));
             },
             || {
-                // The announcement has passed the fabric: these come by the new path, and late ones by the
-                // old one.
+                // The announcement has passed the fabric: these come by the new path, and late ones
+                // by the old one.
                 (200..300).for_each(|number| peer.send(ROUTER, number, 60));
             },
         );

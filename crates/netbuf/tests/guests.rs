@@ -1,5 +1,5 @@
-//! Guests as they are: deaf, stopped by their users, deaf of a sudden. None holds others still, and what
-//! it never took is accounted for.
+//! Guests as they are: deaf, stopped by their users, deaf of a sudden. None holds others still, and
+//! what it never took is accounted for.
 
 mod net;
 
@@ -10,7 +10,8 @@ use transhume_netbuf::{
     PlugState, Responsiveness, Shut, SourceAccount, SourceBuffer, Tap, TargetAccount, TargetBuffer,
 };
 
-/// Far below the wait for a guest that is thought to take frames; far above what a busy machine needs.
+/// Far below the wait for a guest that is thought to take frames; far above what a busy machine
+/// needs.
 const AT_ONCE: Duration = Duration::from_millis(700);
 
 fn source_of(tap: &Tap) -> SourceBuffer {

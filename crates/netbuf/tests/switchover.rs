@@ -1,4 +1,5 @@
-//! The buffers on a real kernel: two bridges, a fabric, taps and plugs; only the guests are threads.
+//! The buffers on a real kernel: two bridges, a fabric, taps and plugs; only the guests are
+//! threads.
 
 mod net;
 
@@ -64,8 +65,8 @@ fn a_switchover_with_full_frames_loses_nothing() {
     switchover(5_000, 1514);
 }
 
-/// Found in a lab whose veth had been given an address above fe:54: the bridge took the source tap's,
-/// which the target's tap had too, and the two hosts no longer reached each other.
+/// Found in a lab whose veth had been given an address above fe:54: the bridge took the source
+/// tap's, which the target's tap had too, and the two hosts no longer reached each other.
 #[test]
 fn a_tap_lends_its_address_to_no_bridge_and_shares_it_with_no_other() {
     in_own_network(|| {
@@ -277,7 +278,8 @@ fn broadcast_reaches_the_guest_and_its_own_does_not_come_back() {
     });
 }
 
-/// Found in the lab: a bridge on the way had looked a frame up before the announcement and sent it after.
+/// Found in the lab: a bridge on the way had looked a frame up before the announcement and sent it
+/// after.
 #[test]
 fn a_frame_that_the_announcement_overtook_is_still_captured() {
     in_own_network(|| {
@@ -297,7 +299,8 @@ fn a_frame_that_the_announcement_overtook_is_still_captured() {
         target_guest.run(true);
         target.activate().unwrap();
         std::thread::sleep(Duration::from_millis(20));
-        // The fabric's end of the source's link: what is sent here reaches the source's bridge from its uplink.
+        // The fabric's end of the source's link: what is sent here reaches the source's bridge from
+        // its uplink.
         let fabric = Peer::on("fa");
         (0..10).for_each(|number| fabric.send(net::vm_mac().bytes(), number, 60));
         let closing = std::thread::spawn(move || source.finish());

@@ -15,7 +15,8 @@ const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
 const TCA_TBF_BURST: u16 = 6;
 const LINKLAYER_ETHERNET: u8 = 1;
-/// Where the rate stands in the parameters: the last field of struct tc_ratespec, which comes first.
+/// Where the rate stands in the parameters: the last field of struct tc_ratespec, which comes
+/// first.
 const RATE_AT: usize = 8;
 
 /// The settings of a token bucket filter.
@@ -45,7 +46,8 @@ pub struct QueueState {
 }
 
 impl TokenBucket {
-    /// The library knows no options of this filter, so they are laid out here: struct tc_tbf_qopt, burst, 64-bit rate.
+    /// The library knows no options of this filter, so they are laid out here: struct tc_tbf_qopt,
+    /// burst, 64-bit rate.
     fn options(&self) -> Vec<TcOption> {
         let option = |kind, bytes| TcOption::Other(DefaultNla::new(kind, bytes));
         // struct tc_ratespec: cell_log, linklayer, overhead, cell_align, mpu, rate.

@@ -1,5 +1,5 @@
-//! Two hosts' bridges, a fabric between them and a peer, in a network namespace of the test's own thread;
-//! and guests without QEMU: threads that read a tap as a guest would.
+//! Two hosts' bridges, a fabric between them and a peer, in a network namespace of the test's own
+//! thread; and guests without QEMU: threads that read a tap as a guest would.
 
 #![allow(dead_code, reason = "each file of tests uses its own part")]
 
@@ -22,7 +22,8 @@ pub const MTU: u16 = 1500;
 const ETHERTYPE: u16 = 0x88b6;
 const PEER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x99];
 
-/// Runs `test` in a thread with a network namespace of its own; it is gone with the thread, whatever happens.
+/// Runs `test` in a thread with a network namespace of its own; it is gone with the thread,
+/// whatever happens.
 pub fn in_own_network(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         #[allow(
@@ -186,8 +187,9 @@ pub enum Mood {
     Stopped,
 }
 
-/// A guest without QEMU: reads its tap while it runs, and notes the numbers of the frames it gets. It
-/// plays QEMU's part too: what that reads for a guest which does not take it (net_vm_change_state_handler).
+/// A guest without QEMU: reads its tap while it runs, and notes the numbers of the frames it gets.
+/// It plays QEMU's part too: what that reads for a guest which does not take it
+/// (net_vm_change_state_handler).
 pub struct Guest {
     mood: Arc<AtomicU8>,
     ended: Arc<AtomicBool>,
@@ -367,7 +369,8 @@ impl Peer {
 fn bind_packet(socket: &OwnedFd, interface: &str) {
     use std::os::fd::AsRawFd;
     let name = std::ffi::CString::new(interface).unwrap();
-    // SAFETY: all zeroes is a valid sockaddr_ll, `name` is terminated, and the address outlives the call.
+    // SAFETY: all zeroes is a valid sockaddr_ll, `name` is terminated, and the address outlives the
+    // call.
     unsafe {
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
         address.sll_family = libc::AF_PACKET as u16;
