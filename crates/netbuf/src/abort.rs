@@ -157,7 +157,7 @@ impl SourceBuffer {
 fn put_frames_back(spool: &mut Spool, injector: &mut Injector) -> io::Result<()> {
     let vnet = spool.vnet_header_bytes();
     let mut at = spool.after(spool.note(Note::PutBack));
-    let mut clock = IdleClock::new(RING_FULL_PAUSE);
+    let mut clock = IdleClock::default();
     while let Ok(Some(record)) = spool.record(at) {
         let (kind, number, next) = (record.kind, record.number, record.next);
         let is_frame = kind.is_frame() && record.data.len() >= vnet + ETHERNET_BYTES;

@@ -178,7 +178,7 @@ impl Worker {
             wake: Arc::new(wake.context(&name, "make an eventfd")?),
             events,
             activation: Activation::Waiting,
-            full: IdleClock::new(RING_FULL_PAUSE),
+            full: IdleClock::default(),
             fin: false,
             closed: None,
             finish: Vec::new(),

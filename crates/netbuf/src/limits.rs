@@ -36,6 +36,8 @@ pub(crate) const RING_SETTLE: Duration = Duration::from_micros(200);
 pub(crate) const HELD_WAIT: Duration = Duration::from_millis(250);
 /// The same for one that had stopped before: mostly it holds a frame already, and takes no other.
 pub(crate) const HELD_BEFORE_WAIT: Duration = Duration::from_millis(20);
+/// The same for the second frame of ours, which is taken only where the guest took the first itself.
+pub(crate) const HELD_AGAIN_WAIT: Duration = Duration::from_millis(5);
 /// Pause between two looks whether it has.
 pub(crate) const HELD_SETTLE: Duration = Duration::from_micros(30);
 /// Longest wait for the marker.
@@ -46,7 +48,7 @@ pub(crate) const MARKER_SETTLE: Duration = Duration::from_millis(10);
 /// Wait before FIN where no marker came.
 pub(crate) const LINGER: Duration = Duration::from_millis(300);
 /// The target's answer to FIN is late after so long: reported, and waited for again.
-pub(crate) const FLOODING_WAIT: Duration = Duration::from_secs(15);
+pub(crate) const FLOODING_WAIT: Duration = Duration::from_secs(30);
 /// The old path closes once it has been silent for so long after that: longer than a sender that
 /// holds a frame is preempted.
 pub(crate) const LATE_QUIET: Duration = Duration::from_millis(200);

@@ -12,6 +12,8 @@ use crate::tap::Tap;
 
 /// QEMU reads so many frames for a guest that takes none: it must read one more to count as taking.
 const READ_FOR_NOBODY_MAX: u64 = 1;
+/// Twice the longest pause between two looks.
+const STEP_MAX: Duration = Duration::from_millis(40);
 
 /// How long to wait for an empty ring.
 #[derive(Debug, Clone, Copy)]
@@ -32,31 +34,21 @@ pub(crate) enum Emptied {
 }
 
 /// Time in which nothing happened, without that in which this thread was preempted or its host
-/// stalled: a step longer than was meant counts for no more than twice its pause.
-#[derive(Debug)]
+/// stalled: no step between two looks counts for more than [`STEP_MAX`].
+#[derive(Debug, Default)]
 pub(crate) struct IdleClock {
-    pause: Duration,
     idle: Duration,
     looked_at: Option<Instant>,
 }
 
 impl IdleClock {
-    /// For looks so far apart.
-    pub(crate) fn new(pause: Duration) -> Self {
-        Self {
-            pause,
-            idle: Duration::ZERO,
-            looked_at: None,
-        }
-    }
-
     /// At `now` there was progress, or there was none; how long there has been none.
     pub(crate) fn look(&mut self, now: Instant, progress: bool) -> Duration {
         let since = self.looked_at.map_or(Duration::ZERO, |at| now - at);
         self.looked_at = Some(now);
         self.idle = match progress {
             true => Duration::ZERO,
-            false => self.idle + since.min(2 * self.pause),
+            false => self.idle + since.min(STEP_MAX),
         };
         self.idle
     }
@@ -69,7 +61,7 @@ pub(crate) fn takes_frames(
     mut dummy: impl FnMut() -> Result<(), Error>,
 ) -> Result<bool, Error> {
     let before = tap.taken()?;
-    let (mut clock, mut seen, mut asked) = (IdleClock::new(PROBE_PAUSE), before, false);
+    let (mut clock, mut seen, mut asked) = (IdleClock::default(), before, false);
     loop {
         if !tap
             .readable(Duration::ZERO)
@@ -97,7 +89,7 @@ pub(crate) fn takes_frames(
 
 /// Whether the ring is empty, or one of its frames is taken before none has been for `idle_max`.
 pub(crate) fn is_emptied(tap: &mut Tap, idle_max: Duration) -> Result<bool, Error> {
-    let (mut clock, before) = (IdleClock::new(PROBE_PAUSE), tap.taken()?);
+    let (mut clock, before) = (IdleClock::default(), tap.taken()?);
     loop {
         let waiting = tap
             .readable(Duration::ZERO)
@@ -137,22 +129,12 @@ pub(crate) fn await_empty(tap: &mut Tap, limits: WaitLimits) -> Result<Emptied, 
 }
 
 /// What was read from a tap, as of the last look.
+#[derive(Default)]
 struct Counted {
     taken: u64,
     idle: Duration,
     clock: IdleClock,
     looked_at: Option<Instant>,
-}
-
-impl Default for Counted {
-    fn default() -> Self {
-        Self {
-            taken: 0,
-            idle: Duration::ZERO,
-            clock: IdleClock::new(RING_COUNT_PAUSE),
-            looked_at: None,
-        }
-    }
 }
 
 impl Counted {
@@ -175,11 +157,11 @@ mod tests {
 
     #[test]
     fn a_stalled_host_uses_up_no_wait() {
-        let mut clock = IdleClock::new(RING_COUNT_PAUSE);
+        let mut clock = IdleClock::default();
         let mut now = Instant::now();
         clock.look(now, true);
         now += Duration::from_secs(10);
-        assert!(clock.look(now, false) <= 2 * RING_COUNT_PAUSE);
+        assert!(clock.look(now, false) <= STEP_MAX);
         for _ in 0..10 {
             now += RING_COUNT_PAUSE;
             clock.look(now, false);

@@ -25,8 +25,8 @@ use crate::error::{Error, IoContext};
 use crate::frame::{self, Addresses};
 use crate::inject::Injector;
 use crate::limits::{
-    COMMITTED_GROWTH, FINISH_WAIT_MAX, HANDSHAKE_WAIT, HELD_BEFORE_WAIT, HELD_SETTLE, HELD_WAIT,
-    RING_IDLE_MAX, RING_SETTLE, RING_WAIT_MAX,
+    COMMITTED_GROWTH, FINISH_WAIT_MAX, HANDSHAKE_WAIT, HELD_AGAIN_WAIT, HELD_BEFORE_WAIT, HELD_SETTLE,
+    HELD_WAIT, RING_IDLE_MAX, RING_SETTLE, RING_WAIT_MAX,
 };
 use crate::reading;
 use crate::ring::{self, Emptied, WaitLimits};
@@ -305,18 +305,26 @@ impl SourceBuffer {
                 _ => Err(self.wrong_stage("capture with")),
             };
         };
-        let limits = match self.guest {
+        let held = match self.guest {
             Responsiveness::Taking => {
                 self.inject_dummy()?;
-                to_hold(HELD_WAIT)
+                self.await_held(HELD_WAIT)?
             }
-            // The dummy is there since the plug was shut.
-            Responsiveness::Deaf => to_hold(HELD_WAIT),
-            Responsiveness::Stopped => to_hold(HELD_BEFORE_WAIT),
+            // The dummy is there since the plug was shut; a guest that was not deaf after all took it.
+            Responsiveness::Deaf => {
+                let held = self.await_held(HELD_WAIT)?;
+                self.inject_dummy()?;
+                self.await_held(HELD_AGAIN_WAIT)?;
+                held
+            }
+            Responsiveness::Stopped => self.await_held(HELD_BEFORE_WAIT)?,
         };
-        let held = ring::await_empty(&mut self.tap, limits)? == Emptied::Yes;
         self.note_untaken(held);
         self.start(None)
+    }
+
+    fn await_held(&mut self, wait: Duration) -> Result<bool, Error> {
+        Ok(ring::await_empty(&mut self.tap, to_hold(wait))? == Emptied::Yes)
     }
 
     fn note_untaken(&mut self, dummy_held: bool) {

@@ -212,6 +212,26 @@ fn a_step_out_of_turn_is_refused_by_name_and_changes_nothing() {
     });
 }
 
+#[test]
+fn a_plug_that_is_shut_already_keeps_the_dummy_at_its_head() {
+    in_own_network(|| {
+        let vm = Vm::new();
+        let mut source = vm.source(&net::source_config(64 << 20));
+        source.shut(Responsiveness::Taking).unwrap();
+        let peer = Peer::new();
+        (0..10).for_each(|number| peer.send(net::vm_mac().bytes(), number, 60));
+        let before = vm.source_guest.others();
+        source.shut(Responsiveness::Taking).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let passed = vm.source_guest.others() - before;
+        assert_eq!(passed, 1, "only the dummy that goes past the plug");
+        assert_eq!(vm.source_guest.got(), Vec::<u64>::new());
+        source.shut_for_abort().unwrap();
+        source.put_back().unwrap();
+        eventually("they are there", || vm.source_guest.got().len() == 10);
+    });
+}
+
 /// Where the target's agent is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TargetKilled {
