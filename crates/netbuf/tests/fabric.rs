@@ -65,6 +65,8 @@ fn late_container() {
     net::ip("link add c0 txqueuelen 20000 type veth peer name c1 txqueuelen 20000");
     net::ip("link set c0 master br-a up");
     net::ip("link set c1 up");
+    // The kernel takes its time to see that both ends are up; until then the port drops frames.
+    eventually("the port forwards", || net::port_is("c0", "state forwarding"));
 }
 
 #[test]

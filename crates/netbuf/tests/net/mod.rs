@@ -62,11 +62,16 @@ pub fn address(link: &str) -> String {
 
 /// Whether the bridge floods unknown unicast to a port.
 pub fn floods(port: &str) -> bool {
+    port_is(port, " flood on ")
+}
+
+/// Whether a bridge's port is said to be so.
+pub fn port_is(port: &str, said: &str) -> bool {
     let shown = Command::new("bridge")
         .args(["-d", "link", "show", "dev", port])
         .output()
         .expect("`bridge` of iproute2 is needed");
-    String::from_utf8(shown.stdout).unwrap().contains(" flood on ")
+    String::from_utf8(shown.stdout).unwrap().contains(said)
 }
 
 /// br-a and br-b are two hosts, br-f the fabric, p0 the peer's interface.
