@@ -87,10 +87,8 @@ impl Off {
     fn lost(&self, kind: OrderKind) -> Option<Outcome> {
         let came = self.arrival.is_some() && kind != OrderKind::OpenTargetBuffer;
         came.then(|| {
-            Outcome::Lost(Fault {
-                kind: FaultKind::Qemu,
-                reason: format!("VM {} is powered off: {}", self.spec.name, self.why),
-            })
+            let reason = format!("VM {} is powered off: {}", self.spec.name, self.why);
+            Outcome::Lost(Fault::new(FaultKind::Qemu, reason))
         })
     }
 }

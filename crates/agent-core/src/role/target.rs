@@ -308,7 +308,7 @@ impl Target {
         let why = self.ended.unwrap_or_else(|| "its QEMU is gone".to_owned());
         let reason = format!("VM {} was lost in the switchover: {why}", cx.name);
         let kind = FaultKind::Qemu;
-        cx.answer(OrderKind::Activate, Outcome::Lost(Fault { kind, reason }));
+        cx.answer(OrderKind::Activate, Outcome::Lost(Fault::new(kind, reason)));
         let arrival = Arrival {
             tunnels: self.tunnels,
             activated: None,
