@@ -1,174 +1,19 @@
-//! Everything that is found before anything moves (G3, §2.2.1): names, sets, k, compatibility, capacity.
-//!
-//! Two halves: [`scene`] reads names against what the core knows; [`plan`] is pure, works on the answers to message A, and may take
-//! its time elsewhere.
+//! What is in the way of a plan (§2.2.1): presence, compatibility, capacity, k.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use transhume_model::{ClusterName, ClusterSpec, HostName, Millis, PlacedVm, VmName};
-use transhume_planner::{
-    BatchError, Move, NoSolution, Offer, Offers, Placement, Request, Strategy, batches, place,
-};
+use transhume_api::{PlanView, PlannedMove};
+use transhume_model::{ClusterName, HostName, PlacedVm};
+use transhume_planner::{BatchError, Move, NoSolution, Offer, Offers, Placement, Request, batches, place};
 use transhume_protocol::forecast::MoveForecast;
-use transhume_protocol::message::{DIRTY_RATE_MS_MAX, HostState, Mode, QemuState};
+use transhume_protocol::message::{HostState, QemuState};
 use transhume_protocol::migration::MoveVm;
 
-use crate::api::{MoveOrder, PlanView, PlannedMove};
-use crate::core::Core;
+use super::Plan;
+use super::forecasts;
+use super::scene::{Scene, list};
 use crate::error::Refused;
-use crate::forecasts;
-use crate::lessons::Lessons;
 
-/// A host answers message A within this, and [`DIRTY_RATE_MS_MAX`] where it measures.
-const ANSWER_MS_MAX: Millis = Millis(2_000);
-
-/// What a plan is made of.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Scene {
-    pub(crate) cluster: ClusterSpec,
-    /// S1.
-    pub(crate) from: Vec<HostName>,
-    /// S2.
-    pub(crate) to: Vec<HostName>,
-    /// k; all VMs that move where absent.
-    pub(crate) batch: Option<usize>,
-    /// Live or offline.
-    pub(crate) mode: Mode,
-    /// Budget for the predicted blackout.
-    pub(crate) blackout_max: Millis,
-    /// How targets are chosen.
-    pub(crate) strategy: Strategy,
-    /// Speeds of migration links that the configuration names, Mbit/s.
-    pub(crate) vmct_mbit_s: BTreeMap<HostName, u32>,
-    /// What earlier moves of the cluster teach.
-    pub(crate) lessons: Lessons,
-    /// Messages B of S1 ∪ S2.
-    pub(crate) states: BTreeMap<HostName, HostState>,
-}
-
-/// A move that can be begun.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) batches: Vec<Vec<MoveVm>>,
-    pub(crate) view: PlanView,
-}
-
-impl Scene {
-    /// S1 ∪ S2.
-    pub(crate) fn hosts(&self) -> BTreeSet<HostName> {
-        self.from.iter().chain(&self.to).cloned().collect()
-    }
-
-    /// VMs of a host whose dirty rates matter: live, those that may leave it (§2.2.2).
-    pub(crate) fn dirty_of(&self, host: &HostName) -> Vec<VmName> {
-        let live = self.mode == Mode::Live;
-        let here = self.leaving().filter(|vm| live && vm.host == *host);
-        here.map(|vm| vm.spec.name.clone()).collect()
-    }
-
-    /// A host that has not answered message A by then is in the way.
-    pub(crate) fn answer_ms_max(&self) -> Millis {
-        match self.mode {
-            Mode::Live => ANSWER_MS_MAX + DIRTY_RATE_MS_MAX,
-            Mode::Offline => ANSWER_MS_MAX,
-        }
-    }
-
-    /// The cluster's VMs on S1.
-    pub(crate) fn leaving(&self) -> impl Iterator<Item = &PlacedVm> {
-        self.cluster.vms.iter().filter(|vm| self.from.contains(&vm.host))
-    }
-}
-
-/// The names of an order, read; message A is not answered yet.
-pub(crate) fn scene(core: &Core, cluster: &str, order: &MoveOrder) -> Result<Scene, Refused> {
-    let cluster = core.live_cluster(cluster)?;
-    let mode = if order.offline { Mode::Offline } else { Mode::Live };
-    let scene = Scene {
-        cluster: cluster.clone(),
-        from: hosts(core, "from", &order.from)?,
-        to: hosts(core, "to", &order.to)?,
-        batch: order.batch,
-        mode,
-        blackout_max: order
-            .blackout_ms_max
-            .map_or(core.config.limits.blackout_ms_max, Millis),
-        strategy: order.strategy.unwrap_or_default(),
-        vmct_mbit_s: core
-            .config
-            .hosts
-            .iter()
-            .filter_map(|host| Some((host.name.clone(), host.vmct_mbit_s?)))
-            .collect(),
-        lessons: Lessons::of(core.reports().rev(), &cluster.name, mode),
-        states: BTreeMap::new(),
-    };
-    let (s1, s2): (BTreeSet<_>, BTreeSet<_>) = (scene.from.iter().collect(), scene.to.iter().collect());
-    if s1 == s2 {
-        return Err(Refused::bad(
-            "same-hosts",
-            format!(
-                "the cluster is to leave {} for the very same hosts",
-                list(&scene.from)
-            ),
-            "name other hosts after --to",
-        ));
-    }
-    if order.blackout_ms_max == Some(0) {
-        return Err(Refused::bad(
-            "bad-budget",
-            "a blackout of 0 ms is not possible: no VM would ever be ready to be switched over".to_owned(),
-            "allow at least 1 ms after --blackout-ms-max, or leave it away",
-        ));
-    }
-    if scene.leaving().next().is_none() {
-        let live_on: BTreeSet<_> = cluster.vms.iter().map(|vm| &vm.host).collect();
-        return Err(Refused::bad(
-            "nothing-to-move",
-            format!("cluster {} has no VM on {}", cluster.name, list(&scene.from)),
-            format!("its VMs are on {}", list(live_on)),
-        ));
-    }
-    core.check_no_move(&cluster.name)?;
-    for host in scene.hosts() {
-        core.hosts.check_connected(&host)?;
-    }
-    Ok(scene)
-}
-
-/// Names of one set: not empty, each known, none twice.
-fn hosts(core: &Core, set: &str, names: &[String]) -> Result<Vec<HostName>, Refused> {
-    if names.is_empty() {
-        return Err(Refused::bad(
-            "empty-set",
-            format!("the set of hosts `{set}` is empty"),
-            format!("name at least one host after --{set}"),
-        ));
-    }
-    let mut hosts = Vec::new();
-    for name in names {
-        let host = core.hosts.named(name)?;
-        if hosts.contains(&host) {
-            return Err(Refused::bad(
-                "host-twice",
-                format!("host {name} is named twice in `{set}`"),
-                "name each host once",
-            ));
-        }
-        hosts.push(host);
-    }
-    Ok(hosts)
-}
-
-fn list<'a>(hosts: impl IntoIterator<Item = &'a HostName>) -> String {
-    hosts
-        .into_iter()
-        .map(HostName::as_str)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-/// Which VM goes where, in which batch, or the first thing that is in the way. All hosts of the scene have answered.
+/// Which VM goes where, in which batch, or the first thing that is in the way. All hosts of the scene
+/// have answered.
 pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     for vm in scene.leaving() {
         present(scene, vm)?;
@@ -214,17 +59,23 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     })
 }
 
-/// A VM that its host's agent does not know cannot leave it.
+/// A VM that is stranded anywhere, or that its host's agent does not know, cannot leave it.
 fn present(scene: &Scene, vm: &PlacedVm) -> Result<(), Refused> {
     let (name, host) = (&vm.spec.name, &vm.host);
-    let known = &scene.states[host].vms;
-    if known.iter().any(|state| state.spec.name == *name) {
+    if let Some((host, stranded)) = scene.stranded(name) {
+        return Err(Refused::stranded(host, stranded));
+    }
+    if scene.vm(vm).is_some() {
         return Ok(());
     }
+    let cluster = &scene.cluster.name;
     Err(Refused::conflict(
         "vm-missing",
         format!("VM {name} is not on host {host}: its agent does not know it"),
-        "it ended by itself, or was killed; the agent's log and the VM's console tell more",
+        format!(
+            "its record was lost there; `transhume vm start {cluster} {name}` boots it again, \
+             `transhume vm forget {cluster} {name}` takes it out of the cluster"
+        ),
     ))
 }
 
@@ -278,7 +129,7 @@ fn batch_refused(error: BatchError) -> Refused {
         BatchError::Zero { vms } | BatchError::TooLarge { vms, .. } => Refused::bad(
             "bad-batch",
             error.to_string(),
-            format!("leave --batch away to move all {vms} at once"),
+            format!("omit --batch to move all {vms} at once"),
         ),
         BatchError::Ring { .. } => {
             Refused::conflict("no-order", error.to_string(), "name a spare host after --to")
@@ -297,7 +148,8 @@ fn usable_qemu<'a>(host: &HostName, state: &'a HostState) -> Result<&'a QemuStat
     })
 }
 
-/// Whether the target can run what the source runs. The target's agent checks disks and files at reservation.
+/// Whether the target can run what the source runs. The target's agent checks disks and files at
+/// reservation.
 fn compatible(scene: &Scene, vm: &MoveVm) -> Result<(), Refused> {
     let (source, target) = (&scene.states[&vm.source], &scene.states[&vm.target]);
     let (name, host) = (&vm.spec.name, &vm.target);
