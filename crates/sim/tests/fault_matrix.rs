@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use transhume_model::VmName;
 use transhume_protocol::report::Ending;
-use transhume_protocol::step::{OnFault, STEPS, Step};
+use transhume_protocol::step::{OnFault, Step};
 use transhume_sim::{CrashPoint, Fault, OrderFault, Scenario, World};
 
 const FAULTS: [(&str, OrderFault); 11] = [
@@ -36,13 +36,12 @@ const FAULTS: [(&str, OrderFault); 11] = [
 const BATCH: usize = 3;
 const POSITIONS: [(&str, &str); 3] = [("first", "vm4"), ("middle", "vm5"), ("last", "vm6")];
 
-/// Every order of the step table, with its step.
+/// Every order of the ten steps, with its step; those to sources first.
 fn orders() -> impl Iterator<Item = (Step, &'static str)> {
-    STEPS.iter().flat_map(|row| {
-        row.to_source
-            .iter()
-            .chain(row.to_target)
-            .map(|order| (row.step, *order))
+    Step::ALL.into_iter().flat_map(|step| {
+        let mut orders: Vec<_> = step.orders().collect();
+        orders.sort_by_key(|row| row.side);
+        orders.into_iter().map(move |row| (step, row.order.name()))
     })
 }
 
@@ -63,6 +62,7 @@ fn run(seed: u64, batches: usize, command: &'static str, vm: &str, what: OrderFa
 fn short(ending: Ending) -> &'static str {
     match ending {
         Ending::Committed => "committed",
+        Ending::CommittedWithLoss => "with-loss",
         Ending::PartlyCommitted => "partly",
         Ending::RolledBack => "rolled-back",
         Ending::Refused => "refused",

@@ -80,14 +80,14 @@ fn present(scene: &Scene, vm: &PlacedVm) -> Result<(), Refused> {
 }
 
 fn move_vm(scene: &Scene, planned: &Move) -> MoveVm {
-    let placed = scene.leaving().find(|placed| placed.spec.name == planned.vm);
+    let mut leaving = scene.leaving();
+    let placed = leaving.find(|placed| placed.spec.name == planned.vm);
+    let placed = placed.expect("the planner places what it was asked to place");
     MoveVm {
-        spec: placed
-            .expect("the planner places what it was asked to place")
-            .spec
-            .clone(),
+        spec: placed.spec.clone(),
         source: planned.source.clone(),
         target: planned.target.clone(),
+        powered_off: scene.is_off(placed),
     }
 }
 
