@@ -12,6 +12,7 @@ mod forecasts;
 mod hosts;
 mod moves;
 mod problem;
+mod waits;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Events};
@@ -20,3 +21,4 @@ pub use forecasts::{ForecastLine, ForecastRecord, Score};
 pub use hosts::{ClockView, HostList, HostView};
 pub use moves::{Accepted, MigrationLine, MigrationList, MoveOrder, PlanView, PlannedMove};
 pub use problem::{COORDINATOR_ENDING, Problem};
+pub use waits::wait_in_words;

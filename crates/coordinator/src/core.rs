@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use tracing::warn;
 use transhume_api::{Accepted, ClusterList, ClusterStage, ClusterView, MoveOrder};
 use transhume_model::{ClusterName, ClusterSpec, HostName, MigrationId, Millis, VmName, WallMicros};
+use transhume_protocol::event::Happening;
 use transhume_protocol::message::{Outcome, Report};
 use transhume_protocol::migration::{
     Input, JournalEntry, Limits, MoveRequest, Now, OrderIds, Ready, RecoverError,
@@ -521,13 +522,20 @@ impl Core {
     }
 
     fn cancel(&mut self, id: &str) -> Result<Result<Accepted, Refused>, CoreError> {
-        match self.moves.cancellable(id) {
-            Ok(id) => {
-                self.feed(id, Input::Cancel)?;
-                Ok(Ok(Accepted { migration: id }))
-            }
-            Err(refused) => Ok(Err(refused)),
+        let id = match self.moves.cancellable(id) {
+            Ok(id) => id,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let Some(ready) = self.moves.handle(self.now(), id, Input::Cancel) else {
+            return Ok(Ok(Accepted { migration: id }));
+        };
+        let already = |what: &Happening| matches!(what, Happening::AlreadyRollingBack { .. });
+        let already = ready.events.iter().any(already);
+        self.carry_out(id, ready)?;
+        if already {
+            return Ok(Err(self.moves.rolling_back(self.now(), id)));
         }
+        Ok(Ok(Accepted { migration: id }))
     }
 
     /// Tells every move with a part on this host.

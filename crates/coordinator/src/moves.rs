@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{error, info};
-use transhume_api::{MigrationLine, MigrationList};
+use transhume_api::{MigrationLine, MigrationList, wait_in_words};
 use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::migration::{
@@ -297,6 +297,24 @@ impl Moves {
                 format!("`transhume report {id}` says how it ended"),
             )),
         }
+    }
+
+    /// A move that is to be cancelled and rolls back already: what it waits for.
+    pub(crate) fn rolling_back(&self, now: Now, id: MigrationId) -> Refused {
+        let waiting = self.moves.get(&id).map(|one| one.report(now).waiting);
+        let waiting = waiting.unwrap_or_default();
+        let for_what = match waiting.as_slice() {
+            [] => String::new(),
+            [only] => format!("; it waits for {}", wait_in_words(only)),
+            [first, more @ ..] => {
+                format!("; it waits for {}, and {} more", wait_in_words(first), more.len())
+            }
+        };
+        Refused::conflict(
+            "rolling-back",
+            format!("migration {id} is rolling back already{for_what}"),
+            format!("`transhume report {id}` shows everything that it waits for"),
+        )
     }
 
     pub(crate) fn history(&self, text: &str) -> Result<History, Refused> {
