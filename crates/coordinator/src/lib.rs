@@ -11,24 +11,25 @@
 //! Deliberately absent: how a switchover is done (agents), when a step is over (protocol).
 #![forbid(unsafe_code)]
 
-pub mod api;
-mod checks;
+mod clock;
 mod clusters;
 mod config;
 mod core;
 mod error;
-mod forecasts;
 mod history;
 mod hosts;
 mod http;
 mod jobs;
 pub mod journal;
-mod lessons;
 mod link;
 mod moves;
+mod planning;
 mod requests;
 mod serve;
-mod survey;
+mod store;
+mod surveys;
+mod views;
+mod vm_checks;
 
 use std::fs::Permissions;
 use std::io;

@@ -4,7 +4,6 @@
 //! goes through a callback, nothing is printed. See `docs/design/lab.md`.
 #![forbid(unsafe_code)]
 
-mod api;
 mod authority;
 pub mod boxes;
 mod channel;
@@ -33,7 +32,6 @@ mod up;
 pub use transhume_guest::settings::Traffic;
 pub use transhume_guest::wire;
 
-pub use api::{ClusterView, VmView};
 pub use channel::{Channel, Transcript};
 pub use down::{DownReport, down, sweep};
 pub use error::LabError;

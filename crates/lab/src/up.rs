@@ -5,9 +5,9 @@ use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use transhume_api::{Client, VmLife};
 use transhume_model::{Band, ClusterName};
 
-use crate::api::Api;
 use crate::authority::Authority;
 use crate::image::{self, Additions, Image};
 use crate::process::{self, ProcessRecord};
@@ -21,8 +21,6 @@ use crate::{
 const VM_START_MS_MAX: u64 = 60_000;
 const VM_START_MS_MAX_PER_VM: u64 = 5_000;
 const POLL: Duration = Duration::from_millis(50);
-/// As the coordinator says it.
-const RUNNING: &str = "running";
 /// Device name part of the coordinator's and the storage's link.
 const COORDINATOR: &str = "coord";
 const STORAGE: &str = "storage";
@@ -279,10 +277,10 @@ pub fn start_coordinator(lab: &mut Lab) -> Result<ProcessRecord, LabError> {
 async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab, LabError> {
     let spec = layout::cluster(options, image)?;
     options.progress.step(&format!("starting {} VMs", spec.vms.len()));
-    let api = Api::new(&lab.layout.api_socket())?;
+    let client = Client::unix(&lab.layout.api_socket())?;
     let limit_ms = start_limit_ms(spec.vms.len());
     let deadline = Instant::now() + Duration::from_millis(limit_ms);
-    while !api.hosts_connected().await? {
+    while !client.hosts().await?.hosts.iter().all(|host| host.connected) {
         if Instant::now() > deadline {
             return Err(LabError::Timeout {
                 what: "the connection of the agents".to_owned(),
@@ -291,15 +289,11 @@ async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab,
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    api.create(&spec).await?;
+    client.create_cluster(&spec).await?;
     let name: ClusterName = spec.name;
     loop {
-        let view = api.cluster(&name).await?;
-        let running = view
-            .vms
-            .iter()
-            .filter(|vm| vm.state.eq_ignore_ascii_case(RUNNING))
-            .count();
+        let view = client.cluster(&name).await?;
+        let running = view.vms.iter().filter(|vm| vm.state == VmLife::Running).count();
         if running == spec.vms.len() {
             return Ok(lab);
         }

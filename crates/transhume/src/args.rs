@@ -8,8 +8,8 @@ use transhume_planner::Strategy;
 
 /// Moves a whole virtual cluster, live, from one set of hosts to another, and loses nothing.
 ///
-/// Exit codes: 0 done; 1 something failed; 2 wrong usage; 3 refused, nothing changed; 4 rolled back; 5 coordinator
-/// unreachable; 130 Ctrl-C, a move under way goes on.
+/// Exit codes: 0 done; 1 something failed; 2 wrong usage; 3 refused, nothing changed; 4 rolled back;
+/// 5 coordinator unreachable; 6 committed, and a VM is lost; 130 Ctrl-C, a move under way goes on.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
@@ -32,7 +32,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
-    /// Hosts, their free resources, and whether their agents answer
+    /// One VM of a cluster: start, stop or forget it
+    Vm {
+        #[command(subcommand)]
+        command: VmCommand,
+    },
+    /// Hosts: free resources, whether their agents answer, what is stranded there, clocks that are off
     Hosts {
         /// One JSON document
         #[arg(long)]
@@ -48,11 +53,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// The report of a move: blackout, gap, the account of frames of each VM, and its forecast beside the truth
+    /// The report of a move: blackout, gap, the account of frames of each VM, what was expected, and
+    /// what a move under way waits for
     Report {
         /// Number of the move [default: the newest]
         migration: Option<u64>,
-        /// Forecast and truth of all moves instead, and how good the forecasts have been
+        /// Forecast and actual figures of all moves instead, and how good the forecasts have been
         #[arg(long, conflicts_with = "migration")]
         all: bool,
         /// One JSON document
@@ -194,6 +200,46 @@ pub enum ClusterCommand {
     Show {
         /// The cluster
         name: String,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Boot a VM that is powered off or missing
+    Start {
+        /// The cluster
+        cluster: String,
+        /// The VM
+        vm: String,
+        /// Another host than its own, for a VM that its own host does not know any more
+        #[arg(long)]
+        host: Option<String>,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Power a VM off; its place stays, and it moves with its cluster
+    Stop {
+        /// The cluster
+        cluster: String,
+        /// The VM
+        vm: String,
+        /// At once, as if its plug were pulled [default: its guest is asked]
+        #[arg(long)]
+        force: bool,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a VM that is powered off or missing out of its cluster; the last one takes the cluster along
+    Forget {
+        /// The cluster
+        cluster: String,
+        /// The VM
+        vm: String,
         /// One JSON document
         #[arg(long)]
         json: bool,

@@ -15,7 +15,7 @@ use transhume_protocol::report::VmReport;
 use transhume_protocol::step::Phase;
 
 use crate::args::{LinkSpeed, Load, MemoryArgs};
-use crate::client::Client;
+use crate::client;
 use crate::failure::{Failure, Kind};
 use crate::figures::{drawn, move_once};
 use crate::labs::{refuse_lab, told};
@@ -182,7 +182,7 @@ async fn stock(options: &LabUp, case: &Case, reps: usize, rows: &mut Vec<Row>) -
 /// To and fro in a new lab, to hosts that have seen nothing of the cluster; then once more to and fro, to hosts that keep its pages.
 async fn ours(options: &LabUp, case: &Case, first: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let lab = up(options).await?;
-    let client = Client::of_lab()?;
+    let client = client::of_lab()?;
     tokio::time::sleep(SETTLE).await;
     for (mover, repetition, from, to) in [
         (OURS, first, ["h1"], ["h2"]),

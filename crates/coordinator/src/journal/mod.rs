@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use transhume_api::ClusterStage;
 use transhume_model::{ClusterName, ClusterSpec, Epoch, MigrationId};
 use transhume_protocol::migration::JournalEntry;
-use utoipa::ToSchema;
 
 pub use self::memory::MemoryJournal;
 pub use self::redb::RedbJournal;
@@ -70,18 +70,6 @@ pub enum JournalError {
         #[source]
         source: serde_json::Error,
     },
-}
-
-/// Where in its life a cluster is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ClusterStage {
-    /// Its VMs are being started, all or none.
-    Starting,
-    /// It is there.
-    Live,
-    /// Its VMs are being powered off; nothing else can be done with it.
-    Ending,
 }
 
 /// A cluster as the journal keeps it; each VM with the host it lives on now.

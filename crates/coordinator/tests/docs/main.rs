@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use transhume_coordinator::api::{
-    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView, Problem,
+use transhume_api::{
+    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
+    Problem, VmStart, VmStop,
 };
 use transhume_model::ClusterSpec;
 use transhume_planner::report::PlanReport;
@@ -73,6 +74,14 @@ fn documents() -> BTreeMap<&'static str, Value> {
         (
             "order",
             document::<MoveOrder>("POST /v1/clusters/NAME/plan and …/migrations"),
+        ),
+        (
+            "vm-start",
+            document::<VmStart>("POST /v1/clusters/NAME/vms/VM/start"),
+        ),
+        (
+            "vm-stop",
+            document::<VmStop>("POST /v1/clusters/NAME/vms/VM/stop"),
         ),
         ("plan", document::<PlanView>("transhume plan NAME --json")),
         (

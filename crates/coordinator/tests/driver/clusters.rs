@@ -1,7 +1,7 @@
 //! Clusters are created all or none, shown, and deleted.
 
 use serde_json::json;
-use transhume_coordinator::api::{ClusterList, ClusterStage, ClusterView, VmLife};
+use transhume_api::{ClusterList, ClusterStage, ClusterView, VmLife};
 use transhume_protocol::message::RefusalKind;
 
 use crate::fake::Fate;

@@ -284,10 +284,10 @@ impl Desk {
             spec: held.spec.clone(),
             role: held.role,
             epoch: held.epoch,
-            guest: if held.running {
-                GuestState::Running
-            } else {
-                GuestState::Paused
+            guest: match held.role {
+                _ if held.running => GuestState::Running,
+                VmRole::Off => GuestState::Off,
+                _ => GuestState::Paused,
             },
         });
         let free = |free: Capacity, held: &Held| free.minus(&held.spec.demand());

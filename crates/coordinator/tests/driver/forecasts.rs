@@ -1,7 +1,7 @@
 //! Forecasts: made from what message B measured, refused when the band cannot carry them, kept by the journal, judged in the end.
 
 use serde_json::{Value, json};
-use transhume_coordinator::api::{ForecastRecord, PlanView, Score};
+use transhume_api::{ForecastRecord, PlanView, Score};
 use transhume_model::Mebibytes;
 use transhume_protocol::message::DirtyRate;
 use transhume_protocol::report::{Ending, MigrationReport};

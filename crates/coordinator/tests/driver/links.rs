@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use transhume_coordinator::api::HostView;
+use transhume_api::HostView;
 use transhume_model::{Epoch, WallMicros};
 use transhume_protocol::message::{HostState, Outcome, PROTOCOL_VERSION, RefusalKind, Report};
 use transhume_protocol::report::Ending;

@@ -1,7 +1,7 @@
 //! Moves from plan to report: commit, batches, roll-back, cancel; each ends with every VM running in exactly one place.
 
 use serde_json::{Value, json};
-use transhume_coordinator::api::{Accepted, ClusterView, MigrationList, PlanView};
+use transhume_api::{Accepted, ClusterView, MigrationList, PlanView};
 use transhume_model::Capacity;
 use transhume_protocol::message::RefusalKind;
 use transhume_protocol::report::{Ending, Frames};
@@ -84,7 +84,7 @@ async fn a_cluster_moves_to_commit_and_the_report_proves_it() {
 
     let seen = async || {
         let view: ClusterView = site.get("/v1/clusters/lab").await.is();
-        let there = |vm: &&transhume_coordinator::api::VmView| vm.host.as_str() == "h3";
+        let there = |vm: &&transhume_api::VmView| vm.host.as_str() == "h3";
         (view.vms.iter().filter(there).count() == 3 && view.migration.is_none()).then_some(())
     };
     until("the cluster is seen on h3", seen).await;

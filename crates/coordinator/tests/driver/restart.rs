@@ -1,7 +1,7 @@
 //! A coordinator that ends in the middle and starts again on the same journal (G6): before `Committed` the move is undone,
 //! after it it is finished, and a cluster that was half started or half ended goes away.
 
-use transhume_coordinator::api::{ClusterList, ClusterView, MigrationList};
+use transhume_api::{ClusterList, ClusterView, MigrationList};
 use transhume_protocol::report::Ending;
 
 use crate::fake::Fate;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use transhume_coordinator::api::{Accepted, HostList, Problem};
+use transhume_api::{Accepted, HostList, Problem};
 use transhume_coordinator::{Config, Error};
 use transhume_model::{Capacity, HostSpec, MachineType, Mebibytes, MigrationId, Vcpus};
 use transhume_protocol::migration::Limits;

@@ -1,10 +1,14 @@
-//! Forecasts of live moves: what the planner is told about hosts and VMs, what it refuses (§2.2.2), and how good it has been.
+//! Forecasts of live moves: what the planner gets to know of hosts and VMs, what it refuses (§2.2.2),
+//! and how good it has been.
 //!
-//! Live, two things are measured: sizes and dirty rates. The speed of the migration links stands in the configuration; everything
-//! else is the planner's to assume, and its assumptions are kept with the forecast. Earlier moves of the cluster correct its ranges ([`crate::lessons`]).
+//! Live, two things are measured: sizes and dirty rates. The speed of the migration links stands in
+//! the configuration; everything else is the planner's to assume, and its assumptions are kept with
+//! the forecast. Earlier moves of the cluster correct its ranges ([`super::lessons`]). Of a VM that is
+//! powered off nothing is copied, and nothing is forecast.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use transhume_api::{ForecastLine, ForecastRecord, Score};
 use transhume_model::{HostName, Interval, PlacedVm, VmName};
 use transhume_planner::forecast::{Way, sampled_dirty_mib_s};
 use transhume_planner::input::{Amount, Bands, Cluster, Host, MEMORY, MemoryFigures, PlanInput, Vm};
@@ -14,15 +18,14 @@ use transhume_protocol::forecast::{Expected, ForecastVsActual, MoveForecast, VmF
 use transhume_protocol::message::Mode;
 use transhume_protocol::report::{Ending, MigrationReport};
 
-use crate::api::{ForecastLine, ForecastRecord, Score};
-use crate::checks::Scene;
+use super::scene::Scene;
 use crate::error::Refused;
 
 const BYTES_PER_MIB: f64 = 1_048_576.0;
 const MS_PER_S: f64 = 1_000.0;
 
 /// What to expect of the batches, or the first VM that its share of the band cannot carry.
-pub(crate) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Refused> {
+pub(super) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Refused> {
     let way = match scene.mode {
         Mode::Live => Way::Live {
             blackout_ms_max: scene.blackout_max.0 as f64,
@@ -30,12 +33,25 @@ pub(crate) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Ref
         Mode::Offline => Way::Offline,
     };
     let dirty = dirty_rates(scene);
+    let batches = copied(scene, batches);
     let made =
-        forecast(&input(scene, &dirty), batches, way).expect("the batches name hosts and VMs of the scene");
+        forecast(&input(scene, &dirty), &batches, way).expect("the batches name hosts and VMs of the scene");
     match made.refused.first() {
         Some(vm) => Err(too_slow(scene, &dirty, vm)),
         None => Ok(told(scene, &dirty, made)),
     }
+}
+
+/// The batches without those VMs of which nothing is copied.
+fn copied(scene: &Scene, batches: &[Batch]) -> Vec<Batch> {
+    let off = scene.leaving().filter(|vm| scene.is_off(vm));
+    let off: BTreeSet<&VmName> = off.map(|vm| &vm.spec.name).collect();
+    let mut batches = batches.to_vec();
+    for batch in &mut batches {
+        batch.moves.retain(|planned| !off.contains(&planned.vm));
+    }
+    batches.retain(|batch| !batch.moves.is_empty());
+    batches
 }
 
 /// Measured dirty rates with their sampling error, MiB/s.

@@ -1,4 +1,5 @@
-//! What a cluster's earlier moves teach about its next one: where in the model's ranges the truths lay.
+//! What a cluster's earlier moves teach about its next one: where in the model's ranges the actual
+//! figures lay. A figure that is missing or cannot be true teaches nothing.
 
 use transhume_model::{ClusterName, Interval};
 use transhume_planner::lesson::{Lesson, PLACES_MIN};
@@ -36,29 +37,37 @@ impl Lessons {
         if moves.len() < MOVES_MIN {
             return lessons;
         }
-        for vm in moves.iter().flat_map(|report| &report.vms) {
+        for (report, vm) in moves
+            .iter()
+            .flat_map(|report| report.vms.iter().map(move |vm| (report, vm)))
+        {
             let Some(forecast) = &vm.forecast else { continue };
-            let told = &forecast.figures;
+            let figures = &forecast.figures;
             let modelled = forecast.modelled.unwrap_or(Expected {
-                bytes: told.bytes.forecast,
-                duration_ms: told.duration_ms.forecast,
-                blackout_ms: told.blackout_ms.forecast,
+                bytes: figures.bytes.forecast,
+                duration_ms: figures.duration_ms.forecast,
+                blackout_ms: figures.blackout_ms.forecast,
             });
-            let mut add = |lesson: fn(&mut Self) -> &mut Lesson, modelled, figure: &ForecastVsActual| {
-                if let Some(actual) = figure.actual {
-                    lesson(&mut lessons).add(modelled, actual);
+            let add = |lesson: &mut Lesson, modelled, figure: &ForecastVsActual, max: f64| {
+                if let Some(actual) = figure.actual.filter(|actual| (0.0..=max).contains(actual)) {
+                    lesson.add(modelled, actual);
                 }
             };
-            add(|all| &mut all.bytes, modelled.bytes, &told.bytes);
+            // A blackout spans two hosts and is as wrong as their clocks; the whole move is measured
+            // by the coordinator's alone.
+            let (bytes_max, ms_max) = (f64::MAX, report.duration_ms);
+            add(&mut lessons.bytes, modelled.bytes, &figures.bytes, bytes_max);
             add(
-                |all| &mut all.duration_ms,
+                &mut lessons.duration_ms,
                 modelled.duration_ms,
-                &told.duration_ms,
+                &figures.duration_ms,
+                ms_max,
             );
             add(
-                |all| &mut all.blackout_ms,
+                &mut lessons.blackout_ms,
                 modelled.blackout_ms,
-                &told.blackout_ms,
+                &figures.blackout_ms,
+                ms_max,
             );
             lessons.vms += 1;
         }
