@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p transhume-pages --example page_codecs -- first.stream [second.stream]`, where a stream is
 //! what QEMU's `migrate` wrote. The second shows what dedup leaves of another guest of the same image.
+#![allow(clippy::disallowed_methods, reason = "reads files, measures times")]
 
 use std::hint::black_box;
 use std::time::Instant;
