@@ -1,9 +1,12 @@
-//! One core's speed on guest pages, by class and step: `PAGES_FILE=guest.mem cargo bench -p transhume-pages`.
+//! One core's speed on guest pages, by class and step:
+//! `PAGES_FILE=guest.mem cargo bench -p transhume-pages`.
 //!
-//! The file is a guest's memory as it is (QMP `pmemsave`); zero pages, which QEMU sends as zero records, are left out.
-//! Without a file the pages are made from a seed, which is printed. Beside them: a plain copy, and LZ4 and zstd of single
-//! pages as their libraries offer them. All rates are of plain pages, also where the step reads compressed ones. Time is the
-//! thread's processor time, so that other work on the machine is not counted (it still takes its share of the caches).
+//! The file is a guest's memory as it is (QMP `pmemsave`); zero pages, which QEMU sends as zero
+//! records, are left out. Without a file the pages are made from a seed, which is printed. Beside
+//! them: a plain copy, and LZ4 and zstd of single pages as their libraries offer them. All rates
+//! are of plain pages, also where the step reads compressed ones. Time is the thread's processor
+//! time, so that other work on the machine is not counted (it still takes its share of the caches).
+#![allow(clippy::disallowed_methods, reason = "reads the file that is named")]
 
 use std::hint::black_box;
 use std::time::Duration;

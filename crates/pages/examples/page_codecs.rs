@@ -1,7 +1,9 @@
 //! Speed and size of every step on the pages of real guests, one core, beside a plain copy.
 //!
-//! `cargo run --release -p transhume-pages --example page_codecs -- first.stream [second.stream]`, where a stream is
-//! what QEMU's `migrate` wrote. The second shows what dedup leaves of another guest of the same image.
+//! `cargo run --release -p transhume-pages --example page_codecs -- first.stream [second.stream]`,
+//! where a stream is what QEMU's `migrate` wrote. The second shows what dedup leaves of another
+//! guest of the same image.
+#![allow(clippy::disallowed_methods, reason = "reads files, measures times")]
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -1,10 +1,13 @@
-//! Which codec a page gets: what the link can carry against what the CPU can do now (§1.3.1, refs 5 and 25).
+//! Which codec a page gets: what the link can carry against what the CPU can do now (§1.3.1, refs
+//! 5 and 25).
 //!
-//! A pipeline is as slow as its slowest part, so the cost of a class is max(CPU time, wire time), and among equals the
-//! one with less CPU. CPU times are a table of relative costs times one factor, which follows the measured time of the
-//! encoder's calls. Sizes are a table too, by class and by texture of the page (how many different bytes it has,
-//! whether its words look like recent words), times one factor per texture, which whatever codec was taken teaches: so
-//! an opinion of one codec never grows old while another is in use. Pure: rates and times are fed in. Deliberately absent: measuring them.
+//! A pipeline is as slow as its slowest part, so the cost of a class is max(CPU time, wire time),
+//! and among equals the one with less CPU. CPU times are a table of relative costs times one
+//! factor, which follows the measured time of the encoder's calls. Sizes are a table too, by class
+//! and by texture of the page (how many different bytes it has, whether its words look like recent
+//! words), times one factor per texture, which whatever codec was taken teaches: so an opinion of
+//! one codec never grows old while another is in use. Pure: rates and times are fed in.
+//! Deliberately absent: measuring them.
 
 use crate::class::{Classes, PageClass};
 use crate::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
@@ -14,29 +17,35 @@ use crate::stream::Page;
 const TEXTURES: usize = 8;
 /// Of the 64 words of a sample, from so many on they are alike.
 const ALIKE_MIN: usize = 17;
-/// Different bytes of a sample's 256 from which a page is of the next kind; random bytes have about 162.
+/// Different bytes of a sample's 256 from which a page is of the next kind; random bytes have
+/// about 162.
 const DIFFERENT_MIN: [u32; 3] = [20, 60, 120];
 /// Weight of a new measurement of one page, or of a time: 1/16.
 const LEARN_SHIFT: u32 = 4;
-/// Pages of a group that would move an opinion all the way: a full group has a quarter of the weight.
+/// Pages of a group that would move an opinion all the way: a full group has a quarter of the
+/// weight.
 const LEARN_GROUP_PAGES: u64 = 4 * GROUP_PAGES_MAX as u64;
 /// Factors are kept in millionths, about: fine enough for the slowest fading.
 const ONE: u64 = 1 << 20;
-/// Least and most that a size may be of the typical one: an opinion that vanished could not grow again.
+/// Least and most that a size may be of the typical one: an opinion that vanished could not grow
+/// again.
 const SIZE_MIN: u64 = ONE / 16;
 const SIZE_MAX: u64 = 16 * ONE;
-/// Bytes per second above which hashing for dedup would be the bottleneck (a third of BLAKE3's speed on one core).
+/// Bytes per second above which hashing for dedup would be the bottleneck (a third of BLAKE3's
+/// speed on one core).
 const HASH_RATE_MAX: u64 = 900_000_000;
 
 /// A codec must save a sixteenth to be worth its trouble.
 const RAW_BYTES_WEIGHED: u64 = PAGE_BYTES as u64 * 15 / 16;
-/// How fast a bad opinion of the codecs fades while pages go raw, so that they are tried again: 1/1024 per page.
+/// How fast a bad opinion of the codecs fades while pages go raw, so that they are tried again:
+/// 1/1024 per page.
 const FADE_SHIFT: u32 = 10;
 
 /// The codecs that the chooser weighs against each other.
 const WEIGHED: [PageClass; 4] = [PageClass::Raw, PageClass::Lz4, PageClass::Wkdm, PageClass::Zstd];
 
-/// Nanoseconds to encode a page on the machine of the bench (docs/performance.md), the copies on its way in; the factor adapts them.
+/// Nanoseconds to encode a page on the machine of the bench (docs/performance.md), the copies on
+/// its way in; the factor adapts them.
 fn table_nanos(class: PageClass) -> u64 {
     match class {
         PageClass::Zero => 60,
@@ -50,7 +59,8 @@ fn table_nanos(class: PageClass) -> u64 {
     }
 }
 
-/// Bytes that a page becomes, by texture: means over the 15 306 pages of a booted guest; of zstd, what a page adds to its group.
+/// Bytes that a page becomes, by texture: means over the 15 306 pages of a booted guest; of zstd,
+/// what a page adds to its group.
 fn typical_bytes(class: PageClass) -> [u64; TEXTURES] {
     match class {
         PageClass::Wkdm => [2240, 3810, 4050, 4090, 950, 1410, 2630, 4090],
@@ -60,7 +70,8 @@ fn typical_bytes(class: PageClass) -> [u64; TEXTURES] {
     }
 }
 
-/// What a page looks like to a codec: how many different bytes it has, and, from 4 on, whether its words look like their neighbours.
+/// What a page looks like to a codec: how many different bytes it has, and, from 4 on, whether its
+/// words look like their neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Texture(u8);
 
@@ -140,7 +151,8 @@ impl Chooser {
         self.link_bytes_per_second.is_some_and(|link| link < able)
     }
 
-    /// Whether the link takes a plain page in less time than any codec needs to look at it: then no page need be looked at.
+    /// Whether the link takes a plain page in less time than any codec needs to look at it: then no
+    /// page need be looked at.
     pub fn raw_always_pays(&self) -> bool {
         let codecs = WEIGHED.into_iter().filter(|class| *class != PageClass::Raw);
         let cheapest = codecs.map(table_nanos).min().unwrap_or(0) * self.factor / ONE;
@@ -164,7 +176,8 @@ impl Chooser {
             .unwrap_or(PageClass::Raw)
     }
 
-    /// Bytes that this class is expected to make of a page; more than a page where it makes it longer.
+    /// Bytes that this class is expected to make of a page; more than a page where it makes it
+    /// longer.
     pub fn expected_bytes(&self, class: PageClass, texture: Texture) -> u64 {
         let at = texture.index();
         typical_bytes(class)[at] * self.sizes[at] / ONE
@@ -185,7 +198,8 @@ impl Chooser {
         );
     }
 
-    /// Pages of these textures became so many bytes together: each as much more or less as all of them.
+    /// Pages of these textures became so many bytes together: each as much more or less as all of
+    /// them.
     pub fn learn_group(&mut self, class: PageClass, textures: &[Texture], bytes: u64) {
         let expected = textures.iter().map(|page| self.expected_bytes(class, *page));
         let all: u64 = expected.sum();
@@ -295,7 +309,8 @@ mod tests {
         assert_eq!(texture(&pointers), Texture(4));
     }
 
-    /// Found on a booted guest: after some pages that nothing compresses, WKdm looked better than zstd, and zstd was never tried again.
+    /// Found on a booted guest: after some pages that nothing compresses, WKdm looked better than
+    /// zstd, and zstd was never tried again.
     #[test]
     fn what_is_learned_of_one_codec_is_learned_of_all() {
         let mut chooser = Chooser::new(Classes::default());

@@ -1,4 +1,5 @@
-//! [`Strategy::Paper`](crate::Strategy::Paper) on a whole input: §3.2 as written, for inputs that need no more than amounts.
+//! [`Strategy::Paper`](crate::Strategy::Paper) on a whole input: §3.2 as written, for inputs that
+//! need no more than amounts.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ use crate::plan::refuse;
 use crate::problem::{Problem, Roles};
 use crate::solve::{self, Cost, Ended, Solution};
 
-/// The placement that the paper's algorithm finds. VMs outside S1 are not requested: they stay, and what they occupy is not free.
+/// The placement that the paper's algorithm finds. VMs outside S1 are not requested: they stay, and
+/// what they occupy is not free.
 pub(crate) fn solve(input: &PlanInput, problem: &Problem) -> Result<Solution, InputError> {
     amounts_only(input)?;
     let roles = Roles::of(input);

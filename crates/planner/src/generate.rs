@@ -109,7 +109,8 @@ pub fn triplets(vms: usize, seed: u64) -> PlanInput {
     input(hosts, vms.collect())
 }
 
-/// A data centre: VMs of `vm_kinds` kinds spread over hosts of `host_kinds` kinds, some kept apart in groups of up to four.
+/// A data centre: VMs of `vm_kinds` kinds spread over hosts of `host_kinds` kinds, some kept apart
+/// in groups of up to four.
 #[derive(Debug, Clone, Copy)]
 pub struct DataCentre {
     /// VMs.
@@ -126,7 +127,8 @@ pub struct DataCentre {
     pub anti_affinity_percent: u64,
 }
 
-/// A data centre from a seed. Every VM has a home, more loosely packed than need be; all hosts are source and target.
+/// A data centre from a seed. Every VM has a home, more loosely packed than need be; all hosts are
+/// source and target.
 pub fn data_centre(shape: DataCentre, seed: u64) -> PlanInput {
     let mut dice = Seeded::new(seed);
     let names = &["vcpus", "memory", "nic", "hugepages"][..shape.resources];

@@ -1,8 +1,11 @@
-//! What earlier moves teach a forecast: the model says how a figure scales, its record says where in the model's range the truth lies.
+//! What earlier moves teach a forecast: the model says how a figure scales, its record says where
+//! in the model's range the truth lies.
 //!
-//! Distribution-free, as in conformal prediction (Vovk, Gammerman and Shafer 2005): if the next move is like those before, its truth lies between
-//! the outer ones of their places but for about [`TAIL`] at each end; a margin allows for how few there are and for VMs of one batch being alike.
-//! Places are ratios, not differences: bytes and times spread by factors, and a range of them never reaches down to nothing.
+//! Distribution-free, as in conformal prediction (Vovk, Gammerman and Shafer 2005): if the next
+//! move is like those before, its truth lies between the outer ones of their places but for about
+//! [`TAIL`] at each end; a margin allows for how few there are and for VMs of one batch being
+//! alike. Places are ratios, not differences: bytes and times spread by factors, and a range of
+//! them never reaches down to nothing.
 
 use transhume_model::Interval;
 
@@ -20,7 +23,8 @@ pub const MARGIN_MIN: f64 = 0.01;
 /// Where the truths of one figure lay in the ranges that the model gave.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Lesson {
-    /// 0 at the low end of the range, 1 at its high end, 1/2 at their geometric mean, beyond them where the model was wrong.
+    /// 0 at the low end of the range, 1 at its high end, 1/2 at their geometric mean, beyond them
+    /// where the model was wrong.
     places: Vec<f64>,
 }
 
@@ -34,7 +38,8 @@ impl Lesson {
         }
     }
 
-    /// The model's range, narrowed or moved to where truths have been; as it is while there are too few of them.
+    /// The model's range, narrowed or moved to where truths have been; as it is while there are too
+    /// few of them.
     pub fn applied_to(&self, modelled: Interval) -> Interval {
         if self.places.len() < PLACES_MIN || modelled.low <= 0.0 {
             return modelled;

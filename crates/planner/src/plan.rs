@@ -30,7 +30,8 @@ const BROKEN_TOLD_MAX: usize = 8;
 pub struct Options {
     /// How targets are chosen.
     pub strategy: Strategy,
-    /// Bound on the search; a unit is about one candidate host looked at, tens of millions pass in a second.
+    /// Bound on the search; a unit is about one candidate host looked at, tens of millions pass in
+    /// a second.
     pub work_max: u64,
     /// k; chosen where absent.
     pub k: Option<usize>,
@@ -55,7 +56,8 @@ pub enum PlanError {
     /// The input cannot be used.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The plan broke rules: a mistake of the planner, found by [`validate()`](crate::validate()) before the plan was given out.
+    /// The plan broke rules: a mistake of the planner, found by [`validate()`](crate::validate())
+    /// before the plan was given out.
     #[error("internal error: the planner's own check refused its plan: {}", .0.join("; "))]
     Unsound(Vec<String>),
 }
@@ -65,7 +67,8 @@ pub fn plan(input: &PlanInput, options: &Options) -> Result<PlanReport, PlanErro
     plan_while(input, options, &mut || Go::On)
 }
 
-/// Plans as long as `ask` says so; it is asked several thousand times a second. The answer is then the best found, with its gap.
+/// Plans as long as `ask` says so; it is asked several thousand times a second. The answer is then
+/// the best found, with its gap.
 pub fn plan_while(
     input: &PlanInput,
     options: &Options,

@@ -58,15 +58,18 @@ pub struct Plan {
     pub k: usize,
     /// The batches in order.
     pub batches: Vec<PlannedBatch>,
-    /// Steps that wait for each other and could not be freed; empty in a plan that can be carried out.
+    /// Steps that wait for each other and could not be freed; empty in a plan that can be carried
+    /// out.
     pub ring: Vec<Step>,
-    /// States after which the search for an order was given up: there may be one. Absent where a ring is proved, or there is none.
+    /// States after which the search for an order was given up: there may be one. Absent where a
+    /// ring is proved, or there is none.
     pub ring_states: Option<usize>,
     /// VMs whose memory the band cannot carry (§2.2.2); empty in a plan that can be carried out.
     pub refused: Vec<Refused>,
     /// Forecast of the whole move, seconds.
     pub duration_s: Interval,
-    /// Traffic of each pair that moves times how long one of the two has moved and the other has not, at worst, Mbit.
+    /// Traffic of each pair that moves times how long one of the two has moved and the other has
+    /// not, at worst, Mbit.
     pub split_mbit: f64,
     /// In words: why these hosts, this order, this k.
     pub explanation: Vec<String>,
@@ -231,8 +234,8 @@ pub struct Forecasts {
 pub struct LinkUse {
     /// The host.
     pub host: HostName,
-    /// Cluster traffic that leaves or reaches the host, the busier direction: from half of what the pairs exchange (both
-    /// directions alike) to all of it, before or after the batch commits.
+    /// Cluster traffic that leaves or reaches the host, the busier direction: from half of what the
+    /// pairs exchange (both directions alike) to all of it, before or after the batch commits.
     pub ct: Interval,
     /// Migration, the busier direction, while pages are sent.
     pub vmct: Interval,

@@ -1,8 +1,10 @@
-//! k, rates and forecast: the order of [`crate::order`] for several k, each with its forecast, and the best of them.
+//! k, rates and forecast: the order of [`crate::order`] for several k, each with its forecast, and
+//! the best of them.
 //!
-//! The VMs of a batch share the VMCT bands of their hosts fairly: rates grow together until a link is full, those on other links
-//! grow on (max-min). Best is: nothing refused, least memory carried, then of those with nearly the least time the one that splits
-//! talking VMs least, then least time, then the smallest k.
+//! The VMs of a batch share the VMCT bands of their hosts fairly: rates grow together until a link
+//! is full, those on other links grow on (max-min). Best is: nothing refused, least memory carried,
+//! then of those with nearly the least time the one that splits talking VMs least, then least time,
+//! then the smallest k.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +21,8 @@ use crate::report::{ForecastMove, Forecasts, Interval, PlannedBatch, Refused, St
 /// Orders of more moves than this are tried for fewer k.
 const MOVES_FOR_ALL_K_MAX: usize = 2_000;
 
-/// Within this much of the least worst-case time, what keeps talkers together counts more than time.
+/// Within this much of the least worst-case time, what keeps talkers together counts more than
+/// time.
 const LONGER_TO_STAY_TOGETHER: f64 = 1.10;
 /// A hundredth of the time is not worth a larger batch.
 const SHORTER_TO_BE_FASTER: f64 = 0.99;
@@ -84,7 +87,8 @@ fn keep_nearly_best(schedules: &mut Vec<Schedule>) {
     schedules.retain(|s| s.duration_s.high <= time_max);
 }
 
-/// Traffic of each pair that moves, times how long one of the two has moved and the other has not; each batch takes its longest.
+/// Traffic of each pair that moves, times how long one of the two has moved and the other has not;
+/// each batch takes its longest.
 fn split_mbit(moves: &Moves<'_>, batches: &[Vec<Hop>], ends_s: &[f64]) -> f64 {
     let mut moved_s: Vec<Option<f64>> = vec![None; moves.source.len()];
     for (hops, end_s) in batches.iter().zip(ends_s) {
@@ -101,7 +105,8 @@ fn split_mbit(moves: &Moves<'_>, batches: &[Vec<Hop>], ends_s: &[f64]) -> f64 {
     sum
 }
 
-/// The k to try: powers of two up to the number of moves, or what was asked for, at most the number of moves (§3.3.2 step 1).
+/// The k to try: powers of two up to the number of moves, or what was asked for, at most the number
+/// of moves (§3.3.2 step 1).
 fn candidates(moving: usize, asked: Option<usize>) -> Vec<usize> {
     if let Some(k) = asked {
         return vec![k.min(moving)];
@@ -283,7 +288,8 @@ fn refuse(input: &PlanInput, vm: usize, rate: f64, figures: &Figures, way: Way) 
     }
 }
 
-/// Max-min fair rates of the moves of one batch over the outgoing link of each source and the incoming one of each target.
+/// Max-min fair rates of the moves of one batch over the outgoing link of each source and the
+/// incoming one of each target.
 fn rates(input: &PlanInput, hops: &[Hop]) -> Vec<f64> {
     let hosts = input.hosts.len();
     let link = |host: usize| f64::from(input.hosts[host].bands.vmct_mbit_s);

@@ -1,13 +1,15 @@
-//! The moves one by one, where whoever fits first gets stuck: an exact search for an order, or the proof that there is none.
+//! The moves one by one, where whoever fits first gets stuck: an exact search for an order, or the
+//! proof that there is none.
 //!
 //! ```text
 //! hosts that no VM can pass between are searched apart:    state = the host of every VM there
-//! best first over states: memory carried + LEFT_WEIGHT · memory still to carry, from the start and from where the greedy way got stuck
+//! best first over states: memory carried + LEFT_WEIGHT · memory still to carry,
+//!                         from the start and from where the greedy search got stuck
 //! goal reached: an order      nothing left to look at: there is none      a limit reached: not known
 //! ```
 //!
-//! Any VM may go by way of any host that it is allowed on, those that stay in the end too. A batch can do nothing that one move after another
-//! cannot, so k does not matter here.
+//! Any VM may go by way of any host that it is allowed on, those that stay in the end too. A batch
+//! can do nothing that one move after another cannot, so k does not matter here.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -22,7 +24,8 @@ const STATES_MAX: usize = 50_000;
 const POSITIONS_MAX: usize = 4_000_000;
 /// Hosts tried for a VM in one search.
 const LOOKS_MAX: usize = 10_000_000;
-/// Weight of what is still to be carried. With 1 the first order found would carry least, but all that carry less are looked at before.
+/// Weight of what is still to be carried. With 1 the first order found would carry least, but all
+/// that carry less are looked at before.
 const LEFT_WEIGHT: u128 = 2;
 
 /// All moves one after another.
@@ -141,7 +144,8 @@ struct Search<'m, 'a> {
     /// What the hosts have beside VMs that cannot go.
     free: Vec<Left>,
     goal: Vec<u32>,
-    /// Cost of moving each VM: a thousandth more than its memory, so that fewer moves are better where nothing else is.
+    /// Cost of moving each VM: a thousandth more than its memory, so that fewer moves are better
+    /// where nothing else is.
     cost: Vec<u128>,
     nodes: Vec<Node>,
     seen: BTreeSet<At>,
@@ -177,7 +181,8 @@ impl<'m, 'a> Search<'m, 'a> {
         }
     }
 
-    /// Searches from the start and from the end of `begun`, which is a beginning; only for what is better than the order known.
+    /// Searches from the start and from the end of `begun`, which is a beginning; only for what is
+    /// better than the order known.
     fn run(mut self, begun: &[Hop], known: Option<&[Hop]>) -> Found {
         let index: BTreeMap<usize, usize> = self.vms.iter().enumerate().map(|(i, vm)| (*vm, i)).collect();
         let place: BTreeMap<usize, u32> = (0u32..).zip(&self.hosts).map(|(i, h)| (*h, i)).collect();

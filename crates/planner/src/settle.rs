@@ -1,4 +1,5 @@
-//! Whether a VM that would only pass through a spare host may as well end there: as few targets, and less memory carried.
+//! Whether a VM that would only pass through a spare host may as well end there: as few targets,
+//! and less memory carried.
 
 use crate::order::{Hop, Moves, Order, order};
 use crate::problem::Problem;
@@ -15,8 +16,9 @@ pub(crate) struct Settled<'a> {
     pub cost: Cost,
 }
 
-/// Leaves VMs on the spare hosts they go by way of, where that uses no more targets, moves no more memory and saves moves. Traffic
-/// between hosts counts less than memory carried. `moves_of` makes the moves to a placement.
+/// Leaves VMs on the spare hosts they go by way of, where that uses no more targets, moves no more
+/// memory and saves moves. Traffic between hosts counts less than memory carried. `moves_of` makes
+/// the moves to a placement.
 pub(crate) fn settle<'a>(
     problem: &'a Problem,
     mut host_of: Vec<usize>,

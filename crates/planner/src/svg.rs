@@ -1,4 +1,5 @@
-//! The picture: every host as a bar before and after, its VMs as boxes, what moves in another colour.
+//! The picture: every host as a bar before and after, its VMs as boxes, what moves in another
+//! colour.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -16,7 +17,8 @@ const GAP: u32 = 30;
 const TOP: u32 = 84;
 /// More hosts than this are not drawn; the picture says how many are missing.
 const HOSTS_MAX: usize = 200;
-/// Width that a character of a name, and of the smaller text in and beside boxes, takes at most, pixels.
+/// Width that a character of a name, and of the smaller text in and beside boxes, takes at most,
+/// pixels.
 const CHAR_WIDTH: f64 = 7.5;
 const SMALL_CHAR_WIDTH: f64 = 6.2;
 /// Fewer characters of a VM's name than this say nothing; the box then has only its tooltip.

@@ -1,7 +1,7 @@
 //! Whether a plan keeps every rule, checked from the input and the report alone.
 //!
-//! Shares no code with the solver: it works on names, reads the rules anew from the input and recomputes every total.
-//! [`plan()`](crate::plan()) gives no plan out that it has not passed.
+//! Shares no code with the solver: it works on names, reads the rules anew from the input and
+//! recomputes every total. [`plan()`](crate::plan()) gives no plan out that it has not passed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,7 +92,8 @@ fn limits(roles: &Roles<'_>, vm: &Vm, home: &Host, host: &Host) -> Vec<String> {
     broken
 }
 
-/// What a host offers of a resource to the cluster, thousandths; below zero where others use more than there is.
+/// What a host offers of a resource to the cluster, thousandths; below zero where others use more
+/// than there is.
 fn offered(host: &Host, resource: &str) -> i128 {
     let Some(capacity) = host.capacity.get(resource) else {
         return 0;
@@ -207,7 +208,8 @@ fn carried(input: &PlanInput, plan: &Plan) -> Option<String> {
     (told.0 != sum).then(|| format!("memory carried is {}, not {told}", sum as f64 / 1000.0))
 }
 
-/// Replays the batches: no host ever holds more than it offers of what comes to it, both copies counted, and all arrive.
+/// Replays the batches: no host ever holds more than it offers of what comes to it, both copies
+/// counted, and all arrive.
 fn batches<'a>(
     input: &'a PlanInput,
     plan: &'a Plan,

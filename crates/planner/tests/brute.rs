@@ -1,4 +1,5 @@
-//! Small clusters with every kind of constraint: the planner equals trying everything, and every plan passes the validator.
+//! Small clusters with every kind of constraint: the planner equals trying everything, and every
+//! plan passes the validator.
 
 use std::collections::BTreeSet;
 

@@ -142,7 +142,8 @@ fn an_order_is_found_wherever_there_is_one() {
     }
 }
 
-/// Whoever fits first takes room that another needs first: only v1 to h2, v2 to h0, v0, v1 to h1, v3 works.
+/// Whoever fits first takes room that another needs first: only v1 to h2, v2 to h0, v0, v1 to h1,
+/// v3 works.
 #[test]
 fn a_move_that_fits_may_have_to_wait() {
     let tight = input(
@@ -163,7 +164,8 @@ cluster:
     assert!(planned(&tight).unwrap().is_executable());
 }
 
-/// Exchanging the two by way of s carries three times 80; ending on s and a, also two hosts, carries two times 80.
+/// Exchanging the two by way of s carries three times 80; ending on s and a, also two hosts,
+/// carries two times 80.
 #[test]
 fn a_vm_stays_on_the_spare_host_where_that_is_as_good() {
     let swap = "
@@ -192,7 +194,8 @@ cluster:
     assert!(told.contains("240 MiB carried"), "{told}");
 }
 
-/// Two large VMs can never change places; small ones that may be anywhere make more states around them than are looked at.
+/// Two large VMs can never change places; small ones that may be anywhere make more states around
+/// them than are looked at.
 #[test]
 fn a_search_that_is_given_up_does_not_claim_that_there_is_no_order() {
     let mut text = String::from("hosts:\n");
@@ -248,7 +251,8 @@ fn talkers_are_kept_together_where_it_costs_little_time() {
     let calm = ", memory: {dirty-mib-s: [1], compressed-to: [1]}";
     let together = planned(&server_and_clients(4096, calm, 2400)).unwrap();
     assert_eq!((together.k, together.split_mbit), (6, 0.0));
-    // Rates that are only assumed: at worst each further VM at once costs time, so it stays near the least.
+    // Rates that are only assumed: at worst each further VM at once costs time, so it stays near
+    // the least.
     let talking = server_and_clients(8192, "", 2400);
     let chosen = planned(&talking).unwrap();
     let with_k = |k| {

@@ -53,9 +53,11 @@ fn the_cluster_goes_to_one_host_and_who_can_stay_stays() {
     assert!(told.contains("1 VM moves and 1 stays"), "{told}");
 }
 
-/// The paper: "The algorithm finds (if existing) the nodecount optimal solution." With two resources and unequal hosts it need not: the host
-/// with most in all, 2 vCPU beside much memory, takes the first VM and has no place for the second; the other host holds both.
-/// Nothing smaller shows it: one VM always ends on one host, on one host there is no choice, with one resource the first n hosts are the best n.
+/// The paper: "The algorithm finds (if existing) the nodecount optimal solution." With two
+/// resources and unequal hosts it need not: the host with most in all, 2 vCPU beside much memory,
+/// takes the first VM and has no place for the second; the other host holds both. Nothing smaller
+/// shows it: one VM always ends on one host, on one host there is no choice, with one resource the
+/// first n hosts are the best n.
 #[test]
 fn the_papers_claim_of_optimality_fails_on_two_vms_and_two_hosts() {
     let counter = input(
@@ -188,8 +190,8 @@ fn a_dirty_rate_that_the_band_cannot_carry_is_refused_with_the_rate_that_would_d
     assert!(plan.is_executable(), "{:?}", plan.refused);
 }
 
-/// Pairs of full hosts whose large VMs must change places; small ones stay, so that both hosts are targets anyway and ending on
-/// the spare host would cost one more.
+/// Pairs of full hosts whose large VMs must change places; small ones stay, so that both hosts are
+/// targets anyway and ending on the spare host would cost one more.
 fn exchanges(pairs: usize, spare: bool) -> PlanInput {
     let (mut hosts, mut vms) = (String::new(), String::new());
     let also = if spare { ", spare" } else { "" };

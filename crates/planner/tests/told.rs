@@ -109,7 +109,8 @@ fn constraints_that_cost_a_target_are_singled_out() {
         ),
         "{words}"
     );
-    // 60 and 40 fill a host, twice; 40 and 40 tied together leave three that are more than half a host.
+    // 60 and 40 fill a host, twice; 40 and 40 tied together leave three that are more than half a
+    // host.
     let mut tied = with(4, &[group("affinity", "tied", [2, 3])]);
     for (vm, size) in tied.cluster.vms.iter_mut().zip([60, 60, 40, 40]) {
         vm.demand = [("memory".to_owned(), Amount::units(size))].into();

@@ -1,6 +1,7 @@
 //! The fault matrix: each order of each step × each fault × the first, middle and last VM of the batch. Every run
 //! ends with every VM running in exactly one place, its batch on one side, and every frame delivered once, in order
 //! (`World` checks these); how it ends is compared with `testdata/fault_matrix.txt`.
+#![allow(clippy::disallowed_methods, reason = "reads and rewrites a golden")]
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,5 @@
-//! One group's records, applied in order; stops at a reference that fails and goes on when the page is supplied.
+//! One group's records, applied in order; stops at a reference that fails and goes on when the page
+//! is supplied.
 
 use std::collections::{HashMap, HashSet};
 
@@ -60,7 +61,8 @@ pub(super) fn survey(records: &[u8], count: u16) -> Result<usize, DecodeError> {
 }
 
 impl Rebuild {
-    /// Applies records until the end (true) or until a reference fails (false); the cursor stands there.
+    /// Applies records until the end (true) or until a reference fails (false); the cursor stands
+    /// there.
     pub fn apply(
         &mut self,
         parts: Parts<'_>,
@@ -155,7 +157,8 @@ impl Rebuild {
         Ok(Some(page))
     }
 
-    /// Contents that the rest of a group refers to and that are nowhere here; without the promised ones where the caller is patient.
+    /// Contents that the rest of a group refers to and that are nowhere here; without the promised
+    /// ones where the caller is patient.
     pub fn missing(
         &self,
         parts: Parts<'_>,

@@ -4,8 +4,9 @@
 //! Hello -> Flowing <-> Waiting (a reference failed; later frames queue, supplies pass) -> Ended (digest equal)
 //! ```
 //!
-//! What a reference only counts on another stream for is waited for, not asked for, as long as the caller has patience: at one source
-//! a reference is made after its content was sent, and streams keep their order, so streams never wait for each other in a ring.
+//! What a reference only counts on another stream for is waited for, not asked for, as long as the
+//! caller has patience: at one source a reference is made after its content was sent, and streams
+//! keep their order, so streams never wait for each other in a ring.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -97,7 +98,8 @@ impl Decoder {
         })
     }
 
-    /// Takes the source's next bytes. Appends to `out` what QEMU gets, to `back` what the source gets.
+    /// Takes the source's next bytes. Appends to `out` what QEMU gets, to `back` what the source
+    /// gets.
     pub fn push(
         &mut self,
         wire: &[u8],
@@ -131,14 +133,15 @@ impl Decoder {
         })
     }
 
-    /// The group that waits for nothing but pages of other streams: push again when the store has grown.
+    /// The group that waits for nothing but pages of other streams: push again when the store has
+    /// grown.
     pub fn waits_for_siblings(&self) -> Option<u32> {
         let waiting = self.core.waiting.as_ref()?;
         (self.core.patient && self.core.wanted.is_empty()).then_some(waiting.number)
     }
 
-    /// Enough waited for other streams, now and later. The next push, an empty one will do, asks the source for what the group still
-    /// lacks, or goes on if it lacks nothing any more.
+    /// Enough waited for other streams, now and later. The next push, an empty one will do, asks
+    /// the source for what the group still lacks, or goes on if it lacks nothing any more.
     pub fn lose_patience(&mut self) {
         self.core.patient = false;
     }
@@ -153,7 +156,8 @@ fn whole<T>(value: Option<T>, reader: &Reader<'_>) -> Result<T, DecodeError> {
     value.filter(|_| reader.is_empty()).ok_or(DecodeError::Truncated)
 }
 
-/// What a queued frame is charged: no less than its place in the queue, or empty frames would be kept for nothing.
+/// What a queued frame is charged: no less than its place in the queue, or empty frames would be
+/// kept for nothing.
 fn queued_bytes(body: &[u8]) -> usize {
     (body.len() + frame::HEAD_BYTES).max(size_of::<(u8, Vec<u8>)>())
 }

@@ -100,7 +100,8 @@ impl Encoder {
         })
     }
 
-    /// Encodes QEMU's next bytes; appends frames to `out`. At most a quarter of the window at once keeps it meaningful.
+    /// Encodes QEMU's next bytes; appends frames to `out`. At most a quarter of the window at once
+    /// keeps it meaningful.
     pub fn push(
         &mut self,
         bytes: &[u8],
@@ -144,7 +145,8 @@ impl Encoder {
         core.leave(before, out)
     }
 
-    /// Takes bytes that came back from the target. Supplied pages are appended to `out`, what the target's QEMU said to `returned`.
+    /// Takes bytes that came back from the target. Supplied pages are appended to `out`, what the
+    /// target's QEMU said to `returned`.
     pub fn answer(
         &mut self,
         bytes: &[u8],

@@ -94,7 +94,8 @@ impl Group {
         &mut self.frame
     }
 
-    /// Adds a page whose codec appends its body, and the body's bytes; None, and nothing added, where the codec says that it does not fit.
+    /// Adds a page whose codec appends its body, and the body's bytes; None, and nothing added,
+    /// where the codec says that it does not fit.
     pub fn coded(
         &mut self,
         class: PageClass,

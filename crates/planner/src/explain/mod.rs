@@ -1,4 +1,5 @@
-//! Why these hosts, this order, this k, in words. What a sentence claims was looked up in the plan or proved by a bound.
+//! Why these hosts, this order, this k, in words. What a sentence claims was looked up in the plan
+//! or proved by a bound.
 
 mod fewer;
 mod hosts;

@@ -1,5 +1,6 @@
-//! Why there is no placement: what is short, which constraints conflict, and the least that would make it possible.
-//! Nothing is claimed beyond what was asked and answered; a question that the search left open is told as open.
+//! Why there is no placement: what is short, which constraints conflict, and the least that would
+//! make it possible. Nothing is claimed beyond what was asked and answered; a question that the
+//! search left open is told as open.
 
 mod addition;
 mod conflict;
@@ -27,14 +28,15 @@ const REASONS_TOLD_MAX: usize = 3;
 pub struct Impossible {
     /// What is short; at least one.
     pub reasons: Vec<Reason>,
-    /// Constraints that cannot all be kept. Where `conflict-known` is `proved`, none can be left out of this list, and an empty
-    /// one means that the amounts alone forbid it.
+    /// Constraints that cannot all be kept. Where `conflict-known` is `proved`, none can be left
+    /// out of this list, and an empty one means that the amounts alone forbid it.
     pub conflict: Vec<Constraint>,
     /// What is known about the conflict.
     pub conflict_known: Known,
     /// The fewest hosts of an existing kind that would do, as far as kinds were tried.
     pub addition: Option<Addition>,
-    /// What is known about additions. Where it is `proved`, none at all means that no number of such hosts would do.
+    /// What is known about additions. Where it is `proved`, none at all means that no number of
+    /// such hosts would do.
     pub addition_known: Known,
 }
 

@@ -1,7 +1,9 @@
-//! Packing into a given number of hosts by simulated annealing: everything is somewhere, and what is too much shrinks.
+//! Packing into a given number of hosts by simulated annealing: everything is somewhere, and what
+//! is too much shrinks.
 //!
-//! Moves and exchanges between hosts lower the overflow (the share by which hosts are overfull, over all resources); a falling
-//! temperature lets some raise it. For many different VMs on a host, where patterns are too many. Finds placements, proves nothing.
+//! Moves and exchanges between hosts lower the overflow (the share by which hosts are overfull,
+//! over all resources); a falling temperature lets some raise it. For many different VMs on a host,
+//! where patterns are too many. Finds placements, proves nothing.
 
 use super::dive::Dice;
 use super::greedy::{host_order, item_order};

@@ -1,9 +1,12 @@
-//! Bin completion for tight packings: fill one host after another so that no more is wasted than the number of hosts allows.
+//! Bin completion for tight packings: fill one host after another so that no more is wasted than
+//! the number of hosts allows.
 //!
-//! For hosts of one kind and few VMs a host, where sums alone leave next to no slack (the hard triplets). VMs taken by chance lead the first hosts,
-//! so that what remains is like what there was, not only the sizes that nobody wanted; the VM with the fewest completions leads the last ones.
-//! From the fullest filling some hosts are then emptied and searched anew, again and again: no host is ever lost by that.
-//! It only finds placements; proofs come from the bounds. Groups are ignored here and repaired after.
+//! For hosts of one kind and few VMs a host, where sums alone leave next to no slack (the hard
+//! triplets). VMs taken by chance lead the first hosts, so that what remains is like what there
+//! was, not only the sizes that nobody wanted; the VM with the fewest completions leads the last
+//! ones. From the fullest filling some hosts are then emptied and searched anew, again and again:
+//! no host is ever lost by that. It only finds placements; proofs come from the bounds. Groups are
+//! ignored here and repaired after.
 
 use super::dive::Dice;
 use super::pattern::Pattern;
@@ -24,7 +27,8 @@ const VISITS_MAX: u64 = 500;
 const SEARCHES_MAX: u64 = 500;
 const STARTS_MAX: u64 = 1_000;
 
-/// Tries to fill exactly `hosts` hosts with everything; gives the fullest that it came to. Different seeds take other chances.
+/// Tries to fill exactly `hosts` hosts with everything; gives the fullest that it came to.
+/// Different seeds take other chances.
 pub(super) fn complete(
     problem: &Problem,
     hosts: usize,
@@ -121,7 +125,8 @@ impl<'a> Search<'a> {
         &self.problem.items[self.problem.item_kinds[self.order[position]][0]].demand
     }
 
-    /// Fills by chance and search, then searches some of the hosts anew, again and again; whether everything found its place.
+    /// Fills by chance and search, then searches some of the hosts anew, again and again; whether
+    /// everything found its place.
     fn run(&mut self, watch: &mut Watch<'_>) -> bool {
         for _ in 0..SEARCHES_MAX {
             self.visits = 0;
@@ -151,7 +156,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Fills one host after another, taking back what leads nowhere; whether everything found its place.
+    /// Fills one host after another, taking back what leads nowhere; whether everything found its
+    /// place.
     fn descend(&mut self, watch: &mut Watch<'_>) -> bool {
         if self.filled.len() >= self.fullest.len() {
             self.fullest.clone_from(&self.filled);

@@ -1,4 +1,5 @@
-//! From the pattern programme's relaxation to a placement: fix the patterns it is surest of, solve again for the rest, and so on.
+//! From the pattern programme's relaxation to a placement: fix the patterns it is surest of, solve
+//! again for the rest, and so on.
 
 use super::greedy::{insert_rest, member};
 use super::load::Load;
@@ -26,10 +27,12 @@ impl Dice {
     }
 }
 
-/// One dive. Gives patterns that cover everything with at most `hosts_max` hosts, or those of its deepest point when it fails.
+/// One dive. Gives patterns that cover everything with at most `hosts_max` hosts, or those of its
+/// deepest point when it fails.
 ///
-/// Where rounding a pattern up makes the relaxation need more than `hosts_max`, the next pattern is tried instead, a few at each
-/// depth; what every depth has left to try is kept, so the dive climbs back where all fail.
+/// Where rounding a pattern up makes the relaxation need more than `hosts_max`, the next pattern is
+/// tried instead, a few at each depth; what every depth has left to try is kept, so the dive climbs
+/// back where all fail.
 pub(super) fn dive(
     problem: &Problem,
     pool: &mut Pool,
@@ -158,7 +161,8 @@ fn fix(residue: &mut Residue, fixed: &mut Vec<Pattern>, pattern: &Pattern) {
     }
 }
 
-/// Puts the patterns on hosts, each where most of what it holds lives already, and the rest wherever it fits.
+/// Puts the patterns on hosts, each where most of what it holds lives already, and the rest
+/// wherever it fits.
 pub(super) fn realize<'a>(problem: &'a Problem, patterns: &[Pattern], watch: &mut Watch<'_>) -> Load<'a> {
     let mut load = Load::new(problem);
     let mut waiting = problem.item_kinds.clone();

@@ -4,10 +4,11 @@
 //! bounds ─▶ starts (first fit, best fit, fill) ─▶ local search ─▶ small? branch and bound over everything
 //!                                                    │ hosts above the bound
 //!                                                    ▼
-//!                                pattern programme: bound, dives ─▶ local search ─▶ branch and bound with what work is left
+//!                    column-generation LP: bound, dives ─▶ local search ─▶ branch and bound with the work left
 //! ```
 //!
-//! Anytime: whatever stage the watch stops, the best so far is the answer, with the bounds proved so far.
+//! Anytime: whatever stage the watch stops, the best so far is the answer, with the bounds proved
+//! so far.
 
 mod anneal;
 mod bound;
@@ -30,7 +31,8 @@ pub use watch::{Ended, Go, Watch};
 const SMALL_ITEMS_MAX: usize = 14;
 /// Work for one dive into the pattern programme, and how many there are at most.
 const DIVES_MAX: u64 = 400;
-/// Work of branch and bound: on small problems, and where it only may find a proof of the lesser objectives.
+/// Work of branch and bound: on small problems, and where it only may find a proof of the lesser
+/// objectives.
 const EXACT_WORK_SMALL: u64 = 200_000_000;
 const EXACT_WORK: u64 = 5_000_000;
 /// Work of bin completion, before and after the first dive.
@@ -48,7 +50,8 @@ pub(crate) struct Solution {
     pub host_of: Option<Vec<usize>>,
     /// Its cost; zero without one.
     pub cost: Cost,
-    /// Proved: no placement has fewer hosts; none with as few hosts moves less; none of those has less traffic.
+    /// Proved: no placement has fewer hosts; none with as few hosts moves less; none of those has
+    /// less traffic.
     pub least: Cost,
     /// Proved that there is no placement at all.
     pub impossible: bool,
@@ -191,7 +194,8 @@ impl<'a> State<'a> {
 
     /// Bound and dives of the pattern programme.
     fn patterns(&mut self, watch: &mut Watch<'_>) {
-        // Where the sums are tight the bound is known already, and filling hosts exactly is faster than patterns.
+        // Where the sums are tight the bound is known already, and filling hosts exactly is faster
+        // than patterns.
         self.complete(COMPLETE_WORK_FIRST, 0, watch);
         if self.is_hosts_proved() {
             return;
@@ -271,7 +275,8 @@ impl<'a> State<'a> {
     fn exact(&mut self, work_max: u64, first_only: bool, watch: &mut Watch<'_>) {
         let start = exact::Start {
             best: self.best.take(),
-            // Lexicographic: what moves more than this at the fewest hosts is dearer, what uses more hosts is dearer anyway.
+            // Lexicographic: what moves more than this at the fewest hosts is dearer, what uses
+            // more hosts is dearer anyway.
             least: Cost {
                 memory: bound::memory_min(self.problem, self.hosts_min),
                 ..self.least()

@@ -115,20 +115,21 @@ fn needed(variable: &str, default: &str, hint: &str) -> PathBuf {
     path
 }
 
-/// Where the lab's image builder unpacks the distribution's kernel.
+/// Where `make image` unpacks the distribution's kernel.
 const UNPACKED: &str = "/var/cache/transhume/guest/kernel/boot";
 
-/// A Linux kernel for the guest: the one named, or the newest that the lab has unpacked.
+/// A Linux kernel for the guest: the one named, or the newest that `make image` has unpacked.
 pub fn kernel() -> PathBuf {
     let unpacked = fs::read_dir(UNPACKED).into_iter().flatten().flatten();
     let newest = unpacked
         .map(|entry| entry.path())
         .filter(|path| path.to_string_lossy().contains("vmlinuz-"))
         .max();
+    let newest = newest.unwrap_or_else(|| PathBuf::from(UNPACKED).join("vmlinuz-*"));
     needed(
         "TRANSHUME_GUEST_KERNEL",
-        &newest.unwrap_or_default().to_string_lossy(),
-        "let the lab unpack one: `cargo test -p transhume-lab`, or any `transhume lab up`.",
+        &newest.to_string_lossy(),
+        "run `make image`.",
     )
 }
 
