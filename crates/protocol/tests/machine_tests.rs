@@ -256,6 +256,7 @@ fn the_parts_of_the_blackout_add_up() {
     .unwrap();
     hand.answer_with(&vm(1), "AwaitLoaded", Outcome::Loaded { loaded_at: at(16) })
         .unwrap();
+    hand.pass(30);
     hand.answer_with(&vm(1), "Activate", Outcome::Activated(activated))
         .unwrap();
     let report = &hand.report().vms[0];

@@ -5,7 +5,7 @@ use std::ops::Range;
 use transhume_model::WallMicros;
 
 use super::course::Course;
-use super::vm::OrderState;
+use super::open::OrderState;
 use super::{JournalEntry, Link, Migration, Now, Ready, TimerId, trouble};
 use crate::event::Happening;
 use crate::message::Order;
@@ -100,7 +100,7 @@ impl Migration {
             batch: self.batch_number(),
             epoch: self.epoch,
             at: now.wall,
-            vms: self.batch_vms().map(super::vm::Vm::so_far).collect(),
+            vms: self.batch_vms().map(|vm| vm.so_far.clone()).collect(),
         });
         ready.events.push(Happening::Committed {
             batch: self.batch_number(),
@@ -142,7 +142,7 @@ impl Migration {
             at: now.wall,
             trouble: trouble.clone(),
             refused: self.refused,
-            vms: self.batch_vms().map(super::vm::Vm::so_far).collect(),
+            vms: self.batch_vms().map(|vm| vm.so_far.clone()).collect(),
         });
         ready.events.push(Happening::RollingBack {
             batch: self.batch_number(),
@@ -152,7 +152,7 @@ impl Migration {
         self.course = Course::RollingBack;
         self.deadline = None;
         for vm in self.batch_vms_mut() {
-            vm.forget_orders();
+            vm.open.forget_all();
             vm.failures = 0;
         }
     }
@@ -189,7 +189,8 @@ impl Migration {
             for row in self.wanted(&self.vms[index]) {
                 let vm = &self.vms[index];
                 let under_way = vm
-                    .open(row.order)
+                    .open
+                    .get(row.order)
                     .is_some_and(|open| open.state != OrderState::Parked);
                 if !under_way && self.links[vm.host(row.side)] == Link::Up {
                     self.issue_one(index, row, now, ready);
@@ -218,7 +219,7 @@ impl Migration {
             let (vm, order) = (vm.name().clone(), order.id);
             ready.timers.push((at, TimerId::Again { vm, order }));
         }
-        vm.issued(row, order.id, now.mono, again_at);
+        vm.issued(row, order.id, now, again_at);
         ready.send.push((vm.host(row.side).clone(), order));
     }
 

@@ -140,7 +140,7 @@ pub struct VmSoFar {
     /// What its guest did until it was stopped.
     #[serde(default)]
     pub guest: GuestState,
-    /// Step 5.
+    /// Step 5. Here and below: by the coordinator's clock, as well as the host's was known.
     pub capture: Option<CaptureTimes>,
     /// Step 6 at the source.
     pub copy: Option<CopyTimes>,
@@ -150,4 +150,41 @@ pub struct VmSoFar {
     pub pages: PageProgress,
     /// When it entered each phase so far, by the coordinator's clock, in order.
     pub entered: Vec<(Phase, WallMicros)>,
+    /// When step 5 was ordered, by the coordinator's clock: it cannot have been stopped earlier.
+    #[serde(default)]
+    pub capture_sent_at: Option<WallMicros>,
+    /// How the instants of its source were read.
+    #[serde(default)]
+    pub source_clock: ClockUse,
+    /// The same for its target.
+    #[serde(default)]
+    pub target_clock: ClockUse,
+}
+
+impl VmSoFar {
+    /// Of a VM of which nothing is known yet.
+    pub(super) fn new(vm: VmName) -> Self {
+        VmSoFar {
+            vm,
+            guest: GuestState::Running,
+            capture: None,
+            copy: None,
+            loaded_at: None,
+            pages: PageProgress::default(),
+            entered: Vec::new(),
+            capture_sent_at: None,
+            source_clock: ClockUse::default(),
+            target_clock: ClockUse::default(),
+        }
+    }
+}
+
+/// How the instants that a host reported of a VM were read: as they are, or corrected by an estimate of
+/// its clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClockUse {
+    /// Some were taken as they are, for there was no estimate.
+    pub taken_as_they_are: bool,
+    /// Some were corrected; so far off may the worst estimate be, in microseconds.
+    pub uncertainty_us: Option<u64>,
 }

@@ -23,11 +23,14 @@
 mod account;
 mod advance;
 mod answer;
+mod clock;
 mod course;
 mod journal;
+mod open;
 mod ready;
 mod recover;
 mod request;
+mod times;
 mod trouble;
 mod vm;
 mod waiting;
@@ -35,8 +38,9 @@ mod waiting;
 use std::collections::BTreeMap;
 
 use advance::News;
+use clock::Clock;
 use course::Course;
-pub use journal::{JOURNAL_VERSION, JournalEntry, VmSoFar};
+pub use journal::{ClockUse, JOURNAL_VERSION, JournalEntry, VmSoFar};
 pub use ready::{Illegal, Input, Now, OrderIds, Ready, TimerId};
 pub use recover::RecoverError;
 pub use request::{Limits, MoveRequest, MoveVm, RequestError};
@@ -75,6 +79,8 @@ pub struct Migration {
     /// Where a VM stands in `vms`.
     places: BTreeMap<VmName, usize>,
     links: BTreeMap<HostName, Link>,
+    /// The latest estimate of each host's clock.
+    clocks: BTreeMap<HostName, Clock>,
     cancelled: bool,
     trouble: Option<Trouble>,
     /// Whether the trouble is a refusal.
@@ -117,6 +123,7 @@ impl Migration {
                 .enumerate()
                 .map(|(place, vm)| (vm.name().clone(), place))
                 .collect(),
+            clocks: BTreeMap::new(),
             links: hosts.map(|host| (host, Link::Up)).collect(),
             ids: OrderIds::of(request.migration),
             begun_at,
@@ -150,6 +157,17 @@ impl Migration {
             Input::AgentLost { host } => self.agent_lost(now, &host, &mut ready)?,
             Input::AgentBack { host, state: _ } => self.agent_back(now, &host, &mut ready)?,
             Input::Timer(timer) => self.timer_fired(now, &timer, &mut ready),
+            Input::Clock {
+                host,
+                offset_us,
+                uncertainty_us,
+            } => self.clock_estimated(
+                host,
+                Clock {
+                    offset_us,
+                    uncertainty_us,
+                },
+            )?,
             Input::Cancel => self.cancel(now, &mut ready),
         };
         self.advance(now, was, news, &mut ready);
@@ -211,6 +229,17 @@ impl Migration {
         Ok(News::OfAll)
     }
 
+    fn clock_estimated(&mut self, host: HostName, clock: Clock) -> Result<News, Illegal> {
+        if !self.links.contains_key(&host) {
+            return Err(self.illegal(
+                None,
+                format!("the clock of host {host}, which has no part in the move,"),
+            ));
+        }
+        self.clocks.insert(host, clock);
+        Ok(News::Nothing)
+    }
+
     fn timer_fired(&mut self, now: Now, timer: &TimerId, ready: &mut Ready) -> News {
         let mattered = match timer {
             TimerId::Step { batch, step } => {
@@ -225,7 +254,7 @@ impl Migration {
                     .copied()
                     .filter(|place| self.vms[*place].batch == self.batch);
                 if let Some(place) = place
-                    && self.vms[place].time_is_up(*order, now.mono)
+                    && self.vms[place].open.time_is_up(*order, now.mono)
                 {
                     return News::OfVm(place);
                 }

@@ -18,7 +18,7 @@ pub struct Now {
     pub wall: WallMicros,
 }
 
-/// What the driver tells the machine.
+/// What the driver gives to the machine.
 #[expect(
     clippy::large_enum_variant,
     reason = "inputs are handed over one by one, never kept"
@@ -47,6 +47,16 @@ pub enum Input {
     },
     /// An instant of [`Ready::timers`] has come. Too early, too late or twice does no harm.
     Timer(TimerId),
+    /// A new estimate of a host's clock. What the host reports from now on is read by it, so the first one
+    /// comes before the host's [`Input::AgentBack`], or before the first report.
+    Clock {
+        /// The host.
+        host: HostName,
+        /// Its wall clock minus the coordinator's, in microseconds.
+        offset_us: i64,
+        /// How far the offset may be off, in microseconds.
+        uncertainty_us: u64,
+    },
     /// The user wants to stop: before commit the batch rolls back, after it no further batch begins.
     Cancel,
 }

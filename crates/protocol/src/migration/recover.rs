@@ -116,8 +116,9 @@ impl Migration {
                 }
                 self.mark_phase(Some(self.batch), Phase::Activation, *at);
             }
-            JournalEntry::VmActivated { vm, times, .. } => {
+            JournalEntry::VmActivated { vm, times, at } => {
                 let vm = self.vm_in(vm, Course::Committed)?;
+                vm.activated_at = Some(*at);
                 vm.activation = Some(*times);
                 vm.set_done(OrderKind::Activate);
             }
@@ -201,7 +202,7 @@ impl Migration {
 
     fn restore(&mut self, vms: &[VmSoFar]) -> Result<(), &'static str> {
         for so_far in vms {
-            self.vm_in(&so_far.vm, self.course)?.restore(so_far);
+            self.vm_in(&so_far.vm, self.course)?.so_far = so_far.clone();
         }
         Ok(())
     }
