@@ -1,4 +1,5 @@
-//! Guests as they are: powered off, paused, lost after the decision. And what a move says it waits for.
+//! Guests as they are: powered off, paused, lost after the decision. And what a move says it waits
+//! for.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! What the paper leaves open and the design decides: lost agents, retries, ids, the report's arithmetic.
+//! What the paper leaves open and the design decides: lost agents, retries, ids, the report's
+//! arithmetic.
 
 mod support;
 

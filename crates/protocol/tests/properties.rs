@@ -1,5 +1,6 @@
-//! Properties: messages and journal survive their encoding, a journal can be taken up after any entry, and no
-//! sequence of inputs makes the machine panic, unwind a commitment or commit what is not prepared.
+//! Properties: messages and journal survive their encoding, a journal can be taken up after any
+//! entry, and no sequence of inputs makes the machine panic, unwind a commitment or commit what is
+//! not prepared.
 
 mod support;
 
@@ -62,7 +63,8 @@ fn report() -> impl Strategy<Value = Report> {
         })
 }
 
-/// What may come next: mostly a sensible answer to an order, so that runs get far; else anything at all.
+/// What may come next: mostly a sensible answer to an order, so that runs get far; else anything at
+/// all.
 #[derive(Debug, Clone)]
 enum Move {
     AnswerNth(usize),
@@ -184,8 +186,8 @@ fn check(hand: &Hand) {
     }
 }
 
-/// Orders fit what each VM's guest is: none for a powered-off one but those for its place, and it runs on
-/// its target only if it ran on its source. Looks at what the latest input did.
+/// Orders fit what each VM's guest is: none for a powered-off one but those for its place, and it
+/// runs on its target only if it ran on its source. Looks at what the latest input did.
 fn check_orders(hand: &Hand) {
     let all = || hand.machine.request().batches.iter().flatten();
     for (_, order) in &hand.last.send {
@@ -204,8 +206,8 @@ fn check_orders(hand: &Hand) {
     }
 }
 
-/// A lost VM is never activated or lost again, and reported; no figure is below nothing; a move that has
-/// not ended names what it waits for.
+/// A lost VM is never activated or lost again, and reported; no figure is below nothing; a move
+/// that has not ended names what it waits for.
 fn check_report(hand: &Hand) {
     assert_eq!(hand.machine.waiting_for(hand.now).is_empty(), hand.done);
     if hand.last.persist.is_empty() {
@@ -270,8 +272,8 @@ proptest! {
     }
 }
 
-/// A move of two batches, a VM of the first lost, the second rolled back, cancelled and recovered on the
-/// way: every kind of entry.
+/// A move of two batches, a VM of the first lost, the second rolled back, cancelled and recovered
+/// on the way: every kind of entry.
 fn full_journal() -> Vec<JournalEntry> {
     let mut hand = Hand::begin(3, 2);
     hand.up_to(2, "Activate");
@@ -345,7 +347,8 @@ fn can_be_read(text: &str) {
     assert_eq!(recovered.vms[1].lost, report.vms[1].lost);
 }
 
-/// The coordinator dies after each single entry of a move: it is always taken up on the side that the journal says.
+/// The coordinator dies after each single entry of a move: it is always taken up on the side that
+/// the journal says.
 #[test]
 fn the_move_can_be_taken_up_after_every_entry() {
     let journal = full_journal();

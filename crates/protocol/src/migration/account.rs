@@ -103,7 +103,8 @@ fn guest(vm: &Vm) -> GuestState {
     }
 }
 
-/// Targets that hold VMs of the cluster now, or are to hold them if the move goes on; each once, in order.
+/// Targets that hold VMs of the cluster now, or are to hold them if the move goes on; each once, in
+/// order.
 fn used(vms: &[VmReport], outcome: Ending) -> Vec<HostName> {
     let planned = matches!(outcome, Ending::Running);
     let mut used = Vec::new();
@@ -115,7 +116,8 @@ fn used(vms: &[VmReport], outcome: Ending) -> Vec<HostName> {
     used
 }
 
-/// What came of a move that committed: bytes of all VMs, the longest blackout, unless one is not known.
+/// What came of a move that committed: bytes of all VMs, the longest blackout, unless one is not
+/// known.
 fn whole(vms: &[VmReport], duration_ms: f64) -> Actual {
     let unknown = |vm: &VmReport| vm.clocks.is_some() && vm.blackout_ms.is_none();
     let longest = vms.iter().filter_map(|vm| vm.blackout_ms).reduce(f64::max);
@@ -131,7 +133,8 @@ fn possible(ms: f64) -> Option<f64> {
     (ms >= 0.0).then_some(ms)
 }
 
-/// A VM's forecast with what came of it; there are actual figures when it has arrived and nothing is left to do.
+/// A VM's forecast with what came of it; there are actual figures when it has arrived and nothing
+/// is left to do.
 fn comparison(vm: &Vm, silence: &Silence, forecast: &VmForecast) -> VmComparison {
     // Pre-migration lasts as long as earlier batches do.
     let mut entered = vm.so_far.entered.iter();
@@ -157,8 +160,8 @@ fn comparison(vm: &Vm, silence: &Silence, forecast: &VmForecast) -> VmComparison
     }
 }
 
-/// The account is closed when both halves are there, or the source's alone after an abort that captured
-/// something, or where the target lost the VM: then nothing was delivered.
+/// The account is closed when both halves are there, or the source's alone after an abort that
+/// captured something, or where the target lost the VM: then nothing was delivered.
 fn frames(vm: &Vm) -> Option<Frames> {
     match (vm.committed, vm.source_frames, vm.target_frames) {
         (true, Some(source), Some(target)) => Some(moved(&source, &target)),

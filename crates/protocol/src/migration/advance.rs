@@ -24,8 +24,9 @@ pub(super) enum News {
 }
 
 impl Migration {
-    /// Goes as far as the facts allow, then issues the orders that are wanted there: for the VM in `news`,
-    /// or for all if the batch has come further than it was, or `news` is about more than one.
+    /// Goes as far as the facts allow, then issues the orders that are wanted there: for the VM in
+    /// `news`, or for all if the batch has come further than it was, or `news` is about more than
+    /// one.
     pub(super) fn advance(&mut self, now: Now, was: (usize, Course, Step), news: News, ready: &mut Ready) {
         while self.is_step_done() {
             match (self.course, self.step.next()) {
@@ -75,8 +76,8 @@ impl Migration {
         self.enter_phase(self.batch_range(), step.row().phase, now.wall, ready);
     }
 
-    /// Before commit: the limit of the first order of the step that is still open for a VM counts from when
-    /// the batch came to it.
+    /// Before commit: the limit of the first order of the step that is still open for a VM counts
+    /// from when the batch came to it.
     pub(super) fn set_deadline(&mut self, now: Now, ready: &mut Ready) {
         if self.course != Course::BeforeCommit {
             return;
@@ -242,8 +243,8 @@ impl Migration {
         }
     }
 
-    /// What ran out of time: the VMs for which an order of this step is still wanted. An order that only has
-    /// to be started for the step, and is, has a limit of its own.
+    /// What ran out of time: the VMs for which an order of this step is still wanted. An order that
+    /// only has to be started for the step, and is, has a limit of its own.
     pub(super) fn whose_answer_is_missing(&self) -> Option<Trouble> {
         let (_, limit) = self.deadline?;
         let mut late = Vec::new();

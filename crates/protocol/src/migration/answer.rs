@@ -268,8 +268,8 @@ impl Migration {
         self.back_off(now, index, row.order, fault.reason.clone(), event, ready);
     }
 
-    /// The decision stands, but this VM is gone: its source is discarded without closing buffers, for there
-    /// is nobody to deliver to. The other VMs of the batch go on.
+    /// The decision stands, but this VM is gone: its source is discarded without closing buffers,
+    /// for there is nobody to deliver to. The other VMs of the batch go on.
     fn lost(&mut self, now: Now, index: usize, row: &'static OrderRow, fault: Fault, ready: &mut Ready) {
         let vm = &mut self.vms[index];
         vm.lost = Some(fault.clone());
@@ -285,9 +285,9 @@ impl Migration {
         ready.events.push(Happening::VmLost { vm, host, fault });
     }
 
-    /// Something broke by itself. Before commit it undoes the batch; after it, what broke is done again when the
-    /// order that needs it says so, and a tunnel is connected anew at once; during roll-back it is what one expects
-    /// when the other side is dropped first.
+    /// Something broke by itself. Before commit it undoes the batch; after it, what broke is done
+    /// again when the order that needs it says so, and a tunnel is connected anew at once; during
+    /// roll-back it is what one expects when the other side is dropped first.
     fn broke_by_itself(
         &mut self,
         now: Now,

@@ -1,4 +1,5 @@
-//! Hosts' clocks: what a host reports is read by the coordinator's clock, where its offset is estimated.
+//! Hosts' clocks: what a host reports is read by the coordinator's clock, where its offset is
+//! estimated.
 //!
 //! Deliberately absent: how offsets are estimated (the driver, over its link to the host).
 
@@ -26,8 +27,8 @@ impl Clock {
 }
 
 impl Migration {
-    /// A report's instants by the coordinator's clock, at the offset that is known now. Where none is, they
-    /// are taken as they are.
+    /// A report's instants by the coordinator's clock, at the offset that is known now. Where none
+    /// is, they are taken as they are.
     pub(super) fn by_our_clock(
         &mut self,
         index: usize,

@@ -1,4 +1,5 @@
-//! What the journal holds of a move: enough to finish or undo it, and to report on it in full, after a restart.
+//! What the journal holds of a move: enough to finish or undo it, and to report on it in full,
+//! after a restart.
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Epoch, HostName, VmName, WallMicros};
@@ -13,7 +14,8 @@ use crate::step::Phase;
 /// Version of the entries. Fields may be added with a default; anything else is a new version.
 pub const JOURNAL_VERSION: u16 = 2;
 
-/// One entry of a move's journal. Entries of one move are kept in order; the journal adds nothing of its own.
+/// One entry of a move's journal. Entries of one move are kept in order; the journal adds nothing
+/// of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "entry")]
 pub enum JournalEntry {
@@ -26,7 +28,8 @@ pub enum JournalEntry {
         /// What was asked.
         request: MoveRequest,
     },
-    /// A batch begins; durable before its first order leaves, so that a restarted coordinator knows what to undo.
+    /// A batch begins; durable before its first order leaves, so that a restarted coordinator knows
+    /// what to undo.
     BatchBegun {
         /// Which, from 1.
         batch: usize,
@@ -68,7 +71,8 @@ pub enum JournalEntry {
         /// The target's times.
         times: ActivationTimes,
     },
-    /// Both buffers of a VM are closed; durable before the source, which holds half of the account, is discarded.
+    /// Both buffers of a VM are closed; durable before the source, which holds half of the account,
+    /// is discarded.
     VmClosed {
         /// The VM.
         vm: VmName,
@@ -179,8 +183,8 @@ impl VmSoFar {
     }
 }
 
-/// How the instants that a host reported of a VM were read: as they are, or corrected by an estimate of
-/// its clock.
+/// How the instants that a host reported of a VM were read: as they are, or corrected by an
+/// estimate of its clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ClockUse {
     /// Some were taken as they are, for there was no estimate.

@@ -1,24 +1,27 @@
 //! The group state machine: the ten steps of §3.3.2 for one batch after the other, sans-IO.
 //!
-//! The driver (coordinator, `sim`, tests) feeds [`Input`]s and carries out [`Ready`]s; persist comes before send.
+//! The driver (coordinator, `sim`, tests) feeds [`Input`]s and carries out [`Ready`]s; persist
+//! comes before send.
 //!
 //! ```text
-//!   begin ─▶ ┌──────── before commit: steps 1 to 6, one barrier each ────────┐ all loaded  ╔═══════════╗
-//!            │ reserve ▸ prepare ▸ pre-copy ▸ buffers ▸ capture ▸ stop&copy  │ ──────────▶ ║ Committed ║
-//!            └───────────────────────────────┬───────────────────────────────┘   (step 7)  ╚═════╤═════╝
-//!     refusal, failure, time-out, lost agent,│cancel, restart of the coordinator                 ▼
-//!                                            ▼                              each VM by itself, until it is done:
-//!                    abort both sides of every VM until all have answered   activate ▸ close buffers ▸ discard
-//!                                            ▼                                                   │ all VMs
-//!                                          ended ◀── no VM left ──────────────────────────── step 10 ──▶ step 1
+//!  begin ─▶ ┌── before commit: steps 1 to 6, one barrier each ──┐ all loaded ╔═══════════╗
+//!           │ reserve ▸ pre-copy ▸ buffers ▸ capture ▸ stop&copy│ ─────────▶ ║ Committed ║ step 7
+//!           └────────────────────────┬──────────────────────────┘            ╚═════╤═════╝
+//!   refusal, failure, time-out, lost │ agent, cancel, restart                      ▼
+//!                                    ▼                        each VM by itself, until it is done:
+//!        abort both sides of every VM until all have answered     activate ▸ close ▸ discard
+//!                                    ▼                                             │ all VMs
+//!                                  ended ◀── no VM left ──────────────── step 10 ──┴─▶ step 1
 //! ```
 //!
-//! How it works: facts about each VM are kept (`vm`), the protocol's tables and the facts say which orders
-//! are wanted (`course`), and what is wanted and neither done nor under way is issued. So a lost answer, a
-//! lost agent and a restarted coordinator all have the same cure: the order is simply still wanted.
+//! How it works: facts about each VM are kept (`vm`), the protocol's tables and the facts say which
+//! orders are wanted (`course`), and what is wanted and neither done nor under way is issued. So a
+//! lost answer, a lost agent and a restarted coordinator all have the same cure: the order is
+//! simply still wanted.
 //!
-//! Deliberately absent: clocks, sockets, the journal itself, the choice of targets and batches (planner),
-//! any repair of a VM whose QEMU died (it is reported as lost), and a way back after `Committed`.
+//! Deliberately absent: clocks, sockets, the journal itself, the choice of targets and batches
+//! (planner), any repair of a VM whose QEMU died (it is reported as lost), and a way back after
+//! `Committed`.
 
 mod account;
 mod advance;
@@ -90,8 +93,8 @@ pub struct Migration {
 }
 
 impl Migration {
-    /// Accepts a move. The first `Ready` persists the request and gives the first orders. All hosts are taken for
-    /// connected.
+    /// Accepts a move. The first `Ready` persists the request and gives the first orders. All hosts
+    /// are taken for connected.
     pub fn begin(now: Now, request: MoveRequest) -> Result<(Self, Ready), RequestError> {
         request.check()?;
         let mut ready = Ready::default();

@@ -1,8 +1,8 @@
 //! The open orders of one VM: issued and not yet answered.
 //!
 //! ```text
-//!  issued ─▶ InFlight ── failure ──▶ BackingOff ── pause over ──▶ Parked ── issued again ─▶ InFlight
-//!               └──── no answer in time, or its host is lost ────────┘
+//!  issued ─▶ InFlight ── failure ──▶ BackingOff ── pause over ─▶ Parked ── issued again ─▶ InFlight
+//!               └──── no answer in time, or its host is lost ───────┘
 //! ```
 
 use std::collections::BTreeMap;
@@ -89,7 +89,8 @@ impl OpenOrders {
         open.ids.last().copied()
     }
 
-    /// If this is the latest attempt of an open order and its time is up, lets the order be issued again.
+    /// If this is the latest attempt of an open order and its time is up, lets the order be issued
+    /// again.
     pub(super) fn time_is_up(&mut self, id: OrderId, now: Millis) -> bool {
         let mut open = self.0.values_mut();
         let Some(open) = open.find(|open| open.ids.last() == Some(&id)) else {

@@ -1,4 +1,5 @@
-//! From the journal back to the machine: without `Committed` the batch is undone, with it it is finished.
+//! From the journal back to the machine: without `Committed` the batch is undone, with it it is
+//! finished.
 
 use transhume_model::{Epoch, VmName, WallMicros};
 
@@ -40,9 +41,10 @@ pub enum RecoverError {
 }
 
 impl Migration {
-    /// Takes a move up after a restart of the coordinator; `None` when it is over. No host is taken for connected:
-    /// orders leave after each host's [`super::Input::AgentBack`]. `new_epoch` is above every epoch of `entries`, and
-    /// the driver's next one is above [`Migration::epoch_last`].
+    /// Takes a move up after a restart of the coordinator; `None` when it is over. No host is taken
+    /// for connected: orders leave after each host's [`super::Input::AgentBack`]. `new_epoch` is
+    /// above every epoch of `entries`, and the driver's next one is above
+    /// [`Migration::epoch_last`].
     pub fn recover(
         now: Now,
         entries: &[JournalEntry],

@@ -1,8 +1,9 @@
 //! Times of one VM that span its two hosts: blackout, its parts, gap.
 //!
-//! Instants of two hosts are compared here, and only here. They stand by the coordinator's clock where
-//! both hosts' offsets were estimated, else as the hosts said them. A time that cannot be is no number:
-//! the report says why, and no forecast learns from it. Nothing is decided by any of them.
+//! Instants of two hosts are compared here, and only here. They stand by the coordinator's clock
+//! where both hosts' offsets were estimated, else as the hosts said them. A time that cannot be is
+//! no number: the report says why, and no forecast learns from it. Nothing is decided by any of
+//! them.
 
 use transhume_model::WallMicros;
 
@@ -83,8 +84,8 @@ fn is_any_negative(parts: &BlackoutParts) -> bool {
         .any(|ms| *ms < 0.0)
 }
 
-/// VM stopped → running, on the target or, after an abort, on the source again. There is none for a guest
-/// that did not run before either.
+/// VM stopped → running, on the target or, after an abort, on the source again. There is none for a
+/// guest that did not run before either.
 fn blackout_ms(vm: &Vm) -> Option<f64> {
     if !vm.is_to_run() {
         return None;

@@ -115,8 +115,8 @@ impl Vm {
         self.started.insert(order);
     }
 
-    /// Answered: nothing more is expected for this order. After the last frame nothing that comes before
-    /// it is missing any more, even if its own answer got lost.
+    /// Answered: nothing more is expected for this order. After the last frame nothing that comes
+    /// before it is missing any more, even if its own answer got lost.
     pub(super) fn set_done(&mut self, order: OrderKind) {
         self.done.insert(order);
         self.open.close(order);

@@ -10,8 +10,8 @@ use crate::report::{Wait, WaitReason};
 use crate::step::OrderRow;
 
 impl Migration {
-    /// Every order that is wanted and not done, in the order of the VMs and the steps. Empty when the move
-    /// is over.
+    /// Every order that is wanted and not done, in the order of the VMs and the steps. Empty when
+    /// the move is over.
     pub fn waiting_for(&self, now: Now) -> Vec<Wait> {
         if self.course == Course::Over {
             return Vec::new();

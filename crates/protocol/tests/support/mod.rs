@@ -124,7 +124,8 @@ impl Hand {
         Ok(())
     }
 
-    /// Lets time pass and fires every timer that is due by then; the effects are gathered in `last`.
+    /// Lets time pass and fires every timer that is due by then; the effects are gathered in
+    /// `last`.
     pub fn wait(&mut self, ms: u64) {
         let until = self.now.mono + Millis(ms);
         let mut all = Ready::default();
@@ -192,8 +193,8 @@ impl Hand {
         self.answer_with(vm, order, outcome).unwrap();
     }
 
-    /// Answers every order as it comes, until nothing is open: as `special` says, else as everybody hopes.
-    /// Orders from `first` on, by their place in `sent`.
+    /// Answers every order as it comes, until nothing is open: as `special` says, else as everybody
+    /// hopes. Orders from `first` on, by their place in `sent`.
     pub fn play_out(&mut self, first: usize, special: impl Fn(&Order) -> Option<Outcome>) {
         let mut next = first;
         while let Some((host, order)) = self.sent.get(next).cloned() {
