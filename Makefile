@@ -29,7 +29,8 @@ demo: build
 
 # The guests' kernel, fetched once and kept, and an initramfs for it.
 image:
-	$(CARGO) run --quiet --locked -p transhume-lab --example image
+	$(CARGO) build --locked --workspace --examples
+	target/debug/examples/image
 
 check:
 	$(CARGO) fmt --all --check
