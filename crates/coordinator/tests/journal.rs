@@ -7,9 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use redb::StorageBackend;
-use transhume_coordinator::journal::{
-    ClusterRecord, ClusterStage, Journal, JournalError, MemoryJournal, RedbJournal,
-};
+use transhume_api::ClusterStage;
+use transhume_coordinator::journal::{ClusterRecord, Journal, JournalError, MemoryJournal, RedbJournal};
 use transhume_model::{ClusterSpec, Epoch, MigrationId, WallMicros};
 use transhume_protocol::migration::JournalEntry;
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -31,6 +32,8 @@ pub enum Fate {
     Hangup,
     /// Carried out, and besides the answer, which comes twice, things are said that nobody asked for.
     Babble,
+    /// The VM is lost by it: its place stays, powered off.
+    Lose,
 }
 
 /// A VM as the agent holds it.
@@ -40,6 +43,8 @@ struct Held {
     role: VmRole,
     epoch: Epoch,
     running: bool,
+    /// Reserved for a VM that is powered off.
+    comes_off: bool,
 }
 
 /// What outlives a connection, and the agent itself.
@@ -48,6 +53,8 @@ pub struct Desk {
     pub state: HostState,
     vms: BTreeMap<VmName, Held>,
     fates: BTreeMap<&'static str, Fate>,
+    /// How far the host's clock is ahead.
+    clock_ahead_us: i64,
     /// Every order but heartbeats and questions, in the order of arrival.
     pub orders: Vec<Order>,
 }
@@ -95,6 +102,7 @@ impl Agent {
             state,
             vms: BTreeMap::new(),
             fates: BTreeMap::new(),
+            clock_ahead_us: 0,
             orders: Vec::new(),
         };
         Self {
@@ -136,6 +144,25 @@ impl Agent {
     /// Every VM here is gone, as after a loss of power; nobody was told.
     pub fn loses_all(&self) {
         self.desk().vms.clear();
+    }
+
+    /// A guest powers itself off; nobody is told.
+    pub fn powers_off(&self, vm: &str) {
+        let mut desk = self.desk();
+        let held = desk.vms.get_mut(&vm.parse().unwrap()).expect("it is here");
+        (held.role, held.running) = (VmRole::Off, false);
+    }
+
+    /// The host's clock is stepped.
+    pub fn clock_is_ahead_us(&self, ahead_us: i64) {
+        self.desk().clock_ahead_us = ahead_us;
+    }
+
+    /// Orders of this name that came, in order.
+    pub fn orders_named(&self, command: &str) -> Vec<Order> {
+        let desk = self.desk();
+        let named = desk.orders.iter().filter(|order| order.command.name() == command);
+        named.cloned().collect()
     }
 
     /// Starts again after [`Agent::stop`].
@@ -245,6 +272,7 @@ impl Desk {
                     .collect()
             }
             Some(Fate::Nothing) => Vec::new(),
+            Some(Fate::Lose) => self.lose(order.command.vm()),
             Some(Fate::Hangup) => return None,
             Some(Fate::Fail) => vec![Outcome::Failed(Fault {
                 kind: FaultKind::Internal,
@@ -260,6 +288,17 @@ impl Desk {
         Some(reports.collect())
     }
 
+    fn lose(&mut self, vm: Option<&VmName>) -> Vec<Outcome> {
+        if let Some(held) = vm.and_then(|vm| self.vms.get_mut(vm)) {
+            (held.role, held.running) = (VmRole::Off, false);
+        }
+        vec![Outcome::Lost(Fault {
+            kind: FaultKind::Qemu,
+            reason: "its QEMU ended".to_owned(),
+            hint: None,
+        })]
+    }
+
     /// Without an outcome: message B.
     fn report(
         &self,
@@ -269,7 +308,8 @@ impl Desk {
         outcome: Option<Outcome>,
     ) -> Report {
         let outcome = outcome.unwrap_or_else(|| Outcome::Host(Box::new(self.seen())));
-        let at = WallMicros(1);
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let at = WallMicros((since_1970.as_micros() as u64).strict_add_signed(self.clock_ahead_us));
         Report {
             order,
             epoch,
@@ -320,6 +360,13 @@ impl Desk {
             }
             held.epoch = order.epoch;
         }
+        let stranded = self.state.stranded.iter().any(|stranded| stranded.vm == *vm);
+        if stranded && !self.vms.contains_key(vm) {
+            return vec![refused(
+                RefusalKind::Stranded,
+                &format!("VM {vm} is stranded here"),
+            )];
+        }
         match &order.command {
             Command::StartVm { spec } => {
                 let mut spec = spec.clone();
@@ -327,8 +374,11 @@ impl Desk {
                 self.hold(order.epoch, &spec, VmRole::Home, true);
                 vec![Outcome::Started { spec }]
             }
-            Command::Reserve { spec, .. } => {
+            Command::Reserve {
+                spec, powered_off, ..
+            } => {
                 self.hold(order.epoch, spec, VmRole::Expected, false);
+                self.vms.get_mut(vm).expect("it is held now").comes_off = *powered_off;
                 vec![Outcome::Reserved]
             }
             Command::DestroyVm { .. } => self.drop_vm(vm, Outcome::Destroyed),
@@ -344,6 +394,7 @@ impl Desk {
             role,
             epoch,
             running,
+            comes_off: false,
         };
         self.vms.insert(spec.name.clone(), held);
     }
@@ -380,10 +431,15 @@ impl Desk {
             }
             Command::ConnectBuffers { .. } => vec![Outcome::BuffersConnected],
             Command::Capture { .. } => {
+                let guest = if held.running {
+                    GuestState::Running
+                } else {
+                    GuestState::Paused
+                };
                 held.running = false;
                 vec![Outcome::Captured {
                     times: Default::default(),
-                    guest: GuestState::Running,
+                    guest,
                 }]
             }
             Command::StopAndCopy { .. } => vec![Outcome::Copied {
@@ -397,8 +453,13 @@ impl Desk {
                 held.role = VmRole::Left;
                 vec![Outcome::CommitNoted]
             }
-            Command::Activate { .. } => {
-                (held.role, held.running) = (VmRole::Arrived, true);
+            Command::Activate { run, .. } => {
+                let role = if held.comes_off {
+                    VmRole::Off
+                } else {
+                    VmRole::Arrived
+                };
+                (held.role, held.running) = (role, *run);
                 vec![Outcome::Activated(Default::default())]
             }
             Command::CloseSourceBuffer { .. } => vec![Outcome::SourceClosed(source)],

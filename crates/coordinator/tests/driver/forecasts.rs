@@ -124,7 +124,7 @@ fn assert_judged(report: &MigrationReport) {
 }
 
 #[tokio::test]
-async fn the_report_has_truth_beside_forecast_and_a_restart_forgets_neither() {
+async fn the_report_has_actual_figures_beside_the_forecast_and_a_restart_forgets_neither() {
     let mut site = lab().await;
     dirties(&site, "h1", "vm1", 4);
     let expected = plan(&site, &order(&["h1", "h2"], &["h3"])).await.forecast;
@@ -188,7 +188,7 @@ async fn three_moves_teach_the_next_forecast_and_a_restart_forgets_none_of_it() 
 }
 
 #[tokio::test]
-async fn a_move_under_way_keeps_its_forecast_over_a_restart_and_a_rolled_back_one_has_no_truth() {
+async fn a_move_under_way_keeps_its_forecast_over_a_restart_and_a_rolled_back_one_is_not_judged() {
     let mut site = lab().await;
     site.agents["h1"].meets("PreCopy", Fate::Nothing);
     let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;

@@ -117,6 +117,22 @@ async fn an_agent_that_was_never_there_is_found_as_soon_as_it_starts() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_an_hour_off_is_measured_and_so_is_its_step() {
+    const HOUR_US: i64 = 3_600_000_000;
+    let site = Site::new(&[("h1", 4), ("h3", 4)]).await;
+    for ahead_us in [0, HOUR_US, -HOUR_US] {
+        site.agents["h3"].clock_is_ahead_us(ahead_us);
+        let ahead_ms = ahead_us as f64 / 1e3;
+        let clock = until("its clock is measured", async || {
+            let clock = h3(&site).await.clock?;
+            ((clock.offset_ms - ahead_ms).abs() <= clock.uncertainty_ms).then_some(clock)
+        })
+        .await;
+        assert!(clock.uncertainty_ms < 10_000.0, "{clock:?}");
+    }
+}
+
+#[tokio::test]
 async fn answers_that_make_no_sense_or_come_twice_change_nothing() {
     let site = Site::new(&[("h1", 4), ("h3", 4)]).await.with_lab(&BEFORE).await;
     for command in ["Reserve", "PreCopy", "Capture", "Activate", "Discard"] {

@@ -10,3 +10,4 @@ mod moves;
 mod refused;
 mod restart;
 mod support;
+mod vms;

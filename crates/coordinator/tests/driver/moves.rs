@@ -227,6 +227,41 @@ async fn a_cancelled_move_goes_home_and_a_second_one_is_not_begun_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_move_that_rolls_back_already_says_what_it_waits_for() {
+    let site = lab().await;
+    site.agents["h1"].meets("PreCopy", Fate::Nothing);
+    site.agents["h3"].meets("AbortTarget", Fate::Nothing);
+    let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+    site.told("h1", "PreCopy").await;
+    let cancel = format!("/v1/migrations/{migration}/cancel");
+    site.post(&cancel, &Value::Null).await.is::<Accepted>();
+    site.told("h3", "AbortTarget").await;
+    let only_h3 = async || {
+        let waiting = site.report(migration).await.waiting;
+        waiting
+            .iter()
+            .all(|wait| wait.host.as_str() == "h3")
+            .then_some(waiting)
+    };
+    let waiting = until("only h3 is waited for", only_h3).await;
+    assert!(!waiting.is_empty());
+    let problem = site
+        .post(&cancel, &Value::Null)
+        .await
+        .refused(409, "rolling-back");
+    assert!(
+        problem
+            .message
+            .contains("host h3, which has not answered `AbortTarget`"),
+        "{problem:?}"
+    );
+    assert!(
+        problem.hint.contains(&format!("transhume report {migration}")),
+        "{problem:?}"
+    );
+}
+
+#[tokio::test]
 async fn message_b_decides_what_fits_now_not_what_was_heard_before() {
     let site = lab().await;
     // Somebody else took the place; the coordinator has not heard of it yet.

@@ -1,7 +1,8 @@
 //! A coordinator that ends in the middle and starts again on the same journal (G6): before `Committed` the move is undone,
 //! after it it is finished, and a cluster that was half started or half ended goes away.
 
-use transhume_api::{ClusterList, ClusterView, MigrationList};
+use transhume_api::{Client, ClusterList, ClusterView, MigrationList};
+use transhume_protocol::event::Happening;
 use transhume_protocol::report::Ending;
 
 use crate::fake::Fate;
@@ -74,6 +75,47 @@ async fn after_commit_the_move_is_finished() {
         let view: ClusterView = site.get("/v1/clusters/lab").await.is();
         assert!(view.vms.iter().all(|vm| vm.host.as_str() == "h3"), "{view:?}");
     }
+}
+
+/// A client that followed the first life and asks the second one for what came after.
+#[tokio::test]
+async fn a_follower_goes_on_after_a_restart_where_it_stopped() {
+    let mut site = lab().await;
+    site.agents["h3"].meets("Activate", Fate::Nothing);
+    let client = Client::unix(&site.config().api_socket.unwrap()).unwrap();
+    let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+    let mut events = client.events(migration, 0).await.unwrap();
+    let mut seen = 0;
+    let mut first_life = Vec::new();
+    while !first_life.contains(&Happening::Committed { batch: 1 }) {
+        let event = events.next().await.unwrap().expect("it goes on");
+        seen = event.number;
+        first_life.push(event.what);
+    }
+    site.told("h3", "Activate").await;
+    site.end().await;
+    // In whatever way: the stream is cut off, and says so or ends.
+    while let Ok(Some(event)) = events.next().await {
+        seen = event.number;
+        first_life.push(event.what);
+    }
+    assert!(client.events(migration, seen).await.unwrap_err().is_away());
+    site.agents["h3"].behaves();
+    site.start().await;
+    let mut events = client.events(migration, seen).await.unwrap();
+    let mut second_life = Vec::new();
+    while let Some(event) = events.next().await.unwrap() {
+        assert!(event.number > seen, "numbers grow from life to life: {event:?}");
+        seen = event.number;
+        second_life.push(event.what);
+    }
+    let ending = Ending::Committed;
+    assert_eq!(second_life.last(), Some(&Happening::Ended { ending }));
+    let begun = |what: &Happening| matches!(what, Happening::Begun { .. });
+    assert!(
+        first_life.iter().any(begun) && !second_life.iter().any(begun),
+        "what is known is not told anew"
+    );
 }
 
 #[tokio::test]
