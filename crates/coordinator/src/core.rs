@@ -2,8 +2,8 @@
 //! request and every timer comes to it in turn.
 //!
 //! What there is belongs to [`Store`], [`Hosts`], [`Moves`], [`Jobs`] and [`Surveys`], which know
-//! nothing of each other's insides. Here they are wired: what one of them wants done is made durable,
-//! then sent, then passed on to the others.
+//! nothing of each other's insides. Here they are wired: what one of them wants done is made
+//! durable, then sent, then passed on to the others.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -61,7 +61,8 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Takes up what the journal holds. What is not over goes on as soon as its hosts are connected.
+    /// Takes up what the journal holds. What is not over goes on as soon as its hosts are
+    /// connected.
     pub(crate) fn recover(config: Config, journal: Box<dyn Journal>) -> Result<Self, CoreError> {
         let store = Store::new(journal, config.crash_at)?;
         let names = config.hosts.iter().map(|host| host.name.clone());
@@ -203,7 +204,7 @@ impl Core {
                 return self.work_on_jobs(effects);
             }
             Some(Some(id)) => Some(id),
-            // An agent that speaks up by itself: whichever move has the VM.
+            // A report that answers no order: whichever move has the VM.
             None => report.vm.as_ref().and_then(|vm| self.moves.with_vm(vm)),
         };
         match of_move {
@@ -362,7 +363,8 @@ impl Core {
         Ok(())
     }
 
-    /// Carries effects out, draws conclusions until there are none, then issues what is to be issued.
+    /// Carries effects out, draws conclusions until there are none, then issues what is to be
+    /// issued.
     fn work_on_jobs(&mut self, effects: Vec<Effect>) -> Result<(), CoreError> {
         for effect in effects {
             self.carry_out_effect(effect)?;

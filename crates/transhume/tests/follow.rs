@@ -1,5 +1,5 @@
-//! Following a move while its coordinator goes away and comes back. The coordinator is scripted: what a
-//! real one says after a restart is the coordinator's own tests' matter.
+//! Following a move while its coordinator goes away and comes back. The coordinator is scripted:
+//! what a real one says after a restart is the coordinator's own tests' matter.
 
 mod user;
 

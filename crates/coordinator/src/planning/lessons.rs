@@ -53,8 +53,8 @@ impl Lessons {
                     lesson.add(modelled, actual);
                 }
             };
-            // A blackout spans two hosts and is as wrong as their clocks; the whole move is measured
-            // by the coordinator's alone.
+            // A blackout spans two hosts and is as wrong as their clocks; the whole move is
+            // measured by the coordinator's alone.
             let (bytes_max, ms_max) = (f64::MAX, report.duration_ms);
             add(&mut lessons.bytes, modelled.bytes, &figures.bytes, bytes_max);
             add(

@@ -1,5 +1,6 @@
-//! A host's agent without QEMU: a TCP peer that speaks `protocol` with the coordinator's real link, and carries orders out on
-//! paper. It keeps roles and epochs as the real one does, answers repeated orders again, and can be told to misbehave.
+//! A host's agent without QEMU: a TCP peer that speaks `protocol` with the coordinator's real link,
+//! and carries orders out on paper. It keeps roles and epochs as the real one does, answers
+//! repeated orders again, and can be told to misbehave.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,7 +31,8 @@ pub enum Fate {
     Nothing,
     /// The connection breaks instead.
     Hangup,
-    /// Carried out, and besides the answer, which comes twice, things are said that nobody asked for.
+    /// Carried out, and besides the answer, which comes twice, things are said that nobody asked
+    /// for.
     Babble,
     /// The VM is lost by it: its place stays, powered off.
     Lose,
@@ -73,7 +75,8 @@ impl Agent {
     /// A host whose agent is not started yet, with its address.
     pub fn new(name: &str, capacity: Capacity) -> Self {
         let name: HostName = name.parse().unwrap();
-        // Bound and not listening: the port is ours, and whoever connects before the start is refused.
+        // Bound and not listening: the port is ours, and whoever connects before the start is
+        // refused.
         let socket = bind("127.0.0.1:0".parse().unwrap());
         let address = socket.local_addr().unwrap();
         let qemu = QemuState {
@@ -189,7 +192,7 @@ impl Agent {
     }
 
     /// Whether an order of this name has come.
-    pub fn was_told(&self, command: &str) -> bool {
+    pub fn was_ordered(&self, command: &str) -> bool {
         self.desk()
             .orders
             .iter()
@@ -276,10 +279,10 @@ impl Desk {
             Some(Fate::Hangup) => return None,
             Some(Fate::Fail) => vec![Outcome::Failed(Fault {
                 kind: FaultKind::Internal,
-                reason: format!("{name} is told to fail"),
+                reason: format!("{name} is to fail"),
                 hint: None,
             })],
-            Some(Fate::Refuse(kind)) => vec![refused(*kind, &format!("{name} is told to refuse"))],
+            Some(Fate::Refuse(kind)) => vec![refused(*kind, &format!("{name} is to be refused"))],
         };
         let (id, epoch, vm) = (order.id, order.epoch, order.command.vm().cloned());
         let reports = outcomes

@@ -1,4 +1,5 @@
-//! Forecasts: made from what message B measured, refused when the band cannot carry them, kept by the journal, judged in the end.
+//! Forecasts: made from what message B measured, refused when the band cannot carry them, kept by
+//! the journal, judged in the end.
 
 use serde_json::{Value, json};
 use transhume_api::{ForecastRecord, PlanView, Score};
@@ -53,7 +54,7 @@ async fn a_plan_tells_what_to_expect_and_what_was_measured() {
     assert_eq!((guesses(measured), guesses(assumed)), (0, 1), "{plan:?}");
     assert_eq!(
         assumed.dirty_mib_s, None,
-        "an agent that cannot tell refuses nothing"
+        "an agent that does not know refuses nothing"
     );
     // All three share h3's link.
     let third = f64::from(VMCT_MBIT_S) / 3.0;
@@ -87,20 +88,24 @@ async fn a_vm_that_its_share_of_the_band_cannot_carry_is_refused_before_anything
         let needed: f64 = words[0].parse().expect("the rate that would do");
         assert!(needed > f64::from(VMCT_MBIT_S), "{problem:?}");
     }
-    assert!(!site.agents["h3"].was_told("Reserve"), "nothing was begun");
+    assert!(!site.agents["h3"].was_ordered("Reserve"), "nothing was begun");
     site.assert_runs(&VMS);
 
     // Stopped, it dirties nothing; and nobody is asked how much it does.
     let mut offline = all.clone();
     offline["offline"] = json!(true);
-    let told = plan(&site, &offline).await;
+    let offline_plan = plan(&site, &offline).await;
     assert!(
-        told.forecast.vms.iter().all(|vm| vm.dirty_mib_s.is_none()),
-        "{told:?}"
+        offline_plan
+            .forecast
+            .vms
+            .iter()
+            .all(|vm| vm.dirty_mib_s.is_none()),
+        "{offline_plan:?}"
     );
     assert!(
-        told.forecast.expected.blackout_ms.low > 200.0,
-        "all of its memory: {told:?}"
+        offline_plan.forecast.expected.blackout_ms.low > 200.0,
+        "all of its memory: {offline_plan:?}"
     );
 }
 
@@ -192,7 +197,7 @@ async fn a_move_under_way_keeps_its_forecast_over_a_restart_and_a_rolled_back_on
     let mut site = lab().await;
     site.agents["h1"].meets("PreCopy", Fate::Nothing);
     let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
-    site.told("h1", "PreCopy").await;
+    site.ordered("h1", "PreCopy").await;
     let before = site.report(migration).await.forecast.expect("it was forecast");
     site.end().await;
     site.agents["h1"].behaves();

@@ -1,4 +1,5 @@
-//! What answers at an agent's address may be anything: each is seen for what it is, said at `/v1/hosts`, and hurts nobody else.
+//! What answers at an agent's address may be anything: each is seen for what it is, said at
+//! `/v1/hosts`, and hurts nobody else.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,6 @@
-//! A coordinator that ends in the middle and starts again on the same journal (G6): before `Committed` the move is undone,
-//! after it it is finished, and a cluster that was half started or half ended goes away.
+//! A coordinator that ends in the middle and starts again on the same journal (G6): before
+//! `Committed` the move is undone, after it it is finished, and a cluster that was half started or
+//! half ended goes away.
 
 use transhume_api::{Client, ClusterList, ClusterView, MigrationList};
 use transhume_protocol::event::Happening;
@@ -29,14 +30,14 @@ async fn before_commit_the_move_is_undone() {
         let mut site = lab().await;
         site.agents[host].meets(command, Fate::Nothing);
         let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
-        site.told(host, command).await;
+        site.ordered(host, command).await;
         site.end().await;
         site.agents[host].behaves();
         site.start().await;
         let report = site.ended(migration).await;
         assert_eq!(report.outcome, Ending::RolledBack, "{command}");
         site.assert_runs(&BEFORE);
-        assert!(!site.agents["h3"].was_told("Activate"), "{command}");
+        assert!(!site.agents["h3"].was_ordered("Activate"), "{command}");
     }
 }
 
@@ -52,7 +53,7 @@ async fn after_commit_the_move_is_finished() {
         let mut site = lab().await;
         site.agents[host].meets(command, Fate::Nothing);
         let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
-        site.told(host, command).await;
+        site.ordered(host, command).await;
         site.end().await;
         site.agents[host].behaves();
         site.start().await;
@@ -68,10 +69,11 @@ async fn after_commit_the_move_is_finished() {
         assert_eq!(
             events.first().unwrap()["what"]["event"],
             "begun",
-            "the earlier life is told again"
+            "the journal holds the earlier life"
         );
         assert_eq!(events.last().unwrap()["what"]["event"], "ended");
-        // A host that was away while it was decided: its orders of the old life are older than what agents hold now.
+        // A host that was away while it was decided: its orders of the old life are older than what
+        // agents hold now.
         let view: ClusterView = site.get("/v1/clusters/lab").await.is();
         assert!(view.vms.iter().all(|vm| vm.host.as_str() == "h3"), "{view:?}");
     }
@@ -92,7 +94,7 @@ async fn a_follower_goes_on_after_a_restart_where_it_stopped() {
         seen = event.number;
         first_life.push(event.what);
     }
-    site.told("h3", "Activate").await;
+    site.ordered("h3", "Activate").await;
     site.end().await;
     // In whatever way: the stream is cut off, and says so or ends.
     while let Ok(Some(event)) = events.next().await {
@@ -114,7 +116,7 @@ async fn a_follower_goes_on_after_a_restart_where_it_stopped() {
     let begun = |what: &Happening| matches!(what, Happening::Begun { .. });
     assert!(
         first_life.iter().any(begun) && !second_life.iter().any(begun),
-        "what is known is not told anew"
+        "what is known does not come anew"
     );
 }
 
@@ -123,7 +125,7 @@ async fn every_life_gives_newer_epochs() {
     let mut site = lab().await;
     site.agents["h3"].meets("Activate", Fate::Nothing);
     let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
-    site.told("h3", "Activate").await;
+    site.ordered("h3", "Activate").await;
     site.end().await;
     let old_life = site.agents["h3"].desk().orders.len();
     site.agents["h3"].behaves();
@@ -165,7 +167,7 @@ async fn a_half_started_cluster_goes_away() {
     let spec = cluster("lab", &BEFORE);
     tokio::select! {
         answer = site.post("/v1/clusters", &spec) => panic!("it cannot be done yet: {answer:?}"),
-        () = site.told("h2", "StartVm") => {}
+        () = site.ordered("h2", "StartVm") => {}
     }
     until("vm1 runs", async || site.agents["h1"].running().first().map(drop)).await;
     site.end().await;

@@ -1,5 +1,5 @@
-//! Guests as they are: VMs that are powered off, missing, stranded or lost are moved, started, stopped
-//! and forgotten, or refused by name.
+//! Guests as they are: VMs that are powered off, missing, stranded or lost are moved, started,
+//! stopped and forgotten, or refused by name.
 
 use serde_json::{Value, json};
 use transhume_api::{ClusterView, HostList, PlanView, VmLife};
@@ -167,7 +167,7 @@ async fn nothing_is_done_to_a_vm_while_its_cluster_moves_nor_the_other_way_round
     let stopping = site.post(&vm1, &stop);
     tokio::select! {
         answer = stopping => panic!("it cannot be done yet: {answer:?}"),
-        () = site.told("h1", "StopVm") => {}
+        () = site.ordered("h1", "StopVm") => {}
     }
     for path in ["plan", "migrations"] {
         let answer = site.post(&format!("/v1/clusters/lab/{path}"), &there).await;
@@ -231,7 +231,7 @@ async fn a_vm_is_started_elsewhere_only_when_nobody_holds_it() {
     site.delete(&path("vm1", ""))
         .await
         .refused(409, "agent-unreachable");
-    assert!(!site.agents["h2"].was_told("StartVm"));
+    assert!(!site.agents["h2"].was_ordered("StartVm"));
 }
 
 #[tokio::test]
@@ -279,7 +279,7 @@ async fn an_agent_that_refuses_fails_or_dies_leaves_the_vm_as_it_is() {
         .post(&path("vm1", "/stop"), &json!({}))
         .await
         .refused(409, "refused-by-agent");
-    assert_eq!(problem.message, "StopVm is told to refuse");
+    assert_eq!(problem.message, "StopVm is to be refused");
     site.agents["h1"].meets("StopVm", Fate::Fail);
     site.post(&path("vm1", "/stop"), &json!({}))
         .await
