@@ -1,10 +1,11 @@
 //! The protocol, to be read off one file: the six phases of one VM (§1.2), the ten steps of a batch
 //! (§3.3.2) and the orders by which they are carried out.
 //!
-//! [`STEPS`] says when a step is done and what a fault in it leads to. [`ORDERS`] says of each order to
-//! whom it goes, what must be done before, what answers it and how long it may take. Both tables are
-//! executed: the group state machine walks them, and agents and tests look orders up in them. The enums
-//! are the only ones of their kind: journal, metrics, API and dashboard use them too.
+//! [`STEPS`] says when a step is done and what a fault in it leads to. [`ORDERS`] says of each
+//! order to whom it goes, what must be done before, what answers it and how long it may take. Both
+//! tables are executed: the group state machine walks them, and agents and tests look orders up in
+//! them. The enums are the only ones of their kind: journal, metrics, API and dashboard use them
+//! too.
 
 use std::fmt;
 
@@ -98,9 +99,9 @@ pub enum OnFault {
     RollForward,
 }
 
-/// The ten steps (§3.3.2). Before commit a step begins when the one before is done for every VM of the
-/// batch: each is a barrier. After commit each VM goes on by itself, and a step is announced as over when
-/// the last VM is through.
+/// The ten steps (§3.3.2). Before commit a step begins when the one before is done for every VM of
+/// the batch: each is a barrier. After commit each VM goes on by itself, and a step is announced as
+/// over when the last VM is through.
 #[rustfmt::skip]
 pub const STEPS: [StepRow; 10] = {
     use Fact::{Done, Started};
@@ -123,8 +124,9 @@ pub const STEPS: [StepRow; 10] = {
     ]
 };
 
-/// The orders of a move. Each is wanted from its step on until it is done, as soon as what it needs is
-/// done; it goes to all VMs of the batch at once. The two that undo are wanted when a batch rolls back.
+/// The orders of a move. Each is wanted from its step on until it is done, as soon as what it needs
+/// is done; it goes to all VMs of the batch at once. The two that undo are wanted when a batch
+/// rolls back.
 #[rustfmt::skip]
 pub const ORDERS: [OrderRow; 16] = {
     use Meaning::{Done, Lost};
