@@ -18,6 +18,7 @@ use transhume_protocol::migration::{
     Input, JournalEntry, Limits, MoveRequest, Now, OrderIds, Ready, RecoverError,
 };
 
+use crate::clock::Estimate;
 use crate::config::Config;
 use crate::error::Refused;
 use crate::hosts::Hosts;
@@ -183,8 +184,10 @@ impl Core {
                 Ok(())
             }
             LinkNews::Heartbeat { host, sample } => {
-                self.hosts.measured(&host, self.now().mono, sample);
-                Ok(())
+                match self.hosts.measured(&host, self.now().mono, sample) {
+                    Some(estimate) => self.feed_all_on(&host, || clock_input(&host, estimate)),
+                    None => Ok(()),
+                }
             }
             LinkNews::Report { host, report } => self.take_report(host, *report),
         }
@@ -514,6 +517,7 @@ impl Core {
         match self.moves.begin(self.now(), request) {
             Ok(ready) => {
                 self.carry_out(id, ready)?;
+                self.feed_clocks(id)?;
                 Ok(Ok(Accepted { migration: id }))
             }
             Err(error) => {
@@ -544,6 +548,17 @@ impl Core {
     fn feed_all_on(&mut self, host: &HostName, input: impl Fn() -> Input) -> Result<(), CoreError> {
         let concerned = self.moves.on_host(host);
         concerned.into_iter().try_for_each(|id| self.feed(id, input()))
+    }
+
+    /// A move that begins knows the clocks of its hosts before any of them answers.
+    fn feed_clocks(&mut self, id: MigrationId) -> Result<(), CoreError> {
+        let now = self.now().mono;
+        for host in self.moves.hosts_of(id) {
+            if let Some(estimate) = self.hosts.clock(&host, now) {
+                self.feed(id, clock_input(&host, estimate))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives a move one input and does what it wants done.
@@ -588,5 +603,13 @@ impl Core {
             self.store.forget_move(id)?;
         }
         Ok(())
+    }
+}
+
+fn clock_input(host: &HostName, estimate: Estimate) -> Input {
+    Input::Clock {
+        host: host.clone(),
+        offset_us: estimate.offset_us,
+        uncertainty_us: estimate.uncertainty_us,
     }
 }

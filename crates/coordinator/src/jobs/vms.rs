@@ -223,9 +223,9 @@ mod tests {
         (jobs, hosts)
     }
 
-    fn refusal(effects: Vec<Effect>) -> transhume_api::Problem {
-        match effects.try_into() {
-            Ok([Effect::Refuse { refused, .. }]) => refused.problem,
+    fn refusal(mut effects: Vec<Effect>) -> transhume_api::Problem {
+        match (effects.pop(), effects.is_empty()) {
+            (Some(Effect::Refuse { refused, .. }), true) => refused.problem,
             other => panic!("one refusal: {other:?}"),
         }
     }

@@ -12,8 +12,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use transhume_model::{Capacity, Epoch, HostName, Version, VmName, VmSpec, WallMicros};
 use transhume_protocol::message::{
-    Command, Fault, FaultKind, GuestState, HostState, OldPath, Order, Outcome, PROTOCOL_VERSION,
-    PageProgress, QemuState, Refusal, RefusalKind, Report, SourceFrames, TargetFrames, VmRole, VmState,
+    ActivationTimes, CaptureTimes, Command, CopyTimes, Fault, FaultKind, GuestState, HostState, OldPath,
+    Order, Outcome, PROTOCOL_VERSION, PageProgress, QemuState, Refusal, RefusalKind, Report, SourceFrames,
+    TargetFrames, VmRole, VmState,
 };
 use transhume_protocol::wire;
 
@@ -291,6 +292,12 @@ impl Desk {
         Some(reports.collect())
     }
 
+    /// What the host's clock shows.
+    fn clock(&self) -> WallMicros {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        WallMicros((since_1970.as_micros() as u64).strict_add_signed(self.clock_ahead_us))
+    }
+
     fn lose(&mut self, vm: Option<&VmName>) -> Vec<Outcome> {
         if let Some(held) = vm.and_then(|vm| self.vms.get_mut(vm)) {
             (held.role, held.running) = (VmRole::Off, false);
@@ -311,8 +318,7 @@ impl Desk {
         outcome: Option<Outcome>,
     ) -> Report {
         let outcome = outcome.unwrap_or_else(|| Outcome::Host(Box::new(self.seen())));
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let at = WallMicros((since_1970.as_micros() as u64).strict_add_signed(self.clock_ahead_us));
+        let at = self.clock();
         Report {
             order,
             epoch,
@@ -409,6 +415,7 @@ impl Desk {
 
     /// An order about a VM that must be here.
     fn step(&mut self, vm: &VmName, command: &Command) -> Vec<Outcome> {
+        let now = self.clock();
         let Some(held) = self.vms.get_mut(vm) else {
             return vec![refused(RefusalKind::UnknownVm, &format!("VM {vm} is not here"))];
         };
@@ -441,17 +448,25 @@ impl Desk {
                 };
                 held.running = false;
                 vec![Outcome::Captured {
-                    times: Default::default(),
+                    times: CaptureTimes {
+                        begun_at: now,
+                        shut_at: now,
+                        empty_at: now,
+                        stopped_at: now,
+                        capturing_at: now,
+                    },
                     guest,
                 }]
             }
             Command::StopAndCopy { .. } => vec![Outcome::Copied {
                 pages: PageProgress::default(),
-                times: Default::default(),
+                times: CopyTimes {
+                    begun_at: now,
+                    pre_switchover_at: now,
+                    completed_at: now,
+                },
             }],
-            Command::AwaitLoaded { .. } => vec![Outcome::Loaded {
-                loaded_at: WallMicros(1),
-            }],
+            Command::AwaitLoaded { .. } => vec![Outcome::Loaded { loaded_at: now }],
             Command::Commit { .. } => {
                 held.role = VmRole::Left;
                 vec![Outcome::CommitNoted]
@@ -463,7 +478,12 @@ impl Desk {
                     VmRole::Arrived
                 };
                 (held.role, held.running) = (role, *run);
-                vec![Outcome::Activated(Default::default())]
+                vec![Outcome::Activated(ActivationTimes {
+                    begun_at: now,
+                    running_at: now,
+                    injected_at: now,
+                    announced_at: now,
+                })]
             }
             Command::CloseSourceBuffer { .. } => vec![Outcome::SourceClosed(source)],
             Command::CloseTargetBuffer { .. } => {
