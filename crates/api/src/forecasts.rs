@@ -18,7 +18,7 @@ pub struct ForecastRecord {
     pub blackout_ms: Score,
 }
 
-/// Forecast and truth of a move.
+/// Forecast and actual figures of a move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ForecastLine {
     /// Its number.
@@ -31,7 +31,7 @@ pub struct ForecastLine {
     pub figures: Comparison,
 }
 
-/// How often the truth was inside the forecast.
+/// How often actual figures were inside the forecast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Score {
     /// So often.

@@ -45,6 +45,6 @@ pub struct HostView {
 pub struct ClockView {
     /// How far it is ahead, milliseconds; negative: behind.
     pub offset_ms: f64,
-    /// The truth is at most this far off, milliseconds.
+    /// How far off that may be at most, milliseconds.
     pub uncertainty_ms: f64,
 }

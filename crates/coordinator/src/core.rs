@@ -2,8 +2,8 @@
 //! request and every timer comes to it in turn.
 //!
 //! What there is belongs to [`Store`], [`Hosts`], [`Moves`], [`Jobs`] and [`Surveys`], which know
-//! nothing of each other's insides. Here they are wired: what one of them wants done is made durable,
-//! then sent, then passed on to the others.
+//! nothing of each other's insides. Here they are wired: what one of them wants done is made
+//! durable, then sent, then passed on to the others.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,7 @@ use transhume_protocol::migration::{
     Input, JournalEntry, Limits, MoveRequest, Now, OrderIds, Ready, RecoverError,
 };
 
+use crate::clock::Estimate;
 use crate::config::Config;
 use crate::error::Refused;
 use crate::hosts::Hosts;
@@ -61,7 +62,8 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Takes up what the journal holds. What is not over goes on as soon as its hosts are connected.
+    /// Takes up what the journal holds. What is not over goes on as soon as its hosts are
+    /// connected.
     pub(crate) fn recover(config: Config, journal: Box<dyn Journal>) -> Result<Self, CoreError> {
         let store = Store::new(journal, config.crash_at)?;
         let names = config.hosts.iter().map(|host| host.name.clone());
@@ -182,8 +184,10 @@ impl Core {
                 Ok(())
             }
             LinkNews::Heartbeat { host, sample } => {
-                self.hosts.measured(&host, self.now().mono, sample);
-                Ok(())
+                match self.hosts.measured(&host, self.now().mono, sample) {
+                    Some(estimate) => self.feed_all_on(&host, || clock_input(&host, estimate)),
+                    None => Ok(()),
+                }
             }
             LinkNews::Report { host, report } => self.take_report(host, *report),
         }
@@ -203,7 +207,7 @@ impl Core {
                 return self.work_on_jobs(effects);
             }
             Some(Some(id)) => Some(id),
-            // An agent that speaks up by itself: whichever move has the VM.
+            // A report that answers no order: whichever move has the VM.
             None => report.vm.as_ref().and_then(|vm| self.moves.with_vm(vm)),
         };
         match of_move {
@@ -362,7 +366,8 @@ impl Core {
         Ok(())
     }
 
-    /// Carries effects out, draws conclusions until there are none, then issues what is to be issued.
+    /// Carries effects out, draws conclusions until there are none, then issues what is to be
+    /// issued.
     fn work_on_jobs(&mut self, effects: Vec<Effect>) -> Result<(), CoreError> {
         for effect in effects {
             self.carry_out_effect(effect)?;
@@ -512,6 +517,7 @@ impl Core {
         match self.moves.begin(self.now(), request) {
             Ok(ready) => {
                 self.carry_out(id, ready)?;
+                self.feed_clocks(id)?;
                 Ok(Ok(Accepted { migration: id }))
             }
             Err(error) => {
@@ -542,6 +548,17 @@ impl Core {
     fn feed_all_on(&mut self, host: &HostName, input: impl Fn() -> Input) -> Result<(), CoreError> {
         let concerned = self.moves.on_host(host);
         concerned.into_iter().try_for_each(|id| self.feed(id, input()))
+    }
+
+    /// A move that begins knows the clocks of its hosts before any of them answers.
+    fn feed_clocks(&mut self, id: MigrationId) -> Result<(), CoreError> {
+        let now = self.now().mono;
+        for host in self.moves.hosts_of(id) {
+            if let Some(estimate) = self.hosts.clock(&host, now) {
+                self.feed(id, clock_input(&host, estimate))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives a move one input and does what it wants done.
@@ -586,5 +603,13 @@ impl Core {
             self.store.forget_move(id)?;
         }
         Ok(())
+    }
+}
+
+fn clock_input(host: &HostName, estimate: Estimate) -> Input {
+    Input::Clock {
+        host: host.clone(),
+        offset_us: estimate.offset_us,
+        uncertainty_us: estimate.uncertainty_us,
     }
 }

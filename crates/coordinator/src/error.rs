@@ -1,4 +1,5 @@
-//! Answers that are not a success: a stable code, the thing's name, a hint (G3). `docs/api.md` lists the codes.
+//! Answers that are not a success: a stable code, the thing's name, a hint (G3). `docs/api.md`
+//! lists the codes.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -8,7 +9,8 @@ use transhume_protocol::message::Stranded;
 
 /// Names of what there is, in a hint.
 const KNOWN_SHOWN_MAX: usize = 20;
-/// A name that is meant is at most so many slips of the hand away, and one for each so many letters.
+/// A name that is meant is at most so many slips of the hand away, and one for each so many
+/// letters.
 const SLIPS_MAX: usize = 2;
 const LETTERS_PER_SLIP: usize = 3;
 /// An unknown name is repeated up to here.
@@ -70,7 +72,8 @@ impl Refused {
         )
     }
 
-    /// Something that carries the VM's name is left on a host, and nobody may use its name or disks.
+    /// Something that carries the VM's name is left on a host, and nobody may use its name or
+    /// disks.
     pub(crate) fn stranded(host: &HostName, stranded: &Stranded) -> Self {
         let Stranded { vm, what, hint } = stranded;
         let message = format!("something of VM {vm} is stranded on host {host}: {what}");

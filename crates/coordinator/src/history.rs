@@ -1,10 +1,10 @@
 //! What happened in one move, for everybody who wants to follow it: replay, then live.
 //!
-//! A number says how far the move's journal was: entries × [`NUMBERS_PER_ENTRY`] and a counter. What
-//! the journal tells of an earlier life of the coordinator is numbered in the upper half of its
-//! entry's range, above what that life itself gave out while the entry was the newest. So whoever has
-//! seen N and asks a restarted coordinator for what comes after N misses nothing that the journal
-//! holds, and hears at most the events of one entry again.
+//! A number says how far the move's journal was: entries × [`NUMBERS_PER_ENTRY`] and a counter.
+//! What the journal holds of an earlier life of the coordinator is numbered in the upper half of
+//! its entry's range, above what that life itself gave out while the entry was the newest. So
+//! whoever has seen N and asks a restarted coordinator for what comes after N misses nothing that
+//! the journal holds, and hears at most the events of one entry again.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -20,8 +20,8 @@ const EVENTS_MAX: usize = 20_000;
 const EVENTS_AT_ONCE_MAX: usize = 256;
 /// Far more events than happen between two entries of a move's journal.
 const NUMBERS_PER_ENTRY: u64 = 1 << 20;
-/// Where in an entry's range that begins which the journal tells.
-const TOLD_FROM: u64 = NUMBERS_PER_ENTRY / 2;
+/// Where in an entry's range the events begin that are taken from the journal.
+const RECORDED_FROM: u64 = NUMBERS_PER_ENTRY / 2;
 
 /// The events of one move.
 #[derive(Debug, Clone)]
@@ -82,8 +82,8 @@ impl History {
         let mut kept = history.kept();
         for entry in entries {
             kept.entries_added(1);
-            kept.next = kept.entries * NUMBERS_PER_ENTRY + TOLD_FROM;
-            for (at, what) in told(entry) {
+            kept.next = kept.entries * NUMBERS_PER_ENTRY + RECORDED_FROM;
+            for (at, what) in recorded(entry) {
                 kept.push(at, what);
             }
         }
@@ -98,7 +98,7 @@ impl History {
     /// Adds what happened as the journal grew by so many entries.
     pub(crate) fn extend(&self, entries: usize, at: WallMicros, happened: Vec<Happening>) {
         let mut kept = self.kept();
-        // The first entry's number: a life that knows only some of the entries tells the others again.
+        // Numbered by the first entry: all of them may be read from the journal again.
         kept.entries_added(entries.min(1) as u64);
         happened.into_iter().for_each(|what| kept.push(at, what));
         kept.entries += entries.saturating_sub(1) as u64;
@@ -114,7 +114,8 @@ impl History {
         kept.events.drain(..all_but_last);
     }
 
-    /// Events numbered above `after`, as soon as there are any; `None` when the last one has been given.
+    /// Events numbered above `after`, as soon as there are any; `None` when the last one has been
+    /// given.
     pub(crate) async fn after(&self, after: u64) -> Option<Vec<Event>> {
         let mut last = self.last.subscribe();
         loop {
@@ -143,8 +144,8 @@ impl History {
     }
 }
 
-/// What an entry of the journal tells people.
-fn told(entry: &JournalEntry) -> Vec<(WallMicros, Happening)> {
+/// What an entry of the journal says to people.
+fn recorded(entry: &JournalEntry) -> Vec<(WallMicros, Happening)> {
     match entry {
         JournalEntry::Begun { at, request, .. } => {
             let vms = request.batches.iter().flatten().map(|vm| vm.spec.name.clone());
@@ -197,10 +198,10 @@ fn with_phases(vms: &[VmSoFar], at: WallMicros, what: Happening) -> Vec<(WallMic
             (*at, Happening::PhaseEntered { vm, phase })
         })
     });
-    let mut told: Vec<_> = phases.collect();
-    told.sort_by_key(|(at, _)| *at);
-    told.push((at, what));
-    told
+    let mut events: Vec<_> = phases.collect();
+    events.sort_by_key(|(at, _)| *at);
+    events.push((at, what));
+    events
 }
 
 #[cfg(test)]
@@ -246,7 +247,7 @@ mod tests {
         }
     }
 
-    async fn heard(history: &History, after: u64) -> Vec<Happening> {
+    async fn given(history: &History, after: u64) -> Vec<Happening> {
         let events = history.after(after).await.unwrap();
         events.into_iter().map(|event| event.what).collect()
     }
@@ -266,7 +267,7 @@ mod tests {
         let last = follower.await.unwrap().unwrap();
         assert_eq!(last[0].number, first[0].number + 1);
         assert_eq!(history.after(last[0].number).await, None);
-        assert_eq!(heard(&history, u64::MAX).await, [ended()], "a number of nobody's");
+        assert_eq!(given(&history, u64::MAX).await, [ended()], "a number of nobody's");
     }
 
     /// Wherever a life ends, whoever followed it and goes on in the next one hears every decision.
@@ -276,27 +277,27 @@ mod tests {
         for durable in 1..=entries.len() {
             let first_life = History::new(MigrationId(1));
             first_life.extend(1, at(1), vec![lost(), lost()]);
-            // One input that is worth all further entries; each is told with the next event.
+            // One input that is worth all further entries; each is shown with the next event.
             let decisions = [committed(1), lost(), committed(2)];
             first_life.extend(durable - 1, at(2), decisions.to_vec());
             for seen in first_life.after(0).await.unwrap() {
                 let second_life = History::of_entries(MigrationId(1), &entries[..durable]);
                 second_life.extend(1, at(3), vec![ended()]);
-                let told = heard(&second_life, seen.number).await;
+                let later = given(&second_life, seen.number).await;
                 let commits = durable / 2;
                 let missed = (1..=commits).any(|batch| {
                     let before = first_life.known_after(0).flatten().unwrap();
                     let mut before = before.iter().filter(|event| event.number <= seen.number);
-                    !told.contains(&committed(batch)) && before.all(|event| event.what != committed(batch))
+                    !later.contains(&committed(batch)) && before.all(|event| event.what != committed(batch))
                 });
-                assert!(!missed, "{durable} durable, seen {seen:?}: {told:?}");
-                assert_eq!(told.last(), Some(&ended()), "what is new is new to it");
+                assert!(!missed, "{durable} durable, seen {seen:?}: {later:?}");
+                assert_eq!(later.last(), Some(&ended()), "what is new is new to it");
             }
         }
     }
 
     #[tokio::test]
-    async fn what_two_lives_tell_of_the_journal_has_the_same_numbers() {
+    async fn what_two_lives_read_from_the_journal_has_the_same_numbers() {
         let entries = [begun(1), commitment(1)];
         let numbers = async |entries: &[JournalEntry]| {
             let events = History::of_entries(MigrationId(1), entries)

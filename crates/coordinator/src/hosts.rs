@@ -79,6 +79,11 @@ impl Hosts {
         clock.estimate(now)
     }
 
+    /// What is known of a host's clock by now.
+    pub(crate) fn clock(&self, name: &HostName, now: Millis) -> Option<Estimate> {
+        self.hosts.get(name)?.clock.estimate(now)
+    }
+
     /// An agent's answer says that a VM runs, before the next message B does.
     pub(crate) fn vm_started(&mut self, name: &HostName, spec: VmSpec, epoch: Epoch) {
         self.vm_gone(name, &spec.name);

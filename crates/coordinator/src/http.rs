@@ -1,4 +1,5 @@
-//! The HTTP API: routes, their OpenAPI document, the stream of events. Everything is decided in the core.
+//! The HTTP API: routes, their OpenAPI document, the stream of events. Everything is decided in the
+//! core.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -210,7 +211,8 @@ async fn stop_vm(
     ask_about(&api, vm, VmWish::Stop { force }).await
 }
 
-/// Takes a VM that is powered off or missing out of its cluster; the last one takes the cluster along.
+/// Takes a VM that is powered off or missing out of its cluster; the last one takes the cluster
+/// along.
 #[utoipa::path(delete, path = "/v1/clusters/{name}/vms/{vm}", params(Vm),
     responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
 async fn forget_vm(State(api): State<Api>, Path(vm): Path<Vm>) -> Answer<ClusterView> {
@@ -300,7 +302,8 @@ struct After {
     after: u64,
 }
 
-/// What happens, as server-sent events: from the beginning or after a number, then live until the move is over.
+/// What happens, as server-sent events: from the beginning or after a number, then live until the
+/// move is over.
 #[utoipa::path(get, path = "/v1/migrations/{id}/events", params(Number, After),
     responses((status = 200, content_type = "text/event-stream", body = Event), (status = "4XX", body = Problem)))]
 async fn events(
@@ -318,12 +321,15 @@ async fn events(
     let batches = stream::unfold((history, after, place), |(history, seen, place)| async move {
         let events = history.after(seen).await?;
         let seen = events.last().map_or(seen, |event| event.number);
-        Some((stream::iter(events.into_iter().map(told)), (history, seen, place)))
+        Some((
+            stream::iter(events.into_iter().map(sse_event)),
+            (history, seen, place),
+        ))
     });
     Ok(Sse::new(batches.flatten()).keep_alive(KeepAlive::default()))
 }
 
-fn told(event: Event) -> Result<sse::Event, Infallible> {
+fn sse_event(event: Event) -> Result<sse::Event, Infallible> {
     let line = sse::Event::default()
         .id(event.number.to_string())
         .json_data(&event);

@@ -4,8 +4,8 @@
 //!  connect ──▶ first report: the host's state ──▶ Back ──▶ reports … ──▶ silence, or broken ──▶ Lost, Away ──▶ pause ──▶ connect
 //! ```
 //!
-//! A connection is an agent's life: one that restarted is lost and back, whatever it says of itself. Orders that a connection did
-//! not carry die with it.
+//! A connection is an agent's life: one that restarted is lost and back, whatever it says of
+//! itself. Orders that a connection did not carry die with it.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -35,10 +35,12 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// The agent is asked for a sign of life so often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// So many heartbeats in a row without a word, and the agent is taken for lost. Beats, not seconds: a coordinator whose machine stood still
-/// for a while has asked nothing meanwhile, and must not take all its agents for lost when it wakes.
+/// So many heartbeats in a row without a message, and the agent is taken for lost. Beats, not
+/// seconds: a coordinator whose machine was stalled for a while has asked nothing meanwhile, and
+/// must not take all its agents for lost when it wakes.
 const SILENT_BEATS_MAX: u32 = 8;
-/// Heartbeats belong to no move: of the ids that are the coordinator's own they have the upper half.
+/// Heartbeats belong to no move: of the ids that are the coordinator's own they have the upper
+/// half.
 const HEARTBEAT_IDS: RangeInclusive<u64> = 1 << 31..=(1 << 32) - 1;
 /// Heartbeats whose answers are waited for, to measure clocks by them; more than may go unanswered.
 const HEARTBEATS_KEPT_MAX: usize = 16;
@@ -71,12 +73,12 @@ enum LinkError {
     #[error("it said nothing for {} ms", .0.as_millis())]
     Silent(Duration),
     #[error(
-        "it speaks version {found} of the protocol, this coordinator speaks {PROTOCOL_VERSION}: install the same release on both"
+        "it has version {found} of the protocol, this coordinator has {PROTOCOL_VERSION}: install the same release on both"
     )]
     Version { found: u16 },
     #[error("what answers there is host {found}: correct the address in the coordinator's configuration")]
     OtherHost { found: HostName },
-    #[error("its first word was not its state")]
+    #[error("its first message was not its state")]
     NoState,
     #[error("the coordinator is ending")]
     Over,
@@ -84,7 +86,7 @@ enum LinkError {
 
 /// Keeps the link to one host.
 pub(crate) async fn keep(spec: HostSpec, news: mpsc::Sender<LinkNews>) {
-    let (mut pause, mut told) = (RETRY_MIN, String::new());
+    let (mut pause, mut reported) = (RETRY_MIN, String::new());
     loop {
         let mut connected = false;
         let why = match converse(&spec, &news, &mut connected).await {
@@ -100,9 +102,9 @@ pub(crate) async fn keep(spec: HostSpec, news: mpsc::Sender<LinkNews>) {
             }
         }
         // Once per reason: an agent may be away for hours.
-        if connected || why != told {
+        if connected || why != reported {
             warn!(host = %spec.name, address = %spec.control, "no agent: {why}");
-            told.clone_from(&why);
+            reported.clone_from(&why);
             if news.send(LinkNews::Away { host: host(), why }).await.is_err() {
                 return;
             }
@@ -140,14 +142,14 @@ async fn converse(
             let sample = heartbeats.lock().expect("no holder panics").answered(&report);
             if let Some(sample) = sample {
                 let host = spec.name.clone();
-                let news_of_it = LinkNews::Heartbeat { host, sample };
-                news.send(news_of_it).await.map_err(|_| LinkError::Over)?;
+                let of_clock = LinkNews::Heartbeat { host, sample };
+                news.send(of_clock).await.map_err(|_| LinkError::Over)?;
             }
-            let told = LinkNews::Report {
+            let of_report = LinkNews::Report {
                 host: spec.name.clone(),
                 report: Box::new(report),
             };
-            news.send(told).await.map_err(|_| LinkError::Over)?;
+            news.send(of_report).await.map_err(|_| LinkError::Over)?;
         }
     };
     tokio::select! {
@@ -156,12 +158,12 @@ async fn converse(
     }
 }
 
-/// Waits for the agent's next word as long as it does not miss too many heartbeats.
-async fn while_it_answers<T>(word: impl Future<Output = T>) -> Result<T, LinkError> {
-    let mut word = pin!(word);
+/// Waits for the agent's next message as long as it does not miss too many heartbeats.
+async fn while_it_answers<T>(message: impl Future<Output = T>) -> Result<T, LinkError> {
+    let mut message = pin!(message);
     for _ in 0..SILENT_BEATS_MAX {
-        if let Ok(word) = timeout(HEARTBEAT, &mut word).await {
-            return Ok(word);
+        if let Ok(message) = timeout(HEARTBEAT, &mut message).await {
+            return Ok(message);
         }
     }
     Err(LinkError::Silent(HEARTBEAT * SILENT_BEATS_MAX))
@@ -183,8 +185,8 @@ async fn open(
     Ok((read, write, state))
 }
 
-/// The first report. An agent of another release may say more or less than this one understands, but its version is where it
-/// always was: so it is looked at first.
+/// The first report. An agent of another release may say more or less than this one understands,
+/// but its version is where it always was: so it is looked at first.
 fn greeting(body: &[u8]) -> Result<Outcome, LinkError> {
     #[derive(Deserialize)]
     struct AnyReport {
@@ -333,8 +335,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_coordinator_that_stood_still_asks_again_first() {
-        let (answer, word) = oneshot::channel();
-        let waiting = tokio::spawn(while_it_answers(word));
+        let (answer, message) = oneshot::channel();
+        let waiting = tokio::spawn(while_it_answers(message));
         tokio::task::yield_now().await;
         advance(HEARTBEAT * SILENT_BEATS_MAX * 4).await;
         tokio::task::yield_now().await;

@@ -92,8 +92,8 @@ impl Moves {
         self.moves.insert(id, over);
     }
 
-    /// Takes up a move from its entries, with the first of [`Moves::epochs_of`] new epochs. It goes on
-    /// as soon as its hosts are connected. `None` where it is over.
+    /// Takes up a move from its entries, with the first of [`Moves::epochs_of`] new epochs. It goes
+    /// on as soon as its hosts are connected. `None` where it is over.
     pub(crate) fn take_up(
         &mut self,
         now: Now,

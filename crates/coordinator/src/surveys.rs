@@ -1,5 +1,5 @@
-//! Messages A and B of §3.2: before a plan every host of S1 ∪ S2 is asked for its state, and answers
-//! or is in the way.
+//! Messages A and B of §3.2: before a plan every host of S1 ∪ S2 is asked for its state, and
+//! answers or is in the way.
 //!
 //! ```text
 //!  request ─names right─▶ asked ─all answered─▶ planned elsewhere ─▶ shown, or the move begins

@@ -8,8 +8,9 @@ use transhume_planner::Strategy;
 
 /// Moves a whole virtual cluster, live, from one set of hosts to another, and loses nothing.
 ///
-/// Exit codes: 0 done; 1 something failed; 2 wrong usage; 3 refused, nothing changed; 4 rolled back;
-/// 5 coordinator unreachable; 6 committed, and a VM is lost; 130 Ctrl-C, a move under way goes on.
+/// Exit codes: 0 done; 1 something failed; 2 wrong usage; 3 refused, nothing changed; 4 rolled
+/// back; 5 coordinator unreachable; 6 committed, and a VM is lost; 130 Ctrl-C, a move under way
+/// goes on.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
@@ -37,7 +38,8 @@ pub enum Command {
         #[command(subcommand)]
         command: VmCommand,
     },
-    /// Hosts: free resources, whether their agents answer, what is stranded there, clocks that are off
+    /// Hosts: free resources, whether their agents answer, what is stranded there, clocks that are
+    /// off
     Hosts {
         /// One JSON document
         #[arg(long)]
@@ -53,8 +55,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// The report of a move: blackout, gap, the account of frames of each VM, what was expected, and
-    /// what a move under way waits for
+    /// The report of a move: blackout, gap, the account of frames of each VM, what was expected,
+    /// and what a move under way waits for
     Report {
         /// Number of the move [default: the newest]
         migration: Option<u64>,
@@ -234,7 +236,8 @@ pub enum VmCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Take a VM that is powered off or missing out of its cluster; the last one takes the cluster along
+    /// Take a VM that is powered off or missing out of its cluster; the last one takes the cluster
+    /// along
     Forget {
         /// The cluster
         cluster: String,
@@ -274,9 +277,11 @@ pub enum LabCommand {
         #[arg(long)]
         console: bool,
     },
-    /// Draw figures 6 (message loss) and 7 (blackout) of the paper anew, stock QEMU beside Transhume, in labs of their own
+    /// Draw figures 6 (message loss) and 7 (blackout) of the paper anew, stock QEMU beside
+    /// Transhume, in labs of their own
     Figures(FiguresArgs),
-    /// Measure how memory is sent: bytes, time and processor beside stock QEMU's ways, every VM at once
+    /// Measure how memory is sent: bytes, time and processor beside stock QEMU's ways, every VM at
+    /// once
     Memory(MemoryArgs),
     /// Move a cluster once as people do today, with stock QEMU, and say what its guests lost
     Stock(StockArgs),
@@ -417,7 +422,8 @@ pub struct UpArgs {
     /// A directory laid into every guest
     #[arg(long, value_name = "DIR")]
     pub overlay: Option<PathBuf>,
-    /// A command run in every guest; it sees VM_NAME, VM_INDEX (from 0), VM_IP, VM_COUNT and VM_PEERS (the addresses of all VMs by index, its own too)
+    /// A command run in every guest; it sees VM_NAME, VM_INDEX (from 0), VM_IP, VM_COUNT and
+    /// VM_PEERS (the addresses of all VMs by index, its own too)
     #[arg(long, value_name = "CMD")]
     pub run: Option<String>,
     /// What the guests do by themselves

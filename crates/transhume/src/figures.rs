@@ -1,4 +1,5 @@
-//! `transhume lab figures`: message loss and blackout, beside stock QEMU, in one run. See docs/design/figures.md.
+//! `transhume lab figures`: message loss and blackout, beside stock QEMU, in one run. See
+//! docs/design/figures.md.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -111,8 +111,8 @@ fn line(event: &Event) -> Option<String> {
     })
 }
 
-/// Whether a restarted coordinator may tell it again, from its journal.
-fn is_told_again(what: &Happening) -> bool {
+/// Whether a restarted coordinator may send it again, from its journal.
+fn is_in_the_journal(what: &Happening) -> bool {
     matches!(
         what,
         Happening::Begun { .. }
@@ -123,8 +123,8 @@ fn is_told_again(what: &Happening) -> bool {
     )
 }
 
-/// Ctrl-C from now on: it no longer ends this process by itself. One listener for all events: one made
-/// anew for each would be deaf between them.
+/// Ctrl-C from now on: it no longer ends this process by itself. One listener for all events: one
+/// made anew for each would be deaf between them.
 pub struct Interrupts(Signal);
 
 impl Interrupts {
@@ -157,7 +157,7 @@ struct Follower<'a> {
     bars: Bars,
     /// Number of the last event that was seen.
     seen: u64,
-    /// Lines of what a restarted coordinator may tell again.
+    /// Lines of what a restarted coordinator may send again.
     said: Vec<String>,
     /// When the coordinator was found to be away.
     away_since: Option<Instant>,
@@ -224,7 +224,7 @@ impl<'a> Follower<'a> {
             self.shown.bar(&vm, &self.bars);
         }
         let Some(text) = line(event) else { return };
-        if is_told_again(&event.what) {
+        if is_in_the_journal(&event.what) {
             if self.said.contains(&text) {
                 return;
             }

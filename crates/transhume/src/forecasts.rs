@@ -1,5 +1,5 @@
-//! Forecasts as people read them: in a plan, beside the actual figures in a report, and how good all
-//! of them have been.
+//! Forecasts as people read them: in a plan, beside the actual figures in a report, and how good
+//! all of them have been.
 
 use std::process::ExitCode;
 
@@ -70,12 +70,12 @@ pub fn show_plan(view: &PlanView) {
 
 /// Actual figure and forecast; `!` marks an actual figure outside.
 fn beside(figure: &ForecastVsActual, unit: f64) -> [String; 2] {
-    let truth = figure
+    let actual = figure
         .actual
-        .map_or("-".to_owned(), |truth| format!("{:.1}", truth / unit));
+        .map_or("-".to_owned(), |actual| format!("{:.1}", actual / unit));
     let mark = if figure.inside == Some(false) { " !" } else { "" };
     let forecast = range(figure.forecast.map(|end| end / unit));
-    [truth, format!("{forecast}{mark}")]
+    [actual, format!("{forecast}{mark}")]
 }
 
 fn compared(name: String, figures: &Comparison) -> Vec<String> {

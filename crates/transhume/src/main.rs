@@ -1,4 +1,5 @@
-//! Transhume's one binary: parses, dispatches, prints. What it does is in the library crates, which never print.
+//! Transhume's one binary: parses, dispatches, prints. What it does is in the library crates, which
+//! never print.
 #![forbid(unsafe_code)]
 
 mod args;

@@ -1,4 +1,5 @@
-//! `transhume plan --inventory FILE`: the planner alone, on a description of hosts and a cluster. Nothing runs, nothing is changed.
+//! `transhume plan --inventory FILE`: the planner alone, on a description of hosts and a cluster.
+//! Nothing runs, nothing is changed.
 
 use std::fs::File;
 use std::io::Read;

@@ -5,8 +5,8 @@
 //!    └─ one refused, failed, lost, late ─▶ End: waits for hosts that are away, asks again, never gives up
 //! ```
 //!
-//! The stage is in the journal before the first order leaves, so a restarted coordinator ends what it
-//! finds half done.
+//! The stage is in the journal before the first order leaves, so a restarted coordinator ends what
+//! it finds half done.
 
 use std::collections::BTreeMap;
 
@@ -294,7 +294,8 @@ impl Job {
         }
     }
 
-    /// Draws the conclusion of a job with no VM left; the job that follows from it, if there is one.
+    /// Draws the conclusion of a job with no VM left; the job that follows from it, if there is
+    /// one.
     fn finish(mut self, now: Millis, effects: &mut Vec<Effect>) -> Option<Self> {
         let name = self.cluster.spec.name.clone();
         match (self.work, self.trouble.take()) {
@@ -306,7 +307,7 @@ impl Job {
                 effects.extend(self.reply.map(show));
                 None
             }
-            // All or none: what did start is powered off again, then the first trouble is told.
+            // All or none: what did start is powered off again, then the first trouble is reported.
             (ClusterWork::Start, trouble @ Some(_)) => {
                 self.cluster.stage = ClusterStage::Ending;
                 effects.push(Effect::Keep(self.cluster.clone()));

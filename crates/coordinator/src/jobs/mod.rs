@@ -87,7 +87,8 @@ impl Jobs {
         self.clusters.issue(now, hosts);
     }
 
-    /// An answer to an order outside of any move. Answers that nobody waits for any more are old news.
+    /// An answer to an order outside of any move. Answers that nobody waits for any more are old
+    /// news.
     pub(crate) fn answered(&mut self, now: Millis, host: &HostName, report: Report) -> Vec<Effect> {
         let (Some(order), Some(vm)) = (report.order, report.vm) else {
             return Vec::new();

@@ -199,3 +199,72 @@ fn gone(cluster: ClusterName, host: HostName, vm: VmName, reply: Reply<ClusterVi
         Effect::VmForgotten { cluster, vm, reply },
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transhume_model::MigrationId;
+    use transhume_protocol::migration::OrderIds;
+
+    fn begun(work: VmWork) -> (VmJobs, Hosts) {
+        let host: HostName = "h1".parse().unwrap();
+        let mut hosts = Hosts::new([host.clone()].into_iter(), OrderIds::of(MigrationId(0)));
+        let mut jobs = VmJobs::default();
+        let (reply, _) = Reply::channel();
+        let job = VmJob {
+            cluster: "lab".parse().unwrap(),
+            vm: "vm1".parse().unwrap(),
+            host,
+            work,
+            epoch: Epoch(3),
+            reply,
+        };
+        jobs.begin(job, Millis(1_000), &mut hosts);
+        (jobs, hosts)
+    }
+
+    fn refusal(mut effects: Vec<Effect>) -> transhume_api::Problem {
+        match (effects.pop(), effects.is_empty()) {
+            (Some(Effect::Refuse { refused, .. }), true) => refused.problem,
+            other => panic!("one refusal: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_guest_that_does_not_power_itself_off_is_reported_with_the_way_to_force_it() {
+        let (mut jobs, _hosts) = begun(VmWork::Stop { force: false });
+        let due = jobs.next_due().expect("it has a limit");
+        assert!(jobs.due(Millis(due.0 - 1)).is_empty());
+        let problem = refusal(jobs.due(due));
+        assert_eq!(problem.code, "vm-too-slow");
+        assert!(
+            problem.hint.contains("transhume vm stop lab vm1 --force"),
+            "{problem:?}"
+        );
+        assert_eq!(jobs.next_due(), None, "it is over");
+        assert!(jobs.check_idle(&"lab".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_end_is_old_news() {
+        let (mut jobs, mut hosts) = begun(VmWork::Forget);
+        let next: OrderId = hosts.ask(&"h1".parse().unwrap(), Epoch(1), Command::inspect());
+        let order = OrderId(next.0 - 1);
+        let problem = refusal(jobs.host_lost(&"h1".parse().unwrap()));
+        assert_eq!(problem.code, "agent-unreachable");
+        assert!(
+            jobs.answered(order, &Outcome::Destroyed).is_none(),
+            "nothing is forgotten by it"
+        );
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_a_fault_of_the_agent() {
+        let (mut jobs, mut hosts) = begun(VmWork::Stop { force: true });
+        let next = hosts.ask(&"h1".parse().unwrap(), Epoch(1), Command::inspect());
+        let order = OrderId(next.0 - 1);
+        assert!(jobs.answered(next, &Outcome::Stopped).is_none(), "not its order");
+        let problem = refusal(jobs.answered(order, &Outcome::Destroyed).expect("its order"));
+        assert_eq!(problem.code, "failed-at-agent");
+    }
+}

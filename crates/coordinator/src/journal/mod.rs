@@ -1,7 +1,8 @@
-//! The journal: the only thing that remembers (G6). A port with two answers, redb and memory; one contract suite for both
-//! (`tests/journal.rs`).
+//! The journal: the only thing that remembers (G6). A port with two answers, redb and memory; one
+//! contract suite for both (`tests/journal.rs`).
 //!
-//! Deliberately absent: any knowledge of what entries mean. Whoever reads them back is the protocol's `Migration::recover`.
+//! Deliberately absent: any knowledge of what entries mean. Whoever reads them back is the
+//! protocol's `Migration::recover`.
 
 mod memory;
 mod record;
@@ -21,7 +22,8 @@ pub use self::redb::RedbJournal;
 /// Version of the tables and records. A journal of a newer one is refused by name.
 pub const FORMAT: u64 = 1;
 
-/// Why the journal cannot be used. The coordinator stops: without a journal it must not decide anything.
+/// Why the journal cannot be used. The coordinator stops: without a journal it must not decide
+/// anything.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Somebody else has it open.
@@ -81,7 +83,8 @@ pub struct ClusterRecord {
     pub stage: ClusterStage,
 }
 
-/// What a coordinator remembers. Everything that returns `Ok` is durable, and all of it or nothing is there after a crash.
+/// What a coordinator remembers. Everything that returns `Ok` is durable, and all of it or nothing
+/// is there after a crash.
 pub trait Journal: Send {
     /// The number of a new migration.
     fn new_migration(&mut self) -> Result<MigrationId, JournalError>;

@@ -12,8 +12,8 @@ use super::forecasts;
 use super::scene::{Scene, list};
 use crate::error::Refused;
 
-/// Which VM goes where, in which batch, or the first thing that is in the way. All hosts of the scene
-/// have answered.
+/// Which VM goes where, in which batch, or the first thing that is in the way. All hosts of the
+/// scene have answered.
 pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     for vm in scene.leaving() {
         present(scene, vm)?;

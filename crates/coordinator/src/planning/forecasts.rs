@@ -1,10 +1,10 @@
-//! Forecasts of live moves: what the planner gets to know of hosts and VMs, what it refuses (§2.2.2),
-//! and how good it has been.
+//! Forecasts of live moves: what the planner gets to know of hosts and VMs, what it refuses
+//! (§2.2.2), and how good it has been.
 //!
 //! Live, two things are measured: sizes and dirty rates. The speed of the migration links stands in
 //! the configuration; everything else is the planner's to assume, and its assumptions are kept with
-//! the forecast. Earlier moves of the cluster correct its ranges ([`super::lessons`]). Of a VM that is
-//! powered off nothing is copied, and nothing is forecast.
+//! the forecast. Earlier moves of the cluster correct its ranges ([`super::lessons`]). Of a VM that
+//! is powered off nothing is copied, and nothing is forecast.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ pub(super) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Ref
         forecast(&input(scene, &dirty), &batches, way).expect("the batches name hosts and VMs of the scene");
     match made.refused.first() {
         Some(vm) => Err(too_slow(scene, &dirty, vm)),
-        None => Ok(told(scene, &dirty, made)),
+        None => Ok(assembled(scene, &dirty, made)),
     }
 }
 
@@ -117,7 +117,7 @@ fn vmct(scene: &Scene, host: &HostName) -> (u32, bool) {
     }
 }
 
-fn told(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, made: Forecasts) -> MoveForecast {
+fn assembled(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, made: Forecasts) -> MoveForecast {
     let vm = |one: &ForecastMove| {
         let link = [&one.step.source, &one.step.target]
             .into_iter()
@@ -157,7 +157,7 @@ fn told(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, made: Forecasts) -> M
     }
 }
 
-/// G3: told before anything moves, with the rate that would do.
+/// G3: refused before anything moves, with the rate that would do.
 fn too_slow(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, vm: &TooSlow) -> Refused {
     let measured = dirty.get(&vm.vm).copied().unwrap_or_default();
     let message = format!(

@@ -53,8 +53,8 @@ impl Lessons {
                     lesson.add(modelled, actual);
                 }
             };
-            // A blackout spans two hosts and is as wrong as their clocks; the whole move is measured
-            // by the coordinator's alone.
+            // A blackout spans two hosts and is as wrong as their clocks; the whole move is
+            // measured by the coordinator's alone.
             let (bytes_max, ms_max) = (f64::MAX, report.duration_ms);
             add(&mut lessons.bytes, modelled.bytes, &figures.bytes, bytes_max);
             add(
@@ -91,5 +91,62 @@ impl Lessons {
     /// VMs of earlier moves behind the ranges; 0 while the model stands alone.
     pub(crate) fn vms(&self) -> usize {
         if self.vms < PLACES_MIN { 0 } else { self.vms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use transhume_protocol::forecast::{Actual, Comparison};
+
+    const FORECAST: Interval = Interval {
+        low: 10.0,
+        high: 20.0,
+    };
+
+    /// A committed move of 5 s with one VM, whose blackout was this.
+    fn report(blackout_ms: Option<f64>) -> MigrationReport {
+        let expected = Expected {
+            bytes: FORECAST,
+            duration_ms: FORECAST,
+            blackout_ms: FORECAST,
+        };
+        let actual = Actual {
+            bytes: Some(12.0),
+            duration_ms: Some(12.0),
+            blackout_ms,
+        };
+        let vm = json!({
+            "id": "vm1", "batch": 1, "source": "h1", "target": "h2", "host": "h2",
+            "phase": "activation", "blackout_ms": null, "blackout_parts": null, "gap_ms": null,
+            "frames": null, "old_path": null, "buffer_peak_bytes": 0, "phases": [],
+            "pages": transhume_protocol::message::PageProgress::default(),
+            "forecast": { "rate_mbit_s": 1.0, "dirty_mib_s": null, "assumed": [],
+                "figures": Comparison::of(&expected, actual) },
+        });
+        let report = json!({
+            "migration": 1, "cluster": "lab", "outcome": "committed", "mode": "live",
+            "from": ["h1"], "to": ["h2"], "used": ["h2"], "batch": 1, "started_at": 1,
+            "duration_ms": 5_000.0, "trouble": null, "vms": [vm],
+            "frames": transhume_protocol::report::Frames::default(),
+        });
+        serde_json::from_value(report).expect("a report")
+    }
+
+    #[test]
+    fn a_figure_that_cannot_be_true_teaches_nothing() {
+        let taught = |blackout_ms| {
+            let reports = vec![report(blackout_ms); MOVES_MAX];
+            Lessons::of(reports.iter(), &"lab".parse().unwrap(), Mode::Live)
+        };
+        let none = taught(None);
+        assert_eq!(none.blackout_ms, Lesson::default());
+        assert_ne!(none.bytes, Lesson::default(), "the other figures are good");
+        let hour_ms = 3_600_056.0;
+        for impossible in [hour_ms, -hour_ms, 5_000.1, -0.1, f64::INFINITY] {
+            assert_eq!(taught(Some(impossible)), none, "{impossible}");
+        }
+        assert_ne!(taught(Some(15.0)), none);
     }
 }

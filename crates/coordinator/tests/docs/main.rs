@@ -1,6 +1,8 @@
-//! What docs/ says about the API's documents is derived from the very types: `docs/openapi.json` and `docs/schema/`.
+//! What docs/ says about the API's documents is derived from the very types: `docs/openapi.json`
+//! and `docs/schema/`.
 //!
-//! When a type has changed on purpose: `UPDATE_DOCS=1 cargo test -p transhume-coordinator --test docs`, and commit the files.
+//! When a type has changed on purpose: `UPDATE_DOCS=1 cargo test -p transhume-coordinator --test
+//! docs`, and commit the files.
 
 mod page;
 mod samples;
@@ -58,7 +60,8 @@ fn document<T: ToSchema>(title: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Every document of a `--json`, and what goes in and comes out besides: file name under docs/schema, schema.
+/// Every document of a `--json`, and what goes in and comes out besides: file name under
+/// docs/schema, schema.
 fn documents() -> BTreeMap<&'static str, Value> {
     BTreeMap::from([
         ("hosts", document::<HostList>("transhume hosts --json")),

@@ -312,7 +312,8 @@ fn record() -> ForecastRecord {
     }
 }
 
-/// Real answers of the planner to small instances with every kind of constraint, and one that was stopped.
+/// Real answers of the planner to small instances with every kind of constraint, and one that was
+/// stopped.
 fn plans_from_files() -> impl Iterator<Item = PlanReport> {
     let answers = (0..INSTANCES).filter_map(|seed| plan(&generate::small(seed), &Options::default()).ok());
     let mut answers: Vec<PlanReport> = answers.collect();

@@ -39,7 +39,7 @@ async fn one_vm_that_is_refused_ends_the_whole_cluster() {
         .post("/v1/clusters", &cluster("lab", &VMS))
         .await
         .refused(409, "refused-by-agent");
-    assert_eq!(problem.message, "StartVm is told to refuse");
+    assert_eq!(problem.message, "StartVm is to be refused");
     site.assert_runs(&[]);
     assert!(
         site.get("/v1/clusters")
