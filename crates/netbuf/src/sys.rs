@@ -78,6 +78,17 @@ pub(crate) fn tun_set_vnet_header_bytes(fd: BorrowedFd<'_>, bytes: usize) -> io:
     check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ, &bytes) }).map(drop)
 }
 
+/// Fills `bytes` with numbers that nobody can guess.
+pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: pointer and length describe `bytes`, which the kernel only writes to.
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    match usize::try_from(filled) {
+        Ok(filled) if filled == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The index of an interface of this network namespace.
 pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     let text = std::ffi::CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;

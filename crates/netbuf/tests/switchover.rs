@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use net::{Guest, Peer, Stream, address, assert_in_order, build, eventually, in_own_network, ip, tap};
-use transhume_netbuf::{Event, Events, OldPath, PlugState, SourceBuffer, TargetBuffer};
+use transhume_netbuf::{Event, Events, OldPath, PlugState, Responsiveness, SourceBuffer, TargetBuffer};
 
 fn no_events() -> Events {
     Arc::new(|event| panic!("no event is expected: {event:?}"))
@@ -33,7 +33,7 @@ fn switchover(frames_per_s: u64, length: usize) {
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
         source.connect(target.address()).unwrap();
         source.announce().unwrap();
-        source.shut().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);
         source.capture().unwrap();
         stream.goes_on();
@@ -168,7 +168,7 @@ fn an_abort_puts_every_frame_back_in_order() {
         let target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
         source.connect(target.address()).unwrap();
         source.announce().unwrap();
-        source.shut().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
         guest.run(false);
         source.capture().unwrap();
         stream.goes_on();
@@ -200,7 +200,7 @@ fn an_abort_before_capture_changes_nothing() {
         std::thread::sleep(Duration::from_millis(50));
         let mut source = SourceBuffer::open(net::source_config(64 << 20), &tap, no_events()).unwrap();
         source.announce().unwrap();
-        source.shut().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
         source.shut_for_abort().unwrap();
         let account = source.put_back().unwrap();
         std::thread::sleep(Duration::from_millis(50));
@@ -221,7 +221,7 @@ fn the_limit_is_told_and_nothing_is_dropped() {
         let (events, kept) = kept_events();
         let mut source = SourceBuffer::open(net::source_config(16 << 10), &tap, events).unwrap();
         source.announce().unwrap();
-        source.shut().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
         guest.run(false);
         source.capture().unwrap();
         let peer = Peer::new();
@@ -253,7 +253,7 @@ fn a_fabric_that_filters_the_marker_is_waited_for() {
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
         source.connect(target.address()).unwrap();
         source.announce().unwrap();
-        source.shut().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);
         source.capture().unwrap();
         let peer = Peer::new();
@@ -285,7 +285,7 @@ fn broadcast_reaches_the_guest_and_its_own_does_not_come_back() {
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
         source.connect(target.address()).unwrap();
         source.announce().unwrap();
-        source.shut().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
         source_guest.send([0xff; 6], 1 << 41);
         source_guest.run(false);
         source.capture().unwrap();
@@ -322,7 +322,7 @@ fn a_frame_that_the_announcement_overtook_is_still_captured() {
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
         source.connect(target.address()).unwrap();
         source.announce().unwrap();
-        source.shut().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);
         source.capture().unwrap();
         source.committed();
@@ -353,7 +353,7 @@ fn frames_that_come_by_the_old_path_after_fin_are_forwarded_as_late() {
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
         source.connect(target.address()).unwrap();
         source.announce().unwrap();
-        source.shut().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);
         source.capture().unwrap();
         source.committed();
@@ -403,7 +403,7 @@ fn a_killed_source_agent_loses_no_frame() {
         let address = target.address();
         source.connect(address).unwrap();
         source.announce().unwrap();
-        source.shut().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);
         source.capture().unwrap();
         let peer = Peer::new();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use transhume_model::{Epoch, Mac, NicIndex};
 use transhume_netbuf::limits::{PLUG_BYTES_MAX, RING_FRAMES};
-use transhume_netbuf::{NicIdentity, PlugState, SourceConfig, Tap, TapConfig, TargetConfig};
+use transhume_netbuf::{NicIdentity, PlugState, SourceConfig, Tap, TapConfig, TapMark, TargetConfig};
 
 pub const MTU: u16 = 1500;
 /// Marks the frames that tests count.
@@ -105,8 +105,17 @@ pub fn tap(name: &str, bridge: &str, plug: PlugState) -> Tap {
         ring_frames: RING_FRAMES,
         plug_bytes_max: PLUG_BYTES_MAX,
         plug,
+        mark: mark(),
     })
     .unwrap()
+}
+
+pub fn mark() -> TapMark {
+    TapMark {
+        owner: "test".to_owned(),
+        vm: "vm1".parse().unwrap(),
+        nic: NicIndex(0),
+    }
 }
 
 fn spool(side: &str) -> PathBuf {
