@@ -190,6 +190,31 @@ fn an_abort_puts_every_frame_back_in_order() {
 }
 
 #[test]
+fn frames_of_a_guest_that_is_gone_are_counted_and_given_up() {
+    in_own_network(|| {
+        net::build();
+        let tap = net::tap("src", "br-a", PlugState::Open);
+        let guest = Guest::new(&tap, true);
+        guest.send([0xff; 6], 1 << 40);
+        let stream = Stream::start(5_000, 60);
+        std::thread::sleep(Duration::from_millis(50));
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &tap, no_events()).unwrap();
+        source.announce().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
+        guest.run(false);
+        source.capture().unwrap();
+        stream.goes_on();
+        let account = source.give_up().unwrap();
+        stream.stop();
+        assert!(account.captured > 0, "{account:?}");
+        assert_eq!((account.undelivered, account.put_back), (account.captured, 0));
+        assert_eq!(source.give_up().unwrap(), account);
+        source.discard().unwrap();
+        assert!(!net::source_config(64 << 20).spool.exists());
+    });
+}
+
+#[test]
 fn an_abort_before_capture_changes_nothing() {
     in_own_network(|| {
         net::build();
