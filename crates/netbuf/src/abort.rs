@@ -1,12 +1,15 @@
-//! The way back before commit: what was captured goes into the guest's ring on the source, in order.
+//! The way back before commit: what was captured goes into the guest's ring on the source, in
+//! order.
 //!
 //! ```text
-//!  shut_for_abort: plug shut, ring drained into the spool ─▶ (agent: cont) ─▶ put_back: the kept frames, plug open, unpinned
+//!  shut_for_abort: plug shut, ring drained into the spool ─▶ (agent: cont) ─▶
+//!  put_back: the kept frames go in, plug open, unpinned, diversions removed
 //! ```
 //!
-//! The spool notes whether the ring was drained and how far the frames are put back, so each half may be
-//! asked for again, by this agent or by the one that comes after a kill: nothing is lost, and nothing is
-//! put back twice. The one exception is a frame injected in the instant of the kill, and not yet noted.
+//! The spool notes whether the ring was drained and how far the frames are put back, so each half
+//! may be asked for again, by this agent or by the one that comes after a kill: nothing is lost,
+//! and nothing is put back twice. The one exception is a frame injected in the instant of the kill,
+//! and not yet noted.
 
 use std::io;
 use std::time::Instant;
@@ -26,10 +29,10 @@ use crate::spool::{Kind, Note, Reading, Spool};
 use crate::tap::Tap;
 
 impl SourceBuffer {
-    /// The buffer of an agent that was killed on the way back, or anywhere before commit when the way back is
-    /// what comes next: plug shut, what was captured waits to be put back. Nothing is captured; the guest may
-    /// run already, if [`Self::shut_for_abort`] had been done. Where there is no spool there is nothing to
-    /// put back, and [`Self::put_back`] opens the plug.
+    /// The buffer of an agent that was killed on the way back, or anywhere before commit when the
+    /// way back is what comes next: plug shut, what was captured waits to be put back. Nothing is
+    /// captured; the guest may run already, if [`Self::shut_for_abort`] had been done. Where there
+    /// is no spool there is nothing to put back, and [`Self::put_back`] opens the plug.
     pub fn resume_abort(config: SourceConfig, tap: &Tap, events: Events) -> Result<Self, Error> {
         let mut tap = tap.share(config.mtu, config.plug_bytes_max)?;
         let name = tap.name().to_owned();
@@ -46,7 +49,7 @@ impl SourceBuffer {
         }
         spool.set_reading(Reading::Ended);
         let mut buffer = Self::idle(config, tap, spool, events)?;
-        buffer.stop_idle();
+        buffer.leave_idle();
         Ok(buffer)
     }
 
@@ -54,16 +57,28 @@ impl SourceBuffer {
     pub fn shut_for_abort(&mut self) -> Result<(), Error> {
         match &mut self.stage {
             Stage::Capturing(_) => self.stop_capture(),
-            Stage::Idle(idle) => {
-                idle.spool.set_reading(Reading::Ended);
-                self.stop_idle();
-                Ok(())
-            }
+            Stage::Idle(_) => self.stop_idle(),
             Stage::Stopped(..) | Stage::Closed(_) => Ok(()),
         }
     }
 
-    fn stop_idle(&mut self) {
+    /// The guest runs, or its ring's frames were taken as it is: then more may have come since.
+    fn stop_idle(&mut self) -> Result<(), Error> {
+        let name = self.tap.name().to_owned();
+        let Stage::Idle(idle) = &mut self.stage else {
+            return Ok(());
+        };
+        if idle.spool.reading() == Reading::Begun {
+            self.tap.plug().shut().context(&name, "shut the plug")?;
+            std::thread::sleep(RING_SETTLE);
+            reading::read_ring(&self.tap, &mut idle.spool, &self.own).context(&name, "read the ring")?;
+        }
+        idle.spool.set_reading(Reading::Ended);
+        self.leave_idle();
+        Ok(())
+    }
+
+    fn leave_idle(&mut self) {
         let before = std::mem::replace(&mut self.stage, Stage::Closed(SourceAccount::default()));
         self.stage = match before {
             Stage::Idle(idle) => Stage::Stopped(idle.spool, SourceAccount::default()),
@@ -104,9 +119,10 @@ impl SourceBuffer {
         Ok(())
     }
 
-    /// Abort, second half, the guest running again: the kept frames in order, then the plug opens. Blocks as
-    /// long as the guest goes on taking frames; when it takes none for `PUT_BACK_IDLE_MAX` and its ring is
-    /// full, what is left is given up and counted. Once it is done the same account is returned each time.
+    /// Abort, second half, the guest running again: the kept frames in order, then the plug opens.
+    /// Blocks as long as the guest goes on taking frames; when it takes none for
+    /// `PUT_BACK_IDLE_MAX` and its ring is full, what is left is given up and counted. Once it is
+    /// done the same account is returned each time.
     pub fn put_back(&mut self) -> Result<SourceAccount, Error> {
         let name = self.tap.name().to_owned();
         let (spool, seen) = match &mut self.stage {
@@ -174,7 +190,7 @@ fn frames_left(spool: &Spool) -> u64 {
 fn put_frames_back(spool: &mut Spool, injector: &mut Injector) -> io::Result<()> {
     let vnet = spool.vnet_header_bytes();
     let mut at = spool.after(spool.note(Note::PutBack));
-    let mut clock = IdleClock::new(RING_FULL_PAUSE);
+    let mut clock = IdleClock::default();
     while let Ok(Some(record)) = spool.record(at) {
         let (kind, number, next) = (record.kind, record.number, record.next);
         let is_frame = kind.is_frame() && record.data.len() >= vnet + ETHERNET_BYTES;

@@ -29,8 +29,8 @@ pub struct SourceAccount {
     /// Frames from one of the VM's addresses that came while it ran nowhere, without announcements:
     /// somebody else uses the address, or the fabric sends frames back.
     pub second_speaker: u64,
-    /// Frames dropped by the tap or its plug since the buffer was opened, and what came after the old
-    /// path had closed.
+    /// Frames dropped by the tap or its plug since the buffer was opened, and what came after the
+    /// old path had closed.
     pub dropped: u64,
     /// Frames that QEMU read for a guest that did not take them, and threw away when it stopped or
     /// ended. An upper bound: what QEMU holds cannot be seen. 0 where the guest took what it was
@@ -67,12 +67,13 @@ pub struct TargetAccount {
     /// Frames dropped by the tap or its plug since the buffer was opened, without those that were
     /// tried again.
     pub dropped: u64,
-    /// Of the frames injected, those that waited in the tap's ring when the buffer was closed, for a
-    /// guest that had taken none since FIN. Known from the kernel's count of what QEMU read; one more
-    /// may be with QEMU. They are not lost: a guest that takes frames again gets them.
+    /// Of the frames injected, those that waited in the tap's ring when the buffer was closed, for
+    /// a guest that took none when it was looked at. Known from the kernel's count of what QEMU
+    /// read; one more may be with QEMU. They are not lost: a guest that takes frames again gets
+    /// them.
     pub untaken: u64,
-    /// Unicast frames given up: the ring was full and the guest took none, or the kernel refused the
-    /// frame for what it says of itself.
+    /// Unicast frames given up: the ring was full and the guest took none, or the kernel refused
+    /// the frame for what it says of itself.
     pub undelivered: u64,
     /// Largest fill of the spool, bytes.
     pub peak_bytes: u64,

@@ -34,14 +34,15 @@ enum Command {
 /// The handle of a running thread; dropping it ends the thread where it is.
 pub(crate) struct Capture {
     /// Until the thread works.
-    hand_over: Option<mpsc::Sender<Worker>>,
+    hand_over: Option<mpsc::Sender<Box<Worker>>>,
     commands: mpsc::Sender<Command>,
     wake: Arc<OwnedFd>,
-    /// Silent until the thread has ended. Only `&mut self` listens; the lock lets handles be shared.
+    /// Silent until the thread has ended. Only `&mut self` listens; the lock lets handles be
+    /// shared.
     ended: Mutex<mpsc::Receiver<()>>,
-    thread: Option<JoinHandle<Option<Worker>>>,
+    thread: Option<JoinHandle<Option<Box<Worker>>>>,
     /// What the thread owned, once it has ended.
-    worker: Option<Worker>,
+    worker: Option<Box<Worker>>,
 }
 
 /// Why there is no worker.
@@ -54,11 +55,12 @@ pub(crate) enum NoWorker {
 }
 
 impl Capture {
-    /// A thread that waits for what it is to own: everything that can fail, before it owns anything.
+    /// A thread that waits for what it is to own: everything that can fail, before it owns
+    /// anything.
     pub(crate) fn prepare(tap: &str) -> io::Result<Self> {
         let wake = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         let (commands, queue) = mpsc::channel();
-        let (hand_over, handed_over) = mpsc::channel::<Worker>();
+        let (hand_over, handed_over) = mpsc::channel::<Box<Worker>>();
         let (ending, ended) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("capture {tap}"))
@@ -88,7 +90,7 @@ impl Capture {
     pub(crate) fn start(&mut self, worker: Worker) {
         if let Some(hand_over) = self.hand_over.take() {
             // The thread waits for nothing else, so it is there.
-            let _ = hand_over.send(worker);
+            let _ = hand_over.send(Box::new(worker));
         }
     }
 
@@ -122,12 +124,12 @@ impl Capture {
             }
             self.worker = thread.join().ok().flatten();
         }
-        self.worker.as_mut().ok_or(NoWorker::Gone)
+        self.worker.as_deref_mut().ok_or(NoWorker::Gone)
     }
 
     /// The same by value; it is not there a second time.
     pub(crate) fn take_ended(&mut self) -> Option<Worker> {
-        self.worker.take()
+        self.worker.take().map(|worker| *worker)
     }
 }
 
@@ -217,7 +219,8 @@ impl Worker {
         self.spool
     }
 
-    /// Drops of the tap that are not this buffer's: those before it was opened, and what was tried again.
+    /// Drops of the tap that are not this buffer's: those before it was opened, and what was tried
+    /// again.
     pub(crate) fn known_drops(&self) -> u64 {
         self.spool.note(Note::DroppedBefore) + self.spool.note(Note::Refused)
     }
@@ -253,7 +256,8 @@ impl Worker {
             }
             self.read_frames(READ_BATCH_FRAMES);
             self.serve_tunnel();
-            // A step may bring the next one's answer with it; sleeping then would be until its limit.
+            // A step may bring the next one's answer with it; sleeping then would be until its
+            // limit.
             let mut before = None;
             while before != Some(self.closing) {
                 before = Some(self.closing);
@@ -351,15 +355,15 @@ impl Worker {
         }
     }
 
-    /// Reads until the ring is seen empty. On an abort the limit no longer counts: what is left in the
-    /// ring must come behind what is in the spool. The spool has room for several rings.
+    /// Reads until the ring is seen empty. On an abort the limit no longer counts: what is left in
+    /// the ring must come behind what is in the spool. The spool has room for several rings.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
         while self.read_frames(READ_BATCH_FRAMES) {}
     }
 
-    /// Reads until nothing is in the ring nor in the plug in front of it: a frame may wait there for a
-    /// processor to pass it on.
+    /// Reads until nothing is in the ring nor in the plug in front of it: a frame may wait there
+    /// for a processor to pass it on.
     pub(super) fn drain_all(&mut self) {
         let mut seen = 0;
         for _ in 0..EMPTY_LOOKS_MAX {

@@ -1,13 +1,13 @@
 //! How the source closes the old path (design §3, step 7).
 //!
 //! ```text
-//!  Forwarding ──finish──▶ AwaitMarker ──seen──▶ Settling ──▶ FIN ──▶ AwaitFlooding ──▶ Late ──▶ CLOSE ──▶ AwaitDelivery ──▶ Over
-//!                              └──────not in time──▶ Lingering ──┘
+//!  Forwarding ──finish──▶ AwaitMarker ──seen, or not in time──▶ Settling ──▶ FIN ──▶
+//!  AwaitFlooding ──▶ Late (until silent) ──▶ CLOSE ──▶ AwaitDelivery ──▶ Over
 //! ```
 //!
-//! The marker is the announcement that the target has signed, come back by the fabric: the target has
-//! spoken, and what the fabric sent towards the source before it learned so lies in the tap in front of
-//! it. Nobody else's frame is one, whatever its address.
+//! The marker is the announcement that the target has signed, come back by the fabric: the target
+//! has sent it, and what the fabric sent towards the source before it learned so lies in the tap in
+//! front of it. Nobody else's frame is one, whatever its address.
 //!
 //! An agent that comes after a kill finds FIN and CLOSE in the spool and goes on behind them.
 

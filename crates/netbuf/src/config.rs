@@ -1,4 +1,4 @@
-//! What the two ends of a buffer are told.
+//! How the two ends of a buffer are configured.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub struct NicIdentity {
     pub epoch: Epoch,
 }
 
-/// What a source's buffer is told.
+/// The configuration of a source's buffer.
 #[derive(Debug, Clone)]
 pub struct SourceConfig {
     /// Whose frames.
@@ -33,7 +33,7 @@ pub struct SourceConfig {
     pub plug_bytes_max: u32,
 }
 
-/// What a target's buffer is told.
+/// The configuration of a target's buffer.
 #[derive(Debug, Clone)]
 pub struct TargetConfig {
     /// Whose frames.

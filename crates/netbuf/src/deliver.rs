@@ -1,8 +1,9 @@
-//! The thread that delivers: tunnel → spool → the guest's ring, in order, and the opening of the plug on
-//! FIN. It waits for nobody: neither for a stranger's hello nor for a guest that takes no frames.
+//! The thread that delivers: tunnel → spool → the guest's ring, in order, and the opening of the
+//! plug on FIN. It waits for nobody: neither for a stranger's hello nor for a guest that takes no
+//! frames.
 //!
 //! ```text
-//!  Waiting ──activate──▶ Injecting ──all in, or the guest takes none──▶ Done ──FIN──▶ plug open ──CLOSE──▶ closed
+//!  Waiting ─activate─▶ Injecting ─all in, or none taken─▶ Done ─FIN─▶ plug open ─CLOSE─▶ closed
 //! ```
 
 use std::io::{self, Read, Write};
@@ -19,13 +20,13 @@ use rustix::io::Errno;
 use crate::account::TargetAccount;
 use crate::config::{NicIdentity, TargetConfig};
 use crate::error::{Error, IoContext};
-use crate::frame::{self, Signature};
+use crate::frame::{self, Addresses, Signature};
 use crate::inject::{self, Injector};
 use crate::limits::{
     ACTIVATE_IDLE_MAX, ACTIVATE_WAIT_MAX, HANDSHAKE_WAIT, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES,
-    UNTAKEN_IDLE_MAX,
+    UNTAKEN_IDLE_MAX, UNTAKEN_LOOK,
 };
-use crate::ring::IdleClock;
+use crate::ring::{self, IdleClock};
 use crate::spool::{Kind, Note, RecordError, Spool};
 use crate::tap::Tap;
 use crate::target::Activated;
@@ -112,6 +113,8 @@ impl Drop for Deliver {
 /// What the thread owns.
 pub(crate) struct Worker {
     identity: NicIdentity,
+    /// The guest's addresses; those beside its NIC's come first of all records.
+    own: Addresses,
     tap: Tap,
     spool: Spool,
     /// Bytes behind the spool's tail that are not a whole record yet.
@@ -130,8 +133,6 @@ pub(crate) struct Worker {
     /// How long the guest has left its ring full.
     full: IdleClock,
     fin: bool,
-    /// What QEMU had read when FIN came.
-    taken_at_fin: u64,
     closed: Option<Closed>,
     finish: Vec<mpsc::Sender<Closed>>,
     duplicated: u64,
@@ -163,6 +164,7 @@ impl Worker {
         let delivered = spool.note(Note::Delivered);
         Ok(Self {
             identity: config.identity.clone(),
+            own: spool.addresses(config.identity.mac),
             injector: Injector::start(tap.index()).context(&name, "prepare injection")?,
             tap,
             next: spool.after(delivered),
@@ -176,9 +178,8 @@ impl Worker {
             wake: Arc::new(wake.context(&name, "make an eventfd")?),
             events,
             activation: Activation::Waiting,
-            full: IdleClock::new(RING_FULL_PAUSE),
+            full: IdleClock::default(),
             fin: false,
-            taken_at_fin: 0,
             closed: None,
             finish: Vec::new(),
             duplicated: 0,
@@ -291,7 +292,8 @@ impl Worker {
         Ok(())
     }
 
-    /// The newest connection of the right NIC is the tunnel. It is told what the one before was told.
+    /// The newest connection of the right NIC is the tunnel. What was answered by the one before is
+    /// answered again.
     fn greet(&mut self) {
         let now = Instant::now();
         while let Ok((stream, peer)) = self.listener.accept() {
@@ -381,7 +383,7 @@ impl Worker {
             let wanted = batch.len();
             let taken = match self.injector.inject(&batch, self.vnet_header_bytes) {
                 Err(error) if inject::is_refusal(&error) => {
-                    self.give_up_next();
+                    self.skip_frame();
                     continue;
                 }
                 taken => taken?,
@@ -393,7 +395,7 @@ impl Worker {
                 if idle <= UNTAKEN_IDLE_MAX {
                     return Ok(false);
                 }
-                self.give_up_next();
+                self.skip_frame();
             }
         }
     }
@@ -415,7 +417,7 @@ impl Worker {
     }
 
     /// The next record is a frame that does not reach the guest.
-    fn give_up_next(&mut self) {
+    fn skip_frame(&mut self) {
         self.spool
             .add_to_note(Note::Refused, self.injector.take_refused());
         let Ok(Some(record)) = self.spool.record(self.next) else {
@@ -437,9 +439,9 @@ impl Worker {
         self.answer(Answer::Delivered(number));
     }
 
-    /// Once everything that had come before the activation is in, the VM is announced; or when the guest has
-    /// left its ring full for too long. No frame is overtaken by that: the plug opens on FIN, which lies
-    /// behind them.
+    /// Once everything that had come before the activation is in, the VM is announced; or when the
+    /// guest has left its ring full for too long. No frame is overtaken by that: the plug opens on
+    /// FIN, which lies behind them.
     fn announce_when_in(&mut self, now: Instant, deaf: bool) -> io::Result<()> {
         let Activation::Injecting { up_to, since, .. } = &self.activation else {
             return Ok(());
@@ -478,9 +480,8 @@ impl Worker {
     }
 
     fn announce(&self) -> io::Result<()> {
-        let own = self.spool.addresses(self.identity.mac);
         self.tap
-            .announce(&own, Some(self.signature()))
+            .announce(&self.own, Some(self.signature()))
             .map_err(io::Error::other)
     }
 
@@ -497,10 +498,15 @@ impl Worker {
             }
             Kind::Unicast | Kind::Broadcast => {
                 tracing::warn!(vm = %self.identity.vm, number, "a record too short to be a frame is left out");
-                self.give_up_next();
+                self.skip_frame();
                 return Ok(true);
             }
-            Kind::Close | Kind::Address => {}
+            Kind::Address => {
+                if let Some(mac) = record.address() {
+                    self.own.add(mac);
+                }
+            }
+            Kind::Close => {}
         }
         self.next = next;
         self.pass(number);
@@ -510,11 +516,10 @@ impl Worker {
         Ok(true)
     }
 
-    /// FIN: what came by the new path follows. The VM is announced once more, for the source's bridge: it
-    /// has just released the address.
+    /// FIN: what came by the new path follows. The VM is announced once more, for the source's
+    /// bridge: it has just released the address.
     fn open(&mut self) -> Result<(), Error> {
         let name = self.tap.name().to_owned();
-        self.taken_at_fin = self.tap.taken()?;
         self.tap
             .plug()
             .set_flooding(true)
@@ -545,19 +550,21 @@ impl Worker {
         self.closed = Some((account, self.spool.note(Note::Refused)));
     }
 
-    /// Frames of ours in the ring of a guest that has taken none since FIN. One dummy of the plug had gone
-    /// before them.
+    /// Frames of ours in the ring of a guest that takes none. One dummy of the plug had gone before
+    /// them.
     fn untaken(&mut self, injected: u64) -> u64 {
-        let waiting = self.tap.readable(Duration::ZERO).unwrap_or(false);
-        match self.tap.taken() {
-            Ok(taken) if waiting && taken == self.taken_at_fin => {
+        match ring::is_emptied(&mut self.tap, UNTAKEN_LOOK) {
+            Ok(false) => {
+                let taken = self.tap.taken().unwrap_or(0);
                 injected.saturating_sub(taken.saturating_sub(1))
             }
-            _ => 0,
+            // A tap that is down or gone has no ring to look into.
+            Ok(true) | Err(_) => 0,
         }
     }
 
-    /// Answers are few and short; one that does not go out breaks the tunnel, and the source asks again.
+    /// Answers are few and short; one that does not go out breaks the tunnel, and the source asks
+    /// again.
     fn answer(&mut self, answer: Answer) {
         if let Some(tunnel) = &mut self.tunnel
             && !matches!(tunnel.write(&answer.bytes()), Ok(length) if length == tunnel::ANSWER_BYTES)

@@ -131,7 +131,7 @@ pub enum Error {
     },
 }
 
-/// Gives an io error the tap's name and the step.
+/// Adds the tap's name and the step to an io error.
 pub(crate) trait IoContext<T> {
     fn context(self, name: &str, step: &'static str) -> Result<T, Error>;
 }

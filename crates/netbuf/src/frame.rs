@@ -18,12 +18,13 @@ const ETHERTYPE_DUMMY: u16 = 0x88b5;
 const DUMMY_DESTINATION: [u8; 6] = [0x02, b'p', b'l', b'u', b'g', 0];
 const RARP_REQUEST_REVERSE: u16 = 3;
 const ARP_BYTES: usize = 28;
-/// Behind the ARP part of an announcement: who made it. Bridges pass the padding of a short frame on
-/// as it is.
+/// Behind the ARP part of an announcement: who made it. Bridges pass the padding of a short frame
+/// on as it is.
 const SIGNATURE_AT: usize = ETHERNET_BYTES + ARP_BYTES;
 const SIGNATURE: [u8; 2] = *b"TH";
 
-/// The addresses that are a guest's own: its NIC's and those that its bridge has learned on its port.
+/// The addresses that are a guest's own: its NIC's and those that its bridge has learned on its
+/// port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Addresses {
     nic: Mac,
@@ -46,17 +47,20 @@ impl Addresses {
         &self.others
     }
 
-    /// Whether it was new and there was room.
-    pub(crate) fn add(&mut self, other: Mac) -> bool {
-        let new = other != self.nic && !self.others.contains(&other);
-        let room = self.others.len() < OTHER_ADDRESSES_MAX;
-        if new && room {
-            self.others.push(other);
-        }
-        new && room
+    pub(crate) fn has_room(&self) -> bool {
+        self.others.len() < OTHER_ADDRESSES_MAX
     }
 
-    /// The others, and the NIC's last: its announcement is the marker, behind which nothing older comes.
+    /// Nothing to do where it is known, or there is no room.
+    pub(crate) fn add(&mut self, other: Mac) {
+        let known = other == self.nic || self.others.contains(&other);
+        if !known && self.has_room() {
+            self.others.push(other);
+        }
+    }
+
+    /// The others, and the NIC's last: its announcement is the marker, behind which nothing older
+    /// comes.
     pub(crate) fn all(&self) -> impl Iterator<Item = Mac> {
         self.others.iter().copied().chain([self.nic])
     }
@@ -66,7 +70,7 @@ impl Addresses {
     }
 }
 
-/// A number that only the target of one move gives, by which its source knows the marker.
+/// A number that only the target of one move has, by which its source knows the marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Signature(pub(crate) u64);
 
@@ -79,7 +83,8 @@ pub(crate) enum Class {
     Broadcast,
     /// An announcement that carries a signature.
     Announcement(Signature),
-    /// An announcement of one of the VM's addresses without a signature: its source's, or a stranger's.
+    /// An announcement of one of the VM's addresses without a signature: its source's, or a
+    /// stranger's.
     OwnAnnouncement,
     /// Any other frame from one of the VM's own addresses.
     Own,
@@ -93,8 +98,8 @@ fn ethertype(frame: &[u8]) -> u16 {
     u16::from_be_bytes([frame[12], frame[13]])
 }
 
-/// Sorts a frame that came out of the tap of the VM `own`. Whatever is for a single receiver is for its
-/// guest, whoever that says it is: the bridge sent it here.
+/// Sorts a frame that came out of the tap of the VM `own`. Whatever is for a single receiver is for
+/// its guest, whoever that says it is: the bridge sent it here.
 pub(crate) fn classify(frame: &[u8], own: &Addresses) -> Class {
     if frame.len() < ETHERNET_BYTES {
         Class::Runt
@@ -156,8 +161,8 @@ pub(crate) fn dummy(bytes: usize) -> Vec<u8> {
     frame
 }
 
-/// The length of a frame at the start of `bytes`, where what follows is zero: by its own headers where
-/// they have it, else up to the last byte that is not zero. `None` where there is no frame.
+/// The length of a frame at the start of `bytes`, where what follows is zero: by its own headers
+/// where they have it, else up to the last byte that is not zero. `None` where there is no frame.
 pub(crate) fn recovered_bytes(bytes: &[u8]) -> Option<usize> {
     let written = bytes.iter().rposition(|&byte| byte != 0)? + 1;
     let payload = bytes.get(ETHERNET_BYTES..)?;
@@ -224,13 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_has_the_other_addresses_that_it_speaks_with() {
+    fn a_guest_has_the_other_addresses_that_it_sends_from() {
         let mut addresses = Addresses::of(own());
         let virtual_router: Mac = "00:00:5e:00:01:07".parse().unwrap();
         let from_it = frame([0xff; 6], virtual_router.bytes(), 0x806);
         assert_eq!(classify(&from_it, &addresses), Class::Broadcast);
-        assert!(addresses.add(virtual_router));
-        assert!(!addresses.add(virtual_router) && !addresses.add(own()));
+        for mac in [virtual_router, virtual_router, own()] {
+            addresses.add(mac);
+        }
+        assert_eq!(addresses.others(), [virtual_router]);
         assert_eq!(classify(&from_it, &addresses), Class::Own);
         assert_eq!(
             classify(&frame(virtual_router.bytes(), [2; 6], 0x800), &addresses),

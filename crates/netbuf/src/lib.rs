@@ -1,5 +1,5 @@
-//! The virtual network buffer (§3.3.1): holds the frames for a VM while it is not running anywhere, and
-//! brings them where it runs next.
+//! The virtual network buffer (§3.3.1): holds the frames for a VM while it is not running anywhere,
+//! and brings them where it runs next.
 //!
 //! ```text
 //!  bridge ─ tap ─ QEMU (source)                              bridge ─ tap ─ QEMU (target)
@@ -7,10 +7,10 @@
 //!            └── capture ─▶ spool ═══ tunnel ═══▶ spool ─▶ deliver ────┴──────┘ inject
 //! ```
 //!
-//! [`Tap`] makes a VM's interface with its plug; [`SourceBuffer`] and [`TargetBuffer`] are the two ends of
-//! one NIC's buffer. Each runs one thread; no async, no processes, on the path of a switchover only system
-//! calls. Every step may be asked for again, by the same agent after an error or by the next after a kill.
-//! `docs/design/netbuf.md` has layouts and limits.
+//! [`Tap`] makes a VM's interface with its plug; [`SourceBuffer`] and [`TargetBuffer`] are the two
+//! ends of one NIC's buffer. Each runs one thread; no async, no processes, on the path of a
+//! switchover only system calls. Every step may be asked for again, by the same agent after an
+//! error or by the next after a kill. `docs/design/netbuf.md` has layouts and limits.
 #![deny(unsafe_code)]
 
 mod abort;

@@ -11,19 +11,20 @@ pub const BUFFER_BYTES_MAX: u64 = 64 << 20;
 /// After commit a buffer may grow to so many times its limit before it stops reading; frames then
 /// wait in the tap.
 pub(crate) const COMMITTED_GROWTH: usize = 8;
-/// Addresses besides its NIC's that a guest may speak with and keep through a move.
+/// Addresses beside its NIC's that a guest may send from and keep through a move.
 pub const OTHER_ADDRESSES_MAX: usize = 64;
 
-/// Longest time in which a guest that is asked whether it takes frames takes none. It runs meanwhile;
-/// one that does answers in microseconds. Only time in which we had a processor counts, here and below.
+/// Longest time in which a guest that is asked whether it takes frames takes none. It runs
+/// meanwhile; one that does answers in microseconds. Only time in which we had a processor counts,
+/// here and below.
 pub const PROBE_IDLE_MAX: Duration = Duration::from_secs(1);
 /// Pause between two looks whether it has.
 pub(crate) const PROBE_PAUSE: Duration = Duration::from_millis(1);
 /// Longest wait for the guest to empty its ring before it is stopped: a full ring at 2000 frames/s.
 /// Frames wait in the plug meanwhile. Then it is taken as it is.
 pub const RING_WAIT_MAX: Duration = Duration::from_secs(8);
-/// Longest time in which it takes none. A guest that has been deaf for long is known before; one that
-/// is only short of processors, eight of them on two, has its turn several times in so long.
+/// Longest time in which it takes none. A guest that has been deaf for long is known before; one
+/// that is only short of processors, eight of them on two, has its turn several times in so long.
 pub const RING_IDLE_MAX: Duration = Duration::from_secs(1);
 /// Pause between two looks how many it has taken.
 pub(crate) const RING_COUNT_PAUSE: Duration = Duration::from_millis(20);
@@ -35,6 +36,8 @@ pub(crate) const RING_SETTLE: Duration = Duration::from_micros(200);
 pub(crate) const HELD_WAIT: Duration = Duration::from_millis(250);
 /// The same for one that had stopped before: mostly it holds a frame already, and takes no other.
 pub(crate) const HELD_BEFORE_WAIT: Duration = Duration::from_millis(20);
+/// The same for the second frame of ours, which is taken only where the guest took the first itself.
+pub(crate) const HELD_AGAIN_WAIT: Duration = Duration::from_millis(5);
 /// Pause between two looks whether it has.
 pub(crate) const HELD_SETTLE: Duration = Duration::from_micros(30);
 /// Longest wait for the marker.
@@ -45,12 +48,12 @@ pub(crate) const MARKER_SETTLE: Duration = Duration::from_millis(10);
 /// Wait before FIN where no marker came.
 pub(crate) const LINGER: Duration = Duration::from_millis(300);
 /// The target's answer to FIN is late after so long: reported, and waited for again.
-pub(crate) const FLOODING_WAIT: Duration = Duration::from_secs(15);
+pub(crate) const FLOODING_WAIT: Duration = Duration::from_secs(30);
 /// The old path closes once it has been silent for so long after that: longer than a sender that
 /// holds a frame is preempted.
 pub(crate) const LATE_QUIET: Duration = Duration::from_millis(200);
 /// Longest wait for that silence: a fabric that never heard the announcement goes on sending here
-/// until the VM itself speaks.
+/// until the VM itself sends.
 pub(crate) const LATE_WAIT: Duration = Duration::from_secs(2);
 /// A queue must be seen empty so often, with the ring read in between, before it counts as empty.
 pub(crate) const EMPTY_LOOKS: u32 = 2;
@@ -68,12 +71,15 @@ pub(crate) const READ_BATCH_FRAMES: usize = 256;
 pub(crate) const TUNNEL_CHUNK_BYTES: usize = 1 << 20;
 /// Pause before the guest's full ring is tried again.
 pub(crate) const RING_FULL_PAUSE: Duration = Duration::from_micros(200);
-/// Longest time in which a guest with a full ring takes none before its VM is announced all the same.
+/// Longest time in which a guest with a full ring takes none before its VM is announced all the
+/// same.
 pub const ACTIVATE_IDLE_MAX: Duration = Duration::from_millis(250);
 /// Longest delay of the announcement in all, for a guest that takes frames slowly.
 pub const ACTIVATE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Longest time in which a guest with a full ring takes none before frames for it are given up.
 pub const UNTAKEN_IDLE_MAX: Duration = Duration::from_secs(10);
+/// How long is looked at the end whether it takes those that are in its ring.
+pub(crate) const UNTAKEN_LOOK: Duration = Duration::from_millis(100);
 /// The same while kept frames are put back.
 pub const PUT_BACK_IDLE_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the other end while a tunnel is first connected.

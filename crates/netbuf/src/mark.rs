@@ -1,4 +1,4 @@
-//! The mark that each of our taps carries, as its link's alias (ip-link(8)): whose it is can be told
+//! The mark that each of our taps carries, as its link's alias (ip-link(8)): whose it is is known
 //! without any record.
 //!
 //! ```text

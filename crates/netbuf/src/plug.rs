@@ -9,12 +9,12 @@
 //!                    dummy 2 stands at the head
 //! ```
 //!
-//! TBF hands out a full burst of tokens at each change, so a dummy as large as the burst is sent to use
-//! them up: it goes to the guest, whose NIC filters it out. Tokens go on growing by a byte a second; a
-//! second dummy stands at the head of the queue and would need as many seconds as it has bytes, so no
-//! real frame leaks however long the plug is shut. A plug that is shut is therefore never shut again:
-//! the burst would let the dummy at its head pass. Changing TBF wakes nobody: after opening, one more
-//! dummy does.
+//! TBF hands out a full burst of tokens at each change, so a dummy as large as the burst is sent to
+//! use them up: it goes to the guest, whose NIC filters it out. Tokens go on growing by a byte a
+//! second; a second dummy stands at the head of the queue and would need as many seconds as it has
+//! bytes, so no real frame leaks however long the plug is shut. A plug that is shut is therefore
+//! never shut again: the burst would let the dummy at its head pass. Changing TBF wakes nobody:
+//! after opening, one more dummy does.
 //!
 //! Installed when the tap is made and only changed later: adding or removing a qdisc on a live tap
 //! loses frames. Deliberately absent: `sch_plug`. It would need no dummies, but the kernel this is
@@ -98,8 +98,8 @@ impl Plug {
         self.send_dummy(self.frame_bytes_max)
     }
 
-    /// Holds every frame from here on. The kernel is asked whether it does already: an agent that comes
-    /// after a kill cannot know.
+    /// Holds every frame from here on. The kernel is asked whether it does already: an agent that
+    /// comes after a kill cannot know.
     pub(crate) fn shut(&mut self) -> io::Result<()> {
         let now = self.state()?;
         if now.bytes_per_s == Some(SHUT_BYTES_PER_S) {

@@ -27,8 +27,8 @@ fn is_empty(errno: Errno) -> bool {
     errno == Errno::AGAIN || errno == Errno::WOULDBLOCK
 }
 
-/// Reads one frame and keeps it, if it is one to keep. Broadcasts are left out where `broadcasts` is
-/// false.
+/// Reads one frame and keeps it, if it is one to keep. Broadcasts are left out where `broadcasts`
+/// is false.
 pub(crate) fn read_frame(tap: &Tap, spool: &mut Spool, own: &Addresses, broadcasts: bool) -> Read {
     match read_into_room(tap, spool, own) {
         Ok((class, length)) => {

@@ -1,16 +1,18 @@
-//! The source's buffer of one NIC (§3.3.1): the handle by which an agent leads it through the steps.
+//! The source's buffer of one NIC (§3.3.1): the handle by which an agent leads it through the
+//! steps.
 //!
 //! ```text
-//!  open ─▶ connect ─▶ announce ─▶ shut ─▶ (agent: QMP stop) ─▶ capture ─▶ committed ─▶ finish ─▶ account
-//!    └────────┴──────────┴──────────┴──────────────────────────┴──▶ shut_for_abort ─▶ (agent: cont) ─▶ put_back ─▶ account
-//!  killed agent ─▶ resume ─▶ either way            killed agent that was aborting ─▶ resume_abort ─▶ (agent: cont) ─▶ put_back
+//!  open ─▶ connect ─▶ announce ─▶ shut ─▶ (QMP stop) ─▶ capture ─▶ committed ─▶ finish ─▶ account
+//!    └────────┴──────────┴────────┴──────────────────────┴──▶ shut_for_abort ─▶ (cont) ─▶ put_back
+//!  after a kill:  resume ─▶ either way;      resume_abort ─▶ (cont) ─▶ put_back
 //! ```
 //!
-//! Each step may be asked for again: one that failed leaves the stage as it was, one that is done answers
-//! as before. From `capture` on a thread owns tap, spool and tunnel: `capture.rs`; the way back is in
-//! `abort.rs`. Dropping the handle leaves what a kill leaves. Deliberately absent: when to do what, and
-//! whether to commit.
+//! Each step may be asked for again: one that failed leaves the stage as it was, one that is done
+//! answers as before. From `capture` on a thread owns tap, spool and tunnel: `capture.rs`; the way
+//! back is in `abort.rs`. Dropping the handle leaves what a kill leaves. Deliberately absent: when
+//! to do what, and whether to commit.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -23,11 +25,11 @@ use crate::error::{Error, IoContext};
 use crate::frame::{self, Addresses};
 use crate::inject::Injector;
 use crate::limits::{
-    COMMITTED_GROWTH, FINISH_WAIT_MAX, HANDSHAKE_WAIT, HELD_BEFORE_WAIT, HELD_SETTLE, HELD_WAIT,
-    RING_IDLE_MAX, RING_SETTLE, RING_WAIT_MAX,
+    COMMITTED_GROWTH, FINISH_WAIT_MAX, HANDSHAKE_WAIT, HELD_AGAIN_WAIT, HELD_BEFORE_WAIT, HELD_SETTLE,
+    HELD_WAIT, RING_IDLE_MAX, RING_SETTLE, RING_WAIT_MAX,
 };
 use crate::reading;
-use crate::ring::{self, Emptied, Patience};
+use crate::ring::{self, Emptied, WaitLimits};
 use crate::spool::{Note, Reading, Spool};
 use crate::tap::Tap;
 use crate::tunnel::{self, Connected};
@@ -35,16 +37,16 @@ use crate::watch::Watch;
 use crate::{Events, wall};
 
 /// A guest that is to be stopped takes what it was sent.
-const TO_STOP: Patience = Patience {
-    settle: RING_SETTLE,
+const TO_STOP: WaitLimits = WaitLimits {
+    pause: RING_SETTLE,
     idle_max: RING_IDLE_MAX,
     wait_max: RING_WAIT_MAX,
 };
 
 /// A stopped guest's QEMU takes the one frame that it holds.
-const fn to_hold(wait: Duration) -> Patience {
-    Patience {
-        settle: HELD_SETTLE,
+const fn to_hold(wait: Duration) -> WaitLimits {
+    WaitLimits {
+        pause: HELD_SETTLE,
         idle_max: wait,
         wait_max: wait,
     }
@@ -55,7 +57,8 @@ const fn to_hold(wait: Duration) -> Patience {
 pub enum Responsiveness {
     /// Its QEMU reads frame after frame.
     Taking,
-    /// It runs and its QEMU reads none: its NIC is down or was never brought up, or its rings are stuck.
+    /// It runs and its QEMU reads none: its NIC is down or was never brought up, or its rings are
+    /// stuck.
     Deaf,
     /// It does not run: stopped by its user, by QEMU after a panic or a disk error.
     Stopped,
@@ -90,8 +93,8 @@ pub(crate) enum Stage {
     Idle(Idle),
     /// The thread owns everything.
     Capturing(Capture),
-    /// Stopped for an abort: what was captured waits to be put back. What the account has that is not in
-    /// the spool stands in the second.
+    /// Stopped for an abort: what was captured waits to be put back. What the account has that is
+    /// not in the spool stands in the second.
     Stopped(Spool, SourceAccount),
     /// Every frame is accounted for.
     Closed(SourceAccount),
@@ -123,8 +126,8 @@ impl std::fmt::Debug for SourceBuffer {
 }
 
 impl SourceBuffer {
-    /// Step 3: the buffer is there, capture disabled. The host's ways out are made ready for the switchover
-    /// where they are not yet.
+    /// Step 3: the buffer is there, capture disabled. The host's ways out are made ready for the
+    /// switchover where they are not yet.
     pub fn open(config: SourceConfig, tap: &Tap, events: Events) -> Result<Self, Error> {
         let mut tap = tap.share(config.mtu, config.plug_bytes_max)?;
         tap.prepare_late_uplinks()?;
@@ -132,8 +135,8 @@ impl SourceBuffer {
         Self::idle(config, tap, spool, events)
     }
 
-    /// A buffer that a killed agent left capturing, its guest stopped: goes on reading into the same spool.
-    /// `peer` is the target's end, where frames are to be forwarded.
+    /// A buffer that a killed agent left capturing, its guest stopped: goes on reading into the
+    /// same spool. `peer` is the target's end, where frames are to be forwarded.
     pub fn resume(
         config: SourceConfig,
         tap: &Tap,
@@ -190,7 +193,7 @@ impl SourceBuffer {
         Ok(())
     }
 
-    /// Whether the guest, which runs, takes frames: asked during pre-copy, so that nobody stands still for
+    /// Whether the guest, which runs, takes frames: asked during pre-copy, so that nobody waits for
     /// one that does not. Returns at once where it does, else after `PROBE_IDLE_MAX`.
     pub fn probe(&mut self) -> Result<Responsiveness, Error> {
         if !matches!(self.stage, Stage::Idle(_)) {
@@ -205,9 +208,10 @@ impl SourceBuffer {
         })
     }
 
-    /// Refreshes what the fabric knows of the VM, so that nothing is being flooded when the marker runs
-    /// (design §3), and lets what comes from outside reach the tap whatever this host's bridge will hear.
-    /// The addresses that the guest speaks with beside its NIC's are its own from here on.
+    /// Refreshes what the fabric knows of the VM, so that nothing is being flooded when the marker
+    /// runs (design §3), and lets what comes from outside reach the tap whatever this host's bridge
+    /// will hear. The addresses that the guest sends from beside its NIC's are its own from here
+    /// on.
     pub fn announce(&mut self) -> Result<(), Error> {
         let learned = self.tap.learned()?;
         let Stage::Idle(idle) = &mut self.stage else {
@@ -215,10 +219,16 @@ impl SourceBuffer {
         };
         let nic = self.own.nic();
         for mac in learned.into_iter().filter(|mac| *mac != nic) {
-            if self.own.add(mac) {
-                idle.spool.publish_address(mac);
-            } else if !self.own.others().contains(&mac) {
+            if self.own.others().contains(&mac) {
+                continue;
+            }
+            if !self.own.has_room() {
                 tracing::warn!(vm = %self.config.identity.vm, %mac, "one address too many is left behind");
+            } else if idle.spool.publish_address(mac) {
+                self.own.add(mac);
+            } else {
+                let full = io::Error::from(io::ErrorKind::StorageFull);
+                return Err(full).context(self.tap.name(), "keep the guest's addresses");
             }
         }
         if let Some(watch) = &mut self.watch {
@@ -230,10 +240,10 @@ impl SourceBuffer {
 
     /// Step 5, first half: no frame reaches the guest any more, and it has taken all that did.
     ///
-    /// QEMU reads one frame further than its guest has room for, and throws that one away when it stops; so
-    /// the last one it reads is a dummy. A guest that takes none is not waited for: what is in its ring
-    /// comes into the spool. One that was thought to take frames and takes none, or too slowly, is treated
-    /// the same after `RING_IDLE_MAX` or `RING_WAIT_MAX`: that is no error.
+    /// QEMU reads one frame further than its guest has room for, and throws that one away when it
+    /// stops; so the last one it reads is a dummy. A guest that takes none is not waited for: what
+    /// is in its ring comes into the spool. One that was thought to take frames and takes none, or
+    /// too slowly, is treated the same after `RING_IDLE_MAX` or `RING_WAIT_MAX`: that is no error.
     pub fn shut(&mut self, guest: Responsiveness) -> Result<Shut, Error> {
         if !matches!(self.stage, Stage::Idle(_)) {
             return Err(self.wrong_stage("shut"));
@@ -263,7 +273,7 @@ impl SourceBuffer {
             if last {
                 self.inject_dummy()?;
             }
-            if ring::await_empty(&mut self.tap, TO_STOP)? == Emptied::GivenUp {
+            if ring::await_empty(&mut self.tap, TO_STOP)? == Emptied::NotInTime {
                 tracing::warn!(vm = %self.config.identity.vm, "the guest takes no frames; taken as it is");
                 return Ok(Responsiveness::Deaf);
             }
@@ -271,7 +281,8 @@ impl SourceBuffer {
         Ok(Responsiveness::Taking)
     }
 
-    /// The ring's frames, for a guest that does not take them. Then its QEMU finds a dummy there, to hold.
+    /// The ring's frames, for a guest that does not take them. Then its QEMU finds a dummy there,
+    /// to hold.
     fn take_as_it_is(&mut self) -> Result<(), Error> {
         let Stage::Idle(idle) = &mut self.stage else {
             return Err(self.wrong_stage("take the ring's frames into"));
@@ -285,8 +296,8 @@ impl SourceBuffer {
 
     /// Step 5, second half, the guest being stopped: every frame is read, kept and forwarded.
     ///
-    /// QEMU goes on reading when its guest is stopped: one frame, which it then holds until the guest runs
-    /// or it ends. So it gets a dummy to hold before the first real frame can come.
+    /// QEMU goes on reading when its guest is stopped: one frame, which it then holds until the
+    /// guest runs or it ends. So it gets a dummy to hold before the first real frame can come.
     pub fn capture(&mut self) -> Result<(), Error> {
         let Stage::Idle(_) = &self.stage else {
             return match self.stage {
@@ -294,18 +305,26 @@ impl SourceBuffer {
                 _ => Err(self.wrong_stage("capture with")),
             };
         };
-        let patience = match self.guest {
+        let held = match self.guest {
             Responsiveness::Taking => {
                 self.inject_dummy()?;
-                to_hold(HELD_WAIT)
+                self.await_held(HELD_WAIT)?
             }
-            // The dummy is there since the plug was shut.
-            Responsiveness::Deaf => to_hold(HELD_WAIT),
-            Responsiveness::Stopped => to_hold(HELD_BEFORE_WAIT),
+            // The dummy is there since the plug was shut; a guest that was not deaf after all took it.
+            Responsiveness::Deaf => {
+                let held = self.await_held(HELD_WAIT)?;
+                self.inject_dummy()?;
+                self.await_held(HELD_AGAIN_WAIT)?;
+                held
+            }
+            Responsiveness::Stopped => self.await_held(HELD_BEFORE_WAIT)?,
         };
-        let held = ring::await_empty(&mut self.tap, patience)? == Emptied::Yes;
         self.note_untaken(held);
         self.start(None)
+    }
+
+    fn await_held(&mut self, wait: Duration) -> Result<bool, Error> {
+        Ok(ring::await_empty(&mut self.tap, to_hold(wait))? == Emptied::Yes)
     }
 
     fn note_untaken(&mut self, dummy_held: bool) {
@@ -373,16 +392,27 @@ impl SourceBuffer {
         }
     }
 
-    /// Step 9: waits for the marker, drains, sends FIN, waits until the target has everything. Waits at most
-    /// `FINISH_WAIT_MAX`; then the closing goes on, and may be asked for again. Once it is done the same
-    /// account is returned each time.
+    /// Begins step 9 without waiting for its end: for a VM of several NICs, whose buffers close at
+    /// once.
+    pub fn begin_finish(&mut self) -> Result<(), Error> {
+        match &self.stage {
+            Stage::Capturing(capture) => capture.close(),
+            Stage::Closed(_) => {}
+            Stage::Idle(_) | Stage::Stopped(..) => return Err(self.wrong_stage("finish")),
+        }
+        Ok(())
+    }
+
+    /// Step 9: waits for the marker, drains, sends FIN, waits until the target has everything.
+    /// Waits at most `FINISH_WAIT_MAX`; then the closing goes on, and may be asked for again. Once
+    /// it is done the same account is returned each time.
     pub fn finish(&mut self) -> Result<SourceAccount, Error> {
+        self.begin_finish()?;
         let capture = match &mut self.stage {
             Stage::Capturing(capture) => capture,
             Stage::Closed(account) => return Ok(*account),
-            _ => return Err(self.wrong_stage("finish")),
+            Stage::Idle(_) | Stage::Stopped(..) => return Err(self.wrong_stage("finish")),
         };
-        capture.close();
         let (mut account, known) = match capture.ended(FINISH_WAIT_MAX) {
             Ok(worker) if worker.is_over() => (worker.account(), worker.known_drops()),
             Ok(_) | Err(NoWorker::Gone) => return Err(self.thread_gone()),
@@ -400,9 +430,9 @@ impl SourceBuffer {
         self.watch.as_ref().and_then(Watch::last_us)
     }
 
-    /// Removes the spool, every frame being accounted for: after `finish` or `put_back`, or where nothing was
-    /// captured. Else the spool stays, and so does what the plug holds. Dropping the handle does the same
-    /// without a word.
+    /// Removes the spool, every frame being accounted for: after `finish` or `put_back`, or where
+    /// nothing was captured. Else the spool stays, and so does what the plug holds. Dropping the
+    /// handle does the same without a word.
     pub fn discard(self) -> Result<(), Error> {
         if self.is_accounted() {
             return Ok(());

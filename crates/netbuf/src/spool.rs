@@ -1,19 +1,21 @@
-//! Where frames are kept until they are delivered: a file on a memory file system, mapped, so that it
-//! survives the agent.
+//! Where frames are kept until they are delivered: a file on a memory file system, mapped, so that
+//! it survives the agent.
 //!
 //! ```text
 //!  0        8         16       24         32 …    96     4096
 //!  ┌────────┬─────────┬────────┬──────────┬──────┬──────┬───────────┬──────────┬─────────
 //!  │ magic  │ vnet    │ tail   │ delivered│ notes│      │ records … │ next one │ zeroes
 //!  └────────┴─────────┴────────┴──────────┴──────┴──────┴───────────┴──────────┴─────────
-//!  record:  kind u32 │ length u32 │ number u64 │ virtio-net header, frame │ padding to 8   (little endian)
+//!  record:  kind u32 │ length u32 │ number u64 │ virtio-net header, frame │ padding to 8
 //! ```
+//!
+//! Words are little endian.
 //!
 //! A frame is read by the kernel straight into the place of the next record; the record counts once
 //! `tail` is past it. A kill in between leaves the bytes of one frame behind `tail`, and
-//! [`Spool::unpublished`] finds them: no frame that left the tap is lost. The tunnel carries the same
-//! records, so sending is one write of a stretch of the spool. What an agent that comes after a kill
-//! must know beside the records stands in the notes ([`Note`]).
+//! [`Spool::unpublished`] finds them: no frame that left the tap is lost. The tunnel carries the
+//! same records, so sending is one write of a stretch of the spool. What an agent that comes after
+//! a kill must know beside the records stands in the notes ([`Note`]).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -36,7 +38,8 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 16;
 /// Largest frame: a 64 KiB segment with all its headers.
 pub(crate) const FRAME_BYTES_MAX: usize = (64 << 10) + 256;
 const RECORD_BYTES_MAX: usize = RECORD_HEADER_BYTES + FRAME_BYTES_MAX + 8;
-/// Memory is taken in stretches of this size, so that running out of it is an error and not a signal.
+/// Memory is taken in stretches of this size, so that running out of it is an error and not a
+/// signal.
 const STRETCH_BYTES: usize = 4 << 20;
 
 /// What is noted beside the records, one word each. All are 0 in a new spool.
@@ -52,7 +55,8 @@ pub(crate) enum Note {
     Signature,
     /// Frames that the tap had dropped when the buffer was opened.
     DroppedBefore,
-    /// Injected frames that the kernel refused and that were tried again; it counts them as dropped.
+    /// Injected frames that the kernel refused and that were tried again; it counts them as
+    /// dropped.
     Refused,
     /// Unicast frames given up.
     Undelivered,
@@ -146,6 +150,14 @@ pub(crate) struct Record<'a> {
     pub(crate) data: &'a [u8],
     /// Where the next record is.
     pub(crate) next: usize,
+}
+
+impl Record<'_> {
+    /// The address that it is.
+    pub(crate) fn address(&self) -> Option<Mac> {
+        let bytes = self.data.try_into().ok()?;
+        Mac::new(bytes).ok().filter(|_| self.kind == Kind::Address)
+    }
 }
 
 /// Why bytes are not a record.
@@ -384,9 +396,10 @@ impl Spool {
     /// The guest's addresses: its NIC's and those in the records.
     pub(crate) fn addresses(&self, nic: Mac) -> Addresses {
         let mut addresses = Addresses::of(nic);
-        for record in self.records().filter(|record| record.kind == Kind::Address) {
-            let mac = record.data.try_into().ok().and_then(|bytes| Mac::new(bytes).ok());
-            mac.map(|mac| addresses.add(mac));
+        for record in self.records() {
+            if let Some(mac) = record.address() {
+                addresses.add(mac);
+            }
         }
         addresses
     }
@@ -421,7 +434,8 @@ impl Spool {
         at
     }
 
-    /// Where the kernel may put the next frame; `None` when the spool is full or there is no memory.
+    /// Where the kernel may put the next frame; `None` when the spool is full or there is no
+    /// memory.
     pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
         let (from, to) = (self.tail + RECORD_HEADER_BYTES, self.tail + RECORD_BYTES_MAX);
         if to > self.map.bytes().len() || self.take(to).is_err() {
@@ -447,8 +461,8 @@ impl Spool {
         self.map.store_release(TAIL_AT, tail as u64);
     }
 
-    /// Clears the bytes in [`Self::room`]: they are not a frame to keep, and no later agent shall find
-    /// them.
+    /// Clears the bytes in [`Self::room`]: they are not a frame to keep, and no later agent shall
+    /// find them.
     pub(crate) fn skip(&mut self, length: usize) {
         let from = self.tail + RECORD_HEADER_BYTES;
         self.map.bytes_mut()[from..from + length].fill(0);
@@ -464,8 +478,9 @@ impl Spool {
         Some(&mut self.map.bytes_mut()[from..to])
     }
 
-    /// Takes the whole records among the `partial` bytes behind the tail; returns how many bytes are left
-    /// over. Only the next number is taken: whatever else a tunnel brings is an error, and stays out.
+    /// Takes the whole records among the `partial` bytes behind the tail; returns how many bytes
+    /// are left over. Only the next number is taken: whatever else a tunnel brings is an error, and
+    /// stays out.
     pub(crate) fn accept(&mut self, partial: usize) -> Result<usize, RecordError> {
         let end = self.tail + partial;
         let (mut at, mut last) = (self.tail, self.last);

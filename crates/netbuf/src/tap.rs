@@ -1,7 +1,7 @@
 //! A VM's network interface on this host: a tap with its plug, a port of the host's bridge.
 //!
-//! QEMU gets one descriptor of the tap, the agent keeps another of the same queue: while QEMU does not
-//! read, the agent can.
+//! QEMU gets one descriptor of the tap, the agent keeps another of the same queue: while QEMU does
+//! not read, the agent can.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -46,8 +46,8 @@ pub struct TapConfig {
     pub mark: TapMark,
 }
 
-/// A tap with its plug. Dropping it closes the agent's descriptor; the link stays as long as QEMU holds
-/// one.
+/// A tap with its plug. Dropping it closes the agent's descriptor; the link stays as long as QEMU
+/// holds one.
 #[derive(Debug)]
 pub struct Tap {
     name: String,
@@ -57,9 +57,10 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Makes the tap: mark and plug first, then the bridge, then up. A target's port does not get what the
-    /// bridge floods until its buffer is closed (design §3, broadcast). A tap of the same mark that nobody
-    /// holds is one left over, and made anew; whatever else has the name is left alone.
+    /// Makes the tap: mark and plug first, then the bridge, then up. A target's port does not get
+    /// what the bridge floods until its buffer is closed (design §3, broadcast). A tap of the same
+    /// mark that nobody holds is one left over, and made anew; whatever else has the name is left
+    /// alone.
     pub fn create(config: &TapConfig) -> Result<Self, Error> {
         let name = &config.name;
         let alias = config.mark.alias()?;
@@ -77,7 +78,8 @@ impl Tap {
         plug.netlink()
             .set_alias(index, &alias)
             .context(name, "mark the tap")?;
-        // Without this the host itself sends to the guest (router solicitations). Absent where IPv6 is.
+        // Without this the host itself sends to the guest (router solicitations). Absent where IPv6
+        // is.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
         plug.install(config.plug).context(name, "install the plug")?;
         plug.netlink()
@@ -107,8 +109,8 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Makes the ways out of a host ready to lead past its bridge; when an agent starts. Installing the
-    /// hook takes a link's queue away for a moment, which loses what is in it: so it stays.
+    /// Makes the ways out of a host ready to lead past its bridge; when an agent starts. Installing
+    /// the hook takes a link's queue away for a moment, which loses what is in it: so it stays.
     pub fn prepare_uplinks(bridge: &str) -> Result<(), Error> {
         let name = bridge.to_owned();
         let index = sys::interface_index(bridge).map_err(|source| Error::NoBridge { name, source })?;
@@ -123,7 +125,8 @@ impl Tap {
     }
 
     /// The same for ports that came later, well before a switchover. Not for a veth: it leads to a
-    /// container of this host, whose frames come here by the pinned address, and its queue stays as it is.
+    /// container of this host, whose frames come here by the pinned address, and its queue stays as
+    /// it is.
     pub(crate) fn prepare_late_uplinks(&mut self) -> Result<(), Error> {
         for (port, hooked) in self.wires()? {
             if !hooked && port.kind == PortKind::Wire {
@@ -210,10 +213,10 @@ impl Tap {
             .context(&self.name, "list the guest's addresses")
     }
 
-    /// Frames for the VM that come to this host from outside go straight to the tap, until the old path
-    /// closes. Whatever the bridge has heard by then, a late one is not turned away at the port where the
-    /// VM is now known to be. A port that is not prepared is none of ours: what comes by it is brought
-    /// here by the pinned address.
+    /// Frames for the VM that come to this host from outside go straight to the tap, until the old
+    /// path closes. Whatever the bridge has heard by then, a late one is not turned away at the
+    /// port where the VM is now known to be. A port that is not prepared is none of ours: what
+    /// comes by it is brought here by the pinned address.
     pub(crate) fn divert(&mut self, own: &Addresses) -> Result<(), Error> {
         let index = self.index;
         for port in self.uplinks()? {
@@ -267,8 +270,8 @@ impl Tap {
             .collect())
     }
 
-    /// From the capture on: what other VMs and containers of this host send goes on coming here even
-    /// after the bridge heard the announcement.
+    /// From the capture on: what other VMs and containers of this host send goes on coming here
+    /// even after the bridge heard the announcement.
     pub(crate) fn pin(&mut self, own: &Addresses) -> Result<(), Error> {
         let index = self.index;
         for mac in own.all() {
@@ -292,8 +295,8 @@ impl Tap {
         Ok(())
     }
 
-    /// The old path ends for the VMs of this host: what they send goes out to where the VM lives now, and
-    /// is not flooded to here.
+    /// The old path ends for the VMs of this host: what they send goes out to where the VM lives
+    /// now, and is not flooded to here.
     pub(crate) fn release_mac(&mut self, own: &Addresses) -> Result<(), Error> {
         let index = self.index;
         let netlink = self.plug.netlink();
@@ -308,7 +311,8 @@ impl Tap {
         Ok(())
     }
 
-    /// Whether nothing waits in the plug, which is open: what was sent here is in the ring, or was read.
+    /// Whether nothing waits in the plug, which is open: what was sent here is in the ring, or was
+    /// read.
     pub(crate) fn plug_is_empty(&mut self) -> Result<bool, Error> {
         Ok(self.live_state("look into the plug")?.waiting_frames == 0)
     }
@@ -352,8 +356,8 @@ fn attach(name: &str) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Removes a tap left over under the name that is wanted. The kernel attaches a second reader to no tap
-/// of a single queue: so whether anybody holds it is asked by trying.
+/// Removes a tap left over under the name that is wanted. The kernel attaches a second reader to no
+/// tap of a single queue: so whether anybody holds it is asked by trying.
 fn make_room(config: &TapConfig) -> Result<(), Error> {
     let name = &config.name;
     let mut netlink = Netlink::open().context(name, "open a netlink socket")?;
@@ -384,9 +388,9 @@ fn hook(netlink: &mut Netlink, port: &Port) -> Result<(), Error> {
         .context(&port.name, "install the hook for diversions")
 }
 
-/// The tap's own address. High, since a bridge takes the lowest of its ports' and a tap's comes and goes;
-/// and of this tap alone: were it made from the guest's, the target's bridge would take the address of
-/// a source whose bridge has it for its own.
+/// The tap's own address. High, since a bridge takes the lowest of its ports' and a tap's comes and
+/// goes; and of this tap alone: were it made from the guest's, the target's bridge would take the
+/// address of a source whose bridge has it for its own.
 fn host_end() -> io::Result<Mac> {
     let mut bytes = [0xfe, 0xff, 0, 0, 0, 0];
     sys::random(&mut bytes[2..])?;

@@ -1,13 +1,14 @@
-//! The target's buffer of one NIC (§3.3.1): takes the tunnel's records, delivers them once the VM runs.
+//! The target's buffer of one NIC (§3.3.1): takes the tunnel's records, delivers them once the VM
+//! runs.
 //!
 //! ```text
-//!  open (listens) ─▶ … records come, are kept … ─▶ (agent: cont) ─▶ activate ─▶ inject, announce ─▶ inject what comes ─▶ FIN:
-//!  flooding on, plug open ─▶ late frames ─▶ CLOSE ─▶ finish returns the account
-//!  killed agent ─▶ resume ─▶ from where the spool is
+//!  open (listens) ─▶ … records come, are kept … ─▶ (agent: cont) ─▶ activate: inject, announce ─▶
+//!  inject what comes ─▶ FIN: flooding on, plug open ─▶ late frames ─▶ CLOSE ─▶ finish: the account
+//!  after a kill:  resume ─▶ from where the spool is
 //! ```
 //!
-//! The handle is here, the thread in `deliver.rs`. Each step may be asked for again. Dropping the handle
-//! leaves what a kill leaves.
+//! The handle is here, the thread in `deliver.rs`. Each step may be asked for again. Dropping the
+//! handle leaves what a kill leaves.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -28,13 +29,13 @@ use crate::watch::Watch;
 /// When a VM's frames were in and it was announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Activated {
-    /// What had come before the activation was in the guest's ring, or the ring was full of frames that the
-    /// guest did not take.
+    /// What had come before the activation was in the guest's ring, or the ring was full of frames
+    /// that the guest did not take.
     pub injected_at: WallMicros,
-    /// The fabric was told where the VM lives.
+    /// The VM was announced to the fabric.
     pub announced_at: WallMicros,
-    /// Frames that were still to be injected then. They go in behind its back, before any that came by the
-    /// new path.
+    /// Frames that were still to be injected then. They go in behind its back, before any that came
+    /// by the new path.
     pub waiting_frames: u64,
 }
 
@@ -68,10 +69,10 @@ impl TargetBuffer {
         Self::start(config, tap, spool, false, events)
     }
 
-    /// A buffer that a killed agent left. `active`: its VM had been activated, or run for it; then it
-    /// delivers at once, announces the VM again, and opens plug and flooding again where FIN had come. What is
-    /// delivered already is not delivered again. A frame injected in the instant of the kill, and not yet
-    /// noted, is the one exception.
+    /// A buffer that a killed agent left. `active`: its VM had been activated, or run for it; then
+    /// it delivers at once, announces the VM again, and opens plug and flooding again where FIN had
+    /// come. What is delivered already is not delivered again. A frame injected in the instant of
+    /// the kill, and not yet noted, is the one exception.
     pub fn resume(config: TargetConfig, tap: &Tap, active: bool, events: Events) -> Result<Self, Error> {
         let tap = tap.share(config.mtu, config.plug_bytes_max)?;
         let spool = Spool::reopen(&config.spool)?;
@@ -113,17 +114,18 @@ impl TargetBuffer {
         self.address
     }
 
-    /// Step 8, the guest running: everything captured so far goes in, then the VM is announced. A guest that
-    /// takes none, or is stopped, or is slow, is announced all the same after `ACTIVATE_IDLE_MAX` or
-    /// `ACTIVATE_WAIT_MAX`: its ring is filled as far as it has room, and the rest goes in behind its back.
-    /// Asked for again it answers the same.
+    /// Step 8, the guest running: everything captured so far goes in, then the VM is announced. A
+    /// guest that takes none, or is stopped, or is slow, is announced all the same after
+    /// `ACTIVATE_IDLE_MAX` or `ACTIVATE_WAIT_MAX`: its ring is filled as far as it has room, and
+    /// the rest goes in behind its back. Asked for again it answers the same.
     pub fn activate(&mut self) -> Result<Activated, Error> {
         self.deliver.activate().ok_or_else(|| self.thread_gone())
     }
 
     /// Step 9: waits until the source has closed and everything is delivered or given up, at most
-    /// `FINISH_WAIT_MAX`; then the closing goes on, and may be asked for again. Once it is done the same
-    /// account is returned each time; until the handle is dropped the source is answered when it asks again.
+    /// `FINISH_WAIT_MAX`; then the closing goes on, and may be asked for again. Once it is done the
+    /// same account is returned each time; until the handle is dropped the source is answered when
+    /// it asks again.
     pub fn finish(&mut self) -> Result<TargetAccount, Error> {
         if let Some(account) = self.finished {
             return Ok(account);
@@ -173,7 +175,7 @@ impl Drop for TargetBuffer {
     }
 }
 
-/// Nobody but this buffer has it, and its source, whom it tells.
+/// Nobody but this buffer has it, and its source, which asks for it.
 fn new_signature() -> std::io::Result<Signature> {
     let mut bytes = [0; 8];
     sys::random(&mut bytes)?;

@@ -1,11 +1,14 @@
 //! The tunnel between the two buffers of a NIC: one TCP connection, source to target (CT band).
 //!
 //! ```text
-//!  source ──▶ target   hello: "THTUNNL2", epoch u64, header length u8, MAC, NIC u8, name length u8, name   (big endian)
+//!  source ──▶ target   hello: "THTUNNL2", epoch u64, header length u8, MAC, NIC u8,
+//!                      name length u8, name
 //!  target ──▶ source   welcome(number of the last record it has), signature(number)
 //!  source ──▶ target   records as they lie in the spool, from that number on
-//!  target ──▶ source   delivered(number), flooding-on        16 bytes each: kind u32, 0 u32, number u64 (little endian)
+//!  target ──▶ source   delivered(number), flooding-on
 //! ```
+//!
+//! The hello is big endian. Answers are 16 bytes each: kind u32, 0 u32, number u64, little endian.
 //!
 //! A broken connection is taken up again by number after commit; before commit it is a fault of the
 //! batch. What the target had answered before the break it answers again.
@@ -134,8 +137,8 @@ struct Greeting {
     hello: Vec<u8>,
 }
 
-/// The connections to a target's buffer that have not said yet whose they are. None is waited for: a
-/// stranger who says nothing keeps no frame from the guest.
+/// The connections to a target's buffer that have not said yet whose they are. None is waited for:
+/// a stranger who says nothing keeps no frame from the guest.
 #[derive(Debug)]
 pub(crate) struct Greetings {
     expected: Vec<u8>,
@@ -180,8 +183,8 @@ impl Greetings {
         Ok(())
     }
 
-    /// Takes what they have said: the newest connection of the right NIC, if there is one. Whoever says
-    /// anything else, or nothing for too long, is turned away.
+    /// Takes what they have said: the newest connection of the right NIC, if there is one. Whoever
+    /// says anything else, or nothing for too long, is turned away.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Greeted> {
         let mut greeted = None;
         for mut greeting in std::mem::take(&mut self.waiting) {
@@ -300,8 +303,8 @@ mod tests {
                 }
             }
             let connected = caller.join().unwrap().ok();
-            let told = connected.map(|tunnel| (tunnel.have, tunnel.signature));
-            assert_eq!(told, fits.then_some((42, Signature(9))));
+            let heard = connected.map(|tunnel| (tunnel.have, tunnel.signature));
+            assert_eq!(heard, fits.then_some((42, Signature(9))));
         }
     }
 
@@ -314,7 +317,7 @@ mod tests {
         door.accept();
         source.write_all(&hello(&nic("vm1"), 12)).unwrap();
         assert!(door.greet().is_some());
-        assert_eq!(door.1.waiting.len(), 1, "the stranger may still speak");
+        assert_eq!(door.1.waiting.len(), 1, "the stranger has time left");
         let later = Instant::now() + HANDSHAKE_WAIT;
         assert!(door.1.take(later).is_none());
         assert_eq!(door.1.waiting.len(), 0, "and has had its time");

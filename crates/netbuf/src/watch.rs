@@ -1,6 +1,6 @@
 //! When did the guest itself last, or first, send a frame? For the gap that a peer sees (§4.2).
 //!
-//! A packet socket on the tap, told to ignore what goes to the guest; the kernel stamps each frame.
+//! A packet socket on the tap, set to ignore what goes to the guest; the kernel stamps each frame.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

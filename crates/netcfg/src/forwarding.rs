@@ -41,8 +41,8 @@ impl Netlink {
         self.order(Mode::Put, RouteNetlinkMessage::NewNeighbour(learned))
     }
 
-    /// The addresses that the bridge has on this port, learned or pinned, in the order of its list; at
-    /// most `most` of them. The port's own is not among them.
+    /// The addresses that the bridge has on this port, learned or pinned, in the order of its list;
+    /// at most `most` of them. The port's own is not among them.
     pub fn addresses_on(&mut self, port: u32, most: usize) -> io::Result<Vec<Mac>> {
         let mut question = NeighbourMessage::default();
         question.header.family = AddressFamily::Bridge;

@@ -61,8 +61,9 @@ fn port_settings(index: u32, settings: &[(u16, bool)]) -> RouteNetlinkMessage {
 impl Netlink {
     /// Address, MTU in bytes, transmit queue in frames, and bridge of a link that is down.
     ///
-    /// The address is the host's end of the wire, not the guest's: a bridge takes the lowest of its ports' as its own, and one that changes
-    /// it with each port that comes and goes cannot be reached until its neighbours have noticed.
+    /// The address is the host's end of the wire, not the guest's: a bridge takes the lowest of its
+    /// ports' as its own, and one that changes it with each port that comes and goes cannot be
+    /// reached until its neighbours have noticed.
     pub fn set_up_port(
         &mut self,
         index: u32,

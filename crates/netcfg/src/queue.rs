@@ -2,7 +2,7 @@
 
 use std::io;
 
-use netlink_packet_core::{DefaultNla, Nla};
+use netlink_packet_core::{DefaultNla, Nla, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 
@@ -15,7 +15,8 @@ const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
 const TCA_TBF_BURST: u16 = 6;
 const LINKLAYER_ETHERNET: u8 = 1;
-/// Where the rate stands in the parameters: the last field of struct tc_ratespec, which comes first.
+/// Where the rate stands in the parameters: the last field of struct tc_ratespec, which comes
+/// first.
 const RATE_AT: usize = 8;
 
 /// The settings of a token bucket filter.
@@ -45,7 +46,8 @@ pub struct QueueState {
 }
 
 impl TokenBucket {
-    /// The library knows no options of this filter, so they are laid out here: struct tc_tbf_qopt, burst, 64-bit rate.
+    /// The library knows no options of this filter, so they are laid out here: struct tc_tbf_qopt,
+    /// burst, 64-bit rate.
     fn options(&self) -> Vec<TcOption> {
         let option = |kind, bytes| TcOption::Other(DefaultNla::new(kind, bytes));
         // struct tc_ratespec: cell_log, linklayer, overhead, cell_align, mpu, rate.
@@ -78,20 +80,18 @@ impl TokenBucket {
     }
 }
 
-/// The rate among the options of a filter.
+/// The rate of a filter as the kernel dumps it: the library keeps the options of a kind that it does not
+/// know as one attribute, in whose value the filter's own lie.
 fn rate_of(options: &[TcOption]) -> Option<u64> {
-    options.iter().find_map(|option| {
-        let TcOption::Other(option) = option else {
-            return None;
-        };
-        if option.kind() != TCA_TBF_PARMS || option.value_len() < RATE_AT + 4 {
-            return None;
-        }
-        let mut bytes = vec![0; option.value_len()];
-        option.emit_value(&mut bytes);
-        let rate = bytes[RATE_AT..RATE_AT + 4].try_into().map(u32::from_ne_bytes);
-        rate.ok().filter(|rate| *rate != u32::MAX).map(u64::from)
-    })
+    let [TcOption::Other(options)] = options else {
+        return None;
+    };
+    let mut bytes = vec![0; options.value_len()];
+    options.emit_value(&mut bytes);
+    let mut inner = NlasIterator::new(&bytes).flatten();
+    let parameters = inner.find(|option| option.kind() == TCA_TBF_PARMS)?;
+    let rate = parameters.value().get(RATE_AT..)?.first_chunk()?;
+    Some(u64::from(u32::from_ne_bytes(*rate))).filter(|rate| *rate != u64::from(u32::MAX))
 }
 
 impl Netlink {
@@ -178,7 +178,8 @@ mod tests {
                 burst_bytes: 1518,
                 queue_bytes_max: 4096,
             };
-            assert_eq!(rate_of(&settings.options()), read);
+            let dumped = TcOption::Other(DefaultNla::new(2, emitted(&settings.options())));
+            assert_eq!(rate_of(&[dumped]), read);
         }
     }
 
