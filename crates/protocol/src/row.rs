@@ -171,9 +171,9 @@ impl OrderRow {
         part: Part,
         order: OrderKind,
         side: Side,
-        needs: &'static [Need],
         done_by: OutcomeKind,
         limit: WaitLimit,
+        needs: &'static [Need],
     ) -> Self {
         OrderRow {
             order,

@@ -234,19 +234,21 @@ fn a_restarted_coordinator_does_not_start_a_lost_vm() {
 
 #[test]
 fn a_vm_that_is_lost_after_it_ran_ends_the_closing_of_its_buffers() {
-    let mut hand = Hand::begin(1, 1);
-    hand.up_to(1, "CloseSourceBuffer");
-    hand.answer_with(&vm(1), "CloseTargetBuffer", gone()).unwrap();
-    assert_eq!(
-        hand.count(&vm(1), "Discard"),
-        1,
-        "nobody is left for whom the source could wait"
-    );
-    hand.answer(&vm(1), "CloseSourceBuffer");
-    hand.answer(&vm(1), "Discard");
-    assert_eq!(hand.report().outcome, Ending::CommittedWithLoss);
-    let frames = report_of(&hand, 1).frames.expect("the source closed its half");
-    assert_eq!((frames.captured, frames.lost), (40, 40));
+    for outcome in [gone(), answer::refusal(RefusalKind::UnknownVm)] {
+        let mut hand = Hand::begin(1, 1);
+        hand.up_to(1, "CloseSourceBuffer");
+        hand.answer_with(&vm(1), "CloseTargetBuffer", outcome).unwrap();
+        assert_eq!(
+            hand.count(&vm(1), "Discard"),
+            1,
+            "nobody is left for whom the source could wait"
+        );
+        hand.answer(&vm(1), "CloseSourceBuffer");
+        hand.answer(&vm(1), "Discard");
+        assert_eq!(hand.report().outcome, Ending::CommittedWithLoss);
+        let frames = report_of(&hand, 1).frames.expect("the source closed its half");
+        assert_eq!((frames.captured, frames.lost), (40, 40));
+    }
 }
 
 #[test]

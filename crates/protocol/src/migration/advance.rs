@@ -10,7 +10,7 @@ use super::{JournalEntry, Link, Migration, Now, Ready, TimerId, trouble};
 use crate::event::Happening;
 use crate::message::Order;
 use crate::report::{Ending, Trouble};
-use crate::step::{Fact, OrderRow, Part, Phase, Step};
+use crate::step::{Fact, OnFault, OrderRow, Part, Phase, Step};
 
 /// What an input changed something about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,6 @@ impl Migration {
             epoch: self.epoch,
             at: now.wall,
         });
-        self.course = Course::BeforeCommit;
         self.enter(Step::SelectBatch, now, ready);
     }
 
@@ -106,7 +105,6 @@ impl Migration {
         ready.events.push(Happening::Committed {
             batch: self.batch_number(),
         });
-        self.course = Course::Committed;
         self.deadline = None;
         for vm in self.batch_vms_mut() {
             vm.committed = true;
@@ -224,8 +222,13 @@ impl Migration {
         ready.send.push((vm.host(row.side).clone(), order));
     }
 
+    /// The step says where its batch is heading: back at a fault, or only forward.
     pub(super) fn enter_step(&mut self, step: Step, ready: &mut Ready) {
         self.step = step;
+        self.course = match step.row().on_fault {
+            OnFault::RollBack => Course::BeforeCommit,
+            OnFault::RollForward => Course::Committed,
+        };
         ready.events.push(Happening::StepEntered {
             batch: self.batch_number(),
             step,
