@@ -20,6 +20,7 @@ use transhume_protocol::migration::{
 
 use crate::clock::Estimate;
 use crate::config::Config;
+use crate::effects;
 use crate::error::Refused;
 use crate::hosts::Hosts;
 use crate::jobs::{ClusterJob, ClusterWork, Effect, Jobs, VmJob, VmWork};
@@ -370,72 +371,13 @@ impl Core {
     /// issued.
     fn work_on_jobs(&mut self, effects: Vec<Effect>) -> Result<(), CoreError> {
         for effect in effects {
-            self.carry_out_effect(effect)?;
+            effects::carry_out(effect, &mut self.store, &mut self.hosts)?;
         }
         let now = self.now().mono;
         for effect in self.jobs.conclude(now, &self.hosts) {
-            self.carry_out_effect(effect)?;
+            effects::carry_out(effect, &mut self.store, &mut self.hosts)?;
         }
         self.jobs.issue(now, &mut self.hosts);
-        Ok(())
-    }
-
-    fn carry_out_effect(&mut self, effect: Effect) -> Result<(), CoreError> {
-        match effect {
-            Effect::Keep(record) => {
-                self.store.keep(record)?;
-                self.hosts.inspect_all();
-            }
-            Effect::Forget { cluster, reply } => {
-                let view = self.show_cluster(cluster.as_str());
-                self.forget(&cluster)?;
-                if let Some(reply) = reply {
-                    reply.send(view);
-                }
-            }
-            Effect::VmStarted {
-                cluster,
-                host,
-                spec,
-                epoch,
-            } => {
-                if let Some(record) = self.store.clusters().with_spec(&cluster, &spec) {
-                    self.store.keep(record)?;
-                }
-                self.hosts.vm_started(&host, spec, epoch);
-            }
-            Effect::VmStopped { host, vm } => self.hosts.vm_stopped(&host, &vm),
-            Effect::VmGone { host, vm } => self.hosts.vm_gone(&host, &vm),
-            Effect::VmForgotten { cluster, vm, reply } => self.forget_vm(&cluster, &vm, reply)?,
-            Effect::Show { cluster, reply } => reply.send(self.show_cluster(cluster.as_str())),
-            Effect::Refuse { refused, reply } => reply.send(Err(refused)),
-        }
-        Ok(())
-    }
-
-    /// The last VM of a cluster takes it along.
-    fn forget_vm(
-        &mut self,
-        cluster: &ClusterName,
-        vm: &VmName,
-        reply: Reply<ClusterView>,
-    ) -> Result<(), CoreError> {
-        let Some(record) = self.store.clusters().without(cluster, vm) else {
-            return Ok(());
-        };
-        let view = views::cluster(&record, &self.hosts, None);
-        if record.spec.vms.is_empty() {
-            self.forget(cluster)?;
-        } else {
-            self.store.keep(record)?;
-        }
-        reply.send(Ok(view));
-        Ok(())
-    }
-
-    fn forget(&mut self, cluster: &ClusterName) -> Result<(), CoreError> {
-        self.store.forget(cluster)?;
-        self.hosts.inspect_all();
         Ok(())
     }
 

@@ -15,6 +15,7 @@ mod clock;
 mod clusters;
 mod config;
 mod core;
+mod effects;
 mod error;
 mod history;
 mod hosts;

@@ -15,7 +15,7 @@ use transhume_api::{ClusterStage, ClusterView};
 use transhume_model::{Epoch, HostName, Millis, OrderId, PlacedVm, VmName, VmSpec};
 use transhume_protocol::message::{Command, Outcome, RefusalKind};
 
-use super::{Effect, at_fault};
+use super::effect::{Effect, at_fault};
 use crate::error::Refused;
 use crate::hosts::Hosts;
 use crate::journal::ClusterRecord;

@@ -7,7 +7,7 @@ use transhume_api::ClusterView;
 use transhume_model::{ClusterName, Epoch, HostName, Millis, OrderId, VmName, VmSpec};
 use transhume_protocol::message::{Command, Outcome, RefusalKind};
 
-use super::{Effect, at_fault};
+use super::effect::{Effect, at_fault};
 use crate::error::Refused;
 use crate::hosts::Hosts;
 use crate::requests::Reply;

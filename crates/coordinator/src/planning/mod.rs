@@ -11,17 +11,7 @@ mod forecasts;
 mod lessons;
 mod scene;
 
-use transhume_api::PlanView;
-use transhume_protocol::migration::MoveVm;
-
-pub(crate) use self::checks::plan;
+pub(crate) use self::checks::{Plan, plan};
 pub(crate) use self::forecasts::record as forecast_record;
 pub(crate) use self::lessons::Lessons;
 pub(crate) use self::scene::{Known, Scene, mode_of, scene};
-
-/// A move that can be begun.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) batches: Vec<Vec<MoveVm>>,
-    pub(crate) view: PlanView,
-}

@@ -71,7 +71,7 @@ fn every_code_is_in_the_table() {
         "error",
         "http",
         "jobs/clusters",
-        "jobs/mod",
+        "jobs/effect",
         "jobs/vms",
         "moves",
         "planning/checks",
