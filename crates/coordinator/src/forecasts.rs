@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use transhume_model::{HostName, Interval, PlacedVm, VmName};
-use transhume_planner::forecast::{Way, sampled_dirty_mib_s};
+use transhume_planner::forecast::sampled_dirty_mib_s;
 use transhume_planner::input::{Amount, Bands, Cluster, Host, MEMORY, MemoryFigures, PlanInput, Vm};
 use transhume_planner::report::{ForecastMove, Forecasts, Refused as TooSlow};
 use transhume_planner::{Batch, forecast};
@@ -24,10 +24,10 @@ const MS_PER_S: f64 = 1_000.0;
 /// What to expect of the batches, or the first VM that its share of the band cannot carry.
 pub(crate) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Refused> {
     let way = match scene.mode {
-        Mode::Live => Way::Live {
+        Mode::Live => forecast::Mode::Live {
             blackout_ms_max: scene.blackout_max.0 as f64,
         },
-        Mode::Offline => Way::Offline,
+        Mode::Offline => forecast::Mode::Offline,
     };
     let dirty = dirty_rates(scene);
     let made =

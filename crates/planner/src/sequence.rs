@@ -33,8 +33,8 @@ const LEFT_WEIGHT: u128 = 2;
 pub(crate) struct Sequence {
     pub hops: Vec<Hop>,
     /// Moves that wait for each other and are not in `hops`.
-    pub ring: Vec<Hop>,
-    /// States after which a search was given up; `None`: the ring is proved.
+    pub cycle: Vec<Hop>,
+    /// States after which a search was given up; `None`: the cycle is proved.
     pub states: Option<usize>,
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn find(moves: &Moves<'_>) -> Sequence {
     };
     let mut hops: Vec<Hop> = direct.iter().flatten().copied().collect();
     hops.retain(|hop| !stuck.contains(&part(hop)));
-    let (mut rings, mut given_up, mut states) = (Vec::new(), Vec::new(), None);
+    let (mut cycles, mut given_up, mut states) = (Vec::new(), Vec::new(), None);
     for wanted in stuck {
         let start = of(&direct, wanted);
         let greedy = [start.clone(), of(&freed, wanted)].concat();
@@ -69,7 +69,7 @@ pub(crate) fn find(moves: &Moves<'_>) -> Sequence {
             Found::None | Found::GivenUp(_) if known.is_some() => hops.extend(greedy),
             Found::None => {
                 hops.extend(greedy);
-                rings.extend(waiting);
+                cycles.extend(waiting);
             }
             Found::GivenUp(after) => {
                 hops.extend(greedy);
@@ -78,16 +78,16 @@ pub(crate) fn find(moves: &Moves<'_>) -> Sequence {
             }
         }
     }
-    // One proved ring is enough, whatever else is not known.
-    match rings.is_empty() {
+    // One proved cycle is enough, whatever else is not known.
+    match cycles.is_empty() {
         true => Sequence {
             hops,
-            ring: given_up,
+            cycle: given_up,
             states,
         },
         false => Sequence {
             hops,
-            ring: rings,
+            cycle: cycles,
             states: None,
         },
     }

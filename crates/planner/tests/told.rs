@@ -100,8 +100,8 @@ fn constraints_that_cost_a_target_are_singled_out() {
         input.hosts = hosts.hosts.clone();
         input
     };
-    let ring = [[0, 1], [1, 2], [2, 0]].map(|pair| group("anti-affinity", &format!("g{}", pair[0]), pair));
-    let words = told(&with(3, &ring));
+    let cycle = [[0, 1], [1, 2], [2, 0]].map(|pair| group("anti-affinity", &format!("g{}", pair[0]), pair));
+    let words = told(&with(3, &cycle));
     assert!(
         words.contains(
             "Fewer than 3 cannot do: amounts would allow it, but not these constraints; it would do without any one of \
