@@ -67,7 +67,7 @@ pub enum Mode {
 }
 
 /// A dirty rate that was estimated from a sample of the pages, MiB/s: what it may be in truth.
-/// `per_second` is what was seen in one second, in whole MiB/s rounded down, as QEMU tells it.
+/// `per_second` is what was seen in one second, in whole MiB/s rounded down, as QEMU reports it.
 pub fn sampled_dirty_mib_s(per_second: Mebibytes, sampled_pages: u64, memory: Mebibytes) -> Interval {
     let (whole, samples) = (memory.0.max(1) as f64, sampled_pages.max(1) as f64);
     // One sampled page more than was seen is what the next sample might have had.

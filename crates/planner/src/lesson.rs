@@ -2,8 +2,8 @@
 //! in the model's range the actual value lies.
 //!
 //! Distribution-free, as in conformal prediction (Vovk, Gammerman and Shafer 2005): if the next
-//! move is like those before, its actual value lies between the outer ones of their places but for about
-//! [`TAIL`] at each end; a margin allows for how few there are and for VMs of one batch being
+//! move is like those before, its actual value lies between the outer ones of their places but for
+//! about [`TAIL`] at each end; a margin allows for how few there are and for VMs of one batch being
 //! alike. Places are ratios, not differences: bytes and times spread by factors, and a range of
 //! them never reaches down to nothing.
 
@@ -38,8 +38,8 @@ impl Lesson {
         }
     }
 
-    /// The model's range, narrowed or moved to where actual values have been; as it is while there are too
-    /// few of them.
+    /// The model's range, narrowed or moved to where actual values have been; as it is while there
+    /// are too few of them.
     pub fn applied_to(&self, modelled: Interval) -> Interval {
         if self.places.len() < PLACES_MIN || modelled.low <= 0.0 {
             return modelled;

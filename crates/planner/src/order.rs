@@ -44,8 +44,8 @@ pub(crate) struct Order {
     pub batches: Vec<Vec<Hop>>,
     /// Moves that wait for each other, and no order that frees them is known.
     pub cycle: Vec<Hop>,
-    /// States after which the search for an order was given up; `None`: it ended, so that a cycle is
-    /// proved.
+    /// States after which the search for an order was given up; `None`: it ended, so that a cycle
+    /// is proved.
     pub states: Option<usize>,
 }
 

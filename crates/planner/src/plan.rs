@@ -30,7 +30,7 @@ const BROKEN_LISTED_MAX: usize = 8;
 pub struct Options {
     /// How targets are chosen.
     pub strategy: Strategy,
-    /// Bound on the search; a unit is about one candidate host looked at, tens of millions pass in
+    /// Bound on the search; a unit is about one candidate host examined, tens of millions pass in
     /// a second.
     pub work_max: u64,
     /// k; chosen where absent.

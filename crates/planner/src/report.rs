@@ -1,4 +1,4 @@
-//! What a plan tells: serialized for `--json`, the API and the journal.
+//! What a plan says: serialized for `--json`, the API and the journal.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub struct PlanReport {
     pub answer: Answer,
     /// Why the search ended.
     pub ended: Ended,
-    /// Candidates the search looked at.
+    /// Candidates that the search examined.
     pub work: u64,
 }
 

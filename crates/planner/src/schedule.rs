@@ -61,7 +61,7 @@ pub(crate) fn schedule(
         nearly_best.push(next);
         keep_nearly_best(&mut nearly_best);
     }
-    // The smaller k come first and win where nothing else tells two apart.
+    // The smaller k come first and win where two do not differ otherwise.
     let better = |best: Schedule, next: Schedule| {
         let by_split = next.split_mbit.total_cmp(&best.split_mbit);
         let faster = next.duration_s.high < best.duration_s.high * SHORTER_TO_BE_FASTER;

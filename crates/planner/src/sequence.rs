@@ -5,7 +5,7 @@
 //! hosts that no VM can pass between are searched apart:    state = the host of every VM there
 //! best first over states: memory carried + LEFT_WEIGHT · memory still to carry,
 //!                         from the start and from where the greedy search got stuck
-//! goal reached: an order      nothing left to look at: there is none      a limit reached: not known
+//! goal reached: an order      nothing left to examine: there is none      a limit reached: not known
 //! ```
 //!
 //! Any VM may go by way of any host that it is allowed on, those that stay in the end too. A batch
@@ -18,14 +18,14 @@ use std::rc::Rc;
 use crate::order::{Hop, Left, Moves, Progress, add, fits, subtract};
 use crate::problem::root;
 
-/// States looked at in one search.
+/// States examined in one search.
 const STATES_MAX: usize = 50_000;
 /// Positions kept in all states of one search: fewer states where there are many VMs.
 const POSITIONS_MAX: usize = 4_000_000;
 /// Hosts tried for a VM in one search.
 const LOOKS_MAX: usize = 10_000_000;
 /// Weight of what is still to be carried. With 1 the first order found would carry least, but all
-/// that carry less are looked at before.
+/// that carry less are examined before.
 const LEFT_WEIGHT: u128 = 2;
 
 /// All moves one after another.
@@ -122,7 +122,7 @@ enum Found {
     Order(Vec<Hop>),
     /// There is none.
     None,
-    /// There may be one; so many states were looked at.
+    /// There may be one; so many states were examined.
     GivenUp(usize),
 }
 

@@ -1,7 +1,7 @@
 //! Whether a plan keeps every rule, checked from the input and the report alone.
 //!
 //! Shares no code with the solver: it works on names, reads the rules anew from the input and
-//! recomputes every total. [`plan()`](crate::plan()) gives no plan out that it has not passed.
+//! recomputes every total. [`plan()`](crate::plan()) returns no plan that it has not passed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -21,7 +21,7 @@ pub(super) struct Cursor {
     last: Option<PageHead>,
 }
 
-/// What the records of all groups act upon.
+/// What the records of all groups act on.
 pub(super) struct Rebuild {
     pub key: ContentKey,
     pub blocks: BlockTable,

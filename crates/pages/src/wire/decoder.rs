@@ -5,8 +5,8 @@
 //! ```
 //!
 //! What a reference only counts on another stream for is waited for, not asked for, as long as the
-//! caller has patience: at one source a reference is made after its content was sent, and streams
-//! keep their order, so streams never wait for each other in a ring.
+//! caller lets it wait: at one source a reference is made after its content was sent, and streams
+//! keep their order, so streams never wait for each other in a cycle.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -393,7 +393,7 @@ impl Core {
         Ok(())
     }
 
-    /// Acknowledges, and tells the source what the store holds now.
+    /// Acknowledges, and reports to the source what the store holds now.
     fn report(&mut self, store: &PageStore, back: &mut Vec<u8>) {
         if !self.greeted {
             return;

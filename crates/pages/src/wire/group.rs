@@ -69,7 +69,7 @@ impl Group {
             || self.frame.len() + self.zstd_pages.len() >= GROUP_PAYLOAD_BYTES_MAX
     }
 
-    /// Takes what fits of verbatim bytes into one literal; gives back the rest.
+    /// Takes what fits of verbatim bytes into one literal; returns the rest.
     pub fn literal<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (at, len) = self
             .literal

@@ -203,11 +203,11 @@ impl Pair {
 
     /// Whether it just has.
     fn stops_waiting(&mut self) -> bool {
-        let loses = !self.may_wait && self.decoder.waits_for_siblings().is_some();
-        if loses {
+        let stops = !self.may_wait && self.decoder.waits_for_siblings().is_some();
+        if stops {
             self.decoder.stop_waiting_for_siblings();
         }
-        loses
+        stops
     }
 
     /// Moves a whole stream; gives the bytes on the wire.

@@ -51,7 +51,7 @@ pub enum Known {
         /// What ended it.
         by: Ended,
     },
-    /// Only so many were looked at.
+    /// Only so many were examined.
     Part {
         /// Looked at.
         tried: usize,

@@ -27,7 +27,7 @@ const VISITS_MAX: u64 = 500;
 const SEARCHES_MAX: u64 = 500;
 const STARTS_MAX: u64 = 1_000;
 
-/// Tries to fill exactly `hosts` hosts with everything; gives the fullest that it came to.
+/// Tries to fill exactly `hosts` hosts with everything; returns the fullest that it found.
 /// Different seeds take other chances.
 pub(super) fn complete(
     problem: &Problem,

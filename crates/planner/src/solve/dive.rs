@@ -1,4 +1,4 @@
-//! From the column-generation LP's relaxation to a placement: fix the patterns it is surest of, solve
+//! From the relaxed column-generation LP to a placement: fix the patterns it is surest of, solve
 //! again for the rest, and so on.
 
 use super::greedy::{insert_rest, member};

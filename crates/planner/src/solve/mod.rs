@@ -57,7 +57,7 @@ pub(crate) struct Solution {
     pub impossible: bool,
     /// Why the search ended.
     pub ended: Ended,
-    /// Candidates looked at.
+    /// Candidates examined.
     pub work: u64,
 }
 
@@ -235,7 +235,7 @@ impl<'a> State<'a> {
         }
     }
 
-    /// One host fewer, as long as annealing manages it.
+    /// One host fewer, as long as annealing finds a placement.
     fn anneal(&mut self, watch: &mut Watch<'_>) {
         let mut seed = 0;
         while let Some(hosts) = self.best.as_ref().map(|(cost, _)| cost.hosts) {
