@@ -16,7 +16,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use rustix::time::{ClockId, clock_gettime};
 use transhume_model::ClusterName;
 use transhume_pages::ContentKey;
-use transhume_pages::chooser::texture;
+use transhume_pages::chooser::page_profile;
 use transhume_pages::codec::{CodecError, delta, fill_of, group, lz4_decode, lz4_encode, wkdm};
 use transhume_pages::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
 use transhume_pages::stream::Page;
@@ -157,8 +157,8 @@ fn classify(group: &mut BenchmarkGroup<'_, ThreadTime>, pages: &[Page]) {
     step(group, "fill_of", pages, |page| {
         black_box(fill_of(page));
     });
-    step(group, "texture", pages, |page| {
-        black_box(texture(page));
+    step(group, "profile", pages, |page| {
+        black_box(page_profile(page));
     });
     step(group, "content id", pages, |page| {
         black_box(key.id(page));

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use transhume_model::ClusterName;
-use transhume_pages::chooser::texture;
+use transhume_pages::chooser::page_profile;
 use transhume_pages::codec::{fill_of, group, lz4_decode, lz4_encode, wkdm};
 use transhume_pages::limits::PAGE_BYTES;
 use transhume_pages::stream::Page;
@@ -80,9 +80,9 @@ fn steps(pages: &[Page], key: &ContentKey) -> Result<(), Box<dyn std::error::Err
             let _ = black_box(fill_of(page));
         })
     });
-    time("texture", n, 0, || {
+    time("profile", n, 0, || {
         pages.iter().for_each(|page| {
-            let _ = black_box(texture(page));
+            let _ = black_box(page_profile(page));
         })
     });
     time("blake3 id", n, n * 16, || {

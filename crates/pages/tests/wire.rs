@@ -152,7 +152,7 @@ fn a_page_on_its_way_in_another_stream_is_waited_for_and_not_sent_twice() {
     let mut wires = [Vec::new(), Vec::new()];
     let mut pairs = [(); 2].map(|()| Pair::new(config(), SLOW));
     for (pair, wire) in pairs.iter_mut().zip(&mut wires) {
-        pair.patient = true;
+        pair.may_wait = true;
         pair.encoder.push(&stream, &mut know, wire).expect("encodes");
         pair.encoder.finish(wire).expect("encodes");
     }

@@ -40,10 +40,10 @@ pub enum BatchError {
     },
     /// What is left to move waits for each other's place: no target can hold a second copy.
     #[error(
-        "{} cannot move: each waits on {} for room that only another of them would give back; a spare host, or less to move, would break the ring",
+        "{} cannot move: each waits on {} for room that only another of them would give back; a spare host, or less to move, would break the cycle",
         names(.waiting), first_target(.waiting)
     )]
-    Ring {
+    Cycle {
         /// The moves that wait for each other.
         waiting: Vec<Move>,
     },
@@ -75,7 +75,7 @@ pub fn batches(placement: &Placement, k: usize) -> Result<Vec<Batch>, BatchError
     while !waiting.is_empty() {
         let batch = take_batch(&mut waiting, &mut free, k);
         if batch.is_empty() {
-            return Err(BatchError::Ring {
+            return Err(BatchError::Cycle {
                 waiting: waiting.into_iter().cloned().collect(),
             });
         }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use crate::input::{InputError, PlanInput, Vm};
 use crate::paper::{self, Lists, Outcome};
-use crate::plan::refuse;
 use crate::problem::{Problem, Roles};
 use crate::solve::{self, Cost, Ended, Solution};
 
@@ -108,7 +107,7 @@ fn amounts_only(input: &PlanInput) -> Result<(), InputError> {
     match asked.next() {
         None => Ok(()),
         Some((path, what)) => {
-            let mut error = refuse(
+            let mut error = InputError::at(
                 &path,
                 &format!("the paper's strategy knows amounts only, not {what}"),
             );

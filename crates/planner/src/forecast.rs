@@ -56,7 +56,7 @@ const SAMPLING_SIGMAS: f64 = 2.0;
 /// How the VMs go.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Way {
+pub enum Mode {
     /// Memory is copied while they run, until what is left passes in this time, milliseconds.
     Live {
         /// The budget for the predicted blackout.
@@ -67,7 +67,7 @@ pub enum Way {
 }
 
 /// A dirty rate that was estimated from a sample of the pages, MiB/s: what it may be in truth.
-/// `per_second` is what was seen in one second, in whole MiB/s rounded down, as QEMU tells it.
+/// `per_second` is what was seen in one second, in whole MiB/s rounded down, as QEMU reports it.
 pub fn sampled_dirty_mib_s(per_second: Mebibytes, sampled_pages: u64, memory: Mebibytes) -> Interval {
     let (whole, samples) = (memory.0.max(1) as f64, sampled_pages.max(1) as f64);
     // One sampled page more than was seen is what the next sample might have had.
@@ -172,22 +172,22 @@ impl Figures {
     }
 
     /// What was not measured, in words.
-    pub fn assumed(&self, way: Way) -> Vec<String> {
-        let live: &[String] = match way {
-            Way::Live { .. } => &self.assumed_live,
-            Way::Offline => &[],
+    pub fn assumed(&self, mode: Mode) -> Vec<String> {
+        let live: &[String] = match mode {
+            Mode::Live { .. } => &self.assumed_live,
+            Mode::Offline => &[],
         };
         self.assumed.iter().chain(live).cloned().collect()
     }
 
     /// What to expect at a rate of a VM that goes alone.
-    pub fn at(&self, rate_mbit_s: f64, way: Way) -> Forecast {
-        let best = self.run(true, rate_mbit_s, way);
-        let worst = self.run(false, rate_mbit_s, way);
+    pub fn at(&self, rate_mbit_s: f64, mode: Mode) -> Forecast {
+        let best = self.run(true, rate_mbit_s, mode);
+        let worst = self.run(false, rate_mbit_s, mode);
         let interval = |low, high| Interval { low, high };
-        let held_mib = match way {
-            Way::Live { .. } => HELD_S * rate_mbit_s * REACHED.high / MBIT_PER_MIB,
-            Way::Offline => 0.0,
+        let held_mib = match mode {
+            Mode::Live { .. } => HELD_S * rate_mbit_s * REACHED.high / MBIT_PER_MIB,
+            Mode::Offline => 0.0,
         };
         Forecast {
             carried_mib: interval(best.carried, worst.carried + held_mib),
@@ -199,8 +199,8 @@ impl Figures {
     }
 
     /// The least rate at which even the worst case converges.
-    pub fn rate_needed(&self, way: Way) -> Option<f64> {
-        let does = |rate| self.run(false, rate, way).converged;
+    pub fn rate_needed(&self, mode: Mode) -> Option<f64> {
+        let does = |rate| self.run(false, rate, mode).converged;
         if !does(RATE_MBIT_S_MAX) {
             return None;
         }
@@ -212,7 +212,7 @@ impl Figures {
         Some(high.ceil())
     }
 
-    fn run(&self, best: bool, rate_mbit_s: f64, way: Way) -> Run {
+    fn run(&self, best: bool, rate_mbit_s: f64, mode: Mode) -> Run {
         let end = |i: Interval| if best { i.low } else { i.high };
         let reached = if best { REACHED.high } else { REACHED.low };
         let mib_s = (rate_mbit_s * reached / MBIT_PER_MIB).max(1e-9);
@@ -224,7 +224,7 @@ impl Figures {
                 .min(end(self.working_set_mib))
                 .min(all)
         };
-        let Way::Live { blackout_ms_max } = way else {
+        let Mode::Live { blackout_ms_max } = mode else {
             return Run::stopped(all * shrink, seconds(all));
         };
         let ready = |left: f64| seconds(left) * MS_PER_S <= blackout_ms_max;
@@ -320,13 +320,13 @@ mod tests {
         Figures::of(&vm)
     }
 
-    fn live(blackout_ms_max: f64) -> Way {
-        Way::Live { blackout_ms_max }
+    fn live(blackout_ms_max: f64) -> Mode {
+        Mode::Live { blackout_ms_max }
     }
 
     #[test]
     fn offline_all_of_the_memory_passes_in_the_blackout() {
-        let forecast = figures(1000, &[500.0], None).at(8388.608, Way::Offline);
+        let forecast = figures(1000, &[500.0], None).at(8388.608, Mode::Offline);
         // 1000 MiB/s at best, 800 at worst, and the switch.
         assert!((forecast.blackout_ms.low - 1005.0).abs() < 1e-6, "{forecast:?}");
         assert!((forecast.blackout_ms.high - 1370.0).abs() < 1e-6, "{forecast:?}");

@@ -7,6 +7,7 @@
 mod bars;
 mod batch;
 mod by_paper;
+mod detour;
 mod explain;
 pub mod forecast;
 pub mod generate;
@@ -24,7 +25,6 @@ mod problem;
 pub mod report;
 mod schedule;
 mod sequence;
-mod settle;
 mod solve;
 mod summary;
 mod svg;

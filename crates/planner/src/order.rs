@@ -1,5 +1,5 @@
 //! In which order the VMs move: batches whose targets hold both copies, talkers near each other,
-//! rings freed through a spare host.
+//! cycles freed through a spare host.
 //!
 //! Greedy: whoever fits moves. Where that gets stuck, [`crate::sequence`] is asked, which also says
 //! whether there is an order at all. Amounts hold at every moment; groups hold before the first and
@@ -43,9 +43,9 @@ pub(crate) struct Moves<'a> {
 pub(crate) struct Order {
     pub batches: Vec<Vec<Hop>>,
     /// Moves that wait for each other, and no order that frees them is known.
-    pub ring: Vec<Hop>,
-    /// States after which the search for an order was given up; `None`: it ended, so that a ring is
-    /// proved.
+    pub cycle: Vec<Hop>,
+    /// States after which the search for an order was given up; `None`: it ended, so that a cycle
+    /// is proved.
     pub states: Option<usize>,
 }
 
@@ -53,7 +53,7 @@ impl Order {
     fn of(batches: Vec<Vec<Hop>>) -> Self {
         Self {
             batches,
-            ring: Vec::new(),
+            cycle: Vec::new(),
             states: None,
         }
     }
@@ -74,14 +74,14 @@ pub(crate) fn order(moves: &Moves<'_>, k: usize) -> Order {
     }
     let sequence = moves.sequence();
     let packed = moves.pack(&sequence.hops, k);
-    if !sequence.ring.is_empty() {
+    if !sequence.cycle.is_empty() {
         return Order {
             batches: packed,
-            ring: sequence.ring.clone(),
+            cycle: sequence.cycle.clone(),
             states: sequence.states,
         };
     }
-    // The greedy way may need more hops, but what it orders it packs better.
+    // The greedy order may need more hops, but what it orders it packs better.
     progress.run(k, true, &mut batches);
     let rank = |batches: &[Vec<Hop>]| (moves.carried(batches.iter().flatten()), batches.len());
     match progress.waiting.is_empty() && rank(&batches) <= rank(&packed) {

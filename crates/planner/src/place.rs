@@ -202,7 +202,7 @@ fn exact(lists: &Lists) -> Outcome {
             proved: solution.cost.hosts == solution.least.hosts,
             hosts_min: solution.least.hosts,
         },
-        // The recursion tells where it got stuck.
+        // The recursion reports where it got stuck.
         None => match paper::map(lists) {
             Outcome::Unmapped {
                 stuck_at,

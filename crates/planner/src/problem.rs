@@ -1,6 +1,6 @@
 //! The input as numbers: what every solver works on.
 //!
-//! VMs that affinity ties together are one item. Hosts that nothing tells apart share a kind, items
+//! VMs that affinity ties together are one item. Hosts that do not differ share a kind, items
 //! too; solvers break symmetry over kinds. Amounts are thousandths of units, so every comparison is
 //! exact.
 
@@ -65,7 +65,7 @@ pub(crate) struct Problem {
     pub item_kinds: Vec<Vec<usize>>,
 }
 
-/// Which constraints to look at; explanations leave some out.
+/// Which constraints to consider; explanations leave some out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Without {
     /// Names of groups to ignore.

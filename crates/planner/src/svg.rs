@@ -114,7 +114,7 @@ fn scale(out: &mut String, x: u32) {
 fn name(out: &mut String, y: u32, bar: &Bar) {
     let room = f64::from(NAME_WIDTH - 12);
     let (host, whole) = (bar.host.as_str(), bar.whole.to_string());
-    // The amount is told in full; the resource's name gets what is left.
+    // The amount is written in full; the resource's name gets what is left.
     let resource_chars = ((room / SMALL_CHAR_WIDTH) as usize).saturating_sub(whole.len() + 1);
     let _ = writeln!(
         out,

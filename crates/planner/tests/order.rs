@@ -20,24 +20,24 @@ struct Case {
 
 /// Nearly full hosts and pins that mostly forbid staying: many moves wait for each other.
 fn case(seed: u64) -> Case {
-    let mut dice = Seeded::new(seed);
-    let hosts = dice.between(2, 4) as usize;
-    let capacity: Vec<u64> = (0..hosts).map(|_| dice.between(4, 9)).collect();
+    let mut rng = Seeded::new(seed);
+    let hosts = rng.between(2, 4) as usize;
+    let capacity: Vec<u64> = (0..hosts).map(|_| rng.between(4, 9)).collect();
     let mut free = capacity.clone();
     let mut vms = Vec::new();
-    for _ in 0..dice.between(2, 5) {
-        let memory = dice.between(1, 5);
+    for _ in 0..rng.between(2, 5) {
+        let memory = rng.between(1, 5);
         let homes: Vec<usize> = (0..hosts).filter(|h| free[*h] >= memory).collect();
         if homes.is_empty() {
             continue;
         }
-        let home = homes[dice.between(0, homes.len() as u64 - 1) as usize];
+        let home = homes[rng.between(0, homes.len() as u64 - 1) as usize];
         free[home] -= memory;
-        let mut pins: Vec<usize> = (0..hosts).filter(|_| dice.chance(55)).collect();
+        let mut pins: Vec<usize> = (0..hosts).filter(|_| rng.chance(55)).collect();
         if pins.is_empty() {
-            pins.push(dice.between(0, hosts as u64 - 1) as usize);
+            pins.push(rng.between(0, hosts as u64 - 1) as usize);
         }
-        if pins.len() > 1 && dice.chance(70) {
+        if pins.len() > 1 && rng.chance(70) {
             pins.retain(|h| *h != home);
         }
         vms.push((memory, home, pins));
@@ -121,20 +121,20 @@ fn an_order_is_found_wherever_there_is_one() {
         };
         let hosts = plan.placement.iter().map(|p| p.target.as_str()[1..].parse());
         let goal: Vec<usize> = hosts.collect::<Result<_, _>>().unwrap();
-        assert_eq!(plan.ring.is_empty(), case.can_be_ordered(&goal), "seed {seed}");
+        assert_eq!(plan.cycle.is_empty(), case.can_be_ordered(&goal), "seed {seed}");
         assert_eq!(
-            plan.ring_states, None,
+            plan.cycle_states, None,
             "seed {seed}: so few VMs are searched to the end"
         );
-        let what = match (plan.ring.is_empty(), hops(&plan)) {
-            (false, _) => "ring",
+        let what = match (plan.cycle.is_empty(), hops(&plan)) {
+            (false, _) => "cycle",
             (true, 0) => "direct",
             (true, _) => "by way of a spare host",
         };
         *counts.entry(what).or_default() += 1;
     }
     println!("{counts:?}");
-    for what in ["ring", "direct", "by way of a spare host"] {
+    for what in ["cycle", "direct", "by way of a spare host"] {
         assert!(
             counts[what] > 20,
             "every outcome is common enough to mean something: {counts:?}"
@@ -212,10 +212,10 @@ fn a_search_that_is_given_up_does_not_claim_that_there_is_no_order() {
         text += &format!("    - {{name: small-{v}, host: h{v}, demand: {{memory: 1}}}}\n");
     }
     let plan = planned(&input(&text)).unwrap();
-    let names: Vec<&str> = plan.ring.iter().map(|step| step.vm.as_str()).collect();
+    let names: Vec<&str> = plan.cycle.iter().map(|step| step.vm.as_str()).collect();
     assert_eq!(names, ["large-0", "large-1"]);
     let told = plan.explanation.join("\n");
-    let states = plan.ring_states.expect("more states than are looked at");
+    let states = plan.cycle_states.expect("more states than are looked at");
     assert!(
         told.contains(&format!("No order was found within {states} states")),
         "{told}"

@@ -183,7 +183,7 @@ fn a_place_given_up_is_used_one_batch_later() {
     placement.free = [(host("h1"), capacity(0, 0)), (host("h2"), capacity(1, 10))].into();
     let error = batches(&placement, 1).unwrap_err();
     assert!(
-        matches!(&error, BatchError::Ring { waiting } if waiting.len() == 2),
+        matches!(&error, BatchError::Cycle { waiting } if waiting.len() == 2),
         "{error}"
     );
 }

@@ -137,7 +137,7 @@ fn batch_refused(error: BatchError) -> Refused {
             error.to_string(),
             format!("omit --batch to move all {vms} at once"),
         ),
-        BatchError::Ring { .. } => {
+        BatchError::Cycle { .. } => {
             Refused::conflict("no-order", error.to_string(), "name a spare host after --to")
         }
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_api::{ForecastLine, ForecastRecord, Score};
 use transhume_model::{HostName, Interval, PlacedVm, VmName};
-use transhume_planner::forecast::{Way, sampled_dirty_mib_s};
+use transhume_planner::forecast::sampled_dirty_mib_s;
 use transhume_planner::input::{Amount, Bands, Cluster, Host, MEMORY, MemoryFigures, PlanInput, Vm};
 use transhume_planner::report::{ForecastMove, Forecasts, Refused as TooSlow};
 use transhume_planner::{Batch, forecast};
@@ -27,10 +27,10 @@ const MS_PER_S: f64 = 1_000.0;
 /// What to expect of the batches, or the first VM that its share of the band cannot carry.
 pub(super) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Refused> {
     let way = match scene.mode {
-        Mode::Live => Way::Live {
+        Mode::Live => forecast::Mode::Live {
             blackout_ms_max: scene.blackout_max.0 as f64,
         },
-        Mode::Offline => Way::Offline,
+        Mode::Offline => forecast::Mode::Offline,
     };
     let dirty = dirty_rates(scene);
     let batches = copied(scene, batches);

@@ -202,7 +202,7 @@ impl Mesh {
         }
     }
 
-    /// Stops the senders and tells the partners, so that the silence is not taken for a gap.
+    /// Stops the senders and says so to the partners, so that the silence is not taken for a gap.
     pub fn quiesce(&mut self) {
         self.quiesced = true;
         self.credit = 0.0;

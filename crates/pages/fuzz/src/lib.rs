@@ -23,7 +23,7 @@ pub use mutate::{Frame, damaged, split};
 /// Versions kept for delta: few, so that they are evicted.
 pub const VERSION_SLOTS: u32 = 8;
 
-/// What one push of the decoder may give out: its limit, and the group that crossed it.
+/// What one push of the decoder may return: its limit, and the group that crossed it.
 pub const PUSH_OUTPUT_BYTES_MAX: usize =
     OUTPUT_BYTES_MAX + FRAME_BODY_BYTES_MAX + GROUP_PAGES_MAX * (PAGE_BYTES + 8 + 256);
 
@@ -78,7 +78,7 @@ pub fn decode(wire: &[u8], piece: usize, store_pages: u64) -> (Result<bool, Deco
         }
         // There are no other streams; half of the time nobody waits for them.
         if decoder.waits_for_siblings().is_some() && bytes.len().is_multiple_of(2) {
-            decoder.lose_patience();
+            decoder.stop_waiting_for_siblings();
             assert_eq!(decoder.waits_for_siblings(), None);
             more = true;
         }

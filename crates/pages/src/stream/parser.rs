@@ -72,7 +72,7 @@ impl Parser {
         &self.blocks
     }
 
-    /// Feeds the carried record from the chunk until it is whole; gives back the rest of the chunk.
+    /// Feeds the carried record from the chunk until it is whole; returns the rest of the chunk.
     fn complete<'c>(
         &mut self,
         mut chunk: &'c [u8],

@@ -21,7 +21,7 @@ pub(super) struct Cursor {
     last: Option<PageHead>,
 }
 
-/// What the records of all groups act upon.
+/// What the records of all groups act on.
 pub(super) struct Rebuild {
     pub key: ContentKey,
     pub blocks: BlockTable,
@@ -158,19 +158,19 @@ impl Rebuild {
     }
 
     /// Contents that the rest of a group refers to and that are nowhere here; without the promised
-    /// ones where the caller is patient.
+    /// ones where the caller may wait.
     pub fn missing(
         &self,
         parts: Parts<'_>,
         cursor: Cursor,
         store: &PageStore,
-        patient: bool,
+        may_wait: bool,
     ) -> HashSet<ContentId> {
         let (mut reader, mut last) = (Reader(&parts.records[cursor.at..]), cursor.last);
         let mut missing = HashSet::new();
         while let Ok(read) = record::read(&mut reader, &mut last) {
             if let Record::Page(_, Body::Known(id, standing)) = read
-                && !(patient && standing == Standing::Promised)
+                && !(may_wait && standing == Standing::Promised)
                 && !self.supplied.contains_key(&id)
                 && !store.holds(id)
             {

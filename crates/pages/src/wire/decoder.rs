@@ -5,8 +5,8 @@
 //! ```
 //!
 //! What a reference only counts on another stream for is waited for, not asked for, as long as the
-//! caller has patience: at one source a reference is made after its content was sent, and streams
-//! keep their order, so streams never wait for each other in a ring.
+//! caller lets it wait: at one source a reference is made after its content was sent, and streams
+//! keep their order, so streams never wait for each other in a cycle.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -29,7 +29,7 @@ pub enum Progress {
     Hungry,
     /// The output limit was reached: write it out, then push nothing to go on.
     More,
-    /// The end marker was checked: the bytes given out are the source's.
+    /// The end marker was checked: the bytes returned are the source's.
     Ended(StreamDigest),
 }
 
@@ -58,11 +58,11 @@ struct Core {
     acked: Option<u32>,
     waiting: Option<Waiting>,
     /// What other streams promised is waited for, not asked for.
-    patient: bool,
+    may_wait: bool,
     queue: VecDeque<(u8, Vec<u8>)>,
     queue_bytes: usize,
     wanted: HashSet<ContentId>,
-    told: StoreCursor,
+    reported: StoreCursor,
     ended: Option<StreamDigest>,
 }
 
@@ -85,11 +85,11 @@ impl Decoder {
             next_group: 0,
             acked: None,
             waiting: None,
-            patient: true,
+            may_wait: true,
             queue: VecDeque::new(),
             queue_bytes: 0,
             wanted: HashSet::new(),
-            told: StoreCursor::default(),
+            reported: StoreCursor::default(),
             ended: None,
         };
         Ok(Decoder {
@@ -137,13 +137,13 @@ impl Decoder {
     /// grown.
     pub fn waits_for_siblings(&self) -> Option<u32> {
         let waiting = self.core.waiting.as_ref()?;
-        (self.core.patient && self.core.wanted.is_empty()).then_some(waiting.number)
+        (self.core.may_wait && self.core.wanted.is_empty()).then_some(waiting.number)
     }
 
     /// Enough waited for other streams, now and later. The next push, an empty one will do, asks
     /// the source for what the group still lacks, or goes on if it lacks nothing any more.
-    pub fn lose_patience(&mut self) {
-        self.core.patient = false;
+    pub fn stop_waiting_for_siblings(&mut self) {
+        self.core.may_wait = false;
     }
 
     /// The connection has ended: an error unless the end marker was checked.
@@ -338,7 +338,7 @@ impl Core {
             records: &waiting.records,
             plain: &waiting.plain,
         };
-        let missing = self.rebuild.missing(parts, waiting.cursor, store, self.patient);
+        let missing = self.rebuild.missing(parts, waiting.cursor, store, self.may_wait);
         self.waiting = Some(waiting);
         let mut ask: Vec<ContentId> = missing
             .into_iter()
@@ -393,12 +393,12 @@ impl Core {
         Ok(())
     }
 
-    /// Acknowledges, and tells the source what the store holds now.
+    /// Acknowledges, and reports to the source what the store holds now.
     fn report(&mut self, store: &PageStore, back: &mut Vec<u8>) {
         if !self.greeted {
             return;
         }
-        let news = store.news(&mut self.told);
+        let news = store.news(&mut self.reported);
         if news.reset {
             frame::frame(back, frame::RESET, |_| {});
         }

@@ -258,6 +258,20 @@ pub struct InputError {
     pub hint: Option<String>,
 }
 
+impl InputError {
+    /// A refusal of what is asked, at a path of the input or an option.
+    pub(crate) fn at(path: &str, what: &str) -> Self {
+        Self {
+            place: Place {
+                path: path.to_owned(),
+                ..Place::default()
+            },
+            what: what.to_owned(),
+            hint: None,
+        }
+    }
+}
+
 /// The JSON Schema of [`PlanInput`].
 pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(PlanInput).into()

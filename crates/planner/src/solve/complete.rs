@@ -8,7 +8,7 @@
 //! no host is ever lost by that. It only finds placements; proofs come from the bounds. Groups are
 //! ignored here and repaired after.
 
-use super::dive::Dice;
+use super::dive::Rng;
 use super::pattern::Pattern;
 use super::watch::Watch;
 use crate::problem::Problem;
@@ -27,7 +27,7 @@ const VISITS_MAX: u64 = 500;
 const SEARCHES_MAX: u64 = 500;
 const STARTS_MAX: u64 = 1_000;
 
-/// Tries to fill exactly `hosts` hosts with everything; gives the fullest that it came to.
+/// Tries to fill exactly `hosts` hosts with everything; returns the fullest that it found.
 /// Different seeds take other chances.
 pub(super) fn complete(
     problem: &Problem,
@@ -79,7 +79,7 @@ struct Search<'a> {
     fullest: Vec<Completion>,
     hosts: usize,
     visits: u64,
-    dice: Dice,
+    rng: Rng,
 }
 
 /// Positions in the order, one for each VM of a host, ascending.
@@ -117,7 +117,7 @@ impl<'a> Search<'a> {
             fullest: Vec::new(),
             hosts,
             visits: 0,
-            dice: Dice::new(seed + 77),
+            rng: Rng::new(seed + 77),
         })
     }
 
@@ -148,7 +148,7 @@ impl<'a> Search<'a> {
         }
         let mut kept = self.fullest.clone();
         for i in (1..kept.len()).rev() {
-            kept.swap(i, (self.dice.roll() * (i + 1) as f64) as usize);
+            kept.swap(i, (self.rng.next_unit() * (i + 1) as f64) as usize);
         }
         kept.truncate(self.hosts.saturating_sub(SEARCHED_HOSTS_MAX));
         for completion in &kept {
@@ -173,7 +173,7 @@ impl<'a> Search<'a> {
             return false;
         };
         for i in (1..completions.len()).rev() {
-            completions.swap(i, (self.dice.roll() * (i + 1) as f64) as usize);
+            completions.swap(i, (self.rng.next_unit() * (i + 1) as f64) as usize);
         }
         for completion in completions {
             self.fill(&completion);
@@ -195,7 +195,7 @@ impl<'a> Search<'a> {
         }
         let mut leaders = Vec::with_capacity(LEADERS);
         for _ in 0..LEADERS {
-            let mut before = (self.dice.roll() * self.items_left as f64) as u64;
+            let mut before = (self.rng.next_unit() * self.items_left as f64) as u64;
             for (position, left) in self.left.iter().enumerate() {
                 if before < *left {
                     leaders.push(position);

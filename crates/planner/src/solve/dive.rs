@@ -1,4 +1,4 @@
-//! From the pattern programme's relaxation to a placement: fix the patterns it is surest of, solve
+//! From the relaxed column-generation LP to a placement: fix the patterns it is surest of, solve
 //! again for the rest, and so on.
 
 use super::greedy::{insert_rest, member};
@@ -11,15 +11,15 @@ use crate::problem::Problem;
 const SURE: f64 = 0.999;
 
 /// A small deterministic generator: dives differ by seed, results do not differ by machine.
-pub(crate) struct Dice(u64);
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
     /// A number below one.
-    pub fn roll(&mut self) -> f64 {
+    pub fn next_unit(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -41,13 +41,13 @@ pub(super) fn dive(
     seed: u64,
     watch: &mut Watch<'_>,
 ) -> Vec<Pattern> {
-    let mut dice = Dice::new(seed + 1);
+    let mut rng = Rng::new(seed + 1);
     let mut levels = vec![Level::new(
         problem,
         Residue::of(problem),
         Vec::new(),
         &root.used,
-        &mut dice,
+        &mut rng,
         seed,
     )];
     let mut deepest: Vec<Pattern> = Vec::new();
@@ -75,14 +75,7 @@ pub(super) fn dive(
         let enough = left.min(root.hosts_min as f64 - fixed.len() as f64 + 1e-3);
         match pool.relax(problem, &residue, enough, watch) {
             Some(relaxed) if relaxed.hosts <= left => {
-                levels.push(Level::new(
-                    problem,
-                    residue,
-                    fixed,
-                    &relaxed.used,
-                    &mut dice,
-                    seed,
-                ));
+                levels.push(Level::new(problem, residue, fixed, &relaxed.used, &mut rng, seed));
             }
             Some(_) => {}
             None => break,
@@ -110,7 +103,7 @@ impl Level {
         mut residue: Residue,
         mut fixed: Vec<Pattern>,
         used: &[(Pattern, f64)],
-        dice: &mut Dice,
+        rng: &mut Rng,
         seed: u64,
     ) -> Self {
         debug_assert_eq!(residue.items.len(), problem.item_kinds.len());
@@ -123,7 +116,7 @@ impl Level {
             if amount - sure > 1.0 - SURE {
                 // By a little chance, so that dives differ.
                 let blur = if seed == 0 { 0.0 } else { BLUR };
-                parts.push((amount - sure + blur * dice.roll(), pattern));
+                parts.push((amount - sure + blur * rng.next_unit(), pattern));
             }
         }
         parts.sort_by(|a, b| b.0.total_cmp(&a.0));

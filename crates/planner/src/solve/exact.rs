@@ -1,8 +1,8 @@
 //! Depth-first branch and bound over the whole lexicographic objective; complete when its work
 //! suffices.
 //!
-//! Symmetry: of unused hosts that nothing tells apart only the first is tried; of items that
-//! nothing tells apart each goes to the same or a later host than the one before. Both keep the
+//! Symmetry: of unused hosts that do not differ only the first is tried; of items that
+//! do not differ each goes to the same or a later host than the one before. Both keep the
 //! lexicographically first of equivalent placements, so together they lose none.
 
 use super::bound::traffic_min;
@@ -63,7 +63,7 @@ struct Tables {
     largest: Vec<Vec<u128>>,
     /// For each position, whether the item is the twin of the one before.
     twin: Vec<bool>,
-    /// For each host, the hosts with lower numbers that nothing tells apart from it have this
+    /// For each host, the hosts with lower numbers that do not differ from it have this
     /// class.
     class: Vec<usize>,
     classes: usize,

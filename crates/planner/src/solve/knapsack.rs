@@ -24,7 +24,7 @@ pub(super) struct Packed {
     pub contents: Vec<(usize, u64)>,
     /// Nothing can be worth more than this; equal to `value` when the search was complete.
     pub value_max: u64,
-    /// Candidates looked at.
+    /// Candidates examined.
     pub work: u64,
 }
 

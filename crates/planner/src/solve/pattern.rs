@@ -1,4 +1,4 @@
-//! The pattern programme (Gilmore and Gomory): how many hosts of each kind with which contents.
+//! The column-generation LP (Gilmore and Gomory): how many hosts of each kind with which contents.
 //!
 //! ```text
 //! min  Σ hosts      each item kind covered, no more hosts of a kind than there are

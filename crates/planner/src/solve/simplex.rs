@@ -1,4 +1,4 @@
-//! A small revised simplex for the pattern programme: cover rows (≥), availability rows (≤),
+//! A small revised simplex for the column-generation LP: cover rows (≥), availability rows (≤),
 //! columns added as they are found.
 //!
 //! Floating point throughout: it only guides. What is claimed from its prices is recomputed in

@@ -32,7 +32,7 @@ pub enum Ended {
     Cancelled,
 }
 
-/// Counts work and asks the caller from time to time. A unit is about one candidate host looked at.
+/// Counts work and asks the caller from time to time. A unit is about one candidate host examined.
 pub struct Watch<'a> {
     left: u64,
     until_question: u64,

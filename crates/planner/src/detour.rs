@@ -1,5 +1,5 @@
-//! Whether a VM that would only pass through a spare host may as well end there: as few targets,
-//! and less memory carried.
+//! Shortens detours: a VM that would only pass through a spare host may as well end there, with as
+//! few targets and less memory carried.
 
 use crate::order::{Hop, Moves, Order, order};
 use crate::problem::Problem;
@@ -11,7 +11,7 @@ const TRIALS_MAX: usize = 16;
 const MOVES_MAX: usize = 2_000;
 
 /// A placement with its moves.
-pub(crate) struct Settled<'a> {
+pub(crate) struct Shortened<'a> {
     pub moves: Moves<'a>,
     pub cost: Cost,
 }
@@ -19,16 +19,16 @@ pub(crate) struct Settled<'a> {
 /// Leaves VMs on the spare hosts they go by way of, where that uses no more targets, moves no more
 /// memory and saves moves. Traffic between hosts counts less than memory carried. `moves_of` makes
 /// the moves to a placement.
-pub(crate) fn settle<'a>(
+pub(crate) fn shorten<'a>(
     problem: &'a Problem,
     mut host_of: Vec<usize>,
     mut cost: Cost,
     k: Option<usize>,
     moves_of: impl Fn(&[usize]) -> Moves<'a>,
-) -> Settled<'a> {
+) -> Shortened<'a> {
     let mut moves = moves_of(&host_of);
     if moves.count() > MOVES_MAX {
-        return Settled { moves, cost };
+        return Shortened { moves, cost };
     }
     let ordered = |moves: &Moves<'_>| -> (Order, (u128, usize)) {
         let order = order(moves, k.unwrap_or(usize::MAX));
@@ -38,7 +38,7 @@ pub(crate) fn settle<'a>(
     let (mut now, mut carried) = ordered(&moves);
     let mut trials = 0;
     // Again from the first after each success: the order is another one then.
-    'again: while now.ring.is_empty() {
+    'again: while now.cycle.is_empty() {
         let passing: Vec<Hop> = now.hops().filter(|hop| hop.spare).copied().collect();
         for hop in passing {
             let item = moves.item_of[hop.vm];
@@ -58,12 +58,12 @@ pub(crate) fn settle<'a>(
             tried[item] = hop.target;
             let other = moves_of(&tried);
             let (ordering, carries) = ordered(&other);
-            if ordering.ring.is_empty() && carries < carried {
+            if ordering.cycle.is_empty() && carries < carried {
                 (moves, now, carried, host_of, cost) = (other, ordering, carries, tried, next);
                 continue 'again;
             }
         }
         break;
     }
-    Settled { moves, cost }
+    Shortened { moves, cost }
 }

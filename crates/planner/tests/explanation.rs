@@ -21,7 +21,7 @@ fn planned(input: &PlanInput, options: &Options) -> Plan {
     }
 }
 
-fn told(input: &PlanInput) -> String {
+fn explained(input: &PlanInput) -> String {
     planned(input, &Options::default()).explanation.join("\n")
 }
 
@@ -47,9 +47,9 @@ fn roomy(vms: usize, more: &str) -> PlanInput {
 #[test]
 fn talkers_are_only_said_to_be_near_where_they_are() {
     let pair = |a: usize, b: usize| format!("    - {{between: [v{a}, v{b}], mbit-s: 10}}\n");
-    assert!(!told(&roomy(2, "")).contains("talk"), "nobody talks");
+    assert!(!explained(&roomy(2, "")).contains("talk"), "nobody talks");
     let near = roomy(2, &format!("  traffic:\n{}", pair(0, 1)));
-    assert!(told(&near).contains("talk to each other move in the same or the next batch"));
+    assert!(explained(&near).contains("talk to each other move in the same or the next batch"));
     // One VM talks to all; with k = 1 most of them are far from it.
     let star: String = (1..9).map(|i| pair(0, i)).collect();
     let star = planned(&roomy(9, &format!("  traffic:\n{star}")), &with_k(1));
@@ -69,7 +69,7 @@ fn talkers_are_only_said_to_be_near_where_they_are() {
 #[test]
 fn what_forbids_fewer_targets_is_named() {
     let group = "  groups:\n    - {name: apart, kind: anti-affinity, vms: [v0, v1]}\n";
-    let by_group = told(&roomy(2, group));
+    let by_group = explained(&roomy(2, group));
     assert!(
         by_group.contains("Fewer than 2 cannot do: group apart keeps 2 VMs apart."),
         "{by_group}"
@@ -79,9 +79,9 @@ fn what_forbids_fewer_targets_is_named() {
         racks.cluster.vms[vm].selector = [("rack".to_owned(), rack.to_owned())].into();
     }
     assert!(
-        told(&racks).contains("no two of VMs v0 and v1 have an allowed host in common"),
+        explained(&racks).contains("no two of VMs v0 and v1 have an allowed host in common"),
         "{}",
-        told(&racks)
+        explained(&racks)
     );
 }
 
@@ -100,8 +100,8 @@ fn constraints_that_cost_a_target_are_singled_out() {
         input.hosts = hosts.hosts.clone();
         input
     };
-    let ring = [[0, 1], [1, 2], [2, 0]].map(|pair| group("anti-affinity", &format!("g{}", pair[0]), pair));
-    let words = told(&with(3, &ring));
+    let cycle = [[0, 1], [1, 2], [2, 0]].map(|pair| group("anti-affinity", &format!("g{}", pair[0]), pair));
+    let words = explained(&with(3, &cycle));
     assert!(
         words.contains(
             "Fewer than 3 cannot do: amounts would allow it, but not these constraints; it would do without any one of \
@@ -115,7 +115,7 @@ fn constraints_that_cost_a_target_are_singled_out() {
     for (vm, size) in tied.cluster.vms.iter_mut().zip([60, 60, 40, 40]) {
         vm.demand = [("memory".to_owned(), Amount::units(size))].into();
     }
-    let words = told(&tied);
+    let words = explained(&tied);
     assert!(
         words.contains("Fewer than 3 cannot do: amounts would allow it, but not group tied (affinity)."),
         "{words}"
@@ -126,7 +126,7 @@ fn constraints_that_cost_a_target_are_singled_out() {
         vm.demand = [("memory".to_owned(), Amount::units(60))].into();
     }
     tied.cluster.vms.truncate(3);
-    let words = told(&tied);
+    let words = explained(&tied);
     assert!(
         words.contains("Fewer than 3 cannot do: sums would allow it, but not what fits together on a host."),
         "{words}"
@@ -138,7 +138,7 @@ fn a_shortage_is_never_rounded_away() {
     let hosts = "  - {name: a, capacity: {nic: 9999}}\n  - {name: b, capacity: {nic: 9999}}\n  - {name: old, capacity: {nic: 10000}, maintenance: true}\n";
     let vms =
         "    - {name: p, host: old, demand: {nic: 9000}}\n    - {name: q, host: old, demand: {nic: 1000}}\n";
-    let words = told(&inventory(hosts, vms, ""));
+    let words = explained(&inventory(hosts, vms, ""));
     assert!(
         words.contains("Fewer than 2 cannot do: the host with most nic holds 9999 of the 10000 needed."),
         "{words}"
@@ -162,7 +162,7 @@ fn every_host_is_told_to_be_chosen_or_left_out() {
     hosts.to = ["home", "tiny", "other", "spare-1"]
         .map(|h| h.parse().unwrap())
         .to_vec();
-    let words = told(&hosts);
+    let words = explained(&hosts);
     for sentence in [
         "Target home holds 2 VMs: 1 of them is there already; fullest is memory, 40 % of what is free there.",
         "Left out, in maintenance: old.",
