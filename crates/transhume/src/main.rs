@@ -14,6 +14,7 @@ mod memory;
 mod moves;
 mod plan_file;
 mod progress;
+mod storm;
 mod table;
 
 use std::process::ExitCode;
