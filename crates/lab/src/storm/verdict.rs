@@ -122,7 +122,7 @@ pub struct Sighting {
 }
 
 /// Where a VM of the move came from and was to go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VmPlace {
     /// The VM.
     pub vm: VmName,
