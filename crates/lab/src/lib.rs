@@ -19,6 +19,7 @@ mod layout;
 pub mod load;
 mod logs;
 mod meter;
+mod mounts;
 mod namespace;
 mod options;
 pub mod plot;
@@ -26,6 +27,7 @@ mod process;
 mod state;
 pub mod stock;
 mod storage;
+pub mod storm;
 mod tuning;
 mod up;
 

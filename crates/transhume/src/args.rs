@@ -285,6 +285,8 @@ pub enum LabCommand {
     Memory(MemoryArgs),
     /// Move a cluster once as people do today, with stock QEMU, and say what its guests lost
     Stock(StockArgs),
+    /// Move a cluster back and forth while parts die, hang and lose their links, and look whether every promise is kept
+    Storm(StormArgs),
     /// The guests' own account of their messages
     Workload {
         /// Read every block of the disks again
@@ -370,6 +372,53 @@ pub struct FiguresArgs {
     #[arg(long, default_value_t = 1000)]
     pub rate: u32,
     /// One JSON document: every VM of every move
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How to storm.
+#[derive(Debug, ClapArgs)]
+pub struct StormArgs {
+    /// Rounds of this seed, from 1; those that the log holds are not repeated
+    #[arg(long, default_value_t = 10)]
+    pub rounds: u64,
+    /// What everything drawn comes from
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// VMs of the cluster
+    #[arg(long, default_value_t = 4)]
+    pub vms: u16,
+    /// Hosts; the cluster moves from one half to the other
+    #[arg(long, default_value_t = 4)]
+    pub hosts: u16,
+    /// k: VMs per batch [default: drawn of 1, 2 and all]
+    #[arg(long)]
+    pub batch: Option<usize>,
+    /// Faults to draw from, by name or kind (kill, freeze, cut, fill, step), or none [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "FAULT,..")]
+    pub faults: Vec<String>,
+    /// Memory of each VM
+    #[arg(long, default_value_t = 96, value_name = "MIB")]
+    pub memory_mib: u64,
+    /// Messages a second into each VM
+    #[arg(long, default_value_t = 200)]
+    pub rate: u32,
+    /// One JSON line a round is added here, and rounds that are here are not repeated
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Where the logs of a violated round go
+    #[arg(long, value_name = "DIR", default_value = "storm-violations")]
+    pub keep: PathBuf,
+    /// Raise a new lab after a violation and go on; the exit code still tells
+    #[arg(long)]
+    pub keep_going: bool,
+    /// A process that the lab belongs to [default: this one]
+    #[arg(long, value_name = "PID")]
+    pub owner: Option<u32>,
+    /// Print the table of the rounds in these logs, and nothing else
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub summary: Vec<PathBuf>,
+    /// One JSON document: the summary
     #[arg(long)]
     pub json: bool,
 }

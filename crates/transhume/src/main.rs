@@ -17,6 +17,7 @@ mod moves;
 mod plan_file;
 mod progress;
 mod report;
+mod storm;
 mod table;
 mod vms;
 
