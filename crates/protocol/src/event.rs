@@ -1,5 +1,5 @@
-//! What happens during a move, as one type: the CLI's progress, the report, logs, metrics and the dashboard are
-//! all fed by it. Emitted once, by the group state machine.
+//! What happens during a move, as one type: the CLI's progress, the report, logs, metrics and the
+//! dashboard are all fed by it. Emitted once, by the group state machine.
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{HostName, MigrationId, VmName, WallMicros};
@@ -14,7 +14,8 @@ use crate::step::{Phase, Step};
 pub struct Event {
     /// The move.
     pub migration: MigrationId,
-    /// 1, 2, 3 … without gaps within one migration.
+    /// Grows from event to event of a migration, with gaps, also across restarts of the
+    /// coordinator.
     pub number: u64,
     /// When, by the coordinator's clock (stamped by the driver).
     pub at: WallMicros,
@@ -89,10 +90,24 @@ pub enum Happening {
         /// Why, in words.
         reason: String,
     },
+    /// The user asked to cancel, but the batch returns to its sources already: nothing changes.
+    AlreadyRollingBack {
+        /// Which batch, from 1.
+        batch: usize,
+    },
     /// The journal holds `Committed`.
     Committed {
         /// Which batch, from 1.
         batch: usize,
+    },
+    /// A VM is gone after its batch was committed: the rest of the move goes on without it.
+    VmLost {
+        /// The VM.
+        vm: VmName,
+        /// Where it should have run.
+        host: HostName,
+        /// What happened to it.
+        fault: Fault,
     },
     /// The move is over.
     Ended {

@@ -96,6 +96,7 @@ async fn held_move(name: &str, dirty_kib: u32, paced: bool) -> Held {
 }
 
 #[test]
+#[ignore = "soak: half a minute, on a machine that does nothing else"]
 fn a_held_guest_costs_little_where_the_stream_is_paced() {
     in_namespace(|| async {
         let free = held_move("idle-unpaced", 0, false).await;

@@ -257,10 +257,12 @@ pub(crate) fn check_told(events: &[Happening]) -> Result<(), Violation> {
             | Happening::PhaseEntered { .. }
             | Happening::RollingBack { .. }
             | Happening::Committed { .. }
+            | Happening::VmLost { .. }
             | Happening::Ended { .. } => true,
             Happening::Progress { .. }
             | Happening::Refused { .. }
             | Happening::Failed { .. }
+            | Happening::AlreadyRollingBack { .. }
             | Happening::AgentLost { .. }
             | Happening::AgentBack { .. } => false,
         };
@@ -324,7 +326,7 @@ fn check_batches(request: &MoveRequest, report: &MigrationReport) -> Result<(), 
         committed += usize::from(moved);
     }
     let fits = match report.outcome {
-        Ending::Committed => committed == request.batches.len(),
+        Ending::Committed | Ending::CommittedWithLoss => committed == request.batches.len(),
         Ending::PartlyCommitted => (1..request.batches.len()).contains(&committed),
         Ending::RolledBack | Ending::Refused => committed == 0,
         Ending::Running => false,

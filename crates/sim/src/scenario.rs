@@ -52,6 +52,7 @@ impl Scenario {
     pub(crate) fn request(&self) -> MoveRequest {
         let vms: Vec<MoveVm> = (0..self.vms)
             .map(|index| MoveVm {
+                powered_off: false,
                 spec: spec(index),
                 source: host("s", index % self.sources),
                 target: host("t", index % self.targets),

@@ -1,4 +1,5 @@
 //! Weather: faults by chance at any instant. Every promise is checked after every event; a failure names its seed.
+#![allow(clippy::disallowed_methods, reason = "a seed may be named")]
 
 use std::collections::BTreeMap;
 

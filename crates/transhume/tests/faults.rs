@@ -1,4 +1,5 @@
-//! Parts die in the middle of a move. Every VM runs in exactly one place afterwards, the batch is on one side, nothing is lost.
+//! Parts die in the middle of a move. Every VM runs in exactly one place afterwards, the batch is
+//! on one side, nothing is lost.
 
 mod user;
 
@@ -40,7 +41,8 @@ fn coordinator_config(lab: &UserLab) -> PathBuf {
     found.next().expect("the coordinator has a configuration")
 }
 
-/// The coordinator dies around its `Committed`, is started again, and ends the move on the right side.
+/// The coordinator dies around its `Committed`, is started again, and ends the move on the right
+/// side.
 fn coordinator_crashes(at: &str, outcome: &str, expected: &'static str) {
     let lab = lab(LAB);
     let config = coordinator_config(&lab);

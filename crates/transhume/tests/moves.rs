@@ -1,4 +1,5 @@
-//! A whole cluster moves, live, and loses nothing: by the buffers' own account and by the guests' (issue's "How good").
+//! A whole cluster moves, live, and loses nothing: by the buffers' own account and by the guests'
+//! (issue's "How good").
 
 mod user;
 
@@ -24,10 +25,10 @@ fn back_and_forth(up: &str, moves: &[&str]) {
             assert!(to.contains(vm["host"].as_str().unwrap()), "{vm}");
             // On a starved machine the marker may take longer than it is waited for.
             assert!(vm["old_path"] == "marker" || vm["old_path"] == "lingered", "{vm}");
-            assert_forecast_and_truth(&vm["forecast"]["figures"]);
+            assert_forecast_and_actual(&vm["forecast"]["figures"]);
             measured += usize::from(vm["forecast"]["dirty_mib_s"].is_object());
         }
-        assert_forecast_and_truth(&report["forecast"]);
+        assert_forecast_and_actual(&report["forecast"]);
         lab.assert_clean(&format!("after move {} of {}", number + 1, moves.len()));
         (from, to) = (to, from);
     }
@@ -46,22 +47,22 @@ fn back_and_forth(up: &str, moves: &[&str]) {
 
 /// Each figure has its range, what came, and whether that was inside.
 #[track_caller]
-fn assert_forecast_and_truth(figures: &Value) {
+fn assert_forecast_and_actual(figures: &Value) {
     for name in ["bytes", "duration_ms", "blackout_ms"] {
         let figure = &figures[name];
         let number = |place: &str| figure.pointer(place).and_then(Value::as_f64);
         let ends = (
             number("/forecast/low"),
             number("/forecast/high"),
-            number("/truth"),
+            number("/actual"),
         );
-        let (Some(low), Some(high), Some(truth)) = ends else {
+        let (Some(low), Some(high), Some(actual)) = ends else {
             panic!("{name}: {figure}")
         };
-        assert!(0.0 < low && low < high && truth > 0.0, "{name}: {figure}");
+        assert!(0.0 < low && low < high && actual > 0.0, "{name}: {figure}");
         assert_eq!(
             figure["inside"],
-            low <= truth && truth <= high,
+            low <= actual && actual <= high,
             "{name}: {figure}"
         );
     }
@@ -91,7 +92,8 @@ fn two_vms_at_5000_messages_a_second_lose_nothing() {
 /// §2.2.2: found in pre-migration, from a dirty rate that is measured.
 #[test]
 fn a_guest_that_writes_faster_than_its_link_carries_is_refused_before_anything_moves() {
-    // 12 MiB again and again. Three contents: what is back to its old contents after a second looks untouched.
+    // 12 MiB again and again. Three contents: what is back to its old contents after a second looks
+    // untouched.
     let program = "cd /; for f in a b c; do dd if=/dev/urandom of=$f bs=64k count=192; done; cp a x; \
         while :; do for f in b c a; do dd if=$f of=x bs=64k conv=notrunc; echo wrote; sleep 0.7; done; done";
     let arguments = ["lab", "up", "--hosts", "2", "--vms", "1", "--memory-mib", "160"];
@@ -159,7 +161,7 @@ fn an_offline_move_stops_copies_and_starts() {
     let lab = lab("--hosts 3 --vms 2 --rate 200");
     let report = moved("migrate lab --from h1 --to h3 --offline");
     assert_eq!(report["mode"], "offline");
-    assert_forecast_and_truth(&report["forecast"]);
+    assert_forecast_and_actual(&report["forecast"]);
     lab.assert_clean("after the offline move");
     let listed = says("cluster list --json").succeeded().json();
     assert_eq!(listed["clusters"][0]["name"], "lab");

@@ -155,7 +155,7 @@ impl Decode {
                     () = sleep_until(patience) => false,
                 };
                 if !more_came {
-                    self.decoder.lose_patience();
+                    self.decoder.stop_waiting_for_siblings();
                     self.push(&[]).await?;
                 }
             }

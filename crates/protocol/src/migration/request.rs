@@ -7,6 +7,7 @@ use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName,
 
 use crate::forecast::MoveForecast;
 use crate::message::Mode;
+use crate::step::WaitLimit;
 
 /// A move as the planner laid it out and the user accepted it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,8 +18,8 @@ pub struct MoveRequest {
     pub cluster: ClusterName,
     /// Live or offline.
     pub mode: Mode,
-    /// Epoch of the first batch; each batch takes the next one, [`MoveRequest::epoch_last`] is the last. The
-    /// driver allots epochs: each one is newer than any an agent may hold for these VMs.
+    /// Epoch of the first batch; each batch takes the next one, [`MoveRequest::epoch_last`] is the
+    /// last. The driver allots epochs: each one is newer than any an agent may hold for these VMs.
     pub epoch: Epoch,
     /// S1, for the report.
     pub from: Vec<HostName>,
@@ -43,6 +44,9 @@ pub struct MoveVm {
     pub source: HostName,
     /// Host it goes to; another one than `source`.
     pub target: HostName,
+    /// It is powered off: its place moves with the cluster, nothing is copied.
+    #[serde(default)]
+    pub powered_off: bool,
 }
 
 /// Why a move cannot even begin.
@@ -71,7 +75,8 @@ pub enum RequestError {
 }
 
 impl MoveRequest {
-    /// Whether the request can be carried out at all. (Whether hosts, names and resources fit is the planner's.)
+    /// Whether the request can be carried out at all. (Whether hosts, names and resources fit is
+    /// the planner's.)
     pub(super) fn check(&self) -> Result<(), RequestError> {
         if self.batches.is_empty() || self.batches.iter().any(Vec::is_empty) {
             return Err(RequestError::Empty {
@@ -79,7 +84,10 @@ impl MoveRequest {
             });
         }
         let mut seen = BTreeSet::new();
-        for MoveVm { spec, source, target } in self.batches.iter().flatten() {
+        for MoveVm {
+            spec, source, target, ..
+        } in self.batches.iter().flatten()
+        {
             if source == target {
                 return Err(RequestError::AlreadyThere {
                     vm: spec.name.clone(),
@@ -101,8 +109,8 @@ impl MoveRequest {
     }
 }
 
-/// Every wait of a move. Milliseconds; before commit a wait that runs out rolls the batch back, after it the order
-/// is given again.
+/// Every wait of a move. Milliseconds; before commit a wait that runs out rolls the batch back,
+/// after it the order is given again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -126,14 +134,33 @@ pub struct Limits {
     pub close_ms_max: Millis,
     /// Roll-back: an order to abort without answer is given again after this.
     pub abort_ms_max: Millis,
-    /// How long a lost agent is tolerated before commit. Its restart breaks page stream and tunnel, so 0.
+    /// How long a lost agent is tolerated before commit. Its restart breaks page stream and tunnel,
+    /// so 0.
     pub agent_lost_ms_max: Millis,
-    /// Pause before an order that failed is given again, after commit and during roll-back; doubles each time.
+    /// Pause before an order that failed is given again, after commit and during roll-back; doubles
+    /// each time.
     pub retry_ms: Millis,
     /// Longest such pause.
     pub retry_ms_max: Millis,
     /// Budget for the predicted blackout: a VM has converged when it is within.
     pub blackout_ms_max: Millis,
+}
+
+impl Limits {
+    /// How long the answer to an order may take.
+    pub fn of(&self, limit: WaitLimit) -> Millis {
+        match limit {
+            WaitLimit::Reserve => self.reserve_ms_max,
+            WaitLimit::Prepare => self.prepare_ms_max,
+            WaitLimit::StartPreCopy => self.start_pre_copy_ms_max,
+            WaitLimit::Buffers => self.buffers_ms_max,
+            WaitLimit::Capture => self.capture_ms_max,
+            WaitLimit::StopAndCopy => self.stop_and_copy_ms_max,
+            WaitLimit::Activate => self.activate_ms_max,
+            WaitLimit::Close => self.close_ms_max,
+            WaitLimit::Abort => self.abort_ms_max,
+        }
+    }
 }
 
 impl Default for Limits {

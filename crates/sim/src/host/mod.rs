@@ -87,6 +87,7 @@ pub(crate) fn failed(kind: FaultKind, reason: &str) -> Outcome {
     Outcome::Failed(Fault {
         kind,
         reason: reason.to_owned(),
+        hint: None,
     })
 }
 
