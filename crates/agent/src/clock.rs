@@ -3,19 +3,14 @@
 use std::sync::OnceLock;
 
 use tokio::time::{Duration, Instant};
-use transhume_model::{Millis, WallMicros};
+use transhume_model::Millis;
+pub(crate) use transhume_netbuf::wall;
 use transhume_protocol::migration::Now;
 
 /// Origin of the monotonic clock: the first time anybody asks.
 fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     *ORIGIN.get_or_init(Instant::now)
-}
-
-/// The wall clock of this host.
-pub(crate) fn wall() -> WallMicros {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    WallMicros(since_1970.map_or(0, |time| time.as_micros() as u64))
 }
 
 /// Both clocks, for a VM's machine.

@@ -16,6 +16,7 @@
 mod abort;
 mod account;
 mod capture;
+mod clock;
 mod closing;
 mod config;
 mod deliver;
@@ -42,11 +43,9 @@ mod tunnel;
 mod watch;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use transhume_model::WallMicros;
 
 pub use account::{OldPath, SourceAccount, TargetAccount};
+pub use clock::wall;
 pub use config::{NicIdentity, SourceConfig, TargetConfig};
 pub use delivered::Delivered;
 pub use error::Error;
@@ -78,12 +77,3 @@ pub enum Event {
 
 /// Takes events, on the buffer's thread; must not block.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
-
-/// The wall clock of this host.
-pub(crate) fn wall() -> WallMicros {
-    WallMicros(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_micros() as u64),
-    )
-}

@@ -5,8 +5,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::frame;
 use crate::sys::{self, PacketUse};
+use crate::{clock, frame};
 
 /// Frames looked at in one go; what is left is looked at next time.
 const LOOK_FRAMES_MAX: usize = 10_000;
@@ -36,8 +36,9 @@ impl Watch {
                 return;
             };
             if length == head.len() && !frame::is_announcement(&head) && stamp.is_some() {
-                self.first_us = self.first_us.or(stamp);
-                self.last_us = stamp;
+                let dated = stamp.map(clock::as_dated_here);
+                self.first_us = self.first_us.or(dated);
+                self.last_us = dated;
             }
         }
     }
