@@ -21,7 +21,7 @@ use crate::config::SourceConfig;
 use crate::error::{Error, IoContext};
 use crate::frame::ETHERNET_BYTES;
 use crate::inject::{Injector, is_refusal};
-use crate::limits::{FINISH_WAIT_MAX, PUT_BACK_IDLE_MAX, RING_FULL_PAUSE, RING_SETTLE};
+use crate::limits::{ABORT_SETTLE, FINISH_WAIT_MAX, PUT_BACK_IDLE_MAX, RING_FULL_PAUSE};
 use crate::reading;
 use crate::ring::IdleClock;
 use crate::source::{self, SourceBuffer, Stage};
@@ -44,7 +44,7 @@ impl SourceBuffer {
         let own = spool.addresses(config.identity.mac);
         if spool.reading() == Reading::Begun {
             reading::keep_unpublished(&mut spool, &own);
-            std::thread::sleep(RING_SETTLE);
+            std::thread::sleep(ABORT_SETTLE);
             reading::read_ring(&tap, &mut spool, &own).context(&name, "read the ring")?;
         }
         spool.set_reading(Reading::Ended);
@@ -70,7 +70,7 @@ impl SourceBuffer {
         };
         if idle.spool.reading() == Reading::Begun {
             self.tap.plug().shut().context(&name, "shut the plug")?;
-            std::thread::sleep(RING_SETTLE);
+            std::thread::sleep(ABORT_SETTLE);
             reading::read_ring(&self.tap, &mut idle.spool, &self.own).context(&name, "read the ring")?;
         }
         idle.spool.set_reading(Reading::Ended);
@@ -95,7 +95,7 @@ impl SourceBuffer {
         capture.stop();
         match capture.ended(FINISH_WAIT_MAX) {
             Ok(worker) => {
-                std::thread::sleep(RING_SETTLE);
+                std::thread::sleep(ABORT_SETTLE);
                 worker.drain();
             }
             Err(NoWorker::Running) => return Err(self.still_closing()),

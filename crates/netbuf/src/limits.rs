@@ -40,6 +40,9 @@ pub(crate) const HELD_BEFORE_WAIT: Duration = Duration::from_millis(20);
 pub(crate) const HELD_AGAIN_WAIT: Duration = Duration::from_millis(5);
 /// Pause between two looks whether it has.
 pub(crate) const HELD_SETTLE: Duration = Duration::from_micros(30);
+/// Wait on an abort between the shutting of the plug and the last drain: a frame that has left the plug
+/// and is not in the ring yet, its bearer being preempted, would come before those that are put back.
+pub(crate) const ABORT_SETTLE: Duration = Duration::from_millis(20);
 /// Longest wait for the marker.
 pub(crate) const MARKER_WAIT: Duration = Duration::from_millis(1_000);
 /// Wait after the marker before the last drain: a frame that a bridge looked up before it heard the

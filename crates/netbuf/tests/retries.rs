@@ -139,15 +139,11 @@ fn half_put_back(config: &SourceConfig, tap: &Tap, guest: &Guest) -> SourceBuffe
     guest.run(false);
     source.capture().unwrap();
     let peer = Peer::new();
-    for number in 0..200 {
-        peer.send(net::vm_mac().bytes(), number, 60);
-        // The ring is small for the one who captures, too.
-        if number % 16 == 0 {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
+    (0..200).for_each(|number| peer.send(net::vm_mac().bytes(), number, 60));
     std::thread::sleep(Duration::from_millis(50));
     source.shut_for_abort().unwrap();
+    // From here on its ring is small.
+    net::ip("link set src txqueuelen 64");
     let failing = std::thread::spawn(move || {
         let failed = source.put_back();
         (source, failed)
@@ -164,7 +160,7 @@ fn half_put_back(config: &SourceConfig, tap: &Tap, guest: &Guest) -> SourceBuffe
 fn putting_back_is_asked_for_again_after_an_error() {
     in_own_network(|| {
         net::build();
-        let tap = net::tap_of_small_ring("src", "br-a", PlugState::Open, 64);
+        let tap = net::tap("src", "br-a", PlugState::Open);
         let guest = Guest::new(&tap, true);
         let config = net::source_config(64 << 20);
         let mut source = half_put_back(&config, &tap, &guest);
@@ -180,7 +176,7 @@ fn putting_back_is_asked_for_again_after_an_error() {
 fn the_next_agent_puts_back_what_is_left() {
     in_own_network(|| {
         net::build();
-        let tap = net::tap_of_small_ring("src", "br-a", PlugState::Open, 64);
+        let tap = net::tap("src", "br-a", PlugState::Open);
         let guest = Guest::new(&tap, true);
         let config = net::source_config(64 << 20);
         let source = half_put_back(&config, &tap, &guest);

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each file of tests uses its own part")]
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
@@ -33,6 +34,7 @@ pub fn in_own_network(test: impl FnOnce() + Send + 'static) {
         // SAFETY: CLONE_NEWNET touches no memory and no descriptors.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
             .expect("tests of the network need root");
+        let _spools = Spools;
         test();
     });
     if let Err(panic) = thread.join() {
@@ -149,13 +151,30 @@ pub fn mark() -> TapMark {
     }
 }
 
+thread_local! {
+    static SPOOLS: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Removes what a test's buffers leave when they are killed.
+struct Spools;
+
+impl Drop for Spools {
+    fn drop(&mut self) {
+        for path in SPOOLS.take() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 fn spool(side: &str) -> PathBuf {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    PathBuf::from(format!(
+    let path = PathBuf::from(format!(
         "/dev/shm/transhume-test-{}-{number}-{side}.spool",
         std::process::id()
-    ))
+    ));
+    SPOOLS.with_borrow_mut(|spools| spools.push(path.clone()));
+    path
 }
 
 pub fn source_config(buffer_bytes_max: u64) -> SourceConfig {
