@@ -357,7 +357,7 @@ impl Core {
             vm,
             host,
             work: match request.wish {
-                VmWish::Start { .. } => VmWork::Start(placed.spec),
+                VmWish::Start { .. } => VmWork::Start(Box::new(placed.spec)),
                 VmWish::Stop { force } => VmWork::Stop { force },
                 VmWish::Forget => VmWork::Forget,
             },
