@@ -70,7 +70,7 @@ pub(crate) const COPY_ACT_MAX: Duration = Duration::from_secs(270);
 pub(crate) const FINISH_ACT_MAX: Duration = Duration::from_secs(90);
 
 /// How long a target's closed buffer goes on answering a source that missed that it is closed.
-pub(crate) const CLOSED_BUFFER_KEPT: Duration = Duration::from_secs(60);
+pub(crate) const CLOSED_BUFFER_KEPT: Duration = Duration::from_secs(5);
 
 /// Longest wait of a starting agent for what an earlier one left to be taken over, before it hears the coordinator. What takes
 /// longer is shown as it was recorded.
