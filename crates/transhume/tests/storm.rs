@@ -55,14 +55,25 @@ fn ten_rounds_break_no_promise() {
     let rounds = std::fs::read_to_string(&log).unwrap_or_default();
     assert_eq!(output.status.code(), Some(0), "{text}\n{rounds}");
     let sum: Value = serde_json::from_str(&text).expect("one JSON document");
-    assert_eq!((&sum["rounds"], &sum["violated"]), (&ROUNDS.into(), &0.into()), "{sum}");
+    assert_eq!(
+        (&sum["rounds"], &sum["violated"]),
+        (&ROUNDS.into(), &0.into()),
+        "{sum}"
+    );
     assert!(sum["switchovers"].as_u64() > Some(0), "something moved: {sum}");
-    assert!(!sum["strikes"].as_object().unwrap().is_empty(), "something fell: {sum}");
+    assert!(
+        !sum["strikes"].as_object().unwrap().is_empty(),
+        "something fell: {sum}"
+    );
 
     // The same rounds again are those of the log: nothing is raised, and the sum is the same.
     let again = user::transhume(&["lab", "storm", "--summary", &log.display().to_string(), "--json"]);
     assert_eq!(again.succeeded().json(), sum);
-    assert_eq!(says("lab logs coordinator").code, Some(3), "the storm's lab is gone");
+    assert_eq!(
+        says("lab logs coordinator").code,
+        Some(3),
+        "the storm's lab is gone"
+    );
     drop(cleared);
 }
 
