@@ -125,12 +125,7 @@ impl Core {
     ) -> Result<(), CoreError> {
         loop {
             self.fire_due_timers()?;
-            let due = [
-                self.moves.next_due(),
-                self.jobs.next_due(),
-                self.surveys.next_due(),
-            ];
-            let due = due.into_iter().flatten().min();
+            let due = self.next_due();
             let due = due.map(|at| self.started + Duration::from_millis(at.0));
             let timer = async {
                 match due {
@@ -151,6 +146,12 @@ impl Core {
                 () = timer => {}
             }
         }
+    }
+
+    fn next_due(&self) -> Option<Millis> {
+        let jobs = self.jobs.next_due(self.now().mono);
+        let all = [self.moves.next_due(), jobs, self.surveys.next_due()];
+        all.into_iter().flatten().min()
     }
 
     fn fire_due_timers(&mut self) -> Result<(), CoreError> {
@@ -356,7 +357,7 @@ impl Core {
             vm,
             host,
             work: match request.wish {
-                VmWish::Start { .. } => VmWork::Start(placed.spec),
+                VmWish::Start { .. } => VmWork::Start(Box::new(placed.spec)),
                 VmWish::Stop { force } => VmWork::Stop { force },
                 VmWish::Forget => VmWork::Forget,
             },

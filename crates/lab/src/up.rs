@@ -281,13 +281,22 @@ pub fn start_coordinator(lab: &mut Lab) -> Result<ProcessRecord, LabError> {
     Ok(process)
 }
 
+/// Whether every agent is connected. A coordinator opens its socket after its TCP address.
+async fn all_connected(client: &Client) -> Result<bool, LabError> {
+    match client.hosts().await {
+        Ok(list) => Ok(list.hosts.iter().all(|host| host.connected)),
+        Err(error) if error.is_away() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab, LabError> {
     let spec = layout::cluster(options, image)?;
     options.progress.step(&format!("starting {} VMs", spec.vms.len()));
     let client = Client::unix(&lab.layout.api_socket())?;
     let limit_ms = start_limit_ms(spec.vms.len());
     let deadline = Instant::now() + Duration::from_millis(limit_ms);
-    while !client.hosts().await?.hosts.iter().all(|host| host.connected) {
+    while !all_connected(&client).await? {
         if Instant::now() > deadline {
             return Err(LabError::Timeout {
                 what: "the connection of the agents".to_owned(),

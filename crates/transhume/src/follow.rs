@@ -146,7 +146,7 @@ pub async fn follow(
     tokio::select! {
         biased;
         _ = interrupts.0.recv() => Err(detached(migration)),
-        report = follower.to_the_end() => report,
+        report = follower.until_over() => report,
     }
 }
 
@@ -176,7 +176,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    async fn to_the_end(&mut self) -> Result<MigrationReport, Failure> {
+    async fn until_over(&mut self) -> Result<MigrationReport, Failure> {
         while !self.watch().await? {
             self.pause("it ended the stream of events").await?;
         }

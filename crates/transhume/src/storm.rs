@@ -94,7 +94,7 @@ fn chosen(names: &[String]) -> Result<Vec<Fault>, Failure> {
 }
 
 fn check(args: &StormArgs) -> Result<(), Failure> {
-    if args.hosts < 2 || args.hosts % 2 != 0 {
+    if args.hosts < 2 || !args.hosts.is_multiple_of(2) {
         let message = format!("{} hosts cannot be halved", args.hosts);
         return Err(refused(
             message,

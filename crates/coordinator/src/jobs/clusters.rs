@@ -145,10 +145,11 @@ impl ClusterJobs {
         late.filter_map(Job::ran_out).collect()
     }
 
-    pub(super) fn next_due(&self) -> Option<Millis> {
+    /// A turn that has come and waits for its host is nothing to be woken for.
+    pub(super) fn next_due(&self, now: Millis) -> Option<Millis> {
         let again = self.jobs.iter().flat_map(|job| job.left.values());
         let again = again.filter_map(|(_, turn)| match turn {
-            Turn::From(at) if *at > Millis(0) => Some(*at),
+            Turn::From(at) if *at > now => Some(*at),
             Turn::From(_) | Turn::Issued(_) => None,
         });
         self.jobs.iter().filter_map(|job| job.due).chain(again).min()
@@ -362,5 +363,72 @@ impl Job {
             ),
             "this is done, and the cluster forgotten, as soon as the agents answer again",
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transhume_model::{ClusterSpec, MigrationId};
+    use transhume_protocol::message::{Fault, FaultKind, HostState};
+    use transhume_protocol::migration::OrderIds;
+
+    fn ending() -> ClusterJobs {
+        let cluster: ClusterSpec = serde_json::from_value(serde_json::json!({
+            "name": "lab",
+            "vms": [{ "host": "h1", "spec": {
+                "name": "vm1", "cluster": "lab", "vcpus": 1, "memory": 96, "nics": [],
+                "boot": { "kernel": "/k", "initrd": "/i", "cmdline": "" } } }],
+        }))
+        .expect("a cluster");
+        let mut jobs = ClusterJobs::default();
+        let job = ClusterJob {
+            work: ClusterWork::End,
+            cluster: ClusterRecord {
+                spec: cluster,
+                stage: ClusterStage::Ending,
+            },
+            epoch: Epoch(1),
+            reply: None,
+        };
+        jobs.begin(job, Millis(0));
+        jobs
+    }
+
+    fn state() -> HostState {
+        let nothing = serde_json::json!({ "vcpus": 0, "memory": 0 });
+        serde_json::from_value(serde_json::json!({
+            "protocol": 1, "host": "h1", "agent_run": 1, "capacity": nothing, "free": nothing,
+            "qemu": null, "qemu_error": null, "mtu_max": 1500, "vms": [],
+        }))
+        .expect("a host")
+    }
+
+    #[test]
+    fn what_failed_is_asked_for_again_after_a_pause_and_a_host_that_is_away_wakes_nobody() {
+        let (orders, mut issued) = tokio::sync::mpsc::channel(8);
+        let host: HostName = "h1".parse().unwrap();
+        let vm: VmName = "vm1".parse().unwrap();
+        let mut hosts = Hosts::new([host.clone()].into_iter(), OrderIds::of(MigrationId(0)));
+        hosts.back(&host, state(), orders);
+        let mut jobs = ending();
+        jobs.issue(Millis(0), &mut hosts);
+        let order = issued.try_recv().expect("it is issued at once");
+        let failed = Outcome::Failed(Fault::new(FaultKind::Qemu, "it does not end"));
+        assert!(jobs.answered(Millis(10), &host, order.id, &vm, failed).is_empty());
+
+        let again = Millis(10) + END_AGAIN_MS;
+        assert_eq!(jobs.next_due(Millis(10)), Some(again));
+        jobs.issue(Millis(again.0 - 1), &mut hosts);
+        assert!(issued.try_recv().is_err(), "not yet");
+        hosts.lost(&host);
+        jobs.host_lost(&host);
+        jobs.issue(again, &mut hosts);
+        assert!(issued.try_recv().is_err(), "nobody is there");
+        assert_eq!(jobs.next_due(again), Some(END_MS_MAX), "no turn that has come");
+        let (orders, mut issued) = tokio::sync::mpsc::channel(8);
+        hosts.back(&host, state(), orders);
+        jobs.issue(Millis(again.0 + 1), &mut hosts);
+        assert!(issued.try_recv().is_ok(), "as soon as it is back");
     }
 }

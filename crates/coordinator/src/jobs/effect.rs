@@ -56,7 +56,10 @@ pub(super) fn at_fault(host: &HostName, vm: &VmName, outcome: &Outcome) -> Refus
         Outcome::Failed(fault) => Refused::conflict(
             "failed-at-agent",
             format!("VM {vm} on host {host}: {}", fault.reason),
-            format!("the log of the agent of host {host} says more"),
+            fault
+                .hint
+                .clone()
+                .unwrap_or_else(|| format!("the log of the agent of host {host} says more")),
         ),
         other => Refused::conflict(
             "failed-at-agent",

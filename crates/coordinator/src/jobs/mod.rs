@@ -73,8 +73,8 @@ impl Jobs {
     }
 
     /// When [`Jobs::due`] or [`Jobs::issue`] has something to do next.
-    pub(crate) fn next_due(&self) -> Option<Millis> {
-        [self.clusters.next_due(), self.vms.next_due()]
+    pub(crate) fn next_due(&self, now: Millis) -> Option<Millis> {
+        [self.clusters.next_due(now), self.vms.next_due()]
             .into_iter()
             .flatten()
             .min()

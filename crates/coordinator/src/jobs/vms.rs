@@ -21,7 +21,7 @@ const STOP_MS_MAX: Millis = Millis(150_000);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VmWork {
     /// Boot it.
-    Start(VmSpec),
+    Start(Box<VmSpec>),
     /// Power it off; its place stays.
     Stop { force: bool },
     /// Power it off and take it out of its cluster.
@@ -47,7 +47,9 @@ impl VmWork {
     fn command(&self, vm: &VmName) -> Command {
         let vm = vm.clone();
         match self {
-            VmWork::Start(spec) => Command::StartVm { spec: spec.clone() },
+            VmWork::Start(spec) => Command::StartVm {
+                spec: (**spec).clone(),
+            },
             VmWork::Stop { force } => Command::StopVm { vm, force: *force },
             VmWork::Forget => Command::DestroyVm { vm },
         }

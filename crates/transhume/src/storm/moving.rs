@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use tokio::task::JoinSet;
 use transhume_lab::storm::{Fault, Pair, PlannedStrike, RoundPlan, Struck, Trigger, VmPlace, strike};
+use transhume_model::MigrationId;
 use transhume_protocol::event::{Event, Happening};
 
 use super::scene::Scene;
@@ -89,7 +89,7 @@ impl Waiting<'_> {
 /// Follows the move until it is over or takes too long; returns when every fault that fell is undone.
 pub async fn follow(
     scene: &Scene,
-    migration: u64,
+    migration: MigrationId,
     plan: &RoundPlan,
     places: &[VmPlace],
 ) -> Result<Course, Failure> {
@@ -125,14 +125,14 @@ pub async fn follow(
 /// One connection's events.
 async fn listen(
     scene: &Scene,
-    migration: u64,
+    migration: MigrationId,
     after: u64,
     waiting: &mut Waiting<'_>,
     course: &mut Course,
     falling: &mut JoinSet<Struck>,
 ) -> Result<(), Failure> {
-    let mut events = std::pin::pin!(scene.client.events(migration, after).await?);
-    while let Some(event) = events.next().await.transpose()? {
+    let mut events = scene.client.events(migration, after).await?;
+    while let Some(event) = events.next().await? {
         for (planned, pair) in waiting.due(&event) {
             let lab = scene.shared();
             falling.spawn_blocking(move || {

@@ -9,7 +9,7 @@ use transhume_lab::storm::{
 };
 use transhume_model::{HostName, VmName};
 use transhume_protocol::event::Event;
-use transhume_protocol::report::{Ending, MigrationReport};
+use transhume_protocol::report::{Ending, MigrationReport, Wait};
 
 use super::moving::{self, Course};
 use super::scene::{Scene, word};
@@ -46,7 +46,7 @@ pub async fn run(scene: &mut Scene, plan: &RoundPlan) -> Result<Told, Failure> {
     match scene.migrate(&way.from, &way.to, k).await {
         Err(failure) => refused = Some(failure.message),
         Ok(migration) => {
-            let places = places(&scene.report(migration).await?);
+            let places = places(&scene.client.report(migration).await?);
             course = moving::follow(scene, migration, plan, &places).await?;
             report = Some(migration);
         }
@@ -57,7 +57,7 @@ pub async fn run(scene: &mut Scene, plan: &RoundPlan) -> Result<Told, Failure> {
         .await
         .map_err(|error| Failure::of(&error))?;
     let report = match report {
-        Some(migration) => scene.report(migration).await.ok(),
+        Some(migration) => scene.client.report(migration).await.ok(),
         None => None,
     };
     let moved = match (&report, refused) {
@@ -79,7 +79,10 @@ pub async fn run(scene: &mut Scene, plan: &RoundPlan) -> Result<Told, Failure> {
         Ok(counts) => Account::Counted(counts),
         Err(failure) => Account::Missing(failure.message),
     };
-    let line = line(plan, k, &way, &course, &facts, begun.elapsed());
+    let mut line = line(plan, k, &way, &course, &facts, begun.elapsed());
+    if line.verdict == RoundVerdict::LostAndReported {
+        start_lost(scene, &mut facts, &mut line).await?;
+    }
     Ok(Told {
         line,
         plan: plan.clone(),
@@ -128,7 +131,7 @@ fn sight(report: &MigrationReport, course: &Course) -> MoveSight {
     MoveSight {
         ended: report.outcome != Ending::Running,
         outcome: word(&report.outcome),
-        waits_for: None,
+        waits_for: waits_for(report),
         vms: places(report),
         committed_at_ms: course.committed_at_ms(),
         duration_ms: report.duration_ms,
@@ -139,6 +142,21 @@ fn sight(report: &MigrationReport, course: &Course) -> MoveSight {
             ..Counts::default()
         },
     }
+}
+
+/// Every open order of the move, as its report names them.
+fn waits_for(report: &MigrationReport) -> Option<String> {
+    let wait = |wait: &Wait| {
+        format!(
+            "{} of VM {} on host {} ({})",
+            wait.order,
+            wait.vm,
+            wait.host,
+            word(&wait.why)
+        )
+    };
+    let waits: Vec<String> = report.waiting.iter().map(wait).collect();
+    (!waits.is_empty()).then(|| waits.join("; "))
 }
 
 /// Parts that do not run although no strike killed them, or left them dead.
@@ -172,6 +190,32 @@ async fn settle(scene: &Scene, facts: &mut Facts, dead: &[String]) -> Result<(),
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Lost VMs can be started again, and then everything is as it should be.
+async fn start_lost(scene: &Scene, facts: &mut Facts, line: &mut RoundLine) -> Result<(), Failure> {
+    for vm in &line.lost_vms {
+        if let Err(failure) = scene.start(vm).await {
+            line.violations.push(format!(
+                "VM {vm} is lost and cannot be started: {}",
+                failure.message
+            ));
+        }
+    }
+    if line.violations.is_empty() {
+        settle(scene, facts, &[]).await?;
+        if let Verdict::Violated(found) = judge(facts) {
+            line.violations.extend(
+                found
+                    .iter()
+                    .map(|found| format!("after the start of a lost VM: {found}")),
+            );
+        }
+    }
+    if !line.violations.is_empty() {
+        line.verdict = RoundVerdict::Violated;
+    }
+    Ok(())
 }
 
 /// VMs without a QEMU: their guests cannot be asked.

@@ -4,15 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use transhume_coordinator::api::{Accepted, ClusterView, HostList, MoveOrder, VmLife};
+use transhume_api::{Client, HostView, MoveOrder, VmLife, VmStart, VmView};
 use transhume_lab::storm::{ClusterSight, Counts, HostSight, VmSight};
 use transhume_lab::{Figures, Lab, LabUp, collect, up};
-use transhume_model::{Bytes, HostName, Mebibytes, VmName};
+use transhume_model::{Bytes, ClusterName, HostName, IdError, Mebibytes, MigrationId, VmName};
 use transhume_protocol::message::VmRole;
-use transhume_protocol::report::MigrationReport;
 
 use crate::args::StormArgs;
-use crate::client::Client;
+use crate::client;
 use crate::failure::Failure;
 use crate::labs::told;
 
@@ -28,6 +27,7 @@ const POLL: Duration = Duration::from_millis(300);
 pub struct Scene {
     lab: Arc<Mutex<Lab>>,
     pub client: Client,
+    cluster: ClusterName,
     before: Counts,
 }
 
@@ -46,7 +46,8 @@ impl Scene {
         let lab = up(&options).await?;
         let mut scene = Scene {
             lab: Arc::new(Mutex::new(lab)),
-            client: Client::of_lab()?,
+            client: client::of_lab()?,
+            cluster: CLUSTER.parse().map_err(|error: IdError| Failure::of(&error))?,
             before: Counts::default(),
         };
         scene.before = counts(&scene.traffic().await?);
@@ -95,16 +96,16 @@ impl Scene {
 
     /// The coordinator's view of the cluster and of the hosts.
     pub async fn cluster(&self) -> Result<ClusterSight, Failure> {
-        let cluster: ClusterView = self.client.get(&format!("/v1/clusters/{CLUSTER}")).await?;
-        let hosts: HostList = self.client.get("/v1/hosts").await?;
-        let vm = |vm: transhume_coordinator::api::VmView| VmSight {
+        let cluster = self.client.cluster(&self.cluster).await?;
+        let hosts = self.client.hosts().await?;
+        let vm = |vm: VmView| VmSight {
             vm: vm.id,
             host: vm.host,
             running: vm.state == VmLife::Running,
-            state: word(&vm.state),
+            state: vm.state.name().to_owned(),
             moving: vm.role.is_some_and(|role| role != VmRole::Home),
         };
-        let host = |host: transhume_coordinator::api::HostView| HostSight {
+        let host = |host: HostView| HostSight {
             host: host.name,
             connected: host.connected,
             vms: host.vms,
@@ -116,7 +117,13 @@ impl Scene {
         })
     }
 
-    pub async fn migrate(&self, from: &[HostName], to: &[HostName], batch: usize) -> Result<u64, Failure> {
+    /// Begins a move.
+    pub async fn migrate(
+        &self,
+        from: &[HostName],
+        to: &[HostName],
+        batch: usize,
+    ) -> Result<MigrationId, Failure> {
         let names = |hosts: &[HostName]| hosts.iter().map(ToString::to_string).collect();
         let order = MoveOrder {
             from: names(from),
@@ -126,13 +133,14 @@ impl Scene {
             blackout_ms_max: None,
             strategy: None,
         };
-        let path = format!("/v1/clusters/{CLUSTER}/migrations");
-        let accepted: Accepted = self.client.post(&path, &order).await?;
-        Ok(accepted.migration.0)
+        Ok(self.client.migrate(&self.cluster, &order).await?)
     }
 
-    pub async fn report(&self, migration: u64) -> Result<MigrationReport, Failure> {
-        self.client.get(&format!("/v1/migrations/{migration}")).await
+    /// Starts a VM again that was lost.
+    pub async fn start(&self, vm: &VmName) -> Result<(), Failure> {
+        let here = VmStart { host: None };
+        self.client.start_vm(&self.cluster, vm, &here).await?;
+        Ok(())
     }
 }
 
