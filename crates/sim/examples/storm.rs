@@ -1,0 +1,92 @@
+//! Long runs: `cargo run --release -p transhume-sim --example storm -- --schedules 100000 --seed 0 [--threads 2]`.
+//!
+//! Seeds are taken one after the other, so that ranges can be run at any time and added up. Every violation is printed
+//! with its seed; the exit code says whether there was one.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use transhume_sim::{Scenario, World};
+
+/// Schedules between two lines on the terminal.
+const PROGRESS_EVERY: u64 = 20_000;
+/// Violations that are printed in full.
+const PRINTED_MAX: usize = 50;
+
+#[derive(Debug, Default)]
+struct Sums {
+    schedules: u64,
+    simulated_ms: u64,
+    steps: u64,
+    endings: BTreeMap<String, u64>,
+    violations: Vec<(u64, String)>,
+}
+
+fn option(name: &str, default: u64) -> u64 {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name).skip(1);
+    arguments.next().map_or(default, |value| {
+        value.parse().unwrap_or_else(|_| panic!("{name} takes a number, not `{value}`"))
+    })
+}
+
+fn one(seed: u64, sums: &Mutex<Sums>) {
+    let outcome = World::new(Scenario::storm(seed)).run();
+    let mut sums = sums.lock().expect("no thread panics while it adds up");
+    sums.schedules += 1;
+    match outcome {
+        Ok(outcome) => {
+            sums.simulated_ms += outcome.lasted.0;
+            sums.steps += outcome.steps;
+            *sums.endings.entry(format!("{:?}", outcome.report.outcome)).or_default() += 1;
+        }
+        Err(violation) => {
+            if sums.violations.len() < PRINTED_MAX {
+                let text = violation.to_string();
+                let short: String = text.chars().take(600).collect();
+                println!("seed {seed}: {short}");
+            }
+            sums.violations.push((seed, violation.to_string()));
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let (schedules, first) = (option("--schedules", 100_000), option("--seed", 0));
+    let threads = option("--threads", 2);
+    let (next, sums) = (AtomicU64::new(first), Mutex::new(Sums::default()));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + schedules {
+                        return;
+                    }
+                    one(seed, &sums);
+                    if (seed - first + 1) % PROGRESS_EVERY == 0 {
+                        println!("{} schedules after {:.0} s", seed - first + 1, begun.elapsed().as_secs_f64());
+                    }
+                }
+            });
+        }
+    });
+    let sums = sums.into_inner().expect("no thread panicked");
+    let core_hours = begun.elapsed().as_secs_f64() * threads as f64 / 3_600.0;
+    let hours = sums.simulated_ms as f64 / 3_600_000.0;
+    println!("seeds {first} to {}", first + schedules - 1);
+    println!("schedules            {}", sums.schedules);
+    println!("endings              {:?}", sums.endings);
+    println!("events               {}", sums.steps);
+    println!("simulated hours      {hours:.1}");
+    println!("core hours           {core_hours:.3}");
+    println!("simulated per core   {:.0} hours an hour", hours / core_hours);
+    println!("violations           {}", sums.violations.len());
+    match sums.violations.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
