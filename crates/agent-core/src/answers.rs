@@ -45,6 +45,11 @@ impl Answers {
         self.waiting.remove(&kind)
     }
 
+    /// What was answered holds no longer; who waits goes on waiting.
+    pub(crate) fn forget_done(&mut self) {
+        self.done.clear();
+    }
+
     /// A new move begins.
     pub(crate) fn clear(&mut self) {
         self.done.clear();

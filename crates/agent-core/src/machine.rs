@@ -145,6 +145,11 @@ impl Cx<'_> {
         self.send(None, Outcome::Failed(trouble.into_fault()));
     }
 
+    /// The move is undone: nothing that was answered in it holds any longer.
+    pub(crate) fn end_move(&mut self) {
+        self.answers.forget_done();
+    }
+
     /// A new move begins: only the order that begins it is waited for.
     pub(crate) fn begin_move(&mut self, kind: OrderKind, order: transhume_model::OrderId) {
         self.answers.clear();
@@ -385,9 +390,9 @@ impl Machine {
         let order = order.clone();
         self.run(now, |role, cx| match role.order(cx, order) {
             Ok(role) => role,
-            Err((role, trouble)) => {
-                cx.fail(kind, trouble);
-                role
+            Err(stays) => {
+                cx.fail(kind, stays.trouble);
+                stays.role
             }
         })
     }

@@ -16,10 +16,7 @@ pub enum Trouble {
 impl Trouble {
     /// A failure of this kind.
     pub fn failed(kind: FaultKind, reason: impl Into<String>) -> Self {
-        Trouble::Failed(Fault {
-            kind,
-            reason: reason.into(),
-        })
+        Trouble::Failed(Fault::new(kind, reason))
     }
 
     /// A refusal of this kind.
@@ -35,10 +32,9 @@ impl Trouble {
     pub fn into_fault(self) -> Fault {
         match self {
             Trouble::Failed(fault) => fault,
-            Trouble::Refused(refusal) => Fault {
-                kind: FaultKind::Internal,
-                reason: refusal.reason,
-            },
+            Trouble::Refused(refusal) => {
+                Fault::new(FaultKind::Internal, refusal.reason).with_hint(refusal.hint)
+            }
         }
     }
 }

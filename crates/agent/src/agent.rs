@@ -226,6 +226,7 @@ impl Shared {
                 reason: format!(
                     "VM {vm} has {ORDERS_WAITING_MAX} orders waiting, or its task has just ended"
                 ),
+                hint: None,
             };
             self.report(Some(id), epoch, Some(vm.clone()), Outcome::Failed(fault));
         }

@@ -163,14 +163,17 @@ fn fault(vm: &VmName, limit: Bytes, event: Event) -> Fault {
         Event::LimitReached { bytes } => Fault {
             kind: FaultKind::BufferLimit,
             reason: format!("the network buffer of VM {vm} holds {bytes} bytes, its limit is {limit}"),
+            hint: None,
         },
         Event::TunnelBroken { why } => Fault {
             kind: FaultKind::Tunnel,
             reason: format!("the tunnel of VM {vm} broke: {why}"),
+            hint: None,
         },
         Event::Broken { what } => Fault {
             kind: FaultKind::Network,
             reason: format!("the network buffer of VM {vm}: {what}"),
+            hint: None,
         },
     }
 }
@@ -367,6 +370,7 @@ fn in_background(alarm: mpsc::Sender<Alarm>, work: impl FnOnce() -> Result<Alarm
             Alarm::Fault(Fault {
                 kind: FaultKind::Network,
                 reason: crate::vm::chain(&error),
+                hint: None,
             })
         });
         // The VM may have been destroyed meanwhile; then nobody waits for this.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use transhume_model::ProcessId;
 use tracing::{info, warn};
+use transhume_model::ProcessId;
 use transhume_protocol::message::VmRole;
 use transhume_qemu::{AdoptedIncoming, Incoming, RunState, Running, Surrendered, VmPaths};
 

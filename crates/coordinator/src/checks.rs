@@ -231,6 +231,7 @@ fn present(scene: &Scene, vm: &PlacedVm) -> Result<(), Refused> {
 fn move_vm(scene: &Scene, planned: &Move) -> MoveVm {
     let placed = scene.leaving().find(|placed| placed.spec.name == planned.vm);
     MoveVm {
+        powered_off: false,
         spec: placed
             .expect("the planner places what it was asked to place")
             .spec

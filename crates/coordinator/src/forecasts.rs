@@ -10,7 +10,7 @@ use transhume_planner::forecast::{Way, sampled_dirty_mib_s};
 use transhume_planner::input::{Amount, Bands, Cluster, Host, MEMORY, MemoryFigures, PlanInput, Vm};
 use transhume_planner::report::{ForecastMove, Forecasts, Refused as TooSlow};
 use transhume_planner::{Batch, forecast};
-use transhume_protocol::forecast::{Beside, Expected, MoveForecast, VmForecast};
+use transhume_protocol::forecast::{Expected, ForecastVsActual, MoveForecast, VmForecast};
 use transhume_protocol::message::Mode;
 use transhume_protocol::report::{Ending, MigrationReport};
 
@@ -177,7 +177,7 @@ pub(crate) fn record<'a>(reports: impl Iterator<Item = &'a MigrationReport>) -> 
     record
 }
 
-fn count(score: &mut Score, figure: &Beside) {
+fn count(score: &mut Score, figure: &ForecastVsActual) {
     if let Some(inside) = figure.inside {
         score.of += 1;
         score.inside += usize::from(inside);

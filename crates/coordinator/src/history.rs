@@ -149,6 +149,10 @@ fn told(entry: &JournalEntry) -> Vec<(WallMicros, Happening)> {
             let (at, ending) = (report.started_at + WallMicros(lasted), report.outcome);
             vec![(at, Happening::Ended { ending })]
         }
+        JournalEntry::VmLost { vm, at, host, fault } => {
+            let (vm, host, fault) = (vm.clone(), host.clone(), fault.clone());
+            vec![(*at, Happening::VmLost { vm, host, fault })]
+        }
         JournalEntry::VmClosed { .. }
         | JournalEntry::VmDiscarded { .. }
         | JournalEntry::VmRestored { .. }

@@ -2,7 +2,7 @@
 
 use transhume_model::{ClusterName, Interval};
 use transhume_planner::lesson::{Lesson, PLACES_MIN};
-use transhume_protocol::forecast::{Beside, Expected};
+use transhume_protocol::forecast::{Expected, ForecastVsActual};
 use transhume_protocol::message::Mode;
 use transhume_protocol::report::{Ending, MigrationReport};
 
@@ -44,9 +44,9 @@ impl Lessons {
                 duration_ms: told.duration_ms.forecast,
                 blackout_ms: told.blackout_ms.forecast,
             });
-            let mut add = |lesson: fn(&mut Self) -> &mut Lesson, modelled, beside: &Beside| {
-                if let Some(truth) = beside.truth {
-                    lesson(&mut lessons).add(modelled, truth);
+            let mut add = |lesson: fn(&mut Self) -> &mut Lesson, modelled, figure: &ForecastVsActual| {
+                if let Some(actual) = figure.actual {
+                    lesson(&mut lessons).add(modelled, actual);
                 }
             };
             add(|all| &mut all.bytes, modelled.bytes, &told.bytes);

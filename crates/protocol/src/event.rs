@@ -89,10 +89,24 @@ pub enum Happening {
         /// Why, in words.
         reason: String,
     },
+    /// The user asked to cancel, but the batch returns to its sources already: nothing changes.
+    AlreadyRollingBack {
+        /// Which batch, from 1.
+        batch: usize,
+    },
     /// The journal holds `Committed`.
     Committed {
         /// Which batch, from 1.
         batch: usize,
+    },
+    /// A VM is gone after its batch was committed: the rest of the move goes on without it.
+    VmLost {
+        /// The VM.
+        vm: VmName,
+        /// Where it should have run.
+        host: HostName,
+        /// What happened to it.
+        fault: Fault,
     },
     /// The move is over.
     Ended {

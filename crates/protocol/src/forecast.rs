@@ -1,7 +1,7 @@
 //! What was expected of a move before anything moved, and, once it is over, how good that was.
 //!
-//! The coordinator makes a forecast with the move and the journal keeps it with its request; the report puts the truth beside it.
-//! Nothing is decided by it here. Deliberately absent: how a forecast is made (the planner).
+//! The coordinator makes a forecast with the move and the journal keeps it with its request; the report
+//! compares it with what was measured. Nothing is decided by it here. Deliberately absent: how a forecast is made (the planner).
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Interval, VmName};
@@ -55,31 +55,32 @@ impl MoveForecast {
     }
 }
 
-/// A forecast figure with the truth beside it.
+/// A forecast figure and the actual one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Beside {
+pub struct ForecastVsActual {
     /// As expected.
     pub forecast: Interval,
     /// As measured; `None` as long as, or because, the VM did not arrive.
-    pub truth: Option<f64>,
-    /// Whether the truth lies in the forecast.
+    #[serde(alias = "truth")]
+    pub actual: Option<f64>,
+    /// Whether the actual figure lies in the forecast.
     pub inside: Option<bool>,
 }
 
-impl Beside {
-    /// Puts the truth, where there is one, beside the forecast.
-    pub fn of(forecast: Interval, truth: Option<f64>) -> Self {
+impl ForecastVsActual {
+    /// Compares the two, where there is an actual figure.
+    pub fn of(forecast: Interval, actual: Option<f64>) -> Self {
         Self {
             forecast,
-            truth,
-            inside: truth.map(|truth| forecast.holds(truth)),
+            actual,
+            inside: actual.map(|actual| forecast.holds(actual)),
         }
     }
 }
 
 /// What came of a VM, or of a whole move.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Truth {
+pub struct Actual {
     /// Bytes between the agents.
     pub bytes: Option<f64>,
     /// Milliseconds from begin to end.
@@ -88,24 +89,24 @@ pub struct Truth {
     pub blackout_ms: Option<f64>,
 }
 
-/// Forecast and truth, side by side.
+/// Forecast and actual figures, side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Comparison {
     /// Bytes between the agents, over VMCT.
-    pub bytes: Beside,
+    pub bytes: ForecastVsActual,
     /// From the begin of the batch, or of the move, to its end, milliseconds.
-    pub duration_ms: Beside,
+    pub duration_ms: ForecastVsActual,
     /// Blackout, milliseconds; of a move: its longest.
-    pub blackout_ms: Beside,
+    pub blackout_ms: ForecastVsActual,
 }
 
 impl Comparison {
-    /// Puts truth beside forecast.
-    pub fn of(expected: &Expected, truth: Truth) -> Self {
+    /// Compares the two.
+    pub fn of(expected: &Expected, actual: Actual) -> Self {
         Self {
-            bytes: Beside::of(expected.bytes, truth.bytes),
-            duration_ms: Beside::of(expected.duration_ms, truth.duration_ms),
-            blackout_ms: Beside::of(expected.blackout_ms, truth.blackout_ms),
+            bytes: ForecastVsActual::of(expected.bytes, actual.bytes),
+            duration_ms: ForecastVsActual::of(expected.duration_ms, actual.duration_ms),
+            blackout_ms: ForecastVsActual::of(expected.blackout_ms, actual.blackout_ms),
         }
     }
 }
@@ -122,7 +123,7 @@ pub struct VmComparison {
     /// What the model alone had said, where earlier moves had taught more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modelled: Option<Expected>,
-    /// Forecast and truth.
+    /// Forecast and actual figures.
     pub figures: Comparison,
 }
 
@@ -131,10 +132,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_truth_nothing_is_judged() {
+    fn without_an_actual_figure_nothing_is_judged() {
         let forecast = Interval { low: 1.0, high: 2.0 };
-        assert_eq!(Beside::of(forecast, None).inside, None);
-        assert_eq!(Beside::of(forecast, Some(2.0)).inside, Some(true));
-        assert_eq!(Beside::of(forecast, Some(2.1)).inside, Some(false));
+        assert_eq!(ForecastVsActual::of(forecast, None).inside, None);
+        assert_eq!(ForecastVsActual::of(forecast, Some(2.0)).inside, Some(true));
+        assert_eq!(ForecastVsActual::of(forecast, Some(2.1)).inside, Some(false));
     }
 }

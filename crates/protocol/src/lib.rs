@@ -1,7 +1,7 @@
 //! The protocol of a cluster's move: six phases (§1.2), ten steps (§3.3.2), the messages, the journal
 //! entries and the group state machine that decides.
 //!
-//! Start with [`step::STEPS`]: the whole protocol as one table. [`message`] is all that coordinator and agents
+//! Start with [`step`]: the whole protocol as two tables. [`message`] is all that coordinator and agents
 //! know of each other. Pure: no clock, no files, no sockets; `now` is an argument.
 #![forbid(unsafe_code)]
 
@@ -10,5 +10,6 @@ pub mod forecast;
 pub mod message;
 pub mod migration;
 pub mod report;
+mod row;
 pub mod step;
 pub mod wire;

@@ -5,7 +5,7 @@ use transhume_model::{ClusterName, HostName, MigrationId, VmName, WallMicros};
 use utoipa::ToSchema;
 
 use crate::forecast::{Comparison, VmComparison};
-use crate::message::{Mode, OldPath, PageProgress};
+use crate::message::{GuestState, Mode, OldPath, OrderKind, PageProgress};
 use crate::step::{Phase, Step};
 
 /// How a migration ended, or that it has not yet.
@@ -14,8 +14,10 @@ use crate::step::{Phase, Step};
 pub enum Ending {
     /// Still under way.
     Running,
-    /// Every batch committed.
+    /// Every batch committed, and every VM runs as it did.
     Committed,
+    /// Every batch committed, but a VM is lost: it has to be started again.
+    CommittedWithLoss,
     /// The first batch rolled back: nothing moved.
     RolledBack,
     /// Some batches committed, a later one rolled back.
@@ -31,7 +33,7 @@ pub struct Frames {
     pub captured: u64,
     /// Unicast frames delivered: into the target, or put back into the source.
     pub delivered: u64,
-    /// `captured` − `delivered`, plus what a kernel queue dropped.
+    /// Captured, but neither delivered nor left waiting for the guest; and what a kernel queue dropped.
     pub lost: u64,
     /// Frames that would have been delivered twice.
     pub duplicated: u64,
@@ -43,6 +45,29 @@ pub struct Frames {
     pub broadcast: u64,
     /// The VM's own frames that were kept from coming back.
     pub own_echo: u64,
+    /// Frames that reached the VM and that its guest never took: a paused or panicked guest takes none.
+    #[serde(default)]
+    pub untaken: u64,
+    /// Frames of others that speak with the VM's address.
+    #[serde(default)]
+    pub second_speaker: u64,
+}
+
+impl std::iter::Sum for Frames {
+    fn sum<I: Iterator<Item = Frames>>(all: I) -> Self {
+        all.fold(Frames::default(), |a, b| Frames {
+            captured: a.captured + b.captured,
+            delivered: a.delivered + b.delivered,
+            lost: a.lost + b.lost,
+            duplicated: a.duplicated + b.duplicated,
+            reordered: a.reordered + b.reordered,
+            late: a.late + b.late,
+            broadcast: a.broadcast + b.broadcast,
+            own_echo: a.own_echo + b.own_echo,
+            untaken: a.untaken + b.untaken,
+            second_speaker: a.second_speaker + b.second_speaker,
+        })
+    }
 }
 
 /// Where the blackout went, in milliseconds. The parts add up to `blackout_ms`.
@@ -73,6 +98,12 @@ pub struct VmReport {
     pub target: HostName,
     /// Host it runs on now, as far as the journal knows.
     pub host: HostName,
+    /// What its guest does there: what it did before the move, unless the VM is lost.
+    #[serde(default)]
+    pub guest: GuestState,
+    /// That it is lost, and what can be done about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<VmLoss>,
     /// Furthest phase reached.
     pub phase: Phase,
     /// VM stopped → running. `None` if it was never stopped.
@@ -81,6 +112,13 @@ pub struct VmReport {
     pub blackout_parts: Option<BlackoutParts>,
     /// Longest silence around the switchover that a peer sees: last frame from the source to first from the target.
     pub gap_ms: Option<f64>,
+    /// How far `blackout_ms` and `gap_ms` may be off because the clocks of the two hosts were only
+    /// estimated, in milliseconds; `None` where there is no estimate of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_uncertainty_ms: Option<f64>,
+    /// Why a time that spans both hosts is missing although it was measured: their clocks contradict it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocks: Option<String>,
     /// The account of frames; `None` if nothing was captured.
     pub frames: Option<Frames>,
     /// How the old path was seen to be empty.
@@ -91,9 +129,18 @@ pub struct VmReport {
     pub pages: PageProgress,
     /// Time in each phase.
     pub phases: Vec<PhaseTime>,
-    /// What was expected before the move, with the truth beside it; `None` where no forecast was made.
+    /// What was expected before the move, with what was measured; `None` where no forecast was made.
     #[serde(default)]
     pub forecast: Option<VmComparison>,
+}
+
+/// Why a VM that was committed does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmLoss {
+    /// What happened.
+    pub reason: String,
+    /// What can be done.
+    pub hint: String,
 }
 
 /// How long a VM was in a phase.
@@ -118,6 +165,39 @@ pub struct Trouble {
     pub reason: String,
     /// What would help.
     pub hint: String,
+}
+
+/// Something that a move under way waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Wait {
+    /// The VM.
+    pub vm: VmName,
+    /// The order that is not done.
+    pub order: OrderKind,
+    /// The host that has it, or is to have it.
+    pub host: HostName,
+    /// How long ago it was issued first, in milliseconds; 0 where it could not be issued yet.
+    pub since_ms: u64,
+    /// Why it is not done.
+    pub why: WaitReason,
+}
+
+/// Why an order is not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum WaitReason {
+    /// The agent has it, or is about to: no answer yet.
+    InFlight,
+    /// It failed and is issued again after a pause.
+    BackingOff {
+        /// Why it failed.
+        reason: String,
+    },
+    /// The host's agent is not connected: the order goes out when it is back.
+    NotConnected {
+        /// How long it has been lost, in milliseconds.
+        lost_ms: u64,
+    },
 }
 
 /// The whole report. `transhume report --json` prints exactly this.
@@ -147,9 +227,12 @@ pub struct MigrationReport {
     pub frames: Frames,
     /// Each VM.
     pub vms: Vec<VmReport>,
-    /// What was expected of the whole move, with the truth beside it.
+    /// What was expected of the whole move, with what was measured.
     #[serde(default)]
     pub forecast: Option<Comparison>,
     /// What went wrong first.
     pub trouble: Option<Trouble>,
+    /// What the move waits for while it runs; empty when it is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<Wait>,
 }

@@ -1,11 +1,18 @@
-//! The six phases of one VM (§1.2) and the ten steps of a batch (§3.3.2), as one table.
+//! The protocol, to be read off one file: the six phases of one VM (§1.2), the ten steps of a batch
+//! (§3.3.2) and the orders by which they are carried out.
 //!
-//! These two enums are the only ones of their kind: execution, journal, metrics, API and dashboard use them.
+//! [`STEPS`] says when a step is done and what a fault in it leads to. [`ORDERS`] says of each order to
+//! whom it goes, what must be done before, what answers it and how long it may take. Both tables are
+//! executed: the group state machine walks them, and agents and tests look orders up in them. The enums
+//! are the only ones of their kind: journal, metrics, API and dashboard use them too.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::message::{OrderKind, OutcomeKind};
+pub use crate::row::{Fact, Meaning, Need, OrderRow, Part, Side, StepRow, WaitLimit};
 
 /// The six phases of one VM's live migration (§1.2), in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -71,7 +78,7 @@ pub enum Step {
     Capture,
     /// 6: stop-and-copy (the paper's text says "post-copy phase").
     StopAndCopy,
-    /// 7: commit.
+    /// 7: commit. The journal's alone: it is over when `Committed` is durable.
     Commit,
     /// 8: start the VMs and deliver the captured frames.
     Activate,
@@ -91,45 +98,88 @@ pub enum OnFault {
     RollForward,
 }
 
-/// One row of the protocol.
-#[derive(Debug, Clone, Copy)]
-pub struct StepRow {
-    /// Which step.
-    pub step: Step,
-    /// The phase that a VM of the batch is in meanwhile.
-    pub phase: Phase,
-    /// Orders to the sources, by name of [`crate::message::Command`].
-    pub to_source: &'static [&'static str],
-    /// Orders to the targets.
-    pub to_target: &'static [&'static str],
-    /// The step is over when this holds for every VM of the batch.
-    pub done_when: &'static str,
-    /// What a fault does.
-    pub on_fault: OnFault,
-}
-
-/// The protocol (§3.3.2). Each order goes to all VMs of the batch at once; a step begins when the one before is
-/// done for all of them. Commit is the journal's alone: nothing is sent before `Committed` is on disk.
+/// The ten steps (§3.3.2). Before commit a step begins when the one before is done for every VM of the
+/// batch: each is a barrier. After commit each VM goes on by itself, and a step is announced as over when
+/// the last VM is through.
 #[rustfmt::skip]
 pub const STEPS: [StepRow; 10] = {
+    use Fact::{Done, Started};
     use OnFault::{RollBack, RollForward};
-    const fn row(
-        step: Step, phase: Phase, to_source: &'static [&'static str], to_target: &'static [&'static str],
-        done_when: &'static str, on_fault: OnFault,
-    ) -> StepRow {
-        StepRow { step, phase, to_source, to_target, done_when, on_fault }
+    use OrderKind as O;
+    const fn row(step: Step, phase: Phase, done_when: &'static [Fact], on_fault: OnFault) -> StepRow {
+        StepRow { step, phase, done_when, on_fault }
     }
     [
-        row(Step::SelectBatch,         Phase::Reservation,  &[],                                    &["Reserve", "Prepare"],     "target waits, paused, plug shut",            RollBack),
-        row(Step::StartPreCopy,        Phase::PreCopy,      &["PreCopy"],                           &[],                         "page stream runs",                           RollBack),
-        row(Step::CreateSourceBuffers, Phase::PreCopy,      &["OpenSourceBuffer"],                  &[],                         "buffer ready, capture disabled",             RollBack),
-        row(Step::CreateTargetBuffers, Phase::PreCopy,      &["ConnectBuffers"],                    &["OpenTargetBuffer"],       "tunnel up and predicted blackout in budget", RollBack),
-        row(Step::Capture,             Phase::StopAndCopy,  &["Capture"],                           &[],                         "VM stopped, frames captured",                RollBack),
-        row(Step::StopAndCopy,         Phase::StopAndCopy,  &["StopAndCopy"],                       &["AwaitLoaded"],            "target loaded and paused: prepared",         RollBack),
-        row(Step::Commit,              Phase::Commitment,   &[],                                    &[],                         "journal holds Committed",                    RollBack),
-        row(Step::Activate,            Phase::Activation,   &["Commit"],                            &["Activate"],               "VM runs on the target, announced",           RollForward),
-        row(Step::CloseBuffers,        Phase::Activation,   &["CloseSourceBuffer", "Discard"],      &["CloseTargetBuffer"],      "FIN seen, frames accounted, source gone",    RollForward),
-        row(Step::NextBatch,           Phase::Activation,   &[],                                    &[],                         "no VM left, or step 1 again",                RollForward),
+        row(Step::SelectBatch,         Phase::Reservation, &[Done(O::Prepare)],                        RollBack),
+        row(Step::StartPreCopy,        Phase::PreCopy,     &[Started(O::PreCopy)],                     RollBack),
+        row(Step::CreateSourceBuffers, Phase::PreCopy,     &[Done(O::OpenSourceBuffer)],               RollBack),
+        row(Step::CreateTargetBuffers, Phase::PreCopy,     &[Done(O::ConnectBuffers), Done(O::PreCopy)], RollBack),
+        row(Step::Capture,             Phase::StopAndCopy, &[Done(O::Capture)],                        RollBack),
+        row(Step::StopAndCopy,         Phase::StopAndCopy, &[Done(O::StopAndCopy), Done(O::AwaitLoaded)], RollBack),
+        row(Step::Commit,              Phase::Commitment,  &[],                                        RollBack),
+        row(Step::Activate,            Phase::Activation,  &[Done(O::Activate)],                       RollForward),
+        row(Step::CloseBuffers,        Phase::Activation,  &[Done(O::Discard)],                        RollForward),
+        row(Step::NextBatch,           Phase::Activation,  &[],                                        RollForward),
+    ]
+};
+
+/// The orders of a move. Each is wanted from its step on until it is done, as soon as what it needs is
+/// done; it goes to all VMs of the batch at once. The two that undo are wanted when a batch rolls back.
+#[rustfmt::skip]
+pub const ORDERS: [OrderRow; 16] = {
+    use Meaning::{Done, Lost};
+    use Need::{All, Own};
+    use OrderKind as O;
+    use OutcomeKind as Is;
+    use Side::{Source, Target};
+    use crate::message::RefusalKind::{StaleEpoch, UnknownVm, WrongState};
+    const fn at(
+        step: Step, order: OrderKind, side: Side, needs: &'static [Need], done_by: OutcomeKind, limit: WaitLimit,
+    ) -> OrderRow {
+        OrderRow::new(Part::Step(step), order, side, needs, done_by, limit)
+    }
+    const fn undo(order: OrderKind, side: Side, done_by: OutcomeKind) -> OrderRow {
+        OrderRow::new(Part::RollBack, order, side, &[], done_by, WaitLimit::Abort)
+            .for_every_vm()
+            .refused(&[(UnknownVm, Done), (StaleEpoch, Done)])
+    }
+    const GONE: &[(crate::message::RefusalKind, Meaning)] = &[(UnknownVm, Done)];
+    const NO_TUNNEL_BROKEN: &[(crate::message::RefusalKind, Meaning)] = &[(WrongState, Done)];
+    const RUNS: &[Need] = &[Own(O::ConnectBuffers), Own(O::Activate), Own(O::Commit)];
+    const ALL_ELSE: &[Need] =
+        &[Own(O::Activate), Own(O::Commit), Own(O::CloseSourceBuffer), Own(O::CloseTargetBuffer)];
+    [
+        at(Step::SelectBatch, O::Reserve, Target, &[], Is::Reserved, WaitLimit::Reserve).for_every_vm(),
+        at(Step::SelectBatch, O::Prepare, Target, &[All(O::Reserve)], Is::Prepared, WaitLimit::Prepare),
+
+        at(Step::StartPreCopy, O::PreCopy, Source, &[Own(O::Prepare)], Is::Converged, WaitLimit::StartPreCopy)
+            .meanwhile(&[Is::PreCopying, Is::Progress]),
+
+        at(Step::CreateSourceBuffers, O::OpenSourceBuffer, Source, &[], Is::SourceBufferOpen, WaitLimit::Buffers),
+
+        at(Step::CreateTargetBuffers, O::OpenTargetBuffer, Target, &[], Is::TargetBufferOpen, WaitLimit::Buffers)
+            .refused(NO_TUNNEL_BROKEN),
+        at(Step::CreateTargetBuffers, O::ConnectBuffers, Source, &[Own(O::OpenTargetBuffer)], Is::BuffersConnected, WaitLimit::Buffers)
+            .refused(NO_TUNNEL_BROKEN),
+
+        at(Step::Capture, O::Capture, Source, &[], Is::Captured, WaitLimit::Capture),
+
+        at(Step::StopAndCopy, O::StopAndCopy, Source, &[], Is::Copied, WaitLimit::StopAndCopy),
+        at(Step::StopAndCopy, O::AwaitLoaded, Target, &[], Is::Loaded, WaitLimit::StopAndCopy),
+
+        at(Step::Activate, O::Activate, Target, &[], Is::Activated, WaitLimit::Activate)
+            .for_every_vm().may_lose_the_vm().refused(&[(UnknownVm, Lost)]),
+        at(Step::Activate, O::Commit, Source, &[], Is::CommitNoted, WaitLimit::Activate)
+            .for_every_vm().refused(GONE),
+
+        at(Step::CloseBuffers, O::CloseSourceBuffer, Source, RUNS, Is::SourceClosed, WaitLimit::Close).refused(GONE),
+        at(Step::CloseBuffers, O::CloseTargetBuffer, Target, RUNS, Is::TargetClosed, WaitLimit::Close)
+            .may_lose_the_vm().refused(GONE),
+        at(Step::CloseBuffers, O::Discard, Source, ALL_ELSE, Is::Discarded, WaitLimit::Close)
+            .for_every_vm().refused(GONE),
+
+        undo(O::AbortSource, Source, Is::SourceRestored),
+        undo(O::AbortTarget, Target, Is::TargetDropped),
     ]
 };
 
@@ -156,6 +206,24 @@ impl Step {
     /// Its row in the table.
     pub fn row(self) -> &'static StepRow {
         &STEPS[self as usize]
+    }
+
+    /// The one after it; `None` after the tenth.
+    pub fn next(self) -> Option<Step> {
+        Step::ALL.get(self as usize + 1).copied()
+    }
+
+    /// Its orders, in the order of the table.
+    pub fn orders(self) -> impl Iterator<Item = &'static OrderRow> {
+        ORDERS.iter().filter(move |row| row.part == Part::Step(self))
+    }
+}
+
+impl OrderKind {
+    /// Its row in the table; `None` for orders that are no part of a move.
+    pub fn row(self) -> Option<&'static OrderRow> {
+        let first = ORDERS[0].order as usize;
+        ORDERS.get((self as usize).checked_sub(first)?)
     }
 }
 
@@ -202,6 +270,55 @@ mod tests {
                 OnFault::RollForward
             };
             assert_eq!(row.on_fault, expected, "{}", row.step);
+        }
+    }
+
+    #[test]
+    fn every_order_of_a_move_is_found_at_its_row() {
+        for kind in OrderKind::ALL {
+            match kind.row() {
+                Some(row) => assert_eq!(row.order, kind),
+                None => assert!(kind < ORDERS[0].order, "{kind} has no row"),
+            }
+        }
+    }
+
+    #[test]
+    fn orders_stand_in_the_order_of_their_steps_and_those_that_undo_stand_last() {
+        assert!(ORDERS.windows(2).all(|pair| pair[0].part <= pair[1].part));
+    }
+
+    #[test]
+    fn a_step_waits_only_for_orders_that_are_given_by_then() {
+        for row in &STEPS {
+            for fact in row.done_when {
+                let order = fact.order().row().expect("a step waits for orders of a move");
+                assert!(
+                    order.part <= Part::Step(row.step),
+                    "{} waits for {}",
+                    row.step,
+                    order.order
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_order_needs_stands_before_it() {
+        for row in &ORDERS {
+            assert!(
+                row.needs.iter().all(|need| need.order() < row.order),
+                "{}",
+                row.order
+            );
+        }
+    }
+
+    #[test]
+    fn after_commit_every_order_that_ends_something_is_resolved_by_an_absent_vm() {
+        for row in ORDERS.iter().filter(|row| row.part > Part::Step(Step::Commit)) {
+            let absent = row.meaning_of(crate::message::RefusalKind::UnknownVm);
+            assert!(absent.is_some(), "{} would be given for ever", row.order);
         }
     }
 }

@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn dirty_rates_are_asked_for_by_name_and_by_nobody_else() {
-        let plain = r#"{"id":1,"epoch":0,"command":{"do":"inspect"}}"#;
+        let plain = r#"{"id":1,"epoch":0,"command":{"command":"inspect"}}"#;
         let order: Order = decode(plain.as_bytes()).unwrap();
         assert_eq!(order.command, Command::inspect());
         assert_eq!(&encode(&order).unwrap()[LENGTH_BYTES..], plain.as_bytes());
@@ -85,7 +85,7 @@ mod tests {
         };
         let bytes = encode(&asking).unwrap();
         assert_eq!(decode::<Order>(&bytes[LENGTH_BYTES..]).unwrap(), asking);
-        let nameless = r#"{"id":1,"epoch":0,"command":{"do":"inspect","dirty_of":["Not A Name"]}}"#;
+        let nameless = r#"{"id":1,"epoch":0,"command":{"command":"inspect","dirty_of":["Not A Name"]}}"#;
         assert!(matches!(
             decode::<Order>(nameless.as_bytes()),
             Err(WireError::Syntax(_))

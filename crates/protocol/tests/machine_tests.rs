@@ -123,13 +123,9 @@ fn an_abort_that_finds_a_newer_owner_or_no_vm_is_done() {
 }
 
 #[test]
-fn an_activation_is_never_given_up() {
+fn an_activation_that_is_refused_is_issued_again() {
     let mut hand = committed();
-    for kind in [
-        RefusalKind::UnknownVm,
-        RefusalKind::StaleEpoch,
-        RefusalKind::WrongState,
-    ] {
+    for kind in [RefusalKind::StaleEpoch, RefusalKind::WrongState] {
         let before = hand.count(&vm(1), "Activate");
         hand.answer_with(&vm(1), "Activate", answer::refusal(kind))
             .unwrap();
@@ -173,7 +169,7 @@ fn forecast_of(vms: usize) -> MoveForecast {
 }
 
 #[test]
-fn truth_stands_beside_the_forecast_and_each_vm_counts_from_its_own_batch() {
+fn actual_figures_stand_beside_the_forecast_and_each_vm_counts_from_its_own_batch() {
     let mut request = request(2, 1, Mode::Live);
     request.forecast = Some(forecast_of(2));
     let mut hand = Hand::begin_with(request);
@@ -181,16 +177,16 @@ fn truth_stands_beside_the_forecast_and_each_vm_counts_from_its_own_batch() {
         let forecast = hand.report().vms[index - 1].forecast.clone();
         forecast.expect("it was forecast").figures
     };
-    assert_eq!(figures(&hand, 1).blackout_ms.truth, None);
+    assert_eq!(figures(&hand, 1).blackout_ms.actual, None);
     for command in answer::COURSE {
         hand.answer(&vm(1), command);
     }
     let first = figures(&hand, 1);
-    assert_eq!(first.bytes.truth, Some(answer::pages().wire.0 as f64));
+    assert_eq!(first.bytes.actual, Some(answer::pages().wire.0 as f64));
     assert_eq!(first.duration_ms.inside, Some(true), "{first:?}");
-    assert_eq!(figures(&hand, 2).duration_ms.truth, None, "it has only begun");
+    assert_eq!(figures(&hand, 2).duration_ms.actual, None, "it has only begun");
     assert_eq!(
-        hand.report().forecast.unwrap().bytes.truth,
+        hand.report().forecast.unwrap().bytes.actual,
         None,
         "nor is the move over"
     );
@@ -209,15 +205,15 @@ fn truth_stands_beside_the_forecast_and_each_vm_counts_from_its_own_batch() {
     assert!(hand.done);
     let (first, second) = (figures(&hand, 1), figures(&hand, 2));
     assert_eq!(
-        first.duration_ms.truth, second.duration_ms.truth,
+        first.duration_ms.actual, second.duration_ms.actual,
         "the same orders, the same time"
     );
     let report = hand.report();
     let whole = report.forecast.unwrap();
-    assert_eq!(whole.duration_ms.truth, Some(report.duration_ms));
+    assert_eq!(whole.duration_ms.actual, Some(report.duration_ms));
     assert_eq!(whole.duration_ms.inside, Some(report.duration_ms <= 30.0));
     let bytes = answer::pages().wire.0 as f64;
-    assert_eq!(whole.bytes.truth, Some(2.0 * bytes));
+    assert_eq!(whole.bytes.actual, Some(2.0 * bytes));
 }
 
 #[test]

@@ -278,13 +278,13 @@ fn an_epoch_that_fences_nothing_off_is_refused() {
 #[test]
 fn a_newer_journal_is_refused_by_name() {
     let entry = JournalEntry::Begun {
-        version: 2,
+        version: 3,
         at: WallMicros(0),
         request: request(1, 1, Mode::Live),
     };
     let error = Migration::recover(Hand::begin(1, 1).now, &[entry], Epoch(9)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the journal of the move has version 2, this program knows up to 1"
+        "the journal of the move has version 3, this program knows up to 2"
     );
 }

@@ -14,16 +14,16 @@ const STAT_START_TIME_AFTER_STATE: usize = 19;
 
 /// The identity of a process that exists now and has not ended.
 pub fn identify(pid: u32) -> io::Result<ProcessId> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let start_ticks = start_ticks(&stat)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the process has ended"))?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        Ok(ProcessId {
-            pid,
-            start_ticks,
-            boot: boot.trim().to_owned(),
-        })
-    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let start_ticks =
+        start_ticks(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the process has ended"))?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(ProcessId {
+        pid,
+        start_ticks,
+        boot: boot.trim().to_owned(),
+    })
+}
 
 /// Whether the process still exists and has not ended.
 pub fn is_alive(id: &ProcessId) -> bool {

@@ -210,7 +210,7 @@ pub(crate) fn check_batches(request: &MoveRequest, report: &MigrationReport) -> 
         committed += usize::from(moved);
     }
     let fits = match report.outcome {
-        Ending::Committed => committed == request.batches.len(),
+        Ending::Committed | Ending::CommittedWithLoss => committed == request.batches.len(),
         Ending::PartlyCommitted => (1..request.batches.len()).contains(&committed),
         Ending::RolledBack | Ending::Refused => committed == 0,
         Ending::Running => true,

@@ -92,7 +92,7 @@ pub(crate) enum Event {
     /// The source has waited long enough for a marker.
     LingerOver { at: At },
     /// A peer sends the next frame of a VM's flow.
-    PeerSends { vm: VmIx },
+    PeerSends { vm: VmIx, flow: u64 },
     FrameArrives { host: HostIx, vm: VmIx, frame: u64 },
     /// The fabric learns that the VM is at a host.
     Learned { vm: VmIx, host: HostIx },

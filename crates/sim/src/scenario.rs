@@ -94,6 +94,7 @@ impl Scenario {
     pub(crate) fn request(&self) -> MoveRequest {
         let vms: Vec<MoveVm> = (0..self.vms)
             .map(|index| MoveVm {
+                powered_off: self.guest(index) == GuestKind::Off,
                 spec: spec(index),
                 source: host("s", index % self.sources),
                 target: host("t", index % self.targets),
@@ -114,11 +115,12 @@ impl Scenario {
 }
 
 fn guests(random: &mut Random) -> Vec<GuestKind> {
-    const ODD: [GuestKind; 4] = [
+    const ODD: [GuestKind; 5] = [
         GuestKind::Paused,
         GuestKind::Panicked,
         GuestKind::DiskError,
         GuestKind::Deaf,
+        GuestKind::Off,
     ];
     let odd_ones = random.happens(300_000);
     (0..5)

@@ -85,6 +85,8 @@ fn line(event: &Event) -> Option<String> {
         Happening::AgentLost { host } => format!("host {host}: its agent does not answer"),
         Happening::AgentBack { host } => format!("host {host}: its agent answers again"),
         Happening::RollingBack { batch, reason } => format!("batch {batch} rolls back: {reason}"),
+        Happening::AlreadyRollingBack { batch } => format!("batch {batch} rolls back already"),
+        Happening::VmLost { vm, host, fault } => format!("VM {vm} is lost on host {host}: {}", fault.reason),
         Happening::Committed { batch } => format!("batch {batch} is committed"),
         Happening::PhaseEntered { .. } | Happening::Progress { .. } | Happening::Ended { .. } => return None,
     })

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use transhume_coordinator::api::{ForecastRecord, PlanView, Score};
 use transhume_model::Interval;
-use transhume_protocol::forecast::{Beside, Comparison, Expected};
+use transhume_protocol::forecast::{Comparison, Expected, ForecastVsActual};
 use transhume_protocol::report::MigrationReport;
 
 use crate::client::Client;
@@ -68,10 +68,10 @@ pub fn show_plan(view: &PlanView) {
     assumed.iter().for_each(|what| println!("assumed: {what}"));
 }
 
-/// Truth and forecast of one figure; `!` marks a truth outside.
-fn beside(figure: &Beside, unit: f64) -> [String; 2] {
+/// Actual figure and forecast; `!` marks an actual figure outside.
+fn beside(figure: &ForecastVsActual, unit: f64) -> [String; 2] {
     let truth = figure
-        .truth
+        .actual
         .map_or("-".to_owned(), |truth| format!("{:.1}", truth / unit));
     let mark = if figure.inside == Some(false) { " !" } else { "" };
     let forecast = range(figure.forecast.map(|end| end / unit));

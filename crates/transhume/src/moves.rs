@@ -156,7 +156,7 @@ fn finish(report: MigrationReport, json: bool) -> Result<ExitCode, Failure> {
     }
     let kind = match report.outcome {
         Ending::Committed | Ending::Running => return Ok(ExitCode::SUCCESS),
-        Ending::RolledBack | Ending::PartlyCommitted => Kind::RolledBack,
+        Ending::RolledBack | Ending::PartlyCommitted | Ending::CommittedWithLoss => Kind::RolledBack,
         Ending::Refused => Kind::Refused,
     };
     Ok(ExitCode::from(kind as u8))
@@ -233,6 +233,7 @@ fn ending(outcome: Ending) -> &'static str {
     match outcome {
         Ending::Running => "running",
         Ending::Committed => "committed",
+        Ending::CommittedWithLoss => "committed-with-loss",
         Ending::RolledBack => "rolled-back",
         Ending::PartlyCommitted => "partly-committed",
         Ending::Refused => "refused",

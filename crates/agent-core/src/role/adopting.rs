@@ -33,7 +33,7 @@ pub(super) fn take_up(cx: &mut Cx<'_>, record: Record, found: Found) -> Role {
             let spec = record.spec.clone();
             let or = match off {
                 None => Or::Gone,
-                Some(why) => Or::Off(Off::new(spec.clone(), why.clone(), None)),
+                Some(why) => Or::Off(Box::new(Off::new(spec.clone(), why.clone(), None))),
             };
             Booting::take_back(cx, spec, or)
         }

@@ -340,7 +340,7 @@ impl Arrived {
         let why = self.ended.take().unwrap_or_default();
         let reason = format!("VM {} was lost in the switchover: {why}", cx.name);
         let kind = FaultKind::Qemu;
-        cx.answer(OrderKind::Activate, Outcome::Lost(Fault { kind, reason }));
+        cx.answer(OrderKind::Activate, Outcome::Lost(Fault::new(kind, reason)));
         let arrival = self.arrival(None);
         Role::Off(Off::new(self.spec, why, Some(arrival)))
     }

@@ -23,7 +23,7 @@ pub(super) enum Or {
     /// Nothing.
     Gone,
     /// Powered off.
-    Off(Off),
+    Off(Box<Off>),
 }
 
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl Booting {
             powered_off: false,
         };
         let step = Step::Admit(cx.act(act));
-        let or = Or::Off(off);
+        let or = Or::Off(Box::new(off));
         Role::Booting(Booting { spec, or, step })
     }
 
@@ -128,7 +128,7 @@ impl Booting {
         cx.fail(OrderKind::StartVm, trouble);
         match or {
             Or::Gone => Role::Gone,
-            Or::Off(off) => Role::Off(off),
+            Or::Off(off) => Role::Off(*off),
         }
     }
 }

@@ -5,7 +5,7 @@ use transhume_protocol::message::{
     Command, FaultKind, GuestState, Order, OrderKind, Outcome, RefusalKind, SourceFrames,
 };
 
-use super::{Off, Role, Source, Transition, wrong_state};
+use super::{Off, Role, Source, Stays, Transition, wrong_state};
 use crate::effect::{Act, Ticket, Timer};
 use crate::input::Input;
 use crate::limits::POWER_DOWN_MS_MAX;
@@ -128,7 +128,7 @@ impl Home {
                     format!("the guest of VM {} is powering itself off", cx.name),
                     "move again when it is off: its place moves with the cluster",
                 );
-                Err((Role::Home(self), trouble))
+                Err(Stays::new(Role::Home(self), trouble))
             }
             Command::PreCopy {
                 migration,

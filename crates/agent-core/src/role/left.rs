@@ -157,12 +157,12 @@ impl Left {
             (Doing::Surrender(_), Ok(_)) => cx.answer(OrderKind::Commit, Outcome::CommitNoted),
             (Doing::Surrender(_), Err(trouble)) => cx.fail(OrderKind::Commit, trouble),
             (Doing::End(_, kind), Ok(product)) => {
-                let unaccounted = match (self.closed, product) {
-                    (None, Product::Ended { source }) => source,
-                    _ => None,
+                let frames = match product {
+                    Product::Ended { source } => self.closed.or(source),
+                    _ => self.closed,
                 };
                 let outcome = match kind {
-                    OrderKind::Discard => Outcome::Discarded { frames: unaccounted },
+                    OrderKind::Discard => Outcome::Discarded { frames },
                     _ => Outcome::Destroyed,
                 };
                 cx.answer(kind, outcome);

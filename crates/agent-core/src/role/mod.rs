@@ -38,7 +38,19 @@ use crate::record::{Place, RECORD_VERSION, Record};
 use crate::trouble::Trouble;
 
 /// The next role, or the old one and why it is still that.
-pub(crate) type Transition = Result<Role, (Role, Trouble)>;
+pub(crate) type Transition = Result<Role, Box<Stays>>;
+
+/// A transition that did not happen: nothing that the role holds is lost.
+pub(crate) struct Stays {
+    pub(crate) role: Role,
+    pub(crate) trouble: Trouble,
+}
+
+impl Stays {
+    fn new(role: Role, trouble: Trouble) -> Box<Self> {
+        Box::new(Stays { role, trouble })
+    }
+}
 
 /// What a VM is on this host.
 #[derive(Debug, Clone)]
@@ -215,7 +227,7 @@ fn record(spec: &VmSpec, epoch: Epoch, place: Place) -> Record {
 }
 
 /// The refusal of an order that does not apply, with the role as it is.
-fn wrong_state(cx: &Cx<'_>, kind: OrderKind, role: Role) -> (Role, Trouble) {
+fn wrong_state(cx: &Cx<'_>, kind: OrderKind, role: Role) -> Box<Stays> {
     let begins = matches!(kind, OrderKind::StartVm | OrderKind::Reserve);
     let refusal = if begins {
         RefusalKind::AlreadyHere
@@ -232,7 +244,7 @@ fn wrong_state(cx: &Cx<'_>, kind: OrderKind, role: Role) -> (Role, Trouble) {
         ),
         "another move of this VM may be under way; see `transhume migrations`",
     );
-    (role, trouble)
+    Stays::new(role, trouble)
 }
 
 /// An act made something else than it is there for: the io around the machine is at fault.

@@ -5,7 +5,7 @@ use transhume_protocol::message::{
     Command, Fault, FaultKind, Order, OrderKind, Outcome, RefusalKind, SourceFrames,
 };
 
-use super::{Booting, Left, Role, Transition, wrong_state};
+use super::{Booting, Left, Role, Stays, Transition, wrong_state};
 use crate::machine::Cx;
 use crate::record::{Arrival, Place};
 use crate::trouble::Trouble;
@@ -65,7 +65,7 @@ impl Off {
                     format!("VM {} on host {} is powered off: {}", cx.name, cx.host, self.why),
                     "move again: its place moves with the cluster",
                 );
-                Err((Role::Off(self), trouble))
+                Err(Stays::new(Role::Off(self), trouble))
             }
             Command::Activate { .. }
             | Command::CloseTargetBuffer { .. }
@@ -87,10 +87,8 @@ impl Off {
     fn lost(&self, kind: OrderKind) -> Option<Outcome> {
         let came = self.arrival.is_some() && kind != OrderKind::OpenTargetBuffer;
         came.then(|| {
-            Outcome::Lost(Fault {
-                kind: FaultKind::Qemu,
-                reason: format!("VM {} is powered off: {}", self.spec.name, self.why),
-            })
+            let reason = format!("VM {} is powered off: {}", self.spec.name, self.why);
+            Outcome::Lost(Fault::new(FaultKind::Qemu, reason))
         })
     }
 }

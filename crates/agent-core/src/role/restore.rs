@@ -104,6 +104,7 @@ impl Source {
     }
 
     fn restored(self: Box<Self>, cx: &mut Cx<'_>, frames: SourceFrames) -> Role {
+        cx.end_move();
         cx.answer(OrderKind::AbortSource, Outcome::SourceRestored(frames));
         let Home {
             spec,
@@ -121,6 +122,7 @@ impl Source {
             Product::Ended { source } => source.unwrap_or_default(),
             _ => SourceFrames::default(),
         };
+        cx.end_move();
         cx.answer(OrderKind::AbortSource, Outcome::SourceRestored(frames));
         let why = self.ended.unwrap_or_else(|| "its QEMU is gone".to_owned());
         Role::Off(Off::new(self.home.spec, why, None))

@@ -10,7 +10,7 @@ use transhume_protocol::message::{
 
 use super::capture::Capturing;
 use super::restore::Restoring;
-use super::{Home, Left, Role, Transition, wrong_state};
+use super::{Home, Left, Role, Stays, Transition, wrong_state};
 use crate::effect::{Act, Pace, Signal, Ticket, Timer};
 use crate::input::{Input, Product, RunState};
 use crate::machine::Cx;
@@ -173,7 +173,10 @@ impl Source {
             && !matches!(kind, OrderKind::AbortSource | OrderKind::DestroyVm)
         {
             let reason = format!("VM {} cannot go on: {why}", cx.name);
-            return Err((Role::Source(self), Trouble::failed(FaultKind::Qemu, reason)));
+            return Err(Stays::new(
+                Role::Source(self),
+                Trouble::failed(FaultKind::Qemu, reason),
+            ));
         }
         match order.command {
             Command::OpenSourceBuffer { .. } => {
@@ -191,7 +194,10 @@ impl Source {
             Command::Capture { .. } if self.buffers => Ok(self.begin_capture(cx)),
             Command::ConnectBuffers { .. } | Command::Capture { .. } => {
                 let reason = format!("VM {} has no open buffer on its source", cx.name);
-                Err((Role::Source(self), Trouble::failed(FaultKind::Internal, reason)))
+                Err(Stays::new(
+                    Role::Source(self),
+                    Trouble::failed(FaultKind::Internal, reason),
+                ))
             }
             Command::StopAndCopy { .. } => {
                 let mode = self.order.mode;

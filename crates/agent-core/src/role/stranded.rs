@@ -5,7 +5,7 @@ use transhume_model::Epoch;
 use transhume_protocol::message::{Command, Order, OrderKind, Outcome, RefusalKind};
 
 use super::adopting::take_up;
-use super::{Role, Transition, VmSpec};
+use super::{Role, Stays, Transition, VmSpec};
 use crate::effect::{Act, Ticket, Timer};
 use crate::input::{Found, Input};
 use crate::limits::ADOPT_AGAIN_MS;
@@ -95,7 +95,7 @@ impl Stranded {
             format!("VM {} is stranded on host {}: {}", cx.name, cx.host, self.what),
             self.hint.clone(),
         );
-        Err((Role::Stranded(self), trouble))
+        Err(Stays::new(Role::Stranded(self), trouble))
     }
 
     pub(super) fn fact(mut self, cx: &mut Cx<'_>, fact: Input) -> Role {

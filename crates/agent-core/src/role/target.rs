@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use transhume_model::{MigrationId, ProcessId, VmSpec};
 use transhume_protocol::message::{Command, Fault, FaultKind, Order, OrderKind, Outcome};
 
-use super::{Arrived, Expected, Off, Role, Transition, wrong_state};
+use super::{Arrived, Expected, Off, Role, Stays, Transition, wrong_state};
 use crate::effect::{Act, Signal, SpawnFor, Ticket};
 use crate::input::{Input, Product};
 use crate::machine::Cx;
@@ -149,13 +149,16 @@ impl Target {
             }
             Command::Activate { .. } => {
                 let reason = format!("VM {} is not loaded, so it cannot be activated", cx.name);
-                Err((Role::Target(self), Trouble::failed(FaultKind::Internal, reason)))
+                Err(Stays::new(
+                    Role::Target(self),
+                    Trouble::failed(FaultKind::Internal, reason),
+                ))
             }
             Command::Prepare { .. } | Command::OpenTargetBuffer { .. } | Command::AwaitLoaded { .. }
                 if self.ended.is_some() =>
             {
                 let trouble = self.cannot_arrive(cx);
-                Err((Role::Target(self), trouble))
+                Err(Stays::new(Role::Target(self), trouble))
             }
             // Its listener could not be had the first time.
             Command::Prepare { .. } => Ok(self.listen(cx)),
@@ -174,7 +177,7 @@ impl Target {
                 }
                 Memory::Spoilt => {
                     let trouble = self.cannot_arrive(cx);
-                    Err((Role::Target(self), trouble))
+                    Err(Stays::new(Role::Target(self), trouble))
                 }
                 Memory::Incomplete => {
                     cx.signal(Signal::StopWaitingForSiblings);
@@ -305,7 +308,7 @@ impl Target {
         let why = self.ended.unwrap_or_else(|| "its QEMU is gone".to_owned());
         let reason = format!("VM {} was lost in the switchover: {why}", cx.name);
         let kind = FaultKind::Qemu;
-        cx.answer(OrderKind::Activate, Outcome::Lost(Fault { kind, reason }));
+        cx.answer(OrderKind::Activate, Outcome::Lost(Fault::new(kind, reason)));
         let arrival = Arrival {
             tunnels: self.tunnels,
             activated: None,

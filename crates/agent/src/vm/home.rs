@@ -42,6 +42,7 @@ impl Task {
             Trouble::Failed(Fault {
                 kind: FaultKind::Qemu,
                 reason,
+                hint: None,
             })
         })
     }

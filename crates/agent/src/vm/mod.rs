@@ -113,6 +113,7 @@ fn failed(kind: FaultKind, error: impl std::error::Error) -> Trouble {
     Trouble::Failed(Fault {
         kind,
         reason: chain(&error),
+        hint: None,
     })
 }
 
@@ -467,6 +468,7 @@ impl Task {
         Trouble::Failed(Fault {
             kind: FaultKind::Internal,
             reason,
+            hint: None,
         })
     }
 
@@ -482,6 +484,7 @@ impl Task {
         self.tell(Outcome::Failed(Fault {
             kind: FaultKind::Qemu,
             reason,
+            hint: None,
         }));
         self.forget_dead().await;
     }

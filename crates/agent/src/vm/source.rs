@@ -155,6 +155,7 @@ impl Task {
                 let fault = Fault {
                     kind: FaultKind::PageStream,
                     reason,
+                    hint: None,
                 };
                 // The task may have ended meanwhile; then nobody needs to know.
                 let _ = alarm.send(crate::nics::Alarm::Fault(fault)).await;
@@ -190,6 +191,7 @@ impl Task {
             return self.tell(Outcome::Failed(Fault {
                 kind: FaultKind::Qemu,
                 reason,
+                hint: None,
             }));
         }
         let pages = progress(&seen, leaving);
@@ -231,6 +233,7 @@ impl Task {
             Trouble::Failed(Fault {
                 kind: FaultKind::Internal,
                 reason,
+                hint: None,
             })
         })
     }

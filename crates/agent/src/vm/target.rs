@@ -120,6 +120,7 @@ impl Task {
                 return Err(Trouble::Failed(Fault {
                     kind: FaultKind::Qemu,
                     reason,
+                    hint: None,
                 }));
             }
         };
@@ -138,6 +139,7 @@ impl Task {
             return Err(Trouble::Failed(Fault {
                 kind: FaultKind::PageStream,
                 reason,
+                hint: None,
             }));
         }
         *arrival = Arrival::Loaded(loaded);
@@ -188,6 +190,7 @@ impl Task {
             return Err(Trouble::Failed(Fault {
                 kind: FaultKind::Internal,
                 reason,
+                hint: None,
             }));
         }
         self.enter(VmRole::Arrived)?;

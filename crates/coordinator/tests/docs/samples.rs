@@ -6,12 +6,13 @@ use transhume_model::*;
 use transhume_planner::report::{Answer, PlanReport};
 use transhume_planner::{Options, Strategy, generate, plan};
 use transhume_protocol::event::{Event, Happening};
-use transhume_protocol::forecast::{Comparison, Expected, MoveForecast, Truth, VmComparison, VmForecast};
+use transhume_protocol::forecast::{Actual, Comparison, Expected, MoveForecast, VmComparison, VmForecast};
 use transhume_protocol::message::{
-    Fault, FaultKind, Mode, OldPath, PageProgress, QemuState, Refusal, RefusalKind, VmRole,
+    Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress, QemuState, Refusal, RefusalKind,
+    VmRole,
 };
 use transhume_protocol::report::{
-    BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, Trouble, VmReport,
+    BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, Trouble, VmLoss, VmReport, Wait, WaitReason,
 };
 use transhume_protocol::step::{Phase, Step};
 
@@ -93,6 +94,7 @@ fn endings() -> impl Iterator<Item = Ending> {
     [
         Ending::Running,
         Ending::Committed,
+        Ending::CommittedWithLoss,
         Ending::RolledBack,
         Ending::PartlyCommitted,
         Ending::Refused,
@@ -255,13 +257,13 @@ fn vm_forecast(dirty_mib_s: Option<Interval>) -> VmForecast {
     }
 }
 
-fn comparison(truth: Option<f64>) -> Comparison {
-    let truth = Truth {
-        bytes: truth,
-        duration_ms: truth,
-        blackout_ms: truth,
+fn comparison(figure: Option<f64>) -> Comparison {
+    let actual = Actual {
+        bytes: figure,
+        duration_ms: figure,
+        blackout_ms: figure,
     };
-    Comparison::of(&EXPECTED, truth)
+    Comparison::of(&EXPECTED, actual)
 }
 
 fn vm_comparison(truth: Option<f64>) -> VmComparison {
@@ -325,10 +327,14 @@ fn report(outcome: Ending) -> MigrationReport {
         source: host("h1"),
         target: host("h2"),
         host: host("h2"),
+        guest: GuestState::Running,
+        lost: None,
         phase: Phase::Activation,
         blackout_ms: Some(41.5),
         blackout_parts: Some(BlackoutParts::default()),
         gap_ms: Some(52.0),
+        clock_uncertainty_ms: Some(0.4),
+        clocks: None,
         frames: Some(Frames::default()),
         old_path: Some(OldPath::Marker),
         buffer_peak_bytes: 4096,
@@ -338,6 +344,12 @@ fn report(outcome: Ending) -> MigrationReport {
     };
     let untouched = VmReport {
         id: vm("vm2"),
+        guest: GuestState::Off,
+        lost: Some(VmLoss {
+            reason: "QEMU ended".into(),
+            hint: "`transhume vm start lab vm2` boots it again from its disk".into(),
+        }),
+        clocks: Some("the clocks of h1 and h2 contradict each other".into()),
         blackout_ms: None,
         blackout_parts: None,
         gap_ms: None,
@@ -371,7 +383,29 @@ fn report(outcome: Ending) -> MigrationReport {
             reason: "it broke".into(),
             hint: "mend it".into(),
         }),
+        waiting: waits(outcome),
     }
+}
+
+fn waits(outcome: Ending) -> Vec<Wait> {
+    if outcome != Ending::Running {
+        return Vec::new();
+    }
+    let reasons = [
+        WaitReason::InFlight,
+        WaitReason::BackingOff {
+            reason: "it broke".into(),
+        },
+        WaitReason::NotConnected { lost_ms: 40 },
+    ];
+    let wait = |why| Wait {
+        vm: vm("vm1"),
+        order: OrderKind::Activate,
+        host: host("h2"),
+        since_ms: 12,
+        why,
+    };
+    reasons.into_iter().map(wait).collect()
 }
 
 fn happenings() -> impl Iterator<Item = Happening> {
@@ -384,7 +418,9 @@ fn happenings() -> impl Iterator<Item = Happening> {
     let fault = Fault {
         kind: FaultKind::BufferLimit,
         reason: "full".into(),
+        hint: None,
     };
+    let (vm_lost, lost_on, lost) = (vm.clone(), host.clone(), fault.clone().with_hint("start it"));
     let steps = Step::ALL
         .into_iter()
         .map(|step| Happening::StepEntered { batch: 1, step });
@@ -417,7 +453,13 @@ fn happenings() -> impl Iterator<Item = Happening> {
             batch: 1,
             reason: "it broke".into(),
         },
+        Happening::AlreadyRollingBack { batch: 1 },
         Happening::Committed { batch: 1 },
+        Happening::VmLost {
+            vm: vm_lost,
+            host: lost_on,
+            fault: lost,
+        },
         Happening::Ended {
             ending: Ending::Committed,
         },

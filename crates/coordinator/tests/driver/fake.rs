@@ -249,6 +249,7 @@ impl Desk {
             Some(Fate::Fail) => vec![Outcome::Failed(Fault {
                 kind: FaultKind::Internal,
                 reason: format!("{name} is told to fail"),
+                hint: None,
             })],
             Some(Fate::Refuse(kind)) => vec![refused(*kind, &format!("{name} is told to refuse"))],
         };

@@ -107,16 +107,16 @@ async fn a_vm_that_its_share_of_the_band_cannot_carry_is_refused_before_anything
 fn assert_judged(report: &MigrationReport) {
     assert_eq!(report.outcome, Ending::Committed, "{:?}", report.trouble);
     let whole = report.forecast.expect("it was forecast");
-    assert_eq!(whole.duration_ms.truth, Some(report.duration_ms));
+    assert_eq!(whole.duration_ms.actual, Some(report.duration_ms));
     for vm in &report.vms {
         let forecast = vm.forecast.as_ref().expect("it was forecast");
         let (figures, time) = (
             forecast.figures,
             vm.phases.iter().map(|phase| phase.ms).sum::<f64>(),
         );
-        assert_eq!(figures.blackout_ms.truth, vm.blackout_ms);
-        assert_eq!(figures.bytes.truth, Some(vm.pages.wire.0 as f64));
-        assert!(figures.duration_ms.truth.expect("it is over") <= time + 1e-6);
+        assert_eq!(figures.blackout_ms.actual, vm.blackout_ms);
+        assert_eq!(figures.bytes.actual, Some(vm.pages.wire.0 as f64));
+        assert!(figures.duration_ms.actual.expect("it is over") <= time + 1e-6);
         // Fake agents copy nothing, in no time.
         assert_eq!(figures.bytes.inside, Some(false));
         assert_eq!(figures.blackout_ms.inside, Some(false));
@@ -203,7 +203,7 @@ async fn a_move_under_way_keeps_its_forecast_over_a_restart_and_a_rolled_back_on
     assert_eq!(before.bytes.inside, None);
     assert!(report.vms.iter().all(|vm| {
         let figures = vm.forecast.as_ref().expect("it was forecast").figures;
-        figures.duration_ms.truth.is_none() && figures.bytes.truth.is_none()
+        figures.duration_ms.actual.is_none() && figures.bytes.actual.is_none()
     }));
     let record: ForecastRecord = site.get("/v1/forecasts").await.is();
     assert_eq!(

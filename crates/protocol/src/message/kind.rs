@@ -1,11 +1,14 @@
-//! Orders by their kind: one enum for the step table, the coordinator's machine, the agent's and the logs.
+//! Orders and outcomes by their kind: one enum each for the protocol's tables, the coordinator's machine,
+//! the agent's and the logs.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-/// A [`Command`](super::Command) without what it carries. Those of a move stand in the order of the steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A [`Command`](super::Command) without what it carries. Those of a move stand in the order of the steps;
+/// [`crate::step::ORDERS`] says all about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OrderKind {
     /// Message A of §3.2.
@@ -16,37 +19,37 @@ pub enum OrderKind {
     StopVm,
     /// Power a VM off and forget it.
     DestroyVm,
-    /// Step 1, target.
+    /// Set resources aside.
     Reserve,
-    /// Step 1, target.
+    /// Wait for the VM, paused, behind shut plugs.
     Prepare,
-    /// Step 2, source.
+    /// Start the page stream.
     PreCopy,
-    /// Step 3, source.
+    /// Create the buffer that captures.
     OpenSourceBuffer,
-    /// Step 4, target.
+    /// Create the buffer that delivers.
     OpenTargetBuffer,
-    /// Step 4, source.
+    /// Connect the one to the other.
     ConnectBuffers,
-    /// Step 5, source.
+    /// Stop the VM and capture its frames.
     Capture,
-    /// Step 6, source.
+    /// Let QEMU finish.
     StopAndCopy,
-    /// Step 6, target.
+    /// Say when the VM is loaded.
     AwaitLoaded,
-    /// Step 8, target.
+    /// Run the VM and deliver.
     Activate,
-    /// Step 8, source.
+    /// Never run the copy here again.
     Commit,
-    /// Step 9, source.
+    /// Drain the old path and send FIN.
     CloseSourceBuffer,
-    /// Step 9, target.
+    /// On FIN open the plug.
     CloseTargetBuffer,
-    /// Step 9, source.
+    /// Destroy the QEMU that was left.
     Discard,
-    /// Roll-back, source.
+    /// Run the VM here again.
     AbortSource,
-    /// Roll-back, target.
+    /// Drop the copy here.
     AbortTarget,
 }
 
@@ -75,7 +78,7 @@ impl OrderKind {
         OrderKind::AbortTarget,
     ];
 
-    /// The name as the step table writes it.
+    /// The name as docs and logs write it.
     pub fn name(self) -> &'static str {
         match self {
             OrderKind::Inspect => "Inspect",
@@ -103,6 +106,100 @@ impl OrderKind {
 }
 
 impl fmt::Display for OrderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// An [`Outcome`](super::Outcome) without what it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OutcomeKind {
+    /// [`Outcome::Host`](super::Outcome::Host).
+    Host,
+    /// [`Outcome::Started`](super::Outcome::Started).
+    Started,
+    /// [`Outcome::Stopped`](super::Outcome::Stopped).
+    Stopped,
+    /// [`Outcome::Destroyed`](super::Outcome::Destroyed).
+    Destroyed,
+    /// [`Outcome::Reserved`](super::Outcome::Reserved).
+    Reserved,
+    /// [`Outcome::Prepared`](super::Outcome::Prepared).
+    Prepared,
+    /// [`Outcome::PreCopying`](super::Outcome::PreCopying).
+    PreCopying,
+    /// [`Outcome::Progress`](super::Outcome::Progress).
+    Progress,
+    /// [`Outcome::Converged`](super::Outcome::Converged).
+    Converged,
+    /// [`Outcome::SourceBufferOpen`](super::Outcome::SourceBufferOpen).
+    SourceBufferOpen,
+    /// [`Outcome::TargetBufferOpen`](super::Outcome::TargetBufferOpen).
+    TargetBufferOpen,
+    /// [`Outcome::BuffersConnected`](super::Outcome::BuffersConnected).
+    BuffersConnected,
+    /// [`Outcome::Captured`](super::Outcome::Captured).
+    Captured,
+    /// [`Outcome::Copied`](super::Outcome::Copied).
+    Copied,
+    /// [`Outcome::Loaded`](super::Outcome::Loaded).
+    Loaded,
+    /// [`Outcome::CommitNoted`](super::Outcome::CommitNoted).
+    CommitNoted,
+    /// [`Outcome::Activated`](super::Outcome::Activated).
+    Activated,
+    /// [`Outcome::Lost`](super::Outcome::Lost).
+    Lost,
+    /// [`Outcome::SourceClosed`](super::Outcome::SourceClosed).
+    SourceClosed,
+    /// [`Outcome::TargetClosed`](super::Outcome::TargetClosed).
+    TargetClosed,
+    /// [`Outcome::Discarded`](super::Outcome::Discarded).
+    Discarded,
+    /// [`Outcome::SourceRestored`](super::Outcome::SourceRestored).
+    SourceRestored,
+    /// [`Outcome::TargetDropped`](super::Outcome::TargetDropped).
+    TargetDropped,
+    /// [`Outcome::Refused`](super::Outcome::Refused).
+    Refused,
+    /// [`Outcome::Failed`](super::Outcome::Failed).
+    Failed,
+}
+
+impl OutcomeKind {
+    /// The name as docs and logs write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            OutcomeKind::Host => "Host",
+            OutcomeKind::Started => "Started",
+            OutcomeKind::Stopped => "Stopped",
+            OutcomeKind::Destroyed => "Destroyed",
+            OutcomeKind::Reserved => "Reserved",
+            OutcomeKind::Prepared => "Prepared",
+            OutcomeKind::PreCopying => "PreCopying",
+            OutcomeKind::Progress => "Progress",
+            OutcomeKind::Converged => "Converged",
+            OutcomeKind::SourceBufferOpen => "SourceBufferOpen",
+            OutcomeKind::TargetBufferOpen => "TargetBufferOpen",
+            OutcomeKind::BuffersConnected => "BuffersConnected",
+            OutcomeKind::Captured => "Captured",
+            OutcomeKind::Copied => "Copied",
+            OutcomeKind::Loaded => "Loaded",
+            OutcomeKind::CommitNoted => "CommitNoted",
+            OutcomeKind::Activated => "Activated",
+            OutcomeKind::Lost => "Lost",
+            OutcomeKind::SourceClosed => "SourceClosed",
+            OutcomeKind::TargetClosed => "TargetClosed",
+            OutcomeKind::Discarded => "Discarded",
+            OutcomeKind::SourceRestored => "SourceRestored",
+            OutcomeKind::TargetDropped => "TargetDropped",
+            OutcomeKind::Refused => "Refused",
+            OutcomeKind::Failed => "Failed",
+        }
+    }
+}
+
+impl fmt::Display for OutcomeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }

@@ -19,7 +19,7 @@ pub use figures::{
     ActivationTimes, CaptureTimes, ClassPages, CopyTimes, OldPath, PageClasses, PageProgress, SourceFrames,
     TargetFrames,
 };
-pub use kind::OrderKind;
+pub use kind::{OrderKind, OutcomeKind};
 pub use state::{DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState};
 
 /// Version of these messages; both sides must speak the same.
@@ -337,35 +337,40 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What kind of outcome it is.
+    pub fn kind(&self) -> OutcomeKind {
+        match self {
+            Outcome::Host(_) => OutcomeKind::Host,
+            Outcome::Started { .. } => OutcomeKind::Started,
+            Outcome::Stopped => OutcomeKind::Stopped,
+            Outcome::Destroyed => OutcomeKind::Destroyed,
+            Outcome::Reserved => OutcomeKind::Reserved,
+            Outcome::Prepared { .. } => OutcomeKind::Prepared,
+            Outcome::PreCopying => OutcomeKind::PreCopying,
+            Outcome::Progress(_) => OutcomeKind::Progress,
+            Outcome::Converged(_) => OutcomeKind::Converged,
+            Outcome::SourceBufferOpen => OutcomeKind::SourceBufferOpen,
+            Outcome::TargetBufferOpen { .. } => OutcomeKind::TargetBufferOpen,
+            Outcome::BuffersConnected => OutcomeKind::BuffersConnected,
+            Outcome::Captured { .. } => OutcomeKind::Captured,
+            Outcome::Copied { .. } => OutcomeKind::Copied,
+            Outcome::Loaded { .. } => OutcomeKind::Loaded,
+            Outcome::CommitNoted => OutcomeKind::CommitNoted,
+            Outcome::Activated(_) => OutcomeKind::Activated,
+            Outcome::Lost(_) => OutcomeKind::Lost,
+            Outcome::SourceClosed(_) => OutcomeKind::SourceClosed,
+            Outcome::TargetClosed(_) => OutcomeKind::TargetClosed,
+            Outcome::Discarded { .. } => OutcomeKind::Discarded,
+            Outcome::SourceRestored(_) => OutcomeKind::SourceRestored,
+            Outcome::TargetDropped => OutcomeKind::TargetDropped,
+            Outcome::Refused(_) => OutcomeKind::Refused,
+            Outcome::Failed(_) => OutcomeKind::Failed,
+        }
+    }
+
     /// A short name for logs and script goldens.
     pub fn name(&self) -> &'static str {
-        match self {
-            Outcome::Host(_) => "Host",
-            Outcome::Started { .. } => "Started",
-            Outcome::Stopped => "Stopped",
-            Outcome::Destroyed => "Destroyed",
-            Outcome::Reserved => "Reserved",
-            Outcome::Prepared { .. } => "Prepared",
-            Outcome::PreCopying => "PreCopying",
-            Outcome::Progress(_) => "Progress",
-            Outcome::Converged(_) => "Converged",
-            Outcome::SourceBufferOpen => "SourceBufferOpen",
-            Outcome::TargetBufferOpen { .. } => "TargetBufferOpen",
-            Outcome::BuffersConnected => "BuffersConnected",
-            Outcome::Captured { .. } => "Captured",
-            Outcome::Copied { .. } => "Copied",
-            Outcome::Loaded { .. } => "Loaded",
-            Outcome::CommitNoted => "CommitNoted",
-            Outcome::Activated(_) => "Activated",
-            Outcome::Lost(_) => "Lost",
-            Outcome::SourceClosed(_) => "SourceClosed",
-            Outcome::TargetClosed(_) => "TargetClosed",
-            Outcome::Discarded { .. } => "Discarded",
-            Outcome::SourceRestored(_) => "SourceRestored",
-            Outcome::TargetDropped => "TargetDropped",
-            Outcome::Refused(_) => "Refused",
-            Outcome::Failed(_) => "Failed",
-        }
+        self.kind().name()
     }
 }
 
@@ -449,4 +454,24 @@ pub struct Fault {
     pub kind: FaultKind,
     /// For people.
     pub reason: String,
+    /// What would help, where whoever met the trouble knows better than its kind says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Fault {
+    /// A fault whose kind says well enough what would help.
+    pub fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
+        Fault {
+            kind,
+            reason: reason.into(),
+            hint: None,
+        }
+    }
+
+    /// The same, with what would help.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
 }

@@ -1,17 +1,16 @@
-//! From stage to stage: the barriers, the decision, the roll-back and the next batch.
+//! From step to step: the barriers, the decision, the roll-back and the next batch.
 
 use std::ops::Range;
 
 use transhume_model::WallMicros;
 
-use super::stage::{self, Stage, through};
-use super::verb::Verb;
-use super::vm::AskedState;
+use super::course::Course;
+use super::vm::OrderState;
 use super::{JournalEntry, Link, Migration, Now, Ready, TimerId, trouble};
 use crate::event::Happening;
 use crate::message::Order;
 use crate::report::{Ending, Trouble};
-use crate::step::{Phase, Step};
+use crate::step::{Fact, OrderRow, Part, Phase, Step};
 
 /// What an input changed something about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,24 +24,31 @@ pub(super) enum News {
 }
 
 impl Migration {
-    /// Goes as far as the facts allow, then gives the orders that are wanted there: for the VM in `news`, or for
-    /// all if the stage is another one than it was, or `news` is about more than one.
-    pub(super) fn advance(&mut self, now: Now, was: (usize, Stage), news: News, ready: &mut Ready) {
-        while self.stage != Stage::Over && self.batch_vms().all(|vm| through(self.stage, vm)) {
-            match self.stage.next() {
-                Some(next) => self.enter(next, now, ready),
-                None if self.stage == Stage::StopAndCopy => self.commit(now, ready),
-                None if self.stage == Stage::RollForward => self.finish_batch(now, ready),
-                None => self.end(now, ready),
+    /// Goes as far as the facts allow, then issues the orders that are wanted there: for the VM in `news`,
+    /// or for all if the batch has come further than it was, or `news` is about more than one.
+    pub(super) fn advance(&mut self, now: Now, was: (usize, Course, Step), news: News, ready: &mut Ready) {
+        while self.is_step_done() {
+            match (self.course, self.step.next()) {
+                (Course::BeforeCommit, Some(Step::Commit)) => self.commit(now, ready),
+                (Course::BeforeCommit, Some(next)) => self.enter(next, now, ready),
+                (Course::Committed, Some(Step::CloseBuffers)) => self.enter_step(Step::CloseBuffers, ready),
+                (Course::Committed, _) => self.finish_batch(now, ready),
+                (Course::BeforeCommit, None) | (Course::RollingBack | Course::Over, _) => {
+                    self.end(now, ready)
+                }
             }
         }
-        self.announce_closing(ready);
         match news {
-            _ if was != (self.batch, self.stage) => self.give(self.batch_range(), now, ready),
-            News::OfAll => self.give(self.batch_range(), now, ready),
-            News::OfVm(index) => self.give(index..index + 1, now, ready),
+            _ if was != self.place() => self.issue(self.batch_range(), now, ready),
+            News::OfAll => self.issue(self.batch_range(), now, ready),
+            News::OfVm(index) => self.issue(index..index + 1, now, ready),
             News::Nothing => {}
         }
+    }
+
+    /// How far the move is.
+    pub(super) fn place(&self) -> (usize, Course, Step) {
+        (self.batch, self.course, self.step)
     }
 
     /// Step 1 of a batch; the journal knows of it before the first order leaves.
@@ -52,45 +58,44 @@ impl Migration {
             epoch: self.epoch,
             at: now.wall,
         });
-        self.enter(Stage::Reserve, now, ready);
+        self.course = Course::BeforeCommit;
+        self.enter(Step::SelectBatch, now, ready);
     }
 
-    fn enter(&mut self, stage: Stage, now: Now, ready: &mut Ready) {
-        self.stage = stage;
-        if let Some(step) = stage.step() {
-            if stage != Stage::Prepare {
-                self.enter_step(step, ready);
-            }
-            if let Some((limit, _)) = stage.limit(&self.request.limits) {
-                let at = now.mono + limit;
-                self.deadline = Some(at);
-                ready.timers.push((
-                    at,
-                    TimerId::Step {
-                        batch: self.batch_number(),
-                        step,
-                    },
-                ));
-            }
-        }
-        if stage == Stage::StartPreCopy {
+    fn enter(&mut self, step: Step, now: Now, ready: &mut Ready) {
+        self.enter_step(step, ready);
+        self.deadline = None;
+        self.set_deadline(now, ready);
+        if step == Step::StartPreCopy {
             let at = now.mono + self.request.limits.pre_copy_ms_max;
             self.pre_copy_deadline = Some(at);
-            ready.timers.push((
-                at,
-                TimerId::PreCopy {
-                    batch: self.batch_number(),
-                },
-            ));
+            let batch = self.batch_number();
+            ready.timers.push((at, TimerId::PreCopy { batch }));
         }
-        if let Some(phase) = stage.phase() {
-            self.enter_phase(self.batch_range(), phase, now.wall, ready);
+        self.enter_phase(self.batch_range(), step.row().phase, now.wall, ready);
+    }
+
+    /// Before commit: the limit of the first order of the step that is still open for a VM counts from when
+    /// the batch came to it.
+    pub(super) fn set_deadline(&mut self, now: Now, ready: &mut Ready) {
+        if self.course != Course::BeforeCommit {
+            return;
         }
+        let mut orders = self.step.orders();
+        let open = orders.find(|row| self.batch_vms().any(|vm| !vm.has(row.order)));
+        let Some(row) = open.filter(|row| self.deadline.is_none_or(|(_, limit)| limit != row.limit)) else {
+            return;
+        };
+        let at = now.mono + self.request.limits.of(row.limit);
+        self.deadline = Some((at, row.limit));
+        let (batch, step) = (self.batch_number(), self.step);
+        ready.timers.push((at, TimerId::Step { batch, step }));
     }
 
     /// Step 7. The one entry that decides; orders of step 8 stand behind it in the same `Ready`.
     fn commit(&mut self, now: Now, ready: &mut Ready) {
         self.enter_step(Step::Commit, ready);
+        self.enter_phase(self.batch_range(), Step::Commit.row().phase, now.wall, ready);
         ready.persist.push(JournalEntry::Committed {
             batch: self.batch_number(),
             epoch: self.epoch,
@@ -100,27 +105,17 @@ impl Migration {
         ready.events.push(Happening::Committed {
             batch: self.batch_number(),
         });
-        self.stage = Stage::RollForward;
+        self.course = Course::Committed;
         self.deadline = None;
         for vm in self.batch_vms_mut() {
             vm.committed = true;
         }
         self.enter_step(Step::Activate, ready);
-        self.enter_phase(self.batch_range(), Phase::Activation, now.wall, ready);
-    }
-
-    /// Step 9 has begun for the batch when all its VMs run; single VMs may be ahead.
-    fn announce_closing(&mut self, ready: &mut Ready) {
-        let all_run =
-            self.stage == Stage::RollForward && self.batch_vms().all(|vm| vm.is_done(Verb::Activate));
-        if all_run && self.step == Step::Activate {
-            self.enter_step(Step::CloseBuffers, ready);
-        }
+        self.enter_phase(self.batch_range(), Step::Activate.row().phase, now.wall, ready);
     }
 
     /// Step 10.
     fn finish_batch(&mut self, now: Now, ready: &mut Ready) {
-        self.announce_closing(ready);
         self.enter_step(Step::NextBatch, ready);
         let is_last = self.batch_number() == self.request.batches.len();
         if is_last {
@@ -137,7 +132,11 @@ impl Migration {
 
     /// Every VM of the batch returns to its source. Only before commit.
     pub(super) fn roll_back(&mut self, now: Now, trouble: Trouble, ready: &mut Ready) {
-        assert!(self.stage.is_before_commit(), "nothing unwinds after Committed");
+        assert_eq!(
+            self.course,
+            Course::BeforeCommit,
+            "nothing unwinds after Committed"
+        );
         ready.persist.push(JournalEntry::RollingBack {
             batch: self.batch_number(),
             at: now.wall,
@@ -150,7 +149,7 @@ impl Migration {
             reason: trouble.reason.clone(),
         });
         self.trouble = Some(trouble);
-        self.stage = Stage::RollBack;
+        self.course = Course::RollingBack;
         self.deadline = None;
         for vm in self.batch_vms_mut() {
             vm.forget_orders();
@@ -159,7 +158,7 @@ impl Migration {
     }
 
     fn end(&mut self, now: Now, ready: &mut Ready) {
-        self.stage = Stage::Over;
+        self.course = Course::Over;
         let report = Box::new(self.report_with(now, self.ending()));
         ready.events.push(Happening::Ended {
             ending: report.outcome,
@@ -174,7 +173,9 @@ impl Migration {
     fn ending(&self) -> Ending {
         let any_committed = self.vms.iter().any(|vm| vm.committed);
         let touched_nothing = self.step == Step::SelectBatch && self.refused;
+        let any_lost = self.vms.iter().any(|vm| vm.lost.is_some());
         match (any_committed, self.trouble.is_some()) {
+            (_, false) if any_lost => Ending::CommittedWithLoss,
             (_, false) => Ending::Committed,
             (true, true) => Ending::PartlyCommitted,
             (false, true) if touched_nothing => Ending::Refused,
@@ -182,43 +183,43 @@ impl Migration {
         }
     }
 
-    /// Gives every order that is wanted, not under way, and has a host to go to.
-    pub(super) fn give(&mut self, vms: Range<usize>, now: Now, ready: &mut Ready) {
+    /// Issues every order that is wanted, not under way, and has a host to go to.
+    pub(super) fn issue(&mut self, vms: Range<usize>, now: Now, ready: &mut Ready) {
         for index in vms {
-            for verb in stage::wanted(self.stage, &self.vms[index]) {
+            for row in self.wanted(&self.vms[index]) {
                 let vm = &self.vms[index];
-                let host = vm.host(verb.side()).clone();
-                let open = matches!(
-                    vm.asked(verb),
-                    Some(AskedState::Waiting { .. } | AskedState::Resting { .. })
-                );
-                if !open && self.links[&host] == Link::Up {
-                    self.give_one(index, verb, now, ready);
+                let under_way = vm
+                    .open(row.order)
+                    .is_some_and(|open| open.state != OrderState::Parked);
+                if !under_way && self.links[vm.host(row.side)] == Link::Up {
+                    self.issue_one(index, row, now, ready);
                 }
             }
         }
     }
 
-    fn give_one(&mut self, index: usize, verb: Verb, now: Now, ready: &mut Ready) {
+    fn issue_one(&mut self, index: usize, row: &'static OrderRow, now: Now, ready: &mut Ready) {
         let vm = &mut self.vms[index];
+        let command = vm
+            .command(row.order, &self.request)
+            .expect("a wanted order has all that it needs");
         let order = Order {
             id: self.ids.next_id(),
             epoch: self.epoch,
-            command: vm.command(verb, &self.request),
+            command,
         };
-        let again_at =
-            (!self.stage.is_before_commit()).then(|| now.mono + verb.again_after(&self.request.limits));
+        let again_at = match self.course {
+            Course::BeforeCommit => None,
+            Course::Committed | Course::RollingBack | Course::Over => {
+                Some(now.mono + self.request.limits.of(row.limit))
+            }
+        };
         if let Some(at) = again_at {
-            ready.timers.push((
-                at,
-                TimerId::Again {
-                    vm: vm.name().clone(),
-                    order: order.id,
-                },
-            ));
+            let (vm, order) = (vm.name().clone(), order.id);
+            ready.timers.push((at, TimerId::Again { vm, order }));
         }
-        vm.ask(verb, order.id, again_at);
-        ready.send.push((vm.host(verb.side()).clone(), order));
+        vm.issued(row, order.id, now.mono, again_at);
+        ready.send.push((vm.host(row.side).clone(), order));
     }
 
     pub(super) fn enter_step(&mut self, step: Step, ready: &mut Ready) {
@@ -240,20 +241,22 @@ impl Migration {
         }
     }
 
-    /// What ran out of time: the first VM that is not through, unless only convergence is missing, which has a
-    /// limit of its own.
+    /// What ran out of time: the VMs for which an order of this step is still wanted. An order that only has
+    /// to be started for the step, and is, has a limit of its own.
     pub(super) fn whose_answer_is_missing(&self) -> Option<Trouble> {
+        let (_, limit) = self.deadline?;
         let mut late = Vec::new();
         for vm in self.batch_vms() {
-            let missing = stage::wanted(self.stage, vm)
-                .into_iter()
-                .find(|verb| *verb != Verb::PreCopy || self.stage == Stage::StartPreCopy && !vm.streaming);
-            if let Some(verb) = missing {
-                late.push((vm.name(), vm.host(verb.side())));
-            }
+            let started = |row: &OrderRow| {
+                let fact = Fact::Started(row.order);
+                self.step.row().done_when.contains(&fact) && vm.is_started(row.order)
+            };
+            let mut wanted = self.wanted(vm).into_iter();
+            let missing = wanted.find(|row| row.part == Part::Step(self.step) && !started(row));
+            late.extend(missing.map(|row| (vm.name(), vm.host(row.side))));
         }
-        let (limit, name) = self.stage.limit(&self.request.limits)?;
-        (!late.is_empty()).then(|| trouble::timed_out(self.step, &late, limit, name))
+        let waited = self.request.limits.of(limit);
+        (!late.is_empty()).then(|| trouble::timed_out(self.step, &late, waited, limit.name()))
     }
 
     /// The batch's place in `vms`: batches stand one after the other.

@@ -2,14 +2,13 @@
 
 use transhume_model::{HostName, Millis, WallMicros};
 
-use super::stage::Stage;
-use super::verb::Verb;
+use super::course::Course;
 use super::{Illegal, JournalEntry, Migration, News, Now, Ready, TimerId, trouble};
 use crate::event::Happening;
-use crate::message::{Fault, FaultKind, Outcome, PageProgress, Refusal, RefusalKind, Report};
-use crate::step::Phase;
+use crate::message::{Fault, FaultKind, OrderKind, Outcome, PageProgress, Refusal, Report};
+use crate::step::{Meaning, OrderRow, Phase};
 
-/// Doublings of the pause before an order that failed is given again.
+/// Doublings of the pause before an order that failed is issued again.
 const RETRY_DOUBLINGS_MAX: u32 = 16;
 
 impl Migration {
@@ -29,7 +28,7 @@ impl Migration {
             return Err(self.illegal(Some(name), format!("{what}, about a VM outside the move,")));
         };
         if report.epoch < self.epoch {
-            return Ok(self.old_news());
+            return Ok(self.ignore());
         }
         let vm = &self.vms[index];
         if report.epoch > self.epoch {
@@ -42,21 +41,20 @@ impl Migration {
             return Err(self.illegal(Some(name), format!("{what}, which has no part in this,")));
         }
         match (report.order, report.outcome) {
-            (None, Outcome::Failed(fault)) => Ok(self.spoke_up(now, index, host, &fault, ready)),
+            (None, Outcome::Failed(fault)) => Ok(self.broke_by_itself(now, index, host, &fault, ready)),
             (None, _) => Err(self.illegal(Some(name), format!("{what} without an order"))),
             (Some(order), _) if !self.ids.was_given(order) => {
                 Err(self.illegal(Some(name), format!("{what} to an order never given")))
             }
             (Some(_), Outcome::Progress(pages)) => Ok(self.progressed(index, pages, ready)),
             (Some(order), outcome) => {
-                let Some(verb) = vm.asked_as(order) else {
-                    return Ok(self.old_news());
+                let Some(row) = vm.open_as(order) else {
+                    return Ok(self.ignore());
                 };
-                if vm.host(verb.side()) != host || !verb.is_answered_by(&outcome) {
-                    return Err(self.illegal(Some(name), format!("{what} in answer to {verb:?}")));
+                if vm.host(row.side) != host || !row.is_answered_by(&outcome) {
+                    return Err(self.illegal(Some(name), format!("{what} in answer to {}", row.order)));
                 }
-                self.answered(now, index, verb, report.at, outcome, ready);
-                Ok(News::OfVm(index))
+                Ok(self.answered(now, index, row, report.at, outcome, ready))
             }
         }
     }
@@ -64,8 +62,8 @@ impl Migration {
     /// Progress is news as long as the VM's memory is on its way, also after `Converged`.
     fn progressed(&mut self, index: usize, pages: PageProgress, ready: &mut Ready) -> News {
         let vm = &mut self.vms[index];
-        if !vm.streaming || !self.stage.is_before_commit() {
-            return self.old_news();
+        if !vm.is_started(OrderKind::PreCopy) || self.course != Course::BeforeCommit {
+            return self.ignore();
         }
         vm.pages = pages;
         ready.events.push(Happening::Progress {
@@ -79,20 +77,29 @@ impl Migration {
         &mut self,
         now: Now,
         index: usize,
-        verb: Verb,
+        row: &'static OrderRow,
         at: WallMicros,
         outcome: Outcome,
         ready: &mut Ready,
-    ) {
+    ) -> News {
         match outcome {
-            Outcome::Refused(refusal) => self.refused(now, index, verb, refusal, ready),
-            Outcome::Failed(fault) => self.failed(now, index, verb, &fault, ready),
-            Outcome::PreCopying => self.vms[index].streaming = true,
+            Outcome::Refused(refusal) => self.refused(now, index, row, refusal, ready),
+            Outcome::Failed(fault) => self.failed(now, index, row, &fault, ready),
+            Outcome::Lost(fault) => self.lost(now, index, row, fault, ready),
+            outcome if row.meanwhile.contains(&outcome.kind()) => {
+                self.vms[index].set_started(row.order);
+                return News::OfVm(index);
+            }
             outcome => {
                 self.learn(index, outcome, at);
-                self.done(now, index, verb, ready);
+                self.done(now, index, row.order, ready);
             }
         }
+        if !self.barrier_fell(row.order) {
+            return News::OfVm(index);
+        }
+        self.set_deadline(now, ready);
+        News::OfAll
     }
 
     /// Keeps what an answer carries.
@@ -101,11 +108,14 @@ impl Migration {
         match outcome {
             Outcome::Prepared { page_stream } => vm.page_stream = Some(page_stream),
             Outcome::Converged(pages) => {
-                vm.streaming = true;
+                vm.set_started(OrderKind::PreCopy);
                 vm.pages = pages;
             }
             Outcome::TargetBufferOpen { tunnels } => vm.tunnels = tunnels,
-            Outcome::Captured { times, .. } => vm.capture = Some(times),
+            Outcome::Captured { times, guest } => {
+                vm.capture = Some(times);
+                vm.guest = guest;
+            }
             Outcome::Copied { pages, times } => {
                 vm.pages = pages;
                 vm.copy = Some(times);
@@ -114,6 +124,7 @@ impl Migration {
             Outcome::Activated(times) => vm.activation = Some(times),
             Outcome::SourceClosed(frames) => vm.source_frames = Some(frames),
             Outcome::TargetClosed(frames) => vm.target_frames = Some(frames),
+            Outcome::Discarded { frames } => vm.source_frames = vm.source_frames.or(frames),
             Outcome::SourceRestored(frames) => {
                 vm.source_frames = Some(frames);
                 vm.restored_at = Some(at);
@@ -122,35 +133,34 @@ impl Migration {
             | Outcome::SourceBufferOpen
             | Outcome::BuffersConnected
             | Outcome::CommitNoted
-            | Outcome::Discarded { .. }
-            | Outcome::Stopped
-            | Outcome::Lost(_)
             | Outcome::TargetDropped => {}
             Outcome::Host(_)
             | Outcome::Started { .. }
+            | Outcome::Stopped
             | Outcome::Destroyed
             | Outcome::PreCopying
             | Outcome::Progress(_)
+            | Outcome::Lost(_)
             | Outcome::Refused(_)
             | Outcome::Failed(_) => {
-                unreachable!("told apart before: this is no answer that completes an order")
+                unreachable!("no row of the protocol is done by {}", outcome.name())
             }
         }
     }
 
     /// An order is carried out: what follows for the journal and the VM's phase.
-    fn done(&mut self, now: Now, index: usize, verb: Verb, ready: &mut Ready) {
+    fn done(&mut self, now: Now, index: usize, order: OrderKind, ready: &mut Ready) {
         let vm = &mut self.vms[index];
-        vm.set_done(verb);
+        vm.set_done(order);
         vm.failures = 0;
         let name = vm.name().clone();
-        match verb {
-            Verb::StopAndCopy | Verb::AwaitLoaded => {
-                if vm.is_done(Verb::StopAndCopy) && vm.is_done(Verb::AwaitLoaded) {
+        match order {
+            OrderKind::StopAndCopy | OrderKind::AwaitLoaded => {
+                if vm.is_done(OrderKind::StopAndCopy) && vm.is_done(OrderKind::AwaitLoaded) {
                     self.enter_phase(index..index + 1, Phase::Commitment, now.wall, ready);
                 }
             }
-            Verb::Activate => {
+            OrderKind::Activate => {
                 if let Some(times) = vm.activation {
                     ready.persist.push(JournalEntry::VmActivated {
                         vm: name,
@@ -159,7 +169,7 @@ impl Migration {
                     });
                 }
             }
-            Verb::CloseSourceBuffer | Verb::CloseTargetBuffer => {
+            OrderKind::CloseSourceBuffer | OrderKind::CloseTargetBuffer => {
                 if vm.is_closed() {
                     ready.persist.push(JournalEntry::VmClosed {
                         vm: name,
@@ -169,14 +179,15 @@ impl Migration {
                     });
                 }
             }
-            Verb::Discard => {
+            OrderKind::Discard => {
                 vm.over_at = Some(now.wall);
                 ready.persist.push(JournalEntry::VmDiscarded {
                     vm: name,
                     at: now.wall,
+                    source: vm.source_frames,
                 });
             }
-            Verb::AbortSource => {
+            OrderKind::AbortSource => {
                 vm.over_at = Some(now.wall);
                 ready.persist.push(JournalEntry::VmRestored {
                     vm: name,
@@ -185,82 +196,97 @@ impl Migration {
                     source: vm.source_frames,
                 });
             }
-            Verb::Reserve
-            | Verb::Prepare
-            | Verb::PreCopy
-            | Verb::OpenSourceBuffer
-            | Verb::OpenTargetBuffer
-            | Verb::ConnectBuffers
-            | Verb::Capture
-            | Verb::Commit
-            | Verb::AbortTarget => {}
+            OrderKind::Inspect
+            | OrderKind::StartVm
+            | OrderKind::StopVm
+            | OrderKind::DestroyVm
+            | OrderKind::Reserve
+            | OrderKind::Prepare
+            | OrderKind::PreCopy
+            | OrderKind::OpenSourceBuffer
+            | OrderKind::OpenTargetBuffer
+            | OrderKind::ConnectBuffers
+            | OrderKind::Capture
+            | OrderKind::Commit
+            | OrderKind::AbortTarget => {}
         }
     }
 
-    fn refused(&mut self, now: Now, index: usize, verb: Verb, refusal: Refusal, ready: &mut Ready) {
+    fn refused(
+        &mut self,
+        now: Now,
+        index: usize,
+        row: &'static OrderRow,
+        refusal: Refusal,
+        ready: &mut Ready,
+    ) {
         let vm = &self.vms[index];
-        let host = vm.host(verb.side()).clone();
+        let host = vm.host(row.side).clone();
         let event = Happening::Refused {
             host: host.clone(),
             vm: vm.name().clone(),
             refusal: refusal.clone(),
         };
-        if self.stage.is_before_commit() {
+        if self.course == Course::BeforeCommit {
             ready.events.push(event);
             self.refused = true;
             let trouble = trouble::refused(self.step, &host, vm.name(), &refusal);
             return self.roll_back(now, trouble, ready);
         }
-        if self.refusal_settles(verb, refusal.kind) {
-            ready.events.push(event);
-            if verb == Verb::OpenTargetBuffer {
-                self.vms[index].set_done(Verb::ConnectBuffers);
+        match row.meaning_of(refusal.kind) {
+            Some(Meaning::Done) => {
+                ready.events.push(event);
+                if row.order == OrderKind::OpenTargetBuffer {
+                    // It holds no tunnel end that the source could connect to.
+                    self.vms[index].set_done(OrderKind::ConnectBuffers);
+                }
+                self.done(now, index, row.order, ready);
             }
-            return self.done(now, index, verb, ready);
-        }
-        self.rest(now, index, verb, refusal.reason, event, ready);
-    }
-
-    /// After the decision an agent's "no" is as good as a "done" where nothing is left to do: the VM that an order
-    /// would end is not there, an abort finds that a newer epoch has taken the VM over, or the agent has no broken
-    /// tunnel to connect anew.
-    fn refusal_settles(&self, verb: Verb, kind: RefusalKind) -> bool {
-        match kind {
-            RefusalKind::UnknownVm => verb.needs_nothing_of_an_absent_vm(),
-            RefusalKind::StaleEpoch => self.stage == Stage::RollBack,
-            RefusalKind::WrongState => matches!(verb, Verb::OpenTargetBuffer | Verb::ConnectBuffers),
-            RefusalKind::AlreadyHere
-            | RefusalKind::NoCapacity
-            | RefusalKind::Qemu
-            | RefusalKind::MachineType
-            | RefusalKind::Mtu
-            | RefusalKind::Disk
-            | RefusalKind::AddressInUse
-            | RefusalKind::BootFile
-            | RefusalKind::Stranded
-            | RefusalKind::PoweredOff => false,
+            Some(Meaning::Lost) => {
+                ready.events.push(event);
+                let fault = trouble::forgotten(&host, vm.name(), &refusal);
+                self.lost(now, index, row, fault, ready);
+            }
+            None => self.back_off(now, index, row.order, refusal.reason, event, ready),
         }
     }
 
-    fn failed(&mut self, now: Now, index: usize, verb: Verb, fault: &Fault, ready: &mut Ready) {
+    fn failed(&mut self, now: Now, index: usize, row: &'static OrderRow, fault: &Fault, ready: &mut Ready) {
         let vm = &mut self.vms[index];
-        let host = vm.host(verb.side()).clone();
+        let host = vm.host(row.side).clone();
         let event = failure(&host, vm, fault);
-        if self.stage.is_before_commit() {
+        if self.course == Course::BeforeCommit {
             ready.events.push(event);
             let trouble = trouble::failed(self.step, &host, self.vms[index].name(), fault);
             return self.roll_back(now, trouble, ready);
         }
-        if fault.kind == FaultKind::Tunnel && self.stage == Stage::RollForward {
+        if fault.kind == FaultKind::Tunnel && self.course == Course::Committed {
             vm.part_buffers();
         }
-        self.rest(now, index, verb, fault.reason.clone(), event, ready);
+        self.back_off(now, index, row.order, fault.reason.clone(), event, ready);
+    }
+
+    /// The decision stands, but this VM is gone: its source is discarded without closing buffers, for there
+    /// is nobody to deliver to. The other VMs of the batch go on.
+    fn lost(&mut self, now: Now, index: usize, row: &'static OrderRow, fault: Fault, ready: &mut Ready) {
+        let vm = &mut self.vms[index];
+        vm.lost = Some(fault.clone());
+        vm.set_done(row.order);
+        vm.failures = 0;
+        let (vm, host) = (vm.name().clone(), vm.host(row.side).clone());
+        ready.persist.push(JournalEntry::VmLost {
+            vm: vm.clone(),
+            at: now.wall,
+            host: host.clone(),
+            fault: fault.clone(),
+        });
+        ready.events.push(Happening::VmLost { vm, host, fault });
     }
 
     /// Something broke by itself. Before commit it undoes the batch; after it, what broke is done again when the
     /// order that needs it says so, and a tunnel is connected anew at once; during roll-back it is what one expects
     /// when the other side is dropped first.
-    fn spoke_up(
+    fn broke_by_itself(
         &mut self,
         now: Now,
         index: usize,
@@ -269,22 +295,16 @@ impl Migration {
         ready: &mut Ready,
     ) -> News {
         let vm = &mut self.vms[index];
-        match self.stage {
-            Stage::RollBack | Stage::Over => self.old_news(),
-            Stage::RollForward => {
+        match self.course {
+            Course::RollingBack | Course::Over => self.ignore(),
+            Course::Committed => {
                 ready.events.push(failure(host, vm, fault));
                 if fault.kind == FaultKind::Tunnel {
                     vm.part_buffers();
                 }
                 News::OfVm(index)
             }
-            Stage::Reserve
-            | Stage::Prepare
-            | Stage::StartPreCopy
-            | Stage::SourceBuffers
-            | Stage::TargetBuffers
-            | Stage::Capture
-            | Stage::StopAndCopy => {
+            Course::BeforeCommit => {
                 ready.events.push(failure(host, vm, fault));
                 let trouble = trouble::failed(self.step, host, self.vms[index].name(), fault);
                 self.roll_back(now, trouble, ready);
@@ -293,12 +313,12 @@ impl Migration {
         }
     }
 
-    /// The order is given again after a pause that doubles. The event is shown once per reason.
-    fn rest(
+    /// The order is issued again after a pause that doubles. The event is shown once per reason.
+    fn back_off(
         &mut self,
         now: Now,
         index: usize,
-        verb: Verb,
+        order: OrderKind,
         reason: String,
         event: Happening,
         ready: &mut Ready,
@@ -311,14 +331,9 @@ impl Migration {
             .saturating_mul(1 << vm.failures.min(RETRY_DOUBLINGS_MAX));
         let at = now.mono + Millis(doubled).min(limits.retry_ms_max);
         vm.failures = vm.failures.saturating_add(1);
-        if let Some(order) = vm.rest(verb, at) {
-            ready.timers.push((
-                at,
-                TimerId::Again {
-                    vm: vm.name().clone(),
-                    order,
-                },
-            ));
+        if let Some(order) = vm.back_off(order, &reason, at) {
+            let vm = vm.name().clone();
+            ready.timers.push((at, TimerId::Again { vm, order }));
         }
         if vm.last_failure.as_ref() != Some(&reason) {
             vm.last_failure = Some(reason);

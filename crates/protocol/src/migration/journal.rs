@@ -1,15 +1,17 @@
 //! What the journal holds of a move: enough to finish or undo it, and to report on it in full, after a restart.
 
 use serde::{Deserialize, Serialize};
-use transhume_model::{Epoch, VmName, WallMicros};
+use transhume_model::{Epoch, HostName, VmName, WallMicros};
 
 use super::request::MoveRequest;
-use crate::message::{ActivationTimes, CaptureTimes, CopyTimes, PageProgress, SourceFrames, TargetFrames};
+use crate::message::{
+    ActivationTimes, CaptureTimes, CopyTimes, Fault, GuestState, PageProgress, SourceFrames, TargetFrames,
+};
 use crate::report::{MigrationReport, Trouble};
 use crate::step::Phase;
 
 /// Version of the entries. Fields may be added with a default; anything else is a new version.
-pub const JOURNAL_VERSION: u16 = 1;
+pub const JOURNAL_VERSION: u16 = 2;
 
 /// One entry of a move's journal. Entries of one move are kept in order; the journal adds nothing of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,12 +79,26 @@ pub enum JournalEntry {
         /// The target's account; `None` if the agent had lost the VM.
         target: Option<TargetFrames>,
     },
+    /// A VM is gone after the decision: it is started no more by this move.
+    VmLost {
+        /// The VM.
+        vm: VmName,
+        /// When.
+        at: WallMicros,
+        /// Where.
+        host: HostName,
+        /// What happened to it.
+        fault: Fault,
+    },
     /// A VM's old QEMU is gone: its move is over.
     VmDiscarded {
         /// The VM.
         vm: VmName,
         /// When.
         at: WallMicros,
+        /// The source's account, where only discarding brought it.
+        #[serde(default)]
+        source: Option<SourceFrames>,
     },
     /// A VM runs on its source again.
     VmRestored {
@@ -121,6 +137,9 @@ pub enum JournalEntry {
 pub struct VmSoFar {
     /// The VM.
     pub vm: VmName,
+    /// What its guest did until it was stopped.
+    #[serde(default)]
+    pub guest: GuestState,
     /// Step 5.
     pub capture: Option<CaptureTimes>,
     /// Step 6 at the source.

@@ -13,40 +13,40 @@
 //!                                          ended ◀── no VM left ──────────────────────────── step 10 ──▶ step 1
 //! ```
 //!
-//! How it works: facts about each VM are kept (`vm`), the stage and the facts say which orders are wanted
-//! (`stage`), and what is wanted and neither done nor under way is given. So a lost answer, a lost agent and a
-//! restarted coordinator all have the same cure: the order is simply still wanted.
+//! How it works: facts about each VM are kept (`vm`), the protocol's tables and the facts say which orders
+//! are wanted (`course`), and what is wanted and neither done nor under way is issued. So a lost answer, a
+//! lost agent and a restarted coordinator all have the same cure: the order is simply still wanted.
 //!
-//! Deliberately absent: clocks, sockets, the journal itself, the choice of targets and batches (planner), any
-//! repair of a VM whose QEMU died, and a way back after `Committed`.
+//! Deliberately absent: clocks, sockets, the journal itself, the choice of targets and batches (planner),
+//! any repair of a VM whose QEMU died (it is reported as lost), and a way back after `Committed`.
 
 mod account;
 mod advance;
 mod answer;
+mod course;
 mod journal;
 mod ready;
 mod recover;
 mod request;
-mod stage;
 mod trouble;
-mod verb;
 mod vm;
+mod waiting;
 
 use std::collections::BTreeMap;
 
 use advance::News;
+use course::Course;
 pub use journal::{JOURNAL_VERSION, JournalEntry, VmSoFar};
 pub use ready::{Illegal, Input, Now, OrderIds, Ready, TimerId};
 pub use recover::RecoverError;
 pub use request::{Limits, MoveRequest, MoveVm, RequestError};
-use stage::Stage;
 use transhume_model::{Epoch, HostName, MigrationId, Millis, VmName, WallMicros};
-use verb::Verb;
 use vm::Vm;
 
 use crate::event::Happening;
+use crate::message::OrderKind;
 use crate::report::{MigrationReport, Trouble};
-use crate::step::{Phase, Step};
+use crate::step::{Phase, Step, WaitLimit};
 
 /// What is known of the connection to a host's agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,11 +64,11 @@ pub struct Migration {
     /// The batch under way, from 0.
     batch: usize,
     epoch: Epoch,
-    stage: Stage,
+    course: Course,
     /// The last step that was announced. During roll-back: the step in which it went wrong.
     step: Step,
-    /// When the stage runs out, by the monotonic clock.
-    deadline: Option<Millis>,
+    /// When the step runs out, by the monotonic clock, and the limit that says so.
+    deadline: Option<(Millis, WaitLimit)>,
     pre_copy_deadline: Option<Millis>,
     /// All VMs of the move, in the order of the request.
     vms: Vec<Vm>,
@@ -101,7 +101,7 @@ impl Migration {
         });
         migration.enter_phase(0..migration.vms.len(), Phase::PreMigration, now.wall, &mut ready);
         migration.begin_batch(now, &mut ready);
-        migration.give(migration.batch_range(), now, &mut ready);
+        migration.issue(migration.batch_range(), now, &mut ready);
         Ok((migration, ready))
     }
 
@@ -122,7 +122,7 @@ impl Migration {
             begun_at,
             batch: 0,
             epoch: request.epoch,
-            stage: Stage::Reserve,
+            course: Course::BeforeCommit,
             step: Step::SelectBatch,
             deadline: None,
             pre_copy_deadline: None,
@@ -139,12 +139,12 @@ impl Migration {
     /// Takes one input. After the end, everything is ignored.
     pub fn handle(&mut self, now: Now, input: Input) -> Result<Ready, Illegal> {
         let mut ready = Ready::default();
-        if self.stage == Stage::Over {
-            self.old_news();
+        if self.course == Course::Over {
+            self.ignore();
             ready.done = true;
             return Ok(ready);
         }
-        let was = (self.batch, self.stage);
+        let was = self.place();
         let news = match input {
             Input::Report { host, report } => self.report_came(now, &host, report, &mut ready)?,
             Input::AgentLost { host } => self.agent_lost(now, &host, &mut ready)?,
@@ -157,7 +157,7 @@ impl Migration {
     }
 
     /// An input that changes nothing any more.
-    fn old_news(&mut self) -> News {
+    fn ignore(&mut self) -> News {
         self.ignored += 1;
         News::Nothing
     }
@@ -170,14 +170,14 @@ impl Migration {
             ));
         };
         if *link != Link::Up {
-            return Ok(self.old_news());
+            return Ok(self.ignore());
         }
         *link = Link::Lost { since: now.mono };
         ready.events.push(Happening::AgentLost { host: host.clone() });
         for vm in &mut self.vms {
-            vm.hold_orders_to(host);
+            vm.park_orders_to(host);
         }
-        if !self.stage.is_before_commit() || !self.batch_vms().any(|vm| vm.is_on(host)) {
+        if self.course != Course::BeforeCommit || !self.batch_vms().any(|vm| vm.is_on(host)) {
             return Ok(News::OfAll);
         }
         let patience = self.request.limits.agent_lost_ms_max;
@@ -203,7 +203,7 @@ impl Migration {
         };
         *link = Link::Up;
         ready.events.push(Happening::AgentBack { host: host.clone() });
-        if self.stage == Stage::RollForward {
+        if self.course == Course::Committed {
             for vm in self.batch_vms_mut().filter(|vm| vm.is_on(host)) {
                 vm.part_buffers();
             }
@@ -214,7 +214,7 @@ impl Migration {
     fn timer_fired(&mut self, now: Now, timer: &TimerId, ready: &mut Ready) -> News {
         let mattered = match timer {
             TimerId::Step { batch, step } => {
-                *batch == self.batch_number() && *step == self.step && self.stage_ran_out(now, ready)
+                *batch == self.batch_number() && *step == self.step && self.step_ran_out(now, ready)
             }
             TimerId::PreCopy { batch } => *batch == self.batch_number() && self.pre_copy_ran_out(now, ready),
             TimerId::AgentLost { host } => self.agent_stayed_away(now, host, ready),
@@ -225,18 +225,18 @@ impl Migration {
                     .copied()
                     .filter(|place| self.vms[*place].batch == self.batch);
                 if let Some(place) = place
-                    && self.vms[place].give_again(*order, now.mono)
+                    && self.vms[place].time_is_up(*order, now.mono)
                 {
                     return News::OfVm(place);
                 }
                 false
             }
         };
-        if mattered { News::OfAll } else { self.old_news() }
+        if mattered { News::OfAll } else { self.ignore() }
     }
 
-    fn stage_ran_out(&mut self, now: Now, ready: &mut Ready) -> bool {
-        let out = self.stage.is_before_commit() && self.deadline.is_some_and(|at| at <= now.mono);
+    fn step_ran_out(&mut self, now: Now, ready: &mut Ready) -> bool {
+        let out = self.course == Course::BeforeCommit && self.deadline.is_some_and(|(at, _)| at <= now.mono);
         let trouble = if out { self.whose_answer_is_missing() } else { None };
         let Some(trouble) = trouble else { return false };
         self.roll_back(now, trouble, ready);
@@ -244,11 +244,13 @@ impl Migration {
     }
 
     fn pre_copy_ran_out(&mut self, now: Now, ready: &mut Ready) -> bool {
-        let streaming = (Stage::StartPreCopy..=Stage::TargetBuffers).contains(&self.stage);
-        if !streaming || self.pre_copy_deadline.is_none_or(|at| at > now.mono) {
+        if self.course != Course::BeforeCommit || self.pre_copy_deadline.is_none_or(|at| at > now.mono) {
             return false;
         }
-        let late: Vec<_> = self.batch_vms().filter(|vm| !vm.is_done(Verb::PreCopy)).collect();
+        let late: Vec<_> = self
+            .batch_vms()
+            .filter(|vm| !vm.has(OrderKind::PreCopy))
+            .collect();
         if late.is_empty() {
             return false;
         }
@@ -262,7 +264,8 @@ impl Migration {
         let patience = self.request.limits.agent_lost_ms_max;
         let away =
             matches!(self.links.get(host), Some(Link::Lost { since }) if *since + patience <= now.mono);
-        let matters = away && self.stage.is_before_commit() && self.batch_vms().any(|vm| vm.is_on(host));
+        let matters =
+            away && self.course == Course::BeforeCommit && self.batch_vms().any(|vm| vm.is_on(host));
         if matters {
             self.roll_back(now, trouble::agent_lost(self.step, host), ready);
         }
@@ -270,12 +273,18 @@ impl Migration {
     }
 
     fn cancel(&mut self, now: Now, ready: &mut Ready) -> News {
-        if self.cancelled || self.stage == Stage::RollBack {
-            return self.old_news();
+        if self.course == Course::RollingBack {
+            ready.events.push(Happening::AlreadyRollingBack {
+                batch: self.batch_number(),
+            });
+            return self.ignore();
+        }
+        if self.cancelled {
+            return self.ignore();
         }
         self.cancelled = true;
         ready.persist.push(JournalEntry::CancelAsked { at: now.wall });
-        if self.stage.is_before_commit() {
+        if self.course == Course::BeforeCommit {
             self.roll_back(now, trouble::cancelled(self.step), ready);
         }
         News::OfAll

@@ -5,10 +5,9 @@ use transhume_model::{Epoch, VmName, WallMicros};
 use super::journal::{JOURNAL_VERSION, JournalEntry, VmSoFar};
 use super::ready::{Now, Ready};
 use super::request::{MoveRequest, RequestError};
-use super::stage::Stage;
-use super::verb::Verb;
-use super::{Link, Migration, News, trouble};
-use crate::step::{Phase, Step};
+use super::{Course, Link, Migration, News, trouble};
+use crate::message::OrderKind;
+use crate::step::{Phase, Side, Step};
 
 /// Why a journal cannot be taken up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,8 +75,8 @@ impl Migration {
             JournalEntry::Begun { .. } => return Err("a move begins once"),
             JournalEntry::Ended { .. } => return Err("nothing follows the end"),
             JournalEntry::BatchBegun { batch, epoch, at } => {
-                let first = *batch == 1 && self.batch == 0 && self.stage == Stage::Reserve;
-                let next = *batch == self.batch + 2 && self.stage == Stage::RollForward;
+                let first = *batch == 1 && self.batch == 0 && self.course == Course::BeforeCommit;
+                let next = *batch == self.batch + 2 && self.course == Course::Committed;
                 if !first && !next {
                     return Err("this batch is not the next one");
                 }
@@ -86,7 +85,7 @@ impl Migration {
                     return Err("the move has no such batch");
                 }
                 self.epoch = *epoch;
-                self.stage = Stage::Reserve;
+                self.course = Course::BeforeCommit;
                 self.step = Step::SelectBatch;
                 self.mark_phase(Some(self.batch), Phase::Reservation, *at);
             }
@@ -97,38 +96,49 @@ impl Migration {
                 vms,
                 ..
             } => {
-                self.expect(*batch, Stage::Reserve)?;
-                self.stage = Stage::RollBack;
+                self.expect(*batch, Course::BeforeCommit)?;
+                self.course = Course::RollingBack;
                 self.step = trouble.step;
                 self.trouble = Some(trouble.clone());
                 self.refused = *refused;
                 self.restore(vms)?;
             }
             JournalEntry::Committed { batch, at, vms, .. } => {
-                self.expect(*batch, Stage::Reserve)?;
-                self.stage = Stage::RollForward;
+                self.expect(*batch, Course::BeforeCommit)?;
+                self.course = Course::Committed;
                 self.step = Step::Activate;
                 self.restore(vms)?;
-                self.batch_vms_mut().for_each(|vm| vm.committed = true);
+                for vm in self.batch_vms_mut() {
+                    vm.committed = true;
+                    vm.set_prepared();
+                    // Whether the buffers are still connected nobody knows.
+                    vm.part_buffers();
+                }
                 self.mark_phase(Some(self.batch), Phase::Activation, *at);
             }
             JournalEntry::VmActivated { vm, times, .. } => {
-                let vm = self.vm_in(vm, Stage::RollForward)?;
+                let vm = self.vm_in(vm, Course::Committed)?;
                 vm.activation = Some(*times);
-                vm.set_done(Verb::Activate);
+                vm.set_done(OrderKind::Activate);
             }
             JournalEntry::VmClosed {
                 vm, source, target, ..
             } => {
-                let vm = self.vm_in(vm, Stage::RollForward)?;
+                let vm = self.vm_in(vm, Course::Committed)?;
                 (vm.source_frames, vm.target_frames) = (*source, *target);
-                vm.set_done(Verb::CloseSourceBuffer);
-                vm.set_done(Verb::CloseTargetBuffer);
+                vm.set_done(OrderKind::CloseSourceBuffer);
+                vm.set_done(OrderKind::CloseTargetBuffer);
             }
-            JournalEntry::VmDiscarded { vm, at } => {
-                let vm = self.vm_in(vm, Stage::RollForward)?;
+            JournalEntry::VmLost { vm, fault, .. } => {
+                let vm = self.vm_in(vm, Course::Committed)?;
+                vm.lost = Some(fault.clone());
+                vm.set_done(OrderKind::Activate);
+            }
+            JournalEntry::VmDiscarded { vm, at, source } => {
+                let vm = self.vm_in(vm, Course::Committed)?;
                 vm.over_at = Some(*at);
-                vm.set_done(Verb::Discard);
+                vm.source_frames = vm.source_frames.or(*source);
+                vm.set_done(OrderKind::Discard);
             }
             JournalEntry::VmRestored {
                 vm,
@@ -136,9 +146,9 @@ impl Migration {
                 restored_at,
                 source,
             } => {
-                let vm = self.vm_in(vm, Stage::RollBack)?;
+                let vm = self.vm_in(vm, Course::RollingBack)?;
                 (vm.source_frames, vm.restored_at, vm.over_at) = (*source, *restored_at, Some(*at));
-                vm.set_done(Verb::AbortSource);
+                vm.set_done(OrderKind::AbortSource);
             }
             JournalEntry::CancelAsked { .. } => self.cancelled = true,
             JournalEntry::Recovered { epoch, .. } => self.epoch = *epoch,
@@ -158,28 +168,31 @@ impl Migration {
             .values_mut()
             .for_each(|link| *link = Link::Lost { since: now.mono });
         for vm in self.batch_vms_mut() {
-            (vm.source_touched, vm.target_touched) = (true, true);
+            vm.touch(Side::Target);
+            if !vm.powered_off {
+                vm.touch(Side::Source);
+            }
         }
-        if self.stage == Stage::Reserve {
+        if self.course == Course::BeforeCommit {
             self.roll_back(now, trouble::coordinator_restarted(self.step), &mut ready);
         }
-        let stage = (self.batch, self.stage);
-        self.advance(now, stage, News::OfAll, &mut ready);
+        let was = self.place();
+        self.advance(now, was, News::OfAll, &mut ready);
         ready
     }
 
-    fn expect(&self, batch: usize, stage: Stage) -> Result<(), &'static str> {
-        if batch == self.batch_number() && self.stage == stage {
+    fn expect(&self, batch: usize, course: Course) -> Result<(), &'static str> {
+        if batch == self.batch_number() && self.course == course {
             Ok(())
         } else {
             Err("the batch is not open to this decision")
         }
     }
 
-    fn vm_in(&mut self, name: &VmName, stage: Stage) -> Result<&mut super::vm::Vm, &'static str> {
+    fn vm_in(&mut self, name: &VmName, course: Course) -> Result<&mut super::vm::Vm, &'static str> {
         let place = *self.places.get(name).ok_or("the VM is not in the move")?;
         let vm = &mut self.vms[place];
-        if vm.batch == self.batch && self.stage == stage {
+        if vm.batch == self.batch && self.course == course {
             Ok(vm)
         } else {
             Err("the VM's batch is not in this stage")
@@ -188,7 +201,7 @@ impl Migration {
 
     fn restore(&mut self, vms: &[VmSoFar]) -> Result<(), &'static str> {
         for so_far in vms {
-            self.vm_in(&so_far.vm, self.stage)?.restore(so_far);
+            self.vm_in(&so_far.vm, self.course)?.restore(so_far);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName,
 
 use crate::forecast::MoveForecast;
 use crate::message::Mode;
+use crate::step::WaitLimit;
 
 /// A move as the planner laid it out and the user accepted it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,9 @@ pub struct MoveVm {
     pub source: HostName,
     /// Host it goes to; another one than `source`.
     pub target: HostName,
+    /// It is powered off: its place moves with the cluster, nothing is copied.
+    #[serde(default)]
+    pub powered_off: bool,
 }
 
 /// Why a move cannot even begin.
@@ -79,7 +83,10 @@ impl MoveRequest {
             });
         }
         let mut seen = BTreeSet::new();
-        for MoveVm { spec, source, target } in self.batches.iter().flatten() {
+        for MoveVm {
+            spec, source, target, ..
+        } in self.batches.iter().flatten()
+        {
             if source == target {
                 return Err(RequestError::AlreadyThere {
                     vm: spec.name.clone(),
@@ -134,6 +141,23 @@ pub struct Limits {
     pub retry_ms_max: Millis,
     /// Budget for the predicted blackout: a VM has converged when it is within.
     pub blackout_ms_max: Millis,
+}
+
+impl Limits {
+    /// How long the answer to an order may take.
+    pub fn of(&self, limit: WaitLimit) -> Millis {
+        match limit {
+            WaitLimit::Reserve => self.reserve_ms_max,
+            WaitLimit::Prepare => self.prepare_ms_max,
+            WaitLimit::StartPreCopy => self.start_pre_copy_ms_max,
+            WaitLimit::Buffers => self.buffers_ms_max,
+            WaitLimit::Capture => self.capture_ms_max,
+            WaitLimit::StopAndCopy => self.stop_and_copy_ms_max,
+            WaitLimit::Activate => self.activate_ms_max,
+            WaitLimit::Close => self.close_ms_max,
+            WaitLimit::Abort => self.abort_ms_max,
+        }
+    }
 }
 
 impl Default for Limits {

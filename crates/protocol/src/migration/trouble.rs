@@ -1,6 +1,6 @@
 //! Why a batch rolls back, in words: for the journal, the report and the user.
 
-use transhume_model::{HostName, Millis, VmName};
+use transhume_model::{ClusterName, HostName, Millis, VmName};
 
 use crate::message::{Fault, FaultKind, Refusal};
 use crate::report::Trouble;
@@ -17,24 +17,50 @@ pub(super) fn refused(step: Step, host: &HostName, vm: &VmName, refusal: &Refusa
 }
 
 pub(super) fn failed(step: Step, host: &HostName, vm: &VmName, fault: &Fault) -> Trouble {
-    let hint = match fault.kind {
-        FaultKind::BufferLimit => "raise `buffer_bytes_max`, or move fewer VMs in a batch",
-        FaultKind::Tunnel | FaultKind::PageStream | FaultKind::Network => {
-            "check the network between the two hosts, then move again"
-        }
-        FaultKind::Qemu => "QEMU's log on that host says more",
-        FaultKind::AgentRestarted => "move again",
-        FaultKind::Record => "free space in the agent's state directory on that host, then move again",
-        FaultKind::PoweredOff => "move again: its place moves with the cluster",
-        FaultKind::Internal => "the agent's log on that host says more",
-    };
     Trouble {
         step,
         host: Some(host.clone()),
         vm: Some(vm.clone()),
         reason: fault.reason.clone(),
-        hint: hint.to_owned(),
+        hint: hint(host, fault),
     }
+}
+
+/// What would help: as whoever met the trouble says, else by its kind.
+pub(super) fn hint(host: &HostName, fault: &Fault) -> String {
+    if let Some(hint) = &fault.hint {
+        return hint.clone();
+    }
+    match fault.kind {
+        FaultKind::BufferLimit => "raise `buffer_bytes_max`, or move fewer VMs in a batch".to_owned(),
+        FaultKind::Tunnel | FaultKind::PageStream => {
+            "check the network between the two hosts, then move again".to_owned()
+        }
+        FaultKind::Network => format!("check the bridge and the taps of host {host}, then move again"),
+        FaultKind::Qemu => format!("QEMU's log on host {host} says more"),
+        FaultKind::AgentRestarted => "move again".to_owned(),
+        FaultKind::Record => {
+            format!("free space in the agent's state directory on host {host}, then move again")
+        }
+        FaultKind::PoweredOff => "move again: its place moves with the cluster".to_owned(),
+        FaultKind::Internal => format!("the agent's log on host {host} says more"),
+    }
+}
+
+/// What a target that knows nothing of a committed VM means for it.
+pub(super) fn forgotten(host: &HostName, vm: &VmName, refusal: &Refusal) -> Fault {
+    Fault::new(
+        FaultKind::Record,
+        format!(
+            "host {host} knows nothing of VM {vm} any more: {}",
+            refusal.reason
+        ),
+    )
+}
+
+/// What can be done about a VM that is lost.
+pub(super) fn start_again(cluster: &ClusterName, vm: &VmName) -> String {
+    format!("`transhume vm start {cluster} {vm}` boots it again from its disk")
 }
 
 pub(super) fn agent_lost(step: Step, host: &HostName) -> Trouble {

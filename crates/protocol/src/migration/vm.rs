@@ -1,4 +1,4 @@
-//! What the machine knows of one VM: what is done, what is asked, what was measured.
+//! What the machine knows of one VM: what is done, which orders are open, what was measured.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -7,30 +7,36 @@ use transhume_model::{HostName, Millis, OrderId, VmName, VmSpec, WallMicros};
 
 use super::journal::VmSoFar;
 use super::request::{MoveRequest, MoveVm};
-use super::verb::{Side, Verb};
 use crate::message::{
-    ActivationTimes, CaptureTimes, Command, CopyTimes, PageProgress, SourceFrames, TargetFrames,
+    ActivationTimes, CaptureTimes, Command, CopyTimes, Fault, GuestState, OrderKind, PageProgress,
+    SourceFrames, TargetFrames,
 };
-use crate::step::Phase;
+use crate::step::{Need, ORDERS, OrderRow, Part, Phase, Side};
 
 /// Ids of an order's latest attempts: an answer to any of them counts.
 const ATTEMPTS_REMEMBERED_MAX: usize = 8;
 
 /// An order that is not answered yet.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct OpenOrder {
+    pub(super) row: &'static OrderRow,
     ids: Vec<OrderId>,
-    pub(super) state: AskedState,
+    pub(super) state: OrderState,
+    /// When its first attempt left, by the monotonic clock.
+    pub(super) since: Millis,
+    /// Why its latest attempt failed.
+    pub(super) failure: Option<String>,
 }
 
+/// Where an open order is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AskedState {
-    /// On its way or being carried out; given again at the instant, if there is one.
-    Waiting { again_at: Option<Millis> },
-    /// It failed; given again at the instant.
-    Resting { again_at: Millis },
-    /// Its host is lost; given again when it is back.
-    Held,
+pub(super) enum OrderState {
+    /// On its way or being carried out; issued again at the instant, if there is one.
+    InFlight { again_at: Option<Millis> },
+    /// It failed; issued again at the instant.
+    BackingOff { again_at: Millis },
+    /// Its host is lost, or its time is up; issued again as soon as its host is there.
+    Parked,
 }
 
 /// One VM of the move.
@@ -39,21 +45,26 @@ pub(super) struct Vm {
     pub(super) spec: VmSpec,
     pub(super) source: HostName,
     pub(super) target: HostName,
+    /// Only its place moves.
+    pub(super) powered_off: bool,
     /// From 0.
     pub(super) batch: usize,
-    done: BTreeSet<Verb>,
-    asked: BTreeMap<Verb, Asked>,
+    started: BTreeSet<OrderKind>,
+    done: BTreeSet<OrderKind>,
+    open: BTreeMap<OrderKind, OpenOrder>,
     /// Sides that got an order: these need an order to abort.
-    pub(super) source_touched: bool,
-    pub(super) target_touched: bool,
+    touched: BTreeSet<Side>,
     /// Failures of the current orders in a row, for the pause before the next attempt.
     pub(super) failures: u32,
     /// What the last event about a failure said, so that it is said once.
     pub(super) last_failure: Option<String>,
-    pub(super) streaming: bool,
     pub(super) page_stream: Option<SocketAddr>,
     pub(super) tunnels: Vec<SocketAddr>,
     pub(super) committed: bool,
+    /// Committed, and gone before it ran for good: why.
+    pub(super) lost: Option<Fault>,
+    /// What its guest did until it was stopped for the switchover.
+    pub(super) guest: GuestState,
     pub(super) pages: PageProgress,
     pub(super) capture: Option<CaptureTimes>,
     pub(super) copy: Option<CopyTimes>,
@@ -75,17 +86,19 @@ impl Vm {
             spec: vm.spec.clone(),
             source: vm.source.clone(),
             target: vm.target.clone(),
+            powered_off: vm.powered_off,
             batch,
+            started: BTreeSet::new(),
             done: BTreeSet::new(),
-            asked: BTreeMap::new(),
-            source_touched: false,
-            target_touched: false,
+            open: BTreeMap::new(),
+            touched: BTreeSet::new(),
             failures: 0,
             last_failure: None,
-            streaming: false,
             page_stream: None,
             tunnels: Vec::new(),
             committed: false,
+            lost: None,
+            guest: GuestState::Running,
             pages: PageProgress::default(),
             capture: None,
             copy: None,
@@ -114,144 +127,219 @@ impl Vm {
         self.source == *host || self.target == *host
     }
 
-    pub(super) fn is_done(&self, verb: Verb) -> bool {
-        self.done.contains(&verb)
+    /// Whether the order is given to this VM at all.
+    pub(super) fn takes(&self, row: &OrderRow) -> bool {
+        row.without_guest || !(self.powered_off || self.lost.is_some())
     }
 
-    /// Answered: nothing more is expected for this order.
-    pub(super) fn set_done(&mut self, verb: Verb) {
-        self.done.insert(verb);
-        self.asked.remove(&verb);
+    pub(super) fn is_done(&self, order: OrderKind) -> bool {
+        self.done.contains(&order)
     }
 
-    /// The buffers must be connected anew before they can be closed: one of the two agents may have restarted.
+    /// Whether nothing is left to wait for: the order is done, or not given to this VM.
+    pub(super) fn has(&self, order: OrderKind) -> bool {
+        self.is_done(order) || order.row().is_some_and(|row| !self.takes(row))
+    }
+
+    /// Whether an interim answer to the order is here.
+    pub(super) fn is_started(&self, order: OrderKind) -> bool {
+        self.started.contains(&order)
+    }
+
+    pub(super) fn set_started(&mut self, order: OrderKind) {
+        self.started.insert(order);
+    }
+
+    /// Answered: nothing more is expected for this order. After the last frame nothing that comes before
+    /// it is missing any more, even if its own answer got lost.
+    pub(super) fn set_done(&mut self, order: OrderKind) {
+        self.done.insert(order);
+        self.open.remove(&order);
+        if matches!(order, OrderKind::CloseSourceBuffer | OrderKind::Discard)
+            && let Some(row) = order.row()
+        {
+            self.set_needs_done(row);
+        }
+    }
+
+    fn set_needs_done(&mut self, row: &OrderRow) {
+        for need in row.needs {
+            if let Need::Own(order) = need
+                && !self.is_done(*order)
+            {
+                self.done.insert(*order);
+                self.open.remove(order);
+                if let Some(row) = order.row() {
+                    self.set_needs_done(row);
+                }
+            }
+        }
+    }
+
+    /// All that comes before the commit is done: read back from the journal.
+    pub(super) fn set_prepared(&mut self) {
+        let before = ORDERS
+            .iter()
+            .filter(|row| row.part < Part::Step(crate::step::Step::Commit));
+        self.done.extend(before.map(|row| row.order));
+    }
+
+    /// The buffers must be connected anew before they can be closed: one of the two agents may have
+    /// restarted.
     pub(super) fn part_buffers(&mut self) {
-        if self.is_done(Verb::CloseSourceBuffer) {
+        if self.is_done(OrderKind::CloseSourceBuffer) {
             return;
         }
-        for verb in [Verb::OpenTargetBuffer, Verb::ConnectBuffers] {
-            self.done.remove(&verb);
-            self.asked.remove(&verb);
+        for order in [OrderKind::OpenTargetBuffer, OrderKind::ConnectBuffers] {
+            self.done.remove(&order);
+            self.open.remove(&order);
         }
     }
 
     /// Whether both buffers are closed.
     pub(super) fn is_closed(&self) -> bool {
-        self.is_done(Verb::CloseSourceBuffer) && self.is_done(Verb::CloseTargetBuffer)
+        self.is_done(OrderKind::CloseSourceBuffer) && self.is_done(OrderKind::CloseTargetBuffer)
+    }
+
+    /// Whether the side got an order and must be undone.
+    pub(super) fn is_touched(&self, side: Side) -> bool {
+        self.touched.contains(&side)
+    }
+
+    pub(super) fn touch(&mut self, side: Side) {
+        self.touched.insert(side);
     }
 
     /// Whether every side that got an order is undone.
     pub(super) fn is_undone(&self) -> bool {
-        (!self.source_touched || self.is_done(Verb::AbortSource))
-            && (!self.target_touched || self.is_done(Verb::AbortTarget))
+        let undo = ORDERS.iter().filter(|row| row.part == Part::RollBack);
+        undo.filter(|row| self.is_touched(row.side))
+            .all(|row| self.is_done(row.order))
     }
 
     /// The order that a report answers, if it is still open.
-    pub(super) fn asked_as(&self, order: OrderId) -> Option<Verb> {
-        let mut asked = self.asked.iter();
-        asked
-            .find(|(_, asked)| asked.ids.contains(&order))
-            .map(|(verb, _)| *verb)
+    pub(super) fn open_as(&self, id: OrderId) -> Option<&'static OrderRow> {
+        let mut open = self.open.values();
+        open.find(|open| open.ids.contains(&id)).map(|open| open.row)
     }
 
-    pub(super) fn asked(&self, verb: Verb) -> Option<AskedState> {
-        self.asked.get(&verb).map(|asked| asked.state)
+    pub(super) fn open(&self, order: OrderKind) -> Option<&OpenOrder> {
+        self.open.get(&order)
     }
 
     /// Notes that an order leaves under this id.
-    pub(super) fn ask(&mut self, verb: Verb, order: OrderId, again_at: Option<Millis>) {
-        match verb.side() {
-            Side::Source => self.source_touched = true,
-            Side::Target => self.target_touched = true,
-        }
-        let state = AskedState::Waiting { again_at };
-        let asked = self.asked.entry(verb).or_insert(Asked {
+    pub(super) fn issued(
+        &mut self,
+        row: &'static OrderRow,
+        id: OrderId,
+        now: Millis,
+        again_at: Option<Millis>,
+    ) {
+        self.touch(row.side);
+        let state = OrderState::InFlight { again_at };
+        let open = self.open.entry(row.order).or_insert(OpenOrder {
+            row,
             ids: Vec::new(),
             state,
+            since: now,
+            failure: None,
         });
-        if asked.ids.len() == ATTEMPTS_REMEMBERED_MAX {
-            asked.ids.remove(0);
+        if open.ids.len() == ATTEMPTS_REMEMBERED_MAX {
+            open.ids.remove(0);
         }
-        asked.ids.push(order);
-        asked.state = state;
+        open.ids.push(id);
+        open.state = state;
     }
 
-    /// The order failed and rests until the instant; `None` if it is not wanted any more.
-    pub(super) fn rest(&mut self, verb: Verb, again_at: Millis) -> Option<OrderId> {
-        let asked = self.asked.get_mut(&verb)?;
-        asked.state = AskedState::Resting { again_at };
-        asked.ids.last().copied()
+    /// The order failed and is left alone until the instant; `None` if it is not open any more.
+    pub(super) fn back_off(&mut self, order: OrderKind, reason: &str, again_at: Millis) -> Option<OrderId> {
+        let open = self.open.get_mut(&order)?;
+        open.state = OrderState::BackingOff { again_at };
+        open.failure = Some(reason.to_owned());
+        open.ids.last().copied()
     }
 
-    /// If `order` is the latest attempt of an open order and it is time to give it again, lets it be given again.
-    pub(super) fn give_again(&mut self, order: OrderId, now: Millis) -> bool {
-        let mut open = self.asked.values_mut();
-        let Some(asked) = open.find(|asked| asked.ids.last() == Some(&order)) else {
+    /// If this is the latest attempt of an open order and its time is up, lets the order be issued again.
+    pub(super) fn time_is_up(&mut self, id: OrderId, now: Millis) -> bool {
+        let mut open = self.open.values_mut();
+        let Some(open) = open.find(|open| open.ids.last() == Some(&id)) else {
             return false;
         };
-        let due = match asked.state {
-            AskedState::Waiting { again_at } => again_at.is_some_and(|at| at <= now),
-            AskedState::Resting { again_at } => again_at <= now,
-            AskedState::Held => false,
+        let due = match open.state {
+            OrderState::InFlight { again_at } => again_at.is_some_and(|at| at <= now),
+            OrderState::BackingOff { again_at } => again_at <= now,
+            OrderState::Parked => false,
         };
         if due {
-            asked.state = AskedState::Held;
+            open.state = OrderState::Parked;
         }
         due
     }
 
     /// Orders to this host may have been lost with its connection.
-    pub(super) fn hold_orders_to(&mut self, host: &HostName) {
-        let lost = [
-            (Side::Source, self.source == *host),
-            (Side::Target, self.target == *host),
-        ];
-        for (verb, asked) in &mut self.asked {
-            if lost.iter().any(|(side, lost)| *lost && *side == verb.side()) {
-                asked.state = AskedState::Held;
+    pub(super) fn park_orders_to(&mut self, host: &HostName) {
+        let (source, target) = (self.source == *host, self.target == *host);
+        for open in self.open.values_mut() {
+            let lost = match open.row.side {
+                Side::Source => source,
+                Side::Target => target,
+            };
+            if lost {
+                open.state = OrderState::Parked;
             }
         }
     }
 
-    /// Nothing that was asked matters any more.
+    /// Nothing that was issued matters any more.
     pub(super) fn forget_orders(&mut self) {
-        self.asked.clear();
+        self.open.clear();
     }
 
-    /// The order in full.
-    pub(super) fn command(&self, verb: Verb, request: &MoveRequest) -> Command {
+    /// The order in full; `None` while what it carries is not known, and for orders outside a move.
+    pub(super) fn command(&self, order: OrderKind, request: &MoveRequest) -> Option<Command> {
         let vm = self.name().clone();
-        match verb {
-            Verb::Reserve => Command::Reserve {
+        Some(match order {
+            OrderKind::Inspect | OrderKind::StartVm | OrderKind::StopVm | OrderKind::DestroyVm => {
+                return None;
+            }
+            OrderKind::Reserve => Command::Reserve {
                 migration: request.migration,
                 spec: self.spec.clone(),
-                powered_off: false,
+                powered_off: self.powered_off,
             },
-            Verb::Prepare => Command::Prepare { vm },
-            Verb::PreCopy => Command::PreCopy {
+            OrderKind::Prepare => Command::Prepare { vm },
+            OrderKind::PreCopy => Command::PreCopy {
                 migration: request.migration,
                 vm,
-                page_stream: self.page_stream.expect("pre-copy is wanted only after Prepared"),
+                page_stream: self.page_stream?,
                 mode: request.mode,
                 blackout_max: request.limits.blackout_ms_max,
             },
-            Verb::OpenSourceBuffer => Command::OpenSourceBuffer { vm },
-            Verb::OpenTargetBuffer => Command::OpenTargetBuffer { vm },
-            Verb::ConnectBuffers => Command::ConnectBuffers {
+            OrderKind::OpenSourceBuffer => Command::OpenSourceBuffer { vm },
+            OrderKind::OpenTargetBuffer => Command::OpenTargetBuffer { vm },
+            OrderKind::ConnectBuffers => Command::ConnectBuffers {
                 vm,
                 tunnels: self.tunnels.clone(),
             },
-            Verb::Capture => Command::Capture { vm },
-            Verb::StopAndCopy => Command::StopAndCopy { vm },
-            Verb::AwaitLoaded => Command::AwaitLoaded { vm },
-            Verb::Activate => Command::Activate { vm, run: true },
-            Verb::Commit => Command::Commit { vm },
-            Verb::CloseSourceBuffer => Command::CloseSourceBuffer { vm },
-            Verb::CloseTargetBuffer => Command::CloseTargetBuffer { vm },
-            Verb::Discard => Command::Discard { vm },
-            Verb::AbortSource => Command::AbortSource { vm },
-            Verb::AbortTarget => Command::AbortTarget { vm },
-        }
+            OrderKind::Capture => Command::Capture { vm },
+            OrderKind::StopAndCopy => Command::StopAndCopy { vm },
+            OrderKind::AwaitLoaded => Command::AwaitLoaded { vm },
+            OrderKind::Activate => Command::Activate {
+                vm,
+                run: self.is_to_run(),
+            },
+            OrderKind::Commit => Command::Commit { vm },
+            OrderKind::CloseSourceBuffer => Command::CloseSourceBuffer { vm },
+            OrderKind::CloseTargetBuffer => Command::CloseTargetBuffer { vm },
+            OrderKind::Discard => Command::Discard { vm },
+            OrderKind::AbortSource => Command::AbortSource { vm },
+            OrderKind::AbortTarget => Command::AbortTarget { vm },
+        })
+    }
+
+    /// A guest runs on its target only if it ran on its source.
+    pub(super) fn is_to_run(&self) -> bool {
+        !self.powered_off && self.guest == GuestState::Running
     }
 
     /// Notes that it enters a phase; false if it is there already.
@@ -267,6 +355,7 @@ impl Vm {
     pub(super) fn so_far(&self) -> VmSoFar {
         VmSoFar {
             vm: self.name().clone(),
+            guest: self.guest,
             capture: self.capture,
             copy: self.copy,
             loaded_at: self.loaded_at,
@@ -277,6 +366,7 @@ impl Vm {
 
     /// The same, read back.
     pub(super) fn restore(&mut self, so_far: &VmSoFar) {
+        self.guest = so_far.guest;
         self.capture = so_far.capture;
         self.copy = so_far.copy;
         self.loaded_at = so_far.loaded_at;

@@ -109,10 +109,7 @@ pub fn refusal(kind: RefusalKind) -> Outcome {
 }
 
 pub fn fault(kind: FaultKind) -> Outcome {
-    Outcome::Failed(Fault {
-        kind,
-        reason: "it broke".to_owned(),
-    })
+    Outcome::Failed(Fault::new(kind, "it broke"))
 }
 
 pub fn host_state(host: HostName) -> HostState {

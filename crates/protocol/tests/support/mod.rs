@@ -43,6 +43,7 @@ pub fn move_vm(index: usize) -> MoveVm {
         },
         source: side("s"),
         target: side("t"),
+        powered_off: false,
     }
 }
 

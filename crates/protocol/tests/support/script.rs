@@ -156,6 +156,7 @@ fn render_entry(entry: &JournalEntry) -> String {
         JournalEntry::Committed { batch, epoch, .. } => format!("COMMITTED batch {batch}, epoch {epoch}"),
         JournalEntry::VmActivated { vm, .. } => format!("{vm} activated"),
         JournalEntry::VmClosed { vm, .. } => format!("{vm} closed"),
+        JournalEntry::VmLost { vm, .. } => format!("{vm} lost"),
         JournalEntry::VmDiscarded { vm, .. } => format!("{vm} discarded"),
         JournalEntry::VmRestored { vm, .. } => format!("{vm} restored"),
         JournalEntry::CancelAsked { .. } => "cancel asked".to_owned(),
@@ -190,7 +191,9 @@ fn render_event(event: &Happening) -> String {
         Happening::AgentLost { host } => format!("{host} lost"),
         Happening::AgentBack { host } => format!("{host} back"),
         Happening::RollingBack { batch, reason } => format!("batch {batch} rolls back: {reason}"),
+        Happening::AlreadyRollingBack { batch } => format!("batch {batch} rolls back already"),
         Happening::Committed { batch } => format!("batch {batch} committed"),
+        Happening::VmLost { vm, host, fault } => format!("{vm} lost on {host}: {}", fault.reason),
         Happening::Ended { ending } => format!("ended: {ending:?}"),
     }
 }

@@ -2,7 +2,7 @@
 
 use transhume_agent_core::Machine;
 use transhume_protocol::message::{GuestState, VmRole};
-use transhume_protocol::report::{MigrationReport, VmReport};
+use transhume_protocol::report::{MigrationReport, VmReport, Wait};
 
 use super::World;
 use crate::check::{Violation, check_batches, check_told};
@@ -97,9 +97,8 @@ impl World {
             (None, None) => return Err(self.never_ends("the coordinator is down")),
         };
         check_told(&self.coordinator.events)?;
-        if self.over_at.is_none() && !self.may_stay_open() {
-            let waits = self.coordinator.machine().map(|machine| format!("{machine:?}"));
-            return Err(self.never_ends(&waits.unwrap_or_default()));
+        if self.over_at.is_none() && !self.names_what_it_waits_for(&report.waiting) {
+            return Err(self.never_ends(&format!("{:?}", report.waiting)));
         }
         check_batches(&self.request, &report)?;
         for (vm, line) in report.vms.iter().enumerate() {
@@ -115,10 +114,12 @@ impl World {
         }
     }
 
-    /// A move waits for a host that is lost, and for an operator where something is stranded.
-    fn may_stay_open(&self) -> bool {
-        let any_lost = self.hosts.iter().any(|host| host.lost);
-        any_lost || (0..self.guests.len()).any(|vm| self.is_stranded(vm))
+    /// A move waits for a host that is lost, and for an operator where something is stranded; and names it.
+    fn names_what_it_waits_for(&self, waits: &[Wait]) -> bool {
+        waits.iter().any(|wait| {
+            let (host, vm) = (self.host_places[&wait.host], self.vm_places[&wait.vm]);
+            self.hosts[host].lost || self.is_stranded(vm)
+        })
     }
 
     fn is_stranded(&self, vm: VmIx) -> bool {
@@ -152,6 +153,7 @@ impl World {
             return Err(self.misplaced(vm, format!("{} does not hold it", line.host)));
         };
         self.check_guest(vm, here, state.role, state.guest)?;
+        self.check_loss(vm, line)?;
         self.check_frames(vm, here)?;
         self.check_account(vm, line)
     }
@@ -189,6 +191,22 @@ impl World {
             (role, qemu) => format!("it is {role:?}, its QEMU {qemu:?}, its guest {:?}", guest.kind),
         };
         Err(self.misplaced(vm, what))
+    }
+
+    /// What is gone is reported as lost, and what is there is not.
+    fn check_loss(&self, vm: VmIx, line: &VmReport) -> Result<(), Violation> {
+        let guest = &self.guests[vm];
+        let lives = self.hosts[guest.target].things[vm].qemu.is_some();
+        let arrived = line.blackout_ms.is_some() || lives || !guest.is_to_run();
+        let what = match (&line.lost, guest.committed) {
+            (Some(_), _) if lives => "it is reported as lost and runs",
+            (None, true) if !arrived => "it is lost, and nobody is told",
+            (Some(_) | None, _) => return Ok(()),
+        };
+        Err(Violation::FalseReport {
+            vm: guest.name.clone(),
+            what: what.to_owned(),
+        })
     }
 
     /// Every frame that was sent is with the guest, or in the ring in front of one that takes none.

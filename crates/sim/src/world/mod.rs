@@ -97,6 +97,8 @@ pub struct World {
     /// The answer to this order is doubled.
     answered_twice: Option<transhume_model::OrderId>,
     busy_until: Micros,
+    /// Peers' sending, numbered: it begins anew when something is switched over.
+    flow: u64,
     over_at: Option<Micros>,
 }
 
@@ -123,6 +125,7 @@ impl World {
             acts: Vec::new(),
             answered_twice: None,
             busy_until: 0,
+            flow: 0,
             over_at: None,
             request,
             scenario,
@@ -144,7 +147,7 @@ impl World {
             world.vm_places.insert(name.clone(), vm);
             world.guests.push(Guest::new(name, source, target, kind));
             world.settle_in(source, vm, moved.spec);
-            world.network.after(0, Event::PeerSends { vm });
+            world.network.after(0, Event::PeerSends { vm, flow: 0 });
         }
         world.strike_later();
         world
@@ -323,7 +326,11 @@ impl World {
             Event::TunnelAgain { at } => self.tunnel_again(at)?,
             Event::FinDone { at, tunnel } => self.fin_done(at, tunnel)?,
             Event::LingerOver { at } => self.linger_over(at)?,
-            Event::PeerSends { vm } => self.peer_sends(vm),
+            Event::PeerSends { vm, flow } => {
+                if flow == self.flow {
+                    self.peer_sends(vm);
+                }
+            }
             Event::FrameArrives { host, vm, frame } => {
                 if let Some(tap) = &mut self.hosts[host].things[vm].tap {
                     tap.arrive(frame);
@@ -364,8 +371,18 @@ impl World {
         self.hosts[host].slot(vm).map(|slot| &slot.machine)
     }
 
+    /// Frames come fast from now on: those that would have come in a while come at once.
     fn is_busy(&mut self) {
+        let was_idle = self.busy_until < self.network.now;
         self.busy_until = self.network.now + BUSY_MICROS;
+        if was_idle {
+            self.flow += 1;
+            for vm in 0..self.guests.len() {
+                let flow = self.flow;
+                let delay = self.random.between(10, MILLI);
+                self.network.after(delay, Event::PeerSends { vm, flow });
+            }
+        }
     }
 
     fn peer_sends(&mut self, vm: VmIx) {
@@ -385,7 +402,8 @@ impl World {
             false => IDLE_GAP_MICROS,
         };
         let gap = self.random.between(low, high);
-        self.network.after(gap, Event::PeerSends { vm });
+        let flow = self.flow;
+        self.network.after(gap, Event::PeerSends { vm, flow });
     }
 
     /// The announcement floods: new frames take the new path, and its echo follows the last on the old one.
