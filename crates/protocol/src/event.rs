@@ -1,5 +1,5 @@
-//! What happens during a move, as one type: the CLI's progress, the report, logs, metrics and the dashboard are
-//! all fed by it. Emitted once, by the group state machine.
+//! What happens during a move, as one type: the CLI's progress, the report, logs, metrics and the
+//! dashboard are all fed by it. Emitted once, by the group state machine.
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{HostName, MigrationId, VmName, WallMicros};

@@ -1,7 +1,8 @@
 //! What was expected of a move before anything moved, and, once it is over, how good that was.
 //!
-//! The coordinator makes a forecast with the move and the journal keeps it with its request; the report
-//! compares it with what was measured. Nothing is decided by it here. Deliberately absent: how a forecast is made (the planner).
+//! The coordinator makes a forecast with the move and the journal keeps it with its request; the
+//! report compares it with what was measured. Nothing is decided by it here. Deliberately absent:
+//! how a forecast is made (the planner).
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Interval, VmName};
@@ -29,7 +30,8 @@ pub struct VmForecast {
     pub dirty_mib_s: Option<Interval>,
     /// What is expected.
     pub expected: Expected,
-    /// What the model alone says; `None` where earlier moves have taught nothing, and `expected` is the model's.
+    /// What the model alone says; `None` where earlier moves have taught nothing, and `expected` is
+    /// the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modelled: Option<Expected>,
     /// What was not measured and is assumed.

@@ -1,4 +1,5 @@
-//! The report of a migration: what was promised, what was measured, and the proof that no frame was lost.
+//! The report of a migration: what was promised, what was measured, and the proof that no frame was
+//! lost.
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{ClusterName, HostName, MigrationId, VmName, WallMicros};
@@ -33,7 +34,8 @@ pub struct Frames {
     pub captured: u64,
     /// Unicast frames delivered: into the target, or put back into the source.
     pub delivered: u64,
-    /// Captured, but neither delivered nor left waiting for the guest; and what a kernel queue dropped.
+    /// Captured, but neither delivered nor left waiting for the guest; and what a kernel queue
+    /// dropped.
     pub lost: u64,
     /// Frames that would have been delivered twice.
     pub duplicated: u64,
@@ -45,7 +47,8 @@ pub struct Frames {
     pub broadcast: u64,
     /// The VM's own frames that were kept from coming back.
     pub own_echo: u64,
-    /// Frames that reached the VM and that its guest never took: a paused or panicked guest takes none.
+    /// Frames that reached the VM and that its guest never took: a paused or panicked guest takes
+    /// none.
     #[serde(default)]
     pub untaken: u64,
     /// Frames of others that speak with the VM's address.
@@ -110,13 +113,15 @@ pub struct VmReport {
     pub blackout_ms: Option<f64>,
     /// Where the blackout went.
     pub blackout_parts: Option<BlackoutParts>,
-    /// Longest silence around the switchover that a peer sees: last frame from the source to first from the target.
+    /// Longest silence around the switchover that a peer sees: last frame from the source to first
+    /// from the target.
     pub gap_ms: Option<f64>,
     /// How far `blackout_ms` and `gap_ms` may be off because the clocks of the two hosts were only
     /// estimated, in milliseconds; `None` where there is no estimate of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_uncertainty_ms: Option<f64>,
-    /// Why a time that spans both hosts is missing although it was measured: their clocks contradict it.
+    /// Why a time that spans both hosts is missing although it was measured: their clocks
+    /// contradict it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clocks: Option<String>,
     /// The account of frames; `None` if nothing was captured.
@@ -129,7 +134,8 @@ pub struct VmReport {
     pub pages: PageProgress,
     /// Time in each phase.
     pub phases: Vec<PhaseTime>,
-    /// What was expected before the move, with what was measured; `None` where no forecast was made.
+    /// What was expected before the move, with what was measured; `None` where no forecast was
+    /// made.
     #[serde(default)]
     pub forecast: Option<VmComparison>,
 }

@@ -1,4 +1,5 @@
-//! What a row of the protocol's two tables says: [`crate::step::STEPS`] and [`crate::step::ORDERS`].
+//! What a row of the protocol's two tables says: [`crate::step::STEPS`] and
+//! [`crate::step::ORDERS`].
 
 use std::fmt;
 
@@ -34,8 +35,8 @@ pub struct StepRow {
     pub step: Step,
     /// The phase that a VM of the batch is in meanwhile.
     pub phase: Phase,
-    /// It is over when this holds for every VM of the batch. An order that is not given to a VM is not
-    /// waited for.
+    /// It is over when this holds for every VM of the batch. An order that is not given to a VM is
+    /// not waited for.
     pub done_when: &'static [Fact],
     /// What a fault does.
     pub on_fault: OnFault,
@@ -96,16 +97,17 @@ pub enum Meaning {
     Lost,
 }
 
-/// The named limit of [`Limits`](crate::migration::Limits) that an order's answer has to keep. Before
-/// commit the batch rolls back when it runs out; after commit and during roll-back the order is given
-/// again.
+/// The named limit of [`Limits`](crate::migration::Limits) that an order's answer has to keep.
+/// Before commit the batch rolls back when it runs out; after commit and during roll-back the order
+/// is given again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitLimit {
     /// `reserve_ms_max`
     Reserve,
     /// `prepare_ms_max`
     Prepare,
-    /// `start_pre_copy_ms_max`, until the page stream runs. Until it has converged: `pre_copy_ms_max`.
+    /// `start_pre_copy_ms_max`, until the page stream runs. Until it has converged:
+    /// `pre_copy_ms_max`.
     StartPreCopy,
     /// `buffers_ms_max`
     Buffers,
@@ -155,8 +157,8 @@ pub struct OrderRow {
     pub done_by: OutcomeKind,
     /// Whether [`Outcome::Lost`] completes it too: the VM is gone, and the order with it.
     pub may_lose: bool,
-    /// Refusals that are no failure. They count after commit and during roll-back; before commit every
-    /// refusal rolls the batch back.
+    /// Refusals that are no failure. They count after commit and during roll-back; before commit
+    /// every refusal rolls the batch back.
     pub refused: &'static [(RefusalKind, Meaning)],
     /// How long the answer may take.
     pub limit: WaitLimit,
@@ -169,9 +171,9 @@ impl OrderRow {
         part: Part,
         order: OrderKind,
         side: Side,
-        needs: &'static [Need],
         done_by: OutcomeKind,
         limit: WaitLimit,
+        needs: &'static [Need],
     ) -> Self {
         OrderRow {
             order,
@@ -216,8 +218,8 @@ impl OrderRow {
         }
     }
 
-    /// What a refusal of this kind means after commit and during roll-back; `None`: a failure, and the
-    /// order is given again.
+    /// What a refusal of this kind means after commit and during roll-back; `None`: a failure, and
+    /// the order is given again.
     pub fn meaning_of(&self, refusal: RefusalKind) -> Option<Meaning> {
         let mut meanings = self.refused.iter();
         meanings

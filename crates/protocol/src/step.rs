@@ -1,10 +1,11 @@
 //! The protocol, to be read off one file: the six phases of one VM (§1.2), the ten steps of a batch
 //! (§3.3.2) and the orders by which they are carried out.
 //!
-//! [`STEPS`] says when a step is done and what a fault in it leads to. [`ORDERS`] says of each order to
-//! whom it goes, what must be done before, what answers it and how long it may take. Both tables are
-//! executed: the group state machine walks them, and agents and tests look orders up in them. The enums
-//! are the only ones of their kind: journal, metrics, API and dashboard use them too.
+//! [`STEPS`] says when a step is done and what a fault in it leads to. [`ORDERS`] says of each
+//! order to whom it goes, what must be done before, what answers it and how long it may take. Both
+//! tables are executed: the group state machine walks them, and agents and tests look orders up in
+//! them. The enums are the only ones of their kind: journal, metrics, API and dashboard use them
+//! too.
 
 use std::fmt;
 
@@ -98,9 +99,9 @@ pub enum OnFault {
     RollForward,
 }
 
-/// The ten steps (§3.3.2). Before commit a step begins when the one before is done for every VM of the
-/// batch: each is a barrier. After commit each VM goes on by itself, and a step is announced as over when
-/// the last VM is through.
+/// The ten steps (§3.3.2). Before commit a step begins when the one before is done for every VM of
+/// the batch: each is a barrier. After commit each VM goes on by itself, and a step is announced as
+/// over when the last VM is through.
 #[rustfmt::skip]
 pub const STEPS: [StepRow; 10] = {
     use Fact::{Done, Started};
@@ -110,21 +111,22 @@ pub const STEPS: [StepRow; 10] = {
         StepRow { step, phase, done_when, on_fault }
     }
     [
-        row(Step::SelectBatch,         Phase::Reservation, &[Done(O::Prepare)],                        RollBack),
-        row(Step::StartPreCopy,        Phase::PreCopy,     &[Started(O::PreCopy)],                     RollBack),
-        row(Step::CreateSourceBuffers, Phase::PreCopy,     &[Done(O::OpenSourceBuffer)],               RollBack),
-        row(Step::CreateTargetBuffers, Phase::PreCopy,     &[Done(O::ConnectBuffers), Done(O::PreCopy)], RollBack),
-        row(Step::Capture,             Phase::StopAndCopy, &[Done(O::Capture)],                        RollBack),
-        row(Step::StopAndCopy,         Phase::StopAndCopy, &[Done(O::StopAndCopy), Done(O::AwaitLoaded)], RollBack),
-        row(Step::Commit,              Phase::Commitment,  &[],                                        RollBack),
-        row(Step::Activate,            Phase::Activation,  &[Done(O::Activate)],                       RollForward),
-        row(Step::CloseBuffers,        Phase::Activation,  &[Done(O::Discard)],                        RollForward),
-        row(Step::NextBatch,           Phase::Activation,  &[],                                        RollForward),
+        row(Step::SelectBatch,         Phase::Reservation, &[Done(O::Prepare)],                                  RollBack),
+        row(Step::StartPreCopy,        Phase::PreCopy,     &[Started(O::PreCopy)],                               RollBack),
+        row(Step::CreateSourceBuffers, Phase::PreCopy,     &[Done(O::OpenSourceBuffer)],                         RollBack),
+        row(Step::CreateTargetBuffers, Phase::PreCopy,     &[Done(O::ConnectBuffers), Done(O::PreCopy)],         RollBack),
+        row(Step::Capture,             Phase::StopAndCopy, &[Done(O::Capture)],                                  RollBack),
+        row(Step::StopAndCopy,         Phase::StopAndCopy, &[Done(O::StopAndCopy), Done(O::AwaitLoaded)],        RollBack),
+        row(Step::Commit,              Phase::Commitment,  &[],                                                  RollBack),
+        row(Step::Activate,            Phase::Activation,  &[Done(O::Activate)],                                 RollForward),
+        row(Step::CloseBuffers,        Phase::Activation,  &[Done(O::Discard)],                                  RollForward),
+        row(Step::NextBatch,           Phase::Activation,  &[],                                                  RollForward),
     ]
 };
 
-/// The orders of a move. Each is wanted from its step on until it is done, as soon as what it needs is
-/// done; it goes to all VMs of the batch at once. The two that undo are wanted when a batch rolls back.
+/// The orders of a move. Each is wanted from its step on until it is done, as soon as what it needs
+/// is done; it goes to all VMs of the batch at once. The two that undo are wanted when a batch
+/// rolls back.
 #[rustfmt::skip]
 pub const ORDERS: [OrderRow; 16] = {
     use Meaning::{Done, Lost};
@@ -132,52 +134,43 @@ pub const ORDERS: [OrderRow; 16] = {
     use OrderKind as O;
     use OutcomeKind as Is;
     use Side::{Source, Target};
-    use crate::message::RefusalKind::{StaleEpoch, UnknownVm, WrongState};
+    use Step as S;
+    use WaitLimit as L;
+    use crate::message::RefusalKind::{self, StaleEpoch, UnknownVm, WrongState};
     const fn at(
-        step: Step, order: OrderKind, side: Side, needs: &'static [Need], done_by: OutcomeKind, limit: WaitLimit,
+        step: Step, order: OrderKind, side: Side, done_by: OutcomeKind, limit: WaitLimit, needs: &'static [Need],
     ) -> OrderRow {
-        OrderRow::new(Part::Step(step), order, side, needs, done_by, limit)
+        OrderRow::new(Part::Step(step), order, side, done_by, limit, needs)
     }
     const fn undo(order: OrderKind, side: Side, done_by: OutcomeKind) -> OrderRow {
-        OrderRow::new(Part::RollBack, order, side, &[], done_by, WaitLimit::Abort)
+        OrderRow::new(Part::RollBack, order, side, done_by, L::Abort, &[])
             .for_every_vm()
             .refused(&[(UnknownVm, Done), (StaleEpoch, Done)])
     }
-    const GONE: &[(crate::message::RefusalKind, Meaning)] = &[(UnknownVm, Done)];
-    const NO_TUNNEL_BROKEN: &[(crate::message::RefusalKind, Meaning)] = &[(WrongState, Done)];
-    const RUNS: &[Need] = &[Own(O::ConnectBuffers), Own(O::Activate), Own(O::Commit)];
-    const ALL_ELSE: &[Need] =
-        &[Own(O::Activate), Own(O::Commit), Own(O::CloseSourceBuffer), Own(O::CloseTargetBuffer)];
+    const GONE: &[(RefusalKind, Meaning)] = &[(UnknownVm, Done)];
+    const VM_GONE: &[(RefusalKind, Meaning)] = &[(UnknownVm, Lost)];
+    const WHOLE: &[(RefusalKind, Meaning)] = &[(WrongState, Done)];
+    const CONNECTED: &[Need] = &[Own(O::ConnectBuffers), Own(O::Activate), Own(O::Commit)];
+    const CLOSED: &[Need] = &[Own(O::Activate), Own(O::Commit), Own(O::CloseSourceBuffer), Own(O::CloseTargetBuffer)];
     [
-        at(Step::SelectBatch, O::Reserve, Target, &[], Is::Reserved, WaitLimit::Reserve).for_every_vm(),
-        at(Step::SelectBatch, O::Prepare, Target, &[All(O::Reserve)], Is::Prepared, WaitLimit::Prepare),
-
-        at(Step::StartPreCopy, O::PreCopy, Source, &[Own(O::Prepare)], Is::Converged, WaitLimit::StartPreCopy)
+        // step                   order                 carried out  done by               answer within     needs
+        at(S::SelectBatch,         O::Reserve,           Target,     Is::Reserved,         L::Reserve,      &[]).for_every_vm(),
+        at(S::SelectBatch,         O::Prepare,           Target,     Is::Prepared,         L::Prepare,      &[All(O::Reserve)]),
+        at(S::StartPreCopy,        O::PreCopy,           Source,     Is::Converged,        L::StartPreCopy, &[Own(O::Prepare)])
             .meanwhile(&[Is::PreCopying, Is::Progress]),
-
-        at(Step::CreateSourceBuffers, O::OpenSourceBuffer, Source, &[], Is::SourceBufferOpen, WaitLimit::Buffers),
-
-        at(Step::CreateTargetBuffers, O::OpenTargetBuffer, Target, &[], Is::TargetBufferOpen, WaitLimit::Buffers)
-            .refused(NO_TUNNEL_BROKEN),
-        at(Step::CreateTargetBuffers, O::ConnectBuffers, Source, &[Own(O::OpenTargetBuffer)], Is::BuffersConnected, WaitLimit::Buffers)
-            .refused(NO_TUNNEL_BROKEN),
-
-        at(Step::Capture, O::Capture, Source, &[], Is::Captured, WaitLimit::Capture),
-
-        at(Step::StopAndCopy, O::StopAndCopy, Source, &[], Is::Copied, WaitLimit::StopAndCopy),
-        at(Step::StopAndCopy, O::AwaitLoaded, Target, &[], Is::Loaded, WaitLimit::StopAndCopy),
-
-        at(Step::Activate, O::Activate, Target, &[], Is::Activated, WaitLimit::Activate)
-            .for_every_vm().may_lose_the_vm().refused(&[(UnknownVm, Lost)]),
-        at(Step::Activate, O::Commit, Source, &[], Is::CommitNoted, WaitLimit::Activate)
-            .for_every_vm().refused(GONE),
-
-        at(Step::CloseBuffers, O::CloseSourceBuffer, Source, RUNS, Is::SourceClosed, WaitLimit::Close).refused(GONE),
-        at(Step::CloseBuffers, O::CloseTargetBuffer, Target, RUNS, Is::TargetClosed, WaitLimit::Close)
-            .may_lose_the_vm().refused(GONE),
-        at(Step::CloseBuffers, O::Discard, Source, ALL_ELSE, Is::Discarded, WaitLimit::Close)
-            .for_every_vm().refused(GONE),
-
+        at(S::CreateSourceBuffers, O::OpenSourceBuffer,  Source,     Is::SourceBufferOpen, L::Buffers,      &[]),
+        at(S::CreateTargetBuffers, O::OpenTargetBuffer,  Target,     Is::TargetBufferOpen, L::Buffers,      &[]).refused(WHOLE),
+        at(S::CreateTargetBuffers, O::ConnectBuffers,    Source,     Is::BuffersConnected, L::Buffers,      &[Own(O::OpenTargetBuffer)]).refused(WHOLE),
+        at(S::Capture,             O::Capture,           Source,     Is::Captured,         L::Capture,      &[]),
+        at(S::StopAndCopy,         O::StopAndCopy,       Source,     Is::Copied,           L::StopAndCopy,  &[]),
+        at(S::StopAndCopy,         O::AwaitLoaded,       Target,     Is::Loaded,           L::StopAndCopy,  &[]),
+        // Committed
+        at(S::Activate,            O::Activate,          Target,     Is::Activated,        L::Activate,     &[]).for_every_vm().may_lose_the_vm().refused(VM_GONE),
+        at(S::Activate,            O::Commit,            Source,     Is::CommitNoted,      L::Activate,     &[]).for_every_vm().refused(GONE),
+        at(S::CloseBuffers,        O::CloseSourceBuffer, Source,     Is::SourceClosed,     L::Close,        CONNECTED).refused(GONE),
+        at(S::CloseBuffers,        O::CloseTargetBuffer, Target,     Is::TargetClosed,     L::Close,        CONNECTED).may_lose_the_vm().refused(VM_GONE),
+        at(S::CloseBuffers,        O::Discard,           Source,     Is::Discarded,        L::Close,        CLOSED).for_every_vm().refused(GONE),
+        // the way back
         undo(O::AbortSource, Source, Is::SourceRestored),
         undo(O::AbortTarget, Target, Is::TargetDropped),
     ]

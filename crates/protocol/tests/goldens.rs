@@ -1,5 +1,5 @@
-//! Script goldens: `testdata/*.txt` are played, and must come out as they are written. `UPDATE_GOLDENS=1` rewrites
-//! them; read the difference before you commit it.
+//! Script goldens: `testdata/*.txt` are played, and must come out as they are written.
+//! `UPDATE_GOLDENS=1` rewrites them; read the difference before you commit it.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! What the paper leaves open and the design decides: lost agents, retries, ids, the report's arithmetic.
+//! What the paper leaves open and the design decides: lost agents, retries, ids, the report's
+//! arithmetic.
 
 mod support;
 
@@ -256,6 +257,7 @@ fn the_parts_of_the_blackout_add_up() {
     .unwrap();
     hand.answer_with(&vm(1), "AwaitLoaded", Outcome::Loaded { loaded_at: at(16) })
         .unwrap();
+    hand.pass(30);
     hand.answer_with(&vm(1), "Activate", Outcome::Activated(activated))
         .unwrap();
     let report = &hand.report().vms[0];

@@ -1,5 +1,6 @@
-//! One test for each sentence of §1.2 and §3.3 that states a behaviour of the protocol; the sentence stands above it.
-//! Sentences about pages, CPU state and drivers are QEMU's and are tested where QEMU runs.
+//! One test for each sentence of §1.2 and §3.3 that states a behaviour of the protocol; the
+//! sentence stands above it. Sentences about pages, CPU state and drivers are QEMU's and are tested
+//! where QEMU runs.
 
 mod support;
 
@@ -21,8 +22,8 @@ fn source_was_touched(hand: &Hand) -> bool {
     hand.sent.iter().any(|(host, _)| host.as_str().starts_with('s'))
 }
 
-/// Answers one order for every VM, each being the last in one run, and checks that `next` is sent to none before the
-/// last answer, and then to all.
+/// Answers one order for every VM, each being the last in one run, and checks that `next` is sent
+/// to none before the last answer, and then to all.
 fn is_a_barrier(before: impl Fn() -> Hand, command: &str, next: &str) {
     for last in 1..=K {
         let mut hand = before();
@@ -93,8 +94,8 @@ mod offline_1_2 {
 mod live_1_2 {
     use super::*;
 
-    /// "Frequent changes in memory pages and low network throughput can cause impossibility to finish the migration
-    /// process."
+    /// "Frequent changes in memory pages and low network throughput can cause impossibility to
+    /// finish the migration process."
     #[test]
     fn a_vm_that_never_converges_is_left_running_where_it_is() {
         let mut hand = Hand::begin(K, K);
@@ -117,15 +118,15 @@ mod live_1_2 {
         assert!(!source_was_touched(&hand));
     }
 
-    /// "To speed up any future migration, a target host may be preselected where the resources required to receive
-    /// migration will be guaranteed."
+    /// "To speed up any future migration, a target host may be preselected where the resources
+    /// required to receive migration will be guaranteed."
     #[test]
     fn every_target_guarantees_before_any_is_made_ready() {
         is_a_barrier(|| Hand::begin(K, K), "Reserve", "Prepare");
     }
 
-    /// "2) Reservation. […] B must confirm that it has the necessary resources and reserves a VM container of
-    /// appropriate size."
+    /// "2) Reservation. […] B must confirm that it has the necessary resources and reserves a VM
+    /// container of appropriate size."
     #[test]
     fn b_is_told_the_size_and_must_confirm_it() {
         let hand = Hand::begin(K, K);
@@ -139,7 +140,8 @@ mod live_1_2 {
         is_a_barrier(reserved, "Prepare", "PreCopy");
     }
 
-    /// "Failure of resource reservation here means that the VM simply continues to run on unaffected."
+    /// "Failure of resource reservation here means that the VM simply continues to run on
+    /// unaffected."
     #[test]
     fn a_refused_reservation_touches_no_source() {
         let mut hand = Hand::begin(K, K);
@@ -150,14 +152,16 @@ mod live_1_2 {
         assert_eq!(hand.report().outcome, Ending::Refused);
     }
 
-    /// "3) Iterative Pre-Copy. During the first iteration, all memory pages are transferred from A to B. Subsequent
-    /// iterations copy only those pages modified during the previous transfer phase."
+    /// "3) Iterative Pre-Copy. During the first iteration, all memory pages are transferred from A
+    /// to B. Subsequent iterations copy only those pages modified during the previous transfer
+    /// phase."
     #[test]
     fn iterations_go_on_until_every_vm_has_converged() {
         is_a_barrier(|| batch_up_to("Converge"), "Converge", "Capture");
     }
 
-    /// "4) Stop-and-Copy. Suspend the running VM instance at A and redirect its network traffic to B."
+    /// "4) Stop-and-Copy. Suspend the running VM instance at A and redirect its network traffic to
+    /// B."
     #[test]
     fn no_vm_is_suspended_before_its_traffic_can_be_redirected() {
         let converged = || {
@@ -196,7 +200,8 @@ mod live_1_2 {
         assert!(hand.hosts().values().all(|host| host.as_str().starts_with('s')));
     }
 
-    /// "5) Commitment. Host B indicates to A that it has successfully received a consistent VM image."
+    /// "5) Commitment. Host B indicates to A that it has successfully received a consistent VM
+    /// image."
     #[test]
     fn commitment_waits_for_every_b() {
         is_a_barrier(|| batch_up_to("AwaitLoaded"), "AwaitLoaded", "Commit");
@@ -213,8 +218,8 @@ mod live_1_2 {
         is_a_barrier(loaded, "StopAndCopy", "Commit");
     }
 
-    /// "Host A acknowledges this message as commitment of the migration transaction: host A may now discard the
-    /// original VM […]"
+    /// "Host A acknowledges this message as commitment of the migration transaction: host A may now
+    /// discard the original VM […]"
     #[test]
     fn a_discards_only_what_it_acknowledged() {
         let mut hand = batch_up_to("Commit");
@@ -278,8 +283,8 @@ mod live_1_2 {
 mod buffers_3_3_1 {
     use super::*;
 
-    /// "The virtual buffer stores these messages into queue on a node from S1 and delivers them to the similar buffer
-    /// assigned to the node from S2."
+    /// "The virtual buffer stores these messages into queue on a node from S1 and delivers them to
+    /// the similar buffer assigned to the node from S2."
     #[test]
     fn each_source_buffer_is_told_where_its_own_target_buffer_is() {
         let mut hand = batch_up_to("OpenTargetBuffer");
@@ -301,8 +306,8 @@ mod buffers_3_3_1 {
         }
     }
 
-    /// "The main function of this buffer is to save the messages, which could be lost during migration and to enable
-    /// the delivery of these messages to the destination node."
+    /// "The main function of this buffer is to save the messages, which could be lost during
+    /// migration and to enable the delivery of these messages to the destination node."
     #[test]
     fn the_report_accounts_for_every_message() {
         let hand = batch_up_to("");
@@ -321,8 +326,8 @@ mod buffers_3_3_1 {
 mod algorithm_3_3_2 {
     use super::*;
 
-    /// "1) Select k virtual machines from V […], create a new empty set V_k, insert all selected virtual machines from
-    /// V into V_k and remove these virtual machines from V."
+    /// "1) Select k virtual machines from V […], create a new empty set V_k, insert all selected
+    /// virtual machines from V into V_k and remove these virtual machines from V."
     #[test]
     fn only_the_batch_gets_orders() {
         let mut hand = Hand::begin(K + 2, K);
@@ -359,16 +364,16 @@ mod algorithm_3_3_2 {
         is_a_barrier(|| batch_up_to("Prepare"), "Prepare", "PreCopy");
     }
 
-    /// "3) Before starting the migration process, create virtual network buffers on all nodes from S1 […]. Message
-    /// capturing on all nodes is disabled."
+    /// "3) Before starting the migration process, create virtual network buffers on all nodes from
+    /// S1 […]. Message capturing on all nodes is disabled."
     #[test]
     fn step_3_creates_all_source_buffers_and_captures_nothing() {
         is_a_barrier(|| batch_up_to("PreCopy"), "PreCopy", "OpenSourceBuffer");
         assert!(!batch_up_to("OpenSourceBuffer").was_sent("Capture"));
     }
 
-    /// "4) Create virtual network buffers on all corresponding nodes from S2 for the virtual machines being migrated
-    /// and interconnect this buffer to buffers created in stage 3."
+    /// "4) Create virtual network buffers on all corresponding nodes from S2 for the virtual
+    /// machines being migrated and interconnect this buffer to buffers created in stage 3."
     #[test]
     fn step_4_creates_the_target_buffers_after_all_source_buffers() {
         is_a_barrier(
@@ -408,8 +413,8 @@ mod algorithm_3_3_2 {
         assert_eq!(vms, [K]);
     }
 
-    /// "8) Start all virtual machines that have been migrated and deliver messages from their corresponding network
-    /// message buffers."
+    /// "8) Start all virtual machines that have been migrated and deliver messages from their
+    /// corresponding network message buffers."
     #[test]
     fn step_8_starts_all_at_once_on_their_targets() {
         is_a_barrier(|| batch_up_to("AwaitLoaded"), "AwaitLoaded", "Activate");

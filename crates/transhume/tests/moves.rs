@@ -24,10 +24,10 @@ fn back_and_forth(up: &str, moves: &[&str]) {
             assert!(to.contains(vm["host"].as_str().unwrap()), "{vm}");
             // On a starved machine the marker may take longer than it is waited for.
             assert!(vm["old_path"] == "marker" || vm["old_path"] == "lingered", "{vm}");
-            assert_forecast_and_truth(&vm["forecast"]["figures"]);
+            assert_forecast_and_actual(&vm["forecast"]["figures"]);
             measured += usize::from(vm["forecast"]["dirty_mib_s"].is_object());
         }
-        assert_forecast_and_truth(&report["forecast"]);
+        assert_forecast_and_actual(&report["forecast"]);
         lab.assert_clean(&format!("after move {} of {}", number + 1, moves.len()));
         (from, to) = (to, from);
     }
@@ -46,22 +46,22 @@ fn back_and_forth(up: &str, moves: &[&str]) {
 
 /// Each figure has its range, what came, and whether that was inside.
 #[track_caller]
-fn assert_forecast_and_truth(figures: &Value) {
+fn assert_forecast_and_actual(figures: &Value) {
     for name in ["bytes", "duration_ms", "blackout_ms"] {
         let figure = &figures[name];
         let number = |place: &str| figure.pointer(place).and_then(Value::as_f64);
         let ends = (
             number("/forecast/low"),
             number("/forecast/high"),
-            number("/truth"),
+            number("/actual"),
         );
-        let (Some(low), Some(high), Some(truth)) = ends else {
+        let (Some(low), Some(high), Some(actual)) = ends else {
             panic!("{name}: {figure}")
         };
-        assert!(0.0 < low && low < high && truth > 0.0, "{name}: {figure}");
+        assert!(0.0 < low && low < high && actual > 0.0, "{name}: {figure}");
         assert_eq!(
             figure["inside"],
-            low <= truth && truth <= high,
+            low <= actual && actual <= high,
             "{name}: {figure}"
         );
     }
@@ -159,7 +159,7 @@ fn an_offline_move_stops_copies_and_starts() {
     let lab = lab("--hosts 3 --vms 2 --rate 200");
     let report = moved("migrate lab --from h1 --to h3 --offline");
     assert_eq!(report["mode"], "offline");
-    assert_forecast_and_truth(&report["forecast"]);
+    assert_forecast_and_actual(&report["forecast"]);
     lab.assert_clean("after the offline move");
     let listed = says("cluster list --json").succeeded().json();
     assert_eq!(listed["clusters"][0]["name"], "lab");

@@ -148,7 +148,8 @@ pub struct SourceFrames {
     pub dropped: u64,
     /// Frames put back into the source (abort only).
     pub put_back: u64,
-    /// Frames that QEMU had read for a guest that did not take them: gone with it. At most one a NIC.
+    /// Frames that QEMU had read for a guest that did not take them: gone with it. At most one a
+    /// NIC.
     #[serde(default)]
     pub untaken: u64,
     /// Frames of others that speak with this VM's address.

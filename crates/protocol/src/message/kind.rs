@@ -1,13 +1,13 @@
-//! Orders and outcomes by their kind: one enum each for the protocol's tables, the coordinator's machine,
-//! the agent's and the logs.
+//! Orders and outcomes by their kind: one enum each for the protocol's tables, the coordinator's
+//! machine, the agent's and the logs.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A [`Command`](super::Command) without what it carries. Those of a move stand in the order of the steps;
-/// [`crate::step::ORDERS`] says all about them.
+/// A [`Command`](super::Command) without what it carries. Those of a move stand in the order of the
+/// steps; [`crate::step::ORDERS`] says all about them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OrderKind {

@@ -1,10 +1,10 @@
 //! What coordinator and agents say to each other; nothing else passes between them.
 //!
-//! The coordinator sends an [`Order`]; the agent answers with [`Report`]s. Orders are idempotent: the same
-//! order (same epoch, same VM) given again is answered again without being carried out twice. An agent refuses an
-//! order whose epoch is older than the newest it holds for that VM (G2, fencing).
+//! The coordinator sends an [`Order`]; the agent answers with [`Report`]s. Orders are idempotent:
+//! the same order (same epoch, same VM) given again is answered again without being carried out
+//! twice. An agent refuses an order whose epoch is older than the newest it holds for that VM (G2,
+//! fencing).
 
-use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 mod figures;
 mod kind;
 mod state;
+mod trouble;
 
 pub use figures::{
     ActivationTimes, CaptureTimes, ClassPages, CopyTimes, OldPath, PageClasses, PageProgress, SourceFrames,
@@ -21,11 +22,13 @@ pub use figures::{
 };
 pub use kind::{OrderKind, OutcomeKind};
 pub use state::{DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState};
+pub use trouble::{Fault, FaultKind, Refusal, RefusalKind};
 
 /// Version of these messages; both sides must speak the same.
 pub const PROTOCOL_VERSION: u16 = 2;
 
-/// Longest wait of an agent for the dirty rates that [`Command::Inspect`] asks for; those not known by then stay unknown.
+/// Longest wait of an agent for the dirty rates that [`Command::Inspect`] asks for; those not known
+/// by then stay unknown.
 pub const DIRTY_RATE_MS_MAX: Millis = Millis(2_500);
 
 /// Coordinator → agent.
@@ -49,13 +52,14 @@ pub enum Mode {
     Offline,
 }
 
-/// What an agent can be told to do.
+/// What an agent can be ordered to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "command")]
 pub enum Command {
     /// Message A of §3.2; answered by message B, [`Outcome::Host`].
     Inspect {
-        /// VMs that live here and whose dirty rates are wanted (§2.2.2): the answer then takes up to [`DIRTY_RATE_MS_MAX`].
+        /// VMs that live here and whose dirty rates are wanted (§2.2.2): the answer then takes up
+        /// to [`DIRTY_RATE_MS_MAX`].
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         dirty_of: Vec<VmName>,
     },
@@ -64,7 +68,8 @@ pub enum Command {
         /// The VM.
         spec: VmSpec,
     },
-    /// Power a VM off; its place stays, and [`Command::StartVm`] boots it again. Answered by [`Outcome::Stopped`].
+    /// Power a VM off; its place stays, and [`Command::StartVm`] boots it again. Answered by
+    /// [`Outcome::Stopped`].
     StopVm {
         /// The VM.
         vm: VmName,
@@ -91,8 +96,9 @@ pub enum Command {
         /// The VM.
         vm: VmName,
     },
-    /// Step 2, source: start the page stream. [`Outcome::PreCopying`] at once, then [`Outcome::Progress`] until
-    /// [`Outcome::Converged`]. Offline: nothing is copied before capture; `Converged` follows at once.
+    /// Step 2, source: start the page stream. [`Outcome::PreCopying`] at once, then
+    /// [`Outcome::Progress`] until [`Outcome::Converged`]. Offline: nothing is copied before
+    /// capture; `Converged` follows at once.
     PreCopy {
         /// Which move.
         migration: MigrationId,
@@ -115,7 +121,8 @@ pub enum Command {
         /// The VM.
         vm: VmName,
     },
-    /// Step 4, source: connect to the target's buffer, one tunnel per NIC. [`Outcome::BuffersConnected`].
+    /// Step 4, source: connect to the target's buffer, one tunnel per NIC.
+    /// [`Outcome::BuffersConnected`].
     ConnectBuffers {
         /// The VM.
         vm: VmName,
@@ -132,18 +139,19 @@ pub enum Command {
         /// The VM.
         vm: VmName,
     },
-    /// Step 6, target: tell when the VM is loaded and paused. [`Outcome::Loaded`].
+    /// Step 6, target: say when the VM is loaded and paused. [`Outcome::Loaded`].
     AwaitLoaded {
         /// The VM.
         vm: VmName,
     },
-    /// Step 8, source: the batch is committed; the copy here must never run again. [`Outcome::CommitNoted`].
+    /// Step 8, source: the batch is committed; the copy here must never run again.
+    /// [`Outcome::CommitNoted`].
     Commit {
         /// The VM.
         vm: VmName,
     },
-    /// Step 8, target: run the VM, inject the captured frames in order, announce. [`Outcome::Activated`], or
-    /// [`Outcome::Lost`] where what came cannot run any more.
+    /// Step 8, target: run the VM, inject the captured frames in order, announce.
+    /// [`Outcome::Activated`], or [`Outcome::Lost`] where what came cannot run any more.
     Activate {
         /// The VM.
         vm: VmName,
@@ -165,7 +173,8 @@ pub enum Command {
         /// The VM.
         vm: VmName,
     },
-    /// Before commit, source: run the VM here again with its frames put back. [`Outcome::SourceRestored`].
+    /// Before commit, source: run the VM here again with its frames put back.
+    /// [`Outcome::SourceRestored`].
     AbortSource {
         /// The VM.
         vm: VmName,
@@ -371,107 +380,5 @@ impl Outcome {
     /// A short name for logs and script goldens.
     pub fn name(&self) -> &'static str {
         self.kind().name()
-    }
-}
-
-/// Why an order was refused, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RefusalKind {
-    /// The epoch is older than the one held for the VM.
-    StaleEpoch,
-    /// No such VM here.
-    UnknownVm,
-    /// A VM of that name is here already.
-    AlreadyHere,
-    /// The VM is in another step than the order expects.
-    WrongState,
-    /// Too little CPU or memory is free.
-    NoCapacity,
-    /// QEMU is missing, too old, or lacks a capability.
-    Qemu,
-    /// The machine type is not known to this QEMU.
-    MachineType,
-    /// The host's network carries smaller packets than the VM's MTU.
-    Mtu,
-    /// A disk cannot be reached from here.
-    Disk,
-    /// An address or name is taken.
-    AddressInUse,
-    /// A file the VM boots from is missing.
-    BootFile,
-    /// Something of the VM is here that the agent cannot take over: nobody may use its name or disks until that is resolved.
-    Stranded,
-    /// The VM is powered off.
-    PoweredOff,
-}
-
-/// An order that was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Refusal {
-    /// For programs.
-    pub kind: RefusalKind,
-    /// For people: what, with names and amounts.
-    pub reason: String,
-    /// What would help.
-    pub hint: String,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-/// What broke, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum FaultKind {
-    /// The buffer is about to exceed `buffer_bytes_max`.
-    BufferLimit,
-    /// The buffers' tunnel broke.
-    Tunnel,
-    /// The page stream broke.
-    PageStream,
-    /// A QEMU process ended or stopped answering.
-    Qemu,
-    /// The network of the host refused an operation.
-    Network,
-    /// The agent restarted and cannot go on with this step.
-    AgentRestarted,
-    /// The agent cannot write its records: its state directory is full or read-only.
-    Record,
-    /// The guest powered itself off.
-    PoweredOff,
-    /// Anything else.
-    Internal,
-}
-
-/// Something broke.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Fault {
-    /// For programs.
-    pub kind: FaultKind,
-    /// For people.
-    pub reason: String,
-    /// What would help, where whoever met the trouble knows better than its kind says.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-}
-
-impl Fault {
-    /// A fault whose kind says well enough what would help.
-    pub fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
-        Fault {
-            kind,
-            reason: reason.into(),
-            hint: None,
-        }
-    }
-
-    /// The same, with what would help.
-    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
     }
 }

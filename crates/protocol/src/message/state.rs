@@ -37,7 +37,7 @@ pub enum GuestState {
     Paused,
     /// Stopped by QEMU: a disk did not take what was written.
     DiskError,
-    /// It panicked, and QEMU was told so.
+    /// It panicked, and QEMU knows it.
     Panicked,
     /// There is no QEMU, or its guest is powered off.
     Off,
@@ -61,7 +61,8 @@ impl GuestState {
 pub struct Stranded {
     /// The VM whose name it carries.
     pub vm: VmName,
-    /// What it is and why it is left alone, in words: a process with its pid, an interface, a record.
+    /// What it is and why it is left alone, in words: a process with its pid, an interface, a
+    /// record.
     pub what: String,
     /// What would help.
     pub hint: String,

@@ -5,12 +5,12 @@ use std::ops::Range;
 use transhume_model::WallMicros;
 
 use super::course::Course;
-use super::vm::OrderState;
+use super::open::OrderState;
 use super::{JournalEntry, Link, Migration, Now, Ready, TimerId, trouble};
 use crate::event::Happening;
 use crate::message::Order;
 use crate::report::{Ending, Trouble};
-use crate::step::{Fact, OrderRow, Part, Phase, Step};
+use crate::step::{Fact, OnFault, OrderRow, Part, Phase, Step};
 
 /// What an input changed something about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +24,9 @@ pub(super) enum News {
 }
 
 impl Migration {
-    /// Goes as far as the facts allow, then issues the orders that are wanted there: for the VM in `news`,
-    /// or for all if the batch has come further than it was, or `news` is about more than one.
+    /// Goes as far as the facts allow, then issues the orders that are wanted there: for the VM in
+    /// `news`, or for all if the batch has come further than it was, or `news` is about more than
+    /// one.
     pub(super) fn advance(&mut self, now: Now, was: (usize, Course, Step), news: News, ready: &mut Ready) {
         while self.is_step_done() {
             match (self.course, self.step.next()) {
@@ -58,7 +59,6 @@ impl Migration {
             epoch: self.epoch,
             at: now.wall,
         });
-        self.course = Course::BeforeCommit;
         self.enter(Step::SelectBatch, now, ready);
     }
 
@@ -75,8 +75,8 @@ impl Migration {
         self.enter_phase(self.batch_range(), step.row().phase, now.wall, ready);
     }
 
-    /// Before commit: the limit of the first order of the step that is still open for a VM counts from when
-    /// the batch came to it.
+    /// Before commit: the limit of the first order of the step that is still open for a VM counts
+    /// from when the batch came to it.
     pub(super) fn set_deadline(&mut self, now: Now, ready: &mut Ready) {
         if self.course != Course::BeforeCommit {
             return;
@@ -100,12 +100,11 @@ impl Migration {
             batch: self.batch_number(),
             epoch: self.epoch,
             at: now.wall,
-            vms: self.batch_vms().map(super::vm::Vm::so_far).collect(),
+            vms: self.batch_vms().map(|vm| vm.so_far.clone()).collect(),
         });
         ready.events.push(Happening::Committed {
             batch: self.batch_number(),
         });
-        self.course = Course::Committed;
         self.deadline = None;
         for vm in self.batch_vms_mut() {
             vm.committed = true;
@@ -142,7 +141,7 @@ impl Migration {
             at: now.wall,
             trouble: trouble.clone(),
             refused: self.refused,
-            vms: self.batch_vms().map(super::vm::Vm::so_far).collect(),
+            vms: self.batch_vms().map(|vm| vm.so_far.clone()).collect(),
         });
         ready.events.push(Happening::RollingBack {
             batch: self.batch_number(),
@@ -152,7 +151,7 @@ impl Migration {
         self.course = Course::RollingBack;
         self.deadline = None;
         for vm in self.batch_vms_mut() {
-            vm.forget_orders();
+            vm.open.forget_all();
             vm.failures = 0;
         }
     }
@@ -189,7 +188,8 @@ impl Migration {
             for row in self.wanted(&self.vms[index]) {
                 let vm = &self.vms[index];
                 let under_way = vm
-                    .open(row.order)
+                    .open
+                    .get(row.order)
                     .is_some_and(|open| open.state != OrderState::Parked);
                 if !under_way && self.links[vm.host(row.side)] == Link::Up {
                     self.issue_one(index, row, now, ready);
@@ -218,12 +218,17 @@ impl Migration {
             let (vm, order) = (vm.name().clone(), order.id);
             ready.timers.push((at, TimerId::Again { vm, order }));
         }
-        vm.issued(row, order.id, now.mono, again_at);
+        vm.issued(row, order.id, now, again_at);
         ready.send.push((vm.host(row.side).clone(), order));
     }
 
+    /// The step says where its batch is heading: back at a fault, or only forward.
     pub(super) fn enter_step(&mut self, step: Step, ready: &mut Ready) {
         self.step = step;
+        self.course = match step.row().on_fault {
+            OnFault::RollBack => Course::BeforeCommit,
+            OnFault::RollForward => Course::Committed,
+        };
         ready.events.push(Happening::StepEntered {
             batch: self.batch_number(),
             step,
@@ -241,8 +246,8 @@ impl Migration {
         }
     }
 
-    /// What ran out of time: the VMs for which an order of this step is still wanted. An order that only has
-    /// to be started for the step, and is, has a limit of its own.
+    /// What ran out of time: the VMs for which an order of this step is still wanted. An order that
+    /// only has to be started for the step, and is, has a limit of its own.
     pub(super) fn whose_answer_is_missing(&self) -> Option<Trouble> {
         let (_, limit) = self.deadline?;
         let mut late = Vec::new();

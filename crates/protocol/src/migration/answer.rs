@@ -48,13 +48,14 @@ impl Migration {
             }
             (Some(_), Outcome::Progress(pages)) => Ok(self.progressed(index, pages, ready)),
             (Some(order), outcome) => {
-                let Some(row) = vm.open_as(order) else {
+                let Some(row) = vm.open.answered_by(order) else {
                     return Ok(self.ignore());
                 };
                 if vm.host(row.side) != host || !row.is_answered_by(&outcome) {
                     return Err(self.illegal(Some(name), format!("{what} in answer to {}", row.order)));
                 }
-                Ok(self.answered(now, index, row, report.at, outcome, ready))
+                let (at, outcome) = self.by_our_clock(index, row.side, report.at, outcome);
+                Ok(self.answered(now, index, row, at, outcome, ready))
             }
         }
     }
@@ -65,7 +66,7 @@ impl Migration {
         if !vm.is_started(OrderKind::PreCopy) || self.course != Course::BeforeCommit {
             return self.ignore();
         }
-        vm.pages = pages;
+        vm.so_far.pages = pages;
         ready.events.push(Happening::Progress {
             vm: vm.name().clone(),
             pages,
@@ -109,18 +110,18 @@ impl Migration {
             Outcome::Prepared { page_stream } => vm.page_stream = Some(page_stream),
             Outcome::Converged(pages) => {
                 vm.set_started(OrderKind::PreCopy);
-                vm.pages = pages;
+                vm.so_far.pages = pages;
             }
             Outcome::TargetBufferOpen { tunnels } => vm.tunnels = tunnels,
             Outcome::Captured { times, guest } => {
-                vm.capture = Some(times);
-                vm.guest = guest;
+                vm.so_far.capture = Some(times);
+                vm.so_far.guest = guest;
             }
             Outcome::Copied { pages, times } => {
-                vm.pages = pages;
-                vm.copy = Some(times);
+                vm.so_far.pages = pages;
+                vm.so_far.copy = Some(times);
             }
-            Outcome::Loaded { loaded_at } => vm.loaded_at = Some(loaded_at),
+            Outcome::Loaded { loaded_at } => vm.so_far.loaded_at = Some(loaded_at),
             Outcome::Activated(times) => vm.activation = Some(times),
             Outcome::SourceClosed(frames) => vm.source_frames = Some(frames),
             Outcome::TargetClosed(frames) => vm.target_frames = Some(frames),
@@ -161,6 +162,7 @@ impl Migration {
                 }
             }
             OrderKind::Activate => {
+                vm.activated_at = Some(now.wall);
                 if let Some(times) = vm.activation {
                     ready.persist.push(JournalEntry::VmActivated {
                         vm: name,
@@ -266,8 +268,8 @@ impl Migration {
         self.back_off(now, index, row.order, fault.reason.clone(), event, ready);
     }
 
-    /// The decision stands, but this VM is gone: its source is discarded without closing buffers, for there
-    /// is nobody to deliver to. The other VMs of the batch go on.
+    /// The decision stands, but this VM is gone: its source is discarded without closing buffers,
+    /// for there is nobody to deliver to. The other VMs of the batch go on.
     fn lost(&mut self, now: Now, index: usize, row: &'static OrderRow, fault: Fault, ready: &mut Ready) {
         let vm = &mut self.vms[index];
         vm.lost = Some(fault.clone());
@@ -283,9 +285,9 @@ impl Migration {
         ready.events.push(Happening::VmLost { vm, host, fault });
     }
 
-    /// Something broke by itself. Before commit it undoes the batch; after it, what broke is done again when the
-    /// order that needs it says so, and a tunnel is connected anew at once; during roll-back it is what one expects
-    /// when the other side is dropped first.
+    /// Something broke by itself. Before commit it undoes the batch; after it, what broke is done
+    /// again when the order that needs it says so, and a tunnel is connected anew at once; during
+    /// roll-back it is what one expects when the other side is dropped first.
     fn broke_by_itself(
         &mut self,
         now: Now,
@@ -331,7 +333,7 @@ impl Migration {
             .saturating_mul(1 << vm.failures.min(RETRY_DOUBLINGS_MAX));
         let at = now.mono + Millis(doubled).min(limits.retry_ms_max);
         vm.failures = vm.failures.saturating_add(1);
-        if let Some(order) = vm.back_off(order, &reason, at) {
+        if let Some(order) = vm.open.back_off(order, &reason, at) {
             let vm = vm.name().clone();
             ready.timers.push((at, TimerId::Again { vm, order }));
         }

@@ -1,4 +1,5 @@
-//! Where a batch is heading, and which orders its VMs therefore want: the protocol's tables, walked.
+//! Where a batch is heading, and which orders its VMs therefore want: the protocol's tables,
+//! walked.
 //!
 //! ```text
 //!  BeforeCommit: steps 1 to 6 ─ Committed in the journal ─▶ Committed: steps 8 to 10 ─▶ next batch
@@ -10,7 +11,8 @@ use super::vm::Vm;
 use crate::message::OrderKind;
 use crate::step::{Fact, Need, ORDERS, OrderRow, Part, Step};
 
-/// Where the batch is heading. The step alone does not say: a fault keeps the step in which it came.
+/// Where the batch is heading. The step alone does not say: a fault keeps the step in which it
+/// came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Course {
     /// Steps 1 to 6, one barrier each. Any fault rolls the batch back.
@@ -37,8 +39,8 @@ impl Migration {
         }
     }
 
-    /// Which orders a VM needs now. An order that is open already is not given again; one that got lost
-    /// is: this is the one cure for lost answers, lost agents and restarts.
+    /// Which orders a VM needs now. An order that is open already is not given again; one that got
+    /// lost is: this is the one cure for lost answers, lost agents and restarts.
     pub(super) fn wanted(&self, vm: &Vm) -> Vec<&'static OrderRow> {
         let mut wanted: Vec<&OrderRow> = ORDERS
             .iter()

@@ -1,4 +1,5 @@
-//! What the journal holds of a move: enough to finish or undo it, and to report on it in full, after a restart.
+//! What the journal holds of a move: enough to finish or undo it, and to report on it in full,
+//! after a restart.
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Epoch, HostName, VmName, WallMicros};
@@ -13,7 +14,8 @@ use crate::step::Phase;
 /// Version of the entries. Fields may be added with a default; anything else is a new version.
 pub const JOURNAL_VERSION: u16 = 2;
 
-/// One entry of a move's journal. Entries of one move are kept in order; the journal adds nothing of its own.
+/// One entry of a move's journal. Entries of one move are kept in order; the journal adds nothing
+/// of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "entry")]
 pub enum JournalEntry {
@@ -26,7 +28,8 @@ pub enum JournalEntry {
         /// What was asked.
         request: MoveRequest,
     },
-    /// A batch begins; durable before its first order leaves, so that a restarted coordinator knows what to undo.
+    /// A batch begins; durable before its first order leaves, so that a restarted coordinator knows
+    /// what to undo.
     BatchBegun {
         /// Which, from 1.
         batch: usize,
@@ -68,7 +71,8 @@ pub enum JournalEntry {
         /// The target's times.
         times: ActivationTimes,
     },
-    /// Both buffers of a VM are closed; durable before the source, which holds half of the account, is discarded.
+    /// Both buffers of a VM are closed; durable before the source, which holds half of the account,
+    /// is discarded.
     VmClosed {
         /// The VM.
         vm: VmName,
@@ -140,7 +144,7 @@ pub struct VmSoFar {
     /// What its guest did until it was stopped.
     #[serde(default)]
     pub guest: GuestState,
-    /// Step 5.
+    /// Step 5. Here and below: by the coordinator's clock, as well as the host's was known.
     pub capture: Option<CaptureTimes>,
     /// Step 6 at the source.
     pub copy: Option<CopyTimes>,
@@ -150,4 +154,41 @@ pub struct VmSoFar {
     pub pages: PageProgress,
     /// When it entered each phase so far, by the coordinator's clock, in order.
     pub entered: Vec<(Phase, WallMicros)>,
+    /// When step 5 was ordered, by the coordinator's clock: it cannot have been stopped earlier.
+    #[serde(default)]
+    pub capture_sent_at: Option<WallMicros>,
+    /// How the instants of its source were read.
+    #[serde(default)]
+    pub source_clock: ClockUse,
+    /// The same for its target.
+    #[serde(default)]
+    pub target_clock: ClockUse,
+}
+
+impl VmSoFar {
+    /// Of a VM of which nothing is known yet.
+    pub(super) fn new(vm: VmName) -> Self {
+        VmSoFar {
+            vm,
+            guest: GuestState::Running,
+            capture: None,
+            copy: None,
+            loaded_at: None,
+            pages: PageProgress::default(),
+            entered: Vec::new(),
+            capture_sent_at: None,
+            source_clock: ClockUse::default(),
+            target_clock: ClockUse::default(),
+        }
+    }
+}
+
+/// How the instants that a host reported of a VM were read: as they are, or corrected by an
+/// estimate of its clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClockUse {
+    /// Some were taken as they are, for there was no estimate.
+    pub taken_as_they_are: bool,
+    /// Some were corrected; so far off may the worst estimate be, in microseconds.
+    pub uncertainty_us: Option<u64>,
 }

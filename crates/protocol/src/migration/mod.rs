@@ -1,33 +1,39 @@
 //! The group state machine: the ten steps of §3.3.2 for one batch after the other, sans-IO.
 //!
-//! The driver (coordinator, `sim`, tests) feeds [`Input`]s and carries out [`Ready`]s; persist comes before send.
+//! The driver (coordinator, `sim`, tests) feeds [`Input`]s and carries out [`Ready`]s; persist
+//! comes before send.
 //!
 //! ```text
-//!   begin ─▶ ┌──────── before commit: steps 1 to 6, one barrier each ────────┐ all loaded  ╔═══════════╗
-//!            │ reserve ▸ prepare ▸ pre-copy ▸ buffers ▸ capture ▸ stop&copy  │ ──────────▶ ║ Committed ║
-//!            └───────────────────────────────┬───────────────────────────────┘   (step 7)  ╚═════╤═════╝
-//!     refusal, failure, time-out, lost agent,│cancel, restart of the coordinator                 ▼
-//!                                            ▼                              each VM by itself, until it is done:
-//!                    abort both sides of every VM until all have answered   activate ▸ close buffers ▸ discard
-//!                                            ▼                                                   │ all VMs
-//!                                          ended ◀── no VM left ──────────────────────────── step 10 ──▶ step 1
+//!  begin ─▶ ┌── before commit: steps 1 to 6, one barrier each ──┐ all loaded ╔═══════════╗
+//!           │ reserve ▸ pre-copy ▸ buffers ▸ capture ▸ stop&copy│ ─────────▶ ║ Committed ║ step 7
+//!           └────────────────────────┬──────────────────────────┘            ╚═════╤═════╝
+//!   refusal, failure, time-out, lost │ agent, cancel, restart                      ▼
+//!                                    ▼                        each VM by itself, until it is done:
+//!        abort both sides of every VM until all have answered     activate ▸ close ▸ discard
+//!                                    ▼                                             │ all VMs
+//!                                  ended ◀── no VM left ──────────────── step 10 ──┴─▶ step 1
 //! ```
 //!
-//! How it works: facts about each VM are kept (`vm`), the protocol's tables and the facts say which orders
-//! are wanted (`course`), and what is wanted and neither done nor under way is issued. So a lost answer, a
-//! lost agent and a restarted coordinator all have the same cure: the order is simply still wanted.
+//! How it works: facts about each VM are kept (`vm`), the protocol's tables and the facts say which
+//! orders are wanted (`course`), and what is wanted and neither done nor under way is issued. So a
+//! lost answer, a lost agent and a restarted coordinator all have the same cure: the order is
+//! simply still wanted.
 //!
-//! Deliberately absent: clocks, sockets, the journal itself, the choice of targets and batches (planner),
-//! any repair of a VM whose QEMU died (it is reported as lost), and a way back after `Committed`.
+//! Deliberately absent: clocks, sockets, the journal itself, the choice of targets and batches
+//! (planner), any repair of a VM whose QEMU died (it is reported as lost), and a way back after
+//! `Committed`.
 
 mod account;
 mod advance;
 mod answer;
+mod clock;
 mod course;
 mod journal;
+mod open;
 mod ready;
 mod recover;
 mod request;
+mod times;
 mod trouble;
 mod vm;
 mod waiting;
@@ -35,8 +41,9 @@ mod waiting;
 use std::collections::BTreeMap;
 
 use advance::News;
+use clock::Clock;
 use course::Course;
-pub use journal::{JOURNAL_VERSION, JournalEntry, VmSoFar};
+pub use journal::{ClockUse, JOURNAL_VERSION, JournalEntry, VmSoFar};
 pub use ready::{Illegal, Input, Now, OrderIds, Ready, TimerId};
 pub use recover::RecoverError;
 pub use request::{Limits, MoveRequest, MoveVm, RequestError};
@@ -75,6 +82,8 @@ pub struct Migration {
     /// Where a VM stands in `vms`.
     places: BTreeMap<VmName, usize>,
     links: BTreeMap<HostName, Link>,
+    /// The latest estimate of each host's clock.
+    clocks: BTreeMap<HostName, Clock>,
     cancelled: bool,
     trouble: Option<Trouble>,
     /// Whether the trouble is a refusal.
@@ -84,8 +93,8 @@ pub struct Migration {
 }
 
 impl Migration {
-    /// Accepts a move. The first `Ready` persists the request and gives the first orders. All hosts are taken for
-    /// connected.
+    /// Accepts a move. The first `Ready` persists the request and gives the first orders. All hosts
+    /// are taken for connected.
     pub fn begin(now: Now, request: MoveRequest) -> Result<(Self, Ready), RequestError> {
         request.check()?;
         let mut ready = Ready::default();
@@ -117,6 +126,7 @@ impl Migration {
                 .enumerate()
                 .map(|(place, vm)| (vm.name().clone(), place))
                 .collect(),
+            clocks: BTreeMap::new(),
             links: hosts.map(|host| (host, Link::Up)).collect(),
             ids: OrderIds::of(request.migration),
             begun_at,
@@ -150,6 +160,17 @@ impl Migration {
             Input::AgentLost { host } => self.agent_lost(now, &host, &mut ready)?,
             Input::AgentBack { host, state: _ } => self.agent_back(now, &host, &mut ready)?,
             Input::Timer(timer) => self.timer_fired(now, &timer, &mut ready),
+            Input::Clock {
+                host,
+                offset_us,
+                uncertainty_us,
+            } => self.clock_estimated(
+                host,
+                Clock {
+                    offset_us,
+                    uncertainty_us,
+                },
+            )?,
             Input::Cancel => self.cancel(now, &mut ready),
         };
         self.advance(now, was, news, &mut ready);
@@ -211,6 +232,17 @@ impl Migration {
         Ok(News::OfAll)
     }
 
+    fn clock_estimated(&mut self, host: HostName, clock: Clock) -> Result<News, Illegal> {
+        if !self.links.contains_key(&host) {
+            return Err(self.illegal(
+                None,
+                format!("the clock of host {host}, which has no part in the move,"),
+            ));
+        }
+        self.clocks.insert(host, clock);
+        Ok(News::Nothing)
+    }
+
     fn timer_fired(&mut self, now: Now, timer: &TimerId, ready: &mut Ready) -> News {
         let mattered = match timer {
             TimerId::Step { batch, step } => {
@@ -225,7 +257,7 @@ impl Migration {
                     .copied()
                     .filter(|place| self.vms[*place].batch == self.batch);
                 if let Some(place) = place
-                    && self.vms[place].time_is_up(*order, now.mono)
+                    && self.vms[place].open.time_is_up(*order, now.mono)
                 {
                     return News::OfVm(place);
                 }

@@ -18,7 +18,7 @@ pub struct Now {
     pub wall: WallMicros,
 }
 
-/// What the driver tells the machine.
+/// What the driver gives to the machine.
 #[expect(
     clippy::large_enum_variant,
     reason = "inputs are handed over one by one, never kept"
@@ -37,8 +37,8 @@ pub enum Input {
         /// The host.
         host: HostName,
     },
-    /// A host's agent is connected again; its first report came with it. Of a host that was not lost it means that
-    /// the connection was replaced, and counts as loss and return.
+    /// A host's agent is connected again; its first report came with it. Of a host that was not
+    /// lost it means that the connection was replaced, and counts as loss and return.
     AgentBack {
         /// The host.
         host: HostName,
@@ -47,12 +47,23 @@ pub enum Input {
     },
     /// An instant of [`Ready::timers`] has come. Too early, too late or twice does no harm.
     Timer(TimerId),
-    /// The user wants to stop: before commit the batch rolls back, after it no further batch begins.
+    /// A new estimate of a host's clock. What the host reports from now on is read by it, so the
+    /// first one comes before the host's [`Input::AgentBack`], or before the first report.
+    Clock {
+        /// The host.
+        host: HostName,
+        /// Its wall clock minus the coordinator's, in microseconds.
+        offset_us: i64,
+        /// How far the offset may be off, in microseconds.
+        uncertainty_us: u64,
+    },
+    /// The user wants to stop: before commit the batch rolls back, after it no further batch
+    /// begins.
     Cancel,
 }
 
-/// Which wait a timer belongs to. A timer that is set again does not replace the earlier one; the machine knows
-/// which instants still matter.
+/// Which wait a timer belongs to. A timer that is set again does not replace the earlier one; the
+/// machine knows which instants still matter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TimerId {
     /// A step of a batch may not take longer.
@@ -84,15 +95,16 @@ pub enum TimerId {
 /// Everything that one input wants done.
 ///
 /// **Order binds: the driver makes all of [`persist`](Ready::persist) durable before any of
-/// [`send`](Ready::send) leaves** or any event is shown. A driver that cannot persist sends nothing of this `Ready`
-/// and drops the machine; [`Migration::recover`](super::Migration::recover) takes the move up from what is durable.
+/// [`send`](Ready::send) leaves** or any event is shown. A driver that cannot persist sends nothing
+/// of this `Ready` and drops the machine; [`Migration::recover`](super::Migration::recover) takes
+/// the move up from what is durable.
 #[must_use = "orders not sent and entries not persisted are lost"]
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Ready {
     /// First: append these to the journal, all or none, and make them durable.
     pub persist: Vec<JournalEntry>,
-    /// Second: send these, in order for each host. An order for a host that is not connected is dropped; the
-    /// machine gives it again after [`Input::AgentBack`].
+    /// Second: send these, in order for each host. An order for a host that is not connected is
+    /// dropped; the machine gives it again after [`Input::AgentBack`].
     pub send: Vec<(HostName, Order)>,
     /// Instants (of [`Now::mono`]) at which [`Input::Timer`] is wanted.
     pub timers: Vec<(Millis, TimerId)>,
@@ -102,8 +114,8 @@ pub struct Ready {
     pub done: bool,
 }
 
-/// An input that cannot come in this state: a bug, or an agent that does not keep to the protocol. The machine is
-/// unchanged.
+/// An input that cannot come in this state: a bug, or an agent that does not keep to the protocol.
+/// The machine is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("migration {migration}, step {step}{}: {input} is not possible here", OfVm(.vm))]
 pub struct Illegal {
@@ -128,9 +140,9 @@ impl fmt::Display for OfVm<'_> {
     }
 }
 
-/// Order ids of one move: the migration's number above, a counter below. Ids are unique within a coordinator run,
-/// and an id tells its move, so that the driver can route reports. Migration 0 does not exist: its ids
-/// (1 to 2³² − 1) are the driver's own, for orders that belong to no move.
+/// Order ids of one move: the migration's number above, a counter below. Ids are unique within a
+/// coordinator run, and an id names its move, so that the driver can route reports. Migration 0
+/// does not exist: its ids (1 to 2³² − 1) are the driver's own, for orders that belong to no move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderIds {
     migration: MigrationId,

@@ -1,4 +1,5 @@
-//! From the journal back to the machine: without `Committed` the batch is undone, with it it is finished.
+//! From the journal back to the machine: without `Committed` the batch is undone, with it it is
+//! finished.
 
 use transhume_model::{Epoch, VmName, WallMicros};
 
@@ -40,9 +41,10 @@ pub enum RecoverError {
 }
 
 impl Migration {
-    /// Takes a move up after a restart of the coordinator; `None` when it is over. No host is taken for connected:
-    /// orders leave after each host's [`super::Input::AgentBack`]. `new_epoch` is above every epoch of `entries`, and
-    /// the driver's next one is above [`Migration::epoch_last`].
+    /// Takes a move up after a restart of the coordinator; `None` when it is over. No host is taken
+    /// for connected: orders leave after each host's [`super::Input::AgentBack`]. `new_epoch` is
+    /// above every epoch of `entries`, and the driver's next one is above
+    /// [`Migration::epoch_last`].
     pub fn recover(
         now: Now,
         entries: &[JournalEntry],
@@ -116,8 +118,9 @@ impl Migration {
                 }
                 self.mark_phase(Some(self.batch), Phase::Activation, *at);
             }
-            JournalEntry::VmActivated { vm, times, .. } => {
+            JournalEntry::VmActivated { vm, times, at } => {
                 let vm = self.vm_in(vm, Course::Committed)?;
+                vm.activated_at = Some(*at);
                 vm.activation = Some(*times);
                 vm.set_done(OrderKind::Activate);
             }
@@ -201,7 +204,7 @@ impl Migration {
 
     fn restore(&mut self, vms: &[VmSoFar]) -> Result<(), &'static str> {
         for so_far in vms {
-            self.vm_in(&so_far.vm, self.course)?.restore(so_far);
+            self.vm_in(&so_far.vm, self.course)?.so_far = so_far.clone();
         }
         Ok(())
     }

@@ -18,8 +18,8 @@ pub struct MoveRequest {
     pub cluster: ClusterName,
     /// Live or offline.
     pub mode: Mode,
-    /// Epoch of the first batch; each batch takes the next one, [`MoveRequest::epoch_last`] is the last. The
-    /// driver allots epochs: each one is newer than any an agent may hold for these VMs.
+    /// Epoch of the first batch; each batch takes the next one, [`MoveRequest::epoch_last`] is the
+    /// last. The driver allots epochs: each one is newer than any an agent may hold for these VMs.
     pub epoch: Epoch,
     /// S1, for the report.
     pub from: Vec<HostName>,
@@ -75,7 +75,8 @@ pub enum RequestError {
 }
 
 impl MoveRequest {
-    /// Whether the request can be carried out at all. (Whether hosts, names and resources fit is the planner's.)
+    /// Whether the request can be carried out at all. (Whether hosts, names and resources fit is
+    /// the planner's.)
     pub(super) fn check(&self) -> Result<(), RequestError> {
         if self.batches.is_empty() || self.batches.iter().any(Vec::is_empty) {
             return Err(RequestError::Empty {
@@ -108,8 +109,8 @@ impl MoveRequest {
     }
 }
 
-/// Every wait of a move. Milliseconds; before commit a wait that runs out rolls the batch back, after it the order
-/// is given again.
+/// Every wait of a move. Milliseconds; before commit a wait that runs out rolls the batch back,
+/// after it the order is given again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -133,9 +134,11 @@ pub struct Limits {
     pub close_ms_max: Millis,
     /// Roll-back: an order to abort without answer is given again after this.
     pub abort_ms_max: Millis,
-    /// How long a lost agent is tolerated before commit. Its restart breaks page stream and tunnel, so 0.
+    /// How long a lost agent is tolerated before commit. Its restart breaks page stream and tunnel,
+    /// so 0.
     pub agent_lost_ms_max: Millis,
-    /// Pause before an order that failed is given again, after commit and during roll-back; doubles each time.
+    /// Pause before an order that failed is given again, after commit and during roll-back; doubles
+    /// each time.
     pub retry_ms: Millis,
     /// Longest such pause.
     pub retry_ms_max: Millis,

@@ -73,7 +73,8 @@ pub(super) fn agent_lost(step: Step, host: &HostName) -> Trouble {
     }
 }
 
-/// `late` are the VMs that did not get through, with the host whose answer is missing; at least one.
+/// `late` are the VMs that did not get through, with the host whose answer is missing; at least
+/// one.
 pub(super) fn timed_out(
     step: Step,
     late: &[(&VmName, &HostName)],

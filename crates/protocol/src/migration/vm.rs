@@ -1,43 +1,16 @@
 //! What the machine knows of one VM: what is done, which orders are open, what was measured.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use transhume_model::{HostName, Millis, OrderId, VmName, VmSpec, WallMicros};
 
+use super::Now;
 use super::journal::VmSoFar;
+use super::open::OpenOrders;
 use super::request::{MoveRequest, MoveVm};
-use crate::message::{
-    ActivationTimes, CaptureTimes, Command, CopyTimes, Fault, GuestState, OrderKind, PageProgress,
-    SourceFrames, TargetFrames,
-};
+use crate::message::{ActivationTimes, Command, Fault, GuestState, OrderKind, SourceFrames, TargetFrames};
 use crate::step::{Need, ORDERS, OrderRow, Part, Phase, Side};
-
-/// Ids of an order's latest attempts: an answer to any of them counts.
-const ATTEMPTS_REMEMBERED_MAX: usize = 8;
-
-/// An order that is not answered yet.
-#[derive(Debug)]
-pub(super) struct OpenOrder {
-    pub(super) row: &'static OrderRow,
-    ids: Vec<OrderId>,
-    pub(super) state: OrderState,
-    /// When its first attempt left, by the monotonic clock.
-    pub(super) since: Millis,
-    /// Why its latest attempt failed.
-    pub(super) failure: Option<String>,
-}
-
-/// Where an open order is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OrderState {
-    /// On its way or being carried out; issued again at the instant, if there is one.
-    InFlight { again_at: Option<Millis> },
-    /// It failed; issued again at the instant.
-    BackingOff { again_at: Millis },
-    /// Its host is lost, or its time is up; issued again as soon as its host is there.
-    Parked,
-}
 
 /// One VM of the move.
 #[derive(Debug)]
@@ -51,7 +24,7 @@ pub(super) struct Vm {
     pub(super) batch: usize,
     started: BTreeSet<OrderKind>,
     done: BTreeSet<OrderKind>,
-    open: BTreeMap<OrderKind, OpenOrder>,
+    pub(super) open: OpenOrders,
     /// Sides that got an order: these need an order to abort.
     touched: BTreeSet<Side>,
     /// Failures of the current orders in a row, for the pause before the next attempt.
@@ -63,19 +36,15 @@ pub(super) struct Vm {
     pub(super) committed: bool,
     /// Committed, and gone before it ran for good: why.
     pub(super) lost: Option<Fault>,
-    /// What its guest did until it was stopped for the switchover.
-    pub(super) guest: GuestState,
-    pub(super) pages: PageProgress,
-    pub(super) capture: Option<CaptureTimes>,
-    pub(super) copy: Option<CopyTimes>,
-    pub(super) loaded_at: Option<WallMicros>,
+    /// What was measured before the decision: the journal keeps it there.
+    pub(super) so_far: VmSoFar,
     pub(super) activation: Option<ActivationTimes>,
     pub(super) source_frames: Option<SourceFrames>,
     pub(super) target_frames: Option<TargetFrames>,
-    /// By the source's clock; only after an abort.
+    /// When `Activated` was here.
+    pub(super) activated_at: Option<WallMicros>,
+    /// When it ran on its source again, after an abort.
     pub(super) restored_at: Option<WallMicros>,
-    /// By the coordinator's clock, in order.
-    pub(super) entered: Vec<(Phase, WallMicros)>,
     /// When its move was over.
     pub(super) over_at: Option<WallMicros>,
 }
@@ -90,7 +59,7 @@ impl Vm {
             batch,
             started: BTreeSet::new(),
             done: BTreeSet::new(),
-            open: BTreeMap::new(),
+            open: OpenOrders::default(),
             touched: BTreeSet::new(),
             failures: 0,
             last_failure: None,
@@ -98,16 +67,12 @@ impl Vm {
             tunnels: Vec::new(),
             committed: false,
             lost: None,
-            guest: GuestState::Running,
-            pages: PageProgress::default(),
-            capture: None,
-            copy: None,
-            loaded_at: None,
+            so_far: VmSoFar::new(vm.spec.name.clone()),
             activation: None,
             source_frames: None,
             target_frames: None,
+            activated_at: None,
             restored_at: None,
-            entered: Vec::new(),
             over_at: None,
         }
     }
@@ -150,11 +115,11 @@ impl Vm {
         self.started.insert(order);
     }
 
-    /// Answered: nothing more is expected for this order. After the last frame nothing that comes before
-    /// it is missing any more, even if its own answer got lost.
+    /// Answered: nothing more is expected for this order. After the last frame nothing that comes
+    /// before it is missing any more, even if its own answer got lost.
     pub(super) fn set_done(&mut self, order: OrderKind) {
         self.done.insert(order);
-        self.open.remove(&order);
+        self.open.close(order);
         if matches!(order, OrderKind::CloseSourceBuffer | OrderKind::Discard)
             && let Some(row) = order.row()
         {
@@ -168,7 +133,7 @@ impl Vm {
                 && !self.is_done(*order)
             {
                 self.done.insert(*order);
-                self.open.remove(order);
+                self.open.close(*order);
                 if let Some(row) = order.row() {
                     self.set_needs_done(row);
                 }
@@ -192,7 +157,7 @@ impl Vm {
         }
         for order in [OrderKind::OpenTargetBuffer, OrderKind::ConnectBuffers] {
             self.done.remove(&order);
-            self.open.remove(&order);
+            self.open.close(order);
         }
     }
 
@@ -217,82 +182,22 @@ impl Vm {
             .all(|row| self.is_done(row.order))
     }
 
-    /// The order that a report answers, if it is still open.
-    pub(super) fn open_as(&self, id: OrderId) -> Option<&'static OrderRow> {
-        let mut open = self.open.values();
-        open.find(|open| open.ids.contains(&id)).map(|open| open.row)
-    }
-
-    pub(super) fn open(&self, order: OrderKind) -> Option<&OpenOrder> {
-        self.open.get(&order)
-    }
-
     /// Notes that an order leaves under this id.
-    pub(super) fn issued(
-        &mut self,
-        row: &'static OrderRow,
-        id: OrderId,
-        now: Millis,
-        again_at: Option<Millis>,
-    ) {
+    pub(super) fn issued(&mut self, row: &'static OrderRow, id: OrderId, now: Now, again_at: Option<Millis>) {
         self.touch(row.side);
-        let state = OrderState::InFlight { again_at };
-        let open = self.open.entry(row.order).or_insert(OpenOrder {
-            row,
-            ids: Vec::new(),
-            state,
-            since: now,
-            failure: None,
-        });
-        if open.ids.len() == ATTEMPTS_REMEMBERED_MAX {
-            open.ids.remove(0);
+        if row.order == OrderKind::Capture {
+            self.so_far.capture_sent_at.get_or_insert(now.wall);
         }
-        open.ids.push(id);
-        open.state = state;
-    }
-
-    /// The order failed and is left alone until the instant; `None` if it is not open any more.
-    pub(super) fn back_off(&mut self, order: OrderKind, reason: &str, again_at: Millis) -> Option<OrderId> {
-        let open = self.open.get_mut(&order)?;
-        open.state = OrderState::BackingOff { again_at };
-        open.failure = Some(reason.to_owned());
-        open.ids.last().copied()
-    }
-
-    /// If this is the latest attempt of an open order and its time is up, lets the order be issued again.
-    pub(super) fn time_is_up(&mut self, id: OrderId, now: Millis) -> bool {
-        let mut open = self.open.values_mut();
-        let Some(open) = open.find(|open| open.ids.last() == Some(&id)) else {
-            return false;
-        };
-        let due = match open.state {
-            OrderState::InFlight { again_at } => again_at.is_some_and(|at| at <= now),
-            OrderState::BackingOff { again_at } => again_at <= now,
-            OrderState::Parked => false,
-        };
-        if due {
-            open.state = OrderState::Parked;
-        }
-        due
+        self.open.issued(row, id, now.mono, again_at);
     }
 
     /// Orders to this host may have been lost with its connection.
     pub(super) fn park_orders_to(&mut self, host: &HostName) {
-        let (source, target) = (self.source == *host, self.target == *host);
-        for open in self.open.values_mut() {
-            let lost = match open.row.side {
-                Side::Source => source,
-                Side::Target => target,
-            };
-            if lost {
-                open.state = OrderState::Parked;
+        for side in [Side::Source, Side::Target] {
+            if self.host(side) == host {
+                self.open.park(side);
             }
         }
-    }
-
-    /// Nothing that was issued matters any more.
-    pub(super) fn forget_orders(&mut self) {
-        self.open.clear();
     }
 
     /// The order in full; `None` while what it carries is not known, and for orders outside a move.
@@ -339,38 +244,16 @@ impl Vm {
 
     /// A guest runs on its target only if it ran on its source.
     pub(super) fn is_to_run(&self) -> bool {
-        !self.powered_off && self.guest == GuestState::Running
+        !self.powered_off && self.so_far.guest == GuestState::Running
     }
 
     /// Notes that it enters a phase; false if it is there already.
     pub(super) fn enter(&mut self, phase: Phase, at: WallMicros) -> bool {
-        let new = self.entered.last().is_none_or(|(last, _)| *last < phase);
+        let entered = &mut self.so_far.entered;
+        let new = entered.last().is_none_or(|(last, _)| *last < phase);
         if new {
-            self.entered.push((phase, at));
+            entered.push((phase, at));
         }
         new
-    }
-
-    /// What the journal keeps of it at a decision.
-    pub(super) fn so_far(&self) -> VmSoFar {
-        VmSoFar {
-            vm: self.name().clone(),
-            guest: self.guest,
-            capture: self.capture,
-            copy: self.copy,
-            loaded_at: self.loaded_at,
-            pages: self.pages,
-            entered: self.entered.clone(),
-        }
-    }
-
-    /// The same, read back.
-    pub(super) fn restore(&mut self, so_far: &VmSoFar) {
-        self.guest = so_far.guest;
-        self.capture = so_far.capture;
-        self.copy = so_far.copy;
-        self.loaded_at = so_far.loaded_at;
-        self.pages = so_far.pages;
-        self.entered.clone_from(&so_far.entered);
     }
 }

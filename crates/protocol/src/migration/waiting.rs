@@ -3,14 +3,15 @@
 use transhume_model::HostName;
 
 use super::course::Course;
-use super::vm::{OrderState, Vm};
+use super::open::OrderState;
+use super::vm::Vm;
 use super::{Link, Migration, Now};
 use crate::report::{Wait, WaitReason};
 use crate::step::OrderRow;
 
 impl Migration {
-    /// Every order that is wanted and not done, in the order of the VMs and the steps. Empty when the move
-    /// is over.
+    /// Every order that is wanted and not done, in the order of the VMs and the steps. Empty when
+    /// the move is over.
     pub fn waiting_for(&self, now: Now) -> Vec<Wait> {
         if self.course == Course::Over {
             return Vec::new();
@@ -26,7 +27,7 @@ impl Migration {
 
     fn wait(&self, vm: &Vm, row: &OrderRow, now: Now) -> Wait {
         let host = vm.host(row.side);
-        let open = vm.open(row.order);
+        let open = vm.open.get(row.order);
         let why = match (self.lost_for(host, now), open.map(|open| open.state)) {
             (Some(lost_ms), _) => WaitReason::NotConnected { lost_ms },
             (None, Some(OrderState::BackingOff { .. })) => WaitReason::BackingOff {

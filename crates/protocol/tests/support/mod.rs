@@ -124,7 +124,8 @@ impl Hand {
         Ok(())
     }
 
-    /// Lets time pass and fires every timer that is due by then; the effects are gathered in `last`.
+    /// Lets time pass and fires every timer that is due by then; the effects are gathered in
+    /// `last`.
     pub fn wait(&mut self, ms: u64) {
         let until = self.now.mono + Millis(ms);
         let mut all = Ready::default();
@@ -190,6 +191,41 @@ impl Hand {
         let outcome = answer::natural(command, WallMicros(self.now.wall.0 + 1_000));
         let order = if command == "Converge" { "PreCopy" } else { command };
         self.answer_with(vm, order, outcome).unwrap();
+    }
+
+    /// Answers every order as it comes, until nothing is open: as `special` says, else as everybody
+    /// hopes. Orders from `first` on, by their place in `sent`.
+    pub fn play_out(&mut self, first: usize, special: impl Fn(&Order) -> Option<Outcome>) {
+        let mut next = first;
+        while let Some((host, order)) = self.sent.get(next).cloned() {
+            next += 1;
+            let name = order.command.name();
+            let natural = |name: &str, hand: &Hand| answer::natural(name, hand.now.wall);
+            let mut outcomes = vec![special(&order).unwrap_or_else(|| natural(name, self))];
+            if outcomes[0] == Outcome::PreCopying {
+                outcomes.push(natural("Converge", self));
+            }
+            for outcome in outcomes {
+                let report = Report {
+                    order: Some(order.id),
+                    epoch: order.epoch,
+                    vm: order.command.vm().cloned(),
+                    at: self.now.wall,
+                    outcome,
+                };
+                let host = host.clone();
+                self.give(Input::Report { host, report }).unwrap();
+            }
+        }
+    }
+
+    /// Names of the orders that were sent for a VM, in order.
+    pub fn orders_of(&self, vm: &VmName) -> Vec<&'static str> {
+        let about = self
+            .sent
+            .iter()
+            .filter(|(_, order)| order.command.vm() == Some(vm));
+        about.map(|(_, order)| order.command.name()).collect()
     }
 
     pub fn refuse(&mut self, vm: &VmName, command: &str) {

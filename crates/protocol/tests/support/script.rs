@@ -35,13 +35,19 @@ fn number(word: &str) -> usize {
 }
 
 fn step(hand: &mut Option<Hand>, words: &[&str]) -> Result<String, Illegal> {
-    if let ["begin", vms, "VMs,", "k", "=", k, mode] = words {
+    if let ["begin", vms, "VMs,", "k", "=", k, mode, off @ ..] = words {
         let mode = if *mode == "offline" {
             Mode::Offline
         } else {
             Mode::Live
         };
-        let begun = hand.insert(Hand::begin_with(request(number(vms), number(k), mode)));
+        let mut request = request(number(vms), number(k), mode);
+        if let [name, "powered", "off"] = off {
+            let mut vms = request.batches.iter_mut().flatten();
+            let named = vms.find(|vm| vm.spec.name.as_str() == *name);
+            named.expect("the move has such a VM").powered_off = true;
+        }
+        let begun = hand.insert(Hand::begin_with(request));
         return Ok(render(&begun.last));
     }
     let hand = hand.as_mut().expect("a script begins with `begin`");
@@ -82,6 +88,10 @@ fn step(hand: &mut Option<Hand>, words: &[&str]) -> Result<String, Illegal> {
                 command,
                 answer::refusal(RefusalKind::UnknownVm),
             )?;
+        }
+        [name, "is", "gone", "at", command] => {
+            let gone = Outcome::Lost(Fault::new(FaultKind::Qemu, "QEMU ended"));
+            hand.answer_with(&name.parse().unwrap(), command, gone)?;
         }
         [name, "fails", command] => hand.fail(&name.parse().unwrap(), command),
         [name, "loses", "its", "tunnel"] => {
@@ -207,6 +217,11 @@ fn render_report(hand: &Hand) -> String {
     out.push('\n');
     for vm in &report.vms {
         write!(out, "report   {} on {}, {}", vm.id, vm.host, vm.phase).unwrap();
+        if let Some(loss) = &vm.lost {
+            write!(out, ", LOST: {} ({})", loss.reason, loss.hint).unwrap();
+        } else if vm.guest != GuestState::Running {
+            write!(out, ", {}", vm.guest.name()).unwrap();
+        }
         if let Some(ms) = vm.blackout_ms {
             write!(out, ", blackout {ms} ms").unwrap();
         }
@@ -222,6 +237,15 @@ fn render_report(hand: &Hand) -> String {
             .unwrap();
         }
         out.push('\n');
+    }
+    for wait in &report.waiting {
+        let (vm, order, host) = (&wait.vm, wait.order, &wait.host);
+        writeln!(
+            out,
+            "report   waits for {order} of {vm} on {host}: {:?}",
+            wait.why
+        )
+        .unwrap();
     }
     out
 }
