@@ -1,7 +1,7 @@
 //! Long runs: `cargo run --release -p transhume-sim --example storm -- --schedules 100000 --seed 0 [--threads 2]`.
 //!
 //! Seeds are taken one after the other, so that ranges can be run at any time and added up. Every violation is printed
-//! with its seed; the exit code says whether there was one.
+//! with its seed; `--seed S --watch` shows all that happens in one. The exit code says whether there was one.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -44,7 +44,7 @@ fn one(seed: u64, sums: &Mutex<Sums>) {
         }
         Err(violation) => {
             if sums.violations.len() < PRINTED_MAX {
-                let text = violation.to_string();
+                let text = format!("{violation}: {violation:?}");
                 let short: String = text.chars().take(600).collect();
                 println!("seed {seed}: {short}");
             }
@@ -53,7 +53,27 @@ fn one(seed: u64, sums: &Mutex<Sums>) {
     }
 }
 
+/// One seed with everything that happens in it.
+fn look_into(seed: u64) -> ExitCode {
+    let scenario = Scenario::storm(seed);
+    println!("{scenario:#?}");
+    let watched = World::new(scenario).watched(|micros, what| println!("{:>12.3} {what:?}", micros as f64 / 1e3));
+    match watched.run() {
+        Ok(outcome) => {
+            println!("{:?} after {}", outcome.report.outcome, outcome.lasted);
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            println!("{violation}: {violation:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn main() -> ExitCode {
+    if std::env::args().any(|argument| argument == "--watch") {
+        return look_into(option("--seed", 0));
+    }
     let (schedules, first) = (option("--schedules", 100_000), option("--seed", 0));
     let threads = option("--threads", 2);
     let (next, sums) = (AtomicU64::new(first), Mutex::new(Sums::default()));

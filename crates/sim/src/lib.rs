@@ -33,4 +33,4 @@ pub use coordinator::CrashPoint;
 pub use fault::{ActFault, Fault, Mischief, OrderFault, Place, Weather, WriteFault};
 pub use random::Random;
 pub use scenario::{GuestKind, Scenario};
-pub use world::{Outcome, World};
+pub use world::{Outcome, Watcher, World};

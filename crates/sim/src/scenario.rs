@@ -79,8 +79,8 @@ impl Scenario {
         let offline = random.happens(100_000);
         Scenario {
             mode: if offline { Mode::Offline } else { Mode::Live },
-            sources: random.between(1, 2) as usize,
-            targets: random.between(1, 2) as usize,
+            sources: random.between(1, vms.min(2) as u64) as usize,
+            targets: random.between(1, vms.min(2) as u64) as usize,
             guests: guests(&mut random),
             weather: weather(&mut random),
             ..Scenario::calm(seed, vms, batch)

@@ -73,9 +73,12 @@ impl Qemu {
             RunState::InMigrate => Err("it waits for its page stream"),
             RunState::FinishMigrate => Err("its migration is not finalized yet"),
             RunState::Shutdown => Err("its guest is powered off"),
-            RunState::Panicked => Err("its guest panicked"),
             RunState::Running => Ok(()),
-            RunState::Paused | RunState::Prelaunch | RunState::PostMigrate | RunState::DiskError => {
+            RunState::Paused
+            | RunState::Prelaunch
+            | RunState::PostMigrate
+            | RunState::DiskError
+            | RunState::Panicked => {
                 self.run = RunState::Running;
                 Ok(())
             }

@@ -33,6 +33,8 @@ pub(crate) struct SourceSpool {
     pub(crate) kept: Vec<u64>,
     /// So many were put back.
     pub(crate) put_back: usize,
+    /// Its ring was read, and may hold more.
+    pub(crate) reads: bool,
     /// Frames that went with what QEMU had read.
     pub(crate) untaken: u64,
 }

@@ -61,6 +61,7 @@ impl World {
     /// One input to one machine, with all that follows at once.
     pub(super) fn feed(&mut self, at: At, input: Input) -> Result<(), Violation> {
         let now = self.now_at(at.host);
+        self.show(&(at.host, at.vm, &input));
         let Some(slot) = self.slot(at) else { return Ok(()) };
         let ready = slot.machine.handle(now, input);
         self.carry_on(at, ready)
@@ -97,6 +98,7 @@ impl World {
         if let Some(change) = ready.change() {
             let nth = self.count_write(at);
             let fault = self.write_fault(at, nth);
+            self.show(&(at.host, at.vm, change, fault));
             match fault {
                 Some(WriteFault::AgentDiesBefore) => return self.agent_dies(at.host),
                 Some(WriteFault::DiskFull) => self.disk_full(at.host),
@@ -210,6 +212,7 @@ impl World {
         self.acts
             .push((at.vm, at.host == self.guests[at.vm].source, act.name()));
         let fault = self.act_fault(at, act.name());
+        self.show(&(at.host, at.vm, &act, fault));
         match fault {
             Some(ActFault::AgentDiesBefore) => return self.agent_dies(at.host),
             Some(ActFault::HostDies) => return self.host_dies(at.host),

@@ -132,6 +132,21 @@ impl World {
         let things = self.things(at);
         if let (Some(tap), Some(spool)) = (&mut things.tap, &mut things.source_spool) {
             spool.kept.extend(tap.ring.drain(..));
+            spool.reads = true;
+        }
+    }
+
+    /// The way back begins: frames wait in front of the plug, what was read is kept to the last.
+    fn end_reading(&mut self, at: At) {
+        let things = self.things(at);
+        if let Some(tap) = &mut things.tap {
+            tap.shut = true;
+        }
+        if things.source_spool.as_ref().is_some_and(|spool| spool.reads) {
+            self.keep_ring(at);
+        }
+        if let Some(spool) = &mut self.things(at).source_spool {
+            spool.reads = false;
         }
     }
 
@@ -141,6 +156,7 @@ impl World {
             return Ok(failed(FaultKind::Internal, "it has no buffer"));
         };
         source.stage = Stage::Capturing;
+        self.keep_ring(at);
         let Some(tap) = &mut self.things(at).tap else {
             return Ok(failed(FaultKind::Network, "it has no tap"));
         };
@@ -177,17 +193,9 @@ impl World {
         let Some(source) = self.slot(at).and_then(|slot| slot.source.as_mut()) else {
             return Ok(failed(FaultKind::Internal, "it has no buffer"));
         };
-        let captured = matches!(source.stage, Stage::Shut | Stage::Capturing);
         source.stage = Stage::Stopped;
         source.tunnel = None;
-        let things = self.things(at);
-        let stopped = !things.runs();
-        if let Some(tap) = &mut things.tap {
-            tap.shut = true;
-        }
-        if captured && stopped {
-            self.keep_ring(at);
-        }
+        self.end_reading(at);
         Ok(DONE)
     }
 
@@ -541,6 +549,7 @@ impl World {
         match buffers {
             AdoptBuffers::None => Ok(Ok(())),
             AdoptBuffers::Abort => {
+                self.end_reading(at);
                 self.take_source(at, SourceBuffer::new(Stage::Stopped));
                 Ok(Ok(()))
             }
@@ -573,10 +582,13 @@ impl World {
         let mut source = SourceBuffer::new(stage);
         (source.peer, source.committed) = (tunnels.first().copied(), surrendered);
         self.take_source(at, source);
-        if stage == Stage::Capturing
-            && let Some(tap) = &mut self.things(at).tap
-        {
-            tap.open();
+        if stage == Stage::Capturing {
+            self.keep_ring(at);
+            if let Some(tap) = &mut self.things(at).tap {
+                tap.open();
+            }
+        } else {
+            self.end_reading(at);
         }
         self.pump(at.host, at.vm)?;
         if !self.connect(at) && surrendered {

@@ -72,10 +72,14 @@ struct Stream {
     target: At,
 }
 
+/// Is shown what happens: simulated microseconds, and what.
+pub type Watcher = fn(u64, &dyn std::fmt::Debug);
+
 /// Everything there is.
 #[derive(Debug)]
 pub struct World {
     scenario: Scenario,
+    watcher: Option<Watcher>,
     request: MoveRequest,
     random: Random,
     network: Network,
@@ -129,6 +133,7 @@ impl World {
             over_at: None,
             request,
             scenario,
+            watcher: None,
         };
         for (place, name) in names.into_iter().enumerate() {
             let (run, link) = (world.number(), world.number());
@@ -151,6 +156,18 @@ impl World {
         }
         world.strike_later();
         world
+    }
+
+    /// The same world, watched: for whoever looks into one seed.
+    pub fn watched(mut self, watcher: Watcher) -> Self {
+        self.watcher = Some(watcher);
+        self
+    }
+
+    fn show(&self, what: &dyn std::fmt::Debug) {
+        if let Some(watcher) = self.watcher {
+            watcher(self.network.now, what);
+        }
     }
 
     /// A number that nothing else has.
@@ -260,6 +277,7 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
+        self.show(&event);
         match event {
             Event::OrderArrives { host, link, order } => {
                 if self.links[host] == Some(link) {
