@@ -25,6 +25,8 @@ pub(crate) struct Arrived {
     guest: GuestState,
     tunnels: Vec<SocketAddr>,
     activated: Option<ActivationTimes>,
+    /// Its guest was seen to run here: what it does since, it does by itself.
+    ran: bool,
     /// Why nothing of it runs any more.
     ended: Option<String>,
     /// Until FIN: under way beside other orders.
@@ -52,6 +54,14 @@ enum Doing {
     Lose(Ticket),
     /// It is destroyed.
     End(Ticket),
+}
+
+/// Whether a guest that was stopped when it came must have run since.
+fn has_run(guest: GuestState) -> bool {
+    match guest {
+        GuestState::Running | GuestState::Panicked | GuestState::DiskError => true,
+        GuestState::Paused | GuestState::Off => false,
+    }
 }
 
 impl Arrived {
@@ -89,6 +99,7 @@ impl Arrived {
             guest: GuestState::Paused,
             tunnels,
             activated,
+            ran: false,
             ended: None,
             closing: None,
             then_end: false,
@@ -98,7 +109,8 @@ impl Arrived {
 
     pub(super) fn with_guest(self, guest: Option<GuestState>) -> Self {
         let guest = guest.unwrap_or(self.guest);
-        Arrived { guest, ..self }
+        let ran = self.activated.is_some() || has_run(guest);
+        Arrived { guest, ran, ..self }
     }
 
     /// An earlier agent left it, and its QEMU is gone with the buffers.
@@ -146,7 +158,7 @@ impl Arrived {
 
     fn run(mut self, cx: &mut Cx<'_>) -> Role {
         let begun_at = cx.now.wall;
-        if !self.run {
+        if !self.run || self.ran {
             return self.deliver(cx, begun_at);
         }
         let ticket = cx.act(Act::RunArrived { epoch: cx.epoch });
@@ -211,6 +223,7 @@ impl Arrived {
             ),
             Input::RunState(run) => {
                 self.guest = run.guest().unwrap_or(self.guest);
+                self.ran |= has_run(self.guest);
                 Role::Arrived(self)
             }
             Input::Died { why } => {
@@ -249,7 +262,7 @@ impl Arrived {
     fn done(mut self, cx: &mut Cx<'_>, result: Result<Product, Trouble>) -> Role {
         match (std::mem::replace(&mut self.doing, Doing::Nothing), result) {
             (Doing::Run { begun_at, .. }, Ok(_)) => {
-                self.guest = GuestState::Running;
+                (self.guest, self.ran) = (GuestState::Running, true);
                 self.deliver(cx, begun_at)
             }
             (

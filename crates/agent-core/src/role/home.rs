@@ -139,6 +139,7 @@ impl Home {
             } => {
                 let order = super::source::PreCopyOrder {
                     id: order.id,
+                    epoch: order.epoch,
                     migration,
                     page_stream,
                     mode,
@@ -193,6 +194,11 @@ impl Home {
             }
             _ => Role::Home(self),
         }
+    }
+
+    /// It ended while it was about to leave.
+    pub(super) fn gone(self, cx: &mut Cx<'_>, why: String) -> Role {
+        self.went_off(cx, why)
     }
 
     /// Whatever was being done, there is nothing to run any more; what QEMU left is cleared away.

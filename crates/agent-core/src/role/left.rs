@@ -117,17 +117,12 @@ impl Left {
         }
     }
 
-    pub(super) fn fact(mut self, cx: &mut Cx<'_>, fact: Input) -> Role {
+    pub(super) fn fact(self, cx: &mut Cx<'_>, fact: Input) -> Role {
         match fact {
             Input::Done { ticket, result } if self.busy_with() == Some(ticket) => self.done(cx, result),
             Input::Done { ticket, result } if self.closing == Some(ticket) => self.closing_over(cx, result),
             Input::BufferFault(fault) => {
                 cx.speak_up(Trouble::Failed(fault));
-                Role::Left(self)
-            }
-            // Its QEMU is of no use any more; the taps are held here.
-            Input::Died { .. } => {
-                self.process = None;
                 Role::Left(self)
             }
             _ => Role::Left(self),

@@ -104,7 +104,15 @@ impl Source {
         }
     }
 
+    /// Whether its guest was told to run again.
+    pub(super) fn is_told_to_run(&self) -> bool {
+        matches!(&self.doing, Doing::Restore(restoring) if restoring.step == Step::Run)
+    }
+
     fn restored(self: Box<Self>, cx: &mut Cx<'_>, frames: SourceFrames) -> Role {
+        if self.ended.is_some() {
+            return self.restore(cx, Step::End);
+        }
         cx.end_move();
         cx.answer(OrderKind::AbortSource, Outcome::SourceRestored(frames));
         let Home {

@@ -555,6 +555,7 @@ impl World {
             }
             AdoptBuffers::Capture { tunnels } => self.resume_capture(at, &tunnels, run, surrendered),
             AdoptBuffers::Deliver { tunnels, activated } => self.resume_delivery(at, &tunnels, activated),
+            AdoptBuffers::Delivered { tunnels } => self.resume_delivery(at, &tunnels, true).map(|_| Ok(())),
         }
     }
 

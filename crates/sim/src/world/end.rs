@@ -2,6 +2,7 @@
 
 use transhume_agent_core::Machine;
 use transhume_protocol::message::{GuestState, VmRole};
+use transhume_protocol::migration::JournalEntry;
 use transhume_protocol::report::{MigrationReport, VmReport, Wait};
 
 use super::World;
@@ -197,7 +198,8 @@ impl World {
     fn check_loss(&self, vm: VmIx, line: &VmReport) -> Result<(), Violation> {
         let guest = &self.guests[vm];
         let lives = self.hosts[guest.target].things[vm].qemu.is_some();
-        let arrived = line.blackout_ms.is_some() || lives || !guest.is_to_run();
+        let activated = |entry: &JournalEntry| matches!(entry, JournalEntry::VmActivated { vm, .. } if *vm == guest.name);
+        let arrived = lives || guest.is_off() || self.coordinator.journal.iter().any(activated);
         let what = match (&line.lost, guest.committed) {
             (Some(_), _) if lives => "it is reported as lost and runs",
             (None, true) if !arrived => "it is lost, and nobody is told",

@@ -1,6 +1,7 @@
 //! What happens by itself, and what its guest and user do to a VM.
 
 use transhume_agent_core::RunState;
+use transhume_protocol::message::VmRole;
 use transhume_protocol::migration::Input;
 
 use super::World;
@@ -161,7 +162,20 @@ impl World {
         self.notice(host, vm);
     }
 
+    /// Not in the instants of a capture, nor between the decision and the order to run: a pause then cannot be told from
+    /// ours.
     fn user_pauses(&mut self, vm: VmIx) {
+        let guest = &self.guests[vm];
+        let record = self.hosts[guest.source].disk.record(vm).map(|record| &record.place);
+        let captures = matches!(record, Some(transhume_agent_core::Place::Source { capturing: true, .. }));
+        if captures && !guest.committed {
+            return;
+        }
+        let there = self.machine(guest.target, vm).and_then(|machine| machine.vm_state());
+        let arrives = there.is_some_and(|state| matches!(state.role, VmRole::Target | VmRole::Arrived));
+        if guest.committed && (arrives || self.machine(guest.target, vm).is_none()) {
+            return;
+        }
         self.running_guest_falls(vm, RunState::Paused, GuestKind::Paused);
     }
 
