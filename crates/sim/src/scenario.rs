@@ -155,9 +155,9 @@ fn weather(random: &mut Random) -> Weather {
         WriteFault::Unreadable,
     ];
     let mut rate = |kinds: &[u32]| *random.pick(kinds);
-    let (act, write) = (rate(&[0, 4_000, 15_000, 60_000]), rate(&[0, 5_000, 30_000]));
-    let (link_breaks, comes_twice) = (rate(&[0, 3_000, 10_000]), rate(&[0, 10_000, 100_000]));
-    let (coordinator_dies, tunnel_breaks) = (rate(&[0, 0, 4_000, 20_000]), rate(&[0, 2_000]));
+    let (act, write) = (rate(&[0, 1_500, 6_000, 30_000]), rate(&[0, 2_000, 15_000]));
+    let (link_breaks, comes_twice) = (rate(&[0, 0, 1_500, 8_000]), rate(&[0, 10_000, 100_000]));
+    let (coordinator_dies, tunnel_breaks) = (rate(&[0, 0, 2_000, 10_000]), rate(&[0, 1_000]));
     let mut strikes = some(random, &Mischief::CURABLE);
     if random.happens(60_000) {
         strikes.push(Mischief::HostDies);
@@ -172,7 +172,7 @@ fn weather(random: &mut Random) -> Weather {
         comes_twice,
         coordinator_dies,
         tunnel_breaks,
-        strike_ms_max: *random.pick(&[150, 500, 2_000, 10_000]),
+        strike_ms_max: *random.pick(&[0, 300, 1_000, 3_000, 10_000]),
         strikes,
     }
 }

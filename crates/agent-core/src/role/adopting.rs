@@ -275,8 +275,8 @@ fn adopted(record: Record, run: RunState) -> Role {
         } => {
             let home = Home::new(spec, process, guest, true, None);
             let mut source = Source::adopted(home, of_before(migration), capturing, restoring, tunnels);
-            // We stop a guest only while we capture; otherwise its user did while no agent watched.
-            if capturing {
+            // We pause a guest only while we capture; anything else it did itself, or its user, while no agent watched.
+            if capturing && !matches!(run, RunState::Panicked | RunState::DiskError) {
                 source.stopped = run != RunState::Running && guest == GuestState::Running;
             } else {
                 source.home.guest = run.guest().unwrap_or(guest);

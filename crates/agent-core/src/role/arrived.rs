@@ -262,7 +262,10 @@ impl Arrived {
     fn done(mut self, cx: &mut Cx<'_>, result: Result<Product, Trouble>) -> Role {
         match (std::mem::replace(&mut self.doing, Doing::Nothing), result) {
             (Doing::Run { begun_at, .. }, Ok(_)) => {
-                (self.guest, self.ran) = (GuestState::Running, true);
+                // Unless QEMU has said since that it did and what it does now.
+                if !self.ran {
+                    (self.guest, self.ran) = (GuestState::Running, true);
+                }
                 self.deliver(cx, begun_at)
             }
             (

@@ -222,7 +222,10 @@ impl Home {
     fn done(mut self, cx: &mut Cx<'_>) -> Role {
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
             Doing::Start(_) => {
-                (self.started, self.guest) = (true, GuestState::Running);
+                self.started = true;
+                if self.guest == GuestState::Paused {
+                    self.guest = GuestState::Running;
+                }
                 let spec = self.spec.clone();
                 cx.answer(OrderKind::StartVm, Outcome::Started { spec });
                 Role::Home(self)

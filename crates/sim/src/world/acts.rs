@@ -133,8 +133,6 @@ impl World {
 
     fn end(&mut self, at: At) -> Result<Applied, Violation> {
         self.stream_breaks(at.vm)?;
-        let finished = self.slot(at).and_then(|slot| slot.source.as_ref());
-        let accounted = finished.is_some_and(|source| source.finished);
         let things = self.things(at);
         let source = things.source_spool.take().map(|spool| SourceFrames {
             captured: spool.kept.len() as u64,
@@ -149,9 +147,7 @@ impl World {
             (slot.source, slot.target) = (None, None);
             (slot.listener, slot.stream) = (None, None);
         }
-        Ok(Some(Ok(Product::Ended {
-            source: source.filter(|_| !accounted),
-        })))
+        Ok(Some(Ok(Product::Ended { source })))
     }
 
     /// The process ends, by an act: whoever asked for it knows.

@@ -295,7 +295,7 @@ impl World {
                 host,
                 coordinator_run,
             } => {
-                if coordinator_run == self.coordinator.run {
+                if coordinator_run == self.coordinator.run && self.links[host].is_none() {
                     let host = self.hosts[host].name.clone();
                     self.feed_coordinator(Input::AgentLost { host })?;
                 }

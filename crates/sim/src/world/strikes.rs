@@ -190,7 +190,9 @@ impl World {
             let source = slot.source.as_ref();
             source.is_some_and(|source| source.stage != Stage::Open) || slot.machine.busy_with().is_some()
         });
-        if guest.kind != GuestKind::Paused || captured || self.hosts[host].things[vm].tap.is_none() {
+        let state = self.machine(host, vm).and_then(|machine| machine.vm_state());
+        let arrives = guest.committed && state.is_none_or(|state| state.role != VmRole::Home);
+        if guest.kind != GuestKind::Paused || captured || arrives || self.hosts[host].things[vm].tap.is_none() {
             return Ok(());
         }
         let Some(qemu) = &mut self.hosts[host].things[vm].qemu else {
