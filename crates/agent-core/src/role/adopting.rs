@@ -63,6 +63,7 @@ pub(super) fn take_up(cx: &mut Cx<'_>, record: Record, found: Found) -> Role {
             let process = process.clone();
             adopt(cx, record, process)
         }
+        (Place::Home { .. } | Place::Arrived { .. }, Found::Gone) => Stranded::clear(cx, record),
         (_, Found::Gone) => without_process(record),
     }
 }
@@ -137,7 +138,7 @@ fn buffers(place: &Place) -> AdoptBuffers {
 }
 
 /// A VM that has no process, or none any more.
-fn without_process(record: Record) -> Role {
+pub(super) fn without_process(record: Record) -> Role {
     let Record { spec, place, .. } = record;
     match place {
         Place::Off { why, arrival } => Role::Off(Off::new(spec, why, arrival)),
@@ -224,6 +225,7 @@ impl Adopting {
                     self.said.powered_off |= run == RunState::Shutdown;
                     self.said.tell(cx, adopted(*self.record, run))
                 }
+                Ok(Product::Gone) => take_up(cx, *self.record, Found::Gone),
                 Ok(_) => Stranded::with_record(cx, *self.record, &super::unexpected().to_string()),
                 Err(trouble) => Stranded::with_record(cx, *self.record, &trouble.to_string()),
             },

@@ -29,6 +29,8 @@ pub(crate) struct Arrived {
     ran: bool,
     /// Why nothing of it runs any more.
     ended: Option<String>,
+    /// All was delivered to what runs no more, and what is left could not be cleared away yet.
+    delivered: Option<TargetFrames>,
     /// Until FIN: under way beside other orders.
     closing: Option<Ticket>,
     /// It is destroyed as soon as the closing is over.
@@ -100,6 +102,7 @@ impl Arrived {
             tunnels,
             activated,
             ran: false,
+            delivered: None,
             ended: None,
             closing: None,
             then_end: false,
@@ -195,6 +198,9 @@ impl Arrived {
                 (None, None) => Ok(self.run(cx)),
             },
             Command::CloseTargetBuffer { .. } if self.activated.is_some() => {
+                if let Some(frames) = self.delivered {
+                    return Ok(self.closed(cx, frames));
+                }
                 if self.closing.is_none() {
                     self.closing = Some(cx.act(Act::FinishTargetBuffer));
                 }
@@ -305,7 +311,8 @@ impl Arrived {
                 Role::Off(Off::new(self.spec, why, Some(arrival)))
             }
             // The frames are accounted for; the next order clears away again.
-            (Doing::ClearAway(..), Err(trouble)) => {
+            (Doing::ClearAway(_, frames), Err(trouble)) => {
+                self.delivered = Some(frames);
                 cx.fail(OrderKind::CloseTargetBuffer, trouble);
                 Role::Arrived(self)
             }

@@ -265,7 +265,7 @@ impl Home {
                 Role::Home(self)
             }
             // Its guest is off and what it left cannot be cleared away.
-            None => super::Stranded::after_failed_clearing(cx, record_of(&self, cx), &trouble),
+            None => super::Stranded::clear_later(cx, record_of(&self, cx)),
         }
     }
 }

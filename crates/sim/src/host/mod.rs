@@ -30,7 +30,7 @@ impl Things {
         self.qemu.is_none() && !self.have_files()
     }
 
-    fn have_files(&self) -> bool {
+    pub(crate) fn have_files(&self) -> bool {
         self.tap.is_some() || self.source_spool.is_some() || self.target_spool.is_some()
     }
 

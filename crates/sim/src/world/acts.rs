@@ -123,7 +123,7 @@ impl World {
         let run = match self.qemu(at) {
             Some(qemu) if qemu.id == *process => qemu.run,
             Some(_) | None if surrendered => RunState::PostMigrate,
-            Some(_) | None => return Ok(failed(FaultKind::Qemu, "there is no such process")),
+            Some(_) | None => return Ok(Some(Ok(Product::Gone))),
         };
         if let Err(trouble) = self.adopt_buffers(at, buffers, run, surrendered)? {
             return Ok(Some(Err(trouble)));

@@ -180,6 +180,7 @@ impl World {
         let guest = &self.guests[vm];
         let qemu = self.hosts[here].things[vm].qemu.as_ref();
         let what = match (role, qemu) {
+            (VmRole::Off, None) if self.hosts[here].things[vm].have_files() => "something is left of it".to_owned(),
             (VmRole::Off, None) if guest.killed || guest.is_off() => return Ok(()),
             (VmRole::Home, Some(qemu)) => {
                 let truly = qemu.runs();
