@@ -28,7 +28,9 @@ struct Sums {
 fn option(name: &str, default: u64) -> u64 {
     let mut arguments = std::env::args().skip_while(|argument| argument != name).skip(1);
     arguments.next().map_or(default, |value| {
-        value.parse().unwrap_or_else(|_| panic!("{name} takes a number, not `{value}`"))
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} takes a number, not `{value}`"))
     })
 }
 
@@ -40,7 +42,10 @@ fn one(seed: u64, sums: &Mutex<Sums>) {
         Ok(outcome) => {
             sums.simulated_ms += outcome.lasted.0;
             sums.steps += outcome.steps;
-            *sums.endings.entry(format!("{:?}", outcome.report.outcome)).or_default() += 1;
+            *sums
+                .endings
+                .entry(format!("{:?}", outcome.report.outcome))
+                .or_default() += 1;
         }
         Err(violation) => {
             if sums.violations.len() < PRINTED_MAX {
@@ -53,11 +58,22 @@ fn one(seed: u64, sums: &Mutex<Sums>) {
     }
 }
 
+/// What this process has used of processors, by Linux: all of its threads.
+fn processor_seconds() -> Option<f64> {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let after_name = stat.rsplit_once(')')?.1;
+    let mut fields = after_name.split_ascii_whitespace().skip(11);
+    let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((user + system) / TICKS_PER_SECOND)
+}
+
 /// One seed with everything that happens in it.
 fn look_into(seed: u64) -> ExitCode {
     let scenario = Scenario::storm(seed);
     println!("{scenario:#?}");
-    let watched = World::new(scenario).watched(|micros, what| println!("{:>12.3} {what:?}", micros as f64 / 1e3));
+    let watched =
+        World::new(scenario).watched(|micros, what| println!("{:>12.3} {what:?}", micros as f64 / 1e3));
     match watched.run() {
         Ok(outcome) => {
             println!("{:?} after {}", outcome.report.outcome, outcome.lasted);
@@ -88,14 +104,18 @@ fn main() -> ExitCode {
                     }
                     one(seed, &sums);
                     if (seed - first + 1) % PROGRESS_EVERY == 0 {
-                        println!("{} schedules after {:.0} s", seed - first + 1, begun.elapsed().as_secs_f64());
+                        println!(
+                            "{} schedules after {:.0} s",
+                            seed - first + 1,
+                            begun.elapsed().as_secs_f64()
+                        );
                     }
                 }
             });
         }
     });
+    let core_hours = processor_seconds().unwrap_or(begun.elapsed().as_secs_f64() * threads as f64) / 3_600.0;
     let sums = sums.into_inner().expect("no thread panicked");
-    let core_hours = begun.elapsed().as_secs_f64() * threads as f64 / 3_600.0;
     let hours = sums.simulated_ms as f64 / 3_600_000.0;
     println!("seeds {first} to {}", first + schedules - 1);
     println!("schedules            {}", sums.schedules);

@@ -50,17 +50,42 @@ pub(crate) enum Event {
         report: Box<Report>,
     },
     /// The coordinator notices that a connection is gone.
-    LossNoticed { host: HostIx, coordinator_run: u64 },
+    LossNoticed {
+        host: HostIx,
+        coordinator_run: u64,
+    },
     /// Coordinator and agent try to connect.
-    LinkBack { host: HostIx, coordinator_run: u64 },
-    PartitionHeals { host: HostIx },
-    DiskFreed { host: HostIx },
-    AgentStarts { host: HostIx },
+    LinkBack {
+        host: HostIx,
+        coordinator_run: u64,
+    },
+    PartitionHeals {
+        host: HostIx,
+    },
+    DiskFreed {
+        host: HostIx,
+    },
+    AgentStarts {
+        host: HostIx,
+    },
+    AgentKilled {
+        host: HostIx,
+        run: u64,
+    },
     CoordinatorStarts,
-    CoordinatorTimer { coordinator_run: u64, timer: TimerId },
-    AgentTimer { at: At, timer: Timer },
+    CoordinatorTimer {
+        coordinator_run: u64,
+        timer: TimerId,
+    },
+    AgentTimer {
+        at: At,
+        timer: Timer,
+    },
     /// An act takes effect.
-    ActDue { at: At, ticket: Ticket },
+    ActDue {
+        at: At,
+        ticket: Ticket,
+    },
     /// What came of it is said, some time after.
     ActAnswers {
         at: At,
@@ -68,38 +93,89 @@ pub(crate) enum Event {
         result: Box<Result<Product, Trouble>>,
     },
     /// An act that waits for something has waited long enough.
-    ActLimit { at: At, ticket: Ticket },
+    ActLimit {
+        at: At,
+        ticket: Ticket,
+    },
     /// QEMU's run state changed.
-    QemuSays { host: HostIx, vm: VmIx, pid: u32 },
+    QemuSays {
+        host: HostIx,
+        vm: VmIx,
+        pid: u32,
+    },
     /// QEMU's process is gone.
-    QemuGone { at: At },
+    QemuGone {
+        at: At,
+    },
     /// A target's QEMU ends because its page stream did.
-    QemuDies { host: HostIx, vm: VmIx, pid: u32 },
+    QemuDies {
+        host: HostIx,
+        vm: VmIx,
+        pid: u32,
+    },
     /// The guest obeys its power button.
-    PowersOff { host: HostIx, vm: VmIx, pid: u32 },
+    PowersOff {
+        host: HostIx,
+        vm: VmIx,
+        pid: u32,
+    },
     /// An end of a page stream notices that it broke.
-    StreamBroke { at: At },
+    StreamBroke {
+        at: At,
+    },
     /// A page stream is through.
-    StreamDone { vm: VmIx, stream: u64 },
+    StreamDone {
+        vm: VmIx,
+        stream: u64,
+    },
     /// A frame or FIN comes out of the tunnel.
-    TunnelDelivers { vm: VmIx, tunnel: u64, what: InTunnel },
+    TunnelDelivers {
+        vm: VmIx,
+        tunnel: u64,
+        what: InTunnel,
+    },
     /// The source's end of a tunnel notices that it is broken.
-    TunnelBroken { at: At, tunnel: u64 },
+    TunnelBroken {
+        at: At,
+        tunnel: u64,
+    },
     /// A committed source connects its tunnel again.
-    TunnelAgain { at: At },
+    TunnelAgain {
+        at: At,
+    },
     /// The target tells the source that everything up to FIN is delivered.
-    FinDone { at: At, tunnel: u64 },
+    FinDone {
+        at: At,
+        tunnel: u64,
+    },
     /// The source has waited long enough for a marker.
-    LingerOver { at: At },
+    LingerOver {
+        at: At,
+    },
     /// A peer sends the next frame of a VM's flow.
-    PeerSends { vm: VmIx, flow: u64 },
-    FrameArrives { host: HostIx, vm: VmIx, frame: u64 },
+    PeerSends {
+        vm: VmIx,
+        flow: u64,
+    },
+    FrameArrives {
+        host: HostIx,
+        vm: VmIx,
+        frame: u64,
+    },
     /// The fabric learns that the VM is at a host.
-    Learned { vm: VmIx, host: HostIx },
+    Learned {
+        vm: VmIx,
+        host: HostIx,
+    },
     /// The announcement reaches the old place.
-    MarkerArrives { host: HostIx, vm: VmIx },
+    MarkerArrives {
+        host: HostIx,
+        vm: VmIx,
+    },
     /// The weather strikes by itself.
-    Strikes { what: Mischief },
+    Strikes {
+        what: Mischief,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,9 +18,18 @@ const ORDER_FAULTS: [(&str, OrderFault); 10] = [
     ("agent-dies", OrderFault::AgentDies),
     ("link-breaks", OrderFault::LinkBreaks),
     ("cut-off", OrderFault::Partitioned),
-    ("coord-unpersisted", OrderFault::CoordinatorDies(CrashPoint::BeforePersist)),
-    ("coord-persisted", OrderFault::CoordinatorDies(CrashPoint::AfterPersist)),
-    ("coord-half-sent", OrderFault::CoordinatorDies(CrashPoint::BetweenSends)),
+    (
+        "coord-unpersisted",
+        OrderFault::CoordinatorDies(CrashPoint::BeforePersist),
+    ),
+    (
+        "coord-persisted",
+        OrderFault::CoordinatorDies(CrashPoint::AfterPersist),
+    ),
+    (
+        "coord-half-sent",
+        OrderFault::CoordinatorDies(CrashPoint::BetweenSends),
+    ),
 ];
 
 const ACT_FAULTS: [(&str, ActFault); 9] = [
@@ -64,7 +73,8 @@ fn scenario(seed: u64, faults: Vec<Fault>) -> Scenario {
 fn run(seed: u64, faults: Vec<Fault>) -> Ending {
     let count = faults.len();
     let outcome = World::new(scenario(seed, faults.clone())).run();
-    let outcome = outcome.unwrap_or_else(|violation| panic!("seed {seed}, {faults:?}: {violation}: {violation:?}"));
+    let outcome =
+        outcome.unwrap_or_else(|violation| panic!("seed {seed}, {faults:?}: {violation}: {violation:?}"));
     assert_eq!(outcome.faults_struck, count, "{faults:?} did not strike");
     outcome.report.outcome
 }
@@ -136,7 +146,10 @@ fn order_table(seed: &mut u64) -> String {
                 order: row.order,
                 what: OrderFault::Lost,
             };
-            (format!("{:<8}{}", row.side, row.order), [first, vec![aim]].concat())
+            (
+                format!("{:<8}{}", row.side, row.order),
+                [first, vec![aim]].concat(),
+            )
         })
         .collect();
     let strike = |aim: &[Fault], what: OrderFault| {
@@ -160,18 +173,17 @@ fn act_table(seed: &mut u64) -> String {
                 what: ActFault::Fails,
             };
             let back = if first.is_empty() { "" } else { "back: " };
-            let side = if place == Place::Source { "source" } else { "target" };
+            let side = if place == Place::Source {
+                "source"
+            } else {
+                "target"
+            };
             (format!("{side:<8}{back}{act}"), [first, vec![aim]].concat())
         })
         .collect();
     let strike = |aim: &[Fault], what: ActFault| {
         let aimed = |fault: &Fault| match *fault {
-            Fault::Act { vm, place, act, .. } => Fault::Act {
-                vm,
-                place,
-                act,
-                what,
-            },
+            Fault::Act { vm, place, act, .. } => Fault::Act { vm, place, act, what },
             other => other,
         };
         aim.iter().map(aimed).collect()
@@ -199,12 +211,7 @@ fn write_table(seed: &mut u64) -> String {
     }
     let strike = |aim: &[Fault], what: WriteFault| {
         let aimed = |fault: &Fault| match *fault {
-            Fault::Write { vm, place, nth, .. } => Fault::Write {
-                vm,
-                place,
-                nth,
-                what,
-            },
+            Fault::Write { vm, place, nth, .. } => Fault::Write { vm, place, nth, what },
             other => other,
         };
         aim.iter().map(aimed).collect()
@@ -216,7 +223,12 @@ fn write_table(seed: &mut u64) -> String {
 fn each_order_act_and_record_and_each_fault_end_as_written_down() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/fault_matrix.txt");
     let mut seed = 0;
-    let matrix = [order_table(&mut seed), act_table(&mut seed), write_table(&mut seed)].join("\n");
+    let matrix = [
+        order_table(&mut seed),
+        act_table(&mut seed),
+        write_table(&mut seed),
+    ]
+    .join("\n");
     if std::env::var_os("UPDATE_GOLDENS").is_some() {
         std::fs::write(path, &matrix).expect("the golden can be written");
     }
@@ -236,11 +248,7 @@ fn the_order_table_follows_from_the_protocol() {
     for (index, (step, order)) in steps.enumerate() {
         for (offset, (name, what)) in ORDER_FAULTS.into_iter().enumerate() {
             let seed = (1_000 + index * ORDER_FAULTS.len() + offset) as u64;
-            let fault = Fault::Order {
-                vm: 1,
-                order,
-                what,
-            };
+            let fault = Fault::Order { vm: 1, order, what };
             let outcome = World::new(Scenario {
                 faults: vec![fault],
                 ..Scenario::calm(seed, BATCH, BATCH)

@@ -50,12 +50,18 @@ fn undone() -> Fault {
 
 #[test]
 fn an_agent_killed_as_it_starts_a_target_leaves_nothing() {
-    all_hold(&[act(TARGET, "spawn", ActFault::AgentDiesAfter)], &[Ending::RolledBack]);
+    all_hold(
+        &[act(TARGET, "spawn", ActFault::AgentDiesAfter)],
+        &[Ending::RolledBack],
+    );
 }
 
 #[test]
 fn a_target_whose_qemu_dies_between_the_decision_and_its_run_is_reported_as_lost() {
-    all_hold(&[act(TARGET, "run-arrived", ActFault::QemuDies)], &[Ending::CommittedWithLoss]);
+    all_hold(
+        &[act(TARGET, "run-arrived", ActFault::QemuDies)],
+        &[Ending::CommittedWithLoss],
+    );
 }
 
 #[test]
@@ -92,7 +98,10 @@ fn a_source_that_cannot_be_adopted_is_not_taken_for_gone() {
     // The first adoption, when the world begins, is the one that fails; the second VM stays where it is.
     for outcome in runs(&faults) {
         let outcome = outcome.expect("it is adopted later, and nowhere said to be gone");
-        assert!(matches!(outcome.report.outcome, Ending::RolledBack | Ending::Refused));
+        assert!(matches!(
+            outcome.report.outcome,
+            Ending::RolledBack | Ending::Refused
+        ));
     }
 }
 
@@ -136,7 +145,12 @@ fn a_lost_host_is_named_by_the_move_that_waits_for_it() {
 
 #[test]
 fn a_minute_without_a_network_ends() {
-    for order in [OrderKind::PreCopy, OrderKind::StopAndCopy, OrderKind::Activate, OrderKind::CloseSourceBuffer] {
+    for order in [
+        OrderKind::PreCopy,
+        OrderKind::StopAndCopy,
+        OrderKind::Activate,
+        OrderKind::CloseSourceBuffer,
+    ] {
         let cut_off = Fault::Order {
             vm: 1,
             order,

@@ -158,6 +158,7 @@ pub(super) fn without_process(record: Record) -> Role {
             let home = Home::new(spec, process, guest, true, None);
             let mut source = Source::adopted(home, of_before(migration), capturing, restoring, tunnels);
             source.ended = Some(GONE.to_owned());
+            source.orphaned = capturing;
             Role::Source(Box::new(source))
         }
         Place::Left { tunnels, closed, .. } => Role::Left(Left::new(spec, None, tunnels, closed)),

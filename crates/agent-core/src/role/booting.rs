@@ -102,7 +102,9 @@ impl Booting {
         if ticket != self.busy_with() {
             return Role::Booting(self);
         }
-        let place = self.place().map(|(spec, place)| super::record(spec, cx.epoch, place));
+        let place = self
+            .place()
+            .map(|(spec, place)| super::record(spec, cx.epoch, place));
         let Booting { spec, or, step } = self;
         match (step, result) {
             (Step::Admit(_), Ok(Product::Admitted { spec })) => Self::spawn(cx, spec, or),

@@ -54,6 +54,8 @@ pub(crate) struct Source {
     pub(super) stopped: bool,
     /// Why nothing of it can run any more.
     pub(super) ended: Option<String>,
+    /// Its QEMU was gone when this agent started: its buffers are not taken up.
+    pub(super) orphaned: bool,
     pub(super) doing: Doing,
 }
 
@@ -135,6 +137,7 @@ impl Source {
             tunnels,
             stopped: false,
             ended: None,
+            orphaned: false,
             doing: Doing::Nothing,
         }
     }
@@ -245,9 +248,13 @@ impl Source {
                 );
             }
             // It was told to run on the way back, and does: what it does from here on it does by itself.
-            Input::RunState(RunState::Running) if self.stopped && self.is_told_to_run() => self.stopped = false,
+            Input::RunState(RunState::Running) if self.stopped && self.is_told_to_run() => {
+                self.stopped = false
+            }
             // We only ever pause a guest.
-            Input::RunState(run) if !self.stopped || matches!(run, RunState::Panicked | RunState::DiskError) => {
+            Input::RunState(run)
+                if !self.stopped || matches!(run, RunState::Panicked | RunState::DiskError) =>
+            {
                 self.copying.heard = true;
                 if let Some(guest) = run.guest() {
                     self.home.guest = guest;

@@ -9,11 +9,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use transhume_agent_core::{Act, Effect, Machine, Ticket};
 use transhume_model::{Capacity, HostName};
-use transhume_protocol::message::{HostState, PROTOCOL_VERSION};
+use transhume_protocol::message::{HostState, PROTOCOL_VERSION, SourceFrames};
 
 use self::disk::Disk;
 use self::qemu::Qemu;
-use self::tap::{SourceSpool, TargetSpool, Tap};
+use self::tap::{SourceSpool, Tap, TargetSpool};
 use crate::network::{HostIx, Micros, VmIx};
 
 /// What of a VM is on a host, whoever knows of it. All of it carries the VM's mark.
@@ -116,6 +116,8 @@ pub(crate) struct Slot {
     /// Where the page stream is listened for.
     pub(crate) listener: Option<SocketAddr>,
     pub(crate) stream: Option<u64>,
+    /// What everything of it was ended with: the account is given again to whoever asks again.
+    pub(crate) account: Option<SourceFrames>,
 }
 
 impl Slot {
@@ -129,6 +131,7 @@ impl Slot {
             target: None,
             listener: None,
             stream: None,
+            account: None,
         }
     }
 

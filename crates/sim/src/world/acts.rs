@@ -146,7 +146,9 @@ impl World {
         if let Some(slot) = self.slot(at) {
             (slot.source, slot.target) = (None, None);
             (slot.listener, slot.stream) = (None, None);
+            slot.account = slot.account.or(source);
         }
+        let source = self.slot(at).and_then(|slot| slot.account);
         Ok(Some(Ok(Product::Ended { source })))
     }
 
@@ -328,17 +330,23 @@ impl World {
 
     /// QEMU says that something about its run state changed.
     pub(super) fn notice(&mut self, host: HostIx, vm: VmIx) {
+        self.notice_within(host, vm, NOTICE_MICROS_MAX);
+    }
+
+    pub(super) fn notice_within(&mut self, host: HostIx, vm: VmIx, micros_max: Micros) {
         let Some(qemu) = &self.hosts[host].things[vm].qemu else {
             return;
         };
         let pid = qemu.id.pid;
-        let delay = self.random.between(10, NOTICE_MICROS_MAX);
+        let delay = self.random.between(10, micros_max);
         self.network.after(delay, Event::QemuSays { host, vm, pid });
     }
 
     pub(super) fn qemu_says(&mut self, host: HostIx, vm: VmIx, pid: u32) -> Result<(), Violation> {
         use transhume_agent_core::Input;
-        let Some(at) = self.at(host, vm) else { return Ok(()) };
+        let Some(at) = self.at(host, vm) else {
+            return Ok(());
+        };
         let run = match &self.hosts[host].things[vm].qemu {
             Some(qemu) if qemu.id.pid == pid => qemu.run,
             Some(_) | None => return Ok(()),

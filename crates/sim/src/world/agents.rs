@@ -17,6 +17,8 @@ use crate::network::{At, Event, HostIx, MILLI, Micros, SECOND, VmIx};
 const ACT_MICROS_MAX: Micros = 30 * SECOND;
 /// A late answer comes within this.
 const LATE_MICROS_MAX: Micros = 20 * SECOND;
+/// An agent whose disk forgot something is killed within this.
+const FORGETS_MICROS_MAX: Micros = 30 * MILLI;
 /// How long most acts take.
 const ACT_MICROS: (Micros, Micros) = (20, 2 * MILLI);
 /// A full disk has room again within this.
@@ -29,10 +31,16 @@ pub(super) fn broken(what: &str) -> Trouble {
 impl World {
     /// An order reaches the agent.
     pub(super) fn obey(&mut self, host: HostIx, order: Order) -> Result<(), Violation> {
-        let Some(vm) = order.command.vm().and_then(|name| self.vm_places.get(name).copied()) else {
+        let Some(vm) = order
+            .command
+            .vm()
+            .and_then(|name| self.vm_places.get(name).copied())
+        else {
             return Ok(());
         };
-        let Some(at) = self.at(host, vm) else { return Ok(()) };
+        let Some(at) = self.at(host, vm) else {
+            return Ok(());
+        };
         if self.slot(at).is_none() {
             let name = self.hosts[host].name.clone();
             if let Some(outcome) = absent(&name, &order) {
@@ -95,6 +103,7 @@ impl World {
     /// Durable first; then signals, reports and effects. An agent that is killed on the way does nothing more.
     fn proceed(&mut self, at: At, ready: Ready) -> Result<(), Violation> {
         let mut written = Ok(());
+        let mut durable = true;
         if let Some(change) = ready.change() {
             let nth = self.count_write(at);
             let fault = self.write_fault(at, nth);
@@ -104,6 +113,7 @@ impl World {
                 Some(WriteFault::DiskFull) => self.disk_full(at.host),
                 Some(_) | None => {}
             }
+            durable = fault != Some(WriteFault::NotDurable);
             let disk = &mut self.hosts[at.host].disk;
             written = match fault {
                 Some(WriteFault::Fails) => Err("Input/output error".to_owned()),
@@ -111,8 +121,11 @@ impl World {
                 _ => disk.write(at.vm, change),
             };
             match fault {
-                Some(WriteFault::AgentDiesAfter | WriteFault::NotDurable) => {
-                    return self.agent_dies(at.host);
+                Some(WriteFault::AgentDiesAfter) => return self.agent_dies(at.host),
+                Some(WriteFault::NotDurable) => {
+                    let (host, run) = (at.host, at.run);
+                    let delay = self.random.between(50, FORGETS_MICROS_MAX);
+                    self.network.after(delay, Event::AgentKilled { host, run });
                 }
                 Some(WriteFault::Unreadable) => {
                     disk.spoil(at.vm);
@@ -125,7 +138,7 @@ impl World {
         let now = self.now_at(at.host);
         let Some(slot) = self.slot(at) else { return Ok(()) };
         let after = slot.machine.proceed(now, ready, written);
-        if changed {
+        if changed && durable {
             self.check_recovery(at)?;
         }
         for signal in after.signals {
@@ -246,7 +259,8 @@ impl World {
             (Some(result), Some(ActFault::Late)) => {
                 let delay = self.random.between(SECOND / 10, LATE_MICROS_MAX);
                 let result = Box::new(result);
-                self.network.after(delay, Event::ActAnswers { at, ticket, result });
+                self.network
+                    .after(delay, Event::ActAnswers { at, ticket, result });
                 Ok(())
             }
             (Some(result), Some(ActFault::AnsweredTwice)) => {
@@ -314,7 +328,8 @@ impl World {
     fn take_up(&mut self, at: At) -> Result<(), Violation> {
         let (now, host) = (self.now_at(at.host), &self.hosts[at.host]);
         let (name, vm) = (host.name.clone(), self.guests[at.vm].name.clone());
-        let stranded = |what: &str| Machine::stranded(name.clone(), vm.clone(), what.to_owned(), String::new());
+        let stranded =
+            |what: &str| Machine::stranded(name.clone(), vm.clone(), what.to_owned(), String::new());
         match host.disk.file(at.vm) {
             File::None if host.things[at.vm].is_empty() => Ok(()),
             File::None => {

@@ -322,12 +322,7 @@ impl World {
         }
     }
 
-    pub(super) fn tunnel_delivers(
-        &mut self,
-        vm: VmIx,
-        tunnel: u64,
-        what: InTunnel,
-    ) -> Result<(), Violation> {
+    pub(super) fn tunnel_delivers(&mut self, vm: VmIx, tunnel: u64, what: InTunnel) -> Result<(), Violation> {
         let host = self.guests[vm].target;
         let target = self.hosts[host].slot(vm).and_then(|slot| slot.target.as_ref());
         let whole = target.is_some_and(|target| target.tunnel == Some(tunnel));
@@ -380,7 +375,11 @@ impl World {
     }
 
     fn say_fin_done(&mut self, at: At) {
-        let closed = self.things(at).target_spool.as_ref().is_some_and(|spool| spool.closed);
+        let closed = self
+            .things(at)
+            .target_spool
+            .as_ref()
+            .is_some_and(|spool| spool.closed);
         let tunnel = self
             .slot(at)
             .and_then(|slot| slot.target.as_ref())
@@ -443,7 +442,9 @@ impl World {
     }
 
     pub(super) fn marker_arrived(&mut self, host: HostIx, vm: VmIx) -> Result<(), Violation> {
-        let Some(at) = self.at(host, vm) else { return Ok(()) };
+        let Some(at) = self.at(host, vm) else {
+            return Ok(());
+        };
         if let Some(source) = self.slot(at).and_then(|slot| slot.source.as_mut()) {
             source.marker_seen |= source.stage == Stage::Capturing;
             self.forward(host, vm);
@@ -464,9 +465,7 @@ impl World {
         let Some(at) = self.at(self.guests[vm].source, vm) else {
             return;
         };
-        let source = self.hosts[at.host]
-            .slot(vm)
-            .and_then(|slot| slot.source.as_ref());
+        let source = self.hosts[at.host].slot(vm).and_then(|slot| slot.source.as_ref());
         if source.is_some_and(|source| source.tunnel == Some(tunnel)) {
             let delay = self.random.between(10, NOTICE_MICROS_MAX);
             self.network.after(delay, Event::TunnelBroken { at, tunnel });

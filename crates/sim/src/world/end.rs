@@ -180,7 +180,9 @@ impl World {
         let guest = &self.guests[vm];
         let qemu = self.hosts[here].things[vm].qemu.as_ref();
         let what = match (role, qemu) {
-            (VmRole::Off, None) if self.hosts[here].things[vm].have_files() => "something is left of it".to_owned(),
+            (VmRole::Off, None) if self.hosts[here].things[vm].have_files() => {
+                "something is left of it".to_owned()
+            }
             (VmRole::Off, None) if guest.killed || guest.is_off() => return Ok(()),
             (VmRole::Home, Some(qemu)) => {
                 let truly = qemu.runs();
@@ -188,7 +190,10 @@ impl World {
                 if fits {
                     return Ok(());
                 }
-                format!("it is {:?} and said to be {said:?}, its guest {:?}", qemu.run, guest.kind)
+                format!(
+                    "it is {:?} and said to be {said:?}, its guest {:?}",
+                    qemu.run, guest.kind
+                )
             }
             (role, qemu) => format!("it is {role:?}, its QEMU {qemu:?}, its guest {:?}", guest.kind),
         };
@@ -199,7 +204,8 @@ impl World {
     fn check_loss(&self, vm: VmIx, line: &VmReport) -> Result<(), Violation> {
         let guest = &self.guests[vm];
         let lives = self.hosts[guest.target].things[vm].qemu.is_some();
-        let activated = |entry: &JournalEntry| matches!(entry, JournalEntry::VmActivated { vm, .. } if *vm == guest.name);
+        let activated =
+            |entry: &JournalEntry| matches!(entry, JournalEntry::VmActivated { vm, .. } if *vm == guest.name);
         let arrived = lives || guest.is_off() || self.coordinator.journal.iter().any(activated);
         let what = match (&line.lost, guest.committed) {
             (Some(_), _) if lives => "it is reported as lost and runs",

@@ -22,7 +22,10 @@ impl World {
     }
 
     pub(super) fn order_fault(&mut self, order: &Order) -> Option<OrderFault> {
-        let vm = order.command.vm().and_then(|name| self.vm_places.get(name).copied())?;
+        let vm = order
+            .command
+            .vm()
+            .and_then(|name| self.vm_places.get(name).copied())?;
         let kind = order.command.kind();
         self.aimed(|fault| match fault {
             Fault::Order {
@@ -47,12 +50,9 @@ impl World {
     pub(super) fn act_fault(&mut self, at: At, name: &str) -> Option<ActFault> {
         let here = self.place(at);
         let aimed = self.aimed(|fault| match fault {
-            Fault::Act {
-                vm,
-                place,
-                act,
-                what,
-            } if *vm == at.vm && *place == here && *act == name => Some(*what),
+            Fault::Act { vm, place, act, what } if *vm == at.vm && *place == here && *act == name => {
+                Some(*what)
+            }
             _ => None,
         });
         if aimed.is_some() {
@@ -67,12 +67,9 @@ impl World {
     pub(super) fn write_fault(&mut self, at: At, count: usize) -> Option<WriteFault> {
         let here = self.place(at);
         let aimed = self.aimed(|fault| match fault {
-            Fault::Write {
-                vm,
-                place,
-                nth,
-                what,
-            } if *vm == at.vm && *place == here && *nth == count => Some(*what),
+            Fault::Write { vm, place, nth, what } if *vm == at.vm && *place == here && *nth == count => {
+                Some(*what)
+            }
             _ => None,
         });
         if aimed.is_some() {

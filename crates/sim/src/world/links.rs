@@ -58,8 +58,7 @@ impl World {
         let Some(link) = self.links[host] else { return };
         let order = Box::new(order);
         let event = Event::OrderArrives { host, link, order };
-        self.network
-            .send(&mut self.random, Channel::Orders(host), event);
+        self.network.send(&mut self.random, Channel::Orders(host), event);
         if self.chance(self.scenario.weather.link_breaks) {
             self.break_link(host);
         }
@@ -236,8 +235,7 @@ impl World {
         for _ in 0..1 + usize::from(twice) {
             let report = Box::new(report.clone());
             let event = Event::ReportArrives { host, link, report };
-            self.network
-                .send(&mut self.random, Channel::Reports(host), event);
+            self.network.send(&mut self.random, Channel::Reports(host), event);
         }
         if self.chance(self.scenario.weather.link_breaks) {
             self.break_link(host);

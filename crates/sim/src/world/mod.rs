@@ -143,10 +143,7 @@ impl World {
         }
         let all: Vec<_> = world.request.batches.iter().flatten().cloned().collect();
         for (vm, moved) in all.into_iter().enumerate() {
-            let (source, target) = (
-                world.host_places[&moved.source],
-                world.host_places[&moved.target],
-            );
+            let (source, target) = (world.host_places[&moved.source], world.host_places[&moved.target]);
             let kind = world.scenario.guest(vm);
             let name = moved.spec.name.clone();
             world.vm_places.insert(name.clone(), vm);
@@ -307,6 +304,11 @@ impl World {
             Event::PartitionHeals { host } => self.partition_heals(host),
             Event::DiskFreed { host } => self.hosts[host].disk.full -= 1,
             Event::AgentStarts { host } => self.agent_starts(host)?,
+            Event::AgentKilled { host, run } => {
+                if self.hosts[host].run() == Some(run) {
+                    self.agent_dies(host)?;
+                }
+            }
             Event::CoordinatorStarts => self.coordinator_starts()?,
             Event::CoordinatorTimer {
                 coordinator_run,

@@ -60,11 +60,7 @@ impl World {
 
     fn one_of_its_hosts(&self, vm: VmIx, host: HostIx) -> HostIx {
         let guest = &self.guests[vm];
-        if host % 2 == 0 {
-            guest.source
-        } else {
-            guest.target
-        }
+        if host % 2 == 0 { guest.source } else { guest.target }
     }
 
     fn step_clock(&mut self, host: HostIx) {
@@ -83,9 +79,10 @@ impl World {
         };
         self.mark_lost(host, vm, &qemu);
         let end = self.at(host, vm);
-        if self.streams[vm].as_ref().is_some_and(|stream| {
-            [stream.source.host, stream.target.host].contains(&host)
-        }) {
+        if self.streams[vm]
+            .as_ref()
+            .is_some_and(|stream| [stream.source.host, stream.target.host].contains(&host))
+        {
             self.stream_breaks(vm)?;
         }
         if let Some(at) = end {
@@ -101,7 +98,11 @@ impl World {
         use transhume_agent_core::{Act, Trouble};
         use transhume_protocol::message::FaultKind;
         let waits = |act: &Act| matches!(act, Act::FinishCopy { .. } | Act::AwaitLoaded);
-        self.answer_waiting(at, waits, Err(Trouble::failed(FaultKind::Qemu, "its QEMU is gone")))
+        self.answer_waiting(
+            at,
+            waits,
+            Err(Trouble::failed(FaultKind::Qemu, "its QEMU is gone")),
+        )
     }
 
     /// Whether the only copy of the VM may have been in this process.
@@ -166,17 +167,32 @@ impl World {
     /// ours.
     fn user_pauses(&mut self, vm: VmIx) {
         let guest = &self.guests[vm];
-        let record = self.hosts[guest.source].disk.record(vm).map(|record| &record.place);
-        let captures = matches!(record, Some(transhume_agent_core::Place::Source { capturing: true, .. }));
-        if captures && !guest.committed {
+        let record = self.hosts[guest.source]
+            .disk
+            .record(vm)
+            .map(|record| &record.place);
+        let leaves = match record {
+            Some(transhume_agent_core::Place::Source { capturing, .. }) => {
+                let machine = self.machine(guest.source, vm);
+                *capturing || machine.is_none_or(|machine| machine.busy_with().is_some())
+            }
+            Some(_) | None => false,
+        };
+        if leaves && !guest.committed {
             return;
         }
-        let there = self.machine(guest.target, vm).and_then(|machine| machine.vm_state());
+        let there = self
+            .machine(guest.target, vm)
+            .and_then(|machine| machine.vm_state());
         let arrives = there.is_some_and(|state| matches!(state.role, VmRole::Target | VmRole::Arrived));
         if guest.committed && (arrives || self.machine(guest.target, vm).is_none()) {
             return;
         }
-        self.running_guest_falls(vm, RunState::Paused, GuestKind::Paused);
+        // QEMU says so before the next order can come.
+        if let Some(host) = self.runs_on(vm) {
+            self.guest_falls(host, vm, RunState::Paused, GuestKind::Paused);
+            self.notice_within(host, vm, 10);
+        }
     }
 
     /// Only while nobody else holds the guest: a user who lets a captured guest run breaks what no agent can mend.
@@ -192,7 +208,8 @@ impl World {
         });
         let state = self.machine(host, vm).and_then(|machine| machine.vm_state());
         let arrives = guest.committed && state.is_none_or(|state| state.role != VmRole::Home);
-        if guest.kind != GuestKind::Paused || captured || arrives || self.hosts[host].things[vm].tap.is_none() {
+        if guest.kind != GuestKind::Paused || captured || arrives || self.hosts[host].things[vm].tap.is_none()
+        {
             return Ok(());
         }
         let Some(qemu) = &mut self.hosts[host].things[vm].qemu else {
