@@ -104,7 +104,7 @@ impl Scenario {
             migration: MigrationId(1),
             cluster: name("herd"),
             mode: self.mode,
-            epoch: Epoch(1),
+            epoch: Epoch(2),
             from: (0..self.sources).map(|index| host("s", index)).collect(),
             to: (0..self.targets).map(|index| host("t", index)).collect(),
             batches: vms.chunks(self.batch).map(<[MoveVm]>::to_vec).collect(),

@@ -93,9 +93,8 @@ impl World {
                 self.obey(host, order)
             }
             Some(OrderFault::StaleCopyFirst) => {
-                let stale = Epoch(order.epoch.0.saturating_sub(1));
                 let copy = Order {
-                    epoch: stale,
+                    epoch: Epoch(0),
                     ..order.clone()
                 };
                 self.obey(host, copy)?;

@@ -205,7 +205,7 @@ impl World {
         let record = transhume_agent_core::Record {
             version: transhume_agent_core::RECORD_VERSION,
             spec,
-            epoch: Epoch(0),
+            epoch: Epoch(1),
             place,
         };
         let change = transhume_agent_core::Change::Write(Box::new(record));
