@@ -1,15 +1,25 @@
-# make demo: a real cluster walks from two hosts to two others, with traffic running.
-# make test: everything that is checked before a change lands.
-# make fuzz EXECUTIONS=10000000: the parsers of bytes from the wire, against anything.
+# make demo:  a real cluster walks from two hosts to two others, with traffic running.
+# make quick: what is worth running before every commit; no root, no QEMU.
+# make test:  everything that is checked before a change lands.
+# make soak:  what takes hours. CONTRIBUTING.md tells the tiers and their times.
 
 CARGO ?= cargo
 EXECUTIONS ?= 1000000
 TRANSHUME := target/debug/transhume
+# The version that is installed where there is none.
+NEXTEST := 0.9.143
+# Every tier builds all packages with the same features, so that each dependency is built once.
+TESTS := $(CARGO) nextest run --locked --workspace
 
-.PHONY: setup build demo test check unit lab-test licences fuzz
+# Tiers share one machine; within a tier nextest decides what runs side by side.
+.NOTPARALLEL:
+.PHONY: setup nextest build demo image check deny tiers doc-tests quick-tests quick net qemu lab test soak fuzz
 
 setup:
 	scripts/setup.sh
+
+nextest:
+	@$(CARGO) nextest --version > /dev/null 2>&1 || $(CARGO) install --locked cargo-nextest --version $(NEXTEST)
 
 build: setup
 	$(CARGO) build --locked -p transhume
@@ -17,28 +27,52 @@ build: setup
 demo: build
 	scripts/demo.sh $(TRANSHUME)
 
-# One selection of packages, so that every dependency is built once; one test at a time, because there is one machine to be a data
-# centre. The binary's own tests come first by name; its labs unpack the kernel that QEMU's tests boot.
-test: setup check
-	CARGO='$(CARGO)' scripts/test.sh
+# The guests' kernel, fetched once and kept, and an initramfs for it.
+image:
+	$(CARGO) build --locked --workspace --examples
+	target/debug/examples/image
 
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	scripts/licences.sh
 	scripts/docs.py
+	scripts/comments.py --check
 
-# Pure parts, parsers, codecs, planner, the simulation: no root, no network.
-unit:
-	$(CARGO) test --locked --workspace --exclude transhume-lab --exclude transhume-qemu --exclude transhume-netbuf --exclude transhume
+# Needs cargo-deny and says so: building it takes longer than all of `make quick`.
+deny:
+	scripts/deny.sh
 
-# Real kernel, real QEMU, whole labs: one after the other. The lab comes before QEMU's own tests: it unpacks the guests' kernel.
-lab-test:
-	$(CARGO) test --locked -p transhume-netbuf -- --test-threads=1
-	$(CARGO) test --locked -p transhume-lab -- --test-threads=1
-	$(CARGO) test --locked -p transhume-qemu -- --test-threads=1
-	$(CARGO) test --locked -p transhume -- --test-threads=1
+# Each test has exactly one tier.
+tiers: nextest
+	CARGO='$(CARGO)' scripts/tiers.py
 
-# Needs cargo-fuzz and says so; the compiler is the usual one.
+quick-tests: nextest
+	$(TESTS)
+
+# nextest runs no doc tests; those that must not compile are among them.
+doc-tests:
+	$(CARGO) test --quiet --locked --workspace --doc
+
+quick: check tiers quick-tests doc-tests
+
+net: nextest
+	$(TESTS) --profile net
+
+qemu: nextest image
+	$(TESTS) --profile qemu
+
+lab: nextest image
+	$(TESTS) --profile lab
+
+test: setup quick net qemu lab
+
+# Tests that are ignored for their length, then the fuzz targets.
+soak: nextest image
+	$(TESTS) --cargo-profile release --profile soak --run-ignored only --no-tests pass
+	scripts/fuzz.sh $(EXECUTIONS)
+
+# The parsers of bytes from the wire, against anything. Needs cargo-fuzz and says so; the compiler is
+# the usual one. `make fuzz EXECUTIONS=10000000`.
 fuzz:
 	scripts/fuzz.sh $(EXECUTIONS)

@@ -42,7 +42,7 @@ for number, line in enumerate((ROOT / "docs/paper-map.md").read_text().splitline
 if not rows:
     wrong.append("docs/paper-map.md: there is no row")
 
-for page in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *ROOT.glob("docs/**/*.md")]:
+for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if "://" not in target and not (page.parent / target).exists():
             wrong.append(f"{page.relative_to(ROOT)}: links to {target}, which is not there")

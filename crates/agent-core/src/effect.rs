@@ -137,8 +137,12 @@ pub enum Act {
         /// Of the order.
         epoch: Epoch,
     },
-    /// Step 8, the guest as it is to be: captured frames in order, then the announcement. `Announced`.
-    ActivateBuffer,
+    /// Step 8, the guest as it is to be: captured frames in order, then the announcement. `Announced`. The epoch is that of an
+    /// `Activate` order: a guest that stays stopped is at home here from now on.
+    ActivateBuffer {
+        /// Of the order.
+        epoch: Epoch,
+    },
     /// Step 9 at the target: on FIN the plug opens. `TargetFrames`. Takes as long as its limits allow.
     FinishTargetBuffer,
 }
@@ -173,7 +177,7 @@ impl Act {
             Act::PutBack => "put-back",
             Act::OpenTargetBuffer { .. } => "open-target-buffer",
             Act::RunArrived { .. } => "run-arrived",
-            Act::ActivateBuffer => "activate-buffer",
+            Act::ActivateBuffer { .. } => "activate-buffer",
             Act::FinishTargetBuffer => "finish-target-buffer",
         }
     }

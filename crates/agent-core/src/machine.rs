@@ -258,6 +258,12 @@ impl Machine {
         }
     }
 
+    /// Orders that waited while the VM went. Where it is gone whoever holds the machines takes them again: one of them may begin
+    /// something anew.
+    pub fn into_postponed(self) -> Vec<Order> {
+        self.state.postponed.into()
+    }
+
     /// The next order that had to wait, if its time has come. Ask until there is none.
     pub fn next(&mut self, now: Now) -> Option<Ready> {
         if self.is_gone() {

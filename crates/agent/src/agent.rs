@@ -1,263 +1,220 @@
 //! The agent as a whole: who is here, who takes which order, what the host says of itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::mpsc;
-use transhume_model::{Epoch, Mebibytes, OrderId, VmName, WallMicros};
+use tokio::sync::{mpsc, oneshot};
+use transhume_agent_core::{Machine, Ready, absent};
+use transhume_model::{Epoch, Mebibytes, VmName};
 use transhume_protocol::message::{
-    Command, Fault, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, QemuState, Refusal, RefusalKind,
-    Report, VmState,
+    Command, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, Report, Stranded, VmState,
 };
 
-use transhume_qemu::Launcher;
-
-use crate::config::Config;
+use crate::clock::wall;
+use crate::context::{Context, locked};
 use crate::dirty_rate;
-use crate::host::Book;
 use crate::limits::ORDERS_WAITING_MAX;
-use crate::link::{Desk, Reports};
-use crate::page_stream::{PageShare, Pages, Tls};
-use crate::record::Record;
-use crate::vm;
+use crate::link::OrderHandler;
+use crate::vm::{Farewell, Snapshot, VmTask};
 
-/// What all tasks of the agent share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) reports: Reports,
-    /// What starts VMs here, or why nothing can.
-    pub(crate) launcher: Result<Launcher, String>,
-    pub(crate) pages: Pages,
-    agent_run: u64,
-    book: Mutex<Book>,
-    vms: Mutex<HashMap<VmName, Entry>>,
+/// All VMs of this host. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Agent {
+    context: Arc<Context>,
+    /// Differs after each start.
+    run: u64,
+    vms: Arc<Mutex<HashMap<VmName, Entry>>>,
 }
 
 /// A VM's task, seen from outside.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Entry {
     orders: mpsc::Sender<Order>,
-    seen: Arc<Mutex<vm::Seen>>,
+    snapshot: Arc<Mutex<Snapshot>>,
 }
 
-/// The wall clock of this host.
-pub(crate) fn wall() -> WallMicros {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    WallMicros(since_1970.map_or(0, |time| time.as_micros() as u64))
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no holder of this lock panics")
-}
-
-impl Shared {
-    pub(crate) fn new(config: Config, launcher: Result<Launcher, String>, tls: Option<Tls>) -> Arc<Self> {
-        let pages = Pages {
-            share: PageShare::new(config.pages.store_bytes_max),
-            classes: config.pages.classes(),
-            tls,
-        };
-        let book = Mutex::new(Book::new(config.capacity));
-        Arc::new(Self {
-            config,
-            reports: Reports::default(),
-            launcher,
-            pages,
-            agent_run: wall().0,
-            book,
-            vms: Mutex::default(),
-        })
+impl Agent {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            run: wall().0,
+            vms: Arc::default(),
+        }
     }
 
-    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        locked(&self.book)
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
     }
 
-    /// Answers an order, or speaks up by itself (`order` absent).
-    pub(crate) fn report(&self, order: Option<OrderId>, epoch: Epoch, vm: Option<VmName>, outcome: Outcome) {
-        tracing::debug!(
-            vm = vm.as_ref().map(VmName::as_str),
-            outcome = outcome.name(),
-            "report"
-        );
-        self.reports.send(Report {
-            order,
-            epoch,
+    /// Starts the task of a VM that an earlier agent left; told when it is taken over.
+    pub(crate) fn enlist(&self, machine: Machine, first: Option<Ready>) -> oneshot::Receiver<()> {
+        let (name, (entry, taken_over)) = (machine.name().clone(), self.start(machine, first));
+        locked(&self.vms).insert(name, entry);
+        taken_over
+    }
+
+    fn start(&self, machine: Machine, first: Option<Ready>) -> (Entry, oneshot::Receiver<()>) {
+        let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
+        let snapshot = Arc::new(Mutex::new(Snapshot::default()));
+        let (told, taken_over) = oneshot::channel();
+        let context = self.context.clone();
+        let task = VmTask::new(context, machine, first, queue, snapshot.clone(), told);
+        let agent = self.clone();
+        tokio::spawn(async move {
+            let name = task.name().clone();
+            let farewell = task.run().await;
+            agent.part_with(&name, farewell);
+        });
+        (Entry { orders, snapshot }, taken_over)
+    }
+
+    /// Nothing of the VM is here any more. It is struck out before its last answer, so that the next order finds no task that ends.
+    fn part_with(&self, vm: &VmName, farewell: Farewell) {
+        let Farewell {
+            reports,
+            mut postponed,
+            mut orders,
+        } = farewell;
+        tokio::task::block_in_place(|| self.forget(vm));
+        {
+            let mut vms = locked(&self.vms);
+            vms.remove(vm);
+            // Nobody can send any more.
+            while let Ok(order) = orders.try_recv() {
+                postponed.push(order);
+            }
+        }
+        self.context.reservations().release(vm);
+        for report in reports {
+            self.context.reports.send(report);
+        }
+        for order in postponed {
+            self.hand_over(order, vm);
+        }
+    }
+
+    /// A VM that was stranded without a record leaves a directory without one.
+    fn forget(&self, vm: &VmName) {
+        if let Err(error) = self.context.store.forget(vm) {
+            tracing::error!(%vm, "its directory stays behind: {}", crate::text::chain(&error));
+        }
+    }
+
+    fn report(&self, order: &Order, vm: Option<VmName>, outcome: Outcome) {
+        self.context.reports.send(Report {
+            order: Some(order.id),
+            epoch: order.epoch,
             vm,
             at: wall(),
             outcome,
         });
     }
 
-    /// Starts the task of a VM that is here, or is to come.
-    pub(crate) fn enlist(self: &Arc<Self>, record: Record, life: vm::Life, alarms: vm::Alarms) {
-        let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
-        let seen = Arc::new(Mutex::new(vm::Seen {
-            state: vm::state(&record, false),
-            at_home: None,
-        }));
-        let entry = Entry {
-            orders,
-            seen: seen.clone(),
+    fn hand_over(&self, order: Order, vm: &VmName) {
+        let refused = {
+            let mut vms = locked(&self.vms);
+            if !vms.contains_key(vm) {
+                if let Some(outcome) = absent(&self.context.config.host, &order) {
+                    drop(vms);
+                    return self.report(&order, Some(vm.clone()), outcome);
+                }
+                let machine = Machine::new(self.context.config.host.clone(), vm.clone());
+                vms.insert(vm.clone(), self.start(machine, None).0);
+            }
+            let Some(entry) = vms.get(vm) else { return };
+            match entry.orders.try_send(order) {
+                Ok(()) => return,
+                Err(refused) => refused.into_inner(),
+            }
         };
-        locked(&self.vms).insert(record.spec.name.clone(), entry);
-        tokio::spawn(vm::run(self.clone(), record, life, queue, seen, alarms));
+        let reason = format!("VM {vm} has {ORDERS_WAITING_MAX} orders waiting, or its task has broken");
+        let trouble = transhume_agent_core::Trouble::failed(FaultKind::Internal, reason);
+        self.report(&refused, Some(vm.clone()), trouble.into());
     }
 
-    /// Forgets a VM whose task ends.
-    pub(crate) fn dismiss(&self, vm: &VmName) {
-        locked(&self.vms).remove(vm);
-        self.book().release(vm);
-    }
-
-    /// The usable QEMU, or why there is none.
-    pub(crate) fn qemu(&self) -> Result<QemuState, String> {
-        let launcher = self.launcher.as_ref().map_err(String::clone)?;
-        Ok(QemuState {
-            version: launcher.binary().version(),
-            machines: launcher.binary().machines().to_vec(),
-            accel: launcher.accel().name().to_owned(),
-        })
+    fn snapshots(&self) -> Vec<Snapshot> {
+        let vms = locked(&self.vms);
+        vms.values()
+            .map(|entry| locked(&entry.snapshot).clone())
+            .collect()
     }
 
     fn host_state(&self) -> HostState {
-        let mut vms: Vec<VmState> = locked(&self.vms)
-            .values()
-            .map(|entry| locked(&entry.seen).state.clone())
-            .collect();
+        let context = &self.context;
+        let (mut vms, mut stranded) = (Vec::<VmState>::new(), Vec::<Stranded>::new());
+        for snapshot in self.snapshots() {
+            vms.extend(snapshot.state);
+            stranded.extend(snapshot.stranded);
+        }
         vms.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        stranded.sort_by(|a, b| a.vm.cmp(&b.vm));
         HostState {
             protocol: PROTOCOL_VERSION,
-            host: self.config.host.clone(),
-            agent_run: self.agent_run,
-            capacity: self.config.capacity,
-            free: self.book().free(),
-            qemu: self.qemu().ok(),
-            qemu_error: self.qemu().err(),
-            mtu_max: self.config.mtu_max,
+            host: context.config.host.clone(),
+            agent_run: self.run,
+            capacity: context.config.capacity,
+            free: context.reservations().free(),
+            qemu: context.qemu().ok(),
+            qemu_error: context.qemu().err(),
+            mtu_max: context.config.mtu_max,
             vms,
-            stranded: Vec::new(),
-            dirty: BTreeMap::new(),
+            stranded,
+            dirty: Default::default(),
         }
     }
 
     /// VMs that are at home here and run, of those named; each with its memory.
     fn at_home(&self, names: &[VmName]) -> Vec<(transhume_qemu::Vm, Mebibytes)> {
         let wanted: BTreeSet<&VmName> = names.iter().collect();
-        let vms = locked(&self.vms);
-        let entries = vms.iter().filter(|(name, _)| wanted.contains(name));
-        let at_home = entries.filter_map(|(_, entry)| {
-            let seen = locked(&entry.seen);
-            Some((seen.at_home.clone()?, seen.state.spec.memory))
+        let snapshots = self.snapshots().into_iter();
+        let at_home = snapshots.filter_map(|snapshot| {
+            let spec = snapshot.state?.spec;
+            let vm = snapshot.at_home.filter(|_| wanted.contains(&spec.name))?;
+            Some((vm, spec.memory))
         });
         at_home.collect()
     }
 
-    /// Message B with the dirty rates that were asked for, as far as they can be had in time (§2.2.2).
-    async fn measured_state(&self, dirty_of: &[VmName]) -> HostState {
-        let dirty = dirty_rate::measure(self.at_home(dirty_of)).await;
-        HostState {
-            dirty,
-            ..self.host_state()
-        }
-    }
-
-    /// Message B. A measurement takes its time; other orders do not wait for it.
-    fn answer_inspect(self: &Arc<Self>, order: Order) {
-        let shared = self.clone();
-        let answer = move |state| {
-            let outcome = Outcome::Host(Box::new(state));
-            shared.report(Some(order.id), order.epoch, None, outcome);
+    /// Message B, with the dirty rates that were asked for, as far as they can be had in time (§2.2.2). A measurement takes its
+    /// time; other orders do not wait for it.
+    fn answer_inspect(&self, order: Order) {
+        let dirty_of = match &order.command {
+            Command::Inspect { dirty_of } => dirty_of.clone(),
+            _ => Vec::new(),
         };
-        match order.command {
-            Command::Inspect { dirty_of } if !dirty_of.is_empty() => {
-                let shared = self.clone();
-                tokio::spawn(async move { answer(shared.measured_state(&dirty_of).await) });
-            }
-            _ => answer(self.host_state()),
+        if dirty_of.is_empty() {
+            return self.report(&order, None, Outcome::Host(Box::new(self.host_state())));
         }
-    }
-
-    /// The answer to an order about a VM that is not here.
-    fn without_vm(self: &Arc<Self>, order: &Order, vm: &VmName) -> Option<Outcome> {
-        match &order.command {
-            Command::Inspect { .. } => None,
-            Command::StartVm { spec } | Command::Reserve { spec, .. } => {
-                let record = Record::expected(spec.clone(), order.epoch);
-                self.enlist(record, vm::Life::Expected, vm::alarms());
-                None
-            }
-            Command::DestroyVm { .. } => Some(Outcome::Destroyed),
-            Command::Discard { .. } => Some(Outcome::Discarded { frames: None }),
-            Command::AbortTarget { .. } => Some(Outcome::TargetDropped),
-            Command::Prepare { .. }
-            | Command::PreCopy { .. }
-            | Command::OpenSourceBuffer { .. }
-            | Command::OpenTargetBuffer { .. }
-            | Command::ConnectBuffers { .. }
-            | Command::Capture { .. }
-            | Command::StopAndCopy { .. }
-            | Command::AwaitLoaded { .. }
-            | Command::Commit { .. }
-            | Command::StopVm { .. }
-            | Command::Activate { .. }
-            | Command::CloseSourceBuffer { .. }
-            | Command::CloseTargetBuffer { .. }
-            | Command::AbortSource { .. } => Some(Outcome::Refused(Refusal {
-                kind: RefusalKind::UnknownVm,
-                reason: format!(
-                    "host {} has no VM {vm}, so {} cannot be done",
-                    self.config.host,
-                    order.command.name()
-                ),
-                hint: "`transhume cluster show` tells where each VM runs".to_owned(),
-            })),
-        }
-    }
-
-    fn hand_over(&self, order: Order, vm: &VmName) {
-        let entry = locked(&self.vms).get(vm).cloned();
-        let (id, epoch) = (order.id, order.epoch);
-        let Some(entry) = entry else { return };
-        if entry.orders.try_send(order).is_err() {
-            let fault = Fault {
-                kind: FaultKind::Internal,
-                reason: format!(
-                    "VM {vm} has {ORDERS_WAITING_MAX} orders waiting, or its task has just ended"
-                ),
-                hint: None,
+        let agent = self.clone();
+        tokio::spawn(async move {
+            let dirty = dirty_rate::measure(agent.at_home(&dirty_of)).await;
+            let state = HostState {
+                dirty,
+                ..agent.host_state()
             };
-            self.report(Some(id), epoch, Some(vm.clone()), Outcome::Failed(fault));
-        }
+            agent.report(&order, None, Outcome::Host(Box::new(state)));
+        });
     }
 }
 
-/// [`Desk`] of this agent.
-#[derive(Clone)]
-pub(crate) struct Agent(pub(crate) Arc<Shared>);
-
-impl Desk for Agent {
+impl OrderHandler for Agent {
     async fn greeting(&self) -> Report {
-        let outcome = Outcome::Host(Box::new(self.0.host_state()));
         Report {
             order: None,
             epoch: Epoch::default(),
             vm: None,
             at: wall(),
-            outcome,
+            outcome: Outcome::Host(Box::new(self.host_state())),
         }
     }
 
     async fn take(&self, order: Order) {
-        let shared = &self.0;
-        let Some(vm) = order.command.vm().cloned() else {
-            return shared.answer_inspect(order);
-        };
-        let here = locked(&shared.vms).contains_key(&vm);
-        if !here && let Some(answer) = shared.without_vm(&order, &vm) {
-            return shared.report(Some(order.id), order.epoch, Some(vm), answer);
+        match order.command.vm().cloned() {
+            Some(vm) => self.hand_over(order, &vm),
+            None => self.answer_inspect(order),
         }
-        shared.hand_over(order, &vm);
     }
 }
+
+#[cfg(test)]
+mod tests;

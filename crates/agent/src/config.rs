@@ -163,11 +163,6 @@ impl Config {
             source: Box::new(source),
         })
     }
-
-    /// The directory of one VM's record, sockets and logs.
-    pub(crate) fn vm_dir(&self, vm: &transhume_model::VmName) -> PathBuf {
-        self.state_dir.join("vms").join(vm.as_str())
-    }
 }
 
 #[cfg(test)]

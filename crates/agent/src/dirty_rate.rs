@@ -9,7 +9,7 @@ use transhume_model::{Mebibytes, VmName};
 use transhume_protocol::message::{DIRTY_RATE_MS_MAX, DirtyRate};
 use transhume_qemu::Vm;
 
-use crate::vm::chain;
+use crate::text::chain;
 
 /// Measures every VM; `vms` pairs each with its memory.
 pub(crate) async fn measure(vms: Vec<(Vm, Mebibytes)>) -> BTreeMap<VmName, DirtyRate> {

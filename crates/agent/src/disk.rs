@@ -52,16 +52,24 @@ pub(crate) enum DiskError {
 pub(crate) async fn probe(disk: &Disk) -> Result<(), DiskError> {
     match disk {
         Disk::Nbd { host, port, export } => probe_nbd(&format!("{host}:{port}"), export).await,
-        Disk::File { path } => tokio::fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .await
-            .map(|_| ())
-            .map_err(|source| DiskError::NoFile {
-                path: path.clone(),
-                source,
-            }),
+        Disk::File { path } => {
+            let opened = timeout(DISK_PROBE_MAX, open_for_writing(path)).await;
+            opened
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                .map_err(|source| DiskError::NoFile {
+                    path: path.clone(),
+                    source,
+                })
+        }
     }
+}
+
+/// Without waiting for what is no disk: a FIFO, or a device that is not ready.
+async fn open_for_writing(path: &std::path::Path) -> io::Result<()> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut options = tokio::fs::OpenOptions::new();
+    options.write(true).custom_flags(nonblocking).open(path).await?;
+    Ok(())
 }
 
 async fn probe_nbd(address: &str, export: &str) -> Result<(), DiskError> {
@@ -132,4 +140,20 @@ async fn send_option(stream: &mut TcpStream, option: u32, data: &[u8]) -> io::Re
     bytes.extend((data.len() as u32).to_be_bytes());
     bytes.extend(data);
     stream.write_all(&bytes).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fifo_is_no_disk_and_nobody_waits_for_its_reader() {
+        let path = std::env::temp_dir().join(format!("transhume-fifo-{}", std::process::id()));
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        let probed = probe(&Disk::File { path: path.clone() }).await;
+        std::fs::remove_file(&path).unwrap();
+        let error = probed.unwrap_err();
+        assert!(matches!(error, DiskError::NoFile { .. }), "{error}");
+    }
 }

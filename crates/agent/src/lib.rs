@@ -1,27 +1,35 @@
 //! One agent per host: carries out the coordinator's orders over QEMU, the virtual network buffers and the host's bridge (§3.3).
 //!
-//! `docs/design/agent.md` draws the roles of a VM and says what is remembered when. The order of reading: [`mod@agent`] (who
-//! takes which order), [`mod@vm`] (the table of roles and orders), `vm/source.rs` and `vm/target.rs` (the ten steps).
+//! What is decided about one VM is `transhume_agent_core`; here its effects are carried out. `docs/design/agent.md` has the roles
+//! and what is recorded when. The order of reading: `start` (what an earlier agent left), `agent` (who takes which order), `vm` (one
+//! VM's task), `store` (the records).
 //!
-//! Deliberately absent: any decision to commit or to abort.
+//! Deliberately absent: any decision, about a VM or about a batch.
 #![forbid(unsafe_code)]
 
 mod agent;
+mod clock;
 mod config;
+mod context;
 mod dirty_rate;
 mod disk;
 mod host;
 mod limits;
 mod link;
+mod marks;
 mod nics;
 pub mod pace;
 pub mod page_stream;
-mod record;
-mod recover;
+mod reservations;
+mod start;
+mod store;
+mod text;
 mod vm;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tracing::{info, warn};
@@ -29,6 +37,7 @@ use transhume_qemu::{Accel, Launcher, QemuBinary, QemuError};
 
 pub use crate::config::{Config, ConfigError, Listen, OptionalClass, PagesConfig};
 pub use crate::page_stream::{TlsError, TlsFiles};
+pub use crate::store::StoreError;
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -53,25 +62,25 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The state directory cannot be used.
+    #[error("the records of this host's VMs cannot be kept")]
+    Store(#[from] StoreError),
     /// The bridge of the VMs is not as it must be.
     #[error("the bridge of this host's VMs cannot be used")]
     Bridge(#[source] transhume_netbuf::Error),
     /// The agent's certificate.
     #[error("page streams cannot be encrypted as the configuration asks")]
     Tls(#[from] TlsError),
-    /// What an earlier agent remembered cannot be read.
+    /// What an earlier agent left cannot be looked at.
     #[error("cannot take over the VMs of an earlier agent")]
     Recover(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Runs the agent until the process is ended. The VMs outlive it.
-pub async fn run(config: Config) -> Result<(), Error> {
-    for path in [&config.state_dir, &config.spool_dir] {
-        std::fs::create_dir_all(path).map_err(|source| Error::Directory {
-            path: path.clone(),
-            source,
-        })?;
-    }
+pub async fn run(mut config: Config) -> Result<(), Error> {
+    config.state_dir = directory(&config.state_dir)?;
+    config.spool_dir = directory(&config.spool_dir)?;
+    let store = store::Store::open(&config.state_dir)?;
     let tls = config.tls.as_ref().map(page_stream::Tls::read).transpose()?;
     if tls.is_none() {
         warn!(host = %config.host, "page streams are not encrypted: no [tls] in the configuration");
@@ -89,13 +98,23 @@ pub async fn run(config: Config) -> Result<(), Error> {
         }
         Err(error) => warn!(%host, "no VM can run here: {error}"),
     }
-    let shared = agent::Shared::new(config, launcher.map_err(|error| error.to_string()), tls);
-    recover::recover(&shared)
-        .await
-        .map_err(|error| Error::Recover(Box::new(error)))?;
+    let launcher = launcher.map_err(|error| error.to_string());
+    let context = Arc::new(context::Context::new(config, store, launcher, tls));
+    let agent = agent::Agent::new(context.clone());
+    start::take_over(&agent).await.map_err(Error::Recover)?;
     info!(%host, %address, "waiting for the coordinator");
-    link::serve(listener, shared.reports.clone(), agent::Agent(shared)).await;
+    link::serve(listener, context.reports.clone(), agent).await;
     Ok(())
+}
+
+/// Made where it is missing, and by its one name: the paths below it are the marks of this agent's QEMUs.
+fn directory(path: &Path) -> Result<std::path::PathBuf, Error> {
+    std::fs::create_dir_all(path)
+        .and_then(|()| std::fs::canonicalize(path))
+        .map_err(|source| Error::Directory {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 async fn launcher(config: &Config) -> Result<Launcher, QemuError> {

@@ -11,9 +11,6 @@ pub(crate) const REPORTS_WAITING_MAX: usize = 4096;
 /// Silence on the coordinator's connection after which it is closed.
 pub(crate) const LINK_SILENCE_MS_MAX: u64 = 60_000;
 
-/// Pause between two looks at a page stream's progress.
-pub(crate) const PROGRESS_MS: u64 = 100;
-
 /// Wait for the source's connection to a target's page stream listener.
 pub(crate) const PAGE_STREAM_CONNECT: Duration = Duration::from_secs(10);
 
@@ -54,17 +51,33 @@ pub(crate) const STOP_AND_COPY_MAX: Duration = Duration::from_secs(120);
 /// Wait for an NBD server's answer about an export.
 pub(crate) const DISK_PROBE_MAX: Duration = Duration::from_secs(3);
 
-/// Alarms of a VM's buffers and streams waiting for its task; each source of them speaks a few times in a move.
-pub(crate) const ALARMS_WAITING_MAX: usize = 64;
-
-/// Bytes under way to the target's agent with which a VM may be stopped: 4 ms at 1 Gbit/s.
-pub(crate) const CLOSE_BYTES_MAX: u64 = 512 << 10;
-
-/// Longest wait for a page stream whose blackout fits to come so close.
-pub(crate) const CLOSE_MAX: Duration = Duration::from_millis(200);
-
-/// Pause between two looks whether it has.
-pub(crate) const CLOSE_LOOK: Duration = Duration::from_millis(5);
-
 /// Time for a held page stream to catch up before the guest is stopped; measured in `docs/design/qemu.md`.
 pub(crate) const CATCH_UP: Duration = Duration::from_millis(30);
+
+/// Bytes under way to the target's agent with which a VM may be stopped: 4 ms at 1 Gbit/s.
+pub(crate) const LAG_BYTES_MAX: u64 = 512 << 10;
+
+/// What QEMU, buffers and streams report by themselves, waiting for the VM's task; each of them does so a few times in a move.
+pub(crate) const INPUTS_WAITING_MAX: usize = 256;
+
+/// Longest act of a VM, but for those that wait for memory to cross: a backstop behind the limits of QEMU and `netbuf`.
+pub(crate) const ACT_MAX: Duration = Duration::from_secs(120);
+
+/// Longest act that waits for memory to cross: two waits of [`STOP_AND_COPY_MAX`] and some talk with QEMU.
+pub(crate) const COPY_ACT_MAX: Duration = Duration::from_secs(270);
+
+/// Longest act that closes a buffer; the coordinator asks again, and the closing goes on meanwhile.
+pub(crate) const FINISH_ACT_MAX: Duration = Duration::from_secs(90);
+
+/// How long a target's closed buffer goes on answering a source that missed that it is closed.
+pub(crate) const CLOSED_BUFFER_KEPT: Duration = Duration::from_secs(5);
+
+/// Longest wait of a starting agent for what an earlier one left to be taken over, before it hears the coordinator. What takes
+/// longer is shown as it was recorded.
+pub(crate) const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
+
+/// Processes looked at for the mark of a QEMU; more than Linux has.
+pub(crate) const PROCESSES_MAX: usize = 4 << 20;
+
+/// Longest command line of a process that is looked at for a mark.
+pub(crate) const COMMAND_LINE_BYTES_MAX: u64 = 1 << 20;

@@ -35,7 +35,8 @@ impl Reports {
         }
     }
 
-    fn replace(&self) -> mpsc::Receiver<Report> {
+    /// The newest connection's end from here on.
+    pub(crate) fn replace(&self) -> mpsc::Receiver<Report> {
         let (sender, receiver) = mpsc::channel(REPORTS_WAITING_MAX);
         *self.link.lock().expect("no holder of this lock panics") = Some(sender);
         receiver
@@ -43,7 +44,7 @@ impl Reports {
 }
 
 /// What becomes of orders, and what a new connection is told first.
-pub(crate) trait Desk: Clone + Send + Sync + 'static {
+pub(crate) trait OrderHandler: Clone + Send + Sync + 'static {
     /// Message B, sent first on each connection.
     fn greeting(&self) -> impl Future<Output = Report> + Send;
     /// Takes an order; its reports go through [`Reports`].
@@ -51,7 +52,7 @@ pub(crate) trait Desk: Clone + Send + Sync + 'static {
 }
 
 /// Accepts coordinators for as long as the agent lives.
-pub(crate) async fn serve<D: Desk>(listener: TcpListener, reports: Reports, desk: D) {
+pub(crate) async fn serve<D: OrderHandler>(listener: TcpListener, reports: Reports, handler: D) {
     let mut current: Option<tokio::task::JoinHandle<()>> = None;
     loop {
         match listener.accept().await {
@@ -60,9 +61,9 @@ pub(crate) async fn serve<D: Desk>(listener: TcpListener, reports: Reports, desk
                 if let Some(older) = current.take() {
                     older.abort();
                 }
-                let (reports, desk) = (reports.clone(), desk.clone());
+                let (reports, handler) = (reports.clone(), handler.clone());
                 current = Some(tokio::spawn(async move {
-                    let why = converse(stream, &reports, &desk).await;
+                    let why = converse(stream, &reports, &handler).await;
                     info!(%peer, "coordinator disconnected: {why}");
                 }));
             }
@@ -74,27 +75,27 @@ pub(crate) async fn serve<D: Desk>(listener: TcpListener, reports: Reports, desk
     }
 }
 
-async fn converse<D: Desk>(stream: TcpStream, reports: &Reports, desk: &D) -> String {
+async fn converse<D: OrderHandler>(stream: TcpStream, reports: &Reports, handler: &D) -> String {
     if let Err(error) = stream.set_nodelay(true) {
         return error.to_string();
     }
     let (read, write) = stream.into_split();
     let outgoing = reports.replace();
-    reports.send(desk.greeting().await);
+    reports.send(handler.greeting().await);
     tokio::select! {
-        why = receive(read, desk) => why,
+        why = receive(read, handler) => why,
         why = transmit(write, outgoing) => why,
     }
 }
 
-async fn receive<D: Desk>(read: OwnedReadHalf, desk: &D) -> String {
+async fn receive<D: OrderHandler>(read: OwnedReadHalf, handler: &D) -> String {
     let mut read = BufReader::new(read);
     loop {
         let next = timeout(Duration::from_millis(LINK_SILENCE_MS_MAX), read_order(&mut read)).await;
         match next {
             Err(_) => return format!("silent for {LINK_SILENCE_MS_MAX} ms"),
             Ok(Err(error)) => return error.to_string(),
-            Ok(Ok(order)) => desk.take(order).await,
+            Ok(Ok(order)) => handler.take(order).await,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use support::*;
 use transhume_agent::pace::Pace;
-use transhume_agent::page_stream::{PageShare, Pages, start_source, start_target};
+use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, start_source, start_target};
 use transhume_model::{Bytes, Epoch, VmSpec};
 use transhume_pages::limits::PAGE_BYTES;
 use transhume_pages::{Account, Classes, PageClass};
@@ -76,7 +76,7 @@ impl Between {
             .unwrap();
         let pace = Arc::new(Pace::default());
         pace.set_rate(Some(RATE));
-        let (stream, socket, _ended) = start_source(
+        let (stream, _ended) = start_source(
             &self.dir.0,
             &self.spec,
             epoch,
@@ -86,17 +86,18 @@ impl Between {
         )
         .await
         .unwrap();
+        let socket = self.dir.0.join(SOURCE_SOCKET);
         self.source.start_migration(&socket).await.unwrap();
         self.iterate().await;
         pace.release();
         self.source.stop().await.unwrap();
         let file = self.dir.0.join("ram");
         let before = ram(self.source.vm(), &file).await;
-        self.source.finish_migration(LIMIT).await.unwrap();
-        let loaded = target.loaded(LIMIT).await.unwrap();
+        finish(&self.source, LIMIT).await;
+        let whole = loaded(target, LIMIT).await;
         let digest = tokio::time::timeout(LIMIT, listening.whole).await;
         let digest = digest.expect("in time").expect("checked at the target");
-        let after = ram(loaded.vm(), &file).await;
+        let after = ram(whole.vm(), &file).await;
         let differ = before.chunks(PAGE_BYTES).zip(after.chunks(PAGE_BYTES));
         let differ: Vec<usize> = differ
             .enumerate()
@@ -112,8 +113,8 @@ impl Between {
         );
         let account = stream.account();
         assert_eq!(digest.bytes, account.stream_bytes);
-        loaded.discard().await.unwrap();
-        self.source.run_here().await.unwrap();
+        whole.discard().await.unwrap();
+        run_here(&self.source).await;
         account
     }
 
@@ -141,10 +142,7 @@ fn memory_arrives_as_it_was_whatever_the_classes() {
         let mut spec = spec(&dir.0, "vm-1", 256);
         spec.machine = Some(launcher.binary().newest_machine().clone());
         let paths = dir.vm("source");
-        let source = launcher
-            .boot(&spec, &paths, &borrowed(&[tap("s0")]))
-            .await
-            .unwrap();
+        let source = boot(&launcher, &spec, &paths, &[tap("s0")]).await;
         let _kill = KillOnDrop::new(source.vm().process());
         counted(&paths, 0, 2).await;
         let between = Between {

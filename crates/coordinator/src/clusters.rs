@@ -1,36 +1,122 @@
-//! Clusters: what may be created, who is there, where each VM is and what it does. Starting and ending them is `jobs`.
+//! Clusters as the journal keeps them: which there are, what may become one, where its VMs live.
+//! Starting and ending them is `jobs`; what their VMs do is what the hosts report.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use transhume_model::{ClusterName, ClusterSpec, Mac, PlacedVm, VmName, VmSpec};
-use transhume_protocol::message::GuestState;
+use transhume_api::ClusterStage;
+use transhume_model::{ClusterName, ClusterSpec, HostName, Mac, PlacedVm, VmName, VmSpec};
 
-use crate::api::{ClusterLine, ClusterList, ClusterView, VmLife, VmView};
-use crate::core::{Core, CoreError, Reply};
 use crate::error::Refused;
-use crate::jobs::Kind;
-use crate::journal::{ClusterRecord, ClusterStage};
+use crate::journal::ClusterRecord;
 
 /// What a NIC's packets may measure: IPv4 demands 68 (RFC 791), jumbo frames end at 9 000.
 const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=9_000;
 
-impl Core {
-    /// Starts every VM of a new cluster, or none.
-    pub(crate) fn create_cluster(
-        &mut self,
-        spec: ClusterSpec,
-        reply: Reply<ClusterView>,
-    ) -> Result<(), CoreError> {
-        if let Err(refused) = self.check_new(&spec) {
-            // Whoever asked may have gone; that is no error.
-            let _ = reply.send(Err(refused));
-            return Ok(());
+/// All clusters.
+#[derive(Debug, Default)]
+pub(crate) struct Clusters {
+    clusters: BTreeMap<ClusterName, ClusterRecord>,
+}
+
+impl Clusters {
+    /// As the journal holds them.
+    pub(crate) fn new(records: Vec<ClusterRecord>) -> Self {
+        let named = records
+            .into_iter()
+            .map(|record| (record.spec.name.clone(), record));
+        Self {
+            clusters: named.collect(),
         }
-        let stage = ClusterStage::Starting;
-        self.begin_job(Kind::Start, ClusterRecord { spec, stage }, None, Some(reply))
     }
 
-    fn check_new(&self, cluster: &ClusterSpec) -> Result<(), Refused> {
+    /// In place of what was kept under its name; the journal holds it already.
+    pub(crate) fn put(&mut self, record: ClusterRecord) {
+        self.clusters.insert(record.spec.name.clone(), record);
+    }
+
+    pub(crate) fn remove(&mut self, name: &ClusterName) {
+        self.clusters.remove(name);
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &ClusterRecord> {
+        self.clusters.values()
+    }
+
+    /// Those that a restarted coordinator finds neither there nor gone.
+    pub(crate) fn half_done(&self) -> Vec<ClusterRecord> {
+        let all = self.clusters.values();
+        all.filter(|record| record.stage != ClusterStage::Live)
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Result<&ClusterRecord, Refused> {
+        let found = self.clusters.iter().find(|(own, _)| own.as_str() == name);
+        let known = self.clusters.keys().map(ClusterName::as_str);
+        found
+            .map(|(_, cluster)| cluster)
+            .ok_or_else(|| Refused::unknown("cluster", name, known))
+    }
+
+    /// A cluster that is all there.
+    pub(crate) fn live(&self, name: &str) -> Result<&ClusterSpec, Refused> {
+        let cluster = self.named(name)?;
+        match cluster.stage {
+            ClusterStage::Live => Ok(&cluster.spec),
+            ClusterStage::Starting => Err(Refused::conflict(
+                "cluster-starting",
+                format!("cluster {name} is being started"),
+                format!("`transhume cluster show {name}` shows when its VMs run"),
+            )),
+            ClusterStage::Ending => Err(Refused::conflict(
+                "cluster-ending",
+                format!("cluster {name} is being deleted"),
+                "nothing else can be done with it; it goes when the agents of all its hosts have answered",
+            )),
+        }
+    }
+
+    /// A VM of a cluster that is all there.
+    pub(crate) fn vm(&self, cluster: &str, vm: &str) -> Result<&PlacedVm, Refused> {
+        let vms = &self.live(cluster)?.vms;
+        let found = vms.iter().find(|placed| placed.spec.name.as_str() == vm);
+        let known = vms.iter().map(|placed| placed.spec.name.as_str());
+        found.ok_or_else(|| Refused::unknown("vm", vm, known))
+    }
+
+    /// The record of a cluster once these VMs of it live on these hosts.
+    pub(crate) fn relocated(
+        &self,
+        name: &ClusterName,
+        places: &BTreeMap<VmName, HostName>,
+    ) -> Option<ClusterRecord> {
+        let mut record = self.clusters.get(name)?.clone();
+        for vm in &mut record.spec.vms {
+            if let Some(host) = places.get(&vm.spec.name) {
+                vm.host = host.clone();
+            }
+        }
+        Some(record)
+    }
+
+    /// The record of a cluster once a VM of it is as its agent started it.
+    pub(crate) fn with_spec(&self, name: &ClusterName, spec: &VmSpec) -> Option<ClusterRecord> {
+        let mut record = self.clusters.get(name)?.clone();
+        let mut vms = record.spec.vms.iter_mut();
+        let vm = vms.find(|placed| placed.spec.name == spec.name)?;
+        vm.spec = spec.clone();
+        Some(record)
+    }
+
+    /// The record of a cluster without one of its VMs.
+    pub(crate) fn without(&self, name: &ClusterName, vm: &VmName) -> Option<ClusterRecord> {
+        let mut record = self.clusters.get(name)?.clone();
+        record.spec.vms.retain(|placed| placed.spec.name != *vm);
+        Some(record)
+    }
+
+    /// Whether a cluster may come to be, as far as its description shows.
+    pub(crate) fn check_new(&self, cluster: &ClusterSpec) -> Result<(), Refused> {
         if self.clusters.contains_key(&cluster.name) {
             return Err(Refused::conflict(
                 "cluster-exists",
@@ -48,7 +134,7 @@ impl Core {
         let others = || self.clusters.values().flat_map(|other| &other.spec.vms);
         let mut names: BTreeSet<&VmName> = others().map(|vm| &vm.spec.name).collect();
         let mut macs: BTreeSet<&Mac> = others().flat_map(|vm| macs_of(&vm.spec)).collect();
-        for PlacedVm { host, spec } in &cluster.vms {
+        for PlacedVm { spec, .. } in &cluster.vms {
             check_vm(cluster, spec)?;
             if !names.insert(&spec.name) {
                 return Err(Refused::bad(
@@ -67,96 +153,8 @@ impl Core {
                     "give each network interface its own address",
                 ));
             }
-            let host = self.hosts.named(host.as_str())?;
-            self.hosts.check_connected(&host)?;
         }
         Ok(())
-    }
-
-    /// Powers every VM of a cluster off and forgets it.
-    pub(crate) fn delete_cluster(&mut self, name: &str, reply: Reply<ClusterView>) -> Result<(), CoreError> {
-        let checked = self.live_cluster(name).cloned();
-        let checked = checked.and_then(|spec| self.check_no_move(&spec.name).map(|()| spec));
-        match checked {
-            Ok(spec) => {
-                let stage = ClusterStage::Ending;
-                self.begin_job(Kind::End, ClusterRecord { spec, stage }, None, Some(reply))
-            }
-            Err(refused) => {
-                let _ = reply.send(Err(refused));
-                Ok(())
-            }
-        }
-    }
-
-    fn cluster(&self, name: &str) -> Result<&ClusterRecord, Refused> {
-        let found = self.clusters.iter().find(|(own, _)| own.as_str() == name);
-        found
-            .map(|(_, cluster)| cluster)
-            .ok_or_else(|| Refused::unknown("cluster", name, self.clusters.keys().map(ClusterName::as_str)))
-    }
-
-    /// A cluster that is all there.
-    pub(crate) fn live_cluster(&self, name: &str) -> Result<&ClusterSpec, Refused> {
-        let cluster = self.cluster(name)?;
-        match cluster.stage {
-            ClusterStage::Live => Ok(&cluster.spec),
-            ClusterStage::Starting => Err(Refused::conflict(
-                "cluster-starting",
-                format!("cluster {name} is being started"),
-                format!("`transhume cluster show {name}` tells when its VMs run"),
-            )),
-            ClusterStage::Ending => Err(Refused::conflict(
-                "cluster-ending",
-                format!("cluster {name} is being deleted"),
-                "nothing else can be done with it; it goes when the agents of all its hosts have answered",
-            )),
-        }
-    }
-
-    /// Where a cluster's VMs are and what they do.
-    pub(crate) fn show_cluster(&self, name: &str) -> Result<ClusterView, Refused> {
-        let cluster = self.cluster(name)?;
-        let vms = cluster.spec.vms.iter().map(|vm| self.show_vm(vm));
-        Ok(ClusterView {
-            name: cluster.spec.name.clone(),
-            stage: cluster.stage,
-            migration: self.move_of(&cluster.spec.name),
-            vms: vms.collect(),
-        })
-    }
-
-    fn show_vm(&self, placed: &PlacedVm) -> VmView {
-        let seen = self.hosts.vm(&placed.host, &placed.spec.name);
-        let state = match seen {
-            _ if !self.hosts.is_connected(&placed.host) => VmLife::Unknown,
-            None => VmLife::Missing,
-            Some(state) if state.guest == GuestState::Running => VmLife::Running,
-            Some(_) => VmLife::Paused,
-        };
-        VmView {
-            id: placed.spec.name.clone(),
-            host: placed.host.clone(),
-            state,
-            role: seen.map(|state| state.role),
-            demand: placed.spec.demand(),
-        }
-    }
-
-    pub(crate) fn list_clusters(&self) -> ClusterList {
-        let clusters = self.clusters.values().map(|ClusterRecord { spec, stage }| {
-            let hosts: BTreeSet<_> = spec.vms.iter().map(|vm| vm.host.clone()).collect();
-            ClusterLine {
-                name: spec.name.clone(),
-                stage: *stage,
-                vms: spec.vms.len(),
-                hosts: hosts.into_iter().collect(),
-                migration: self.move_of(&spec.name),
-            }
-        });
-        ClusterList {
-            clusters: clusters.collect(),
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a coordinator is told, from a TOML file.
+//! A coordinator's configuration, from a TOML file.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -27,8 +27,8 @@ pub struct Config {
     /// How long the parts of a move may take.
     #[serde(default)]
     pub limits: Limits,
-    /// Fault injection for tests: at every commit this process aborts there, as if it had been killed.
-    /// `TRANSHUME_CRASH_AT` in the environment overrides it.
+    /// Fault injection for tests: at every commit this process aborts there, as if it had been
+    /// killed. `TRANSHUME_CRASH_AT` in the environment overrides it.
     pub crash_at: Option<CrashAt>,
 }
 

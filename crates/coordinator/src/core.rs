@@ -1,29 +1,38 @@
-//! The coordinator's one task (§3: "managed only by one central coordinator"): every report, every request and every timer comes
-//! to it in turn, and it alone owns journal, clusters and moves.
+//! The coordinator's one task (§3: "managed only by one central coordinator"): every report, every
+//! request and every timer comes to it in turn.
 //!
-//! What it does with them is told elsewhere: `moves`, `survey`, `jobs`, `clusters`, `hosts`.
+//! What there is belongs to [`Store`], [`Hosts`], [`Moves`], [`Jobs`] and [`Surveys`], which know
+//! nothing of each other's insides. Here they are wired: what one of them wants done is made
+//! durable, then sent, then passed on to the others.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::sleep_until;
-use transhume_model::{ClusterName, HostName, MigrationId, Millis, WallMicros};
+use tracing::warn;
+use transhume_api::{Accepted, ClusterList, ClusterStage, ClusterView, MoveOrder};
+use transhume_model::{ClusterName, ClusterSpec, HostName, MigrationId, Millis, VmName, WallMicros};
+use transhume_protocol::event::Happening;
 use transhume_protocol::message::{Outcome, Report};
-use transhume_protocol::migration::{Input, Now, OrderIds, RecoverError, TimerId};
+use transhume_protocol::migration::{
+    Input, JournalEntry, Limits, MoveRequest, Now, OrderIds, Ready, RecoverError,
+};
 
+use crate::clock::Estimate;
 use crate::config::Config;
+use crate::effects;
 use crate::error::Refused;
 use crate::hosts::Hosts;
-use crate::jobs::{Job, Kind};
-use crate::journal::{ClusterRecord, ClusterStage, Journal, JournalError};
-use crate::link::{HEARTBEAT_ORDER, LinkNews};
-use crate::moves::Move;
-use crate::requests::Request;
-use crate::survey::{Planned, Survey};
-
-/// Plans that are made and not yet heard.
-const PLANNED_WAITING_MAX: usize = 64;
+use crate::jobs::{ClusterJob, ClusterWork, Effect, Jobs, VmJob, VmWork};
+use crate::journal::{ClusterRecord, Journal, JournalError};
+use crate::link::LinkNews;
+use crate::moves::{Moves, Progress};
+use crate::planning::{self, Known, Lessons, Plan, Scene};
+use crate::requests::{Reply, Request, VmRequest, VmWish};
+use crate::store::Store;
+use crate::surveys::{Planned, Purpose, Surveys};
+use crate::views;
+use crate::vm_checks;
 
 /// Why the coordinator stops.
 #[derive(Debug, thiserror::Error)]
@@ -42,80 +51,65 @@ pub enum CoreError {
     },
 }
 
-/// Where an answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refused>>;
-
-/// What an instant is waited for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Alarm {
-    /// A timer of a move.
-    Move(MigrationId, TimerId),
-    /// Surveys or jobs whose time may be over.
-    Waiting,
-}
-
-/// Everything the coordinator owns.
+/// The owners of everything there is, and the journal.
 pub(crate) struct Core {
-    pub(crate) config: Config,
-    pub(crate) journal: Box<dyn Journal>,
-    pub(crate) hosts: Hosts,
-    pub(crate) clusters: BTreeMap<ClusterName, ClusterRecord>,
-    pub(crate) moves: BTreeMap<MigrationId, Move>,
-    pub(crate) jobs: Vec<Job>,
-    pub(crate) surveys: Vec<Survey>,
-    pub(crate) alarms: BTreeSet<(Millis, Alarm)>,
-    /// Where planners leave their work.
-    pub(crate) planned: mpsc::Sender<Planned>,
-    made_plans: mpsc::Receiver<Planned>,
+    config: Config,
+    store: Store,
+    hosts: Hosts,
+    moves: Moves,
+    jobs: Jobs,
+    surveys: Surveys,
     started: Instant,
 }
 
 impl Core {
-    /// Takes up what the journal holds. What is not over goes on as soon as its hosts are connected.
-    pub(crate) fn recover(config: Config, mut journal: Box<dyn Journal>) -> Result<Self, CoreError> {
-        let life = journal.new_epochs(1)?;
-        let clusters = journal.clusters()?.into_iter();
-        let migrations = journal.migrations()?;
+    /// Takes up what the journal holds. What is not over goes on as soon as its hosts are
+    /// connected.
+    pub(crate) fn recover(config: Config, journal: Box<dyn Journal>) -> Result<Self, CoreError> {
+        let store = Store::new(journal, config.crash_at)?;
         let names = config.hosts.iter().map(|host| host.name.clone());
-        let mut ids = OrderIds::of(MigrationId(0));
-        let heartbeat = ids.next_id();
-        assert_eq!(heartbeat, HEARTBEAT_ORDER, "the first id is the heartbeat's");
-        let (planned, made_plans) = mpsc::channel(PLANNED_WAITING_MAX);
         let mut core = Self {
-            hosts: Hosts::new(names, ids),
-            clusters: clusters
-                .map(|cluster| (cluster.spec.name.clone(), cluster))
-                .collect(),
+            hosts: Hosts::new(names, OrderIds::of(MigrationId(0))),
             config,
-            journal,
-            moves: BTreeMap::new(),
-            jobs: Vec::new(),
-            surveys: Vec::new(),
-            alarms: BTreeSet::new(),
-            planned,
-            made_plans,
+            store,
+            moves: Moves::default(),
+            jobs: Jobs::default(),
+            surveys: Surveys::new(),
             started: Instant::now(),
         };
-        for (id, entries) in migrations {
-            core.take_up(id, &entries, life)?;
+        for (id, entries) in core.store.migrations()? {
+            core.take_up(id, &entries)?;
         }
         core.forget_old_moves()?;
-        core.end_half_done_clusters()?;
+        // Whoever wanted them created or deleted has had no answer.
+        for mut cluster in core.store.clusters().half_done() {
+            cluster.stage = ClusterStage::Ending;
+            core.begin_cluster_job(ClusterWork::End, cluster, None)?;
+        }
         Ok(core)
     }
 
-    /// Whoever wanted them created or deleted has had no answer.
-    fn end_half_done_clusters(&mut self) -> Result<(), CoreError> {
-        let half_done = self.clusters.values();
-        let half_done = half_done.filter(|cluster| cluster.stage != ClusterStage::Live);
-        let half_done: Vec<ClusterRecord> = half_done.cloned().collect();
-        half_done.into_iter().try_for_each(|mut cluster| {
-            cluster.stage = ClusterStage::Ending;
-            self.begin_job(Kind::End, cluster, None, None)
-        })
+    fn take_up(&mut self, id: MigrationId, entries: &[JournalEntry]) -> Result<(), CoreError> {
+        if let Some(JournalEntry::Ended { report }) = entries.last() {
+            self.moves.take_up_over(id, entries, report);
+            return Ok(());
+        }
+        let epoch = self.store.new_epochs(Moves::epochs_of(entries))?;
+        let recovered = self.moves.take_up(self.now(), id, entries, epoch);
+        let recovered = recovered.map_err(|source| CoreError::Recover {
+            migration: id,
+            source,
+        })?;
+        let Some(ready) = recovered else { return Ok(()) };
+        for host in self.moves.hosts_of(id) {
+            if self.hosts.named(host.as_str()).is_err() {
+                warn!(migration = %id, %host, "waits for a host that the configuration does not name any more");
+            }
+        }
+        self.carry_out(id, ready)
     }
 
-    pub(crate) fn now(&self) -> Now {
+    fn now(&self) -> Now {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         Now {
             mono: Millis(self.started.elapsed().as_millis() as u64),
@@ -130,51 +124,51 @@ impl Core {
         mut requests: mpsc::Receiver<Request>,
     ) -> Result<(), CoreError> {
         loop {
-            self.ring()?;
-            let due = self.alarms.first();
-            let due = due.map(|(at, _)| self.started + Duration::from_millis(at.0));
-            let alarm = async {
+            self.fire_due_timers()?;
+            let due = self.next_due();
+            let due = due.map(|at| self.started + Duration::from_millis(at.0));
+            let timer = async {
                 match due {
                     Some(due) => sleep_until(due.into()).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                told = news.recv() => match told {
-                    Some(told) => self.hear(told)?,
+                news = news.recv() => match news {
+                    Some(news) => self.take_news(news)?,
                     None => return Ok(()),
                 },
                 request = requests.recv() => match request {
                     Some(request) => self.serve(request)?,
                     None => return Ok(()),
                 },
-                Some(planned) = self.made_plans.recv() => self.hear_plan(planned)?,
-                () = alarm => {}
+                planned = self.surveys.planned() => self.take_plan(planned)?,
+                () = timer => {}
             }
         }
     }
 
-    /// Everything whose time has come.
-    fn ring(&mut self) -> Result<(), CoreError> {
+    fn next_due(&self) -> Option<Millis> {
+        let jobs = self.jobs.next_due(self.now().mono);
+        let all = [self.moves.next_due(), jobs, self.surveys.next_due()];
+        all.into_iter().flatten().min()
+    }
+
+    fn fire_due_timers(&mut self) -> Result<(), CoreError> {
         let now = self.now().mono;
-        while self.alarms.first().is_some_and(|(at, _)| *at <= now) {
-            match self.alarms.pop_first() {
-                Some((_, Alarm::Move(id, timer))) => self.feed(id, Input::Timer(timer))?,
-                Some((_, Alarm::Waiting)) => {
-                    self.surveys_due(now);
-                    self.jobs_due(now)?;
-                }
-                None => {}
-            }
+        while let Some((id, timer)) = self.moves.due(now) {
+            self.feed(id, Input::Timer(timer))?;
         }
-        Ok(())
+        self.surveys.due(now);
+        let effects = self.jobs.due(now);
+        self.work_on_jobs(effects)
     }
 
-    fn hear(&mut self, told: LinkNews) -> Result<(), CoreError> {
-        match told {
+    fn take_news(&mut self, news: LinkNews) -> Result<(), CoreError> {
+        match news {
             LinkNews::Back { host, state, orders } => {
                 self.hosts.back(&host, (*state).clone(), orders);
-                self.jobs_regain()?;
+                self.work_on_jobs(Vec::new())?;
                 self.feed_all_on(&host, || Input::AgentBack {
                     host: host.clone(),
                     state: state.clone(),
@@ -182,31 +176,383 @@ impl Core {
             }
             LinkNews::Lost { host } => {
                 self.hosts.lost(&host);
-                self.surveys_lose(&host);
-                self.jobs_lose(&host)?;
+                self.surveys.host_lost(&host);
+                let effects = self.jobs.host_lost(&host);
+                self.work_on_jobs(effects)?;
                 self.feed_all_on(&host, || Input::AgentLost { host: host.clone() })
             }
             LinkNews::Away { host, why } => {
                 self.hosts.away(&host, why);
                 Ok(())
             }
-            LinkNews::Report { host, report } => self.hear_report(host, *report),
+            LinkNews::Heartbeat { host, sample } => {
+                match self.hosts.measured(&host, self.now().mono, sample) {
+                    Some(estimate) => self.feed_all_on(&host, || clock_input(&host, estimate)),
+                    None => Ok(()),
+                }
+            }
+            LinkNews::Report { host, report } => self.take_report(host, *report),
         }
     }
 
-    fn hear_report(&mut self, host: HostName, report: Report) -> Result<(), CoreError> {
+    fn take_report(&mut self, host: HostName, report: Report) -> Result<(), CoreError> {
         if let Outcome::Host(state) = report.outcome {
-            self.hosts.said(&host, *state);
             if let Some(order) = report.order {
-                self.survey_answered(order);
+                self.surveys.answered(order, &state);
             }
+            self.hosts.reported(&host, *state);
             return Ok(());
         }
-        match report.order.map(OrderIds::migration_of) {
-            Some(None) => self.job_report(&host, report),
-            Some(Some(id)) => self.report_for(Some(id), host, report),
-            // An agent that speaks up by itself: whichever move has the VM.
-            None => self.report_for(None, host, report),
+        let of_move = match report.order.map(OrderIds::migration_of) {
+            Some(None) => {
+                let effects = self.jobs.answered(self.now().mono, &host, report);
+                return self.work_on_jobs(effects);
+            }
+            Some(Some(id)) => Some(id),
+            // A report that answers no order: whichever move has the VM.
+            None => report.vm.as_ref().and_then(|vm| self.moves.with_vm(vm)),
+        };
+        match of_move {
+            Some(id) => self.feed(id, Input::Report { host, report }),
+            None => {
+                let vm = report.vm.as_ref().map(VmName::as_str);
+                warn!(%host, vm, what = report.outcome.name(), "outside of any move");
+                Ok(())
+            }
         }
+    }
+
+    /// Answers a request, or begins what it asks for.
+    fn serve(&mut self, request: Request) -> Result<(), CoreError> {
+        let now = self.now();
+        match request {
+            Request::Hosts(reply) => reply.send(Ok(self.hosts.list(now.mono))),
+            Request::Clusters(reply) => reply.send(Ok(self.list_clusters())),
+            Request::ShowCluster(name, reply) => reply.send(self.show_cluster(&name)),
+            Request::CreateCluster(cluster, reply) => self.create_cluster(cluster, reply)?,
+            Request::DeleteCluster(name, reply) => self.delete_cluster(&name, reply)?,
+            Request::Vm(request, reply) => self.work_on_vm(&request, reply)?,
+            Request::Plan(name, order, reply) => {
+                let scene = self.scene(&name, &order);
+                self.survey(scene, Purpose::Show(reply));
+            }
+            Request::Move(name, order, reply) => {
+                let scene = self.scene(&name, &order);
+                self.survey(scene, Purpose::Move(reply));
+            }
+            Request::Migrations(reply) => reply.send(Ok(self.moves.list(now))),
+            Request::Report(id, reply) => reply.send(self.moves.report(now, &id)),
+            Request::Forecasts(reply) => {
+                reply.send(Ok(planning::forecast_record(self.moves.reports())));
+            }
+            Request::Follow(id, reply) => reply.send(self.moves.history(&id)),
+            Request::Cancel(id, reply) => {
+                let cancelled = self.cancel(&id)?;
+                reply.send(cancelled);
+            }
+        }
+        Ok(())
+    }
+
+    fn list_clusters(&self) -> ClusterList {
+        let line = |record: &ClusterRecord| {
+            let migration = self.moves.of_cluster(&record.spec.name);
+            views::line(record, migration)
+        };
+        ClusterList {
+            clusters: self.store.clusters().all().map(line).collect(),
+        }
+    }
+
+    fn show_cluster(&self, name: &str) -> Result<ClusterView, Refused> {
+        let record = self.store.clusters().named(name)?;
+        let migration = self.moves.of_cluster(&record.spec.name);
+        Ok(views::cluster(record, &self.hosts, migration))
+    }
+
+    /// Nothing else is going on with a cluster.
+    fn check_idle(&self, cluster: &ClusterName) -> Result<(), Refused> {
+        self.moves.check_idle(cluster)?;
+        self.jobs.check_idle(cluster)
+    }
+
+    // Clusters and VMs.
+
+    fn create_cluster(&mut self, spec: ClusterSpec, reply: Reply<ClusterView>) -> Result<(), CoreError> {
+        if let Err(refused) = self.check_new(&spec) {
+            reply.send(Err(refused));
+            return Ok(());
+        }
+        let stage = ClusterStage::Starting;
+        self.begin_cluster_job(ClusterWork::Start, ClusterRecord { spec, stage }, Some(reply))
+    }
+
+    fn check_new(&self, spec: &ClusterSpec) -> Result<(), Refused> {
+        self.store.clusters().check_new(spec)?;
+        for vm in &spec.vms {
+            let host = self.hosts.named(vm.host.as_str())?;
+            self.hosts.check_connected(&host)?;
+            self.hosts.check_not_stranded(&vm.spec.name)?;
+        }
+        Ok(())
+    }
+
+    fn delete_cluster(&mut self, name: &str, reply: Reply<ClusterView>) -> Result<(), CoreError> {
+        let checked = self.store.clusters().live(name).cloned();
+        let checked = checked.and_then(|spec| self.check_idle(&spec.name).map(|()| spec));
+        match checked {
+            Ok(spec) => {
+                let stage = ClusterStage::Ending;
+                self.begin_cluster_job(ClusterWork::End, ClusterRecord { spec, stage }, Some(reply))
+            }
+            Err(refused) => {
+                reply.send(Err(refused));
+                Ok(())
+            }
+        }
+    }
+
+    /// The stage of the record becomes durable, then orders leave.
+    fn begin_cluster_job(
+        &mut self,
+        work: ClusterWork,
+        cluster: ClusterRecord,
+        reply: Option<Reply<ClusterView>>,
+    ) -> Result<(), CoreError> {
+        self.store.keep(cluster.clone())?;
+        let job = ClusterJob {
+            work,
+            cluster,
+            epoch: self.store.new_epochs(ClusterJob::EPOCHS)?,
+            reply,
+        };
+        self.jobs.begin_cluster(job, self.now().mono);
+        self.work_on_jobs(Vec::new())
+    }
+
+    fn work_on_vm(&mut self, request: &VmRequest, reply: Reply<ClusterView>) -> Result<(), CoreError> {
+        let found = self.store.clusters().vm(&request.cluster, &request.vm).cloned();
+        let found = found.and_then(|placed| {
+            self.check_idle(&placed.spec.cluster)?;
+            let host = vm_checks::check(&placed, &request.wish, &self.hosts)?;
+            Ok((placed, host))
+        });
+        let (placed, host) = match found {
+            Ok(found) => found,
+            Err(refused) => {
+                reply.send(Err(refused));
+                return Ok(());
+            }
+        };
+        let (cluster, vm) = (placed.spec.cluster.clone(), placed.spec.name.clone());
+        if host != placed.host {
+            // Where it lives is durable before it can run there.
+            let places = [(vm.clone(), host.clone())].into();
+            if let Some(record) = self.store.clusters().relocated(&cluster, &places) {
+                self.store.keep(record)?;
+            }
+        }
+        let job = VmJob {
+            cluster,
+            vm,
+            host,
+            work: match request.wish {
+                VmWish::Start { .. } => VmWork::Start(Box::new(placed.spec)),
+                VmWish::Stop { force } => VmWork::Stop { force },
+                VmWish::Forget => VmWork::Forget,
+            },
+            epoch: self.store.new_epochs(1)?,
+            reply,
+        };
+        self.jobs.begin_vm(job, self.now().mono, &mut self.hosts);
+        Ok(())
+    }
+
+    /// Carries effects out, draws conclusions until there are none, then issues what is to be
+    /// issued.
+    fn work_on_jobs(&mut self, effects: Vec<Effect>) -> Result<(), CoreError> {
+        for effect in effects {
+            effects::carry_out(effect, &mut self.store, &mut self.hosts)?;
+        }
+        let now = self.now().mono;
+        for effect in self.jobs.conclude(now, &self.hosts) {
+            effects::carry_out(effect, &mut self.store, &mut self.hosts)?;
+        }
+        self.jobs.issue(now, &mut self.hosts);
+        Ok(())
+    }
+
+    // Plans.
+
+    fn scene(&self, cluster: &str, order: &MoveOrder) -> Result<Scene, Refused> {
+        let cluster = self.store.clusters().live(cluster)?;
+        let newest = self.moves.reports().rev();
+        let known = Known {
+            cluster,
+            hosts: &self.hosts,
+            config: &self.config,
+            lessons: Lessons::of(newest, &cluster.name, planning::mode_of(order)),
+        };
+        let scene = planning::scene(order, known)?;
+        self.check_idle(&cluster.name)?;
+        scene
+            .hosts()
+            .iter()
+            .try_for_each(|host| self.hosts.check_connected(host))?;
+        Ok(scene)
+    }
+
+    fn survey(&mut self, scene: Result<Scene, Refused>, purpose: Purpose) {
+        let now = self.now().mono;
+        match scene {
+            Ok(scene) => self.surveys.begin(scene, purpose, now, &mut self.hosts),
+            Err(refused) => purpose.refuse(refused),
+        }
+    }
+
+    /// The planner is done. Meanwhile the cluster may have begun another move, or be gone.
+    fn take_plan(&mut self, planned: Planned) -> Result<(), CoreError> {
+        let Planned { scene, plan, purpose } = planned;
+        let plan = plan.and_then(|plan| self.check_unchanged(&scene).map(|()| plan));
+        match (plan, purpose) {
+            (Err(refused), purpose) => purpose.refuse(refused),
+            (Ok(plan), Purpose::Show(reply)) => reply.send(Ok(plan.view)),
+            (Ok(plan), Purpose::Move(reply)) => {
+                let accepted = self.begin_move(scene, plan)?;
+                reply.send(accepted);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_unchanged(&self, scene: &Scene) -> Result<(), Refused> {
+        let name = &scene.cluster.name;
+        let cluster = self.store.clusters().live(name.as_str())?;
+        self.check_idle(name)?;
+        if *cluster != scene.cluster {
+            return Err(Refused::conflict(
+                "cluster-changed",
+                format!("cluster {name} was changed while the plan was made"),
+                "try again",
+            ));
+        }
+        Ok(())
+    }
+
+    // Moves.
+
+    fn begin_move(&mut self, scene: Scene, plan: Plan) -> Result<Result<Accepted, Refused>, CoreError> {
+        let id = self.store.new_migration()?;
+        let request = MoveRequest {
+            migration: id,
+            cluster: scene.cluster.name,
+            mode: scene.mode,
+            epoch: self.store.new_epochs(plan.batches.len() as u64)?,
+            from: scene.from,
+            to: scene.to,
+            batches: plan.batches,
+            limits: Limits {
+                blackout_ms_max: scene.blackout_max,
+                ..self.config.limits.clone()
+            },
+            forecast: Some(plan.view.forecast),
+        };
+        match self.moves.begin(self.now(), request) {
+            Ok(ready) => {
+                self.carry_out(id, ready)?;
+                self.feed_clocks(id)?;
+                Ok(Ok(Accepted { migration: id }))
+            }
+            Err(error) => {
+                let hint = "this is a mistake of the coordinator's own checks; please report it";
+                Ok(Err(Refused::conflict("impossible-move", error.to_string(), hint)))
+            }
+        }
+    }
+
+    fn cancel(&mut self, id: &str) -> Result<Result<Accepted, Refused>, CoreError> {
+        let id = match self.moves.cancellable(id) {
+            Ok(id) => id,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let Some(ready) = self.moves.handle(self.now(), id, Input::Cancel) else {
+            return Ok(Ok(Accepted { migration: id }));
+        };
+        let already = |what: &Happening| matches!(what, Happening::AlreadyRollingBack { .. });
+        let already = ready.events.iter().any(already);
+        self.carry_out(id, ready)?;
+        if already {
+            return Ok(Err(self.moves.rolling_back(self.now(), id)));
+        }
+        Ok(Ok(Accepted { migration: id }))
+    }
+
+    /// Tells every move with a part on this host.
+    fn feed_all_on(&mut self, host: &HostName, input: impl Fn() -> Input) -> Result<(), CoreError> {
+        let concerned = self.moves.on_host(host);
+        concerned.into_iter().try_for_each(|id| self.feed(id, input()))
+    }
+
+    /// A move that begins knows the clocks of its hosts before any of them answers.
+    fn feed_clocks(&mut self, id: MigrationId) -> Result<(), CoreError> {
+        let now = self.now().mono;
+        for host in self.moves.hosts_of(id) {
+            if let Some(estimate) = self.hosts.clock(&host, now) {
+                self.feed(id, clock_input(&host, estimate))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a move one input and does what it wants done.
+    fn feed(&mut self, id: MigrationId, input: Input) -> Result<(), CoreError> {
+        match self.moves.handle(self.now(), id, input) {
+            Some(ready) => self.carry_out(id, ready),
+            None => Ok(()),
+        }
+    }
+
+    /// Persist, then send, then everything else: the order binds (see [`Ready`]).
+    fn carry_out(&mut self, id: MigrationId, ready: Ready) -> Result<(), CoreError> {
+        let Ready {
+            persist,
+            send,
+            timers,
+            events,
+            done,
+        } = ready;
+        if !persist.is_empty() {
+            let relocation = self.moves.relocation(id, &persist);
+            self.store.append(id, &persist, relocation)?;
+        }
+        for (host, order) in send {
+            self.hosts.send(&host, order);
+        }
+        let progress = Progress {
+            entries: persist.len(),
+            timers,
+            events,
+            done,
+        };
+        if self.moves.progressed(self.now(), id, progress) {
+            self.hosts.inspect_all();
+            self.forget_old_moves()?;
+        }
+        Ok(())
+    }
+
+    fn forget_old_moves(&mut self) -> Result<(), CoreError> {
+        for id in self.moves.forget_old() {
+            self.store.forget_move(id)?;
+        }
+        Ok(())
+    }
+}
+
+fn clock_input(host: &HostName, estimate: Estimate) -> Input {
+    Input::Clock {
+        host: host.clone(),
+        offset_us: estimate.offset_us,
+        uncertainty_us: estimate.uncertainty_us,
     }
 }

@@ -1,14 +1,16 @@
-//! Answers that are not a success: a stable code, the thing's name, a hint (G3). `docs/api.md` lists the codes.
+//! Answers that are not a success: a stable code, the thing's name, a hint (G3). `docs/api.md`
+//! lists the codes.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use transhume_api::{COORDINATOR_ENDING, Problem};
 use transhume_model::HostName;
-
-use crate::api::Problem;
+use transhume_protocol::message::Stranded;
 
 /// Names of what there is, in a hint.
 const KNOWN_SHOWN_MAX: usize = 20;
-/// A name that is meant is at most so many slips of the hand away, and one for each so many letters.
+/// A name that is meant is at most so many slips of the hand away, and one for each so many
+/// letters.
 const SLIPS_MAX: usize = 2;
 const LETTERS_PER_SLIP: usize = 3;
 /// An unknown name is repeated up to here.
@@ -66,8 +68,16 @@ impl Refused {
         Self::conflict(
             "agent-unreachable",
             format!("the agent of host {host} does not answer{why}"),
-            "start it, or look at its log and the network between; `transhume hosts` tells who answers",
+            "start it, or look at its log and the network between; `transhume hosts` shows who answers",
         )
+    }
+
+    /// Something that carries the VM's name is left on a host, and nobody may use its name or
+    /// disks.
+    pub(crate) fn stranded(host: &HostName, stranded: &Stranded) -> Self {
+        let Stranded { vm, what, hint } = stranded;
+        let message = format!("something of VM {vm} is stranded on host {host}: {what}");
+        Self::conflict("vm-stranded", message, hint.clone())
     }
 
     /// Too many requests of this kind are being worked on.
@@ -84,7 +94,7 @@ impl Refused {
     pub(crate) fn ending() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "coordinator-ending",
+            COORDINATOR_ENDING,
             "the coordinator is ending".to_owned(),
             "start it again: it goes on from its journal",
         )
@@ -97,7 +107,7 @@ impl IntoResponse for Refused {
     }
 }
 
-/// The one name that is nearest, if it is near. Of several equally near ones none can be told to be meant.
+/// The one name that is nearest, if it is near. Of several equally near ones none is offered.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut best: Option<(usize, &str)> = None;
     let mut alone = true;

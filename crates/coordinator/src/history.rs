@@ -1,13 +1,15 @@
 //! What happened in one move, for everybody who wants to follow it: replay, then live.
 //!
-//! Numbers grow. Those of a coordinator's first life begin at 1; after a restart the journal tells the earlier life again, from 1,
-//! and new events number from the new life's epoch × [`NUMBERS_PER_LIFE`]: whoever has seen N and asks for what comes after it
-//! misses nothing that is new.
+//! A number says how far the move's journal was: entries × [`NUMBERS_PER_ENTRY`] and a counter.
+//! What the journal holds of an earlier life of the coordinator is numbered in the upper half of
+//! its entry's range, above what that life itself gave out while the entry was the newest. So
+//! whoever has seen N and asks a restarted coordinator for what comes after N misses nothing that
+//! the journal holds, and hears at most the events of one entry again.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
-use transhume_model::{Epoch, MigrationId, WallMicros};
+use transhume_model::{MigrationId, WallMicros};
 use transhume_protocol::event::{Event, Happening};
 use transhume_protocol::migration::{JournalEntry, VmSoFar};
 use transhume_protocol::step::{Phase, Step};
@@ -16,8 +18,10 @@ use transhume_protocol::step::{Phase, Step};
 const EVENTS_MAX: usize = 20_000;
 /// A follower is given so many at once.
 const EVENTS_AT_ONCE_MAX: usize = 256;
-/// More events than a move has in one life of the coordinator.
-const NUMBERS_PER_LIFE: u64 = 1_000_000;
+/// Far more events than happen between two entries of a move's journal.
+const NUMBERS_PER_ENTRY: u64 = 1 << 20;
+/// Where in an entry's range the events begin that are taken from the journal.
+const RECORDED_FROM: u64 = NUMBERS_PER_ENTRY / 2;
 
 /// The events of one move.
 #[derive(Debug, Clone)]
@@ -30,7 +34,31 @@ pub(crate) struct History {
 struct Kept {
     migration: MigrationId,
     events: Vec<Event>,
+    /// Entries of the move's journal so far.
+    entries: u64,
     next: u64,
+}
+
+impl Kept {
+    /// The journal grew.
+    fn entries_added(&mut self, added: u64) {
+        self.entries += added;
+        self.next = self.next.max(self.entries * NUMBERS_PER_ENTRY + 1);
+    }
+
+    fn push(&mut self, at: WallMicros, what: Happening) {
+        if self.events.len() >= EVENTS_MAX && matches!(what, Happening::Progress { .. }) {
+            return;
+        }
+        let (migration, number) = (self.migration, self.next);
+        self.next += 1;
+        self.events.push(Event {
+            migration,
+            number,
+            at,
+            what,
+        });
+    }
 }
 
 impl History {
@@ -39,6 +67,7 @@ impl History {
         let kept = Kept {
             migration,
             events: Vec::new(),
+            entries: 0,
             next: 1,
         };
         Self {
@@ -47,13 +76,18 @@ impl History {
         }
     }
 
-    /// Of a move that the journal holds. `epoch` is the first of the coordinator's new life.
-    pub(crate) fn of_entries(migration: MigrationId, entries: &[JournalEntry], epoch: Epoch) -> Self {
+    /// Of a move that the journal holds.
+    pub(crate) fn of_entries(migration: MigrationId, entries: &[JournalEntry]) -> Self {
         let history = Self::new(migration);
-        for (at, what) in entries.iter().flat_map(told) {
-            history.push(at, what);
+        let mut kept = history.kept();
+        for entry in entries {
+            kept.entries_added(1);
+            kept.next = kept.entries * NUMBERS_PER_ENTRY + RECORDED_FROM;
+            for (at, what) in recorded(entry) {
+                kept.push(at, what);
+            }
         }
-        history.kept().next = epoch.0.saturating_mul(NUMBERS_PER_LIFE) + 1;
+        drop(kept);
         history
     }
 
@@ -61,21 +95,16 @@ impl History {
         self.kept.lock().expect("no holder of this lock panics")
     }
 
-    /// Adds an event.
-    pub(crate) fn push(&self, at: WallMicros, what: Happening) {
+    /// Adds what happened as the journal grew by so many entries.
+    pub(crate) fn extend(&self, entries: usize, at: WallMicros, happened: Vec<Happening>) {
         let mut kept = self.kept();
-        if kept.events.len() >= EVENTS_MAX && matches!(what, Happening::Progress { .. }) {
-            return;
-        }
-        let (migration, number) = (kept.migration, kept.next);
-        kept.next += 1;
-        kept.events.push(Event {
-            migration,
-            number,
-            at,
-            what,
-        });
-        self.last.send_replace(number);
+        // Numbered by the first entry: all of them may be read from the journal again.
+        kept.entries_added(entries.min(1) as u64);
+        happened.into_iter().for_each(|what| kept.push(at, what));
+        kept.entries += entries.saturating_sub(1) as u64;
+        let last = kept.next - 1;
+        drop(kept);
+        self.last.send_replace(last);
     }
 
     /// Keeps the end alone: the move is long over.
@@ -85,7 +114,8 @@ impl History {
         kept.events.drain(..all_but_last);
     }
 
-    /// Events numbered above `after`, as soon as there are any; `None` when the last one has been given.
+    /// Events numbered above `after`, as soon as there are any; `None` when the last one has been
+    /// given.
     pub(crate) async fn after(&self, after: u64) -> Option<Vec<Event>> {
         let mut last = self.last.subscribe();
         loop {
@@ -109,13 +139,13 @@ impl History {
         if !matches!(last.what, Happening::Ended { .. }) {
             return None;
         }
-        // A number of an earlier life of the coordinator: its owner has not seen the end.
+        // A number that no event of this move has: its owner has not seen the end.
         Some((after > last.number).then(|| vec![last.clone()]))
     }
 }
 
-/// What an entry of the journal tells people.
-fn told(entry: &JournalEntry) -> Vec<(WallMicros, Happening)> {
+/// What an entry of the journal says to people.
+fn recorded(entry: &JournalEntry) -> Vec<(WallMicros, Happening)> {
     match entry {
         JournalEntry::Begun { at, request, .. } => {
             let vms = request.batches.iter().flatten().map(|vm| vm.spec.name.clone());
@@ -168,15 +198,16 @@ fn with_phases(vms: &[VmSoFar], at: WallMicros, what: Happening) -> Vec<(WallMic
             (*at, Happening::PhaseEntered { vm, phase })
         })
     });
-    let mut told: Vec<_> = phases.collect();
-    told.sort_by_key(|(at, _)| *at);
-    told.push((at, what));
-    told
+    let mut events: Vec<_> = phases.collect();
+    events.sort_by_key(|(at, _)| *at);
+    events.push((at, what));
+    events
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use transhume_model::Epoch;
     use transhume_protocol::report::Ending;
 
     fn at(micros: u64) -> WallMicros {
@@ -189,35 +220,95 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn replay_then_live_then_the_end() {
-        let history = History::new(MigrationId(1));
-        history.push(at(1), Happening::Committed { batch: 1 });
-        assert_eq!(history.after(0).await.unwrap().len(), 1);
-        let follower = tokio::spawn({
-            let history = history.clone();
-            async move { history.after(1).await }
-        });
-        tokio::task::yield_now().await;
-        history.push(at(2), ended());
-        assert_eq!(follower.await.unwrap().unwrap()[0].number, 2);
-        assert_eq!(history.after(2).await, None);
+    fn committed(batch: usize) -> Happening {
+        Happening::Committed { batch }
+    }
+
+    fn lost() -> Happening {
+        Happening::AgentLost {
+            host: "h1".parse().unwrap(),
+        }
+    }
+
+    fn begun(batch: usize) -> JournalEntry {
+        JournalEntry::BatchBegun {
+            batch,
+            epoch: Epoch(1),
+            at: at(1),
+        }
+    }
+
+    fn commitment(batch: usize) -> JournalEntry {
+        JournalEntry::Committed {
+            batch,
+            epoch: Epoch(1),
+            at: at(2),
+            vms: Vec::new(),
+        }
+    }
+
+    async fn given(history: &History, after: u64) -> Vec<Happening> {
+        let events = history.after(after).await.unwrap();
+        events.into_iter().map(|event| event.what).collect()
     }
 
     #[tokio::test]
-    async fn a_follower_from_an_earlier_life_misses_neither_news_nor_the_end() {
-        let entries = [JournalEntry::BatchBegun {
-            batch: 1,
-            epoch: Epoch(1),
-            at: at(1),
-        }];
-        let history = History::of_entries(MigrationId(1), &entries, Epoch(7));
-        history.push(at(2), Happening::Committed { batch: 1 });
-        let seen_57 = history.after(57).await.unwrap();
-        assert_eq!(seen_57.len(), 1, "what the journal told is old to it");
-        assert_eq!(seen_57[0].number, 7_000_001);
-        history.push(at(3), ended());
-        assert_eq!(history.after(9_000_000).await.unwrap()[0].what, ended());
+    async fn replay_then_live_then_the_end() {
+        let history = History::new(MigrationId(1));
+        history.extend(1, at(1), vec![committed(1)]);
+        let first = history.after(0).await.unwrap();
+        assert_eq!(first.len(), 1);
+        let follower = tokio::spawn({
+            let (history, seen) = (history.clone(), first[0].number);
+            async move { history.after(seen).await }
+        });
+        tokio::task::yield_now().await;
+        history.extend(0, at(2), vec![ended()]);
+        let last = follower.await.unwrap().unwrap();
+        assert_eq!(last[0].number, first[0].number + 1);
+        assert_eq!(history.after(last[0].number).await, None);
+        assert_eq!(given(&history, u64::MAX).await, [ended()], "a number of nobody's");
+    }
+
+    /// Wherever a life ends, whoever followed it and goes on in the next one hears every decision.
+    #[tokio::test]
+    async fn a_follower_of_an_earlier_life_misses_no_decision() {
+        let entries = [begun(1), commitment(1), begun(2), commitment(2)];
+        for durable in 1..=entries.len() {
+            let first_life = History::new(MigrationId(1));
+            first_life.extend(1, at(1), vec![lost(), lost()]);
+            // One input that is worth all further entries; each is shown with the next event.
+            let decisions = [committed(1), lost(), committed(2)];
+            first_life.extend(durable - 1, at(2), decisions.to_vec());
+            for seen in first_life.after(0).await.unwrap() {
+                let second_life = History::of_entries(MigrationId(1), &entries[..durable]);
+                second_life.extend(1, at(3), vec![ended()]);
+                let later = given(&second_life, seen.number).await;
+                let commits = durable / 2;
+                let missed = (1..=commits).any(|batch| {
+                    let before = first_life.known_after(0).flatten().unwrap();
+                    let mut before = before.iter().filter(|event| event.number <= seen.number);
+                    !later.contains(&committed(batch)) && before.all(|event| event.what != committed(batch))
+                });
+                assert!(!missed, "{durable} durable, seen {seen:?}: {later:?}");
+                assert_eq!(later.last(), Some(&ended()), "what is new is new to it");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_two_lives_read_from_the_journal_has_the_same_numbers() {
+        let entries = [begun(1), commitment(1)];
+        let numbers = async |entries: &[JournalEntry]| {
+            let events = History::of_entries(MigrationId(1), entries)
+                .after(0)
+                .await
+                .unwrap();
+            events.iter().map(|event| event.number).collect::<Vec<_>>()
+        };
+        let both = numbers(&entries).await;
+        assert_eq!(both[..1], numbers(&entries[..1]).await);
+        assert!(both.is_sorted_by(|a, b| a < b), "{both:?}");
     }
 
     #[test]
@@ -227,15 +318,11 @@ mod tests {
             vm: "vm1".parse().unwrap(),
             pages: transhume_protocol::message::PageProgress::default(),
         };
-        (0..EVENTS_MAX + 5).for_each(|_| history.push(at(1), progress()));
-        history.push(at(2), ended());
+        (0..EVENTS_MAX + 5).for_each(|_| history.extend(0, at(1), vec![progress()]));
+        history.extend(0, at(2), vec![ended()]);
         let kept = history.kept();
         assert_eq!(kept.events.len(), EVENTS_MAX + 1);
-        let without_gaps = kept
-            .events
-            .iter()
-            .zip(1..)
-            .all(|(event, number)| event.number == number);
-        assert!(without_gaps);
+        let numbers = kept.events.iter().map(|event| event.number);
+        assert!(numbers.eq(1..=EVENTS_MAX as u64 + 1));
     }
 }

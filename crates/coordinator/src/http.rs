@@ -1,4 +1,5 @@
-//! The HTTP API: routes, their OpenAPI document, the stream of events. Everything is decided in the core.
+//! The HTTP API: routes, their OpenAPI document, the stream of events. Everything is decided in the
+//! core.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,8 +15,12 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use futures::stream::{self, Stream, StreamExt};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
+use transhume_api::{
+    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
+    Problem, VmStart, VmStop,
+};
 use transhume_model::{ClusterSpec, MigrationId};
 use transhume_protocol::event::Event;
 use transhume_protocol::report::MigrationReport;
@@ -23,12 +28,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::{
-    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView, Problem,
-};
-use crate::core::Reply;
 use crate::error::Refused;
-use crate::requests::Request;
+use crate::requests::{Reply, Request, VmRequest, VmWish};
 
 /// A request body longer than this is refused; a cluster of a thousand VMs is below.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -105,6 +106,9 @@ fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .routes(routes!(hosts))
         .routes(routes!(clusters, create_cluster))
         .routes(routes!(cluster, delete_cluster))
+        .routes(routes!(start_vm))
+        .routes(routes!(stop_vm))
+        .routes(routes!(forget_vm))
         .routes(routes!(plan))
         .routes(routes!(move_cluster))
         .routes(routes!(migrations))
@@ -125,7 +129,7 @@ pub fn openapi() -> String {
 
 /// Asks the core and waits for its answer.
 async fn ask<T>(api: &Api, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refused> {
-    let (reply, answer) = oneshot::channel();
+    let (reply, answer) = Reply::channel();
     api.core
         .send(request(reply))
         .await
@@ -183,6 +187,44 @@ async fn delete_cluster(
         .map(Json)
 }
 
+/// Boots a VM that is powered off or missing; answers when it runs.
+#[utoipa::path(post, path = "/v1/clusters/{name}/vms/{vm}/start", params(Vm), request_body = VmStart,
+    responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
+async fn start_vm(
+    State(api): State<Api>,
+    Path(vm): Path<Vm>,
+    start: Result<Json<VmStart>, JsonRejection>,
+) -> Answer<ClusterView> {
+    let VmStart { host } = body(start)?;
+    ask_about(&api, vm, VmWish::Start { host }).await
+}
+
+/// Powers a VM off; its place stays, and it can be started again.
+#[utoipa::path(post, path = "/v1/clusters/{name}/vms/{vm}/stop", params(Vm), request_body = VmStop,
+    responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
+async fn stop_vm(
+    State(api): State<Api>,
+    Path(vm): Path<Vm>,
+    stop: Result<Json<VmStop>, JsonRejection>,
+) -> Answer<ClusterView> {
+    let VmStop { force } = body(stop)?;
+    ask_about(&api, vm, VmWish::Stop { force }).await
+}
+
+/// Takes a VM that is powered off or missing out of its cluster; the last one takes the cluster
+/// along.
+#[utoipa::path(delete, path = "/v1/clusters/{name}/vms/{vm}", params(Vm),
+    responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
+async fn forget_vm(State(api): State<Api>, Path(vm): Path<Vm>) -> Answer<ClusterView> {
+    ask_about(&api, vm, VmWish::Forget).await
+}
+
+async fn ask_about(api: &Api, vm: Vm, wish: VmWish) -> Answer<ClusterView> {
+    let Vm { name: cluster, vm } = vm;
+    let request = VmRequest { cluster, vm, wish };
+    ask(api, |reply| Request::Vm(request, reply)).await.map(Json)
+}
+
 /// Which VM would go where, in which batch; nothing is changed.
 #[utoipa::path(post, path = "/v1/clusters/{name}/plan", params(Cluster), request_body = MoveOrder,
     responses((status = 200, body = PlanView), (status = "4XX", body = Problem)))]
@@ -237,6 +279,15 @@ struct Cluster {
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Path)]
+struct Vm {
+    /// The cluster.
+    name: String,
+    /// The VM.
+    vm: String,
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
 struct Number {
     /// Number of the move. What is no number is no move.
     #[param(value_type = MigrationId)]
@@ -246,12 +297,13 @@ struct Number {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct After {
-    /// Events with a number above this one.
+    /// Events with a number above this one, across restarts of the coordinator.
     #[serde(default)]
     after: u64,
 }
 
-/// What happens, as server-sent events: from the beginning or after a number, then live until the move is over.
+/// What happens, as server-sent events: from the beginning or after a number, then live until the
+/// move is over.
 #[utoipa::path(get, path = "/v1/migrations/{id}/events", params(Number, After),
     responses((status = 200, content_type = "text/event-stream", body = Event), (status = "4XX", body = Problem)))]
 async fn events(
@@ -269,12 +321,15 @@ async fn events(
     let batches = stream::unfold((history, after, place), |(history, seen, place)| async move {
         let events = history.after(seen).await?;
         let seen = events.last().map_or(seen, |event| event.number);
-        Some((stream::iter(events.into_iter().map(told)), (history, seen, place)))
+        Some((
+            stream::iter(events.into_iter().map(sse_event)),
+            (history, seen, place),
+        ))
     });
     Ok(Sse::new(batches.flatten()).keep_alive(KeepAlive::default()))
 }
 
-fn told(event: Event) -> Result<sse::Event, Infallible> {
+fn sse_event(event: Event) -> Result<sse::Event, Infallible> {
     let line = sse::Event::default()
         .id(event.number.to_string())
         .json_data(&event);

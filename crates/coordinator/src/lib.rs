@@ -7,28 +7,30 @@
 //!                                            └── one sans-IO Migration per move
 //! ```
 //!
-//! One task owns everything, so there is nothing to lock and nothing to race. Persist comes before send.
-//! Deliberately absent: how a switchover is done (agents), when a step is over (protocol).
+//! One task owns everything, so there is nothing to lock and nothing to race. Persist comes before
+//! send. Deliberately absent: how a switchover is done (agents), when a step is over (protocol).
 #![forbid(unsafe_code)]
 
-pub mod api;
-mod checks;
+mod clock;
 mod clusters;
 mod config;
 mod core;
+mod effects;
 mod error;
-mod forecasts;
 mod history;
 mod hosts;
 mod http;
 mod jobs;
 pub mod journal;
-mod lessons;
 mod link;
 mod moves;
+mod planning;
 mod requests;
 mod serve;
-mod survey;
+mod store;
+mod surveys;
+mod views;
+mod vm_checks;
 
 use std::fs::Permissions;
 use std::io;
@@ -91,7 +93,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
 pub async fn run_with(config: Config, journal: Box<dyn Journal>) -> Result<(), Error> {
     let (news_sender, news) = mpsc::channel(WAITING_MAX);
     let (requests_sender, requests) = mpsc::channel(WAITING_MAX);
-    // Addresses first: a second coordinator must not touch the journal's moves before it finds out that it is one.
+    // Addresses first: a second coordinator must not touch the journal's moves before it finds out
+    // that it is one.
     let servers = serve(&config, requests_sender).await?;
     let hosts = config.hosts.clone();
     let core = core::Core::recover(config, journal)?;
@@ -131,8 +134,9 @@ async fn serve(config: &Config, requests: mpsc::Sender<requests::Request>) -> Re
     Ok(servers)
 }
 
-/// A socket that a killed coordinator left is replaced; one that answers is another coordinator's, and what is no socket is
-/// somebody's file. It is made beside its place, so that nobody else can ever open it.
+/// A socket that a killed coordinator left is replaced; one that answers is another coordinator's,
+/// and what is no socket is somebody's file. It is made beside its place, so that nobody else can
+/// ever open it.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());

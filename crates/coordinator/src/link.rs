@@ -4,11 +4,14 @@
 //!  connect ──▶ first report: the host's state ──▶ Back ──▶ reports … ──▶ silence, or broken ──▶ Lost, Away ──▶ pause ──▶ connect
 //! ```
 //!
-//! A connection is an agent's life: one that restarted is lost and back, whatever it says of itself. Orders that a connection did
-//! not carry die with it.
+//! A connection is an agent's life: one that restarted is lost and back, whatever it says of
+//! itself. Orders that a connection did not carry die with it.
 
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::pin::pin;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -17,9 +20,11 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{info, warn};
-use transhume_model::{Epoch, HostName, HostSpec, OrderId};
+use transhume_model::{Epoch, HostName, HostSpec, OrderId, WallMicros};
 use transhume_protocol::message::{Command, HostState, Order, Outcome, PROTOCOL_VERSION, Report};
 use transhume_protocol::wire;
+
+use crate::clock::Sample;
 
 /// Orders waiting for a connection; a batch of hundreds fits.
 const ORDERS_WAITING_MAX: usize = 4096;
@@ -30,13 +35,17 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// The agent is asked for a sign of life so often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// So many heartbeats in a row without a word, and the agent is taken for lost. Beats, not seconds: a coordinator whose machine stood still
-/// for a while has asked nothing meanwhile, and must not take all its agents for lost when it wakes.
+/// So many heartbeats in a row without a message, and the agent is taken for lost. Beats, not
+/// seconds: a coordinator whose machine was stalled for a while has asked nothing meanwhile, and
+/// must not take all its agents for lost when it wakes.
 const SILENT_BEATS_MAX: u32 = 8;
-/// The heartbeat belongs to no move; its answer updates the host's state.
-pub(crate) const HEARTBEAT_ORDER: OrderId = OrderId(1);
+/// Heartbeats belong to no move: of the ids that are the coordinator's own they have the upper
+/// half.
+const HEARTBEAT_IDS: RangeInclusive<u64> = 1 << 31..=(1 << 32) - 1;
+/// Heartbeats whose answers are waited for, to measure clocks by them; more than may go unanswered.
+const HEARTBEATS_KEPT_MAX: usize = 16;
 
-/// What a link tells the core.
+/// What a link has for the core.
 #[derive(Debug)]
 pub(crate) enum LinkNews {
     /// Connected: the state of the host, and where its orders go from now on.
@@ -45,6 +54,8 @@ pub(crate) enum LinkNews {
         state: Box<HostState>,
         orders: mpsc::Sender<Order>,
     },
+    /// A heartbeat was answered.
+    Heartbeat { host: HostName, sample: Sample },
     /// A report.
     Report { host: HostName, report: Box<Report> },
     /// The connection is gone.
@@ -62,12 +73,12 @@ enum LinkError {
     #[error("it said nothing for {} ms", .0.as_millis())]
     Silent(Duration),
     #[error(
-        "it speaks version {found} of the protocol, this coordinator speaks {PROTOCOL_VERSION}: install the same release on both"
+        "it has version {found} of the protocol, this coordinator has {PROTOCOL_VERSION}: install the same release on both"
     )]
     Version { found: u16 },
     #[error("what answers there is host {found}: correct the address in the coordinator's configuration")]
     OtherHost { found: HostName },
-    #[error("its first word was not its state")]
+    #[error("its first message was not its state")]
     NoState,
     #[error("the coordinator is ending")]
     Over,
@@ -75,7 +86,7 @@ enum LinkError {
 
 /// Keeps the link to one host.
 pub(crate) async fn keep(spec: HostSpec, news: mpsc::Sender<LinkNews>) {
-    let (mut pause, mut told) = (RETRY_MIN, String::new());
+    let (mut pause, mut reported) = (RETRY_MIN, String::new());
     loop {
         let mut connected = false;
         let why = match converse(&spec, &news, &mut connected).await {
@@ -91,9 +102,9 @@ pub(crate) async fn keep(spec: HostSpec, news: mpsc::Sender<LinkNews>) {
             }
         }
         // Once per reason: an agent may be away for hours.
-        if connected || why != told {
+        if connected || why != reported {
             warn!(host = %spec.name, address = %spec.control, "no agent: {why}");
-            told.clone_from(&why);
+            reported.clone_from(&why);
             if news.send(LinkNews::Away { host: host(), why }).await.is_err() {
                 return;
             }
@@ -124,28 +135,35 @@ async fn converse(
     news.send(LinkNews::Back { host, state, orders })
         .await
         .map_err(|_| LinkError::Over)?;
+    let heartbeats = Mutex::new(Heartbeats::default());
     let receive = async {
         loop {
             let report = while_it_answers(read_report(&mut read)).await??;
-            let told = LinkNews::Report {
+            let sample = heartbeats.lock().expect("no holder panics").answered(&report);
+            if let Some(sample) = sample {
+                let host = spec.name.clone();
+                let of_clock = LinkNews::Heartbeat { host, sample };
+                news.send(of_clock).await.map_err(|_| LinkError::Over)?;
+            }
+            let of_report = LinkNews::Report {
                 host: spec.name.clone(),
                 report: Box::new(report),
             };
-            news.send(told).await.map_err(|_| LinkError::Over)?;
+            news.send(of_report).await.map_err(|_| LinkError::Over)?;
         }
     };
     tokio::select! {
         ended = receive => ended,
-        ended = transmit(write, queue) => ended,
+        ended = transmit(write, queue, &heartbeats) => ended,
     }
 }
 
-/// Waits for the agent's next word as long as it does not miss too many heartbeats.
-async fn while_it_answers<T>(word: impl Future<Output = T>) -> Result<T, LinkError> {
-    let mut word = pin!(word);
+/// Waits for the agent's next message as long as it does not miss too many heartbeats.
+async fn while_it_answers<T>(message: impl Future<Output = T>) -> Result<T, LinkError> {
+    let mut message = pin!(message);
     for _ in 0..SILENT_BEATS_MAX {
-        if let Ok(word) = timeout(HEARTBEAT, &mut word).await {
-            return Ok(word);
+        if let Ok(message) = timeout(HEARTBEAT, &mut message).await {
+            return Ok(message);
         }
     }
     Err(LinkError::Silent(HEARTBEAT * SILENT_BEATS_MAX))
@@ -167,8 +185,8 @@ async fn open(
     Ok((read, write, state))
 }
 
-/// The first report. An agent of another release may say more or less than this one understands, but its version is where it
-/// always was: so it is looked at first.
+/// The first report. An agent of another release may say more or less than this one understands,
+/// but its version is where it always was: so it is looked at first.
 fn greeting(body: &[u8]) -> Result<Outcome, LinkError> {
     #[derive(Deserialize)]
     struct AnyReport {
@@ -201,16 +219,55 @@ async fn read_report(read: &mut BufReader<OwnedReadHalf>) -> Result<Report, Link
 async fn transmit(
     mut write: OwnedWriteHalf,
     mut queue: mpsc::Receiver<Order>,
+    heartbeats: &Mutex<Heartbeats>,
 ) -> Result<std::convert::Infallible, LinkError> {
     let mut heartbeat = interval(HEARTBEAT);
     loop {
         let order = tokio::select! {
             order = queue.recv() => order.ok_or(LinkError::Over)?,
             _ = heartbeat.tick() => {
-                Order { id: HEARTBEAT_ORDER, epoch: Epoch::default(), command: Command::inspect() }
+                let id = heartbeats.lock().expect("no holder panics").next();
+                Order { id, epoch: Epoch::default(), command: Command::inspect() }
             }
         };
         write.write_all(&wire::encode(&order)?).await?;
+    }
+}
+
+/// Heartbeats that are under way: when each one left.
+#[derive(Debug, Default)]
+struct Heartbeats {
+    issued: u64,
+    under_way: VecDeque<(OrderId, WallMicros, Instant)>,
+}
+
+impl Heartbeats {
+    /// The id of the next one, which leaves now.
+    fn next(&mut self) -> OrderId {
+        let ids = HEARTBEAT_IDS.end() - HEARTBEAT_IDS.start() + 1;
+        let id = OrderId(HEARTBEAT_IDS.start() + self.issued % ids);
+        self.issued += 1;
+        if self.under_way.len() == HEARTBEATS_KEPT_MAX {
+            self.under_way.pop_front();
+        }
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        let sent = WallMicros(since_1970.map_or(0, |time| time.as_micros() as u64));
+        self.under_way.push_back((id, sent, Instant::now()));
+        id
+    }
+
+    /// What the answer to one says of the host's clock; `None` if this is no such answer.
+    fn answered(&mut self, report: &Report) -> Option<Sample> {
+        let index = self
+            .under_way
+            .iter()
+            .position(|(id, ..)| report.order == Some(*id))?;
+        let (_, sent, left) = self.under_way.remove(index)?;
+        Some(Sample {
+            sent,
+            round_trip_us: left.elapsed().as_micros() as u64,
+            at: report.at,
+        })
     }
 }
 
@@ -218,8 +275,55 @@ async fn transmit(
 mod tests {
     use tokio::sync::oneshot;
     use tokio::time::{Instant, advance};
+    use transhume_protocol::migration::OrderIds;
 
-    use super::*;
+    use super::{
+        Epoch, HEARTBEAT, HEARTBEAT_IDS, HEARTBEATS_KEPT_MAX, Heartbeats, LinkError, OrderId, Outcome,
+        Report, SILENT_BEATS_MAX, WallMicros, while_it_answers,
+    };
+
+    fn answer_to(order: OrderId) -> Report {
+        Report {
+            order: Some(order),
+            epoch: Epoch::default(),
+            vm: None,
+            at: WallMicros(77),
+            outcome: Outcome::Destroyed,
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_is_measured_once_by_its_own_answer() {
+        let mut heartbeats = Heartbeats::default();
+        let (first, second) = (heartbeats.next(), heartbeats.next());
+        assert_eq!(
+            heartbeats.answered(&answer_to(OrderId(1))),
+            None,
+            "somebody else's order"
+        );
+        let sample = heartbeats.answered(&answer_to(second)).expect("it is under way");
+        assert_eq!(sample.at, WallMicros(77));
+        assert_eq!(heartbeats.answered(&answer_to(second)), None, "answered twice");
+        assert!(
+            heartbeats.answered(&answer_to(first)).is_some(),
+            "out of turn is no matter"
+        );
+    }
+
+    #[test]
+    fn heartbeats_without_answers_are_forgotten_and_their_ids_are_the_coordinators_own() {
+        let mut heartbeats = Heartbeats::default();
+        let first = heartbeats.next();
+        heartbeats.issued = HEARTBEAT_IDS.end() - HEARTBEAT_IDS.start();
+        let ids: Vec<_> = (0..HEARTBEATS_KEPT_MAX).map(|_| heartbeats.next()).collect();
+        assert!(ids.iter().all(|id| HEARTBEAT_IDS.contains(&id.0)), "{ids:?}");
+        assert!(
+            ids.iter().all(|id| OrderIds::migration_of(*id).is_none()),
+            "{ids:?}"
+        );
+        assert_eq!(heartbeats.under_way.len(), HEARTBEATS_KEPT_MAX);
+        assert_eq!(ids[1], first, "ids begin anew: the first one is long forgotten");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_says_nothing_is_lost() {
@@ -231,8 +335,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_coordinator_that_stood_still_asks_again_first() {
-        let (answer, word) = oneshot::channel();
-        let waiting = tokio::spawn(while_it_answers(word));
+        let (answer, message) = oneshot::channel();
+        let waiting = tokio::spawn(while_it_answers(message));
         tokio::task::yield_now().await;
         advance(HEARTBEAT * SILENT_BEATS_MAX * 4).await;
         tokio::task::yield_now().await;

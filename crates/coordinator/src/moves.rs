@@ -1,23 +1,19 @@
-//! Moves: each is one sans-IO [`Migration`] that is fed and obeyed here.
+//! Moves: each is one sans-IO [`Migration`] with its history and its timers. What one wants done is
+//! the core's to carry out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tracing::{error, info, warn};
-use transhume_model::{ClusterName, Epoch, HostName, MigrationId, VmName};
-use transhume_protocol::message::Report;
+use tracing::{error, info};
+use transhume_api::{MigrationLine, MigrationList, wait_in_words};
+use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName};
+use transhume_protocol::event::Happening;
 use transhume_protocol::migration::{
-    Input, JournalEntry, Limits, Migration, MoveRequest, Now, Ready, RecoverError,
+    Input, JournalEntry, Migration, MoveRequest, Now, Ready, RecoverError, RequestError, TimerId,
 };
 use transhume_protocol::report::MigrationReport;
 
-use crate::api::{Accepted, ForecastRecord, MigrationLine, MigrationList};
-use crate::checks::{Plan, Scene};
-use crate::config::CrashAt;
-use crate::core::{Alarm, Core, CoreError};
 use crate::error::Refused;
-use crate::forecasts;
 use crate::history::History;
-use crate::journal::ClusterRecord;
 
 /// Moves that are over are kept, oldest forgotten first.
 const OVER_KEPT_MAX: usize = 1_000;
@@ -26,9 +22,9 @@ const HISTORIES_KEPT_MAX: usize = 16;
 
 /// A move.
 #[derive(Debug)]
-pub(crate) struct Move {
+struct Move {
     cluster: ClusterName,
-    pub(crate) history: History,
+    history: History,
     stage: Stage,
 }
 
@@ -55,280 +51,222 @@ impl Move {
     }
 }
 
-impl Core {
-    /// Takes one move up from its entries. If it is not over it goes on as soon as its hosts are connected.
-    pub(crate) fn take_up(
+/// A move wants to be woken.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Timer {
+    at: Millis,
+    migration: MigrationId,
+    id: TimerId,
+}
+
+/// What is left of a [`Ready`] that is persisted and sent.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// Entries that the journal grew by.
+    pub(crate) entries: usize,
+    pub(crate) timers: Vec<(Millis, TimerId)>,
+    pub(crate) events: Vec<Happening>,
+    pub(crate) done: bool,
+}
+
+/// All moves that are under way or kept.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    moves: BTreeMap<MigrationId, Move>,
+    timers: BTreeSet<Timer>,
+}
+
+impl Moves {
+    /// Takes up a move that is over.
+    pub(crate) fn take_up_over(
         &mut self,
         id: MigrationId,
         entries: &[JournalEntry],
-        life: Epoch,
-    ) -> Result<(), CoreError> {
-        let unusable = |source: RecoverError| CoreError::Recover {
-            migration: id,
-            source,
+        report: &MigrationReport,
+    ) {
+        let over = Move {
+            cluster: report.cluster.clone(),
+            history: History::of_entries(id, entries),
+            stage: Stage::Over(Box::new(report.clone())),
         };
-        let history = History::of_entries(id, entries, life);
-        if let Some(JournalEntry::Ended { report }) = entries.last() {
-            let (cluster, stage) = (report.cluster.clone(), Stage::Over(report.clone()));
-            self.moves.insert(
-                id,
-                Move {
-                    cluster,
-                    history,
-                    stage,
-                },
-            );
-            return Ok(());
-        }
-        // As many as the move can still use, whatever batch it is in.
-        let batches = match entries.first() {
-            Some(JournalEntry::Begun { request, .. }) => request.batches.len(),
-            _ => 1,
-        };
-        let epoch = self.journal.new_epochs(batches as u64)?;
-        let recovered = Migration::recover(self.now(), entries, epoch).map_err(unusable)?;
-        let Some((migration, ready)) = recovered else {
-            return Ok(());
+        self.moves.insert(id, over);
+    }
+
+    /// Takes up a move from its entries, with the first of [`Moves::epochs_of`] new epochs. It goes
+    /// on as soon as its hosts are connected. `None` where it is over.
+    pub(crate) fn take_up(
+        &mut self,
+        now: Now,
+        id: MigrationId,
+        entries: &[JournalEntry],
+        epoch: Epoch,
+    ) -> Result<Option<Ready>, RecoverError> {
+        let Some((migration, ready)) = Migration::recover(now, entries, epoch)? else {
+            return Ok(None);
         };
         info!(migration = %id, %epoch, "taken up from the journal");
-        let unknown = migration.request().batches.iter().flatten();
-        let unknown = unknown.flat_map(|vm| [&vm.source, &vm.target]);
-        for host in unknown.filter(|host| self.hosts.named(host.as_str()).is_err()) {
-            warn!(migration = %id, %host, "waits for a host that the configuration does not name any more");
-        }
-        let cluster = migration.request().cluster.clone();
-        let stage = Stage::Running(Box::new(migration));
-        self.moves.insert(
-            id,
-            Move {
-                cluster,
-                history,
-                stage,
-            },
-        );
-        self.carry_out(id, ready)
+        let taken = Move {
+            cluster: migration.request().cluster.clone(),
+            history: History::of_entries(id, entries),
+            stage: Stage::Running(Box::new(migration)),
+        };
+        self.moves.insert(id, taken);
+        Ok(Some(ready))
     }
 
-    /// Begins a move whose plan is right.
-    pub(crate) fn begin_move(
-        &mut self,
-        scene: Scene,
-        plan: Plan,
-    ) -> Result<Result<Accepted, Refused>, CoreError> {
-        let id = self.journal.new_migration()?;
-        let limits = Limits {
-            blackout_ms_max: scene.blackout_max,
-            ..self.config.limits.clone()
-        };
-        let cluster = scene.cluster.name;
-        let request = MoveRequest {
-            migration: id,
-            cluster: cluster.clone(),
-            mode: scene.mode,
-            epoch: self.journal.new_epochs(plan.batches.len() as u64)?,
-            from: scene.from,
-            to: scene.to,
-            batches: plan.batches,
-            limits,
-            forecast: Some(plan.view.forecast),
-        };
-        let (vms, batch) = (plan.view.moves.len(), plan.view.batch);
-        let (migration, ready) = match Migration::begin(self.now(), request) {
-            Ok(begun) => begun,
-            Err(error) => {
-                let hint = "this is a mistake of the coordinator's own checks; please report it";
-                return Ok(Err(Refused::conflict("impossible-move", error.to_string(), hint)));
-            }
-        };
-        info!(migration = %id, %cluster, vms, batch, "begins");
-        self.moves.insert(
-            id,
-            Move {
-                cluster,
-                history: History::new(id),
-                stage: Stage::Running(Box::new(migration)),
-            },
-        );
-        self.carry_out(id, ready)?;
-        Ok(Ok(Accepted { migration: id }))
-    }
-
-    pub(crate) fn cancel(&mut self, id: &str) -> Result<Result<Accepted, Refused>, CoreError> {
-        let id = match self.move_named(id) {
-            Ok((id, one)) if one.running().is_some() => id,
-            Ok((id, _)) => {
-                return Ok(Err(Refused::conflict(
-                    "migration-over",
-                    format!("migration {id} is over"),
-                    format!("`transhume report {id}` tells how it ended"),
-                )));
-            }
-            Err(refused) => return Ok(Err(refused)),
-        };
-        self.feed(id, Input::Cancel)?;
-        Ok(Ok(Accepted { migration: id }))
-    }
-
-    /// A report that answers an order of a move, or that an agent makes by itself.
-    pub(crate) fn report_for(
-        &mut self,
-        id: Option<MigrationId>,
-        host: HostName,
-        report: Report,
-    ) -> Result<(), CoreError> {
-        match id.or_else(|| self.move_with(report.vm.as_ref()?)) {
-            Some(id) => self.feed(id, Input::Report { host, report }),
-            None => {
-                let vm = report.vm.as_ref().map(VmName::as_str);
-                warn!(%host, vm, what = report.outcome.name(), "outside of any move");
-                Ok(())
-            }
+    /// Epochs that a move still needs: as many as it can use, whatever batch it is in.
+    pub(crate) fn epochs_of(entries: &[JournalEntry]) -> u64 {
+        match entries.first() {
+            Some(JournalEntry::Begun { request, .. }) => request.batches.len() as u64,
+            _ => 1,
         }
     }
 
-    fn move_with(&self, vm: &VmName) -> Option<MigrationId> {
-        let has = |migration: &Migration| {
-            let mut vms = migration.request().batches.iter().flatten();
-            vms.any(|moved| moved.spec.name == *vm)
+    /// Begins a move.
+    pub(crate) fn begin(&mut self, now: Now, request: MoveRequest) -> Result<Ready, RequestError> {
+        let (id, cluster) = (request.migration, request.cluster.clone());
+        let vms = request.batches.iter().flatten().count();
+        let (migration, ready) = Migration::begin(now, request)?;
+        info!(migration = %id, %cluster, vms, "begins");
+        let begun = Move {
+            cluster,
+            history: History::new(id),
+            stage: Stage::Running(Box::new(migration)),
         };
-        let found = self.moves.iter().find(|(_, one)| one.running().is_some_and(has));
-        found.map(|(id, _)| *id)
+        self.moves.insert(id, begun);
+        Ok(ready)
     }
 
-    /// Tells every move with a part on this host.
-    pub(crate) fn feed_all_on(
-        &mut self,
-        host: &HostName,
-        input: impl Fn() -> Input,
-    ) -> Result<(), CoreError> {
-        let on_host = |migration: &Migration| {
-            let mut vms = migration.request().batches.iter().flatten();
-            vms.any(|vm| vm.source == *host || vm.target == *host)
-        };
-        let concerned = self
-            .moves
-            .iter()
-            .filter(|(_, one)| one.running().is_some_and(on_host));
-        let concerned: Vec<MigrationId> = concerned.map(|(id, _)| *id).collect();
-        concerned.into_iter().try_for_each(|id| self.feed(id, input()))
-    }
-
-    /// Gives a move one input and does what it wants done. What comes after its end is old news.
-    pub(crate) fn feed(&mut self, id: MigrationId, input: Input) -> Result<(), CoreError> {
-        let now = self.now();
+    /// Gives a move one input; what it wants done. What comes after its end is old news.
+    pub(crate) fn handle(&mut self, now: Now, id: MigrationId, input: Input) -> Option<Ready> {
         let Some(Move {
             stage: Stage::Running(migration),
             ..
         }) = self.moves.get_mut(&id)
         else {
-            return Ok(());
+            return None;
         };
         match migration.handle(now, input) {
-            Ok(ready) => self.carry_out(id, ready),
+            Ok(ready) => Some(ready),
             Err(illegal) => {
                 error!("{illegal}");
-                Ok(())
+                None
             }
         }
     }
 
-    /// Persist, then send, then everything else: the order binds (see [`Ready`]).
-    fn carry_out(&mut self, id: MigrationId, ready: Ready) -> Result<(), CoreError> {
-        if !ready.persist.is_empty() {
-            self.persist(id, &ready.persist)?;
-        }
-        for (host, order) in ready.send {
-            self.hosts.send(&host, order);
-        }
-        let timers = ready.timers.into_iter();
-        self.alarms
-            .extend(timers.map(|(at, timer)| (at, Alarm::Move(id, timer))));
-        let now = self.now();
+    /// Takes what is the move's own of what it wanted done. Whether it is over.
+    pub(crate) fn progressed(&mut self, now: Now, id: MigrationId, progress: Progress) -> bool {
+        let Progress {
+            entries,
+            timers,
+            events,
+            done,
+        } = progress;
         let Some(one) = self.moves.get_mut(&id) else {
-            return Ok(());
+            return false;
         };
-        if ready.done && one.running().is_some() {
+        if done && one.running().is_some() {
             let report = one.report(now);
             info!(migration = %id, outcome = ?report.outcome, "over");
             one.stage = Stage::Over(Box::new(report));
         }
-        for what in ready.events {
-            one.history.push(now.wall, what);
+        one.history.extend(entries, now.wall, events);
+        if done {
+            self.timers.retain(|timer| timer.migration != id);
+        } else {
+            let timers = timers.into_iter().map(|(at, timer)| Timer {
+                at,
+                migration: id,
+                id: timer,
+            });
+            self.timers.extend(timers);
         }
-        if ready.done {
-            self.after_the_end(id)?;
-        }
-        Ok(())
+        done
     }
 
-    /// Journal first; where VMs live changes in the same transaction as the commit.
-    fn persist(&mut self, id: MigrationId, entries: &[JournalEntry]) -> Result<(), CoreError> {
-        let committed = entries.iter().find_map(|entry| match entry {
+    /// The next timer whose time has come.
+    pub(crate) fn due(&mut self, now: Millis) -> Option<(MigrationId, TimerId)> {
+        let due = self.timers.first().is_some_and(|timer| timer.at <= now);
+        let timer = if due { self.timers.pop_first() } else { None };
+        timer.map(|timer| (timer.migration, timer.id))
+    }
+
+    /// When [`Moves::due`] has something to give next.
+    pub(crate) fn next_due(&self) -> Option<Millis> {
+        self.timers.first().map(|timer| timer.at)
+    }
+
+    /// Where the VMs of a batch live once these entries are durable, if that changes by them.
+    pub(crate) fn relocation(
+        &self,
+        id: MigrationId,
+        entries: &[JournalEntry],
+    ) -> Option<(ClusterName, BTreeMap<VmName, HostName>)> {
+        let batch = entries.iter().find_map(|entry| match entry {
             JournalEntry::Committed { batch, .. } => Some(*batch),
             _ => None,
-        });
-        let cluster = committed.and_then(|batch| self.relocated(id, batch));
-        let crash_at = self.config.crash_at.filter(|_| committed.is_some());
-        if crash_at == Some(CrashAt::BeforeCommitted) {
-            std::process::abort();
-        }
-        self.journal.append(id, entries, cluster.as_ref())?;
-        if crash_at == Some(CrashAt::AfterCommitted) {
-            std::process::abort();
-        }
-        if let Some(cluster) = cluster {
-            self.clusters.insert(cluster.spec.name.clone(), cluster);
-        }
-        Ok(())
-    }
-
-    /// The cluster as it is once the batch (from 1) is committed.
-    fn relocated(&self, id: MigrationId, batch: usize) -> Option<ClusterRecord> {
+        })?;
         let one = self.moves.get(&id)?;
         let moved = one.running()?.request().batches.get(batch.checked_sub(1)?)?;
-        let targets: BTreeMap<&VmName, &HostName> =
-            moved.iter().map(|vm| (&vm.spec.name, &vm.target)).collect();
-        let mut cluster = self.clusters.get(&one.cluster)?.clone();
-        for vm in &mut cluster.spec.vms {
-            if let Some(target) = targets.get(&vm.spec.name) {
-                vm.host = (*target).clone();
-            }
-        }
-        Some(cluster)
+        let places = moved.iter().map(|vm| (vm.spec.name.clone(), vm.target.clone()));
+        Some((one.cluster.clone(), places.collect()))
     }
 
-    /// What a move that is over leaves: no timers, and older ones are kept shorter or not at all.
-    fn after_the_end(&mut self, id: MigrationId) -> Result<(), CoreError> {
-        self.alarms
-            .retain(|(_, alarm)| !matches!(alarm, Alarm::Move(of, _) if *of == id));
-        self.hosts.look_around();
-        self.forget_old_moves()
-    }
-
-    pub(crate) fn forget_old_moves(&mut self) -> Result<(), CoreError> {
+    /// Forgets what is long over: histories first, then whole moves, which are returned.
+    pub(crate) fn forget_old(&mut self) -> Vec<MigrationId> {
         let over = self.moves.iter().filter(|(_, one)| one.running().is_none());
         let over: Vec<MigrationId> = over.map(|(id, _)| *id).collect();
         let with_history = over.len().saturating_sub(HISTORIES_KEPT_MAX);
         for id in &over[..with_history] {
             self.moves[id].history.shorten();
         }
-        for id in &over[..over.len().saturating_sub(OVER_KEPT_MAX)] {
-            self.journal.remove_migration(*id)?;
+        let forgotten = over[..over.len().saturating_sub(OVER_KEPT_MAX)].to_vec();
+        for id in &forgotten {
             self.moves.remove(id);
         }
-        Ok(())
+        forgotten
+    }
+
+    fn all_running(&self) -> impl Iterator<Item = (MigrationId, &Migration)> {
+        let all = self.moves.iter();
+        all.filter_map(|(id, one)| Some((*id, one.running()?)))
+    }
+
+    /// The move under way that a VM is part of.
+    pub(crate) fn with_vm(&self, vm: &VmName) -> Option<MigrationId> {
+        let has = |migration: &Migration| {
+            let mut vms = migration.request().batches.iter().flatten();
+            vms.any(|moved| moved.spec.name == *vm)
+        };
+        let mut running = self.all_running();
+        running.find(|(_, migration)| has(migration)).map(|(id, _)| id)
+    }
+
+    /// Moves under way with a part on this host.
+    pub(crate) fn on_host(&self, host: &HostName) -> Vec<MigrationId> {
+        let running = self.all_running();
+        let concerned = running.filter(|(_, migration)| hosts_of(migration).any(|name| name == host));
+        concerned.map(|(id, _)| id).collect()
+    }
+
+    /// Hosts of a move under way.
+    pub(crate) fn hosts_of(&self, id: MigrationId) -> BTreeSet<HostName> {
+        let migration = self.moves.get(&id).and_then(Move::running);
+        migration.into_iter().flat_map(hosts_of).cloned().collect()
     }
 
     /// The move of a cluster that is under way.
-    pub(crate) fn move_of(&self, cluster: &ClusterName) -> Option<MigrationId> {
-        let mut running = self.moves.iter().filter(|(_, one)| one.running().is_some());
+    pub(crate) fn of_cluster(&self, cluster: &ClusterName) -> Option<MigrationId> {
+        let mut running = self.all_running();
         running
-            .find(|(_, one)| one.cluster == *cluster)
-            .map(|(id, _)| *id)
+            .find(|(_, migration)| migration.request().cluster == *cluster)
+            .map(|(id, _)| id)
     }
 
-    pub(crate) fn check_no_move(&self, cluster: &ClusterName) -> Result<(), Refused> {
-        match self.move_of(cluster) {
+    /// Refused while a cluster is being moved.
+    pub(crate) fn check_idle(&self, cluster: &ClusterName) -> Result<(), Refused> {
+        match self.of_cluster(cluster) {
             None => Ok(()),
             Some(id) => Err(Refused::conflict(
                 "move-under-way",
@@ -340,7 +278,7 @@ impl Core {
         }
     }
 
-    pub(crate) fn move_named(&self, text: &str) -> Result<(MigrationId, &Move), Refused> {
+    fn named(&self, text: &str) -> Result<(MigrationId, &Move), Refused> {
         let id = text.parse().ok().map(MigrationId);
         let found = id.and_then(|id| self.moves.get(&id).map(|one| (id, one)));
         found.ok_or_else(|| {
@@ -349,13 +287,42 @@ impl Core {
         })
     }
 
-    pub(crate) fn report(&self, id: &str) -> Result<MigrationReport, Refused> {
-        Ok(self.move_named(id)?.1.report(self.now()))
+    /// A move that can be cancelled.
+    pub(crate) fn cancellable(&self, text: &str) -> Result<MigrationId, Refused> {
+        match self.named(text)? {
+            (id, one) if one.running().is_some() => Ok(id),
+            (id, _) => Err(Refused::conflict(
+                "migration-over",
+                format!("migration {id} is over"),
+                format!("`transhume report {id}` says how it ended"),
+            )),
+        }
     }
 
-    /// How good the forecasts of the moves that are kept have been.
-    pub(crate) fn forecast_record(&self) -> ForecastRecord {
-        forecasts::record(self.reports())
+    /// A move that is to be cancelled and rolls back already: what it waits for.
+    pub(crate) fn rolling_back(&self, now: Now, id: MigrationId) -> Refused {
+        let waiting = self.moves.get(&id).map(|one| one.report(now).waiting);
+        let waiting = waiting.unwrap_or_default();
+        let for_what = match waiting.as_slice() {
+            [] => String::new(),
+            [only] => format!("; it waits for {}", wait_in_words(only)),
+            [first, more @ ..] => {
+                format!("; it waits for {}, and {} more", wait_in_words(first), more.len())
+            }
+        };
+        Refused::conflict(
+            "rolling-back",
+            format!("migration {id} is rolling back already{for_what}"),
+            format!("`transhume report {id}` shows everything that it waits for"),
+        )
+    }
+
+    pub(crate) fn history(&self, text: &str) -> Result<History, Refused> {
+        Ok(self.named(text)?.1.history.clone())
+    }
+
+    pub(crate) fn report(&self, now: Now, text: &str) -> Result<MigrationReport, Refused> {
+        Ok(self.named(text)?.1.report(now))
     }
 
     /// Reports of the moves that are over and kept, the oldest first.
@@ -366,8 +333,7 @@ impl Core {
         })
     }
 
-    pub(crate) fn list_migrations(&self) -> MigrationList {
-        let now = self.now();
+    pub(crate) fn list(&self, now: Now) -> MigrationList {
         let migrations = self.moves.iter().map(|(id, one)| {
             let report = one.report(now);
             MigrationLine {
@@ -381,4 +347,9 @@ impl Core {
             migrations: migrations.collect(),
         }
     }
+}
+
+fn hosts_of(migration: &Migration) -> impl Iterator<Item = &HostName> {
+    let vms = migration.request().batches.iter().flatten();
+    vms.flat_map(|vm| [&vm.source, &vm.target])
 }

@@ -1,22 +1,41 @@
 //! What the API asks of the core, one variant per route.
 
+use tokio::sync::oneshot;
+use transhume_api::{
+    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
+};
 use transhume_model::ClusterSpec;
 use transhume_protocol::report::MigrationReport;
 
-use crate::api::{
-    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
-};
-use crate::core::{Core, CoreError, Reply};
+use crate::error::Refused;
 use crate::history::History;
-use crate::survey::Purpose;
 
-/// A request with the place of its answer.
+/// Where an answer goes.
+#[derive(Debug)]
+pub(crate) struct Reply<T>(oneshot::Sender<Result<T, Refused>>);
+
+impl<T> Reply<T> {
+    /// A place for an answer, and where it will be.
+    pub(crate) fn channel() -> (Self, oneshot::Receiver<Result<T, Refused>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), receiver)
+    }
+
+    /// Whoever asked may have gone; that is no error.
+    pub(crate) fn send(self, answer: Result<T, Refused>) {
+        let _ = self.0.send(answer);
+    }
+}
+
+/// A request with the place of its answer. Names are as they came.
+#[derive(Debug)]
 pub(crate) enum Request {
     Hosts(Reply<HostList>),
     Clusters(Reply<ClusterList>),
     ShowCluster(String, Reply<ClusterView>),
     CreateCluster(ClusterSpec, Reply<ClusterView>),
     DeleteCluster(String, Reply<ClusterView>),
+    Vm(VmRequest, Reply<ClusterView>),
     Plan(String, MoveOrder, Reply<PlanView>),
     Move(String, MoveOrder, Reply<Accepted>),
     Migrations(Reply<MigrationList>),
@@ -26,29 +45,21 @@ pub(crate) enum Request {
     Cancel(String, Reply<Accepted>),
 }
 
-impl Core {
-    /// Answers a request, or begins what it asks for. Whoever asked may have gone; that is no error.
-    pub(crate) fn serve(&mut self, request: Request) -> Result<(), CoreError> {
-        match request {
-            Request::Hosts(reply) => drop(reply.send(Ok(self.hosts.list()))),
-            Request::Clusters(reply) => drop(reply.send(Ok(self.list_clusters()))),
-            Request::ShowCluster(name, reply) => drop(reply.send(self.show_cluster(&name))),
-            Request::CreateCluster(cluster, reply) => self.create_cluster(cluster, reply)?,
-            Request::DeleteCluster(name, reply) => self.delete_cluster(&name, reply)?,
-            Request::Plan(name, order, reply) => self.survey(&name, &order, Purpose::Show(reply)),
-            Request::Move(name, order, reply) => self.survey(&name, &order, Purpose::Move(reply)),
-            Request::Migrations(reply) => drop(reply.send(Ok(self.list_migrations()))),
-            Request::Report(id, reply) => drop(reply.send(self.report(&id))),
-            Request::Forecasts(reply) => drop(reply.send(Ok(self.forecast_record()))),
-            Request::Follow(id, reply) => {
-                let found = self.move_named(&id).map(|(_, one)| one.history.clone());
-                drop(reply.send(found));
-            }
-            Request::Cancel(id, reply) => {
-                let cancelled = self.cancel(&id)?;
-                drop(reply.send(cancelled));
-            }
-        }
-        Ok(())
-    }
+/// What is to become of one VM.
+#[derive(Debug)]
+pub(crate) struct VmRequest {
+    pub(crate) cluster: String,
+    pub(crate) vm: String,
+    pub(crate) wish: VmWish,
+}
+
+/// See [`VmRequest`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VmWish {
+    /// Boot it, on another host than its own where that is named.
+    Start { host: Option<String> },
+    /// Power it off.
+    Stop { force: bool },
+    /// Take it out of its cluster.
+    Forget,
 }

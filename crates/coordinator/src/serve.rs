@@ -1,4 +1,5 @@
-//! Connections to the API. axum's own server sets no limit to their number, nor to the time a client takes to say what it wants.
+//! Connections to the API. axum's own server sets no limit to their number, nor to the time a
+//! client takes to say what it wants.
 
 use std::io;
 use std::sync::Arc;

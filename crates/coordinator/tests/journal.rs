@@ -1,4 +1,5 @@
-//! The contract of the journal port on every answer to it, and what crashes and damage do to the embedded one (G6).
+//! The contract of the journal port on every answer to it, and what crashes and damage do to the
+//! embedded one (G6).
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
@@ -7,9 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use redb::StorageBackend;
-use transhume_coordinator::journal::{
-    ClusterRecord, ClusterStage, Journal, JournalError, MemoryJournal, RedbJournal,
-};
+use transhume_api::ClusterStage;
+use transhume_coordinator::journal::{ClusterRecord, Journal, JournalError, MemoryJournal, RedbJournal};
 use transhume_model::{ClusterSpec, Epoch, MigrationId, WallMicros};
 use transhume_protocol::migration::JournalEntry;
 
@@ -363,7 +363,8 @@ fn a_power_cut_at_any_write_leaves_all_or_nothing_of_the_step_under_way() {
                 format!("power for {operations} operations, {left:?} left, {confirmed:?} steps confirmed");
             let mut journal = match (RedbJournal::on(found, "disk"), confirmed) {
                 (Ok(journal), _) => journal,
-                // Power went while the file was made: nothing was confirmed, and the error says that it is not usable.
+                // Power went while the file was made: nothing was confirmed, and the error says
+                // that it is not usable.
                 (Err(JournalError::Database { .. }), None) => continue,
                 (Err(error), _) => panic!("{case}: {error}"),
             };

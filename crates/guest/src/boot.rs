@@ -30,8 +30,8 @@ const MOUNTS: [(&str, &str, &str); 5] = [
     ("tmpfs", "/run", "tmpfs"),
 ];
 
-/// Buffers large enough that a burst after a blackout stays in the socket, patience with a peer that is away for long,
-/// and a queue that never drops by delay.
+/// Buffers large enough that a burst after a blackout stays in the socket, patience with a peer
+/// that is away for long, and a queue that never drops by delay.
 const SYSCTLS: [(&str, &str); 7] = [
     ("net/core/rmem_max", "16777216"),
     ("net/core/wmem_max", "16777216"),

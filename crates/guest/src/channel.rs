@@ -1,7 +1,8 @@
 //! The guest's side of the console channel on /dev/ttyS1.
 //!
-//! Each request is carried out once per id. The replies of the latest requests are kept; a repeated id gets them again
-//! from the start, because the VM may have moved to another QEMU in the middle of a reply.
+//! Each request is carried out once per id. The replies of the latest requests are kept; a repeated
+//! id gets them again from the start, because the VM may have moved to another QEMU in the middle
+//! of a reply.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};

@@ -1,7 +1,9 @@
-//! The disk writer: numbered blocks, written around a region with O_DIRECT and flushed, at a low rate.
+//! The disk writer: numbered blocks, written around a region with O_DIRECT and flushed, at a low
+//! rate.
 //!
-//! The number of each block's last write is kept in memory, which moves with the VM; the block's contents follow from
-//! the number. Verification reads every block that was ever written back from the device.
+//! The number of each block's last write is kept in memory, which moves with the VM; the block's
+//! contents follow from the number. Verification reads every block that was ever written back from
+//! the device.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};

@@ -1,4 +1,5 @@
-//! Runs a program for the console channel: its output, bounded, its exit code, and a time limit for it and its children.
+//! Runs a program for the console channel: its output, bounded, its exit code, and a time limit for
+//! it and its children.
 
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};

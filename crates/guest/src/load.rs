@@ -1,4 +1,5 @@
-//! `/init load KIND MIB MIB_PER_S`: a program that rewrites its memory at a set rate, for measurements of the page path.
+//! `/init load KIND MIB MIB_PER_S`: a program that rewrites its memory at a set rate, for
+//! measurements of the page path.
 
 use std::io;
 use std::thread;

@@ -1,4 +1,5 @@
-//! The user's workload: a shell script from the overlay or the kernel's command line, its output in a bounded log.
+//! The user's workload: a shell script from the overlay or the kernel's command line, its output in
+//! a bounded log.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -89,7 +90,8 @@ impl Run {
         })
     }
 
-    /// A log that cannot be written is no reason to stop the workload: the bytes are counted and gone.
+    /// A log that cannot be written is no reason to stop the workload: the bytes are counted and
+    /// gone.
     fn append(&mut self, bytes: &[u8]) {
         if self.length >= LOG_FILE_BYTES_MAX {
             let old = self.path.with_extension("log.1");

@@ -10,9 +10,10 @@
 //!   │ ◀──────────────────────────────────── │
 //! ```
 //!
-//! A VM may move while a request is under way: lines are then cut, and the host asks again with the same id. The
-//! guest remembers its latest replies by id and sends them again from the start, so nothing is carried out twice.
-//! Lines that are not JSON are the rests of cut lines; both sides skip them.
+//! A VM may move while a request is under way: lines are then cut, and the host asks again with the
+//! same id. The guest remembers its latest replies by id and sends them again from the start, so
+//! nothing is carried out twice. Lines that are not JSON are the rests of cut lines; both sides
+//! skip them.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,8 @@ pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// Output bytes carried by one line of a reply.
 pub const CHUNK_BYTES_MAX: usize = 16 * 1024;
-/// What `exec` keeps of each of the two output streams; the rest is read and dropped, and the reply says so.
+/// What `exec` keeps of each of the two output streams; the rest is read and dropped, and the reply
+/// says so.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes of the workload's log in one reply.
 pub const LOG_BYTES_MAX: usize = 128 * 1024;
@@ -52,7 +54,8 @@ pub enum Op {
     },
     /// The workload's figures so far.
     Stats,
-    /// Stops sending messages; the figures that follow are exact once everything in flight has arrived.
+    /// Stops sending messages; the figures that follow are exact once everything in flight has
+    /// arrived.
     Quiesce,
     /// Sends messages again; longest silences are counted anew.
     Resume,

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use transhume_api::ClientError;
 use transhume_model::{IdError, Mebibytes};
 
 /// Why something in the lab was not done.
@@ -152,25 +153,9 @@ pub enum LabError {
         /// How long.
         waited_ms: u64,
     },
-    /// The coordinator's API cannot be reached.
-    #[error("the coordinator does not answer on {}", socket.display())]
-    Unreachable {
-        /// Its socket.
-        socket: PathBuf,
-        /// Why.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// The coordinator refused.
-    #[error("the coordinator refused {request}: {status} {said}")]
-    Refused {
-        /// Method and path.
-        request: String,
-        /// HTTP status.
-        status: u16,
-        /// Its answer.
-        said: String,
-    },
+    /// The coordinator refused, or does not answer.
+    #[error(transparent)]
+    Coordinator(#[from] ClientError),
     /// The state file does not read as one.
     #[error("{} is damaged", path.display())]
     State {
@@ -192,7 +177,7 @@ pub enum LabError {
 
 impl LabError {
     /// What the user can do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             LabError::AlreadyUp { .. } => Some("run `transhume lab down` first"),
             LabError::Leftovers { .. } => {
@@ -213,7 +198,8 @@ impl LabError {
             LabError::NoSuch { .. } => {
                 Some("`transhume hosts` lists the hosts, `transhume cluster show lab` the VMs")
             }
-            LabError::Option { .. } => Some("`transhume lab up --help` tells what each option takes"),
+            LabError::Coordinator(error) => error.hint(),
+            LabError::Option { .. } => Some("`transhume lab up --help` says what each option takes"),
             LabError::Name(_)
             | LabError::Stock { .. }
             | LabError::File { .. }
@@ -221,8 +207,6 @@ impl LabError {
             | LabError::OverlayConflict { .. }
             | LabError::Overlay { .. }
             | LabError::OverlayTooLarge { .. }
-            | LabError::Unreachable { .. }
-            | LabError::Refused { .. }
             | LabError::Guest { .. }
             | LabError::Certificate(_) => None,
         }

@@ -62,6 +62,55 @@ impl Drop for CutLink {
     }
 }
 
+/// Drops IPv4 packets to 10.77.1.0/24, the hosts' own addresses in the CT circuit, and passes the guests' frames.
+const DROP_CONTROL: &str =
+    "7,40 0 0 12,21 0 4 2048,32 0 0 30,84 0 0 4294967040,21 0 1 172818688,6 0 0 2,6 0 0 4294967295";
+/// Its preference among the filters of a port; after the one for RARP, so that both can be there.
+const CONTROL_FILTER: u16 = 2;
+
+/// A host whose agent hears nobody; whole again when dropped.
+#[derive(Debug)]
+pub struct CutControl {
+    fabric: Namespace,
+    device: String,
+}
+
+/// Cuts a host's agent off the CT circuit, orders and tunnels alike; its guests' own frames pass.
+pub fn cut_control(lab: &Lab, host: &str) -> Result<CutControl, LabError> {
+    let host = lab.host(host)?;
+    let cut = CutControl {
+        fabric: Namespace::named(lab.layout.fabric_namespace()),
+        device: format!("{}-{}", circuit(Band::Ct), host.name),
+    };
+    let mut batch = Batch::default();
+    for way in WAYS {
+        batch.tc(format!(
+            "filter add dev {} {way} pref {CONTROL_FILTER} bpf direct-action bytecode \"{DROP_CONTROL}\"",
+            cut.device
+        ));
+    }
+    batch.run(&cut.fabric)?;
+    Ok(cut)
+}
+
+impl Drop for CutControl {
+    fn drop(&mut self) {
+        let mut batch = Batch::default();
+        for way in WAYS {
+            batch.tc(format!(
+                "filter del dev {} {way} pref {CONTROL_FILTER}",
+                self.device
+            ));
+        }
+        if let Err(error) = batch.run(&self.fabric) {
+            tracing::warn!(device = self.device, %error, "the host's agent stays cut off");
+        }
+    }
+}
+
+/// Both directions of a port.
+const WAYS: [&str; 2] = ["ingress", "egress"];
+
 /// A fabric that eats RARP frames; it stops when this is dropped.
 #[derive(Debug)]
 pub struct BlockedRarp {

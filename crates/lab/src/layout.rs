@@ -96,6 +96,11 @@ impl Layout {
         self.dir().join(host.as_str())
     }
 
+    /// Milliseconds that the agent of a host adds to its clock, for storms.
+    pub fn clock_file(&self, host: &HostName) -> PathBuf {
+        self.dir().join(format!("{host}.clock"))
+    }
+
     /// Where the agents keep captured frames: in memory, but not in a process.
     pub fn spool_dir(&self) -> PathBuf {
         PathBuf::from(SPOOL_DIR).join(self.name.as_str())

@@ -4,7 +4,6 @@
 //! goes through a callback, nothing is printed. See `docs/design/lab.md`.
 #![forbid(unsafe_code)]
 
-mod api;
 mod authority;
 pub mod boxes;
 mod channel;
@@ -20,6 +19,7 @@ mod layout;
 pub mod load;
 mod logs;
 mod meter;
+mod mounts;
 mod namespace;
 mod options;
 pub mod plot;
@@ -27,13 +27,13 @@ mod process;
 mod state;
 pub mod stock;
 mod storage;
+pub mod storm;
 mod tuning;
 mod up;
 
 pub use transhume_guest::settings::Traffic;
 pub use transhume_guest::wire;
 
-pub use api::{ClusterView, VmView};
 pub use channel::{Channel, Transcript};
 pub use down::{DownReport, down, sweep};
 pub use error::LabError;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use transhume_guest::settings::{PEERS_MAX, Traffic};
-use transhume_model::{Mebibytes, Vcpus};
+use transhume_model::{Bytes, Mebibytes, Vcpus};
 
 use crate::{LabError, LabName, process};
 
@@ -48,6 +48,8 @@ pub struct LabUp {
     pub accel: String,
     /// Limit of a VM's network buffer, bytes; the agents' own where absent.
     pub buffer_bytes_max: Option<u64>,
+    /// Size of each agent's state directory, which is then a file system in memory; no limit of its own where absent.
+    pub state_bytes_max: Option<Bytes>,
     /// Page classes that the agents do not use, by name.
     pub pages_off: Vec<String>,
     /// Whether page streams are encrypted.
@@ -78,6 +80,7 @@ impl Default for LabUp {
             rate: 100,
             accel: "auto".to_owned(),
             buffer_bytes_max: None,
+            state_bytes_max: None,
             pages_off: Vec::new(),
             tls: true,
             owner: None,

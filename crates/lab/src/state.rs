@@ -78,9 +78,9 @@ impl HostState {
         self.state_dir.join("vms").join(vm.as_str()).join("console.log")
     }
 
-    /// The agent's own log.
+    /// The agent's own log; outside its directory, so that it can still say that this is full.
     pub fn agent_log(&self) -> PathBuf {
-        self.state_dir.join("agent.log")
+        self.state_dir.with_extension("log")
     }
 }
 

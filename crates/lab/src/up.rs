@@ -5,24 +5,26 @@ use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use transhume_api::{Client, VmLife};
 use transhume_model::{Band, ClusterName};
 
-use crate::api::Api;
 use crate::authority::Authority;
 use crate::image::{self, Additions, Image};
 use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab, State, VmState};
 use crate::{
     Channel, DiskServer, FabricLink, FabricSpec, LabError, LabUp, Layout, Namespace, config, down, fabric,
-    layout, namespace, tuning,
+    layout, mounts, namespace, tuning,
 };
 
 /// A guest under TCG takes about 2 s alone; on few CPUs they boot one after the other.
 const VM_START_MS_MAX: u64 = 60_000;
 const VM_START_MS_MAX_PER_VM: u64 = 5_000;
 const POLL: Duration = Duration::from_millis(50);
-/// As the coordinator says it.
-const RUNNING: &str = "running";
+/// Sets a variable and becomes another program.
+const ENV: &str = "/usr/bin/env";
+/// Names the file whose number of milliseconds an agent adds to its clock; without the file it adds nothing.
+const CLOCK_FILE_VARIABLE: &str = "TRANSHUME_LAB_CLOCK";
 /// Device name part of the coordinator's and the storage's link.
 const COORDINATOR: &str = "coord";
 const STORAGE: &str = "storage";
@@ -146,6 +148,9 @@ fn build(mut lab: Lab, options: &LabUp) -> Result<Lab, LabError> {
     let authority = Authority::create(&lab.layout.coordinator_dir())?;
     for (index, host) in lab.state.hosts.iter().enumerate() {
         create_dir(&host.state_dir)?;
+        if let Some(size) = options.state_bytes_max {
+            mounts::memory(&host.state_dir, size)?;
+        }
         let tls = match options.tls {
             true => Some(authority.identify(&host.state_dir, host.vmct.into())?),
             false => None,
@@ -240,20 +245,20 @@ fn start_disks(lab: &mut Lab, options: &LabUp) -> Result<(), LabError> {
 /// Starts the agent of a host, also after it was killed.
 pub fn start_agent(lab: &mut Lab, host: &str) -> Result<ProcessRecord, LabError> {
     let host = lab.host(host)?.clone();
+    // `env` becomes the agent: the process is the same.
     let arguments = [
+        format!(
+            "{CLOCK_FILE_VARIABLE}={}",
+            lab.layout.clock_file(&host.name).display()
+        ),
+        lab.state.program.display().to_string(),
         "agent".to_owned(),
         "--config".to_owned(),
         host.config.display().to_string(),
     ];
     let namespace = Namespace::named(&host.namespace);
     let what = format!("agent {}", host.name);
-    let process = process::spawn(
-        &namespace,
-        &what,
-        &lab.state.program,
-        &arguments,
-        &host.agent_log(),
-    )?;
+    let process = process::spawn(&namespace, &what, Path::new(ENV), &arguments, &host.agent_log())?;
     lab.record(process.clone())?;
     let control = SocketAddrV4::new(host.ct, layout::CONTROL_PORT);
     process::wait_for_listener(&namespace, control, &process, &host.agent_log())?;
@@ -276,13 +281,22 @@ pub fn start_coordinator(lab: &mut Lab) -> Result<ProcessRecord, LabError> {
     Ok(process)
 }
 
+/// Whether every agent is connected. A coordinator opens its socket after its TCP address.
+async fn all_connected(client: &Client) -> Result<bool, LabError> {
+    match client.hosts().await {
+        Ok(list) => Ok(list.hosts.iter().all(|host| host.connected)),
+        Err(error) if error.is_away() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab, LabError> {
     let spec = layout::cluster(options, image)?;
     options.progress.step(&format!("starting {} VMs", spec.vms.len()));
-    let api = Api::new(&lab.layout.api_socket())?;
+    let client = Client::unix(&lab.layout.api_socket())?;
     let limit_ms = start_limit_ms(spec.vms.len());
     let deadline = Instant::now() + Duration::from_millis(limit_ms);
-    while !api.hosts_connected().await? {
+    while !all_connected(&client).await? {
         if Instant::now() > deadline {
             return Err(LabError::Timeout {
                 what: "the connection of the agents".to_owned(),
@@ -291,15 +305,11 @@ async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab,
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    api.create(&spec).await?;
+    client.create_cluster(&spec).await?;
     let name: ClusterName = spec.name;
     loop {
-        let view = api.cluster(&name).await?;
-        let running = view
-            .vms
-            .iter()
-            .filter(|vm| vm.state.eq_ignore_ascii_case(RUNNING))
-            .count();
+        let view = client.cluster(&name).await?;
+        let running = view.vms.iter().filter(|vm| vm.state == VmLife::Running).count();
         if running == spec.vms.len() {
             return Ok(lab);
         }

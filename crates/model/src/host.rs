@@ -43,7 +43,8 @@ pub struct HostSpec {
     pub name: HostName,
     /// Where its agent listens for orders (CT band).
     pub control: SocketAddr,
-    /// Speed of its migration link (VMCT band), Mbit/s in each direction, for forecasts; assumed where absent.
+    /// Speed of its migration link (VMCT band), Mbit/s in each direction, for forecasts; assumed
+    /// where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmct_mbit_s: Option<u32>,
 }

@@ -123,7 +123,8 @@ number!(
     MigrationId
 );
 number!(
-    /// Fences orders (G2): grows with every batch attempt and every coordinator start. Agents refuse older ones.
+    /// Fences orders (G2): grows with every batch attempt and every coordinator start. Agents
+    /// refuse older ones.
     Epoch
 );
 number!(

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A range that the truth is expected in.
+/// A range that the actual value is expected in.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Interval {
     /// Best case.
@@ -38,7 +38,7 @@ impl Interval {
     }
 
     /// Whether a measured value lies in it.
-    pub fn holds(&self, truth: f64) -> bool {
-        (self.low..=self.high).contains(&truth)
+    pub fn holds(&self, actual: f64) -> bool {
+        (self.low..=self.high).contains(&actual)
     }
 }

@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 
 use crate::{ClusterName, HostName, Mac, Mebibytes, Vcpus, VmName};
 
-/// A QEMU machine type with its version, like `pc-q35-10.0`. Both sides of a move must know the same one.
+/// A QEMU machine type with its version, like `pc-q35-10.0`. Both sides of a move must know the
+/// same one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct MachineType(pub String);
@@ -29,7 +30,8 @@ pub struct NicSpec {
     pub mtu: u16,
 }
 
-/// One block device (virtio-blk). The contents are shared storage: both hosts of a move reach the same bytes.
+/// One block device (virtio-blk). The contents are shared storage: both hosts of a move reach the
+/// same bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Disk {

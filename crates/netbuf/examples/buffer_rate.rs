@@ -1,8 +1,9 @@
-//! How many frames a second the buffer carries, without VMs: generator → plug → capture → tunnel → injection → reader.
+//! How many frames a second the buffer carries, without VMs: generator → plug → capture → tunnel →
+//! injection → reader.
 //!
-//! `cargo run --release -p transhume-netbuf --example buffer_rate [REPETITIONS]`, as root. The generator sends only while fewer than
-//! [`WINDOW_FRAMES`] are on their way, so that the figure is what the whole path carries with none lost. Processor time by thread tells
-//! where it goes.
+//! `cargo run --release -p transhume-netbuf --example buffer_rate [REPETITIONS]`, as root. The
+//! generator sends only while fewer than [`WINDOW_FRAMES`] are on their way, so that the figure is
+//! what the whole path carries with none lost. Processor time by thread says where it goes.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 use transhume_model::{Epoch, Mac, NicIndex};
 use transhume_netbuf::limits::{PLUG_BYTES_MAX, RING_FRAMES};
 use transhume_netbuf::{
-    NicIdentity, PlugState, SourceBuffer, SourceConfig, Tap, TapConfig, TargetBuffer, TargetConfig,
+    NicIdentity, PlugState, Responsiveness, SourceBuffer, SourceConfig, Tap, TapConfig, TapMark,
+    TargetBuffer, TargetConfig,
 };
 
 const MTU: u16 = 1500;
@@ -93,6 +95,11 @@ fn tap(name: &str, bridge: &str, plug: PlugState) -> Tap {
         ring_frames: RING_FRAMES,
         plug_bytes_max: PLUG_BYTES_MAX,
         plug,
+        mark: TapMark {
+            owner: "buffer-rate".to_owned(),
+            vm: "vm1".parse().expect("a name"),
+            nic: NicIndex(0),
+        },
     })
     .expect("a tap; are you root?")
 }
@@ -197,7 +204,7 @@ fn run(length: usize) -> Run {
 fn shut(source: &mut SourceBuffer, tap: &Tap) {
     let ended = Arc::new(AtomicBool::new(false));
     let guest = reader(tap, Arc::default(), ended.clone());
-    source.shut().expect("an empty ring");
+    source.shut(Responsiveness::Taking).expect("an empty ring");
     ended.store(true, Ordering::Release);
     guest.join().expect("the reader");
 }
@@ -239,7 +246,8 @@ impl Generator {
         let socket =
             rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, None).expect("a packet socket");
         let name = std::ffi::CString::new(interface).expect("no zero byte");
-        // SAFETY: all zeroes is a valid sockaddr_ll, `name` is terminated, and the address outlives the call.
+        // SAFETY: all zeroes is a valid sockaddr_ll, `name` is terminated, and the address outlives
+        // the call.
         unsafe {
             let mut address: libc::sockaddr_ll = std::mem::zeroed();
             address.sll_family = libc::AF_PACKET as u16;
@@ -266,7 +274,8 @@ impl Generator {
         header.msg_hdr.msg_iov = &raw mut part;
         header.msg_hdr.msg_iovlen = 1;
         let mut headers = [header; BATCH];
-        // SAFETY: the headers point to `part`, which points to the frame; both outlive the call, and the kernel only reads them.
+        // SAFETY: the headers point to `part`, which points to the frame; both outlive the call,
+        // and the kernel only reads them.
         let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), BATCH as u32, 0) };
         u64::try_from(sent).unwrap_or(0)
     }

@@ -1,47 +1,29 @@
-//! The thread that captures: reads every frame from the stopped guest's tap, keeps it, forwards it, and closes the old path.
-//!
-//! ```text
-//!  Forwarding ──finish──▶ AwaitMarker ──seen──▶ Settling ──▶ FIN ──▶ AwaitFlooding ──▶ Late ──▶ CLOSE ──▶ AwaitDelivery ──▶ over
-//!                              └──────not in time──▶ Lingering ──┘
-//! ```
-//!
-//! The marker is any frame of the VM's own that the fabric brings to the source: the target has spoken, and what the
-//! fabric sent towards the source before it learned so lies in the tap in front of it. The announcement is such a frame.
+//! The thread that captures: reads every frame from the stopped guest's tap, keeps it, forwards it.
+//! `closing.rs` has how it closes the old path.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::account::{OldPath, SourceAccount};
-use crate::frame::{self, Class};
+use crate::closing::Closing;
+use crate::config::{NicIdentity, SourceConfig};
+use crate::frame::{Addresses, Class, Signature};
 use crate::limits::{
-    DELIVERY_WAIT, EMPTY_LOOKS, EMPTY_LOOKS_MAX, EMPTY_PAUSE, FLOODING_WAIT, LATE_QUIET, LATE_WAIT, LINGER,
-    MARKER_SETTLE, MARKER_WAIT, READ_BATCH_FRAMES, RECONNECT_PAUSE, RECONNECTS_MAX, RING_FRAMES,
+    EMPTY_LOOKS, EMPTY_LOOKS_MAX, EMPTY_PAUSE, READ_BATCH_FRAMES, RECONNECT_PAUSE, RECONNECT_WAIT,
+    RECONNECTS_REPORTED, RING_FRAMES,
 };
+use crate::reading::{self, Read};
 use crate::sender::Sender;
-use crate::source::SourceConfig;
-use crate::spool::{Kind, Spool};
+use crate::spool::{Note, Spool};
 use crate::tap::Tap;
-use crate::tunnel::{self, Answer, NicIdentity};
+use crate::tunnel::{self, Answer};
 use crate::{Event, Events};
-
-/// Where the closing of the old path is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Closing {
-    Forwarding,
-    AwaitMarker { until: Instant },
-    Settling { until: Instant, how: OldPath },
-    AwaitFlooding { until: Instant },
-    Late { quiet_at: Instant, until: Instant },
-    AwaitDelivery { until: Instant },
-    Over,
-}
 
 enum Command {
     Committed,
@@ -49,31 +31,71 @@ enum Command {
     Stop,
 }
 
-/// The handle of a running thread.
+/// The handle of a running thread; dropping it ends the thread where it is.
 pub(crate) struct Capture {
+    /// Until the thread works.
+    hand_over: Option<mpsc::Sender<Box<Worker>>>,
     commands: mpsc::Sender<Command>,
     wake: Arc<OwnedFd>,
-    thread: JoinHandle<Worker>,
+    /// Silent until the thread has ended. Only `&mut self` listens; the lock lets handles be
+    /// shared.
+    ended: Mutex<mpsc::Receiver<()>>,
+    thread: Option<JoinHandle<Option<Box<Worker>>>>,
+    /// What the thread owned, once it has ended.
+    worker: Option<Box<Worker>>,
+}
+
+/// Why there is no worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoWorker {
+    /// The thread still runs.
+    Running,
+    /// The thread panicked, or there never was one.
+    Gone,
 }
 
 impl Capture {
-    pub(crate) fn spawn(mut worker: Worker) -> io::Result<Self> {
+    /// A thread that waits for what it is to own: everything that can fail, before it owns
+    /// anything.
+    pub(crate) fn prepare(tap: &str) -> io::Result<Self> {
+        let wake = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         let (commands, queue) = mpsc::channel();
-        let wake = worker.wake.clone();
-        let name = format!("capture {}", worker.tap.name());
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            worker.run(&queue);
-            worker
-        })?;
+        let (hand_over, handed_over) = mpsc::channel::<Box<Worker>>();
+        let (ending, ended) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("capture {tap}"))
+            .spawn(move || {
+                let _ending: mpsc::Sender<()> = ending;
+                // Nothing comes where the rest of the preparation failed.
+                let mut worker = handed_over.recv().ok()?;
+                worker.run(&queue);
+                Some(worker)
+            })?;
         Ok(Self {
+            hand_over: Some(hand_over),
             commands,
-            wake,
-            thread,
+            wake: Arc::new(wake),
+            ended: Mutex::new(ended),
+            thread: Some(thread),
+            worker: None,
         })
     }
 
+    /// By what the thread is woken.
+    pub(crate) fn wake(&self) -> Arc<OwnedFd> {
+        self.wake.clone()
+    }
+
+    /// From here on the thread works.
+    pub(crate) fn start(&mut self, worker: Worker) {
+        if let Some(hand_over) = self.hand_over.take() {
+            // The thread waits for nothing else, so it is there.
+            let _ = hand_over.send(Box::new(worker));
+        }
+    }
+
     fn command(&self, command: Command) {
-        // A thread that has ended is noticed when it is joined.
+        // A thread that has ended is noticed when its worker is asked for.
         let _ = self.commands.send(command);
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
@@ -82,24 +104,52 @@ impl Capture {
         self.command(Command::Committed);
     }
 
-    /// Closes the old path; returns the worker when everything is delivered.
-    pub(crate) fn finish(self) -> Option<Worker> {
+    /// Begins to close the old path; nothing to do where it is closing.
+    pub(crate) fn close(&self) {
         self.command(Command::Finish);
-        self.thread.join().ok()
     }
 
     /// Ends the thread where it is.
-    pub(crate) fn stop(self) -> Option<Worker> {
+    pub(crate) fn stop(&self) {
         self.command(Command::Stop);
-        self.thread.join().ok()
+    }
+
+    /// What the thread owned, if it ends within `wait`.
+    pub(crate) fn ended(&mut self, wait: Duration) -> Result<&mut Worker, NoWorker> {
+        if let Some(thread) = self.thread.take() {
+            let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+            if ended.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
+                self.thread = Some(thread);
+                return Err(NoWorker::Running);
+            }
+            self.worker = thread.join().ok().flatten();
+        }
+        self.worker.as_deref_mut().ok_or(NoWorker::Gone)
+    }
+
+    /// The same by value; it is not there a second time.
+    pub(crate) fn take_ended(&mut self) -> Option<Worker> {
+        self.worker.take().map(|worker| *worker)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.hand_over = None;
+            self.stop();
+            // Its end is all that matters.
+            let _ = thread.join();
+        }
     }
 }
 
 /// What the thread owns.
 pub(crate) struct Worker {
-    identity: NicIdentity,
-    tap: Tap,
-    spool: Spool,
+    pub(super) identity: NicIdentity,
+    pub(super) own: Addresses,
+    pub(super) tap: Tap,
+    pub(super) spool: Spool,
     tunnel: Option<Sender>,
     peer: Option<SocketAddr>,
     wake: Arc<OwnedFd>,
@@ -107,18 +157,26 @@ pub(crate) struct Worker {
     bytes_max: usize,
     committed: bool,
     draining: bool,
-    limit_told: bool,
-    closing: Closing,
-    marker_seen: bool,
-    flooding_on: bool,
-    delivered: u64,
+    limit_reported: bool,
+    /// The tap cannot be read any more.
+    tap_gone: bool,
+    pub(super) closing: Closing,
+    pub(super) flooding_on: bool,
     reconnects: u32,
     reconnect_at: Instant,
     /// When a unicast frame was last read.
-    frame_at: Instant,
+    pub(super) frame_at: Instant,
+    pub(super) marker_seen: bool,
     own_echo: u64,
+    second_speaker: u64,
     /// Unicast frames found in the ring when all was over: nobody delivers them.
     missed: u64,
+}
+
+/// Where the captured frames go.
+pub(crate) struct Outlet {
+    pub(crate) tunnel: Option<TcpStream>,
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 impl Worker {
@@ -126,32 +184,33 @@ impl Worker {
         config: &SourceConfig,
         tap: Tap,
         spool: Spool,
-        stream: Option<TcpStream>,
-        peer: Option<SocketAddr>,
+        outlet: Outlet,
+        wake: Arc<OwnedFd>,
         events: Events,
     ) -> Self {
-        let wake = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
-        let sent = spool.start();
+        let (sent, closing) = (spool.start(), Closing::resumed(&spool, Instant::now()));
         Self {
             identity: config.identity.clone(),
+            own: spool.addresses(config.identity.mac),
             tap,
-            tunnel: stream.map(|stream| Sender::new(stream, sent)),
+            tunnel: outlet.tunnel.map(|stream| Sender::new(stream, sent)),
             spool,
-            peer,
-            wake: Arc::new(wake.expect("an eventfd needs nothing but a free descriptor")),
+            peer: outlet.peer,
+            wake,
             events,
             bytes_max: config.buffer_bytes_max as usize,
-            committed: false,
+            committed: closing != Closing::Forwarding,
             draining: false,
-            limit_told: false,
-            closing: Closing::Forwarding,
+            limit_reported: false,
+            tap_gone: false,
+            closing,
             marker_seen: false,
             flooding_on: false,
-            delivered: 0,
             reconnects: 0,
             reconnect_at: Instant::now(),
             frame_at: Instant::now(),
             own_echo: 0,
+            second_speaker: 0,
             missed: 0,
         }
     }
@@ -160,56 +219,45 @@ impl Worker {
         self.spool
     }
 
+    /// Drops of the tap that are not this buffer's: those before it was opened, and what was tried
+    /// again.
+    pub(crate) fn known_drops(&self) -> u64 {
+        self.spool.note(Note::DroppedBefore) + self.spool.note(Note::Refused)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.closing == Closing::Over
+    }
+
     /// What was captured, counted from the spool itself.
     pub(crate) fn account(&self) -> SourceAccount {
-        let mut account = SourceAccount {
+        SourceAccount {
             own_echo: self.own_echo,
+            second_speaker: self.second_speaker,
             dropped: self.missed,
-            ..SourceAccount::default()
-        };
-        let mut at = self.spool.start();
-        while let Ok(Some(record)) = self.spool.record(at) {
-            match record.kind {
-                Kind::Unicast => account.captured += 1,
-                Kind::Broadcast => account.broadcast += 1,
-                Kind::Fin | Kind::Close => {}
-            }
-            if matches!(record.kind, Kind::Unicast | Kind::Broadcast) {
-                account.bytes += record.data.len().saturating_sub(self.spool.vnet_header_bytes()) as u64;
-            }
-            at = record.next;
+            ..account_of(&self.spool)
         }
-        account.peak_bytes = self.spool.bytes() as u64;
-        account.old_path = match self.closing {
-            Closing::Forwarding => None,
-            _ if self.marker_seen => Some(OldPath::Marker),
-            _ => Some(OldPath::Lingered),
-        };
-        account
     }
 
     fn run(&mut self, commands: &mpsc::Receiver<Command>) {
-        while self.closing != Closing::Over {
+        while !self.is_over() {
             if let Err(error) = self.wait() {
-                return (self.events)(Event::Broken {
-                    what: format!("waiting for frames failed: {error}"),
-                });
+                return self.broken(format!("waiting for frames failed: {error}"));
             }
             for command in commands.try_iter() {
                 match command {
                     Command::Committed => self.committed = true,
                     Command::Finish => {
                         self.committed = true;
-                        self.closing = Closing::AwaitMarker {
-                            until: Instant::now() + MARKER_WAIT,
-                        };
+                        self.begin_closing(Instant::now());
                     }
                     Command::Stop => return,
                 }
             }
             self.read_frames(READ_BATCH_FRAMES);
             self.serve_tunnel();
-            // A step may bring the next one's answer with it; sleeping then would be until its limit.
+            // A step may bring the next one's answer with it; sleeping then would be until its
+            // limit.
             let mut before = None;
             while before != Some(self.closing) {
                 before = Some(self.closing);
@@ -224,105 +272,109 @@ impl Worker {
 
     /// Sleeps until there is something to do, and takes the wake-up call off the wake descriptor.
     fn wait(&self) -> io::Result<()> {
-        let timeout = match self.closing {
-            Closing::AwaitMarker { until }
-            | Closing::Settling { until, .. }
-            | Closing::AwaitFlooding { until }
-            | Closing::Late { quiet_at: until, .. }
-            | Closing::AwaitDelivery { until } => Some(until.saturating_duration_since(Instant::now())),
-            Closing::Forwarding | Closing::Over => None,
-        };
+        let timeout = self
+            .closing
+            .until()
+            .map(|until| until.saturating_duration_since(Instant::now()));
         let broken = self.tunnel.is_none() && self.committed && self.peer.is_some();
-        let timeout = if broken {
-            Some(timeout.unwrap_or(RECONNECT_PAUSE).min(RECONNECT_PAUSE))
-        } else {
-            timeout
+        let timeout = match broken {
+            true => Some(timeout.unwrap_or(RECONNECT_PAUSE).min(RECONNECT_PAUSE)),
+            false => timeout,
         };
         let timeout = timeout.map(|wait| Timespec::try_from(wait).expect("limits are seconds"));
         let tap = self.tap.fd();
         let mut polled = vec![PollFd::new(self.wake.as_ref(), PollFlags::IN)];
-        if !self.full() {
+        if !self.full() && !self.tap_gone {
             polled.push(PollFd::new(&tap, PollFlags::IN));
         }
         if let Some(tunnel) = &self.tunnel {
-            let unsent = tunnel.behind(&self.spool);
-            let wanted = if unsent {
-                PollFlags::IN | PollFlags::OUT
-            } else {
-                PollFlags::IN
+            let wanted = match tunnel.behind(&self.spool) {
+                true => PollFlags::IN | PollFlags::OUT,
+                false => PollFlags::IN,
             };
             polled.push(PollFd::new(tunnel.stream(), wanted));
         }
-        rustix::event::poll(&mut polled, timeout.as_ref())?;
+        match rustix::event::poll(&mut polled, timeout.as_ref()) {
+            Err(error) if error != rustix::io::Errno::INTR => return Err(error.into()),
+            _ => {}
+        }
         let mut count = [0; 8];
         // Empty most of the time.
         let _ = rustix::io::read(&self.wake, &mut count);
         Ok(())
     }
 
-    /// Reads what is there, at most `most` frames; returns whether the ring was seen empty.
+    fn report_limit(&mut self) {
+        if !std::mem::replace(&mut self.limit_reported, true) {
+            (self.events)(Event::LimitReached {
+                bytes: self.spool.bytes() as u64,
+            });
+        }
+    }
+
+    /// Reads what is there, at most `most` frames; whether more may be there.
     fn read_frames(&mut self, most: usize) -> bool {
+        if self.tap_gone {
+            return false;
+        }
         for _ in 0..most {
             if self.full() {
-                if !self.limit_told {
-                    self.limit_told = true;
-                    (self.events)(Event::LimitReached {
-                        bytes: self.spool.bytes() as u64,
-                    });
-                }
+                self.report_limit();
                 return false;
             }
-            let vnet = self.spool.vnet_header_bytes();
-            let Some(room) = self.spool.room() else {
-                if !self.limit_told {
-                    self.limit_told = true;
-                    (self.events)(Event::LimitReached {
-                        bytes: self.spool.bytes() as u64,
-                    });
+            // Once the target's port is flooded, what floods reaches it there.
+            let broadcasts = !self.flooding_on;
+            match reading::read_frame(&self.tap, &mut self.spool, &self.own, broadcasts) {
+                Read::Frame(class) => self.note_frame(class),
+                Read::Empty => return false,
+                Read::Full => {
+                    self.report_limit();
+                    return false;
                 }
-                return false;
-            };
-            let Ok(length) = rustix::io::read(self.tap.fd(), &mut *room) else {
-                return true;
-            };
-            let class = room
-                .get(vnet..length)
-                .map_or(Class::Runt, |read| frame::classify(read, self.identity.mac));
-            match class {
-                Class::Unicast => {
-                    self.frame_at = Instant::now();
-                    self.spool.publish(Kind::Unicast, length);
+                Read::Gone(error) => {
+                    self.tap_gone = true;
+                    self.broken(format!("tap {} cannot be read: {error}", self.tap.name()));
+                    return false;
                 }
-                // Once the target's port is flooded, what floods reaches it there.
-                Class::Broadcast if self.flooding_on => self.spool.skip(length),
-                Class::Broadcast => drop(self.spool.publish(Kind::Broadcast, length)),
-                Class::OwnEcho => {
-                    self.own_echo += 1;
-                    self.marker_seen = true;
-                    self.spool.skip(length);
-                }
-                Class::Dummy | Class::Runt => self.spool.skip(length),
             }
         }
-        false
+        true
     }
 
-    /// Reads until the ring is seen empty. On an abort the limit no longer counts: what is left in the ring must come behind what is
-    /// in the spool. The spool has room for several rings.
+    fn note_frame(&mut self, class: Class) {
+        match class {
+            Class::Unicast => self.frame_at = Instant::now(),
+            Class::Announcement(signature) => {
+                self.own_echo += 1;
+                self.marker_seen |= signature == Signature(self.spool.note(Note::Signature));
+            }
+            // Until the target runs nobody of ours can have sent it.
+            Class::Own if !self.committed => self.second_speaker += 1,
+            Class::Own | Class::OwnAnnouncement => self.own_echo += 1,
+            Class::Broadcast | Class::Dummy | Class::Runt => {}
+        }
+    }
+
+    /// Reads until the ring is seen empty. On an abort the limit no longer counts: what is left in
+    /// the ring must come behind what is in the spool. The spool has room for several rings.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
-        while !self.read_frames(READ_BATCH_FRAMES) && self.spool.room().is_some() {}
+        while self.read_frames(READ_BATCH_FRAMES) {}
     }
 
-    /// Reads until nothing is in the ring nor in the plug in front of it: a frame may wait there for a processor to pass it on.
-    fn drain_all(&mut self) {
+    /// Reads until nothing is in the ring nor in the plug in front of it: a frame may wait there
+    /// for a processor to pass it on.
+    pub(super) fn drain_all(&mut self) {
         let mut seen = 0;
         for _ in 0..EMPTY_LOOKS_MAX {
             self.drain();
+            if self.tap_gone {
+                return;
+            }
             match self.tap.plug_is_empty() {
                 Ok(true) => seen += 1,
                 Ok(false) => seen = 0,
-                Err(error) => return self.tell(Err(error)),
+                Err(error) => return self.report(Err(error)),
             }
             if seen == EMPTY_LOOKS {
                 return self.drain();
@@ -331,112 +383,35 @@ impl Worker {
         }
     }
 
-    /// What came after the path was closed would be lost without a word; the account must say so.
-    fn count_missed(&mut self) {
-        let vnet = self.spool.vnet_header_bytes();
+    /// What came after the path was closed would be lost unseen; the account must have it.
+    pub(super) fn count_missed(&mut self) {
         for _ in 0..RING_FRAMES {
-            let Some(room) = self.spool.room() else { return };
-            let Ok(length) = rustix::io::read(self.tap.fd(), &mut *room) else {
+            if self.tap_gone {
                 return;
-            };
-            let class = room
-                .get(vnet..length)
-                .map(|read| frame::classify(read, self.identity.mac));
-            self.missed += u64::from(class == Some(Class::Unicast));
-            self.spool.skip(length);
+            }
+            match reading::look_at_frame(&self.tap, &mut self.spool, &self.own) {
+                Read::Frame(class) => self.missed += u64::from(class == Class::Unicast),
+                Read::Empty | Read::Full => return,
+                Read::Gone(error) => {
+                    self.tap_gone = true;
+                    self.broken(format!("tap {} cannot be read: {error}", self.tap.name()));
+                }
+            }
         }
     }
 
-    /// After commit nothing unwinds: what fails is told, and the closing goes on.
-    fn tell(&self, result: Result<(), crate::Error>) {
+    pub(super) fn broken(&self, what: String) {
+        (self.events)(Event::Broken { what });
+    }
+
+    /// After commit nothing unwinds: what fails is reported, and the closing goes on.
+    pub(super) fn report(&self, result: Result<(), crate::Error>) {
         if let Err(error) = result {
-            (self.events)(Event::Broken {
-                what: error.to_string(),
-            });
+            self.broken(error.to_string());
         }
     }
 
-    fn advance(&mut self, now: Instant) {
-        let marker = self.marker_seen;
-        match self.closing {
-            Closing::Forwarding | Closing::Over => {}
-            Closing::AwaitMarker { .. } if marker => {
-                self.closing = Closing::Settling {
-                    until: now + MARKER_SETTLE,
-                    how: OldPath::Marker,
-                };
-            }
-            Closing::AwaitMarker { until } if now >= until => {
-                self.closing = Closing::Settling {
-                    until: now + LINGER,
-                    how: OldPath::Lingered,
-                };
-            }
-            Closing::Settling { until, how } if now >= until => {
-                tracing::debug!(vm = %self.identity.vm, ?how, "the old path is empty");
-                let let_go = self.tap.let_go(self.identity.mac);
-                self.tell(let_go);
-                self.drain_all();
-                self.spool.publish(Kind::Fin, 0);
-                self.serve_tunnel();
-                self.closing = Closing::AwaitFlooding {
-                    until: now + FLOODING_WAIT,
-                };
-            }
-            Closing::AwaitFlooding { .. } if self.flooding_on => {
-                self.frame_at = now;
-                self.closing = Closing::Late {
-                    quiet_at: now + LATE_QUIET,
-                    until: now + LATE_WAIT,
-                };
-            }
-            Closing::AwaitFlooding { until } if now >= until => {
-                (self.events)(Event::Broken {
-                    what: "the target did not answer FIN in time".to_owned(),
-                });
-                self.closing = Closing::AwaitFlooding {
-                    until: now + FLOODING_WAIT,
-                };
-            }
-            Closing::Late { quiet_at, until }
-                if now >= quiet_at && now < until && self.frame_at + LATE_QUIET > now =>
-            {
-                self.closing = Closing::Late {
-                    quiet_at: (self.frame_at + LATE_QUIET).min(until),
-                    until,
-                };
-            }
-            Closing::Late { quiet_at, .. } if now >= quiet_at => {
-                let undiverted = self.tap.undivert(self.identity.mac);
-                self.tell(undiverted);
-                self.drain_all();
-                self.spool.publish(Kind::Close, 0);
-                self.serve_tunnel();
-                self.closing = Closing::AwaitDelivery {
-                    until: now + DELIVERY_WAIT,
-                };
-            }
-            Closing::AwaitDelivery { .. } if self.delivered >= self.spool.last() => {
-                self.count_missed();
-                self.closing = Closing::Over;
-            }
-            Closing::AwaitDelivery { until } if now >= until => {
-                (self.events)(Event::Broken {
-                    what: "the guest does not take its frames".to_owned(),
-                });
-                self.closing = Closing::AwaitDelivery {
-                    until: now + DELIVERY_WAIT,
-                };
-            }
-            Closing::AwaitMarker { .. }
-            | Closing::Settling { .. }
-            | Closing::AwaitFlooding { .. }
-            | Closing::Late { .. }
-            | Closing::AwaitDelivery { .. } => {}
-        }
-    }
-
-    fn serve_tunnel(&mut self) {
+    pub(super) fn serve_tunnel(&mut self) {
         self.reconnect();
         let Some(tunnel) = &mut self.tunnel else { return };
         let mut answers = Vec::new();
@@ -445,9 +420,13 @@ impl Worker {
             .and_then(|()| tunnel.receive(&mut answers));
         for answer in answers {
             match answer {
-                Answer::Delivered(number) => self.delivered = self.delivered.max(number),
+                Answer::Delivered(number) => {
+                    let known = self.spool.note(Note::Delivered);
+                    let delivered = known.max(number.min(self.spool.last()));
+                    self.spool.set_note(Note::Delivered, delivered);
+                }
                 Answer::FloodingOn => self.flooding_on = true,
-                Answer::Welcome(_) => {}
+                Answer::Welcome(_) | Answer::Signed(_) => {}
             }
         }
         if let Err(error) = served {
@@ -461,25 +440,47 @@ impl Worker {
         }
     }
 
-    /// After commit a broken tunnel is connected again, and goes on behind the last record that the target has.
+    /// After commit a broken tunnel is connected again, and goes on behind the last record that the
+    /// target has.
     fn reconnect(&mut self) {
         let due = self.committed && self.tunnel.is_none() && Instant::now() >= self.reconnect_at;
-        let Some(peer) = self.peer.filter(|_| due && self.reconnects < RECONNECTS_MAX) else {
+        let Some(peer) = self.peer.filter(|_| due) else {
             return;
         };
-        self.reconnects += 1;
+        let vnet = self.spool.vnet_header_bytes();
+        let connected = tunnel::connect(peer, &self.identity, vnet, RECONNECT_WAIT);
         self.reconnect_at = Instant::now() + RECONNECT_PAUSE;
-        match tunnel::connect(peer, &self.identity, self.spool.vnet_header_bytes()) {
-            Ok((stream, have)) => {
-                let sent = self.spool.after(have);
-                self.tunnel = Some(Sender::new(stream, sent));
+        match connected {
+            Ok(connected) => {
+                self.reconnects = 0;
+                self.spool.set_note(Note::Signature, connected.signature.0);
+                let sent = self.spool.after(connected.have);
+                self.tunnel = Some(Sender::new(connected.stream, sent));
             }
-            Err(error) if self.reconnects == RECONNECTS_MAX => {
-                (self.events)(Event::Broken {
-                    what: format!("the tunnel stays broken: {error}"),
-                });
+            Err(error) => {
+                self.reconnects = self.reconnects.saturating_add(1);
+                if self.reconnects == RECONNECTS_REPORTED {
+                    self.broken(format!("the tunnel to {peer} stays broken: {error}"));
+                }
             }
-            Err(_) => {}
         }
+    }
+}
+
+/// What a spool says of the frames that were captured into it.
+pub(crate) fn account_of(spool: &Spool) -> SourceAccount {
+    let counts = spool.counts(u64::MAX);
+    SourceAccount {
+        captured: counts.unicast,
+        broadcast: counts.broadcast,
+        bytes: counts.bytes,
+        untaken: spool.note(Note::Untaken),
+        peak_bytes: spool.bytes() as u64,
+        old_path: match spool.note(Note::OldPath) {
+            1 => Some(OldPath::Marker),
+            2 => Some(OldPath::Lingered),
+            _ => None,
+        },
+        ..SourceAccount::default()
     }
 }

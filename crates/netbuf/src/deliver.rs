@@ -1,4 +1,10 @@
-//! The thread that delivers: tunnel → spool → the guest's ring, in order, and the opening of the plug on FIN.
+//! The thread that delivers: tunnel → spool → the guest's ring, in order, and the opening of the
+//! plug on FIN. It waits for nobody: neither for a stranger's hello nor for a guest that takes no
+//! frames.
+//!
+//! ```text
+//!  Waiting ─activate─▶ Injecting ─all in, or none taken─▶ Done ─FIN─▶ plug open ─CLOSE─▶ closed
+//! ```
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,32 +12,49 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use transhume_model::WallMicros;
+use rustix::io::Errno;
 
 use crate::account::TargetAccount;
+use crate::config::{NicIdentity, TargetConfig};
 use crate::error::{Error, IoContext};
-use crate::frame;
-use crate::inject::Injector;
-use crate::limits::{RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES};
-use crate::spool::{Kind, RecordError, Spool};
+use crate::frame::{self, Addresses, Signature};
+use crate::inject::{self, Injector};
+use crate::limits::{
+    ACTIVATE_IDLE_MAX, ACTIVATE_WAIT_MAX, HANDSHAKE_WAIT, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES,
+    UNTAKEN_IDLE_MAX, UNTAKEN_LOOK,
+};
+use crate::ring::{self, IdleClock};
+use crate::spool::{Kind, Note, RecordError, Spool};
 use crate::tap::Tap;
-use crate::target::TargetConfig;
-use crate::tunnel::{self, Answer, NicIdentity};
+use crate::target::Activated;
+use crate::tunnel::{self, Answer, Greeted, Greetings};
 use crate::watch::Watch;
 use crate::{Event, Events, wall};
 
+/// The account, and how often the guest's ring was full.
+type Closed = (TargetAccount, u64);
+
 enum Command {
-    Activate(mpsc::Sender<(WallMicros, WallMicros)>),
-    Drop,
+    Activate(mpsc::Sender<Activated>),
+    Finish(mpsc::Sender<Closed>),
+    End,
+}
+
+/// Why the thread did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    NotInTime,
+    ThreadGone,
 }
 
 /// The handle of a running thread; dropping it ends the thread.
 pub(crate) struct Deliver {
     commands: mpsc::Sender<Command>,
     wake: Arc<OwnedFd>,
-    thread: Option<JoinHandle<Worker>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Deliver {
@@ -40,10 +63,7 @@ impl Deliver {
         let wake = worker.wake.clone();
         let thread = std::thread::Builder::new()
             .name(format!("deliver {}", worker.tap.name()))
-            .spawn(move || {
-                worker.run(&queue);
-                worker
-            })?;
+            .spawn(move || worker.run(&queue))?;
         Ok(Self {
             commands,
             wake,
@@ -57,37 +77,50 @@ impl Deliver {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    pub(crate) fn activate(&self) -> Option<(WallMicros, WallMicros)> {
+    /// The thread has its own limits for this; `None` where it has ended.
+    pub(crate) fn activate(&self) -> Option<Activated> {
         let (answer, answered) = mpsc::channel();
         self.command(Command::Activate(answer));
         answered.recv().ok()
     }
 
-    /// Waits until the source has closed; the account, and how often the guest's ring was full.
-    pub(crate) fn finish(&mut self) -> Option<(TargetAccount, u64)> {
-        let worker = self.thread.take()?.join().ok()?;
-        worker.closed.then(|| worker.account())
+    /// Waits until the source has closed.
+    pub(crate) fn finish(&self, wait: Duration) -> Result<Closed, NoAnswer> {
+        let (answer, answered) = mpsc::channel();
+        self.command(Command::Finish(answer));
+        answered.recv_timeout(wait).map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => NoAnswer::NotInTime,
+            mpsc::RecvTimeoutError::Disconnected => NoAnswer::ThreadGone,
+        })
     }
-}
 
-impl Drop for Deliver {
-    fn drop(&mut self) {
+    /// Ends the thread where it is.
+    pub(crate) fn end(&mut self) {
         if let Some(thread) = self.thread.take() {
-            self.command(Command::Drop);
+            self.command(Command::End);
             // Its end is all that matters.
             let _ = thread.join();
         }
     }
 }
 
+impl Drop for Deliver {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// What the thread owns.
 pub(crate) struct Worker {
     identity: NicIdentity,
+    /// The guest's addresses; those beside its NIC's come first of all records.
+    own: Addresses,
     tap: Tap,
     spool: Spool,
     /// Bytes behind the spool's tail that are not a whole record yet.
     partial: usize,
     listener: TcpListener,
+    greetings: Greetings,
     tunnel: Option<TcpStream>,
     vnet_header_bytes: usize,
     injector: Injector,
@@ -96,19 +129,25 @@ pub(crate) struct Worker {
     events: Events,
     /// Offset of the next record to deliver.
     next: usize,
-    active: Option<Activation>,
+    activation: Activation,
+    /// How long the guest has left its ring full.
+    full: IdleClock,
     fin: bool,
-    closed: bool,
-    account: TargetAccount,
+    closed: Option<Closed>,
+    finish: Vec<mpsc::Sender<Closed>>,
+    duplicated: u64,
+    reordered: u64,
 }
 
-/// An activation waits until everything that had come before it is in.
+/// An activation waits until everything that had come before it is in, but not for ever.
 enum Activation {
+    Waiting,
     Injecting {
         up_to: usize,
-        answer: mpsc::Sender<(WallMicros, WallMicros)>,
+        since: Instant,
+        answers: Vec<mpsc::Sender<Activated>>,
     },
-    Done,
+    Done(Activated),
 }
 
 impl Worker {
@@ -122,52 +161,83 @@ impl Worker {
     ) -> Result<Self, Error> {
         let name = tap.name().to_owned();
         let wake = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
+        let delivered = spool.note(Note::Delivered);
         Ok(Self {
             identity: config.identity.clone(),
+            own: spool.addresses(config.identity.mac),
             injector: Injector::start(tap.index()).context(&name, "prepare injection")?,
             tap,
-            next: spool.after(spool.delivered()),
+            next: spool.after(delivered),
             vnet_header_bytes: spool.vnet_header_bytes(),
             spool,
             partial: 0,
             listener,
+            greetings: Greetings::of(&config.identity),
             tunnel: None,
             watch,
             wake: Arc::new(wake.context(&name, "make an eventfd")?),
             events,
-            active: None,
+            activation: Activation::Waiting,
+            full: IdleClock::default(),
             fin: false,
-            closed: false,
-            account: TargetAccount::default(),
+            closed: None,
+            finish: Vec::new(),
+            duplicated: 0,
+            reordered: 0,
         })
     }
 
-    fn account(&self) -> (TargetAccount, u64) {
-        let account = TargetAccount {
-            peak_bytes: self.spool.bytes() as u64,
-            first_sent_us: self.watch.first_us(),
-            ..self.account
-        };
-        (account, self.injector.refused())
+    /// Goes on where a killed agent was, as the spool has it.
+    pub(crate) fn take_up(&mut self, active: bool) -> Result<(), Error> {
+        let delivered = self.spool.counts(self.spool.note(Note::Delivered));
+        if active || delivered.fin {
+            self.begin_activation(Instant::now());
+        }
+        if delivered.fin {
+            self.open()?;
+        }
+        if delivered.close {
+            self.close();
+        }
+        Ok(())
+    }
+
+    fn begin_activation(&mut self, now: Instant) {
+        if let Activation::Waiting = self.activation {
+            self.activation = Activation::Injecting {
+                up_to: self.spool.tail(),
+                since: now,
+                answers: Vec::new(),
+            };
+        }
+    }
+
+    fn activate(&mut self, answer: mpsc::Sender<Activated>) {
+        self.begin_activation(Instant::now());
+        match &mut self.activation {
+            Activation::Injecting { answers, .. } => answers.push(answer),
+            // An agent that gave up waiting needs no answer.
+            Activation::Done(activated) => drop(answer.send(*activated)),
+            Activation::Waiting => {}
+        }
     }
 
     fn run(&mut self, commands: &mpsc::Receiver<Command>) {
         let mut ring_full = false;
-        while !self.closed {
+        loop {
             let worked = self.wait(ring_full).and_then(|()| {
                 for command in commands.try_iter() {
                     match command {
-                        Command::Drop => return Ok(true),
-                        Command::Activate(answer) => {
-                            let up_to = self.spool.tail();
-                            self.active = Some(Activation::Injecting { up_to, answer });
-                        }
+                        Command::End => return Ok(true),
+                        Command::Activate(answer) => self.activate(answer),
+                        Command::Finish(answer) => self.finish.push(answer),
                     }
                 }
-                self.accept_source();
+                self.greet();
                 self.read_tunnel();
                 ring_full = !self.deliver()?;
                 self.watch.look();
+                self.answer_finish();
                 Ok(false)
             });
             match worked {
@@ -182,41 +252,85 @@ impl Worker {
         }
     }
 
+    fn answer_finish(&mut self) {
+        if let Some(closed) = self.closed {
+            for answer in self.finish.drain(..) {
+                // An agent that gave up waiting asks again.
+                let _ = answer.send(closed);
+            }
+        }
+    }
+
     fn wait(&self, ring_full: bool) -> io::Result<()> {
         let mut polled = vec![
             PollFd::new(self.wake.as_ref(), PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
         ];
+        let before = polled.len();
+        polled.extend(
+            self.greetings
+                .streams()
+                .map(|stream| PollFd::new(stream, PollFlags::IN)),
+        );
+        let strangers = polled.len() > before;
         if let Some(tunnel) = &self.tunnel {
             polled.push(PollFd::new(tunnel, PollFlags::IN));
         }
-        let pause = ring_full.then(|| Timespec::try_from(RING_FULL_PAUSE).expect("a short time"));
-        rustix::event::poll(&mut polled, pause.as_ref())?;
+        let pause = match (ring_full, strangers) {
+            (true, _) => Some(RING_FULL_PAUSE),
+            (false, true) => Some(HANDSHAKE_WAIT),
+            (false, false) => None,
+        };
+        let pause = pause.map(|pause| Timespec::try_from(pause).expect("a short time"));
+        match rustix::event::poll(&mut polled, pause.as_ref()) {
+            Err(error) if error != Errno::INTR => return Err(error.into()),
+            _ => {}
+        }
         let mut count = [0; 8];
         // Empty most of the time.
         let _ = rustix::io::read(&self.wake, &mut count);
         Ok(())
     }
 
-    /// The newest connection of the right NIC is the tunnel.
-    fn accept_source(&mut self) {
+    /// The newest connection of the right NIC is the tunnel. What was answered by the one before is
+    /// answered again.
+    fn greet(&mut self) {
+        let now = Instant::now();
         while let Ok((stream, peer)) = self.listener.accept() {
-            match tunnel::welcome(stream, &self.identity, self.spool.last()) {
-                Ok((stream, vnet_header_bytes)) => {
-                    self.tunnel = Some(stream);
-                    self.vnet_header_bytes = vnet_header_bytes;
-                    // A record cut by the break is sent again as a whole.
-                    self.partial = 0;
-                }
-                Err(error) => tracing::warn!(vm = %self.identity.vm, %peer, "turned away a tunnel: {error}"),
+            if let Err(error) = self.greetings.add(stream, peer, now) {
+                tracing::warn!(vm = %self.identity.vm, %peer, "turned away a tunnel: {error}");
             }
         }
+        let Some(greeted) = self.greetings.take(now) else {
+            return;
+        };
+        let Greeted {
+            stream,
+            vnet_header_bytes,
+        } = greeted;
+        self.tunnel = Some(stream);
+        self.vnet_header_bytes = vnet_header_bytes;
+        // A record cut by the break is sent again as a whole.
+        self.partial = 0;
+        self.answer(Answer::Welcome(self.spool.last()));
+        self.answer(Answer::Signed(self.signature()));
+        match self.spool.note(Note::Delivered) {
+            0 => {}
+            delivered => self.answer(Answer::Delivered(delivered)),
+        }
+        if self.fin {
+            self.answer(Answer::FloodingOn);
+        }
+    }
+
+    fn signature(&self) -> Signature {
+        Signature(self.spool.note(Note::Signature))
     }
 
     fn read_tunnel(&mut self) {
         let Some(tunnel) = &mut self.tunnel else { return };
         let Some(room) = self.spool.intake(self.partial, TUNNEL_CHUNK_BYTES) else {
-            // TCP holds the rest back; the source tells its own limit.
+            // TCP holds the rest back; the source reports its own limit.
             return;
         };
         let why = match tunnel.read(room) {
@@ -228,8 +342,8 @@ impl Worker {
                 }
                 Err(error) => {
                     match error {
-                        RecordError::Again { .. } => self.account.duplicated += 1,
-                        RecordError::Gap { .. } => self.account.reordered += 1,
+                        RecordError::Again { .. } => self.duplicated += 1,
+                        RecordError::Gap { .. } => self.reordered += 1,
                         RecordError::Kind(_) | RecordError::Length(_) => {}
                     }
                     error.to_string()
@@ -246,69 +360,129 @@ impl Worker {
             Err(error) => error.to_string(),
         };
         self.tunnel = None;
-        if self.active.is_none() {
+        if let Activation::Waiting = self.activation {
             (self.events)(Event::TunnelBroken { why });
         }
     }
 
     /// Delivers what is there in order; false when the guest's ring is full.
     fn deliver(&mut self) -> io::Result<bool> {
-        if self.active.is_none() {
+        if let Activation::Waiting = self.activation {
             return Ok(true);
         }
         loop {
+            let now = Instant::now();
             let batch = batch(&self.spool, self.next, self.vnet_header_bytes);
+            if batch.is_empty() {
+                self.announce_when_in(now, false)?;
+                if !self.control_record()? {
+                    return Ok(true);
+                }
+                continue;
+            }
             let wanted = batch.len();
-            let taken = if wanted == 0 {
-                0
-            } else {
-                self.injector.inject(&batch, self.vnet_header_bytes)?
+            let taken = match self.injector.inject(&batch, self.vnet_header_bytes) {
+                Err(error) if inject::is_refusal(&error) => {
+                    self.skip_frame();
+                    continue;
+                }
+                taken => taken?,
             };
             self.note_delivered(taken);
-            self.settle_activation()?;
+            let idle = self.full.look(now, taken > 0);
+            self.announce_when_in(now, idle > ACTIVATE_IDLE_MAX)?;
             if taken < wanted {
-                return Ok(false);
-            }
-            if wanted == 0 && !self.control_record()? {
-                return Ok(true);
+                if idle <= UNTAKEN_IDLE_MAX {
+                    return Ok(false);
+                }
+                self.skip_frame();
             }
         }
     }
 
     fn note_delivered(&mut self, taken: usize) {
+        self.spool
+            .add_to_note(Note::Refused, self.injector.take_refused());
         let mut delivered = None;
         for _ in 0..taken {
             let Ok(Some(record)) = self.spool.record(self.next) else {
                 break;
             };
-            match record.kind {
-                Kind::Broadcast => self.account.broadcast += 1,
-                _ => self.account.delivered += 1,
-            }
-            self.account.late += u64::from(self.fin);
             delivered = Some(record.number);
             self.next = record.next;
         }
         if let Some(number) = delivered {
-            self.spool.set_delivered(number);
-            self.answer(Answer::Delivered(number));
+            self.pass(number);
         }
     }
 
-    /// Once everything that had come before the activation is in, the VM is announced.
-    fn settle_activation(&mut self) -> io::Result<()> {
-        if let Some(Activation::Injecting { up_to, answer }) = &self.active
-            && self.next >= *up_to
-        {
-            let injected_at = wall();
-            self.tap
-                .speak(&frame::announcement(self.identity.mac))
-                .map_err(io::Error::other)?;
-            // An agent that gave up waiting needs no answer.
-            let _ = answer.send((injected_at, wall()));
-            self.active = Some(Activation::Done);
+    /// The next record is a frame that does not reach the guest.
+    fn skip_frame(&mut self) {
+        self.spool
+            .add_to_note(Note::Refused, self.injector.take_refused());
+        let Ok(Some(record)) = self.spool.record(self.next) else {
+            return;
+        };
+        let (kind, number) = (record.kind, record.number);
+        self.next = record.next;
+        let note = match kind {
+            Kind::Broadcast => Note::UndeliveredBroadcast,
+            _ => Note::Undelivered,
+        };
+        self.spool.add_to_note(note, 1);
+        self.pass(number);
+    }
+
+    /// All records up to this one are done with.
+    fn pass(&mut self, number: u64) {
+        self.spool.set_note(Note::Delivered, number);
+        self.answer(Answer::Delivered(number));
+    }
+
+    /// Once everything that had come before the activation is in, the VM is announced; or when the
+    /// guest has left its ring full for too long. No frame is overtaken by that: the plug opens on
+    /// FIN, which lies behind them.
+    fn announce_when_in(&mut self, now: Instant, deaf: bool) -> io::Result<()> {
+        let Activation::Injecting { up_to, since, .. } = &self.activation else {
+            return Ok(());
+        };
+        if self.next < *up_to && !deaf && now - *since <= ACTIVATE_WAIT_MAX {
+            return Ok(());
+        }
+        let injected_at = wall();
+        let waiting_frames = self.frames_before(*up_to);
+        self.announce()?;
+        let activated = Activated {
+            injected_at,
+            announced_at: wall(),
+            waiting_frames,
+        };
+        let before = std::mem::replace(&mut self.activation, Activation::Done(activated));
+        if let Activation::Injecting { answers, .. } = before {
+            for answer in answers {
+                // An agent that gave up waiting needs no answer.
+                let _ = answer.send(activated);
+            }
         }
         Ok(())
+    }
+
+    /// Frames from the next one on that lie before an offset.
+    fn frames_before(&self, offset: usize) -> u64 {
+        let (mut at, mut frames) = (self.next, 0);
+        while at < offset
+            && let Ok(Some(record)) = self.spool.record(at)
+        {
+            frames += u64::from(record.kind.is_frame());
+            at = record.next;
+        }
+        frames
+    }
+
+    fn announce(&self) -> io::Result<()> {
+        self.tap
+            .announce(&self.own, Some(self.signature()))
+            .map_err(io::Error::other)
     }
 
     /// FIN, CLOSE, or a record that is no frame; false when there is none.
@@ -316,30 +490,81 @@ impl Worker {
         let Ok(Some(record)) = self.spool.record(self.next) else {
             return Ok(false);
         };
-        let (kind, number) = (record.kind, record.number);
-        self.next = record.next;
+        let (kind, number, next) = (record.kind, record.number, record.next);
         match kind {
             Kind::Fin => {
-                self.fin = true;
-                self.tap.plug().set_flooding(true)?;
-                self.tap.plug().open()?;
-                // Once more, for the source's bridge: it has just let go of the address.
-                self.tap
-                    .speak(&frame::announcement(self.identity.mac))
-                    .map_err(io::Error::other)?;
+                self.open().map_err(io::Error::other)?;
                 self.answer(Answer::FloodingOn);
             }
-            Kind::Close => self.closed = true,
             Kind::Unicast | Kind::Broadcast => {
                 tracing::warn!(vm = %self.identity.vm, number, "a record too short to be a frame is left out");
+                self.skip_frame();
+                return Ok(true);
             }
+            Kind::Address => {
+                if let Some(mac) = record.address() {
+                    self.own.add(mac);
+                }
+            }
+            Kind::Close => {}
         }
-        self.spool.set_delivered(number);
-        self.answer(Answer::Delivered(number));
+        self.next = next;
+        self.pass(number);
+        if kind == Kind::Close {
+            self.close();
+        }
         Ok(true)
     }
 
-    /// Answers are few and short; one that does not go out breaks the tunnel, and the source asks again.
+    /// FIN: what came by the new path follows. The VM is announced once more, for the source's
+    /// bridge: it has just released the address.
+    fn open(&mut self) -> Result<(), Error> {
+        let name = self.tap.name().to_owned();
+        self.tap
+            .plug()
+            .set_flooding(true)
+            .context(&name, "set the port's flooding")?;
+        self.tap.plug().open().context(&name, "open the plug")?;
+        self.announce().context(&name, "announce the VM")?;
+        self.fin = true;
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        let counts = self.spool.counts(self.spool.note(Note::Delivered));
+        let undelivered = self.spool.note(Note::Undelivered);
+        let undelivered_broadcast = self.spool.note(Note::UndeliveredBroadcast);
+        let mut account = TargetAccount {
+            delivered: counts.unicast.saturating_sub(undelivered),
+            broadcast: counts.broadcast.saturating_sub(undelivered_broadcast),
+            duplicated: self.duplicated,
+            reordered: self.reordered,
+            late: counts.late,
+            dropped: 0,
+            untaken: 0,
+            undelivered,
+            peak_bytes: self.spool.bytes() as u64,
+            first_sent_us: self.watch.first_us(),
+        };
+        account.untaken = self.untaken(account.delivered + account.broadcast);
+        self.closed = Some((account, self.spool.note(Note::Refused)));
+    }
+
+    /// Frames of ours in the ring of a guest that takes none. One dummy of the plug had gone before
+    /// them.
+    fn untaken(&mut self, injected: u64) -> u64 {
+        match ring::is_emptied(&mut self.tap, UNTAKEN_LOOK) {
+            Ok(false) => {
+                let taken = self.tap.taken().unwrap_or(0);
+                injected.saturating_sub(taken.saturating_sub(1))
+            }
+            // A tap that is down or gone has no ring to look into.
+            Ok(true) | Err(_) => 0,
+        }
+    }
+
+    /// Answers are few and short; one that does not go out breaks the tunnel, and the source asks
+    /// again.
     fn answer(&mut self, answer: Answer) {
         if let Some(tunnel) = &mut self.tunnel
             && !matches!(tunnel.write(&answer.bytes()), Ok(length) if length == tunnel::ANSWER_BYTES)
@@ -354,7 +579,7 @@ fn batch(spool: &Spool, mut at: usize, vnet_header_bytes: usize) -> Vec<&[u8]> {
     let mut batch = Vec::new();
     while batch.len() < Injector::BATCH_MAX
         && let Ok(Some(record)) = spool.record(at)
-        && matches!(record.kind, Kind::Unicast | Kind::Broadcast)
+        && record.kind.is_frame()
         && record.data.len() >= vnet_header_bytes + frame::ETHERNET_BYTES
     {
         batch.push(record.data);

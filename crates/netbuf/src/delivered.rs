@@ -1,4 +1,5 @@
-//! What the kernel knows of a TCP connection's sending: TCP_INFO (tcp(7); Linux `include/uapi/linux/tcp.h`).
+//! What the kernel knows of a TCP connection's sending: TCP_INFO (tcp(7); Linux
+//! `include/uapi/linux/tcp.h`).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,10 +11,11 @@ use crate::sys;
 pub struct Delivered {
     /// Bytes acknowledged since the connection began.
     pub bytes: u64,
-    /// Bytes per second of the latest flight, from its departure to its acknowledgement. Pauses of either application
-    /// are in no flight.
+    /// Bytes per second of the latest flight, from its departure to its acknowledgement. Pauses of
+    /// either application are in no flight.
     pub bytes_per_second: u64,
-    /// Microseconds, since the connection began, in which the receiver's window was full: its application did not read.
+    /// Microseconds, since the connection began, in which the receiver's window was full: its
+    /// application did not read.
     pub receiver_limited_us: u64,
     /// The sender had nothing more to send while it was under way.
     pub sender_limited: bool,

@@ -19,11 +19,31 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// An interface of that name exists already.
-    #[error("tap {name} exists already; a VM of another agent, or one left by a crash, holds it")]
-    NameTaken {
+    /// The tap is there, carries our mark, and a process holds it.
+    #[error(
+        "tap {name} is there already and {holder} holds it; adopt the VM of that process, or end the process"
+    )]
+    TapInUse {
         /// The tap.
         name: String,
+        /// Which process, in words.
+        holder: String,
+    },
+    /// An interface of that name is there and is somebody else's.
+    #[error(
+        "interface {name} is there already and is somebody else's: {found}; it is left alone, rename or remove it"
+    )]
+    ForeignInterface {
+        /// The interface.
+        name: String,
+        /// What it is, in words.
+        found: String,
+    },
+    /// The owner of a tap cannot be written into its mark.
+    #[error("`{owner}` cannot own a tap: use 1 to 64 bytes without `:`")]
+    BadOwner {
+        /// As it was given.
+        owner: String,
     },
     /// The bridge is missing.
     #[error(
@@ -44,19 +64,35 @@ pub enum Error {
         /// The tap.
         name: String,
     },
-    /// QEMU did not empty the tap's ring in time.
-    #[error(
-        "VM {vm} NIC {nic}: the guest left frames in its ring for {waited_ms} ms and took {taken}; is it stuck?"
-    )]
-    RingNotEmpty {
+    /// The handle is asked for something that does not fit where it is. Never worth a retry.
+    #[error("VM {vm} NIC {nic}: cannot {operation} a buffer that {stage}")]
+    WrongStage {
         /// The VM.
         vm: VmName,
         /// The NIC.
         nic: NicIndex,
-        /// How long was waited.
-        waited_ms: u64,
-        /// Frames that it took meanwhile.
-        taken: u64,
+        /// What was asked for.
+        operation: &'static str,
+        /// Where the buffer is.
+        stage: &'static str,
+    },
+    /// The closing takes longer than one call waits; it goes on.
+    #[error("VM {vm} NIC {nic}: the buffer is still closing; ask again")]
+    StillClosing {
+        /// The VM.
+        vm: VmName,
+        /// The NIC.
+        nic: NicIndex,
+    },
+    /// The spool still holds frames that nobody has got.
+    #[error("VM {vm} NIC {nic}: the spool {path} is kept, its frames are neither delivered nor put back")]
+    NotAccounted {
+        /// The VM.
+        vm: VmName,
+        /// The NIC.
+        nic: NicIndex,
+        /// The file.
+        path: String,
     },
     /// The tunnel cannot be set up or broke.
     #[error("VM {vm} NIC {nic}: the tunnel to {peer} cannot be used: {step}")]
@@ -73,14 +109,20 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// There is no spool to resume from.
+    #[error("the spool {path} is gone; the buffer was closed, or its host was started anew")]
+    NoSpool {
+        /// The file.
+        path: String,
+    },
     /// The spool's file holds something else.
     #[error("the spool {path} is not a spool of this version")]
     NotASpool {
         /// The file.
         path: String,
     },
-    /// The data thread ended early.
-    #[error("VM {vm} NIC {nic}: the buffer's thread ended early")]
+    /// The data thread ended early; what it had is in the spool.
+    #[error("VM {vm} NIC {nic}: the buffer's thread ended early; drop the buffer and resume it")]
     ThreadGone {
         /// The VM.
         vm: VmName,
@@ -89,7 +131,7 @@ pub enum Error {
     },
 }
 
-/// Gives an io error the tap's name and the step.
+/// Adds the tap's name and the step to an io error.
 pub(crate) trait IoContext<T> {
     fn context(self, name: &str, step: &'static str) -> Result<T, Error>;
 }

@@ -1,7 +1,8 @@
 //! Frames into the guest's ring, past the plug.
 //!
-//! A packet socket that bypasses the qdisc puts a frame straight into the tap's ring. A full ring answers ENOBUFS; the frame
-//! is tried again, never dropped – though the kernel counts each refusal as a drop of the tap, which the account takes off.
+//! A packet socket that bypasses the qdisc puts a frame straight into the tap's ring. A full ring
+//! answers ENOBUFS; the frame is tried again, never dropped – though the kernel counts each refusal
+//! as a drop of the tap, which the account takes off.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,7 +30,8 @@ impl Injector {
     /// Most frames of one call.
     pub(crate) const BATCH_MAX: usize = SEND_BATCH_MAX;
 
-    /// Injects records (virtio-net header of `vnet_header_bytes`, frame); returns how many went in. Zero: the ring is full.
+    /// Injects records (virtio-net header of `vnet_header_bytes`, frame); returns how many went in.
+    /// Zero: the ring is full.
     pub(crate) fn inject(&mut self, records: &[&[u8]], vnet_header_bytes: usize) -> io::Result<usize> {
         let frames: Vec<[&[u8]; 2]> = records
             .iter()
@@ -49,8 +51,19 @@ impl Injector {
         }
     }
 
-    /// How often the ring was full: the kernel counted so many drops that were none.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
+
+    /// How often the ring was full since this was last asked: the kernel counted so many drops that
+    /// were none.
+    pub(crate) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+}
+
+/// Whether the kernel refuses this one frame, for its length or for what its virtio-net header says
+/// of it.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE))
 }

@@ -1,4 +1,5 @@
-//! The virtual network buffer (§3.3.1): holds the frames for a VM while it is not running anywhere, and brings them where it runs next.
+//! The virtual network buffer (§3.3.1): holds the frames for a VM while it is not running anywhere,
+//! and brings them where it runs next.
 //!
 //! ```text
 //!  bridge ─ tap ─ QEMU (source)                              bridge ─ tap ─ QEMU (target)
@@ -6,19 +7,27 @@
 //!            └── capture ─▶ spool ═══ tunnel ═══▶ spool ─▶ deliver ────┴──────┘ inject
 //! ```
 //!
-//! [`Tap`] makes a VM's interface with its plug; [`SourceBuffer`] and [`TargetBuffer`] are the two ends of one NIC's buffer. Each runs one
-//! thread; no async, no processes, on the path of a switchover only system calls. `docs/design/netbuf.md` has layouts and limits.
+//! [`Tap`] makes a VM's interface with its plug; [`SourceBuffer`] and [`TargetBuffer`] are the two
+//! ends of one NIC's buffer. Each runs one thread; no async, no processes, on the path of a
+//! switchover only system calls. Every step may be asked for again, by the same agent after an
+//! error or by the next after a kill. `docs/design/netbuf.md` has layouts and limits.
 #![deny(unsafe_code)]
 
+mod abort;
 mod account;
 mod capture;
+mod clock;
+mod closing;
+mod config;
 mod deliver;
 mod delivered;
 mod error;
 mod frame;
 mod inject;
 pub mod limits;
+mod mark;
 mod plug;
+mod reading;
 mod ring;
 mod sender;
 mod source;
@@ -34,20 +43,19 @@ mod tunnel;
 mod watch;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use transhume_model::WallMicros;
 
 pub use account::{OldPath, SourceAccount, TargetAccount};
+pub use clock::wall;
+pub use config::{NicIdentity, SourceConfig, TargetConfig};
 pub use delivered::Delivered;
 pub use error::Error;
+pub use mark::{MarkedTap, TapMark, marked_taps};
 pub use plug::PlugState;
-pub use source::{SourceBuffer, SourceConfig};
+pub use source::{Responsiveness, Shut, SourceBuffer};
 pub use tap::{Tap, TapConfig};
-pub use target::{TargetBuffer, TargetConfig};
-pub use tunnel::NicIdentity;
+pub use target::{Activated, TargetBuffer};
 
-/// What a buffer says by itself.
+/// What a buffer reports by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The buffer reads no more: its limit is reached. Frames wait in the tap.
@@ -69,12 +77,3 @@ pub enum Event {
 
 /// Takes events, on the buffer's thread; must not block.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
-
-/// The wall clock of this host.
-pub(crate) fn wall() -> WallMicros {
-    WallMicros(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_micros() as u64),
-    )
-}

@@ -8,33 +8,55 @@ pub const RING_FRAMES: u32 = 16_384;
 pub const PLUG_BYTES_MAX: u32 = 256 << 20;
 /// Limit of one NIC's buffer before commit unless configured otherwise.
 pub const BUFFER_BYTES_MAX: u64 = 64 << 20;
-/// After commit a buffer may grow to so many times its limit before it stops reading; frames then wait in the tap.
+/// After commit a buffer may grow to so many times its limit before it stops reading; frames then
+/// wait in the tap.
 pub(crate) const COMMITTED_GROWTH: usize = 8;
+/// Addresses beside its NIC's that a guest may send from and keep through a move.
+pub const OTHER_ADDRESSES_MAX: usize = 64;
 
-/// Longest wait for the guest to empty its ring before it is stopped: a full ring at 2000 frames/s. Frames wait in the plug meanwhile.
-pub(crate) const RING_WAIT_MAX: Duration = Duration::from_secs(8);
-/// Longest time in which it takes none.
-pub(crate) const RING_IDLE_MAX: Duration = Duration::from_secs(2);
+/// Longest time in which a guest that is asked whether it takes frames takes none. It runs
+/// meanwhile; one that does answers in microseconds. Only time in which we had a processor counts,
+/// here and below.
+pub const PROBE_IDLE_MAX: Duration = Duration::from_secs(1);
+/// Pause between two looks whether it has.
+pub(crate) const PROBE_PAUSE: Duration = Duration::from_millis(1);
+/// Longest wait for the guest to empty its ring before it is stopped: a full ring at 2000 frames/s.
+/// Frames wait in the plug meanwhile. Then it is taken as it is.
+pub const RING_WAIT_MAX: Duration = Duration::from_secs(8);
+/// Longest time in which it takes none. A guest that has been deaf for long is known before; one
+/// that is only short of processors, eight of them on two, has its turn several times in so long.
+pub const RING_IDLE_MAX: Duration = Duration::from_secs(1);
 /// Pause between two looks how many it has taken.
 pub(crate) const RING_COUNT_PAUSE: Duration = Duration::from_millis(20);
-/// The ring must be seen empty twice, so far apart: a frame may be on its way into it when the plug shuts.
+/// The ring must be seen empty twice, so far apart: a frame may be on its way into it when the plug
+/// shuts.
 pub(crate) const RING_SETTLE: Duration = Duration::from_micros(200);
-/// Longest wait for a stopped QEMU to take the frame that it holds. It has just answered `stop`, so it is awake.
+/// Longest wait for a QEMU that has just stopped to take the frame that it is to hold. It has just
+/// answered `stop`, so it is awake.
 pub(crate) const HELD_WAIT: Duration = Duration::from_millis(250);
+/// The same for one that had stopped before: mostly it holds a frame already, and takes no other.
+pub(crate) const HELD_BEFORE_WAIT: Duration = Duration::from_millis(20);
+/// The same for the second frame of ours, which is taken only where the guest took the first itself.
+pub(crate) const HELD_AGAIN_WAIT: Duration = Duration::from_millis(5);
 /// Pause between two looks whether it has.
 pub(crate) const HELD_SETTLE: Duration = Duration::from_micros(30);
+/// Wait on an abort between the shutting of the plug and the last drain: a frame that has left the plug
+/// and is not in the ring yet, its bearer being preempted, would come before those that are put back.
+pub(crate) const ABORT_SETTLE: Duration = Duration::from_millis(20);
 /// Longest wait for the marker.
 pub(crate) const MARKER_WAIT: Duration = Duration::from_millis(1_000);
-/// Wait after the marker before the last drain: a frame that a bridge looked up before it heard the announcement may be sent after it, when its
-/// processor was away in between.
+/// Wait after the marker before the last drain: a frame that a bridge looked up before it heard the
+/// announcement may be sent after it, when it was preempted in between.
 pub(crate) const MARKER_SETTLE: Duration = Duration::from_millis(10);
 /// Wait before FIN where no marker came.
 pub(crate) const LINGER: Duration = Duration::from_millis(300);
-/// Longest wait for the target to say that flooding is on.
-pub(crate) const FLOODING_WAIT: Duration = Duration::from_secs(10);
-/// The old path closes once it has been silent for so long after that: longer than a processor is away that holds a frame.
+/// The target's answer to FIN is late after so long: reported, and waited for again.
+pub(crate) const FLOODING_WAIT: Duration = Duration::from_secs(30);
+/// The old path closes once it has been silent for so long after that: longer than a sender that
+/// holds a frame is preempted.
 pub(crate) const LATE_QUIET: Duration = Duration::from_millis(200);
-/// Longest wait for that silence: a fabric that never heard the announcement goes on sending here until the VM itself speaks.
+/// Longest wait for that silence: a fabric that never heard the announcement goes on sending here
+/// until the VM itself sends.
 pub(crate) const LATE_WAIT: Duration = Duration::from_secs(2);
 /// A queue must be seen empty so often, with the ring read in between, before it counts as empty.
 pub(crate) const EMPTY_LOOKS: u32 = 2;
@@ -42,17 +64,34 @@ pub(crate) const EMPTY_LOOKS: u32 = 2;
 pub(crate) const EMPTY_PAUSE: Duration = Duration::from_micros(300);
 /// Looks at most; what comes later counts as late.
 pub(crate) const EMPTY_LOOKS_MAX: u32 = 100;
-/// Longest wait for the last delivery.
+/// The last delivery is late after so long: reported, and waited for again.
 pub(crate) const DELIVERY_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait of one call of `finish`; the closing goes on, and may be asked for again.
+pub const FINISH_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Frames read from a tap before the tunnel gets its turn.
 pub(crate) const READ_BATCH_FRAMES: usize = 256;
 /// Bytes read from a tunnel at once.
 pub(crate) const TUNNEL_CHUNK_BYTES: usize = 1 << 20;
 /// Pause before the guest's full ring is tried again.
 pub(crate) const RING_FULL_PAUSE: Duration = Duration::from_micros(200);
-/// Longest time a guest may leave its ring full while kept frames are put back.
-pub(crate) const PUT_BACK_MS_MAX: u64 = 30_000;
+/// Longest time in which a guest with a full ring takes none before its VM is announced all the
+/// same.
+pub const ACTIVATE_IDLE_MAX: Duration = Duration::from_millis(250);
+/// Longest delay of the announcement in all, for a guest that takes frames slowly.
+pub const ACTIVATE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Longest time in which a guest with a full ring takes none before frames for it are given up.
+pub const UNTAKEN_IDLE_MAX: Duration = Duration::from_secs(10);
+/// How long is looked at the end whether it takes those that are in its ring.
+pub(crate) const UNTAKEN_LOOK: Duration = Duration::from_millis(100);
+/// The same while kept frames are put back.
+pub const PUT_BACK_IDLE_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for the other end while a tunnel is first connected.
+pub(crate) const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
+/// The same when a broken one is connected again: nobody reads the tap meanwhile.
+pub(crate) const RECONNECT_WAIT: Duration = Duration::from_millis(250);
+/// Connections that have not said yet whose they are; the oldest makes room.
+pub(crate) const GREETINGS_MAX: usize = 8;
 /// Pause between two attempts to connect a broken tunnel after commit.
 pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
-/// Attempts to connect a broken tunnel after commit.
-pub(crate) const RECONNECTS_MAX: u32 = 300;
+/// After so many attempts in a row it is reported that the tunnel stays broken.
+pub(crate) const RECONNECTS_REPORTED: u32 = 300;

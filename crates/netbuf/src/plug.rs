@@ -1,4 +1,5 @@
-//! The plug: a qdisc on the tap that holds frames while it is shut and loses none when it changes (design §4).
+//! The plug: a qdisc on the tap that holds frames while it is shut and loses none when it changes
+//! (design §4).
 //!
 //! ```text
 //!            shut()                                   open()
@@ -8,13 +9,16 @@
 //!                    dummy 2 stands at the head
 //! ```
 //!
-//! TBF gives a full burst of tokens at each change, so a dummy as large as the burst is sent to use them up: it goes
-//! to the guest, whose NIC filters it out. Tokens go on growing by a byte a second; a second dummy stands at the head of
-//! the queue and would need as many seconds as it has bytes, so no real frame leaks however long the plug is shut.
-//! Changing TBF wakes nobody: after opening, one more dummy does.
+//! TBF hands out a full burst of tokens at each change, so a dummy as large as the burst is sent to
+//! use them up: it goes to the guest, whose NIC filters it out. Tokens go on growing by a byte a
+//! second; a second dummy stands at the head of the queue and would need as many seconds as it has
+//! bytes, so no real frame leaks however long the plug is shut. A plug that is shut is therefore
+//! never shut again: the burst would let the dummy at its head pass. Changing TBF wakes nobody:
+//! after opening, one more dummy does.
 //!
-//! Installed when the tap is made and only changed later: adding or removing a qdisc on a live tap loses frames.
-//! Deliberately absent: `sch_plug`. It would need no dummies, but the kernel this is tested on does not have it.
+//! Installed when the tap is made and only changed later: adding or removing a qdisc on a live tap
+//! loses frames. Deliberately absent: `sch_plug`. It would need no dummies, but the kernel this is
+//! tested on does not have it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -94,8 +98,18 @@ impl Plug {
         self.send_dummy(self.frame_bytes_max)
     }
 
-    /// Holds every frame from here on.
+    /// Holds every frame from here on. The kernel is asked whether it does already: an agent that
+    /// comes after a kill cannot know.
     pub(crate) fn shut(&mut self) -> io::Result<()> {
+        let now = self.state()?;
+        if now.bytes_per_s == Some(SHUT_BYTES_PER_S) {
+            // Nothing waits: killed between the change and its dummies.
+            return if now.waiting_frames == 0 {
+                self.block()
+            } else {
+                Ok(())
+            };
+        }
         self.netlink
             .change_queue(self.index, &self.settings(PlugState::Shut))?;
         self.block()

@@ -1,4 +1,5 @@
-//! The source's end of a tunnel: records as they lie in the spool, answers as they come. Never waits.
+//! The source's end of a tunnel: records as they lie in the spool, answers as they come. Never
+//! waits.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

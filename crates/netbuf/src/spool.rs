@@ -1,31 +1,36 @@
-//! Where frames are kept until they are delivered: a file on a memory file system, mapped, so that it survives the agent.
+//! Where frames are kept until they are delivered: a file on a memory file system, mapped, so that
+//! it survives the agent.
 //!
 //! ```text
-//!  0        8         16       24          4096
-//!  ┌────────┬─────────┬────────┬───────────┬────────────────────────────┬──────────┬─────────
-//!  │ magic  │ vnet    │ tail   │ delivered │ records …                  │ next one │ zeroes
-//!  └────────┴─────────┴────────┴───────────┴────────────────────────────┴──────────┴─────────
-//!  record:  kind u32 │ length u32 │ number u64 │ virtio-net header, frame │ padding to 8      (little endian)
+//!  0        8         16       24         32 …    96     4096
+//!  ┌────────┬─────────┬────────┬──────────┬──────┬──────┬───────────┬──────────┬─────────
+//!  │ magic  │ vnet    │ tail   │ delivered│ notes│      │ records … │ next one │ zeroes
+//!  └────────┴─────────┴────────┴──────────┴──────┴──────┴───────────┴──────────┴─────────
+//!  record:  kind u32 │ length u32 │ number u64 │ virtio-net header, frame │ padding to 8
 //! ```
 //!
-//! A frame is read by the kernel straight into the place of the next record; the record counts once `tail` is past it. A kill in
-//! between leaves the bytes of one frame behind `tail`, and [`Spool::reopen`] finds them: no frame that left the tap is
-//! lost. The tunnel carries the same records, so sending is one write of a stretch of the spool.
+//! Words are little endian.
+//!
+//! A frame is read by the kernel straight into the place of the next record; the record counts once
+//! `tail` is past it. A kill in between leaves the bytes of one frame behind `tail`, and
+//! [`Spool::unpublished`] finds them: no frame that left the tap is lost. The tunnel carries the
+//! same records, so sending is one write of a stretch of the spool. What an agent that comes after
+//! a kill must know beside the records stands in the notes ([`Note`]).
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
 use rustix::fs::FallocateFlags;
+use transhume_model::Mac;
 
 use crate::error::{Error, IoContext};
-use crate::frame;
+use crate::frame::{self, Addresses};
 use crate::sys::Mapping;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"THSPOOL1");
+const MAGIC: u64 = u64::from_le_bytes(*b"THSPOOL2");
 const VNET_AT: usize = 8;
 const TAIL_AT: usize = 16;
-const DELIVERED_AT: usize = 24;
 /// Where records begin.
 const RECORDS_AT: usize = 4096;
 /// Kind, length, number.
@@ -33,8 +38,65 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 16;
 /// Largest frame: a 64 KiB segment with all its headers.
 pub(crate) const FRAME_BYTES_MAX: usize = (64 << 10) + 256;
 const RECORD_BYTES_MAX: usize = RECORD_HEADER_BYTES + FRAME_BYTES_MAX + 8;
-/// Memory is taken in stretches of this size, so that running out of it is an error and not a signal.
+/// Memory is taken in stretches of this size, so that running out of it is an error and not a
+/// signal.
 const STRETCH_BYTES: usize = 4 << 20;
+
+/// What is noted beside the records, one word each. All are 0 in a new spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// Number of the last record that is in the target's guest's ring, or was given up.
+    Delivered,
+    /// Source: number of the last record that was put back, or was given up.
+    PutBack,
+    /// Source: [`Reading`].
+    Reading,
+    /// The number that the target signs its announcements with.
+    Signature,
+    /// Frames that the tap had dropped when the buffer was opened.
+    DroppedBefore,
+    /// Injected frames that the kernel refused and that were tried again; it counts them as
+    /// dropped.
+    Refused,
+    /// Unicast frames given up.
+    Undelivered,
+    /// Broadcast frames given up.
+    UndeliveredBroadcast,
+    /// Source: frames that QEMU may have read for a guest that did not take them.
+    Untaken,
+    /// Source: how the old path was seen to be empty: 1 marker, 2 lingered.
+    OldPath,
+}
+
+impl Note {
+    fn at(self) -> usize {
+        24 + 8 * self as usize
+    }
+}
+
+/// Whether the source's agent reads the tap's ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Never yet: what is in the ring is the guest's.
+    NotYet,
+    /// What is in the ring comes behind what is in the spool.
+    Begun,
+    /// No more, for an abort: the guest may run, what is in the ring is its own again.
+    Ended,
+}
+
+/// What the records are, up to some number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) unicast: u64,
+    pub(crate) broadcast: u64,
+    /// Bytes of frames, without virtio-net headers.
+    pub(crate) bytes: u64,
+    /// Frames behind FIN.
+    pub(crate) late: u64,
+    pub(crate) fin: bool,
+    pub(crate) close: bool,
+}
 
 /// What a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +109,8 @@ pub(crate) enum Kind {
     Fin,
     /// Nothing comes any more.
     Close,
+    /// Another address of the guest's own.
+    Address,
 }
 
 impl Kind {
@@ -56,13 +120,24 @@ impl Kind {
             Kind::Broadcast => 2,
             Kind::Fin => 3,
             Kind::Close => 4,
+            Kind::Address => 5,
         }
     }
 
     fn of(code: u32) -> Option<Self> {
-        [Kind::Unicast, Kind::Broadcast, Kind::Fin, Kind::Close]
-            .into_iter()
-            .find(|kind| kind.code() == code)
+        [
+            Kind::Unicast,
+            Kind::Broadcast,
+            Kind::Fin,
+            Kind::Close,
+            Kind::Address,
+        ]
+        .into_iter()
+        .find(|kind| kind.code() == code)
+    }
+
+    pub(crate) fn is_frame(self) -> bool {
+        matches!(self, Kind::Unicast | Kind::Broadcast)
     }
 }
 
@@ -75,6 +150,14 @@ pub(crate) struct Record<'a> {
     pub(crate) data: &'a [u8],
     /// Where the next record is.
     pub(crate) next: usize,
+}
+
+impl Record<'_> {
+    /// The address that it is.
+    pub(crate) fn address(&self) -> Option<Mac> {
+        let bytes = self.data.try_into().ok()?;
+        Mac::new(bytes).ok().filter(|_| self.kind == Kind::Address)
+    }
 }
 
 /// Why bytes are not a record.
@@ -187,11 +270,12 @@ impl Spool {
     pub(crate) fn reopen(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
         let not_a_spool = || Error::NotASpool { path: name.clone() };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .context(&name, "open the spool")?;
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NoSpool { path: name });
+            }
+            opened => opened.context(&name, "open the spool")?,
+        };
         let bytes = file.metadata().context(&name, "open the spool")?.len() as usize;
         if bytes < RECORDS_AT + RECORD_BYTES_MAX {
             return Err(not_a_spool());
@@ -249,13 +333,83 @@ impl Spool {
         self.last
     }
 
-    /// Number of the last record that was delivered, as remembered.
-    pub(crate) fn delivered(&self) -> u64 {
-        word64(self.map.bytes(), DELIVERED_AT)
+    pub(crate) fn note(&self, note: Note) -> u64 {
+        word64(self.map.bytes(), note.at())
     }
 
-    pub(crate) fn set_delivered(&mut self, number: u64) {
-        self.map.store_release(DELIVERED_AT, number);
+    pub(crate) fn set_note(&mut self, note: Note, value: u64) {
+        self.map.store_release(note.at(), value);
+    }
+
+    pub(crate) fn add_to_note(&mut self, note: Note, more: u64) {
+        if more > 0 {
+            self.set_note(note, self.note(note) + more);
+        }
+    }
+
+    pub(crate) fn reading(&self) -> Reading {
+        match self.note(Note::Reading) {
+            0 => Reading::NotYet,
+            1 => Reading::Begun,
+            _ => Reading::Ended,
+        }
+    }
+
+    pub(crate) fn set_reading(&mut self, reading: Reading) {
+        let word = match reading {
+            Reading::NotYet => 0,
+            Reading::Begun => 1,
+            Reading::Ended => 2,
+        };
+        self.set_note(Note::Reading, word);
+    }
+
+    /// All records, in order; what cannot be read ends them.
+    pub(crate) fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        let mut at = RECORDS_AT;
+        std::iter::from_fn(move || {
+            let record = self.record(at).ok()??;
+            at = record.next;
+            Some(record)
+        })
+    }
+
+    /// What the records up to number `last` are.
+    pub(crate) fn counts(&self, last: u64) -> Counts {
+        let mut counts = Counts::default();
+        for record in self.records().take_while(|record| record.number <= last) {
+            match record.kind {
+                Kind::Unicast => counts.unicast += 1,
+                Kind::Broadcast => counts.broadcast += 1,
+                Kind::Fin => counts.fin = true,
+                Kind::Close => counts.close = true,
+                Kind::Address => {}
+            }
+            if record.kind.is_frame() {
+                counts.bytes += record.data.len().saturating_sub(self.vnet_header_bytes()) as u64;
+                counts.late += u64::from(counts.fin);
+            }
+        }
+        counts
+    }
+
+    /// The guest's addresses: its NIC's and those in the records.
+    pub(crate) fn addresses(&self, nic: Mac) -> Addresses {
+        let mut addresses = Addresses::of(nic);
+        for record in self.records() {
+            if let Some(mac) = record.address() {
+                addresses.add(mac);
+            }
+        }
+        addresses
+    }
+
+    /// Keeps another address of the guest's own, if there is room.
+    pub(crate) fn publish_address(&mut self, mac: Mac) -> bool {
+        let Some(room) = self.room() else { return false };
+        room[..6].copy_from_slice(&mac.bytes());
+        self.publish(Kind::Address, 6);
+        true
     }
 
     /// The record at an offset below the tail.
@@ -280,7 +434,8 @@ impl Spool {
         at
     }
 
-    /// Where the kernel may put the next frame; `None` when the spool is full or there is no memory.
+    /// Where the kernel may put the next frame; `None` when the spool is full or there is no
+    /// memory.
     pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
         let (from, to) = (self.tail + RECORD_HEADER_BYTES, self.tail + RECORD_BYTES_MAX);
         if to > self.map.bytes().len() || self.take(to).is_err() {
@@ -306,7 +461,8 @@ impl Spool {
         self.map.store_release(TAIL_AT, tail as u64);
     }
 
-    /// Gives the bytes in [`Self::room`] up: they are not a frame to keep, and no later agent shall find them.
+    /// Clears the bytes in [`Self::room`]: they are not a frame to keep, and no later agent shall
+    /// find them.
     pub(crate) fn skip(&mut self, length: usize) {
         let from = self.tail + RECORD_HEADER_BYTES;
         self.map.bytes_mut()[from..from + length].fill(0);
@@ -322,8 +478,9 @@ impl Spool {
         Some(&mut self.map.bytes_mut()[from..to])
     }
 
-    /// Takes the whole records among the `partial` bytes behind the tail; returns how many bytes are left over. Only the next number
-    /// is taken: whatever else a tunnel brings is an error, and stays out.
+    /// Takes the whole records among the `partial` bytes behind the tail; returns how many bytes
+    /// are left over. Only the next number is taken: whatever else a tunnel brings is an error, and
+    /// stays out.
     pub(crate) fn accept(&mut self, partial: usize) -> Result<usize, RecordError> {
         let end = self.tail + partial;
         let (mut at, mut last) = (self.tail, self.last);
@@ -377,10 +534,12 @@ mod tests {
         let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
         put(&mut spool, &[1; 60]);
         put(&mut spool, &[2; 61]);
-        spool.set_delivered(1);
+        spool.set_note(Note::Delivered, 1);
+        spool.set_reading(Reading::Ended);
         drop(spool);
         let spool = Spool::reopen(&path.0).unwrap();
-        assert_eq!((spool.last(), spool.delivered()), (2, 1));
+        assert_eq!((spool.last(), spool.note(Note::Delivered)), (2, 1));
+        assert_eq!(spool.reading(), Reading::Ended);
         let second = spool.record(spool.after(1)).unwrap().unwrap();
         assert_eq!((second.number, &second.data[12..]), (2, &[2; 61][..]));
     }
@@ -412,6 +571,54 @@ mod tests {
         }
         assert_eq!((partial, receiver.last()), (0, 2));
         assert_eq!(receiver.stretch(receiver.start()), sender.stretch(sender.start()));
+    }
+
+    #[test]
+    fn no_two_notes_share_a_word_and_none_lies_among_the_records() {
+        let path = scratch("notes");
+        let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+        let notes = [
+            Note::Delivered,
+            Note::PutBack,
+            Note::Reading,
+            Note::Signature,
+            Note::DroppedBefore,
+            Note::Refused,
+            Note::Undelivered,
+            Note::UndeliveredBroadcast,
+            Note::Untaken,
+            Note::OldPath,
+        ];
+        for (value, note) in (1..).zip(notes) {
+            spool.set_note(note, value);
+        }
+        put(&mut spool, &[1; 60]);
+        let read: Vec<u64> = notes.iter().map(|note| spool.note(*note)).collect();
+        assert_eq!(read, (1..=notes.len() as u64).collect::<Vec<_>>());
+        assert_eq!((spool.vnet_header_bytes(), spool.last()), (12, 1));
+    }
+
+    #[test]
+    fn records_are_counted_up_to_a_number() {
+        let path = scratch("counts");
+        let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+        assert!(spool.publish_address("00:00:5e:00:01:07".parse().unwrap()));
+        put(&mut spool, &[1; 60]);
+        spool.publish(Kind::Fin, 0);
+        put(&mut spool, &[2; 60]);
+        spool.publish(Kind::Close, 0);
+        let counts = spool.counts(4);
+        assert_eq!((counts.unicast, counts.bytes, counts.late), (2, 120, 1));
+        assert_eq!((counts.fin, counts.close), (true, false));
+        assert!(spool.counts(5).close);
+        let addresses = spool.addresses("52:54:00:00:00:01".parse().unwrap());
+        assert_eq!(addresses.others().len(), 1);
+    }
+
+    #[test]
+    fn a_spool_that_is_not_there_is_said_to_be_gone() {
+        let path = scratch("gone");
+        assert!(matches!(Spool::reopen(&path.0), Err(Error::NoSpool { .. })));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The system calls that the standard library and rustix do not offer. The only unsafe code of this crate.
+//! The system calls that the standard library and rustix do not offer. The only unsafe code of this
+//! crate.
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -44,7 +45,8 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
 pub(crate) fn tun_set_interface(fd: BorrowedFd<'_>, name: &str, flags: i16) -> io::Result<()> {
     let mut request = request(name)?;
     request.ifr_ifru.ifru_flags = flags;
-    // SAFETY: `request` is a valid ifreq that outlives the call; TUNSETIFF reads and writes just that.
+    // SAFETY: `request` is a valid ifreq that outlives the call; TUNSETIFF reads and writes just
+    // that.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETIFF, &mut request) }).map(drop)
 }
 
@@ -78,6 +80,17 @@ pub(crate) fn tun_set_vnet_header_bytes(fd: BorrowedFd<'_>, bytes: usize) -> io:
     check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ, &bytes) }).map(drop)
 }
 
+/// Fills `bytes` with numbers that nobody can guess.
+pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: pointer and length describe `bytes`, which the kernel only writes to.
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    match usize::try_from(filled) {
+        Ok(filled) if filled == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The index of an interface of this network namespace.
 pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     let text = std::ffi::CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -88,9 +101,11 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     }
 }
 
-/// Words of `struct tcp_info`, of which all fields from `tcpi_pacing_rate` on are of 64 bits or pairs of 32.
+/// Words of `struct tcp_info`, of which all fields from `tcpi_pacing_rate` on are of 64 bits or
+/// pairs of 32.
 const TCP_INFO_WORDS: usize = 23;
-/// Byte and bit of its `tcpi_delivery_rate_app_limited`, on machines that count bits from the low end.
+/// Byte and bit of its `tcpi_delivery_rate_app_limited`, on machines that count bits from the low
+/// end.
 const TCP_INFO_APP_LIMITED: (usize, u8) = (7, 1);
 /// Words where its `tcpi_bytes_acked`, `tcpi_delivery_rate` and `tcpi_rwnd_limited` stand.
 const TCP_INFO_BYTES_ACKED: usize = 15;
@@ -101,7 +116,8 @@ const TCP_INFO_RWND_LIMITED: usize = 22;
 pub(crate) fn tcp_delivered(fd: BorrowedFd<'_>) -> io::Result<Delivered> {
     let mut words = [0u64; TCP_INFO_WORDS];
     let mut length = size_of_val(&words) as u32;
-    // SAFETY: the kernel writes at most `length` bytes to `words`, whose size that is; any bytes are valid words.
+    // SAFETY: the kernel writes at most `length` bytes to `words`, whose size that is; any bytes
+    // are valid words.
     check(unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
@@ -182,7 +198,7 @@ fn set_option(fd: &OwnedFd, level: c_int, option: c_int, value: c_int) -> io::Re
     .map(drop)
 }
 
-/// Most frames given to the kernel in one call.
+/// Most frames of one system call.
 pub(crate) const SEND_BATCH_MAX: usize = 64;
 
 /// Sends up to [`SEND_BATCH_MAX`] frames, each of two parts; returns how many the kernel took.
@@ -203,13 +219,14 @@ pub(crate) fn send_frames(fd: BorrowedFd<'_>, frames: &[[&[u8]; 2]]) -> io::Resu
         messages[index].msg_hdr.msg_iov = parts[index].as_mut_ptr();
         messages[index].msg_hdr.msg_iovlen = 2;
     }
-    // SAFETY: the first `count` messages point to `parts`, which point to the borrowed frames; all outlive the call, and
-    // sending only reads the frames.
+    // SAFETY: the first `count` messages point to `parts`, which point to the borrowed frames; all
+    // outlive the call, and sending only reads the frames.
     check(unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count as u32, 0) })
         .map(|sent| sent as usize)
 }
 
-/// One received packet: how much of it fits `bytes`, and when the kernel saw it, in microseconds since 1970.
+/// One received packet: how much of it fits `bytes`, and when the kernel saw it, in microseconds
+/// since 1970.
 pub(crate) fn receive_stamped(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
     let mut part = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
@@ -227,7 +244,8 @@ pub(crate) fn receive_stamped(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Resul
     if length < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has filled in the control part of `message`; CMSG_FIRSTHDR checks its length.
+    // SAFETY: the kernel has filled in the control part of `message`; CMSG_FIRSTHDR checks its
+    // length.
     let header = unsafe { libc::CMSG_FIRSTHDR(&message) };
     let stamped = !header.is_null() && {
         // SAFETY: a non-null result points to a whole header inside `control`.
@@ -252,13 +270,15 @@ pub(crate) struct Mapping {
     bytes: usize,
 }
 
-// SAFETY: the mapping is plain memory owned by this value; moving it to another thread moves that ownership.
+// SAFETY: the mapping is plain memory owned by this value; moving it to another thread moves that
+// ownership.
 unsafe impl Send for Mapping {}
 // SAFETY: a shared reference only reads, and writing needs an exclusive one.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `bytes` of `file`, which must be at least as long and must not shrink while mapped.
+    /// Maps the first `bytes` of `file`, which must be at least as long and must not shrink while
+    /// mapped.
     pub(crate) fn new(file: &std::fs::File, bytes: usize) -> io::Result<Self> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
@@ -283,7 +303,8 @@ impl Mapping {
 
     /// All of it.
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `start` and `bytes` describe the live mapping; the file is this process' own, nobody else writes it.
+        // SAFETY: `start` and `bytes` describe the live mapping; the file is this process' own,
+        // nobody else writes it.
         unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
     }
 
@@ -296,7 +317,8 @@ impl Mapping {
     /// Publishes a word: everything written before it is in the mapping before it.
     pub(crate) fn store_release(&mut self, offset: usize, value: u64) {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.bytes);
-        // SAFETY: inside the mapping and aligned (mappings are page-aligned), and `&mut self` excludes other references.
+        // SAFETY: inside the mapping and aligned (mappings are page-aligned), and `&mut self`
+        // excludes other references.
         let word = unsafe { std::sync::atomic::AtomicU64::from_ptr(self.start.add(offset).cast()) };
         word.store(value, std::sync::atomic::Ordering::Release);
     }
@@ -304,7 +326,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own and nothing borrows it any more. The result only tells of a wrong address.
+        // SAFETY: the mapping is this value's own and nothing borrows it any more. The result only
+        // says that an address was wrong.
         unsafe { libc::munmap(self.start.cast(), self.bytes) };
     }
 }

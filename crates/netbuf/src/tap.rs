@@ -1,17 +1,21 @@
 //! A VM's network interface on this host: a tap with its plug, a port of the host's bridge.
 //!
-//! QEMU gets one descriptor of the tap, the agent keeps another of the same queue: while QEMU does not read, the agent can.
+//! QEMU gets one descriptor of the tap, the agent keeps another of the same queue: while QEMU does
+//! not read, the agent can.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use transhume_model::Mac;
-use transhume_netcfg::{Netlink, Port};
+use transhume_netcfg::{Netlink, Port, PortKind, QueueState};
 
 use crate::error::{Error, IoContext};
+use crate::frame::{self, Addresses, Signature};
+use crate::limits::OTHER_ADDRESSES_MAX;
+use crate::mark::{self, Found, TapMark};
 use crate::plug::{Plug, PlugState};
 use crate::sys;
 
@@ -24,7 +28,7 @@ const VNET_HEADER_BYTES: usize = 12;
 /// How to make a tap.
 #[derive(Debug, Clone)]
 pub struct TapConfig {
-    /// Name of the interface, 1 to 15 bytes, not taken in this namespace.
+    /// Name of the interface, 1 to 15 bytes.
     pub name: String,
     /// Bridge whose port it becomes.
     pub bridge: String,
@@ -38,9 +42,12 @@ pub struct TapConfig {
     pub plug_bytes_max: u32,
     /// Shut for a VM that is to come, open for one that lives here.
     pub plug: PlugState,
+    /// Whose it is; the link carries it.
+    pub mark: TapMark,
 }
 
-/// A tap with its plug. Dropping it closes the agent's descriptor; the link stays as long as QEMU holds one.
+/// A tap with its plug. Dropping it closes the agent's descriptor; the link stays as long as QEMU
+/// holds one.
 #[derive(Debug)]
 pub struct Tap {
     name: String,
@@ -50,33 +57,29 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Makes the tap: plug first, then the bridge, then up. A target's port does not get what the bridge floods until
-    /// its buffer is closed (design §3, broadcast).
+    /// Makes the tap: mark and plug first, then the bridge, then up. A target's port does not get
+    /// what the bridge floods until its buffer is closed (design §3, broadcast). A tap of the same
+    /// mark that nobody holds is one left over, and made anew; whatever else has the name is left
+    /// alone.
     pub fn create(config: &TapConfig) -> Result<Self, Error> {
         let name = &config.name;
-        let taken = sys::interface_index(name).is_ok();
-        if taken {
-            return Err(Error::NameTaken { name: name.clone() });
-        }
+        let alias = config.mark.alias()?;
+        make_room(config)?;
         let bridge = sys::interface_index(&config.bridge).map_err(|source| Error::NoBridge {
             name: config.bridge.clone(),
             source,
         })?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .context(name, "open /dev/net/tun")?;
-        let fd = OwnedFd::from(file);
-        rustix::io::ioctl_fionbio(&fd, true).context(name, "make the tap non-blocking")?;
-        sys::tun_set_interface(fd.as_fd(), name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
-            .context(name, "create the tap")?;
+        let fd = attach(name).context(name, "create the tap")?;
         sys::tun_set_vnet_header_bytes(fd.as_fd(), VNET_HEADER_BYTES)
             .context(name, "set the header length")?;
         let index = sys::interface_index(name).context(name, "find the tap")?;
         let mut plug =
             Plug::of(index, config.mtu, config.plug_bytes_max).context(name, "prepare the plug")?;
-        // Without this the host itself speaks to the guest (router solicitations). Absent where IPv6 is.
+        plug.netlink()
+            .set_alias(index, &alias)
+            .context(name, "mark the tap")?;
+        // Without this the host itself sends to the guest (router solicitations). Absent where IPv6
+        // is.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
         plug.install(config.plug).context(name, "install the plug")?;
         plug.netlink()
@@ -101,25 +104,33 @@ impl Tap {
             fd,
             plug,
         };
-        // A killed agent may have left one that leads nowhere.
-        tap.undivert(config.mac)?;
+        // A killed agent may have left diversions that lead nowhere.
+        tap.undivert(&Addresses::of(config.mac))?;
         Ok(tap)
     }
 
-    /// Makes the ways out of a host ready to lead past its bridge; once, when an agent starts. Installing the hook takes a link's queue away
-    /// for a moment, which loses what is in it: so it stays.
+    /// Makes the ways out of a host ready to lead past its bridge; when an agent starts. Installing
+    /// the hook takes a link's queue away for a moment, which loses what is in it: so it stays.
     pub fn prepare_uplinks(bridge: &str) -> Result<(), Error> {
         let name = bridge.to_owned();
         let index = sys::interface_index(bridge).map_err(|source| Error::NoBridge { name, source })?;
         let mut netlink = Netlink::open().context(bridge, "open a netlink socket")?;
-        for port in netlink
+        let ports = netlink
             .ports_of(index)
-            .context(bridge, "list the bridge's ports")?
-        {
-            if !port.tap {
-                netlink
-                    .hook(port.index)
-                    .context(&port.name, "install the hook for diversions")?;
+            .context(bridge, "list the bridge's ports")?;
+        for port in ports.iter().filter(|port| port.kind != PortKind::Tap) {
+            hook(&mut netlink, port)?;
+        }
+        Ok(())
+    }
+
+    /// The same for ports that came later, well before a switchover. Not for a veth: it leads to a
+    /// container of this host, whose frames come here by the pinned address, and its queue stays as
+    /// it is.
+    pub(crate) fn prepare_late_uplinks(&mut self) -> Result<(), Error> {
+        for (port, hooked) in self.wires()? {
+            if !hooked && port.kind == PortKind::Wire {
+                hook(self.plug.netlink(), &port)?;
             }
         }
         Ok(())
@@ -179,97 +190,151 @@ impl Tap {
         sys::tun_vnet_header_bytes(self.fd.as_fd()).context(&self.name, "read the header length")
     }
 
-    /// Speaks for the guest: the frame enters the bridge as if the guest had sent it.
-    pub(crate) fn speak(&self, frame: &[u8]) -> Result<(), Error> {
+    /// The frame enters the bridge as if the guest had sent it.
+    pub(crate) fn transmit_as_guest(&self, frame: &[u8]) -> Result<(), Error> {
         let mut bytes = vec![0; self.vnet_header_bytes()?];
         bytes.extend(frame);
         rustix::io::write(&self.fd, &bytes).context(&self.name, "announce the VM")?;
         Ok(())
     }
 
-    /// Frames for the VM that come to this host from outside go straight to the tap, until the old path closes. Whatever the bridge has
-    /// heard by then, a late one is not turned away at the port where the VM is now known to be.
-    pub(crate) fn divert(&mut self, mac: Mac) -> Result<(), Error> {
+    /// Announces all addresses of a guest, its NIC's last.
+    pub(crate) fn announce(&self, own: &Addresses, signature: Option<Signature>) -> Result<(), Error> {
+        own.all()
+            .try_for_each(|mac| self.transmit_as_guest(&frame::announcement(mac, signature)))
+    }
+
+    /// The addresses that the bridge has on the guest's port, its NIC's among them.
+    pub(crate) fn learned(&mut self) -> Result<Vec<Mac>, Error> {
+        let index = self.index;
+        self.plug
+            .netlink()
+            .addresses_on(index, OTHER_ADDRESSES_MAX + 1)
+            .context(&self.name, "list the guest's addresses")
+    }
+
+    /// Frames for the VM that come to this host from outside go straight to the tap, until the old
+    /// path closes. Whatever the bridge has heard by then, a late one is not turned away at the
+    /// port where the VM is now known to be. A port that is not prepared is none of ours: what
+    /// comes by it is brought here by the pinned address.
+    pub(crate) fn divert(&mut self, own: &Addresses) -> Result<(), Error> {
         let index = self.index;
         for port in self.uplinks()? {
-            self.plug
-                .netlink()
-                .divert(port.index, mac, index)
-                .context(&port.name, "divert the VM's frames past the bridge")?;
+            for mac in own.all() {
+                self.plug
+                    .netlink()
+                    .divert(port.index, mac, index)
+                    .context(&port.name, "divert the VM's frames past the bridge")?;
+            }
         }
         Ok(())
     }
 
     /// The bridge gets them again.
-    pub(crate) fn undivert(&mut self, mac: Mac) -> Result<(), Error> {
+    pub(crate) fn undivert(&mut self, own: &Addresses) -> Result<(), Error> {
         for port in self.uplinks()? {
-            self.plug
-                .netlink()
-                .undivert(port.index, mac)
-                .context(&port.name, "give the VM's frames back to the bridge")?;
+            for mac in own.all() {
+                self.plug
+                    .netlink()
+                    .undivert(port.index, mac)
+                    .context(&port.name, "lead the VM's frames to the bridge again")?;
+            }
         }
         Ok(())
     }
 
-    /// The bridge's ports that are no taps: ways out of this host.
+    /// The bridge's ports that are prepared for diversions.
     fn uplinks(&mut self) -> Result<Vec<Port>, Error> {
-        let index = self.index;
-        let mut ports = self
-            .plug
-            .netlink()
-            .ports_beside(index)
-            .context(&self.name, "list the bridge's ports")?;
-        ports.retain(|port| !port.tap);
-        Ok(ports)
+        let wires = self.wires()?.into_iter();
+        Ok(wires
+            .filter_map(|(port, hooked)| hooked.then_some(port))
+            .collect())
     }
 
-    /// From the capture on: what other VMs of this host send goes on coming here even after the bridge heard the announcement.
-    pub(crate) fn pin(&mut self, mac: Mac) -> Result<(), Error> {
+    /// The bridge's ports that are no taps, and whether each is prepared for diversions.
+    fn wires(&mut self) -> Result<Vec<(Port, bool)>, Error> {
         let index = self.index;
-        self.plug
-            .netlink()
-            .pin(index, mac)
-            .context(&self.name, "pin the VM's address to its port")
+        let netlink = self.plug.netlink();
+        let ports = netlink
+            .ports_beside(index)
+            .context(&self.name, "list the bridge's ports")?;
+        let hooked = netlink
+            .hooked_links()
+            .context(&self.name, "list the ports that can be diverted")?;
+        let wires = ports.into_iter().filter(|port| port.kind != PortKind::Tap);
+        Ok(wires
+            .map(|port| {
+                let hooked = hooked.contains(&port.index);
+                (port, hooked)
+            })
+            .collect())
+    }
+
+    /// From the capture on: what other VMs and containers of this host send goes on coming here
+    /// even after the bridge heard the announcement.
+    pub(crate) fn pin(&mut self, own: &Addresses) -> Result<(), Error> {
+        let index = self.index;
+        for mac in own.all() {
+            self.plug
+                .netlink()
+                .pin(index, mac)
+                .context(&self.name, "pin the VM's address to its port")?;
+        }
+        Ok(())
     }
 
     /// Abort: the VM lives here as before.
-    pub(crate) fn unpin(&mut self, mac: Mac) -> Result<(), Error> {
+    pub(crate) fn unpin(&mut self, own: &Addresses) -> Result<(), Error> {
         let index = self.index;
-        self.plug
-            .netlink()
-            .unpin(index, mac)
-            .context(&self.name, "unpin the VM's address")
+        for mac in own.all() {
+            self.plug
+                .netlink()
+                .unpin(index, mac)
+                .context(&self.name, "unpin the VM's address")?;
+        }
+        Ok(())
     }
 
-    /// The old path ends for the VMs of this host: what they send goes out to where the VM lives now, and is not flooded to here.
-    pub(crate) fn let_go(&mut self, mac: Mac) -> Result<(), Error> {
+    /// The old path ends for the VMs of this host: what they send goes out to where the VM lives
+    /// now, and is not flooded to here.
+    pub(crate) fn release_mac(&mut self, own: &Addresses) -> Result<(), Error> {
         let index = self.index;
-        self.plug
-            .netlink()
+        let netlink = self.plug.netlink();
+        netlink
             .set_flooding_unicast(index, false)
             .context(&self.name, "stop flooding to the old port")?;
-        self.plug
-            .netlink()
-            .forget(index, mac)
-            .context(&self.name, "forget the VM's address")
+        for mac in own.all() {
+            netlink
+                .forget(index, mac)
+                .context(&self.name, "forget the VM's address")?;
+        }
+        Ok(())
     }
 
-    /// Whether nothing waits in the plug, which is open: what was sent here is in the ring, or was read.
+    /// Whether nothing waits in the plug, which is open: what was sent here is in the ring, or was
+    /// read.
     pub(crate) fn plug_is_empty(&mut self) -> Result<bool, Error> {
-        let state = self.plug.state().context(&self.name, "look into the plug")?;
-        Ok(state.waiting_frames == 0)
+        Ok(self.live_state("look into the plug")?.waiting_frames == 0)
+    }
+
+    /// Frames that were read from the ring since the tap was made.
+    pub(crate) fn taken(&mut self) -> Result<u64, Error> {
+        Ok(self.live_state("read the counters")?.passed_frames)
+    }
+
+    /// The counters of a tap that is up; one that is down loses what is sent to it.
+    fn live_state(&mut self, step: &'static str) -> Result<QueueState, Error> {
+        let state = self.plug.state().context(&self.name, step)?;
+        match state.up {
+            true => Ok(state),
+            false => Err(io::Error::from_raw_os_error(libc::ENETDOWN)).context(&self.name, step),
+        }
     }
 
     /// Frames that the plug and the ring dropped since they were made.
     pub(crate) fn dropped(&mut self) -> Result<u64, Error> {
         let state = self.plug.state().context(&self.name, "read the drop counters")?;
         Ok(state.dropped_frames)
-    }
-
-    /// Frames that were read from the ring since the tap was made.
-    pub(crate) fn taken(&mut self) -> Result<u64, Error> {
-        let state = self.plug.state().context(&self.name, "read the counters")?;
-        Ok(state.passed_frames)
     }
 
     /// Removes the link, whoever holds it.
@@ -282,11 +347,53 @@ impl Tap {
     }
 }
 
-/// The tap's own address. High, since a bridge takes the lowest of its ports' and a tap's comes and goes; and of this tap alone: were it
-/// made from the guest's, the target's bridge would take the address of a source whose bridge has it for its own.
+/// A descriptor attached to the tap `name`, which is made if it is not there.
+fn attach(name: &str) -> io::Result<OwnedFd> {
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    let fd = OwnedFd::from(file);
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    sys::tun_set_interface(fd.as_fd(), name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)?;
+    Ok(fd)
+}
+
+/// Removes a tap left over under the name that is wanted. The kernel attaches a second reader to no
+/// tap of a single queue: so whether anybody holds it is asked by trying.
+fn make_room(config: &TapConfig) -> Result<(), Error> {
+    let name = &config.name;
+    let mut netlink = Netlink::open().context(name, "open a netlink socket")?;
+    match mark::look(&mut netlink, name, &config.mark)? {
+        None => return Ok(()),
+        Some(Found::Foreign(found)) => {
+            let name = name.clone();
+            return Err(Error::ForeignInterface { name, found });
+        }
+        Some(Found::Ours) => {}
+    }
+    match attach(name) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Err(Error::TapInUse {
+            holder: mark::holder(name),
+            name: name.clone(),
+        }),
+        Err(error) => Err(error).context(name, "attach to the tap left over"),
+        Ok(_attached) => {
+            let index = sys::interface_index(name).context(name, "find the tap left over")?;
+            netlink.delete(index).context(name, "remove the tap left over")
+        }
+    }
+}
+
+fn hook(netlink: &mut Netlink, port: &Port) -> Result<(), Error> {
+    netlink
+        .hook(port.index)
+        .context(&port.name, "install the hook for diversions")
+}
+
+/// The tap's own address. High, since a bridge takes the lowest of its ports' and a tap's comes and
+/// goes; and of this tap alone: were it made from the guest's, the target's bridge would take the
+/// address of a source whose bridge has it for its own.
 fn host_end() -> io::Result<Mac> {
     let mut bytes = [0xfe, 0xff, 0, 0, 0, 0];
-    fs::File::open("/dev/urandom")?.read_exact(&mut bytes[2..])?;
+    sys::random(&mut bytes[2..])?;
     Ok(Mac::new(bytes).expect("neither a group nor zero"))
 }
 
@@ -303,9 +410,7 @@ fn find_tap(pid: u32, name: &str) -> Result<OwnedFd, Error> {
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context(name, "list QEMU's descriptors")? {
         let entry = entry.context(name, "list QEMU's descriptors")?;
         let info = fs::read_to_string(entry.path()).unwrap_or_default();
-        let is_ours = info
-            .lines()
-            .any(|line| line.strip_prefix("iff:").is_some_and(|iff| iff.trim() == name));
+        let is_ours = mark::names_tap(&info, name);
         let number = entry.file_name().to_str().and_then(|number| number.parse().ok());
         if let (true, Some(number)) = (is_ours, number) {
             let fd = rustix::process::pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())

@@ -1,12 +1,12 @@
 //! When did the guest itself last, or first, send a frame? For the gap that a peer sees (§4.2).
 //!
-//! A packet socket on the tap, told to ignore what goes to the guest; the kernel stamps each frame.
+//! A packet socket on the tap, set to ignore what goes to the guest; the kernel stamps each frame.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::frame;
 use crate::sys::{self, PacketUse};
+use crate::{clock, frame};
 
 /// Frames looked at in one go; what is left is looked at next time.
 const LOOK_FRAMES_MAX: usize = 10_000;
@@ -36,8 +36,9 @@ impl Watch {
                 return;
             };
             if length == head.len() && !frame::is_announcement(&head) && stamp.is_some() {
-                self.first_us = self.first_us.or(stamp);
-                self.last_us = stamp;
+                let dated = stamp.map(clock::as_dated_here);
+                self.first_us = self.first_us.or(dated);
+                self.last_us = dated;
             }
         }
     }

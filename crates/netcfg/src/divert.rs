@@ -1,4 +1,5 @@
-//! Frames for an address that come in by a port go to another device, past the bridge: tc-u32(8), tc-mirred(8).
+//! Frames for an address that come in by a port go to another device, past the bridge: tc-u32(8),
+//! tc-mirred(8).
 //!
 //! ```text
 //!  wire ─▶ port ─▶ filter: destination is the VM? ──yes──▶ its tap
@@ -73,8 +74,9 @@ fn redirect(to: u32) -> TcAction {
 }
 
 impl Netlink {
-    /// Makes a port ready for diversions; nothing to do where it is. On a link that is up this takes its queue away for a moment, and what
-    /// is in the queue is lost (`qdisc_graft` in net/sched/sch_api.c deactivates the device).
+    /// Makes a port ready for diversions; nothing to do where it is. On a link that is up this
+    /// takes its queue away for a moment, and what is in the queue is lost (`qdisc_graft` in
+    /// net/sched/sch_api.c deactivates the device).
     pub fn hook(&mut self, port: u32) -> io::Result<()> {
         let mut hook = TcMessage::with_index(port as i32);
         hook.header.parent = TcHandle::CLSACT;
@@ -89,7 +91,22 @@ impl Netlink {
         }
     }
 
-    /// From now on frames for `mac` that come in by `port` leave by the device `to`; the bridge does not see them. The port has its hook.
+    /// The links that are ready for diversions.
+    pub fn hooked_links(&mut self) -> io::Result<Vec<u32>> {
+        let mut hooked = Vec::new();
+        let question = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+        self.dump(question, |message| {
+            if let RouteNetlinkMessage::NewQueueDiscipline(queue) = message
+                && queue.attributes.contains(&TcAttribute::Kind(CLSACT.to_owned()))
+            {
+                hooked.push(queue.header.index as u32);
+            }
+        })?;
+        Ok(hooked)
+    }
+
+    /// From now on frames for `mac` that come in by `port` leave by the device `to`; the bridge
+    /// does not see them. The port has its hook.
     pub fn divert(&mut self, port: u32, mac: Mac, to: u32) -> io::Result<()> {
         self.undivert(port, mac)?;
         let mut selector = TcU32Selector::default();

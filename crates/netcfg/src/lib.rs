@@ -1,7 +1,9 @@
-//! The kernel's network configuration, synchronously: one open socket, one message, one acknowledgement.
+//! The kernel's network configuration, synchronously: one open socket, one message, one
+//! acknowledgement.
 //!
-//! Made for the path of a switchover, where a thread changes a queue or a forwarding entry and must know that it is so before it goes
-//! on; a process of `tc` would cost more than the whole blackout. Messages and their parsing are netlink-packet-route's.
+//! Made for the path of a switchover, where a thread changes a queue or a forwarding entry and must
+//! know that it is so before it goes on; a process of `tc` would cost more than the whole blackout.
+//! Messages and their parsing are netlink-packet-route's.
 //!
 //! | file | what |
 //! |---|---|
@@ -9,9 +11,10 @@
 //! | `port.rs` | links as ports of a bridge: MTU, queue, flooding, who is there |
 //! | `forwarding.rs` | where a bridge sends the frames of an address |
 //! | `queue.rs` | token bucket filters: install, change, look into |
-//! | `divert.rs` | frames for an address that come in by a port go to another device, past the bridge |
+//! | `divert.rs` | frames for an address that come in by a port go past the bridge |
 //!
-//! Deliberately absent: names and namespaces (a socket belongs to the namespace of the thread that opened it), bands with shares.
+//! Deliberately absent: names and namespaces (a socket belongs to the namespace of the thread that
+//! opened it), bands with shares.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +24,6 @@ mod port;
 mod queue;
 mod socket;
 
-pub use port::Port;
+pub use port::{Port, PortKind};
 pub use queue::{QueueState, TokenBucket};
 pub use socket::Netlink;

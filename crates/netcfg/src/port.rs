@@ -17,6 +17,17 @@ const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
 const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
 
+/// What is behind a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortKind {
+    /// A process: tun, tap.
+    Tap,
+    /// The other end of a pair, mostly in a container of this host.
+    Veth,
+    /// Anything else: a card, or something that leads to one.
+    Wire,
+}
+
 /// A port of a bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
@@ -24,8 +35,10 @@ pub struct Port {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Whether a process is behind it (tun, tap) rather than a wire.
-    pub tap: bool,
+    /// What is behind it.
+    pub kind: PortKind,
+    /// Its alias; empty where it has none.
+    pub alias: String,
 }
 
 fn link(index: u32) -> LinkMessage {
@@ -48,8 +61,9 @@ fn port_settings(index: u32, settings: &[(u16, bool)]) -> RouteNetlinkMessage {
 impl Netlink {
     /// Address, MTU in bytes, transmit queue in frames, and bridge of a link that is down.
     ///
-    /// The address is the host's end of the wire, not the guest's: a bridge takes the lowest of its ports' as its own, and one that changes
-    /// it with each port that comes and goes cannot be reached until its neighbours have noticed.
+    /// The address is the host's end of the wire, not the guest's: a bridge takes the lowest of its
+    /// ports' as its own, and one that changes it with each port that comes and goes cannot be
+    /// reached until its neighbours have noticed.
     pub fn set_up_port(
         &mut self,
         index: u32,
@@ -68,6 +82,13 @@ impl Netlink {
         let mut attached = link(index);
         attached.attributes = vec![LinkAttribute::Controller(bridge)];
         self.order(Mode::Change, RouteNetlinkMessage::SetLink(attached))
+    }
+
+    /// A text that the link carries as long as it exists (ip-link(8), `alias`).
+    pub fn set_alias(&mut self, index: u32, alias: &str) -> io::Result<()> {
+        let mut message = link(index);
+        message.attributes = vec![LinkAttribute::IfAlias(alias.to_owned())];
+        self.order(Mode::Change, RouteNetlinkMessage::SetLink(message))
     }
 
     /// Lets frames pass.
@@ -120,6 +141,11 @@ impl Netlink {
         Ok(links.into_iter().filter_map(beside).collect())
     }
 
+    /// All links of this namespace.
+    pub fn all_links(&mut self) -> io::Result<Vec<Port>> {
+        Ok(self.links()?.into_iter().map(|(port, _)| port).collect())
+    }
+
     /// All links, each with its bridge.
     fn links(&mut self) -> io::Result<Vec<(Port, Option<u32>)>> {
         let mut links = Vec::new();
@@ -131,16 +157,18 @@ impl Netlink {
         Ok(links)
     }
 
-    /// Frames that left the link, and that it dropped on their way out, since it was made.
-    pub(crate) fn link_counts(&mut self, index: u32) -> io::Result<(u64, u64)> {
-        let mut counts = (0, 0);
+    /// What passed the link since it was made, and whether it is up.
+    pub(crate) fn link_counts(&mut self, index: u32) -> io::Result<LinkCounts> {
+        let mut counts = LinkCounts::default();
         self.get(RouteNetlinkMessage::GetLink(link(index)), |message| {
             let RouteNetlinkMessage::NewLink(link) = message else {
                 return;
             };
+            counts.up = link.header.flags.contains(LinkFlags::Up);
             for attribute in &link.attributes {
                 if let LinkAttribute::Stats64(stats) = attribute {
-                    counts = (stats.tx_packets, stats.tx_dropped);
+                    counts.passed = stats.tx_packets;
+                    counts.dropped = stats.tx_dropped;
                 }
             }
         })?;
@@ -148,19 +176,34 @@ impl Netlink {
     }
 }
 
+/// What passed a link on its way out.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LinkCounts {
+    pub(crate) passed: u64,
+    pub(crate) dropped: u64,
+    pub(crate) up: bool,
+}
+
 /// A link and its bridge.
 fn describe(link: &LinkMessage) -> Option<(Port, Option<u32>)> {
     let mut port = Port {
         index: link.header.index,
         name: String::new(),
-        tap: false,
+        kind: PortKind::Wire,
+        alias: String::new(),
     };
     let mut bridge = None;
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => port.name.clone_from(name),
             LinkAttribute::Controller(index) => bridge = Some(*index),
-            LinkAttribute::LinkInfo(infos) => port.tap |= infos.contains(&LinkInfo::Kind(InfoKind::Tun)),
+            LinkAttribute::IfAlias(alias) => port.alias.clone_from(alias),
+            LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Tun)) => {
+                port.kind = PortKind::Tap;
+            }
+            LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Veth)) => {
+                port.kind = PortKind::Veth;
+            }
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use netlink_packet_core::DefaultNla;
+use netlink_packet_core::{DefaultNla, Nla, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 
@@ -15,6 +15,9 @@ const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
 const TCA_TBF_BURST: u16 = 6;
 const LINKLAYER_ETHERNET: u8 = 1;
+/// Where the rate stands in the parameters: the last field of struct tc_ratespec, which comes
+/// first.
+const RATE_AT: usize = 8;
 
 /// The settings of a token bucket filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +39,15 @@ pub struct QueueState {
     pub dropped_frames: u64,
     /// Frames that left the link: for a tap, those that were read.
     pub passed_frames: u64,
+    /// Whether the link is up; one that is down loses what is sent to it.
+    pub up: bool,
+    /// Rate of the filter, where it has one of 32 bits.
+    pub bytes_per_s: Option<u64>,
 }
 
 impl TokenBucket {
-    /// The library knows no options of this filter, so they are laid out here: struct tc_tbf_qopt, burst, 64-bit rate.
+    /// The library knows no options of this filter, so they are laid out here: struct tc_tbf_qopt,
+    /// burst, 64-bit rate.
     fn options(&self) -> Vec<TcOption> {
         let option = |kind, bytes| TcOption::Other(DefaultNla::new(kind, bytes));
         // struct tc_ratespec: cell_log, linklayer, overhead, cell_align, mpu, rate.
@@ -72,6 +80,20 @@ impl TokenBucket {
     }
 }
 
+/// The rate of a filter as the kernel dumps it: the library keeps the options of a kind that it does not
+/// know as one attribute, in whose value the filter's own lie.
+fn rate_of(options: &[TcOption]) -> Option<u64> {
+    let [TcOption::Other(options)] = options else {
+        return None;
+    };
+    let mut bytes = vec![0; options.value_len()];
+    options.emit_value(&mut bytes);
+    let mut inner = NlasIterator::new(&bytes).flatten();
+    let parameters = inner.find(|option| option.kind() == TCA_TBF_PARMS)?;
+    let rate = parameters.value().get(RATE_AT..)?.first_chunk()?;
+    Some(u64::from(u32::from_ne_bytes(*rate))).filter(|rate| *rate != u64::from(u32::MAX))
+}
+
 impl Netlink {
     /// Installs the filter at the root of a link.
     pub fn add_queue(&mut self, index: u32, settings: &TokenBucket) -> io::Result<()> {
@@ -85,11 +107,13 @@ impl Netlink {
 
     /// What is in the root queue of a link, and what was dropped.
     pub fn queue_state(&mut self, index: u32) -> io::Result<QueueState> {
-        let (passed_frames, dropped_frames) = self.link_counts(index)?;
+        let link = self.link_counts(index)?;
         let mut state = QueueState {
             waiting_frames: 0,
-            dropped_frames,
-            passed_frames,
+            dropped_frames: link.dropped,
+            passed_frames: link.passed,
+            up: link.up,
+            bytes_per_s: None,
         };
         let question = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index as i32));
         self.dump(question, |message| {
@@ -100,9 +124,13 @@ impl Netlink {
                 return;
             }
             for attribute in &queue.attributes {
-                if let TcAttribute::Stats(stats) = attribute {
-                    state.waiting_frames = stats.qlen;
-                    state.dropped_frames += u64::from(stats.drops);
+                match attribute {
+                    TcAttribute::Stats(stats) => {
+                        state.waiting_frames = stats.qlen;
+                        state.dropped_frames += u64::from(stats.drops);
+                    }
+                    TcAttribute::Options(options) => state.bytes_per_s = rate_of(options),
+                    _ => {}
                 }
             }
         })?;
@@ -140,6 +168,19 @@ mod tests {
             bytes[40..48],
             [&[8u8, 0, 6, 0][..], &1518u32.to_ne_bytes()].concat()[..]
         );
+    }
+
+    #[test]
+    fn the_rate_is_read_back_where_it_has_32_bits() {
+        for (bytes_per_s, read) in [(1, Some(1)), (1 << 36, None)] {
+            let settings = TokenBucket {
+                bytes_per_s,
+                burst_bytes: 1518,
+                queue_bytes_max: 4096,
+            };
+            let dumped = TcOption::Other(DefaultNla::new(2, emitted(&settings.options())));
+            assert_eq!(rate_of(&[dumped]), read);
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! One core's speed on guest pages, by class and step: `PAGES_FILE=guest.mem cargo bench -p transhume-pages`.
+//! One core's speed on guest pages, by class and step:
+//! `PAGES_FILE=guest.mem cargo bench -p transhume-pages`.
 //!
-//! The file is a guest's memory as it is (QMP `pmemsave`); zero pages, which QEMU sends as zero records, are left out.
-//! Without a file the pages are made from a seed, which is printed. Beside them: a plain copy, and LZ4 and zstd of single
-//! pages as their libraries offer them. All rates are of plain pages, also where the step reads compressed ones. Time is the
-//! thread's processor time, so that other work on the machine is not counted (it still takes its share of the caches).
+//! The file is a guest's memory as it is (QMP `pmemsave`); zero pages, which QEMU sends as zero
+//! records, are left out. Without a file the pages are made from a seed, which is printed. Beside
+//! them: a plain copy, and LZ4 and zstd of single pages as their libraries offer them. All rates
+//! are of plain pages, also where the step reads compressed ones. Time is the thread's processor
+//! time, so that other work on the machine is not counted (it still takes its share of the caches).
+#![allow(clippy::disallowed_methods, reason = "reads the file that is named")]
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -13,7 +16,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use rustix::time::{ClockId, clock_gettime};
 use transhume_model::ClusterName;
 use transhume_pages::ContentKey;
-use transhume_pages::chooser::texture;
+use transhume_pages::chooser::page_profile;
 use transhume_pages::codec::{CodecError, delta, fill_of, group, lz4_decode, lz4_encode, wkdm};
 use transhume_pages::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
 use transhume_pages::stream::Page;
@@ -154,8 +157,8 @@ fn classify(group: &mut BenchmarkGroup<'_, ThreadTime>, pages: &[Page]) {
     step(group, "fill_of", pages, |page| {
         black_box(fill_of(page));
     });
-    step(group, "texture", pages, |page| {
-        black_box(texture(page));
+    step(group, "profile", pages, |page| {
+        black_box(page_profile(page));
     });
     step(group, "content id", pages, |page| {
         black_box(key.id(page));

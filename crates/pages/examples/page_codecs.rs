@@ -1,13 +1,15 @@
 //! Speed and size of every step on the pages of real guests, one core, beside a plain copy.
 //!
-//! `cargo run --release -p transhume-pages --example page_codecs -- first.stream [second.stream]`, where a stream is
-//! what QEMU's `migrate` wrote. The second shows what dedup leaves of another guest of the same image.
+//! `cargo run --release -p transhume-pages --example page_codecs -- first.stream [second.stream]`,
+//! where a stream is what QEMU's `migrate` wrote. The second shows what dedup leaves of another
+//! guest of the same image.
+#![allow(clippy::disallowed_methods, reason = "reads files, measures times")]
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use transhume_model::ClusterName;
-use transhume_pages::chooser::texture;
+use transhume_pages::chooser::page_profile;
 use transhume_pages::codec::{fill_of, group, lz4_decode, lz4_encode, wkdm};
 use transhume_pages::limits::PAGE_BYTES;
 use transhume_pages::stream::Page;
@@ -78,9 +80,9 @@ fn steps(pages: &[Page], key: &ContentKey) -> Result<(), Box<dyn std::error::Err
             let _ = black_box(fill_of(page));
         })
     });
-    time("texture", n, 0, || {
+    time("profile", n, 0, || {
         pages.iter().for_each(|page| {
-            let _ = black_box(texture(page));
+            let _ = black_box(page_profile(page));
         })
     });
     time("blake3 id", n, n * 16, || {

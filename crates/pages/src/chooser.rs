@@ -1,42 +1,51 @@
-//! Which codec a page gets: what the link can carry against what the CPU can do now (§1.3.1, refs 5 and 25).
+//! Which codec a page gets: what the link can carry against what the CPU can do now (§1.3.1, refs
+//! 5 and 25).
 //!
-//! A pipeline is as slow as its slowest part, so the cost of a class is max(CPU time, wire time), and among equals the
-//! one with less CPU. CPU times are a table of relative costs times one factor, which follows the measured time of the
-//! encoder's calls. Sizes are a table too, by class and by texture of the page (how many different bytes it has,
-//! whether its words look like recent words), times one factor per texture, which whatever codec was taken teaches: so
-//! an opinion of one codec never grows old while another is in use. Pure: rates and times are fed in. Deliberately absent: measuring them.
+//! A pipeline is as slow as its slowest part, so the cost of a class is max(CPU time, wire time),
+//! and among equals the one with less CPU. CPU times are a table of relative costs times one
+//! factor, which follows the measured time of the encoder's calls. Sizes are a table too, by class
+//! and by the page's profile (how many different bytes it has, whether its words look like recent
+//! words), times one factor per profile, which every codec that is used corrects: so an estimate of
+//! one codec never grows old while another is in use. Pure: rates and times are fed in.
+//! Deliberately absent: measuring them.
 
 use crate::class::{Classes, PageClass};
 use crate::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
 use crate::stream::Page;
 
-/// Kinds of texture.
-const TEXTURES: usize = 8;
+/// Kinds of page profile.
+const PROFILES: usize = 8;
 /// Of the 64 words of a sample, from so many on they are alike.
 const ALIKE_MIN: usize = 17;
-/// Different bytes of a sample's 256 from which a page is of the next kind; random bytes have about 162.
+/// Different bytes of a sample's 256 from which a page is of the next kind; random bytes have
+/// about 162.
 const DIFFERENT_MIN: [u32; 3] = [20, 60, 120];
 /// Weight of a new measurement of one page, or of a time: 1/16.
 const LEARN_SHIFT: u32 = 4;
-/// Pages of a group that would move an opinion all the way: a full group has a quarter of the weight.
+/// Pages of a group that would move an estimate all the way: a full group has a quarter of the
+/// weight.
 const LEARN_GROUP_PAGES: u64 = 4 * GROUP_PAGES_MAX as u64;
-/// Factors are kept in millionths, about: fine enough for the slowest fading.
+/// Factors are kept in millionths, about: fine enough for the slowest decay.
 const ONE: u64 = 1 << 20;
-/// Least and most that a size may be of the typical one: an opinion that vanished could not grow again.
+/// Least and most that a size may be of the typical one: an estimate that vanished could not grow
+/// again.
 const SIZE_MIN: u64 = ONE / 16;
 const SIZE_MAX: u64 = 16 * ONE;
-/// Bytes per second above which hashing for dedup would be the bottleneck (a third of BLAKE3's speed on one core).
+/// Bytes per second above which hashing for dedup would be the bottleneck (a third of BLAKE3's
+/// speed on one core).
 const HASH_RATE_MAX: u64 = 900_000_000;
 
 /// A codec must save a sixteenth to be worth its trouble.
 const RAW_BYTES_WEIGHED: u64 = PAGE_BYTES as u64 * 15 / 16;
-/// How fast a bad opinion of the codecs fades while pages go raw, so that they are tried again: 1/1024 per page.
-const FADE_SHIFT: u32 = 10;
+/// How fast a bad estimate of the codecs decays while pages go raw, so that they are tried again:
+/// 1/1024 per page.
+const DECAY_SHIFT: u32 = 10;
 
 /// The codecs that the chooser weighs against each other.
 const WEIGHED: [PageClass; 4] = [PageClass::Raw, PageClass::Lz4, PageClass::Wkdm, PageClass::Zstd];
 
-/// Nanoseconds to encode a page on the machine of the bench (docs/performance.md), the copies on its way in; the factor adapts them.
+/// Nanoseconds to encode a page on the machine of the bench (docs/performance.md), the copies on
+/// its way in; the factor adapts them.
 fn table_nanos(class: PageClass) -> u64 {
     match class {
         PageClass::Zero => 60,
@@ -50,28 +59,30 @@ fn table_nanos(class: PageClass) -> u64 {
     }
 }
 
-/// Bytes that a page becomes, by texture: means over the 15 306 pages of a booted guest; of zstd, what a page adds to its group.
-fn typical_bytes(class: PageClass) -> [u64; TEXTURES] {
+/// Bytes that a page becomes, by profile: means over the 15 306 pages of a booted guest; of zstd,
+/// what a page adds to its group.
+fn typical_bytes(class: PageClass) -> [u64; PROFILES] {
     match class {
         PageClass::Wkdm => [2240, 3810, 4050, 4090, 950, 1410, 2630, 4090],
         PageClass::Lz4 => [1510, 2580, 3410, 4090, 650, 1530, 3540, 4090],
         PageClass::Zstd => [400, 800, 2180, 3690, 100, 520, 640, 3690],
-        _ => [PAGE_BYTES as u64; TEXTURES],
+        _ => [PAGE_BYTES as u64; PROFILES],
     }
 }
 
-/// What a page looks like to a codec: how many different bytes it has, and, from 4 on, whether its words look like their neighbours.
+/// What a page looks like to a codec: how many different bytes it has, and, from 4 on, whether its
+/// words look like their neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Texture(u8);
+pub struct PageProfile(u8);
 
-impl Texture {
+impl PageProfile {
     fn index(self) -> usize {
-        usize::from(self.0) % TEXTURES
+        usize::from(self.0) % PROFILES
     }
 }
 
 /// Looks at 64 words in runs of 16, spread over the page.
-pub fn texture(page: &Page) -> Texture {
+pub fn page_profile(page: &Page) -> PageProfile {
     let (mut alike, mut bytes) = (0, [0u64; 4]);
     for run in page.chunks_exact(PAGE_BYTES / 4) {
         let sample = &run[480..544];
@@ -89,7 +100,7 @@ pub fn texture(page: &Page) -> Texture {
     }
     let different: u32 = bytes.iter().map(|seen| seen.count_ones()).sum();
     let kind = DIFFERENT_MIN.iter().filter(|min| different >= **min).count();
-    Texture((kind + if alike >= ALIKE_MIN { TEXTURES / 2 } else { 0 }) as u8)
+    PageProfile((kind + if alike >= ALIKE_MIN { PROFILES / 2 } else { 0 }) as u8)
 }
 
 /// Decides for one stream.
@@ -100,8 +111,8 @@ pub struct Chooser {
     link_bytes_per_second: Option<u64>,
     /// Measured over table time.
     factor: u64,
-    /// Bytes seen over typical bytes, per texture.
-    sizes: [u64; TEXTURES],
+    /// Bytes seen over typical bytes, per profile.
+    sizes: [u64; PROFILES],
 }
 
 impl Chooser {
@@ -111,7 +122,7 @@ impl Chooser {
             classes,
             link_bytes_per_second: None,
             factor: ONE,
-            sizes: [ONE; TEXTURES],
+            sizes: [ONE; PROFILES],
         }
     }
 
@@ -140,20 +151,21 @@ impl Chooser {
         self.link_bytes_per_second.is_some_and(|link| link < able)
     }
 
-    /// Whether the link takes a plain page in less time than any codec needs to look at it: then no page need be looked at.
+    /// Whether the link takes a plain page in less time than any codec needs to look at it: then no
+    /// page need be looked at.
     pub fn raw_always_pays(&self) -> bool {
         let codecs = WEIGHED.into_iter().filter(|class| *class != PageClass::Raw);
         let cheapest = codecs.map(table_nanos).min().unwrap_or(0) * self.factor / ONE;
         self.wire_nanos(RAW_BYTES_WEIGHED) <= cheapest
     }
 
-    /// The codec for a page of this texture.
-    pub fn choose(&self, texture: Texture) -> PageClass {
+    /// The codec for a page of this profile.
+    pub fn choose(&self, profile: PageProfile) -> PageClass {
         let cost = |class: PageClass| {
             let cpu = table_nanos(class) * self.factor / ONE;
             let bytes = match class {
                 PageClass::Raw => RAW_BYTES_WEIGHED,
-                codec => self.expected_bytes(codec, texture),
+                codec => self.expected_bytes(codec, profile),
             };
             (cpu.max(self.wire_nanos(bytes)), cpu)
         };
@@ -164,9 +176,10 @@ impl Chooser {
             .unwrap_or(PageClass::Raw)
     }
 
-    /// Bytes that this class is expected to make of a page; more than a page where it makes it longer.
-    pub fn expected_bytes(&self, class: PageClass, texture: Texture) -> u64 {
-        let at = texture.index();
+    /// Bytes that this class is expected to make of a page; more than a page where it makes it
+    /// longer.
+    pub fn expected_bytes(&self, class: PageClass, profile: PageProfile) -> u64 {
+        let at = profile.index();
         typical_bytes(class)[at] * self.sizes[at] / ONE
     }
 
@@ -175,32 +188,33 @@ impl Chooser {
             .map_or(0, |rate| bytes * 1_000_000_000 / rate.max(1))
     }
 
-    /// A page of this texture became so many bytes.
-    pub fn learn_bytes(&mut self, class: PageClass, texture: Texture, bytes: usize) {
-        let seen = bytes as u64 * ONE / typical_bytes(class)[texture.index()];
+    /// A page of this profile became so many bytes.
+    pub fn learn_bytes(&mut self, class: PageClass, profile: PageProfile, bytes: usize) {
+        let seen = bytes as u64 * ONE / typical_bytes(class)[profile.index()];
         learn(
-            &mut self.sizes[texture.index()],
+            &mut self.sizes[profile.index()],
             seen.clamp(SIZE_MIN, SIZE_MAX),
             LEARN_SHIFT,
         );
     }
 
-    /// Pages of these textures became so many bytes together: each as much more or less as all of them.
-    pub fn learn_group(&mut self, class: PageClass, textures: &[Texture], bytes: u64) {
-        let expected = textures.iter().map(|page| self.expected_bytes(class, *page));
+    /// Pages of these profiles became so many bytes together: each as much more or less as all of
+    /// them.
+    pub fn learn_group(&mut self, class: PageClass, profiles: &[PageProfile], bytes: u64) {
+        let expected = profiles.iter().map(|page| self.expected_bytes(class, *page));
         let all: u64 = expected.sum();
-        let mut pages = [0; TEXTURES];
-        textures.iter().for_each(|page| pages[page.index()] += 1);
+        let mut pages = [0; PROFILES];
+        profiles.iter().for_each(|page| pages[page.index()] += 1);
         for (size, pages) in self.sizes.iter_mut().zip(pages) {
             let seen = (*size * bytes / all.max(1)).clamp(SIZE_MIN, SIZE_MAX);
             *size = (*size * (LEARN_GROUP_PAGES - pages) + seen * pages) / LEARN_GROUP_PAGES;
         }
     }
 
-    /// A page of this texture went raw by choice: the codecs' bad record fades a little.
-    pub fn fade(&mut self, texture: Texture) {
-        let size = &mut self.sizes[texture.index()];
-        *size -= size.saturating_sub(ONE) >> FADE_SHIFT;
+    /// A page of this profile went raw by choice: the high estimate decays a little.
+    pub fn decay(&mut self, profile: PageProfile) {
+        let size = &mut self.sizes[profile.index()];
+        *size -= size.saturating_sub(ONE) >> DECAY_SHIFT;
     }
 
     /// Encoding these pages took so long. Corrects the factor, within a hundredfold either way.
@@ -227,7 +241,7 @@ mod tests {
     use super::*;
 
     /// Unlike words, 20 to 59 different bytes.
-    const TEXT: Texture = Texture(1);
+    const TEXT: PageProfile = PageProfile(1);
 
     #[test]
     fn an_unlimited_link_is_never_slowed_by_a_codec() {
@@ -261,14 +275,14 @@ mod tests {
     fn random_memory_is_learned_to_be_raw() {
         let mut chooser = Chooser::new(Classes::default());
         chooser.link_rate(Some(25_000_000));
-        let random = Texture(3);
+        let random = PageProfile(3);
         assert_eq!(chooser.choose(random), PageClass::Zstd, "it might not be");
         for _ in 0..4 {
             chooser.learn_group(PageClass::Zstd, &[random; 64], 64 * 4097);
         }
         assert_eq!(chooser.choose(random), PageClass::Raw);
         for _ in 0..2000 {
-            chooser.fade(random);
+            chooser.decay(random);
         }
         assert_eq!(
             chooser.choose(random),
@@ -278,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn textures_tell_random_bytes_from_text_and_from_pointers() {
+    fn profiles_tell_random_bytes_from_text_and_from_pointers() {
         let mut state = 1u64;
         let random: Page = std::array::from_fn(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -290,17 +304,22 @@ mod tests {
             4 => 3,
             _ => 0,
         });
-        assert_eq!(texture(&random), Texture(3));
-        assert!(matches!(texture(&text), Texture(0 | 1)), "{:?}", texture(&text));
-        assert_eq!(texture(&pointers), Texture(4));
+        assert_eq!(page_profile(&random), PageProfile(3));
+        assert!(
+            matches!(page_profile(&text), PageProfile(0 | 1)),
+            "{:?}",
+            page_profile(&text)
+        );
+        assert_eq!(page_profile(&pointers), PageProfile(4));
     }
 
-    /// Found on a booted guest: after some pages that nothing compresses, WKdm looked better than zstd, and zstd was never tried again.
+    /// Found on a booted guest: after some pages that nothing compresses, WKdm looked better than
+    /// zstd, and zstd was never tried again.
     #[test]
     fn what_is_learned_of_one_codec_is_learned_of_all() {
         let mut chooser = Chooser::new(Classes::default());
         chooser.link_rate(Some(25_000_000));
-        let (random, sparse) = (Texture(3), Texture(4));
+        let (random, sparse) = (PageProfile(3), PageProfile(4));
         let mut group = vec![random; 60];
         group.extend([sparse; 4]);
         for _ in 0..20 {
@@ -315,8 +334,8 @@ mod tests {
 
     /// Without a least size it came down to nothing, and leapt from there past everything.
     #[test]
-    fn an_opinion_comes_back_from_pages_that_became_almost_nothing() {
-        let sparse = Texture(4);
+    fn an_estimate_recovers_from_pages_that_became_almost_nothing() {
+        let sparse = PageProfile(4);
         let group = [sparse; 64];
         for groups in 1..200 {
             let mut chooser = Chooser::new(Classes::default());
@@ -338,12 +357,12 @@ mod tests {
     fn however_long_nothing_helped_codecs_are_tried_again() {
         let mut chooser = Chooser::new(Classes::default());
         chooser.link_rate(Some(25_000_000));
-        let random = Texture(3);
+        let random = PageProfile(3);
         for _ in 0..100_000 {
             chooser.learn_group(PageClass::Zstd, &[random; 64], 64 * 4097);
         }
         for _ in 0..3000 {
-            chooser.fade(random);
+            chooser.decay(random);
         }
         assert_eq!(chooser.choose(random), PageClass::Zstd);
     }

@@ -1,4 +1,5 @@
-//! The page classes of figure 2, which of them are switched on, and the account of what each carried.
+//! The page classes of figure 2, which of them are switched on, and the account of what each
+//! carried.
 
 /// How a page travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

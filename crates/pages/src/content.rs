@@ -1,7 +1,7 @@
 //! Content ids, and the pages a target keeps so that they need not be sent again (refs 23, 24).
 //!
-//! Cluster = trust domain: ids are keyed by the cluster, one store belongs to one cluster, so an id of another cluster
-//! names nothing and no content is ever confirmed across clusters.
+//! Cluster = trust domain: ids are keyed by the cluster, one store belongs to one cluster, so an id
+//! of another cluster names nothing and no content is ever confirmed across clusters.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -19,7 +19,8 @@ pub struct ContentId(pub [u8; 16]);
 pub struct ContentKey([u8; 32]);
 
 impl ContentKey {
-    /// The key of a cluster. `secret` is what only that cluster's agents know; it may be empty in a lab.
+    /// The key of a cluster. `secret` is what only that cluster's agents know; it may be empty in a
+    /// lab.
     pub fn of(cluster: &ClusterName, secret: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("transhume 2026 page content ids of one cluster");
         hasher.update(&(cluster.as_str().len() as u64).to_le_bytes());
@@ -116,7 +117,8 @@ impl PageStore {
         self.entered
     }
 
-    /// Enters a page under the id that the caller computed from it; evicts one if the store is full.
+    /// Enters a page under the id that the caller computed from it; evicts one if the store is
+    /// full.
     pub fn insert(&mut self, id: ContentId, page: &Page) {
         if self.slots_max == 0 || self.by_id.contains_key(&id) {
             return;
@@ -156,7 +158,8 @@ impl PageStore {
         self.changes.push_back(change);
     }
 
-    /// What happened since the cursor, which moves on. At most `BACK_IDS_MAX` changes at once, except for a reset.
+    /// What happened since the cursor, which moves on. At most `BACK_IDS_MAX` changes at once,
+    /// except for a reset.
     pub fn news(&self, cursor: &mut StoreCursor) -> StoreNews {
         let end = self.first_change + self.changes.len() as u64;
         let from = match cursor.0 {

@@ -1,4 +1,5 @@
-//! QEMU's migration stream, page classes, codecs and dedup: each page sent once, as small as the link deserves.
+//! QEMU's migration stream, page classes, codecs and dedup: each page sent once, as small as the
+//! link deserves.
 //!
 //! Pure (§1.3, figure 2). What flows where, and the byte layouts: `docs/design/pages.md`.
 #![forbid(unsafe_code)]

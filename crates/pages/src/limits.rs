@@ -18,7 +18,8 @@ pub const LITERAL_BYTES_MAX: usize = 64 * 1024;
 pub const FRAME_BODY_BYTES_MAX: usize = 512 * 1024;
 /// Ids in one frame that travels backwards.
 pub const BACK_IDS_MAX: usize = 4096;
-/// Output after which the decoder returns to its caller; of each stream some such buffers are on their way to QEMU.
+/// Output after which the decoder returns to its caller; of each stream some such buffers are on
+/// their way to QEMU.
 pub const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// Default bytes sent or retained, and not acknowledged, of one stream.
 pub const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -30,7 +31,8 @@ pub const VERSION_SLOTS: u32 = 4096;
 pub const VERSION_SLOTS_MAX: u32 = 65_536;
 /// Default bytes of pages that the store of a target keeps.
 pub const PAGE_STORE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Changes of the store that are remembered for senders; one that is further behind gets the whole list.
+/// Changes of the store that are remembered for senders; one that is further behind gets the whole
+/// list.
 pub const STORE_CHANGES_MAX: usize = 65_536;
 /// Content ids that a sender remembers of one target.
 pub const KNOWLEDGE_IDS_MAX: usize = 131_072;

@@ -1,14 +1,15 @@
 //! What the link carries, as the kernel times it; the chooser weighs codecs against it.
 //!
-//! The kernel times each flight of a TCP connection from its departure to its acknowledgement (its delivery rate), and says
-//! whether the sender had more to send, and whether the receiver had no room. Pauses of either agent are in no flight that
-//! counts, so a slow codec or a slow target is not taken for a slow link.
+//! The kernel times each flight of a TCP connection from its departure to its acknowledgement (its
+//! delivery rate), and says whether the sender had more to send, and whether the receiver had no
+//! room. Pauses of either agent are in no flight that counts, so a slow codec or a slow target is
+//! not taken for a slow link.
 //!
 //! ```text
 //!  the sender had         the flight was   then
 //!  more; the target room  slower           the link is full: the fastest of some such flights is its rate, at once
-//!  any                    faster           the slowest flight of a span is a rate that the link carries: the estimate grows
-//!  less, all the span     slower           on a long way a flight of little is slow by itself: the estimate grows
+//!  any                    faster           the slowest flight of a span is a rate that the link carries: grow
+//!  less, all the span     slower           on a long way a flight of little is slow by itself: grow
 //! ```
 //!
 //! Pure: flights are fed in. A rate past [`LINK_RATE_MAX`] counts as unlimited.
@@ -19,9 +20,11 @@ pub const LINK_RATE_MAX: u64 = 4_000_000_000;
 pub const LINK_RATE_ASSUMED: u64 = 125_000_000;
 /// A span: about what a link's burst may hold.
 const SPAN_BYTES: u64 = 1 << 20;
-/// Flights of a full link, slower than the estimate one after the other, of which the fastest is believed.
+/// Flights of a full link, slower than the estimate one after the other, of which the fastest is
+/// believed.
 const SLOWER_BELIEVED: usize = 5;
-/// By so much the estimate grows at a time: a burst is not the link, and a codec too heavy is soon put right.
+/// By so much the estimate grows at a time: a burst is not the link, and a codec too heavy is soon
+/// put right.
 const GROWTH: u64 = 2;
 
 /// What the kernel says of a connection after a push of the encoder.
@@ -48,7 +51,8 @@ pub struct LinkMeter {
     /// Rate of the flight seen last.
     latest: u64,
     span: Span,
-    /// Flights of a full link that were slower than the estimate, one after the other: how many, and the fastest.
+    /// Flights of a full link that were slower than the estimate, one after the other: how many,
+    /// and the fastest.
     slower_seen: usize,
     slower_fastest: u64,
 }
@@ -95,7 +99,8 @@ impl LinkMeter {
         let before = self.bytes_per_second;
         self.span.slowest = self.span.slowest.min(flight.bytes_per_second);
         self.span.sender_limited &= flight.sender_limited && !flight.qemu_limited;
-        // The kernel keeps the rate of one flight while it cannot time others: more bytes, but no other flight.
+        // The kernel keeps the rate of one flight while it cannot time others: more bytes, but no
+        // other flight.
         let other = std::mem::replace(&mut self.latest, flight.bytes_per_second) != flight.bytes_per_second;
         let target_limited = flight.receiver_limited_us > self.receiver_limited_us;
         self.receiver_limited_us = flight.receiver_limited_us;
@@ -239,7 +244,8 @@ mod tests {
         assert_eq!(megabytes(&meter), 125);
     }
 
-    /// Seen in the lab without a limit, eight streams on two processors: flights that waited for one between fast ones.
+    /// Seen in the lab without a limit, eight streams on two processors: flights that waited for
+    /// one between fast ones.
     #[test]
     fn a_machine_that_is_full_is_not_taken_for_a_link() {
         let mut meter = LinkMeter::default();
@@ -276,7 +282,8 @@ mod tests {
             sender_limited: false,
             qemu_limited: false,
         };
-        // Seen in the lab on an unlimited link: one flight that the machine held up, then others too short to be timed.
+        // Seen in the lab on an unlimited link: one flight that the machine held up, then others
+        // too short to be timed.
         for at in 0..20 {
             assert!(!meter.saw(flight(300_000)));
             assert!(!meter.saw(flight(300_000 + at)));

@@ -1,7 +1,9 @@
-//! The page versions sent before, for delta: a direct-mapped cache that both sides keep alike without a word.
+//! The page versions sent before, for delta: a direct-mapped cache that both sides keep alike
+//! without a word.
 //!
-//! Both sides offer it the same pages in the same order. A slot keeps its page until that page comes again, or until it
-//! has been passed over `PATIENCE` times: a scan of all memory does not wash out the pages that are rewritten.
+//! Both sides offer it the same pages in the same order. A slot keeps its page until that page
+//! comes again, or until it has been passed over `PATIENCE` times: a scan of all memory does not
+//! wash out the pages that are rewritten.
 
 use crate::stream::{BlockIndex, Page};
 

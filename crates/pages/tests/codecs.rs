@@ -100,7 +100,8 @@ fn a_blob_of_more_pages_than_announced_is_refused() {
 
 #[test]
 fn only_the_current_zstd_format_is_decoded() {
-    // One page of 9s as zstd 0.7 wrote it: magic, one segment of 256 + 3840 bytes, a run of 4096, the end.
+    // One page of 9s as zstd 0.7 wrote it: magic, one segment of 256 + 3840 bytes, a run of
+    // 4096, the end.
     let blob = b"\x27\xb5\x2f\xfd\x60\x00\x0f\x80\x10\x00\x09\xc0\x00\x00";
     let mut decoder = group::GroupDecoder::new().unwrap();
     assert!(decoder.decode(blob, 1, &mut Vec::new()).is_err());

@@ -1,4 +1,5 @@
-//! Both ends joined: the target's bytes are the source's, whatever the classes, the store or the damage.
+//! Both ends joined: the target's bytes are the source's, whatever the classes, the store or the
+//! damage.
 
 mod support;
 
@@ -88,7 +89,8 @@ fn pages_gone_from_the_store_are_asked_for_again() {
         .run(&stream, &mut know, &mut PageStore::new(1 << 20))
         .expect("decodes");
     let mut pair = Pair::new(config(), SLOW);
-    // The sender's knowledge is of a store that another target process had; the news arrives too late for the first push.
+    // The sender's knowledge is of a store that another target process had; the news arrives too
+    // late for the first push.
     let mut wire = Vec::new();
     pair.encoder.push(&stream, &mut know, &mut wire).expect("encodes");
     pair.encoder.finish(&mut wire).expect("encodes");
@@ -150,7 +152,7 @@ fn a_page_on_its_way_in_another_stream_is_waited_for_and_not_sent_twice() {
     let mut wires = [Vec::new(), Vec::new()];
     let mut pairs = [(); 2].map(|()| Pair::new(config(), SLOW));
     for (pair, wire) in pairs.iter_mut().zip(&mut wires) {
-        pair.patient = true;
+        pair.may_wait = true;
         pair.encoder.push(&stream, &mut know, wire).expect("encodes");
         pair.encoder.finish(wire).expect("encodes");
     }
@@ -340,7 +342,8 @@ proptest! {
         let len = if early { 600 } else { wire.len() };
         wire[at.index(len)] ^= flip;
         let (result, out) = decode(&wire);
-        // A flip that changes no byte of the result (an unused bit, an id's version slots) may pass; a wrong byte may not.
+        // A flip that changes no byte of the result (an unused bit, an id's version slots) may
+        // pass; a wrong byte may not.
         prop_assert!(result.is_err() || out == stream);
     }
 

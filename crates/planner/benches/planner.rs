@@ -1,4 +1,5 @@
-//! Times of the planner's parts: `cargo bench -p transhume-planner`. Instances come from seeds, named in each benchmark.
+//! Times of the planner's parts: `cargo bench -p transhume-planner`. Instances come from seeds,
+//! named in each benchmark.
 
 use std::hint::black_box;
 

@@ -1,4 +1,6 @@
-//! The table of docs/design/planner-figures.md: `cargo run --release -p transhume-planner --example table -- CASE SEEDS SECONDS`.
+//! The table of docs/design/planner-figures.md:
+//! `cargo run --release -p transhume-planner --example table -- CASE SEEDS SECONDS`.
+#![allow(clippy::disallowed_methods, reason = "measures times")]
 
 use std::time::Instant;
 

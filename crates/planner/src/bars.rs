@@ -10,7 +10,8 @@ use crate::report::{Bar, Total};
 /// Thousandths in a whole bar.
 const WHOLE: u128 = 1000;
 
-/// Hosts that hold or held anything, with what others and each VM take of the resource that is fullest.
+/// Hosts that hold or held anything, with what others and each VM take of the resource that is
+/// fullest.
 pub(crate) fn bars(input: &PlanInput, problem: &Problem, moves: &Moves<'_>) -> Vec<Bar> {
     let mut on: Vec<[Vec<usize>; 2]> = vec![[Vec::new(), Vec::new()]; problem.hosts.len()];
     for vm in 0..moves.source.len() {

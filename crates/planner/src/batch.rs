@@ -1,9 +1,11 @@
 //! Step 1 of §3.3.2: which k VMs move in each round.
 //!
-//! Until a batch commits, both copies of each of its VMs exist, so a target must hold the newcomers beside everything
-//! that is still there. What a VM occupied on its source is free for the batches after its own.
-//! The paper writes 0 < k < N(V). k = N(V) is allowed here: it is the whole cluster as one batch, which "the simplest solution"
-//! of §3.2 describes and small clusters want; with N(V) = 1 the paper's rule would allow no k at all.
+//! Until a batch commits, both copies of each of its VMs exist, so a target must hold the newcomers
+//! beside everything that is still there. What a VM occupied on its source is free for the batches
+//! after its own.
+//! The paper writes 0 < k < N(V). k = N(V) is allowed here: it is the whole cluster as one batch,
+//! which "the simplest solution" of §3.2 describes and small clusters want; with N(V) = 1 the
+//! paper's rule would allow no k at all.
 
 use std::collections::BTreeMap;
 
@@ -38,10 +40,10 @@ pub enum BatchError {
     },
     /// What is left to move waits for each other's place: no target can hold a second copy.
     #[error(
-        "{} cannot move: each waits on {} for room that only another of them would give back; a spare host, or less to move, would break the ring",
+        "{} cannot move: each waits on {} for room that only another of them would give back; a spare host, or less to move, would break the cycle",
         names(.waiting), first_target(.waiting)
     )]
-    Ring {
+    Cycle {
         /// The moves that wait for each other.
         waiting: Vec<Move>,
     },
@@ -56,8 +58,9 @@ fn first_target(moves: &[Move]) -> &str {
     moves.first().map_or("its target", |m| m.target.as_str())
 }
 
-/// Cuts the moves into batches of at most k, in an order in which every target holds both copies' worth at every moment.
-/// VMs that stay are in no batch; when all stay there is no batch, whatever k is.
+/// Cuts the moves into batches of at most k, in an order in which every target holds both copies'
+/// worth at every moment. VMs that stay are in no batch; when all stay there is no batch, whatever
+/// k is.
 pub fn batches(placement: &Placement, k: usize) -> Result<Vec<Batch>, BatchError> {
     let mut waiting: Vec<&Move> = placement.moves.iter().filter(|m| !m.stays()).collect();
     let vms = waiting.len();
@@ -72,7 +75,7 @@ pub fn batches(placement: &Placement, k: usize) -> Result<Vec<Batch>, BatchError
     while !waiting.is_empty() {
         let batch = take_batch(&mut waiting, &mut free, k);
         if batch.is_empty() {
-            return Err(BatchError::Ring {
+            return Err(BatchError::Cycle {
                 waiting: waiting.into_iter().cloned().collect(),
             });
         }

@@ -1,14 +1,15 @@
-//! [`Strategy::Paper`](crate::Strategy::Paper) on a whole input: §3.2 as written, for inputs that need no more than amounts.
+//! [`Strategy::Paper`](crate::Strategy::Paper) on a whole input: §3.2 as written, for inputs that
+//! need no more than amounts.
 
 use std::collections::BTreeMap;
 
 use crate::input::{InputError, PlanInput, Vm};
 use crate::paper::{self, Lists, Outcome};
-use crate::plan::refuse;
 use crate::problem::{Problem, Roles};
 use crate::solve::{self, Cost, Ended, Solution};
 
-/// The placement that the paper's algorithm finds. VMs outside S1 are not requested: they stay, and what they occupy is not free.
+/// The placement that the paper's algorithm finds. VMs outside S1 are not requested: they stay, and
+/// what they occupy is not free.
 pub(crate) fn solve(input: &PlanInput, problem: &Problem) -> Result<Solution, InputError> {
     amounts_only(input)?;
     let roles = Roles::of(input);
@@ -106,7 +107,7 @@ fn amounts_only(input: &PlanInput) -> Result<(), InputError> {
     match asked.next() {
         None => Ok(()),
         Some((path, what)) => {
-            let mut error = refuse(
+            let mut error = InputError::at(
                 &path,
                 &format!("the paper's strategy knows amounts only, not {what}"),
             );

@@ -1,15 +1,18 @@
-//! How long a VM's move takes and how long it is dark: pre-copy as a geometric model (§1.2 phase 3, §2.2.2).
+//! How long a VM's move takes and how long it is dark: pre-copy as a geometric model (§1.2 phase
+//! 3, §2.2.2).
 //!
 //! ```text
 //! round 0 carries the touched memory M;  round i carries what was dirtied meanwhile:  min(W, D · t(i-1))
 //! ready when what is left passes in the time allowed for the blackout; offline at once, all of M in the blackout
-//! held until the whole batch is ready: rounds go on, and pages that are written all the time are carried again and again
+//! held until the whole batch is ready: rounds go on, and what is written all the time is carried again
 //! ```
 //!
-//! A batch commits as one: each of its VMs waits for the slowest, and those that share a host share what switching costs it.
+//! A batch commits as one: each of its VMs waits for the slowest, and those that share a host share
+//! what switching costs it.
 //!
-//! M, the dirty rate D, the writable working set W and the share c that compression leaves are intervals: measured where figures are
-//! given, else assumed and named. The ends of each result are the model at the ends of its inputs; it is monotone in each of them.
+//! M, the dirty rate D, the writable working set W and the share c that compression leaves are
+//! intervals: measured where figures are given, else assumed and named. The ends of each result are
+//! the model at the ends of its inputs; it is monotone in each of them.
 
 use serde::{Deserialize, Serialize};
 use transhume_model::Mebibytes;
@@ -30,16 +33,16 @@ const DIRTY_MIB_S: Interval = Interval { low: 0.0, high: 50.0 };
 const COMPRESSED: Interval = Interval { low: 0.3, high: 1.0 };
 /// Share of its rate that a page stream reaches.
 pub(crate) const REACHED: Interval = Interval { low: 0.8, high: 1.0 };
-/// Device state, switching plugs, loading: part of every blackout, milliseconds. The high end is what emulated guests on two
-/// shared cores took.
+/// Device state, switching plugs, loading: part of every blackout, milliseconds. The high end is
+/// what emulated guests on two shared cores took.
 const SWITCH_MS: Interval = Interval {
     low: 5.0,
     high: 120.0,
 };
 /// The same for each further VM that a host switches at once, at worst.
 const SWITCH_NEXT_MS: f64 = 60.0;
-/// How long a VM that is ready waits at worst for buffers and for the rest of its batch, while its stream may fill its share of
-/// the link, seconds.
+/// How long a VM that is ready waits at worst for buffers and for the rest of its batch, while its
+/// stream may fill its share of the link, seconds.
 const HELD_S: f64 = 2.0;
 /// Preparing the target and closing the buffers, seconds.
 const OVERHEAD_S: Interval = Interval { low: 0.5, high: 5.0 };
@@ -53,7 +56,7 @@ const SAMPLING_SIGMAS: f64 = 2.0;
 /// How the VMs go.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Way {
+pub enum Mode {
     /// Memory is copied while they run, until what is left passes in this time, milliseconds.
     Live {
         /// The budget for the predicted blackout.
@@ -63,8 +66,8 @@ pub enum Way {
     Offline,
 }
 
-/// A dirty rate that was estimated from a sample of the pages, MiB/s: what it may be in truth. `per_second` is what was seen
-/// in one second, in whole MiB/s rounded down, as QEMU tells it.
+/// A dirty rate that was estimated from a sample of the pages, MiB/s: what it may be in truth.
+/// `per_second` is what was seen in one second, in whole MiB/s rounded down, as QEMU reports it.
 pub fn sampled_dirty_mib_s(per_second: Mebibytes, sampled_pages: u64, memory: Mebibytes) -> Interval {
     let (whole, samples) = (memory.0.max(1) as f64, sampled_pages.max(1) as f64);
     // One sampled page more than was seen is what the next sample might have had.
@@ -169,22 +172,22 @@ impl Figures {
     }
 
     /// What was not measured, in words.
-    pub fn assumed(&self, way: Way) -> Vec<String> {
-        let live: &[String] = match way {
-            Way::Live { .. } => &self.assumed_live,
-            Way::Offline => &[],
+    pub fn assumed(&self, mode: Mode) -> Vec<String> {
+        let live: &[String] = match mode {
+            Mode::Live { .. } => &self.assumed_live,
+            Mode::Offline => &[],
         };
         self.assumed.iter().chain(live).cloned().collect()
     }
 
     /// What to expect at a rate of a VM that goes alone.
-    pub fn at(&self, rate_mbit_s: f64, way: Way) -> Forecast {
-        let best = self.run(true, rate_mbit_s, way);
-        let worst = self.run(false, rate_mbit_s, way);
+    pub fn at(&self, rate_mbit_s: f64, mode: Mode) -> Forecast {
+        let best = self.run(true, rate_mbit_s, mode);
+        let worst = self.run(false, rate_mbit_s, mode);
         let interval = |low, high| Interval { low, high };
-        let held_mib = match way {
-            Way::Live { .. } => HELD_S * rate_mbit_s * REACHED.high / MBIT_PER_MIB,
-            Way::Offline => 0.0,
+        let held_mib = match mode {
+            Mode::Live { .. } => HELD_S * rate_mbit_s * REACHED.high / MBIT_PER_MIB,
+            Mode::Offline => 0.0,
         };
         Forecast {
             carried_mib: interval(best.carried, worst.carried + held_mib),
@@ -196,8 +199,8 @@ impl Figures {
     }
 
     /// The least rate at which even the worst case converges.
-    pub fn rate_needed(&self, way: Way) -> Option<f64> {
-        let does = |rate| self.run(false, rate, way).converged;
+    pub fn rate_needed(&self, mode: Mode) -> Option<f64> {
+        let does = |rate| self.run(false, rate, mode).converged;
         if !does(RATE_MBIT_S_MAX) {
             return None;
         }
@@ -209,7 +212,7 @@ impl Figures {
         Some(high.ceil())
     }
 
-    fn run(&self, best: bool, rate_mbit_s: f64, way: Way) -> Run {
+    fn run(&self, best: bool, rate_mbit_s: f64, mode: Mode) -> Run {
         let end = |i: Interval| if best { i.low } else { i.high };
         let reached = if best { REACHED.high } else { REACHED.low };
         let mib_s = (rate_mbit_s * reached / MBIT_PER_MIB).max(1e-9);
@@ -221,7 +224,7 @@ impl Figures {
                 .min(end(self.working_set_mib))
                 .min(all)
         };
-        let Way::Live { blackout_ms_max } = way else {
+        let Mode::Live { blackout_ms_max } = mode else {
             return Run::stopped(all * shrink, seconds(all));
         };
         let ready = |left: f64| seconds(left) * MS_PER_S <= blackout_ms_max;
@@ -242,8 +245,8 @@ impl Figures {
         run.converged = ready(left);
         run.carried += left * shrink;
         run.seconds += seconds(left);
-        // Where the rounds happen to end says little: at most what the longest of them, the first, left behind, within the
-        // budget; at least what is left when rounds have gone on for long.
+        // Where the rounds happen to end says little: at most what the longest of them, the first,
+        // left behind, within the budget; at least what is left when rounds have gone on for long.
         let most = match run.converged {
             true => dirtied(seconds(all)),
             false => left,
@@ -258,7 +261,8 @@ impl Figures {
     }
 }
 
-/// What a batch makes of the forecasts of its VMs. `at_once`: the most of them that leave or reach one host.
+/// What a batch makes of the forecasts of its VMs. `at_once`: the most of them that leave or reach
+/// one host.
 pub(crate) fn together(forecasts: &mut [Forecast], at_once: usize) {
     let of_the_slowest = |figure: fn(&Forecast) -> Interval, all: &[Forecast]| {
         all.iter()
@@ -316,13 +320,13 @@ mod tests {
         Figures::of(&vm)
     }
 
-    fn live(blackout_ms_max: f64) -> Way {
-        Way::Live { blackout_ms_max }
+    fn live(blackout_ms_max: f64) -> Mode {
+        Mode::Live { blackout_ms_max }
     }
 
     #[test]
     fn offline_all_of_the_memory_passes_in_the_blackout() {
-        let forecast = figures(1000, &[500.0], None).at(8388.608, Way::Offline);
+        let forecast = figures(1000, &[500.0], None).at(8388.608, Mode::Offline);
         // 1000 MiB/s at best, 800 at worst, and the switch.
         assert!((forecast.blackout_ms.low - 1005.0).abs() < 1e-6, "{forecast:?}");
         assert!((forecast.blackout_ms.high - 1370.0).abs() < 1e-6, "{forecast:?}");
@@ -378,7 +382,8 @@ mod tests {
         assert!(!forecast.diverges);
     }
 
-    /// "the difference of memory content between the migrating and migrated machine stays the same, or even gets larger" (§2.2.2)
+    /// "the difference of memory content between the migrating and migrated machine stays the same,
+    /// or even gets larger" (§2.2.2)
     #[test]
     fn a_dirty_rate_above_the_band_diverges_and_names_the_rate_that_would_do() {
         let busy = figures(4096, &[90.0, 120.0], None);
@@ -394,7 +399,8 @@ mod tests {
 
     #[test]
     fn the_working_set_caps_what_is_left() {
-        // 120 MiB/s would not converge, but only 20 MiB are ever dirty: 20 MiB pass in 300 ms at 95 MiB/s.
+        // 120 MiB/s would not converge, but only 20 MiB are ever dirty: 20 MiB pass in 300 ms at
+        // 95 MiB/s.
         assert!(
             !figures(4096, &[120.0], Some(20.0))
                 .at(1000.0, live(300.0))

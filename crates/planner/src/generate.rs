@@ -88,15 +88,15 @@ fn input(hosts: Vec<Host>, vms: Vec<Vm>) -> PlanInput {
 
 /// Falkenauer's bin packing triplets: hosts of 1000, three VMs fill each exactly, sizes 250 to 499.
 pub fn triplets(vms: usize, seed: u64) -> PlanInput {
-    let mut dice = Seeded::new(seed);
+    let mut rng = Seeded::new(seed);
     let mut sizes = Vec::new();
     while sizes.len() < vms {
-        let first = dice.between(380, 490);
-        let second = dice.between(250, (1000 - first) / 2);
+        let first = rng.between(380, 490);
+        let second = rng.between(250, (1000 - first) / 2);
         sizes.extend([first, second, 1000 - first - second]);
     }
     for i in (1..sizes.len()).rev() {
-        sizes.swap(i, dice.between(0, i as u64) as usize);
+        sizes.swap(i, rng.between(0, i as u64) as usize);
     }
     // The hosts to leave are one, in maintenance; as many targets as could be needed.
     let mut hosts = vec![host(host_name(0), amounts(&["vcpus", "memory"], &[1, 1]))];
@@ -109,7 +109,8 @@ pub fn triplets(vms: usize, seed: u64) -> PlanInput {
     input(hosts, vms.collect())
 }
 
-/// A data centre: VMs of `vm_kinds` kinds spread over hosts of `host_kinds` kinds, some kept apart in groups of up to four.
+/// A data centre: VMs of `vm_kinds` kinds spread over hosts of `host_kinds` kinds, some kept apart
+/// in groups of up to four.
 #[derive(Debug, Clone, Copy)]
 pub struct DataCentre {
     /// VMs.
@@ -126,26 +127,27 @@ pub struct DataCentre {
     pub anti_affinity_percent: u64,
 }
 
-/// A data centre from a seed. Every VM has a home, more loosely packed than need be; all hosts are source and target.
+/// A data centre from a seed. Every VM has a home, more loosely packed than need be; all hosts are
+/// source and target.
 pub fn data_centre(shape: DataCentre, seed: u64) -> PlanInput {
-    let mut dice = Seeded::new(seed);
+    let mut rng = Seeded::new(seed);
     let names = &["vcpus", "memory", "nic", "hugepages"][..shape.resources];
-    let draw = |dice: &mut Seeded| {
-        let vcpus = dice.between(1, 8);
-        let memory = vcpus * 1024 * dice.between(1, 8);
-        vec![vcpus, memory, dice.between(50, 1200), 16 * dice.between(0, 8)]
+    let draw = |rng: &mut Seeded| {
+        let vcpus = rng.between(1, 8);
+        let memory = vcpus * 1024 * rng.between(1, 8);
+        vec![vcpus, memory, rng.between(50, 1200), 16 * rng.between(0, 8)]
     };
-    let vm_units: Vec<Vec<u64>> = (0..shape.vm_kinds).map(|_| draw(&mut dice)).collect();
+    let vm_units: Vec<Vec<u64>> = (0..shape.vm_kinds).map(|_| draw(&mut rng)).collect();
     // About three quarters of all hosts would do.
     let per_host = (shape.vms as u64 * 4).div_ceil(shape.hosts as u64 * 3).max(2);
     let host_units: Vec<Vec<u64>> = (0..shape.host_kinds)
         .map(|_| {
-            let large = dice.between(90, 130);
+            let large = rng.between(90, 130);
             let scaled = |mean: u64| mean * per_host * large / 100;
             vec![
                 scaled(5),
                 scaled(22_000),
-                scaled(dice.between(600, 700)),
+                scaled(rng.between(600, 700)),
                 scaled(70),
             ]
         })
@@ -164,11 +166,11 @@ pub fn data_centre(shape: DataCentre, seed: u64) -> PlanInput {
     let mut vms = Vec::new();
     for i in 0..shape.vms {
         let units = match shape.vm_kinds {
-            0 => draw(&mut dice),
-            kinds => vm_units[dice.between(0, kinds as u64 - 1) as usize].clone(),
+            0 => draw(&mut rng),
+            kinds => vm_units[rng.between(0, kinds as u64 - 1) as usize].clone(),
         };
         // Next host with room, from a random one on.
-        let start = dice.between(0, shape.hosts as u64 - 1) as usize;
+        let start = rng.between(0, shape.hosts as u64 - 1) as usize;
         let fits = |h: &usize| {
             units
                 .iter()
@@ -194,7 +196,7 @@ pub fn data_centre(shape: DataCentre, seed: u64) -> PlanInput {
     let mut next = 0;
     let apart = shape.vms * shape.anti_affinity_percent as usize / 100;
     while next + 1 < apart {
-        let members = (dice.between(2, 4) as usize).min(apart - next);
+        let members = (rng.between(2, 4) as usize).min(apart - next);
         input.cluster.groups.push(Group {
             name: format!("apart-{next}"),
             kind: GroupKind::AntiAffinity,
@@ -207,38 +209,38 @@ pub fn data_centre(shape: DataCentre, seed: u64) -> PlanInput {
 
 /// A small cluster with every kind of constraint, for comparison with trying everything.
 pub fn small(seed: u64) -> PlanInput {
-    let mut dice = Seeded::new(seed);
-    let resources = &["memory", "vcpus", "nic"][..dice.between(1, 3) as usize];
-    let hosts = dice.between(1, 4) as usize;
-    let vms = dice.between(1, 7) as usize;
-    let tight = dice.between(4, 9);
-    let drawn = |dice: &mut Seeded, low, high| -> Vec<u64> {
-        resources.iter().map(|_| dice.between(low, high)).collect()
+    let mut rng = Seeded::new(seed);
+    let resources = &["memory", "vcpus", "nic"][..rng.between(1, 3) as usize];
+    let hosts = rng.between(1, 4) as usize;
+    let vms = rng.between(1, 7) as usize;
+    let tight = rng.between(4, 9);
+    let drawn = |rng: &mut Seeded, low, high| -> Vec<u64> {
+        resources.iter().map(|_| rng.between(low, high)).collect()
     };
     let hosts: Vec<Host> = (0..hosts)
         .map(|i| {
-            let units = if dice.chance(50) {
+            let units = if rng.chance(50) {
                 vec![16; resources.len()]
             } else {
-                drawn(&mut dice, 8, 22)
+                drawn(&mut rng, 8, 22)
             };
             let mut host = host(host_name(i), amounts(resources, &units));
-            host.maintenance = dice.chance(8);
-            if dice.chance(40) {
+            host.maintenance = rng.chance(8);
+            if rng.chance(40) {
                 host.labels
-                    .insert("rack".into(), format!("r{}", dice.between(0, 1)));
+                    .insert("rack".into(), format!("r{}", rng.between(0, 1)));
             }
-            if dice.chance(60) {
-                host.cpu_model = Some(["old", "new"][dice.between(0, 1) as usize].into());
+            if rng.chance(60) {
+                host.cpu_model = Some(["old", "new"][rng.between(0, 1) as usize].into());
             }
-            if dice.chance(20) {
-                let ratio = crate::input::Ratio::thousandths(dice.between(500, 2500));
+            if rng.chance(20) {
+                let ratio = crate::input::Ratio::thousandths(rng.between(500, 2500));
                 host.overcommit
                     .insert("memory".into(), ratio.expect("0.5 to 2.5 is a ratio"));
             }
-            if dice.chance(15) {
+            if rng.chance(15) {
                 host.used
-                    .insert("memory".into(), Amount::units(dice.between(1, 5)));
+                    .insert("memory".into(), Amount::units(rng.between(1, 5)));
             }
             host
         })
@@ -246,58 +248,58 @@ pub fn small(seed: u64) -> PlanInput {
     let count = hosts.len() as u64;
     let list: Vec<Vm> = (0..vms)
         .map(|i| {
-            let home = host_name(dice.between(0, count - 1) as usize);
-            let units = if dice.chance(40) {
+            let home = host_name(rng.between(0, count - 1) as usize);
+            let units = if rng.chance(40) {
                 vec![tight.min(5); resources.len()]
             } else {
-                drawn(&mut dice, 0, tight)
+                drawn(&mut rng, 0, tight)
             };
             let mut vm = vm(vm_name(i), home, amounts(resources, &units));
-            if dice.chance(12) {
-                vm.pin = (0..dice.between(1, 2))
-                    .map(|_| host_name(dice.between(0, count - 1) as usize))
+            if rng.chance(12) {
+                vm.pin = (0..rng.between(1, 2))
+                    .map(|_| host_name(rng.between(0, count - 1) as usize))
                     .collect();
             }
-            if dice.chance(10) {
+            if rng.chance(10) {
                 vm.selector
-                    .insert("rack".into(), format!("r{}", dice.between(0, 1)));
+                    .insert("rack".into(), format!("r{}", rng.between(0, 1)));
             }
-            if dice.chance(10) {
+            if rng.chance(10) {
                 vm.cpu_models = vec!["new".into()];
             }
             vm
         })
         .collect();
     let mut input = input(hosts, list);
-    small_relations(&mut input, &mut dice);
-    if dice.chance(30) {
-        input.from = (0..dice.between(1, 2))
-            .map(|_| host_name(dice.between(0, count - 1) as usize))
+    small_relations(&mut input, &mut rng);
+    if rng.chance(30) {
+        input.from = (0..rng.between(1, 2))
+            .map(|_| host_name(rng.between(0, count - 1) as usize))
             .collect();
     }
-    if dice.chance(20) {
-        input.to = (0..dice.between(1, 3))
-            .map(|_| host_name(dice.between(0, count - 1) as usize))
+    if rng.chance(20) {
+        input.to = (0..rng.between(1, 3))
+            .map(|_| host_name(rng.between(0, count - 1) as usize))
             .collect();
     }
     input
 }
 
-fn small_relations(input: &mut PlanInput, dice: &mut Seeded) {
+fn small_relations(input: &mut PlanInput, rng: &mut Seeded) {
     let vms = input.cluster.vms.len() as u64;
     if vms < 2 {
         return;
     }
-    for i in 0..dice.between(0, 2) {
+    for i in 0..rng.between(0, 2) {
         let mut members: Vec<VmName> = (0..vms as usize)
-            .filter(|_| dice.chance(40))
+            .filter(|_| rng.chance(40))
             .map(vm_name)
             .collect();
         members.truncate(3);
         if members.len() < 2 {
             continue;
         }
-        let kind = if dice.chance(60) {
+        let kind = if rng.chance(60) {
             GroupKind::AntiAffinity
         } else {
             GroupKind::Affinity
@@ -308,16 +310,13 @@ fn small_relations(input: &mut PlanInput, dice: &mut Seeded) {
             vms: members,
         });
     }
-    if dice.chance(50) {
-        for _ in 0..dice.between(1, 6) {
-            let (a, b) = (
-                dice.between(0, vms - 1) as usize,
-                dice.between(0, vms - 1) as usize,
-            );
+    if rng.chance(50) {
+        for _ in 0..rng.between(1, 6) {
+            let (a, b) = (rng.between(0, vms - 1) as usize, rng.between(0, vms - 1) as usize);
             if a != b {
                 input.cluster.traffic.push(Traffic {
                     between: [vm_name(a), vm_name(b)],
-                    mbit_s: Amount::units(dice.between(1, 50)),
+                    mbit_s: Amount::units(rng.between(1, 50)),
                 });
             }
         }

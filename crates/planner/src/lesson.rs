@@ -1,8 +1,11 @@
-//! What earlier moves teach a forecast: the model says how a figure scales, its record says where in the model's range the truth lies.
+//! What earlier moves teach a forecast: the model says how a figure scales, its record says where
+//! in the model's range the actual value lies.
 //!
-//! Distribution-free, as in conformal prediction (Vovk, Gammerman and Shafer 2005): if the next move is like those before, its truth lies between
-//! the outer ones of their places but for about [`TAIL`] at each end; a margin allows for how few there are and for VMs of one batch being alike.
-//! Places are ratios, not differences: bytes and times spread by factors, and a range of them never reaches down to nothing.
+//! Distribution-free, as in conformal prediction (Vovk, Gammerman and Shafer 2005): if the next
+//! move is like those before, its actual value lies between the outer ones of their places but for
+//! about [`TAIL`] at each end; a margin allows for how few there are and for VMs of one batch being
+//! alike. Places are ratios, not differences: bytes and times spread by factors, and a range of
+//! them never reaches down to nothing.
 
 use transhume_model::Interval;
 
@@ -17,24 +20,26 @@ pub const NOTHING: f64 = 0.001;
 /// The least margin, as a share of the model's range.
 pub const MARGIN_MIN: f64 = 0.01;
 
-/// Where the truths of one figure lay in the ranges that the model gave.
+/// Where the actual values of one figure lay in the ranges that the model gave.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Lesson {
-    /// 0 at the low end of the range, 1 at its high end, 1/2 at their geometric mean, beyond them where the model was wrong.
+    /// 0 at the low end of the range, 1 at its high end, 1/2 at their geometric mean, beyond them
+    /// where the model was wrong.
     places: Vec<f64>,
 }
 
 impl Lesson {
-    /// Takes one truth into account, beside what the model alone had said.
-    pub fn add(&mut self, modelled: Interval, truth: f64) {
-        let truth = truth.max(NOTHING * modelled.low);
-        let place = (truth / modelled.low).ln() / (modelled.high / modelled.low).ln();
+    /// Takes one actual value into account, beside what the model alone had said.
+    pub fn add(&mut self, modelled: Interval, actual: f64) {
+        let actual = actual.max(NOTHING * modelled.low);
+        let place = (actual / modelled.low).ln() / (modelled.high / modelled.low).ln();
         if place.is_finite() {
             self.places.push(place);
         }
     }
 
-    /// The model's range, narrowed or moved to where truths have been; as it is while there are too few of them.
+    /// The model's range, narrowed or moved to where actual values have been; as it is while there
+    /// are too few of them.
     pub fn applied_to(&self, modelled: Interval) -> Interval {
         if self.places.len() < PLACES_MIN || modelled.low <= 0.0 {
             return modelled;
@@ -62,9 +67,11 @@ mod tests {
         high: 300.0,
     };
 
-    fn taught(truths: impl IntoIterator<Item = f64>) -> Lesson {
+    fn taught(actuals: impl IntoIterator<Item = f64>) -> Lesson {
         let mut lesson = Lesson::default();
-        truths.into_iter().for_each(|truth| lesson.add(MODELLED, truth));
+        actuals
+            .into_iter()
+            .for_each(|actual| lesson.add(MODELLED, actual));
         lesson
     }
 
@@ -74,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_range_narrows_to_where_truths_were_and_scales_with_the_model() {
+    fn the_range_narrows_to_where_actual_values_were_and_scales_with_the_model() {
         let lesson = taught((0..10).map(|i| 140.0 + f64::from(i)));
         let range = lesson.applied_to(MODELLED);
         assert!(
@@ -106,14 +113,14 @@ mod tests {
 
     #[test]
     fn one_odd_move_in_twenty_is_left_out() {
-        let mut truths = vec![200.0; 39];
-        truths.push(90_000.0);
-        assert!(taught(truths).applied_to(MODELLED).high < 210.0);
+        let mut actuals = vec![200.0; 39];
+        actuals.push(90_000.0);
+        assert!(taught(actuals).applied_to(MODELLED).high < 210.0);
     }
 
     #[test]
-    fn nine_of_ten_of_the_next_truths_lie_inside() {
-        // A skewed figure, 24 truths to learn from, the next 8 judged; 500 times.
+    fn nine_of_ten_of_the_next_actual_values_lie_inside() {
+        // A skewed figure, 24 values to learn from, the next 8 judged; 500 times.
         let mut state = 7u64;
         let mut skewed = || {
             state = state

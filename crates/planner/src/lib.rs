@@ -1,12 +1,13 @@
 //! Which VM goes to which host, in which batches, and why not.
 //!
-//! Start with [`place()`] (§3.2) and [`batches`] (step 1 of §3.3.2). Pure: no clock, no files, no sockets, no
-//! randomness of its own; how long a search may work is an argument.
+//! Start with [`place()`] (§3.2) and [`batches`] (step 1 of §3.3.2). Pure: no clock, no files, no
+//! sockets, no randomness of its own; how long a search may work is an argument.
 #![forbid(unsafe_code)]
 
 mod bars;
 mod batch;
 mod by_paper;
+mod detour;
 mod explain;
 pub mod forecast;
 pub mod generate;
@@ -24,7 +25,6 @@ mod problem;
 pub mod report;
 mod schedule;
 mod sequence;
-mod settle;
 mod solve;
 mod summary;
 mod svg;

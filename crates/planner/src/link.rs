@@ -15,7 +15,8 @@ struct Load {
     nast: f64,
 }
 
-/// Use of the three bands on the hosts that take part; `place` is where the VMs are before the batch.
+/// Use of the three bands on the hosts that take part; `place` is where the VMs are before the
+/// batch.
 pub(crate) fn uses(
     input: &PlanInput,
     moves: &Moves<'_>,

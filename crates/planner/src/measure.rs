@@ -16,7 +16,7 @@ pub struct Measured {
     pub hosts_min: usize,
     /// Why the search ended.
     pub ended: Ended,
-    /// Candidates looked at.
+    /// Candidates examined.
     pub work: u64,
 }
 

@@ -6,8 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use transhume_model::{Capacity, Demand, HostName, VmName};
 
-/// Message B: what one host of S2 has free, without the VMs that are to move. [`place()`](crate::place()) adds those of
-/// the cluster that run there.
+/// Message B: what one host of S2 has free, without the VMs that are to move.
+/// [`place()`](crate::place()) adds those of the cluster that run there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The host.

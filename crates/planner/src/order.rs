@@ -1,7 +1,9 @@
-//! In which order the VMs move: batches whose targets hold both copies, talkers near each other, rings freed through a spare host.
+//! In which order the VMs move: batches whose targets hold both copies, talkers near each other,
+//! cycles freed through a spare host.
 //!
-//! Greedy: whoever fits moves. Where that gets stuck, [`crate::sequence`] is asked, which also says whether there is an order at all.
-//! Amounts hold at every moment; groups hold before the first and after the last batch, not in between.
+//! Greedy: whoever fits moves. Where that gets stuck, [`crate::sequence`] is asked, which also says
+//! whether there is an order at all. Amounts hold at every moment; groups hold before the first and
+//! after the last batch, not in between.
 
 use std::cell::OnceCell;
 
@@ -41,8 +43,9 @@ pub(crate) struct Moves<'a> {
 pub(crate) struct Order {
     pub batches: Vec<Vec<Hop>>,
     /// Moves that wait for each other, and no order that frees them is known.
-    pub ring: Vec<Hop>,
-    /// States after which the search for an order was given up; `None`: it ended, so that a ring is proved.
+    pub cycle: Vec<Hop>,
+    /// States after which the search for an order was given up; `None`: it ended, so that a cycle
+    /// is proved.
     pub states: Option<usize>,
 }
 
@@ -50,7 +53,7 @@ impl Order {
     fn of(batches: Vec<Vec<Hop>>) -> Self {
         Self {
             batches,
-            ring: Vec::new(),
+            cycle: Vec::new(),
             states: None,
         }
     }
@@ -71,14 +74,14 @@ pub(crate) fn order(moves: &Moves<'_>, k: usize) -> Order {
     }
     let sequence = moves.sequence();
     let packed = moves.pack(&sequence.hops, k);
-    if !sequence.ring.is_empty() {
+    if !sequence.cycle.is_empty() {
         return Order {
             batches: packed,
-            ring: sequence.ring.clone(),
+            cycle: sequence.cycle.clone(),
             states: sequence.states,
         };
     }
-    // The greedy way may need more hops, but what it orders it packs better.
+    // The greedy order may need more hops, but what it orders it packs better.
     progress.run(k, true, &mut batches);
     let rank = |batches: &[Vec<Hop>]| (moves.carried(batches.iter().flatten()), batches.len());
     match progress.waiting.is_empty() && rank(&batches) <= rank(&packed) {
@@ -145,7 +148,8 @@ impl Moves<'_> {
         free
     }
 
-    /// The moves, each beside those it talks to most: the busiest VM first, then always the one that talks most with those before it.
+    /// The moves, each beside those it talks to most: the busiest VM first, then always the one
+    /// that talks most with those before it.
     fn by_traffic(&self) -> Vec<Hop> {
         let movers: Vec<usize> = (0..self.source.len())
             .filter(|v| self.source[*v] != self.target[*v])
@@ -181,7 +185,8 @@ impl Moves<'_> {
         order
     }
 
-    /// Batches of what is ordered one by one: each takes the next as long as they fit beside all that is still there.
+    /// Batches of what is ordered one by one: each takes the next as long as they fit beside all
+    /// that is still there.
     fn pack(&self, hops: &[Hop], k: usize) -> Vec<Vec<Hop>> {
         let mut free = self.free_now();
         let mut batches: Vec<Vec<Hop>> = Vec::new();
@@ -224,7 +229,8 @@ impl<'m, 'a> Progress<'m, 'a> {
         }
     }
 
-    /// Adds batches until nothing waits or nothing fits; with `spare` VMs may go by way of other hosts.
+    /// Adds batches until nothing waits or nothing fits; with `spare` VMs may go by way of other
+    /// hosts.
     pub fn run(&mut self, k: usize, spare: bool, batches: &mut Vec<Vec<Hop>>) {
         while !self.waiting.is_empty() {
             let mut batch = self.take_batch(k);
@@ -255,7 +261,8 @@ impl<'m, 'a> Progress<'m, 'a> {
         batch
     }
 
-    /// Sends one VM, the smallest that some other waits for, to a host that may have it for a while.
+    /// Sends one VM, the smallest that some other waits for, to a host that may have it for a
+    /// while.
     fn free_a_ring(&mut self) -> Option<Hop> {
         let mut wanted = vec![false; self.free.len()];
         self.waiting.iter().for_each(|hop| wanted[hop.target] = true);

@@ -1,14 +1,15 @@
-//! The paper's own algorithm (§3.2 steps 2 and 3): two lists sorted in descending order, verification, recursive selection.
+//! The paper's own algorithm (§3.2 steps 2 and 3): two lists sorted in descending order,
+//! verification, recursive selection.
 //!
 //! ```text
 //! hosts, most free first:     h1 h2 h3 h4 …        requests, largest first:  r1 r2 r3 …
 //! for n = least possible, +1, … N(S2):   map r1 onto one of h1..hn, then r2, …; undo and try the next host when stuck
 //! ```
 //!
-//! "Nodes with the highest amount of resources will be used first": only the first n of the sorted list are tried, so
-//! the result is the least N(S2) where every host of the list holds at least as much of everything as the next
-//! ([`Outcome::Mapped::proved`]); with several resources it need not be. The recursion's work is bounded.
-//! Deliberately absent: any constraint beyond amounts.
+//! "Nodes with the highest amount of resources will be used first": only the first n of the sorted
+//! list are tried, so the result is the least N(S2) where every host of the list holds at least as
+//! much of everything as the next ([`Outcome::Mapped::proved`]); with several resources it need not
+//! be. The recursion's work is bounded. Deliberately absent: any constraint beyond amounts.
 
 /// Selections the recursion may try for one length n of the host list.
 const SELECTIONS_PER_LENGTH_MAX: u64 = 200_000;
@@ -47,7 +48,8 @@ pub(crate) enum Outcome {
         stuck_at: usize,
         /// What every host had left there.
         left: Vec<Amounts>,
-        /// Every selection was tried, so there is no solution; otherwise the bound on work was reached.
+        /// Every selection was tried, so there is no solution; otherwise the bound on work was
+        /// reached.
         exhausted: bool,
     },
 }
@@ -85,7 +87,8 @@ pub(crate) fn map(lists: &Lists) -> Outcome {
     search.unmapped(smaller_excluded)
 }
 
-/// Indices, largest first; several resources are weighed by their share of the total, ties by index.
+/// Indices, largest first; several resources are weighed by their share of the total, ties by
+/// index.
 pub(crate) fn sorted_descending(items: &[Amounts]) -> Vec<usize> {
     let kinds = items.first().map_or(0, Vec::len);
     let totals: Vec<f64> = (0..kinds)
@@ -97,8 +100,8 @@ pub(crate) fn sorted_descending(items: &[Amounts]) -> Vec<usize> {
     order
 }
 
-/// The verification of step 2: for each resource, the fewest hosts whose sum covers all requests; one more than there
-/// are when even all do not.
+/// The verification of step 2: for each resource, the fewest hosts whose sum covers all requests;
+/// one more than there are when even all do not.
 pub(crate) fn hosts_at_least(hosts: &[Amounts], requests: &[Amounts]) -> usize {
     let kinds = requests.first().map_or(0, Vec::len);
     let for_kind = |r: usize| {
@@ -119,7 +122,8 @@ pub(crate) fn hosts_at_least(hosts: &[Amounts], requests: &[Amounts]) -> usize {
     (0..kinds).map(for_kind).max().unwrap_or(0).max(1)
 }
 
-/// Whether each host of the order holds at least as much of every resource as the next: then the first n are as good as any n.
+/// Whether each host of the order holds at least as much of every resource as the next: then the
+/// first n are as good as any n.
 fn is_chain(order: &[usize], hosts: &[Amounts]) -> bool {
     order
         .windows(2)
@@ -205,8 +209,9 @@ impl<'a> Search<'a> {
         End::Exhausted
     }
 
-    /// The first host not tried yet that holds the request: the VM's own host (it may stay), then the list from the top.
-    /// A host that looks exactly like one tried before it at this level is passed over.
+    /// The first host not tried yet that holds the request: the VM's own host (it may stay), then
+    /// the list from the top. A host that looks exactly like one tried before it at this level is
+    /// passed over.
     fn next_candidate(&self, request: usize, length: usize, tried: usize) -> Option<(usize, usize)> {
         let needed = &self.lists.requests[request];
         let prefix = &self.host_order[..length];
@@ -318,7 +323,8 @@ mod tests {
 
     #[test]
     fn the_work_is_bounded() {
-        // Multiples of 3 fill a host of 100 to 99 at most, so 999 do not fit ten hosts; only the recursion's limit stops it.
+        // Multiples of 3 fill a host of 100 to 99 at most, so 999 do not fit ten hosts; only the
+        // recursion's limit stops it.
         let mut requests = [[24; 10], [33; 10], [42; 10]].concat();
         requests[0..3].fill(27);
         let end = map(&one_resource(&[100; 10], &requests));

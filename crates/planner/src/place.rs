@@ -20,7 +20,8 @@ const EXACT_WORK_MAX: u64 = 50_000_000;
 pub enum Strategy {
     /// The paper's sorted lists and recursive selection (§3.2). Knows amounts only.
     Paper,
-    /// Bounds, patterns, branch and bound: fewest targets with a proof or a gap, then least memory moved, then least traffic.
+    /// Bounds, patterns, branch and bound: fewest targets with a proof or a gap, then least memory
+    /// moved, then least traffic.
     #[default]
     Exact,
 }
@@ -85,7 +86,8 @@ fn list(shortages: &[Shortage]) -> String {
     texts.join(" and ")
 }
 
-/// Why the requests cannot be placed. "If the solution does not exist the set S2 must be modified" (§3.2).
+/// Why the requests cannot be placed. "If the solution does not exist the set S2 must be modified"
+/// (§3.2).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoSolution {
     /// S2 is empty.
@@ -129,7 +131,8 @@ pub enum NoSolution {
         /// What it lacked.
         short: Vec<Shortage>,
     },
-    /// The bound on the recursion's work was reached before a placement was found; there may be one.
+    /// The bound on the recursion's work was reached before a placement was found; there may be
+    /// one.
     #[error("no place found for VM {vm} within the work allowed to the search: {nearest} lacks least, {}; another target would help", list(.short))]
     WorkBound {
         /// The VM at which the selection got stuck farthest down the list.
@@ -141,10 +144,11 @@ pub enum NoSolution {
     },
 }
 
-/// Maps every request onto the offers with few hosts. VMs that run on an offered host may stay there.
+/// Maps every request onto the offers with few hosts. VMs that run on an offered host may stay
+/// there.
 ///
-/// Requests are the cluster's VMs that run on S1; VMs of the cluster elsewhere are not asked to move, so what they
-/// occupy is not free.
+/// Requests are the cluster's VMs that run on S1; VMs of the cluster elsewhere are not asked to
+/// move, so what they occupy is not free.
 pub fn place(offers: &Offers, requests: &[Request], strategy: Strategy) -> Result<Placement, NoSolution> {
     check_unique(requests)?;
     if requests.is_empty() {
@@ -198,7 +202,7 @@ fn exact(lists: &Lists) -> Outcome {
             proved: solution.cost.hosts == solution.least.hosts,
             hosts_min: solution.least.hosts,
         },
-        // The recursion tells where it got stuck.
+        // The recursion reports where it got stuck.
         None => match paper::map(lists) {
             Outcome::Unmapped {
                 stuck_at,
@@ -288,7 +292,8 @@ fn verify(lists: &Lists, requests: &[Request], names: &[&HostName]) -> Result<()
     Ok(())
 }
 
-/// The host that lacks least for a request, measured by the largest missing share of the request, and what it lacks.
+/// The host that lacks least for a request, measured by the largest missing share of the request,
+/// and what it lacks.
 fn nearest(free: &[Amounts], needed: &[u64]) -> (usize, Vec<Shortage>) {
     let lacks = |host: &Amounts| -> f64 {
         let shares = host.iter().zip(needed);

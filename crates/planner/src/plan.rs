@@ -8,21 +8,21 @@ use transhume_model::{HostName, VmName};
 
 use crate::bars;
 use crate::by_paper;
+use crate::detour::{Shortened, shorten};
 use crate::explain;
 use crate::infeasible;
-use crate::input::{InputError, MEMORY, Place, PlanInput, check};
+use crate::input::{InputError, MEMORY, PlanInput, check};
 use crate::order::Moves;
 use crate::place::Strategy;
 use crate::problem::Problem;
 use crate::report::{Answer, Placed, Plan, PlanReport, Proof, Total};
 use crate::schedule::{Schedule, schedule};
-use crate::settle::{Settled, settle};
 use crate::solve::{self, Go, Solution, Watch};
 use crate::validate::validate;
 use crate::words::some;
 
-/// Broken rules told of an unsound plan; one mistake may break the rule for thousands of VMs.
-const BROKEN_TOLD_MAX: usize = 8;
+/// Broken rules listed of an unsound plan; one mistake may break the rule for thousands of VMs.
+const BROKEN_LISTED_MAX: usize = 8;
 
 /// What the caller chooses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,7 +30,8 @@ const BROKEN_TOLD_MAX: usize = 8;
 pub struct Options {
     /// How targets are chosen.
     pub strategy: Strategy,
-    /// Bound on the search; a unit is about one candidate host looked at, tens of millions pass in a second.
+    /// Bound on the search; a unit is about one candidate host examined, tens of millions pass in
+    /// a second.
     pub work_max: u64,
     /// k; chosen where absent.
     pub k: Option<usize>,
@@ -55,7 +56,8 @@ pub enum PlanError {
     /// The input cannot be used.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The plan broke rules: a mistake of the planner, found by [`validate()`](crate::validate()) before the plan was given out.
+    /// The plan broke rules: a mistake of the planner, found by [`validate()`](crate::validate())
+    /// before the plan was returned.
     #[error("internal error: the planner's own check refused its plan: {}", .0.join("; "))]
     Unsound(Vec<String>),
 }
@@ -65,7 +67,8 @@ pub fn plan(input: &PlanInput, options: &Options) -> Result<PlanReport, PlanErro
     plan_while(input, options, &mut || Go::On)
 }
 
-/// Plans as long as `ask` says so; it is asked several thousand times a second. The answer is then the best found, with its gap.
+/// Plans as long as `ask` says so; it is asked several thousand times a second. The answer is then
+/// the best found, with its gap.
 pub fn plan_while(
     input: &PlanInput,
     options: &Options,
@@ -74,7 +77,7 @@ pub fn plan_while(
     check(input)?;
     if options.k == Some(0) {
         let what = "k = 0 moves nothing: choose k from 1 on (§3.3.2 step 1)";
-        return Err(refuse("k", what).into());
+        return Err(InputError::at("k", what).into());
     }
     let mut watch = Watch::new(options.work_max, ask);
     let problem = Problem::of(input);
@@ -110,7 +113,7 @@ fn sound(input: &PlanInput, plan: Plan) -> Result<Plan, PlanError> {
     if broken.is_empty() {
         return Ok(plan);
     }
-    broken.truncate(BROKEN_TOLD_MAX);
+    broken.truncate(BROKEN_LISTED_MAX);
     Err(PlanError::Unsound(broken))
 }
 
@@ -122,7 +125,7 @@ fn k_is_possible(k: Option<usize>, plan: &Plan) -> Result<(), InputError> {
     };
     let does = if moving == 1 { "moves" } else { "move" };
     let vms = some(moving, "VM");
-    let mut error = refuse(
+    let mut error = InputError::at(
         "k",
         &format!("k = {k} is more than the {vms} that {does} (§3.3.2 step 1)"),
     );
@@ -133,18 +136,6 @@ fn k_is_possible(k: Option<usize>, plan: &Plan) -> Result<(), InputError> {
     Err(error)
 }
 
-/// A refusal of what is asked, at a path of the input or an option.
-pub(crate) fn refuse(path: &str, what: &str) -> InputError {
-    InputError {
-        place: Place {
-            path: path.to_owned(),
-            ..Place::default()
-        },
-        what: what.to_owned(),
-        hint: None,
-    }
-}
-
 fn assemble(
     input: &PlanInput,
     problem: &Problem,
@@ -153,12 +144,12 @@ fn assemble(
     options: &Options,
 ) -> Plan {
     let moves_of = |host_of: &[usize]| moves(input, problem, host_of);
-    let Settled { moves, cost } = settle(problem, host_of.to_vec(), solution.cost, options.k, moves_of);
+    let Shortened { moves, cost } = shorten(problem, host_of.to_vec(), solution.cost, options.k, moves_of);
     let Schedule {
         k,
         batches,
         carried,
-        ring,
+        cycle,
         states,
         refused,
         duration_s,
@@ -195,8 +186,8 @@ fn assemble(
         },
         k,
         batches,
-        ring,
-        ring_states: states,
+        cycle,
+        cycle_states: states,
         refused,
         duration_s,
         split_mbit,
@@ -275,10 +266,10 @@ mod tests {
         let mut bad = *good;
         bad.placement[0].target = "nowhere".parse().unwrap();
         let vm = bad.placement[0].vm.clone();
-        let told = sound(&input, bad).unwrap_err().to_string();
+        let said = sound(&input, bad).unwrap_err().to_string();
         assert!(
-            told.contains(&format!("VM {vm} is sent to an unknown host")),
-            "{told}"
+            said.contains(&format!("VM {vm} is sent to an unknown host")),
+            "{said}"
         );
     }
 }

@@ -1,7 +1,8 @@
 //! The input as numbers: what every solver works on.
 //!
-//! VMs that affinity ties together are one item. Hosts that nothing tells apart share a kind, items too; solvers break symmetry over
-//! kinds. Amounts are thousandths of units, so every comparison is exact.
+//! VMs that affinity ties together are one item. Hosts that do not differ share a kind, items
+//! too; solvers break symmetry over kinds. Amounts are thousandths of units, so every comparison is
+//! exact.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,8 @@ use crate::paper::Lists;
 pub(crate) struct Item {
     /// Indices into the cluster's VMs.
     pub vms: Vec<usize>,
-    /// Sum of their demands, by resource; the input's checks keep the sum over all items below 2^63.
+    /// Sum of their demands, by resource; the input's checks keep the sum over all items below
+    /// 2^63.
     pub demand: Vec<u64>,
     /// Index into [`Problem::allow`].
     pub allow: usize,
@@ -63,7 +65,7 @@ pub(crate) struct Problem {
     pub item_kinds: Vec<Vec<usize>>,
 }
 
-/// Which constraints to look at; explanations leave some out.
+/// Which constraints to consider; explanations leave some out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Without {
     /// Names of groups to ignore.

@@ -1,4 +1,4 @@
-//! What a plan tells: serialized for `--json`, the API and the journal.
+//! What a plan says: serialized for `--json`, the API and the journal.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub struct PlanReport {
     pub answer: Answer,
     /// Why the search ended.
     pub ended: Ended,
-    /// Candidates the search looked at.
+    /// Candidates that the search examined.
     pub work: u64,
 }
 
@@ -58,15 +58,18 @@ pub struct Plan {
     pub k: usize,
     /// The batches in order.
     pub batches: Vec<PlannedBatch>,
-    /// Steps that wait for each other and could not be freed; empty in a plan that can be carried out.
-    pub ring: Vec<Step>,
-    /// States after which the search for an order was given up: there may be one. Absent where a ring is proved, or there is none.
-    pub ring_states: Option<usize>,
+    /// Steps that wait for each other and could not be freed; empty in a plan that can be carried
+    /// out.
+    pub cycle: Vec<Step>,
+    /// States after which the search for an order was given up: there may be one. Absent where a
+    /// cycle is proved, or there is none.
+    pub cycle_states: Option<usize>,
     /// VMs whose memory the band cannot carry (§2.2.2); empty in a plan that can be carried out.
     pub refused: Vec<Refused>,
     /// Forecast of the whole move, seconds.
     pub duration_s: Interval,
-    /// Traffic of each pair that moves times how long one of the two has moved and the other has not, at worst, Mbit.
+    /// Traffic of each pair that moves times how long one of the two has moved and the other has
+    /// not, at worst, Mbit.
     pub split_mbit: f64,
     /// In words: why these hosts, this order, this k.
     pub explanation: Vec<String>,
@@ -77,7 +80,7 @@ pub struct Plan {
 impl Plan {
     /// Whether the plan can be carried out as it is.
     pub fn is_executable(&self) -> bool {
-        self.ring.is_empty() && self.refused.is_empty()
+        self.cycle.is_empty() && self.refused.is_empty()
     }
 }
 
@@ -165,7 +168,7 @@ impl fmt::Display for Proof {
     }
 }
 
-/// One move of one VM; a VM that frees a ring makes two.
+/// One move of one VM; a VM that frees a cycle makes two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Step {
     /// The VM.
@@ -174,7 +177,7 @@ pub struct Step {
     pub source: HostName,
     /// To there.
     pub target: HostName,
-    /// It goes on to its own target later: this host only frees a ring.
+    /// It goes on to its own target later: this host only frees a cycle.
     pub spare: bool,
 }
 
@@ -231,8 +234,8 @@ pub struct Forecasts {
 pub struct LinkUse {
     /// The host.
     pub host: HostName,
-    /// Cluster traffic that leaves or reaches the host, the busier direction: from half of what the pairs exchange (both
-    /// directions alike) to all of it, before or after the batch commits.
+    /// Cluster traffic that leaves or reaches the host, the busier direction: from half of what the
+    /// pairs exchange (both directions alike) to all of it, before or after the batch commits.
     pub ct: Interval,
     /// Migration, the busier direction, while pages are sent.
     pub vmct: Interval,

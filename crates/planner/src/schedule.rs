@@ -1,15 +1,17 @@
-//! k, rates and forecast: the order of [`crate::order`] for several k, each with its forecast, and the best of them.
+//! k, rates and forecast: the order of [`crate::order`] for several k, each with its forecast, and
+//! the best of them.
 //!
-//! The VMs of a batch share the VMCT bands of their hosts fairly: rates grow together until a link is full, those on other links
-//! grow on (max-min). Best is: nothing refused, least memory carried, then of those with nearly the least time the one that splits
-//! talking VMs least, then least time, then the smallest k.
+//! The VMs of a batch share the VMCT bands of their hosts fairly: rates grow together until a link
+//! is full, those on other links grow on (max-min). Best is: nothing refused, least memory carried,
+//! then of those with nearly the least time the one that splits talking VMs least, then least time,
+//! then the smallest k.
 
 use std::collections::BTreeMap;
 
 use transhume_model::HostName;
 
 use crate::batch::Batch;
-use crate::forecast::{Figures, Forecast, Way, together};
+use crate::forecast::{Figures, Forecast, Mode, together};
 use crate::input::{InputError, Place, PlanInput};
 use crate::link;
 use crate::order::{Hop, Moves, order};
@@ -19,7 +21,8 @@ use crate::report::{ForecastMove, Forecasts, Interval, PlannedBatch, Refused, St
 /// Orders of more moves than this are tried for fewer k.
 const MOVES_FOR_ALL_K_MAX: usize = 2_000;
 
-/// Within this much of the least worst-case time, what keeps talkers together counts more than time.
+/// Within this much of the least worst-case time, what keeps talkers together counts more than
+/// time.
 const LONGER_TO_STAY_TOGETHER: f64 = 1.10;
 /// A hundredth of the time is not worth a larger batch.
 const SHORTER_TO_BE_FASTER: f64 = 0.99;
@@ -30,7 +33,7 @@ pub(crate) struct Schedule {
     pub batches: Vec<PlannedBatch>,
     /// Memory of all hops, thousandths of a MiB.
     pub carried: u128,
-    pub ring: Vec<Step>,
+    pub cycle: Vec<Step>,
     /// States after which the search for an order was given up.
     pub states: Option<usize>,
     pub refused: Vec<Refused>,
@@ -49,16 +52,16 @@ pub(crate) fn schedule(
     blackout_ms_max: f64,
 ) -> Schedule {
     let figures: Vec<Figures> = input.cluster.vms.iter().map(Figures::of).collect();
-    let way = Way::Live { blackout_ms_max };
+    let mode = Mode::Live { blackout_ms_max };
     let mut tried = Vec::new();
     let mut nearly_best: Vec<Schedule> = Vec::new();
     for k in candidates(moves.count(), k) {
-        let next = with_k(input, moves, &figures, k, way);
+        let next = with_k(input, moves, &figures, k, mode);
         tried.push((k, next.duration_s.high, next.refused.len()));
         nearly_best.push(next);
         keep_nearly_best(&mut nearly_best);
     }
-    // The smaller k come first and win where nothing else tells two apart.
+    // The smaller k come first and win where two do not differ otherwise.
     let better = |best: Schedule, next: Schedule| {
         let by_split = next.split_mbit.total_cmp(&best.split_mbit);
         let faster = next.duration_s.high < best.duration_s.high * SHORTER_TO_BE_FASTER;
@@ -76,7 +79,7 @@ pub(crate) fn schedule(
 
 /// Drops schedules that leave more behind, carry more, or take clearly longer than another.
 fn keep_nearly_best(schedules: &mut Vec<Schedule>) {
-    let key = |s: &Schedule| (s.ring.len(), s.refused.len(), s.carried);
+    let key = |s: &Schedule| (s.cycle.len(), s.refused.len(), s.carried);
     let least = schedules.iter().map(key).min();
     schedules.retain(|s| Some(key(s)) == least);
     let times = schedules.iter().map(|s| s.duration_s.high);
@@ -84,7 +87,8 @@ fn keep_nearly_best(schedules: &mut Vec<Schedule>) {
     schedules.retain(|s| s.duration_s.high <= time_max);
 }
 
-/// Traffic of each pair that moves, times how long one of the two has moved and the other has not; each batch takes its longest.
+/// Traffic of each pair that moves, times how long one of the two has moved and the other has not;
+/// each batch takes its longest.
 fn split_mbit(moves: &Moves<'_>, batches: &[Vec<Hop>], ends_s: &[f64]) -> f64 {
     let mut moved_s: Vec<Option<f64>> = vec![None; moves.source.len()];
     for (hops, end_s) in batches.iter().zip(ends_s) {
@@ -101,7 +105,8 @@ fn split_mbit(moves: &Moves<'_>, batches: &[Vec<Hop>], ends_s: &[f64]) -> f64 {
     sum
 }
 
-/// The k to try: powers of two up to the number of moves, or what was asked for, at most the number of moves (§3.3.2 step 1).
+/// The k to try: powers of two up to the number of moves, or what was asked for, at most the number
+/// of moves (§3.3.2 step 1).
 fn candidates(moving: usize, asked: Option<usize>) -> Vec<usize> {
     if let Some(k) = asked {
         return vec![k.min(moving)];
@@ -114,7 +119,7 @@ fn candidates(moving: usize, asked: Option<usize>) -> Vec<usize> {
 }
 
 /// Forecasts a move whose batches are chosen: what the coordinator asks before it begins one.
-pub fn forecast(input: &PlanInput, batches: &[Batch], way: Way) -> Result<Forecasts, InputError> {
+pub fn forecast(input: &PlanInput, batches: &[Batch], mode: Mode) -> Result<Forecasts, InputError> {
     let unknown = |kind: &str, name: &str| InputError {
         place: Place::default(),
         what: format!("the batches name {kind} {name}, which the input does not have"),
@@ -142,7 +147,7 @@ pub fn forecast(input: &PlanInput, batches: &[Batch], way: Way) -> Result<Foreca
             &hops,
             &rates(input, &hops),
             &figures,
-            way,
+            mode,
             &mut all.refused,
         );
         all.duration_s = all.duration_s.plus(slowest(&moves));
@@ -157,18 +162,18 @@ fn forecast_hops(
     hops: &[Hop],
     rates: &[f64],
     figures: &[Figures],
-    way: Way,
+    mode: Mode,
     refused: &mut Vec<Refused>,
 ) -> Vec<ForecastMove> {
-    let of = |(hop, rate): (&Hop, &f64)| figures[hop.vm].at(*rate, way);
+    let of = |(hop, rate): (&Hop, &f64)| figures[hop.vm].at(*rate, mode);
     let mut forecasts: Vec<Forecast> = hops.iter().zip(rates).map(of).collect();
     together(&mut forecasts, at_once(hops));
     let mut list = Vec::new();
     for ((hop, rate), forecast) in hops.iter().zip(rates).zip(forecasts) {
         if forecast.diverges && figures[hop.vm].dirty_known {
-            refused.push(refuse(input, hop.vm, *rate, &figures[hop.vm], way));
+            refused.push(refuse(input, hop.vm, *rate, &figures[hop.vm], mode));
         }
-        list.push(told(input, hop, *rate, forecast, &figures[hop.vm], way));
+        list.push(forecast_move(input, hop, *rate, forecast, &figures[hop.vm], mode));
     }
     list
 }
@@ -188,7 +193,7 @@ fn slowest(moves: &[ForecastMove]) -> Interval {
     durations.fold(Interval::default(), Interval::slowest)
 }
 
-fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, way: Way) -> Schedule {
+fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, mode: Mode) -> Schedule {
     let order = order(moves, k.max(1));
     let mut place = moves.source.clone();
     let mut refused: Vec<Refused> = Vec::new();
@@ -197,7 +202,7 @@ fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, w
     let mut ends_s = Vec::new();
     for hops in &order.batches {
         let rates = rates(input, hops);
-        let list = forecast_hops(input, hops, &rates, figures, way, &mut refused);
+        let list = forecast_hops(input, hops, &rates, figures, mode, &mut refused);
         let batch = PlannedBatch {
             duration_s: slowest(&list),
             carried_mib: list
@@ -220,7 +225,7 @@ fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, w
         k,
         batches,
         carried: moves.carried(order.hops()).0,
-        ring: order.ring.iter().map(|hop| step(input, hop)).collect(),
+        cycle: order.cycle.iter().map(|hop| step(input, hop)).collect(),
         states: order.states,
         refused,
         duration_s,
@@ -238,15 +243,15 @@ fn step(input: &PlanInput, hop: &Hop) -> Step {
     }
 }
 
-fn told(
+fn forecast_move(
     input: &PlanInput,
     hop: &Hop,
     rate: f64,
     forecast: Forecast,
     figures: &Figures,
-    way: Way,
+    mode: Mode,
 ) -> ForecastMove {
-    let mut assumed = figures.assumed(way);
+    let mut assumed = figures.assumed(mode);
     if forecast.diverges && !figures.dirty_known {
         assumed.push(
             "the worst case of the assumed dirty rate would not converge: measure it before moving"
@@ -264,11 +269,11 @@ fn told(
     }
 }
 
-fn refuse(input: &PlanInput, vm: usize, rate: f64, figures: &Figures, way: Way) -> Refused {
-    let needed = figures.rate_needed(way);
-    let within = match way {
-        Way::Live { blackout_ms_max } => format!("within {blackout_ms_max:.0} ms"),
-        Way::Offline => "while it is stopped".to_owned(),
+fn refuse(input: &PlanInput, vm: usize, rate: f64, figures: &Figures, mode: Mode) -> Refused {
+    let needed = figures.rate_needed(mode);
+    let within = match mode {
+        Mode::Live { blackout_ms_max } => format!("within {blackout_ms_max:.0} ms"),
+        Mode::Offline => "while it is stopped".to_owned(),
     };
     let name = &input.cluster.vms[vm].name;
     let help = match needed {
@@ -283,7 +288,8 @@ fn refuse(input: &PlanInput, vm: usize, rate: f64, figures: &Figures, way: Way) 
     }
 }
 
-/// Max-min fair rates of the moves of one batch over the outgoing link of each source and the incoming one of each target.
+/// Max-min fair rates of the moves of one batch over the outgoing link of each source and the
+/// incoming one of each target.
 fn rates(input: &PlanInput, hops: &[Hop]) -> Vec<f64> {
     let hosts = input.hosts.len();
     let link = |host: usize| f64::from(input.hosts[host].bands.vmct_mbit_s);

@@ -1,13 +1,15 @@
-//! The moves one by one, where whoever fits first gets stuck: an exact search for an order, or the proof that there is none.
+//! The moves one by one, where whoever fits first gets stuck: an exact search for an order, or the
+//! proof that there is none.
 //!
 //! ```text
 //! hosts that no VM can pass between are searched apart:    state = the host of every VM there
-//! best first over states: memory carried + LEFT_WEIGHT · memory still to carry, from the start and from where the greedy way got stuck
-//! goal reached: an order      nothing left to look at: there is none      a limit reached: not known
+//! best first over states: memory carried + LEFT_WEIGHT · memory still to carry,
+//!                         from the start and from where the greedy search got stuck
+//! goal reached: an order      nothing left to examine: there is none      a limit reached: not known
 //! ```
 //!
-//! Any VM may go by way of any host that it is allowed on, those that stay in the end too. A batch can do nothing that one move after another
-//! cannot, so k does not matter here.
+//! Any VM may go by way of any host that it is allowed on, those that stay in the end too. A batch
+//! can do nothing that one move after another cannot, so k does not matter here.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -16,13 +18,14 @@ use std::rc::Rc;
 use crate::order::{Hop, Left, Moves, Progress, add, fits, subtract};
 use crate::problem::root;
 
-/// States looked at in one search.
+/// States examined in one search.
 const STATES_MAX: usize = 50_000;
 /// Positions kept in all states of one search: fewer states where there are many VMs.
 const POSITIONS_MAX: usize = 4_000_000;
 /// Hosts tried for a VM in one search.
 const LOOKS_MAX: usize = 10_000_000;
-/// Weight of what is still to be carried. With 1 the first order found would carry least, but all that carry less are looked at before.
+/// Weight of what is still to be carried. With 1 the first order found would carry least, but all
+/// that carry less are examined before.
 const LEFT_WEIGHT: u128 = 2;
 
 /// All moves one after another.
@@ -30,8 +33,8 @@ const LEFT_WEIGHT: u128 = 2;
 pub(crate) struct Sequence {
     pub hops: Vec<Hop>,
     /// Moves that wait for each other and are not in `hops`.
-    pub ring: Vec<Hop>,
-    /// States after which a search was given up; `None`: the ring is proved.
+    pub cycle: Vec<Hop>,
+    /// States after which a search was given up; `None`: the cycle is proved.
     pub states: Option<usize>,
 }
 
@@ -50,7 +53,7 @@ pub(crate) fn find(moves: &Moves<'_>) -> Sequence {
     };
     let mut hops: Vec<Hop> = direct.iter().flatten().copied().collect();
     hops.retain(|hop| !stuck.contains(&part(hop)));
-    let (mut rings, mut given_up, mut states) = (Vec::new(), Vec::new(), None);
+    let (mut cycles, mut given_up, mut states) = (Vec::new(), Vec::new(), None);
     for wanted in stuck {
         let start = of(&direct, wanted);
         let greedy = [start.clone(), of(&freed, wanted)].concat();
@@ -66,7 +69,7 @@ pub(crate) fn find(moves: &Moves<'_>) -> Sequence {
             Found::None | Found::GivenUp(_) if known.is_some() => hops.extend(greedy),
             Found::None => {
                 hops.extend(greedy);
-                rings.extend(waiting);
+                cycles.extend(waiting);
             }
             Found::GivenUp(after) => {
                 hops.extend(greedy);
@@ -75,16 +78,16 @@ pub(crate) fn find(moves: &Moves<'_>) -> Sequence {
             }
         }
     }
-    // One proved ring is enough, whatever else is not known.
-    match rings.is_empty() {
+    // One proved cycle is enough, whatever else is not known.
+    match cycles.is_empty() {
         true => Sequence {
             hops,
-            ring: given_up,
+            cycle: given_up,
             states,
         },
         false => Sequence {
             hops,
-            ring: rings,
+            cycle: cycles,
             states: None,
         },
     }
@@ -119,7 +122,7 @@ enum Found {
     Order(Vec<Hop>),
     /// There is none.
     None,
-    /// There may be one; so many states were looked at.
+    /// There may be one; so many states were examined.
     GivenUp(usize),
 }
 
@@ -141,7 +144,8 @@ struct Search<'m, 'a> {
     /// What the hosts have beside VMs that cannot go.
     free: Vec<Left>,
     goal: Vec<u32>,
-    /// Cost of moving each VM: a thousandth more than its memory, so that fewer moves are better where nothing else is.
+    /// Cost of moving each VM: a thousandth more than its memory, so that fewer moves are better
+    /// where nothing else is.
     cost: Vec<u128>,
     nodes: Vec<Node>,
     seen: BTreeSet<At>,
@@ -177,7 +181,8 @@ impl<'m, 'a> Search<'m, 'a> {
         }
     }
 
-    /// Searches from the start and from the end of `begun`, which is a beginning; only for what is better than the order known.
+    /// Searches from the start and from the end of `begun`, which is a beginning; only for what is
+    /// better than the order known.
     fn run(mut self, begun: &[Hop], known: Option<&[Hop]>) -> Found {
         let index: BTreeMap<usize, usize> = self.vms.iter().enumerate().map(|(i, vm)| (*vm, i)).collect();
         let place: BTreeMap<usize, u32> = (0u32..).zip(&self.hosts).map(|(i, h)| (*h, i)).collect();

@@ -8,13 +8,13 @@ use crate::words::some;
 impl Plan {
     /// Each band where it is fullest, in words; nothing when nothing moves.
     pub fn fullest_links(&self) -> Option<String> {
-        let told = [
+        let parts = [
             self.fullest("CT", |link| link.ct),
             self.fullest("VMCT", |link| link.vmct),
             self.fullest("NAST", |link| link.nast),
         ];
-        let told: Option<Vec<String>> = told.into_iter().collect();
-        told.map(|told| told.join(", "))
+        let parts: Option<Vec<String>> = parts.into_iter().collect();
+        parts.map(|parts| parts.join(", "))
     }
 
     fn fullest(&self, band: &str, of: fn(&LinkUse) -> Interval) -> Option<String> {

@@ -1,4 +1,5 @@
-//! The picture: every host as a bar before and after, its VMs as boxes, what moves in another colour.
+//! The picture: every host as a bar before and after, its VMs as boxes, what moves in another
+//! colour.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -16,7 +17,8 @@ const GAP: u32 = 30;
 const TOP: u32 = 84;
 /// More hosts than this are not drawn; the picture says how many are missing.
 const HOSTS_MAX: usize = 200;
-/// Width that a character of a name, and of the smaller text in and beside boxes, takes at most, pixels.
+/// Width that a character of a name, and of the smaller text in and beside boxes, takes at most,
+/// pixels.
 const CHAR_WIDTH: f64 = 7.5;
 const SMALL_CHAR_WIDTH: f64 = 6.2;
 /// Fewer characters of a VM's name than this say nothing; the box then has only its tooltip.
@@ -112,7 +114,7 @@ fn scale(out: &mut String, x: u32) {
 fn name(out: &mut String, y: u32, bar: &Bar) {
     let room = f64::from(NAME_WIDTH - 12);
     let (host, whole) = (bar.host.as_str(), bar.whole.to_string());
-    // The amount is told in full; the resource's name gets what is left.
+    // The amount is written in full; the resource's name gets what is left.
     let resource_chars = ((room / SMALL_CHAR_WIDTH) as usize).saturating_sub(whole.len() + 1);
     let _ = writeln!(
         out,

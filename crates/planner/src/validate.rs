@@ -1,7 +1,7 @@
 //! Whether a plan keeps every rule, checked from the input and the report alone.
 //!
-//! Shares no code with the solver: it works on names, reads the rules anew from the input and recomputes every total.
-//! [`plan()`](crate::plan()) gives no plan out that it has not passed.
+//! Shares no code with the solver: it works on names, reads the rules anew from the input and
+//! recomputes every total. [`plan()`](crate::plan()) returns no plan that it has not passed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,7 +92,8 @@ fn limits(roles: &Roles<'_>, vm: &Vm, home: &Host, host: &Host) -> Vec<String> {
     broken
 }
 
-/// What a host offers of a resource to the cluster, thousandths; below zero where others use more than there is.
+/// What a host offers of a resource to the cluster, thousandths; below zero where others use more
+/// than there is.
 fn offered(host: &Host, resource: &str) -> i128 {
     let Some(capacity) = host.capacity.get(resource) else {
         return 0;
@@ -121,7 +122,7 @@ fn overfull(input: &PlanInput, hosts: &Hosts<'_>, place: &Where<'_>) -> Vec<Stri
     let too_much = load.iter().filter(|((host, resource), sum)| {
         **sum > 0 && hosts.get(host).is_none_or(|h| **sum > offered(h, resource))
     });
-    let told = too_much.map(|((host, resource), _)| {
+    let excesses = too_much.map(|((host, resource), _)| {
         let there = place
             .iter()
             .filter(|(_, at)| *at == host)
@@ -132,7 +133,7 @@ fn overfull(input: &PlanInput, hosts: &Hosts<'_>, place: &Where<'_>) -> Vec<Stri
             there.join(", ")
         )
     });
-    told.collect()
+    excesses.collect()
 }
 
 fn groups(input: &PlanInput, after: &Where<'_>) -> Vec<String> {
@@ -173,17 +174,17 @@ fn totals(input: &PlanInput, plan: &Plan, before: &Where<'_>, after: &Where<'_>)
         .iter()
         .filter(|t| after[&t.between[0]] != after[&t.between[1]]);
     let traffic: u128 = crossing.map(|t| u128::from(t.mbit_s.thousandths())).sum();
-    let told = [
+    let claims = [
         ("targets", plan.targets, used.len() as u128 * 1000),
         ("memory moved", plan.memory_moved_mib, memory),
         ("traffic", plan.traffic_mbit_s, traffic),
     ];
     let mut broken = Vec::new();
-    for (what, proof, truth) in told {
-        if proof.value.0 != truth {
+    for (what, proof, actual) in claims {
+        if proof.value.0 != actual {
             broken.push(format!(
                 "{what} is {}, not {}",
-                truth as f64 / 1000.0,
+                actual as f64 / 1000.0,
                 proof.value
             ));
         }
@@ -203,11 +204,12 @@ fn carried(input: &PlanInput, plan: &Plan) -> Option<String> {
         .collect();
     let steps = plan.batches.iter().flat_map(|b| &b.moves).map(|m| &m.step);
     let sum: u128 = steps.filter_map(|step| memory.get(&step.vm)).sum();
-    let told = plan.memory_carried_mib;
-    (told.0 != sum).then(|| format!("memory carried is {}, not {told}", sum as f64 / 1000.0))
+    let claimed = plan.memory_carried_mib;
+    (claimed.0 != sum).then(|| format!("memory carried is {}, not {claimed}", sum as f64 / 1000.0))
 }
 
-/// Replays the batches: no host ever holds more than it offers of what comes to it, both copies counted, and all arrive.
+/// Replays the batches: no host ever holds more than it offers of what comes to it, both copies
+/// counted, and all arrive.
 fn batches<'a>(
     input: &'a PlanInput,
     plan: &'a Plan,
@@ -262,7 +264,7 @@ fn batches<'a>(
             }
         }
     }
-    if plan.ring.is_empty() {
+    if plan.cycle.is_empty() {
         let lost = after.iter().filter(|(vm, host)| place[*vm] != **host);
         broken.extend(lost.map(|(vm, host)| format!("VM {vm} never reaches {host}")));
     }

@@ -1,6 +1,6 @@
 //! Small parts of sentences: numbers with their nouns, lists that end.
 
-/// Names told in one list; the rest are counted.
+/// Names given in one list; the rest are counted.
 pub const NAMES_MAX: usize = 5;
 
 /// `1 VM`, `2 VMs`.

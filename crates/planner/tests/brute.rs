@@ -1,4 +1,5 @@
-//! Small clusters with every kind of constraint: the planner equals trying everything, and every plan passes the validator.
+//! Small clusters with every kind of constraint: the planner equals trying everything, and every
+//! plan passes the validator.
 
 use std::collections::BTreeSet;
 
@@ -155,7 +156,7 @@ fn compare(seed: u64) -> Result<&'static str, PlanError> {
                 "seed {seed}: proved"
             );
             assert_eq!(validate(&input, &plan), Vec::<String>::new(), "seed {seed}");
-            Ok(if plan.ring.is_empty() { "planned" } else { "ring" })
+            Ok(if plan.cycle.is_empty() { "planned" } else { "cycle" })
         }
         (Answer::Impossible(why), None) => {
             assert!(!why.reasons.is_empty(), "seed {seed}: a reason is given");

@@ -1,11 +1,11 @@
 //! Forecasts of batches that are chosen already: what the live coordinator asks.
 
 use transhume_model::Demand;
-use transhume_planner::forecast::Way;
+use transhume_planner::forecast::Mode;
 use transhume_planner::input::{PlanInput, read};
 use transhume_planner::{Batch, Move, forecast};
 
-const LIVE: Way = Way::Live {
+const LIVE: Mode = Mode::Live {
     blackout_ms_max: 300.0,
 };
 
@@ -58,7 +58,7 @@ fn chosen_batches_are_forecast_like_a_plans_own() {
     let names: Vec<&str> = refused.iter().map(|one| one.vm.as_str()).collect();
     assert_eq!(names, ["a"], "{refused:?}");
     assert!(refused[0].rate_needed_mbit_s > Some(500.0), "{refused:?}");
-    let stopped = forecast(&busy, &[one_batch(&["a", "b"])], Way::Offline).unwrap();
+    let stopped = forecast(&busy, &[one_batch(&["a", "b"])], Mode::Offline).unwrap();
     assert!(stopped.refused.is_empty(), "offline nothing is dirtied");
     assert!(
         stopped.batches[0][0]

@@ -1,4 +1,5 @@
-//! What is told of an impossible plan: what is short, what conflicts, what would help, and how far each was looked into.
+//! What is told of an impossible plan: what is short, what conflicts, what would help, and how far
+//! each was looked into.
 
 use transhume_planner::input::{Amount, PlanInput, read};
 use transhume_planner::report::Answer;

@@ -20,24 +20,24 @@ struct Case {
 
 /// Nearly full hosts and pins that mostly forbid staying: many moves wait for each other.
 fn case(seed: u64) -> Case {
-    let mut dice = Seeded::new(seed);
-    let hosts = dice.between(2, 4) as usize;
-    let capacity: Vec<u64> = (0..hosts).map(|_| dice.between(4, 9)).collect();
+    let mut rng = Seeded::new(seed);
+    let hosts = rng.between(2, 4) as usize;
+    let capacity: Vec<u64> = (0..hosts).map(|_| rng.between(4, 9)).collect();
     let mut free = capacity.clone();
     let mut vms = Vec::new();
-    for _ in 0..dice.between(2, 5) {
-        let memory = dice.between(1, 5);
+    for _ in 0..rng.between(2, 5) {
+        let memory = rng.between(1, 5);
         let homes: Vec<usize> = (0..hosts).filter(|h| free[*h] >= memory).collect();
         if homes.is_empty() {
             continue;
         }
-        let home = homes[dice.between(0, homes.len() as u64 - 1) as usize];
+        let home = homes[rng.between(0, homes.len() as u64 - 1) as usize];
         free[home] -= memory;
-        let mut pins: Vec<usize> = (0..hosts).filter(|_| dice.chance(55)).collect();
+        let mut pins: Vec<usize> = (0..hosts).filter(|_| rng.chance(55)).collect();
         if pins.is_empty() {
-            pins.push(dice.between(0, hosts as u64 - 1) as usize);
+            pins.push(rng.between(0, hosts as u64 - 1) as usize);
         }
-        if pins.len() > 1 && dice.chance(70) {
+        if pins.len() > 1 && rng.chance(70) {
             pins.retain(|h| *h != home);
         }
         vms.push((memory, home, pins));
@@ -121,20 +121,20 @@ fn an_order_is_found_wherever_there_is_one() {
         };
         let hosts = plan.placement.iter().map(|p| p.target.as_str()[1..].parse());
         let goal: Vec<usize> = hosts.collect::<Result<_, _>>().unwrap();
-        assert_eq!(plan.ring.is_empty(), case.can_be_ordered(&goal), "seed {seed}");
+        assert_eq!(plan.cycle.is_empty(), case.can_be_ordered(&goal), "seed {seed}");
         assert_eq!(
-            plan.ring_states, None,
+            plan.cycle_states, None,
             "seed {seed}: so few VMs are searched to the end"
         );
-        let what = match (plan.ring.is_empty(), hops(&plan)) {
-            (false, _) => "ring",
+        let what = match (plan.cycle.is_empty(), hops(&plan)) {
+            (false, _) => "cycle",
             (true, 0) => "direct",
             (true, _) => "by way of a spare host",
         };
         *counts.entry(what).or_default() += 1;
     }
     println!("{counts:?}");
-    for what in ["ring", "direct", "by way of a spare host"] {
+    for what in ["cycle", "direct", "by way of a spare host"] {
         assert!(
             counts[what] > 20,
             "every outcome is common enough to mean something: {counts:?}"
@@ -142,7 +142,8 @@ fn an_order_is_found_wherever_there_is_one() {
     }
 }
 
-/// Whoever fits first takes room that another needs first: only v1 to h2, v2 to h0, v0, v1 to h1, v3 works.
+/// Whoever fits first takes room that another needs first: only v1 to h2, v2 to h0, v0, v1 to h1,
+/// v3 works.
 #[test]
 fn a_move_that_fits_may_have_to_wait() {
     let tight = input(
@@ -163,7 +164,8 @@ cluster:
     assert!(planned(&tight).unwrap().is_executable());
 }
 
-/// Exchanging the two by way of s carries three times 80; ending on s and a, also two hosts, carries two times 80.
+/// Exchanging the two by way of s carries three times 80; ending on s and a, also two hosts,
+/// carries two times 80.
 #[test]
 fn a_vm_stays_on_the_spare_host_where_that_is_as_good() {
     let swap = "
@@ -192,7 +194,8 @@ cluster:
     assert!(told.contains("240 MiB carried"), "{told}");
 }
 
-/// Two large VMs can never change places; small ones that may be anywhere make more states around them than are looked at.
+/// Two large VMs can never change places; small ones that may be anywhere make more states around
+/// them than are looked at.
 #[test]
 fn a_search_that_is_given_up_does_not_claim_that_there_is_no_order() {
     let mut text = String::from("hosts:\n");
@@ -209,10 +212,10 @@ fn a_search_that_is_given_up_does_not_claim_that_there_is_no_order() {
         text += &format!("    - {{name: small-{v}, host: h{v}, demand: {{memory: 1}}}}\n");
     }
     let plan = planned(&input(&text)).unwrap();
-    let names: Vec<&str> = plan.ring.iter().map(|step| step.vm.as_str()).collect();
+    let names: Vec<&str> = plan.cycle.iter().map(|step| step.vm.as_str()).collect();
     assert_eq!(names, ["large-0", "large-1"]);
     let told = plan.explanation.join("\n");
-    let states = plan.ring_states.expect("more states than are looked at");
+    let states = plan.cycle_states.expect("more states than are looked at");
     assert!(
         told.contains(&format!("No order was found within {states} states")),
         "{told}"
@@ -248,7 +251,8 @@ fn talkers_are_kept_together_where_it_costs_little_time() {
     let calm = ", memory: {dirty-mib-s: [1], compressed-to: [1]}";
     let together = planned(&server_and_clients(4096, calm, 2400)).unwrap();
     assert_eq!((together.k, together.split_mbit), (6, 0.0));
-    // Rates that are only assumed: at worst each further VM at once costs time, so it stays near the least.
+    // Rates that are only assumed: at worst each further VM at once costs time, so it stays near
+    // the least.
     let talking = server_and_clients(8192, "", 2400);
     let chosen = planned(&talking).unwrap();
     let with_k = |k| {

@@ -39,8 +39,8 @@ fn host(name: &str) -> HostName {
     name.parse().unwrap()
 }
 
-/// "the message B contains the count of free resources incremented by the count of virtual machines with the same ID
-/// running on X"
+/// "the message B contains the count of free resources incremented by the count of virtual machines
+/// with the same ID running on X"
 #[test]
 fn the_clusters_own_vms_count_as_free_on_their_host() {
     // h2 has nothing free, but its own VM may stay.
@@ -149,7 +149,8 @@ fn no_targets_and_double_requests_are_refused() {
     ));
 }
 
-/// "Select k virtual machines from V, ... 0 < k < N(V), ... and remove these virtual machines from V"
+/// "Select k virtual machines from V, ... 0 < k < N(V), ... and remove these virtual machines from
+/// V"
 #[test]
 fn batches_hold_every_moving_vm_once() {
     let requests: Vec<Request> = (0..5).map(|i| request(&format!("vm-{i}"), "h0", 1, 64)).collect();
@@ -182,7 +183,7 @@ fn a_place_given_up_is_used_one_batch_later() {
     placement.free = [(host("h1"), capacity(0, 0)), (host("h2"), capacity(1, 10))].into();
     let error = batches(&placement, 1).unwrap_err();
     assert!(
-        matches!(&error, BatchError::Ring { waiting } if waiting.len() == 2),
+        matches!(&error, BatchError::Cycle { waiting } if waiting.len() == 2),
         "{error}"
     );
 }

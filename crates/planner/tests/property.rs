@@ -1,4 +1,5 @@
-//! What holds for any input: hostile text never panics, the paper's proofs are true, order and report agree.
+//! What holds for any input: hostile text never panics, the paper's proofs are true, order and
+//! report agree.
 
 use proptest::prelude::*;
 use transhume_planner::input::{PlanInput, read};
@@ -30,7 +31,8 @@ proptest! {
         }
     }
 
-    /// A good text with one stretch replaced is read or refused; what is read can be planned or refused.
+    /// A good text with one stretch replaced is read or refused; what is read can be planned or
+    /// refused.
     #[test]
     fn a_damaged_inventory_is_read_or_refused(at in 0usize..EXAMPLE.len(), cut in 0usize..12, put in "[a-z0-9:{}\\[\\],\n -]{0,6}") {
         let end = (at + cut).min(EXAMPLE.len());
@@ -41,7 +43,8 @@ proptest! {
         }
     }
 
-    /// With one resource the paper's claim holds (where its work suffices, which it tells): same N(S2) as the exact strategy.
+    /// With one resource the paper's claim holds (where its work suffices, which it tells): same
+    /// N(S2) as the exact strategy.
     #[test]
     fn with_one_resource_the_paper_is_optimal(
         hosts in prop::collection::vec(4u64..20, 1..5),
@@ -59,7 +62,8 @@ proptest! {
         }
     }
 
-    /// Every plan for a data centre passes the validator, whatever k is asked for; k above the VMs that move is refused.
+    /// Every plan for a data centre passes the validator, whatever k is asked for; k above the VMs
+    /// that move is refused.
     #[test]
     fn plans_of_data_centres_are_valid(seed in 0u64..1_000_000, vms in 10usize..40, hosts in 3usize..8, k in prop::option::of(1usize..50)) {
         let shape = generate::DataCentre { vms, vm_kinds: 5, hosts, host_kinds: 2, resources: 3, anti_affinity_percent: 10 };

@@ -14,7 +14,8 @@ use crate::step::{Phase, Step};
 pub struct Event {
     /// The move.
     pub migration: MigrationId,
-    /// 1, 2, 3 … without gaps within one migration.
+    /// Grows from event to event of a migration, with gaps, also across restarts of the
+    /// coordinator.
     pub number: u64,
     /// When, by the coordinator's clock (stamped by the driver).
     pub at: WallMicros,

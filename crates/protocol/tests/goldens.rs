@@ -1,5 +1,6 @@
 //! Script goldens: `testdata/*.txt` are played, and must come out as they are written.
 //! `UPDATE_GOLDENS=1` rewrites them; read the difference before you commit it.
+#![allow(clippy::disallowed_methods, reason = "reads and rewrites goldens")]
 
 mod support;
 

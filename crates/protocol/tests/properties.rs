@@ -1,6 +1,7 @@
 //! Properties: messages and journal survive their encoding, a journal can be taken up after any
 //! entry, and no sequence of inputs makes the machine panic, unwind a commitment or commit what is
 //! not prepared.
+#![allow(clippy::disallowed_methods, reason = "reads and rewrites a golden")]
 
 mod support;
 

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use transhume_model::{Disk, MachineType, NicSpec, VmSpec};
+use transhume_model::{Disk, MachineType, NicSpec, VmName, VmSpec};
 
 use crate::accel::Accel;
 use crate::binary::ACK_PROPERTY;
@@ -20,7 +20,7 @@ use crate::limits::SOCKET_PATH_BYTES_MAX;
 const NIC_SLOT: usize = 0x02;
 
 /// Most NICs of one VM.
-const NICS_MAX: usize = 8;
+pub const NICS_MAX: usize = 8;
 
 /// First PCI slot of the disks.
 const DISK_SLOT: usize = 0x10;
@@ -40,15 +40,21 @@ const NBD_RECONNECT_S: u32 = 30;
 /// QEMU gives up what it does not need after start.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
+/// The agent's monitor in a VM's directory.
+const MONITOR: &str = "qmp.sock";
+
+/// A guest that powers itself off or panics leaves a stopped QEMU: an agent that was not there finds out what happened.
+const ACTION: &str = "shutdown=pause,panic=pause";
+
 /// Processor model: one that every host has, so that a VM can go to any of them.
 const CPU: &str = "qemu64";
 
-/// How a VM comes to life.
+/// How a VM comes to life; either way stopped until it is told to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartMode {
     /// From its kernel.
     Boot,
-    /// From a migration stream; stays paused until told to run.
+    /// From a migration stream.
     Incoming,
 }
 
@@ -69,9 +75,14 @@ impl VmPaths {
         &self.dir
     }
 
-    /// QEMU's monitor.
+    /// QEMU's monitor, the agent's own: QEMU serves one client at a time.
     pub fn qmp(&self) -> PathBuf {
-        self.dir.join("qmp.sock")
+        self.dir.join(MONITOR)
+    }
+
+    /// A second monitor for the VM's user, to look at the guest, pause it and let it go on.
+    pub fn user_qmp(&self) -> PathBuf {
+        self.dir.join("user.qmp")
     }
 
     /// What the guest wrote to ttyS0, appended over restarts.
@@ -122,8 +133,8 @@ impl CommandLine {
             line.disk(index, disk);
         }
         line.ports(paths);
+        line.flag("-S");
         if mode == StartMode::Incoming {
-            line.flag("-S");
             line.option("-incoming", "defer");
         }
         Ok(line)
@@ -161,6 +172,7 @@ impl CommandLine {
         self.flag("-no-user-config");
         self.option("-display", "none");
         self.option("-sandbox", SANDBOX);
+        self.option("-action", ACTION);
     }
 
     fn boot(&mut self, spec: &VmSpec) {
@@ -225,9 +237,32 @@ impl CommandLine {
         let listen = ",server=on,wait=off";
         self.option("-chardev", with_path("socket,id=serial", &paths.serial(), listen));
         self.option("-serial", "chardev:serial");
-        self.option("-chardev", with_path("socket,id=qmp", &paths.qmp(), listen));
+        self.option("-chardev", monitor(&paths.qmp()));
         self.option("-mon", "chardev=qmp,mode=control");
+        self.option("-chardev", with_path("socket,id=user", &paths.user_qmp(), listen));
+        self.option("-mon", "chardev=user,mode=control");
     }
+}
+
+/// The argument that names the agent's monitor: every QEMU carries it, and it is how one is found without a record.
+fn monitor(path: &Path) -> OsString {
+    format!("socket,id=qmp,path={},server=on,wait=off", escaped(path)).into()
+}
+
+/// The VM of the QEMU that was started with these arguments by the agent whose VMs' directories are in `vms_dir`; `None` for
+/// any other process, also for a QEMU of that name which another agent, or somebody else, has started.
+pub fn marked_vm<'a>(vms_dir: &Path, args: impl IntoIterator<Item = &'a [u8]>) -> Option<VmName> {
+    let (before, after) = (
+        format!("socket,id=qmp,path={}/", escaped(vms_dir)),
+        format!("/{MONITOR},server=on,wait=off"),
+    );
+    let mut names = args.into_iter().filter_map(|arg| {
+        let name = arg
+            .strip_prefix(before.as_bytes())?
+            .strip_suffix(after.as_bytes())?;
+        std::str::from_utf8(name).ok()?.parse().ok()
+    });
+    names.next()
 }
 
 /// QEMU ends a value at a comma unless it is doubled.
@@ -260,7 +295,7 @@ fn check(spec: &VmSpec, paths: &VmPaths, taps: &[RawFd]) -> Result<(), QemuError
     if spec.vcpus.0 == 0 || spec.memory.0 == 0 {
         return bad("it has no processor or no memory; give it at least one vCPU and 64 MiB".into());
     }
-    for path in [paths.qmp(), paths.serial(), paths.incoming()] {
+    for path in [paths.qmp(), paths.user_qmp(), paths.serial(), paths.incoming()] {
         if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return bad(format!(
                 "{} is longer than the {SOCKET_PATH_BYTES_MAX} bytes of a Unix socket; use a shorter state directory",
@@ -363,6 +398,8 @@ mod tests {
         "none",
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-action",
+        "shutdown=pause,panic=pause",
         "-kernel",
         "/g/vmlinuz",
         "-initrd",
@@ -393,6 +430,11 @@ mod tests {
         "socket,id=qmp,path=/run/v,,1/qmp.sock,server=on,wait=off",
         "-mon",
         "chardev=qmp,mode=control",
+        "-chardev",
+        "socket,id=user,path=/run/v,,1/user.qmp,server=on,wait=off",
+        "-mon",
+        "chardev=user,mode=control",
+        "-S",
     ];
 
     #[test]
@@ -401,9 +443,29 @@ mod tests {
     }
 
     #[test]
-    fn incoming_differs_only_in_waiting_paused_for_a_stream() {
+    fn incoming_differs_only_in_waiting_for_a_stream() {
         let incoming = build(&spec(), "/run/v,1", &[7], StartMode::Incoming).unwrap();
-        assert_eq!(incoming, [BOOT, &["-S", "-incoming", "defer"]].concat());
+        assert_eq!(incoming, [BOOT, &["-incoming", "defer"]].concat());
+    }
+
+    #[test]
+    fn a_qemu_is_known_by_its_monitor_and_a_foreign_one_of_its_name_is_not() {
+        let args = build(&spec(), "/run/a,b/vms/web-1", &[7], StartMode::Boot).unwrap();
+        let of = |dir: &str| marked_vm(dir.as_ref(), args.iter().map(|arg| arg.as_bytes()));
+        assert_eq!(of("/run/a,b/vms"), Some("web-1".parse().unwrap()));
+        assert_eq!(of("/run/a,b"), None);
+        assert_eq!(of("/run/a"), None);
+        assert_eq!(of("/run/other/vms"), None);
+        let foreign = [
+            "-name",
+            "web-1",
+            "-qmp",
+            "unix:/run/a,b/vms/web-1/qmp.sock,server",
+        ];
+        assert_eq!(
+            marked_vm("/run/a,b/vms".as_ref(), foreign.iter().map(|arg| arg.as_bytes())),
+            None
+        );
     }
 
     #[test]

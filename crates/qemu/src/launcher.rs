@@ -46,7 +46,8 @@ impl Launcher {
         self.accel
     }
 
-    /// Boots a VM. `taps` has one descriptor per NIC, in order; QEMU inherits them.
+    /// Starts a VM that is to boot; its guest does not run before [`Running::cont`]: by then its agent has recorded it. `taps` has one
+    /// descriptor per NIC, in order; QEMU inherits them.
     pub async fn boot(
         &self,
         spec: &VmSpec,
@@ -98,7 +99,7 @@ impl Launcher {
         if self.binary.waits_for_ack_if_told() {
             line = line.waiting_for_ack();
         }
-        for socket in [paths.qmp(), paths.serial()] {
+        for socket in [paths.qmp(), paths.user_qmp(), paths.serial()] {
             remove_stale(name, &socket)?;
         }
         let io_error = |step| {

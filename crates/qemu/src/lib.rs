@@ -1,7 +1,8 @@
 //! Everything about one QEMU process: finding the binary, starting it, talking to it, moving its guest.
 //!
 //! ```text
-//!  VmSpec ─▶ CommandLine ─▶ Launcher ─┬─ boot ────▶ Running ──surrender(epoch)──▶ Surrendered ─▶ kill
+//!  VmSpec ─▶ CommandLine ─▶ Launcher ─┬─ boot ────▶ Running ──cont─▶ (guest runs)
+//!                       (always -S)   │               └───surrender──▶ Surrendered ─▶ kill
 //!                                     └─ receive ─▶ Incoming<Waiting> ─▶ Incoming<Loaded>
 //!                                                                            │ resume(CommitPermit)
 //!                                                                            ▼
@@ -32,14 +33,16 @@ mod vm;
 
 pub use accel::{Accel, AccelChoice};
 pub use binary::QemuBinary;
-pub use command_line::{CommandLine, StartMode, VmPaths};
+pub use command_line::{CommandLine, NICS_MAX, StartMode, VmPaths, marked_vm};
 pub use dirty_rate::DirtyRate;
 pub use error::QemuError;
 pub use hold::{HoldPace, NextRead};
 pub use launcher::Launcher;
 pub use limits::*;
 pub use migration::{MigrationProgress, MigrationStatus};
-pub use process::{identify, is_alive};
+pub use process::{identify, is_alive, kill};
 pub use qmp::{Qmp, QmpError, QmpEvent, QmpTime};
 pub use return_path::{MessageType, ReturnPathFilter};
-pub use vm::{AdoptedIncoming, CommitPermit, Incoming, Loaded, RunState, Running, Surrendered, Vm, Waiting};
+pub use vm::{
+    AdoptedIncoming, Arrived, CommitPermit, Incoming, Loaded, RunState, Running, Surrendered, Vm, Waiting,
+};

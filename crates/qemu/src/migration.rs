@@ -3,7 +3,7 @@
 //! ```text
 //!  start ─▶ setup ─▶ active ──(stop)──▶ pre-switchover ──(continue)──▶ device ─▶ completed
 //!                      │ ack withheld: stays here                                    │
-//!                      └──────────────── cancel ─────▶ cancelled ◀─── until continue ┘ run_here even after completed
+//!                      └──────────────── cancel ─────▶ cancelled ◀─── until continue ┘ cont even after completed
 //! ```
 //!
 //! The run state of a guest whose migration completed is `postmigrate`; QEMU obeys `cont` even then. That makes

@@ -7,7 +7,11 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
-use transhume_model::ProcessId;
+use tokio::time::timeout;
+use transhume_model::{ProcessId, VmName};
+
+use crate::error::QemuError;
+use crate::limits::KILL_LIMIT;
 
 /// Field of `/proc/PID/stat` that holds the start time, counted from the state (field 3).
 const STAT_START_TIME_AFTER_STATE: usize = 19;
@@ -39,6 +43,28 @@ fn start_ticks(stat: &str) -> Option<u64> {
         return None;
     }
     fields.nth(STAT_START_TIME_AFTER_STATE - 1)?.parse().ok()
+}
+
+/// Kills a process that nothing else of this crate holds, and waits until it is gone. Fine when it has ended.
+pub async fn kill(vm: &VmName, id: &ProcessId) -> Result<(), QemuError> {
+    let failed = |source| QemuError::Io {
+        vm: vm.clone(),
+        step: "kill the QEMU that was left",
+        source,
+    };
+    let process = match Process::open(id.clone()) {
+        Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(failed)?,
+    };
+    process.kill().map_err(failed)?;
+    match timeout(KILL_LIMIT, process.ended()).await {
+        Ok(ended) => ended.map_err(failed),
+        Err(_) => Err(QemuError::Timeout {
+            vm: vm.clone(),
+            step: "waiting for a killed QEMU to end",
+            limit: KILL_LIMIT,
+        }),
+    }
 }
 
 /// A process held by its pidfd.
@@ -108,6 +134,16 @@ mod tests {
         assert!(is_alive(&id));
         id.start_ticks += 1;
         assert_eq!(Process::open(id).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_is_killed_and_what_is_gone_is_fine() {
+        let vm = "vm1".parse().unwrap();
+        let mut child = tokio::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let id = identify(child.id().unwrap()).unwrap();
+        kill(&vm, &id).await.unwrap();
+        assert!(!child.wait().await.unwrap().success());
+        kill(&vm, &id).await.unwrap();
     }
 
     #[tokio::test]

@@ -47,9 +47,9 @@ impl CommitPermit {
 pub enum RunState {
     /// The guest runs.
     Running,
-    /// Stopped by command.
+    /// Stopped by command, or loaded and not told to run.
     Paused,
-    /// Loaded or started, not yet told to run.
+    /// Started and not yet told to run.
     Prelaunch,
     /// Waits for its migration stream.
     Inmigrate,
@@ -59,9 +59,34 @@ pub enum RunState {
     Postmigrate,
     /// Powered off, waiting to be destroyed.
     Shutdown,
+    /// Its guest sleeps by itself (S3); to QEMU it is as good as running.
+    Suspended,
+    /// Stopped by QEMU: a disk did not take what was written.
+    IoError,
+    /// Stopped by QEMU: the guest said that it panicked.
+    GuestPanicked,
+    /// Stopped by QEMU: the processor got into a state that cannot go on.
+    InternalError,
+    /// Stopped by QEMU: the guest's watchdog barked.
+    Watchdog,
     /// Any other state, by QEMU's name; none is expected in this crate's use.
     #[serde(untagged)]
     Other(String),
+}
+
+impl RunState {
+    /// What a target is in whose stream has come whole: as its source was stopped.
+    fn is_loaded(&self) -> bool {
+        matches!(
+            self,
+            RunState::Paused
+                | RunState::Prelaunch
+                | RunState::IoError
+                | RunState::GuestPanicked
+                | RunState::InternalError
+                | RunState::Watchdog
+        )
+    }
 }
 
 /// A QEMU process and its monitor. Clones share them. Nothing here makes a guest run.
@@ -85,7 +110,7 @@ impl Vm {
         &self.qmp
     }
 
-    /// Takes over a QEMU that an earlier agent started.
+    /// Takes over a QEMU that an earlier agent started; its monitor must be free.
     async fn adopt(name: &VmName, process: &ProcessId, paths: &VmPaths) -> Result<Self, QemuError> {
         let process = Process::open(process.clone()).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => QemuError::NotTheSameProcess {
@@ -170,7 +195,7 @@ impl Vm {
     }
 }
 
-/// A VM whose place is here: it may run and may be sent away.
+/// A VM whose place is here: it may run and may be sent away. Whether its guest does run is a matter of [`Vm::query_status`].
 #[derive(Debug)]
 pub struct Running {
     vm: Vm,
@@ -205,6 +230,12 @@ impl Running {
         Ok(())
     }
 
+    /// Asks the guest to power itself off (ACPI); it may take its time, or not obey.
+    pub async fn power_down(&self) -> Result<(), QemuError> {
+        self.vm.qmp.execute("system_powerdown", json!({})).await?;
+        Ok(())
+    }
+
     /// Starts the page stream towards a Unix socket. For an offline move call [`stop`](Self::stop) first; the rest is the same.
     pub async fn start_migration(&self, socket: &Path) -> Result<(), QemuError> {
         let qmp = &self.vm.qmp;
@@ -214,13 +245,17 @@ impl Running {
         Ok(())
     }
 
-    /// Waits until the stopped guest's memory is copied and QEMU asks to go on.
+    /// Waits until the stopped guest's memory is copied and QEMU asks to go on, or has gone on already.
     pub async fn await_pre_switchover(&self, limit: Duration) -> Result<MigrationProgress, QemuError> {
-        let wanted = [MigrationStatus::PreSwitchover];
+        let wanted = [
+            MigrationStatus::PreSwitchover,
+            MigrationStatus::Device,
+            MigrationStatus::Completed,
+        ];
         migration::wait_for(&self.vm.qmp, &wanted, "pre-switchover", limit).await
     }
 
-    /// Lets QEMU send the device state.
+    /// Lets QEMU send the device state. Only where it is in pre-switchover.
     pub async fn continue_migration(&self) -> Result<(), QemuError> {
         let arguments = json!({"state": "pre-switchover"});
         self.vm.qmp.execute("migrate-continue", arguments).await?;
@@ -231,22 +266,6 @@ impl Running {
     pub async fn await_completed(&self, limit: Duration) -> Result<MigrationProgress, QemuError> {
         let wanted = [MigrationStatus::Completed];
         migration::wait_for(&self.vm.qmp, &wanted, "completed", limit).await
-    }
-
-    /// Stop-and-copy from the stop to the end: pre-switchover, continue, completed, within one limit.
-    pub async fn finish_migration(&self, limit: Duration) -> Result<MigrationProgress, QemuError> {
-        let finish = async {
-            self.await_pre_switchover(limit).await?;
-            self.continue_migration().await?;
-            self.await_completed(limit).await
-        };
-        timeout(limit, finish).await.unwrap_or_else(|_| {
-            Err(QemuError::Timeout {
-                vm: self.vm.name().clone(),
-                step: "stop-and-copy",
-                limit,
-            })
-        })
     }
 
     /// Ends a migration that is under way; one that ended already, even completed, is left as it is.
@@ -264,12 +283,6 @@ impl Running {
         ];
         migration::wait_for(qmp, &ended, "the end of a cancelled migration", CANCEL_LIMIT).await?;
         Ok(())
-    }
-
-    /// Back to normal after an abort: the migration is ended whatever state it is in and the guest runs here. Kill the target first.
-    pub async fn run_here(&self) -> Result<(), QemuError> {
-        self.cancel_migration().await?;
-        self.cont().await
     }
 
     /// The batch is committed: from here on nothing can make this copy run.
@@ -370,7 +383,7 @@ impl Incoming<Waiting> {
         let found = vm.query_status().await?;
         match found {
             RunState::Inmigrate => Ok(AdoptedIncoming::Waiting(Incoming::of(vm))),
-            RunState::Paused | RunState::Prelaunch => Ok(AdoptedIncoming::Loaded(Incoming::of(vm))),
+            found if found.is_loaded() => Ok(AdoptedIncoming::Loaded(Incoming::of(vm))),
             other => Err(QemuError::State {
                 vm: name.clone(),
                 step: "adopting a target",
@@ -380,9 +393,8 @@ impl Incoming<Waiting> {
         }
     }
 
-    /// Waits until the whole VM is here and checks that it is paused. When it fails the copy is of no use: kill it by a
-    /// clone of [`vm`](Self::vm).
-    pub async fn loaded(self, limit: Duration) -> Result<Incoming<Loaded>, QemuError> {
+    /// Waits until the whole VM is here and checks that it does not run. Given up or failed, nothing has changed.
+    pub async fn arrived(&self, limit: Duration) -> Result<Arrived, QemuError> {
         let wanted = [MigrationStatus::Completed];
         let wait = migration::wait_for(&self.vm.qmp, &wanted, "the whole VM to arrive", limit);
         tokio::select! {
@@ -392,24 +404,42 @@ impl Incoming<Waiting> {
                 step: "the arrival of its memory",
             }),
         };
-        match self.vm.query_status().await? {
-            RunState::Paused | RunState::Prelaunch => Ok(Incoming::of(self.vm)),
-            other => Err(QemuError::State {
-                vm: self.vm.name().clone(),
-                step: "loading",
-                expected: "a paused guest",
-                found: format!("{other:?}"),
-            }),
+        let found = self.vm.query_status().await?;
+        if found.is_loaded() {
+            return Ok(Arrived(()));
         }
+        Err(QemuError::State {
+            vm: self.vm.name().clone(),
+            step: "loading",
+            expected: "a guest that does not run",
+            found: format!("{found:?}"),
+        })
+    }
+
+    /// It is complete.
+    pub fn loaded(self, _: Arrived) -> Incoming<Loaded> {
+        Incoming::of(self.vm)
     }
 }
 
+/// [`Incoming::arrived`] has seen that the whole VM is there.
+#[derive(Debug)]
+pub struct Arrived(());
+
 impl Incoming<Loaded> {
-    /// Runs the VM here: the commit has happened.
-    pub async fn resume(self, permit: CommitPermit) -> Result<Running, QemuError> {
+    /// Runs the VM here: the commit has happened. QEMU's monitor is one connection: where it fails the handle comes back.
+    pub async fn resume(self, permit: CommitPermit) -> Result<Running, (Self, QemuError)> {
         tracing::info!(vm = %self.vm.name(), epoch = %permit.epoch(), "committed: the VM runs here");
         let running = Running { vm: self.vm };
-        running.cont().await?;
-        Ok(running)
+        match running.cont().await {
+            Ok(()) => Ok(running),
+            Err(error) => Err((Incoming::of(running.vm), error)),
+        }
+    }
+
+    /// The commit has happened, and the guest stays as it came: its user paused it, or QEMU stopped it.
+    pub fn keep_stopped(self, permit: CommitPermit) -> Running {
+        tracing::info!(vm = %self.vm.name(), epoch = %permit.epoch(), "committed: the VM is here, not running");
+        Running { vm: self.vm }
     }
 }

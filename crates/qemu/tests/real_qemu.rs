@@ -70,11 +70,7 @@ fn a_vm_is_adopted_and_its_death_noticed() {
         let dir = TempDir::new("adopt");
         let taps = [tap("t0")];
         let (spec, paths) = (spec(&dir.0, "vm-1", 0), dir.vm("a"));
-        let first = launcher()
-            .await
-            .boot(&spec, &paths, &borrowed(&taps))
-            .await
-            .unwrap();
+        let first = boot(&launcher().await, &spec, &paths, &taps).await;
         let process = first.vm().process().clone();
         let _kill = KillOnDrop::new(&process);
         counted(&paths, 0, 2).await;
@@ -129,7 +125,7 @@ fn a_dirty_rate_is_measured_while_the_guest_runs_on() {
         for (name, dirty_kib) in [("idle", 0), ("busy", 8 << 10)] {
             let (spec, paths) = (spec(&dir.0, "vm-1", dirty_kib), dir.vm(name));
             let taps = [tap(&format!("d-{name}"))];
-            let running = launcher.boot(&spec, &paths, &borrowed(&taps)).await.unwrap();
+            let running = boot(&launcher, &spec, &paths, &taps).await;
             let _kill = KillOnDrop::new(running.vm().process());
             let counts = counted(&paths, 0, 2).await;
             let begun = Instant::now();
@@ -175,10 +171,7 @@ impl Move {
         let mut spec = spec(&dir.0, "vm-1", dirty_kib);
         spec.machine = Some(launcher.binary().newest_machine().clone());
         let source_paths = dir.vm("source");
-        let source = launcher
-            .boot(&spec, &source_paths, &borrowed(&[tap("s0")]))
-            .await
-            .unwrap();
+        let source = boot(&launcher, &spec, &source_paths, &[tap("s0")]).await;
         let kill = KillOnDrop::new(source.vm().process());
         counted(&source_paths, 0, 2).await;
         Self {
@@ -243,35 +236,35 @@ fn the_withheld_ack_holds_then_abort_after_completed_then_commit() {
 
         // Abort in the middle of pre-copy.
         target.discard().await.unwrap();
-        it.source.run_here().await.unwrap();
+        run_here(&it.source).await;
         assert_eq!(it.source.vm().query_status().await.unwrap(), RunState::Running);
 
         // Abort after everything has arrived.
         let (target, _) = it.pre_copy().await;
         it.source.stop().await.unwrap();
-        let done = it.source.finish_migration(FINISH_LIMIT).await.unwrap();
+        let done = finish(&it.source, FINISH_LIMIT).await;
         assert_eq!(done.status, MigrationStatus::Completed);
-        let loaded = target.loaded(FINISH_LIMIT).await.unwrap();
+        let whole = loaded(target, FINISH_LIMIT).await;
         let stopped_at = count(&it.source_paths);
-        loaded.discard().await.unwrap();
-        it.source.run_here().await.unwrap();
+        whole.discard().await.unwrap();
+        run_here(&it.source).await;
         counted(&it.source_paths, stopped_at, 3).await;
 
         // Commit, with an agent restart at the target between loaded and activation.
         let (target, target_paths) = it.pre_copy().await;
         it.source.stop().await.unwrap();
-        it.source.finish_migration(FINISH_LIMIT).await.unwrap();
-        let loaded = target.loaded(FINISH_LIMIT).await.unwrap();
+        finish(&it.source, FINISH_LIMIT).await;
+        let whole = loaded(target, FINISH_LIMIT).await;
         let stopped_at = count(&it.source_paths);
-        let process = loaded.vm().process().clone();
-        drop(loaded);
+        let process = whole.vm().process().clone();
+        drop(whole);
         let adopted = Incoming::adopt(&it.spec.name, &process, &target_paths)
             .await
             .unwrap();
-        let AdoptedIncoming::Loaded(loaded) = adopted else {
+        let AdoptedIncoming::Loaded(whole) = adopted else {
             panic!("{adopted:?} should be loaded")
         };
-        let running = loaded
+        let running = whole
             .resume(CommitPermit::of_activate_order(Epoch(3)))
             .await
             .unwrap();
@@ -305,9 +298,9 @@ fn an_offline_move_needs_no_ack_either() {
         it.source.stop().await.unwrap();
         let stopped_at = count(&it.source_paths);
         it.source.start_migration(&stream).await.unwrap();
-        it.source.finish_migration(FINISH_LIMIT).await.unwrap();
-        let loaded = target.loaded(FINISH_LIMIT).await.unwrap();
-        let running = loaded
+        finish(&it.source, FINISH_LIMIT).await;
+        let whole = loaded(target, FINISH_LIMIT).await;
+        let running = whole
             .resume(CommitPermit::of_activate_order(Epoch(1)))
             .await
             .unwrap();
@@ -322,14 +315,14 @@ fn a_target_that_dies_is_an_error_and_the_source_runs_on() {
         let mut it = Move::new("death", 0).await;
         let (target, _) = it.pre_copy().await;
         let handle = target.vm().clone();
-        let waiting = tokio::spawn(target.loaded(FINISH_LIMIT));
+        let waiting = tokio::spawn(async move { target.arrived(FINISH_LIMIT).await });
         tokio::time::sleep(Duration::from_millis(50)).await;
         handle.kill().await.unwrap();
         assert!(waiting.await.unwrap().is_err());
         let error = it.source.await_completed(FINISH_LIMIT).await.unwrap_err();
         assert!(matches!(error, QemuError::Migration { .. }), "{error}");
         let at = count(&it.source_paths);
-        it.source.run_here().await.unwrap();
+        run_here(&it.source).await;
         counted(&it.source_paths, at, 2).await;
     });
 }

@@ -8,8 +8,9 @@ use transhume_planner::Strategy;
 
 /// Moves a whole virtual cluster, live, from one set of hosts to another, and loses nothing.
 ///
-/// Exit codes: 0 done; 1 something failed; 2 wrong usage; 3 refused, nothing changed; 4 rolled back; 5 coordinator
-/// unreachable; 130 Ctrl-C, a move under way goes on.
+/// Exit codes: 0 done; 1 something failed; 2 wrong usage; 3 refused, nothing changed; 4 rolled
+/// back; 5 coordinator unreachable; 6 committed, and a VM is lost; 130 Ctrl-C, a move under way
+/// goes on.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
@@ -32,7 +33,13 @@ pub enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
-    /// Hosts, their free resources, and whether their agents answer
+    /// One VM of a cluster: start, stop or forget it
+    Vm {
+        #[command(subcommand)]
+        command: VmCommand,
+    },
+    /// Hosts: free resources, whether their agents answer, what is stranded there, clocks that are
+    /// off
     Hosts {
         /// One JSON document
         #[arg(long)]
@@ -48,11 +55,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// The report of a move: blackout, gap, the account of frames of each VM, and its forecast beside the truth
+    /// The report of a move: blackout, gap, the account of frames of each VM, what was expected,
+    /// and what a move under way waits for
     Report {
         /// Number of the move [default: the newest]
         migration: Option<u64>,
-        /// Forecast and truth of all moves instead, and how good the forecasts have been
+        /// Forecast and actual figures of all moves instead, and how good the forecasts have been
         #[arg(long, conflicts_with = "migration")]
         all: bool,
         /// One JSON document
@@ -201,6 +209,47 @@ pub enum ClusterCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Boot a VM that is powered off or missing
+    Start {
+        /// The cluster
+        cluster: String,
+        /// The VM
+        vm: String,
+        /// Another host than its own, for a VM that its own host does not know any more
+        #[arg(long)]
+        host: Option<String>,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Power a VM off; its place stays, and it moves with its cluster
+    Stop {
+        /// The cluster
+        cluster: String,
+        /// The VM
+        vm: String,
+        /// At once, as if its plug were pulled [default: its guest is asked]
+        #[arg(long)]
+        force: bool,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a VM that is powered off or missing out of its cluster; the last one takes the cluster
+    /// along
+    Forget {
+        /// The cluster
+        cluster: String,
+        /// The VM
+        vm: String,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum LabCommand {
     /// Raise a lab
     Up(UpArgs),
@@ -228,12 +277,16 @@ pub enum LabCommand {
         #[arg(long)]
         console: bool,
     },
-    /// Draw figures 6 (message loss) and 7 (blackout) of the paper anew, stock QEMU beside Transhume, in labs of their own
+    /// Draw figures 6 (message loss) and 7 (blackout) of the paper anew, stock QEMU beside
+    /// Transhume, in labs of their own
     Figures(FiguresArgs),
-    /// Measure how memory is sent: bytes, time and processor beside stock QEMU's ways, every VM at once
+    /// Measure how memory is sent: bytes, time and processor beside stock QEMU's ways, every VM at
+    /// once
     Memory(MemoryArgs),
     /// Move a cluster once as people do today, with stock QEMU, and say what its guests lost
     Stock(StockArgs),
+    /// Move a cluster back and forth while parts die, hang and lose their links, and look whether every promise is kept
+    Storm(StormArgs),
     /// The guests' own account of their messages
     Workload {
         /// Read every block of the disks again
@@ -323,6 +376,53 @@ pub struct FiguresArgs {
     pub json: bool,
 }
 
+/// How to storm.
+#[derive(Debug, ClapArgs)]
+pub struct StormArgs {
+    /// Rounds of this seed, from 1; those that the log holds are not repeated
+    #[arg(long, default_value_t = 10)]
+    pub rounds: u64,
+    /// What everything drawn comes from
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// VMs of the cluster
+    #[arg(long, default_value_t = 4)]
+    pub vms: u16,
+    /// Hosts; the cluster moves from one half to the other
+    #[arg(long, default_value_t = 4)]
+    pub hosts: u16,
+    /// k: VMs per batch [default: drawn of 1, 2 and all]
+    #[arg(long)]
+    pub batch: Option<usize>,
+    /// Faults to draw from, by name or kind (kill, freeze, cut, fill, step), or none [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "FAULT,..")]
+    pub faults: Vec<String>,
+    /// Memory of each VM
+    #[arg(long, default_value_t = 96, value_name = "MIB")]
+    pub memory_mib: u64,
+    /// Messages a second into each VM
+    #[arg(long, default_value_t = 200)]
+    pub rate: u32,
+    /// One JSON line a round is added here, and rounds that are here are not repeated
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Where the logs of a violated round go
+    #[arg(long, value_name = "DIR", default_value = "storm-violations")]
+    pub keep: PathBuf,
+    /// Raise a new lab after a violation and go on; the exit code still tells
+    #[arg(long)]
+    pub keep_going: bool,
+    /// A process that the lab belongs to [default: this one]
+    #[arg(long, value_name = "PID")]
+    pub owner: Option<u32>,
+    /// Print the table of the rounds in these logs, and nothing else
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub summary: Vec<PathBuf>,
+    /// One JSON document: the summary
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The opponent alone.
 #[derive(Debug, ClapArgs)]
 pub struct StockArgs {
@@ -371,7 +471,8 @@ pub struct UpArgs {
     /// A directory laid into every guest
     #[arg(long, value_name = "DIR")]
     pub overlay: Option<PathBuf>,
-    /// A command run in every guest; it sees VM_NAME, VM_INDEX (from 0), VM_IP, VM_COUNT and VM_PEERS (the addresses of all VMs by index, its own too)
+    /// A command run in every guest; it sees VM_NAME, VM_INDEX (from 0), VM_IP, VM_COUNT and
+    /// VM_PEERS (the addresses of all VMs by index, its own too)
     #[arg(long, value_name = "CMD")]
     pub run: Option<String>,
     /// What the guests do by themselves

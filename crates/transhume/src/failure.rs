@@ -1,9 +1,10 @@
-//! What a user is told when something does not work: one line what, one line what would help, and an exit code.
+//! What a user reads when something does not work: one line what, one line what would help, and an
+//! exit code.
 
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use transhume_coordinator::api::Problem;
+use transhume_api::ClientError;
 use transhume_lab::LabError;
 
 /// Exit codes, documented in docs/cli.md.
@@ -17,6 +18,8 @@ pub enum Kind {
     RolledBack = 4,
     /// The coordinator does not answer.
     Unreachable = 5,
+    /// Every batch committed, and a VM is lost.
+    Lost = 6,
     /// Ctrl-C.
     Detached = 130,
 }
@@ -59,7 +62,8 @@ impl Failure {
         ExitCode::from(self.kind as u8)
     }
 
-    pub fn tell(&self) -> ExitCode {
+    /// Says it on stderr.
+    pub fn show(&self) -> ExitCode {
         eprintln!("error: {}", self.message);
         if let Some(hint) = &self.hint {
             eprintln!("hint: {hint}");
@@ -83,17 +87,17 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Self {
-        let kind = if problem.code == "coordinator-ending" {
-            Kind::Unreachable
-        } else {
-            Kind::Refused
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let kind = match &error {
+            error if error.is_away() => Kind::Unreachable,
+            ClientError::Problem(_) | ClientError::Address { .. } => Kind::Refused,
+            _ => Kind::Other,
         };
         Self {
             kind,
-            message: problem.message,
-            hint: Some(problem.hint).filter(|hint| !hint.is_empty()),
+            message: chain(&error),
+            hint: error.hint().map(str::to_owned),
         }
     }
 }

@@ -1,9 +1,10 @@
-//! `transhume lab figures`: message loss and blackout, beside stock QEMU, in one run. See docs/design/figures.md.
+//! `transhume lab figures`: message loss and blackout, beside stock QEMU, in one run. See
+//! docs/design/figures.md.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use transhume_coordinator::api::{Accepted, MoveOrder};
+use transhume_api::{Client, MoveOrder};
 use transhume_lab::boxes::Boxes;
 use transhume_lab::plot::{Figure, Mover, Row, Spread, csv, kinds};
 use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, StockLab, accelerator};
@@ -11,7 +12,8 @@ use transhume_lab::{Figures, LabName, LabUp, Traffic, collect, down, up};
 use transhume_protocol::report::{Ending, MigrationReport};
 
 use crate::args::{FiguresArgs, StockArgs};
-use crate::client::Client;
+use crate::client;
+use crate::clusters::cluster_name;
 use crate::failure::{Failure, Kind};
 use crate::follow;
 use crate::labs::{refuse_lab, told};
@@ -168,7 +170,7 @@ async fn own_block(
     rows: &mut Vec<Row>,
 ) -> Result<(), Failure> {
     let lab = up(options).await?;
-    let client = Client::of_lab()?;
+    let client = client::of_lab()?;
     tokio::time::sleep(WARM_UP).await;
     let mut before = collect(&lab, false).await?;
     let sides = [["h1", "h2"], ["h3", "h4"]];
@@ -208,8 +210,9 @@ pub async fn move_once(
         blackout_ms_max: None,
         strategy: None,
     };
-    let Accepted { migration } = client.post("/v1/clusters/lab/migrations", &order).await?;
-    let report = follow::follow(client, migration.0, true, follow::Interrupts::listen()?).await?;
+    let cluster = cluster_name("lab")?;
+    let migration = client.migrate(&cluster, &order).await?;
+    let report = follow::follow(client, migration, true, follow::Interrupts::listen()?).await?;
     match report.outcome {
         Ending::Committed => Ok(report),
         other => Err(Failure::other(format!(

@@ -1,18 +1,25 @@
 //! Watching a move: bars on a terminal, lines elsewhere. Ctrl-C ends the watching, never the move.
+//! A coordinator that goes away meanwhile is waited for, and watching goes on where it stopped.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use transhume_model::VmName;
+use tokio::time::sleep;
+use transhume_api::{Client, ClientError};
+use transhume_model::{MigrationId, VmName};
 use transhume_protocol::event::{Event, Happening};
 use transhume_protocol::report::MigrationReport;
 
-use crate::client::Client;
 use crate::failure::{Failure, Kind};
 use crate::progress::{Bars, FULL};
+
+/// A coordinator that went away while a move was watched is waited for so long.
+const AWAY_MAX: Duration = Duration::from_secs(120);
+/// It is tried again after this.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Where what happens is shown.
 enum Shown {
@@ -63,6 +70,14 @@ impl Shown {
         }
     }
 
+    /// What a user must know even where nothing else is shown.
+    fn notice(&self, text: &str) {
+        match self {
+            Shown::Bars { .. } | Shown::Lines => self.line(text),
+            Shown::Nothing => eprintln!("{text}"),
+        }
+    }
+
     fn end(&mut self, model: &mut Bars) {
         if let Shown::Bars { bars, .. } = self {
             model.fill();
@@ -85,15 +100,31 @@ fn line(event: &Event) -> Option<String> {
         Happening::AgentLost { host } => format!("host {host}: its agent does not answer"),
         Happening::AgentBack { host } => format!("host {host}: its agent answers again"),
         Happening::RollingBack { batch, reason } => format!("batch {batch} rolls back: {reason}"),
-        Happening::AlreadyRollingBack { batch } => format!("batch {batch} rolls back already"),
-        Happening::VmLost { vm, host, fault } => format!("VM {vm} is lost on host {host}: {}", fault.reason),
+        Happening::AlreadyRollingBack { batch } => {
+            format!("batch {batch} is to be cancelled, and rolls back already")
+        }
+        Happening::VmLost { vm, host, fault } => {
+            format!("VM {vm} IS LOST on host {host}: {}", fault.reason)
+        }
         Happening::Committed { batch } => format!("batch {batch} is committed"),
         Happening::PhaseEntered { .. } | Happening::Progress { .. } | Happening::Ended { .. } => return None,
     })
 }
 
-/// Ctrl-C from now on: it no longer ends this process by itself. One listener for all events: one made anew for each would be
-/// deaf between them.
+/// Whether a restarted coordinator may send it again, from its journal.
+fn is_in_the_journal(what: &Happening) -> bool {
+    matches!(
+        what,
+        Happening::Begun { .. }
+            | Happening::StepEntered { .. }
+            | Happening::RollingBack { .. }
+            | Happening::VmLost { .. }
+            | Happening::Committed { .. }
+    )
+}
+
+/// Ctrl-C from now on: it no longer ends this process by itself. One listener for all events: one
+/// made anew for each would be deaf between them.
 pub struct Interrupts(Signal);
 
 impl Interrupts {
@@ -107,35 +138,132 @@ impl Interrupts {
 /// Follows a move to its end; the report.
 pub async fn follow(
     client: &Client,
-    migration: u64,
+    migration: MigrationId,
     quiet: bool,
     mut interrupts: Interrupts,
 ) -> Result<MigrationReport, Failure> {
-    let mut shown = Shown::new(quiet);
-    let mut bars = Bars::default();
-    let mut events = std::pin::pin!(client.events(migration, 0).await?);
-    loop {
-        let event = tokio::select! {
-            biased;
-            _ = interrupts.0.recv() => return Err(detached(migration)),
-            event = events.next() => event,
-        };
-        let Some(event) = event.transpose()? else { break };
-        if let Some(vm) = bars.take(&event) {
-            shown.bar(&vm, &bars);
-        }
-        if let Some(text) = line(&event) {
-            shown.line(&text);
-        }
-        if matches!(event.what, Happening::Ended { .. }) {
-            break;
-        }
+    let mut follower = Follower::new(client, migration, quiet);
+    tokio::select! {
+        biased;
+        _ = interrupts.0.recv() => Err(detached(migration)),
+        report = follower.until_over() => report,
     }
-    shown.end(&mut bars);
-    client.get(&format!("/v1/migrations/{migration}")).await
 }
 
-fn detached(migration: u64) -> Failure {
+struct Follower<'a> {
+    client: &'a Client,
+    migration: MigrationId,
+    shown: Shown,
+    bars: Bars,
+    /// Number of the last event that was seen.
+    seen: u64,
+    /// Lines of what a restarted coordinator may send again.
+    said: Vec<String>,
+    /// When the coordinator was found to be away.
+    away_since: Option<Instant>,
+}
+
+impl<'a> Follower<'a> {
+    fn new(client: &'a Client, migration: MigrationId, quiet: bool) -> Self {
+        Self {
+            client,
+            migration,
+            shown: Shown::new(quiet),
+            bars: Bars::default(),
+            seen: 0,
+            said: Vec::new(),
+            away_since: None,
+        }
+    }
+
+    async fn until_over(&mut self) -> Result<MigrationReport, Failure> {
+        while !self.watch().await? {
+            self.pause("it ended the stream of events").await?;
+        }
+        self.shown.end(&mut self.bars);
+        loop {
+            match self.client.report(self.migration).await {
+                Ok(report) => return Ok(report),
+                Err(error) => self.pause_after(error).await?,
+            }
+        }
+    }
+
+    /// Watches until the move is over, which is true, or the stream is cut off.
+    async fn watch(&mut self) -> Result<bool, Failure> {
+        let mut events = match self.client.events(self.migration, self.seen).await {
+            Ok(events) => events,
+            Err(error) => {
+                self.pause_after(error).await?;
+                return Ok(false);
+            }
+        };
+        loop {
+            match events.next().await {
+                Ok(Some(event)) => {
+                    self.take(&event);
+                    if matches!(event.what, Happening::Ended { .. }) {
+                        return Ok(true);
+                    }
+                }
+                Ok(None) => return Ok(false),
+                Err(error) => {
+                    self.pause_after(error).await?;
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
+        if self.away_since.take().is_some() {
+            self.shown.notice("the coordinator answers again");
+        }
+        self.seen = event.number;
+        if let Some(vm) = self.bars.take(event) {
+            self.shown.bar(&vm, &self.bars);
+        }
+        let Some(text) = line(event) else { return };
+        if is_in_the_journal(&event.what) {
+            if self.said.contains(&text) {
+                return;
+            }
+            self.said.push(text.clone());
+        }
+        self.shown.line(&text);
+    }
+
+    /// Waits a little before the next attempt, where one may help.
+    async fn pause_after(&mut self, error: ClientError) -> Result<(), Failure> {
+        if !error.is_away() {
+            return Err(error.into());
+        }
+        self.pause(&crate::failure::chain(&error)).await
+    }
+
+    async fn pause(&mut self, why: &str) -> Result<(), Failure> {
+        let limit_s = AWAY_MAX.as_secs();
+        let since = *self.away_since.get_or_insert_with(|| {
+            let text = format!("the coordinator does not answer; trying again for {limit_s} s");
+            self.shown.notice(&text);
+            Instant::now()
+        });
+        if since.elapsed() > AWAY_MAX {
+            let (address, migration) = (self.client.address(), self.migration);
+            return Err(Failure::new(
+                Kind::Unreachable,
+                format!("the coordinator at {address} has not answered for {limit_s} s: {why}"),
+                format!(
+                    "start it again: it goes on with migration {migration}, and `transhume follow {migration}` watches it"
+                ),
+            ));
+        }
+        sleep(AGAIN).await;
+        Ok(())
+    }
+}
+
+fn detached(migration: MigrationId) -> Failure {
     Failure::new(
         Kind::Detached,
         format!("no longer watching; migration {migration} goes on"),

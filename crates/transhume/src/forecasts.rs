@@ -1,13 +1,13 @@
-//! Forecasts as people read them: in a plan, beside the truth in a report, and how good all of them have been.
+//! Forecasts as people read them: in a plan, beside the actual figures in a report, and how good
+//! all of them have been.
 
 use std::process::ExitCode;
 
-use transhume_coordinator::api::{ForecastRecord, PlanView, Score};
+use transhume_api::{Client, ForecastRecord, PlanView, Score};
 use transhume_model::Interval;
 use transhume_protocol::forecast::{Comparison, Expected, ForecastVsActual};
 use transhume_protocol::report::MigrationReport;
 
-use crate::client::Client;
 use crate::failure::Failure;
 use crate::moves::print_json;
 use crate::table::Table;
@@ -70,12 +70,12 @@ pub fn show_plan(view: &PlanView) {
 
 /// Actual figure and forecast; `!` marks an actual figure outside.
 fn beside(figure: &ForecastVsActual, unit: f64) -> [String; 2] {
-    let truth = figure
+    let actual = figure
         .actual
-        .map_or("-".to_owned(), |truth| format!("{:.1}", truth / unit));
+        .map_or("-".to_owned(), |actual| format!("{:.1}", actual / unit));
     let mark = if figure.inside == Some(false) { " !" } else { "" };
     let forecast = range(figure.forecast.map(|end| end / unit));
-    [truth, format!("{forecast}{mark}")]
+    [actual, format!("{forecast}{mark}")]
 }
 
 fn compared(name: String, figures: &Comparison) -> Vec<String> {
@@ -129,7 +129,7 @@ fn summary(record: &ForecastRecord) -> String {
 
 /// One line below a report.
 pub async fn show_record(client: &Client) -> Result<(), Failure> {
-    let record: ForecastRecord = client.get("/v1/forecasts").await?;
+    let record = client.forecasts().await?;
     if !record.migrations.is_empty() {
         println!("{}", summary(&record));
     }
@@ -138,7 +138,7 @@ pub async fn show_record(client: &Client) -> Result<(), Failure> {
 
 /// `transhume report --all`.
 pub async fn all(client: &Client, json: bool) -> Result<ExitCode, Failure> {
-    let record: ForecastRecord = client.get("/v1/forecasts").await?;
+    let record = client.forecasts().await?;
     if json {
         return print_json(&record);
     }

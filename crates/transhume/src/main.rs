@@ -1,8 +1,10 @@
-//! Transhume's one binary: parses, dispatches, prints. What it does is in the library crates, which never print.
+//! Transhume's one binary: parses, dispatches, prints. What it does is in the library crates, which
+//! never print.
 #![forbid(unsafe_code)]
 
 mod args;
 mod client;
+mod clusters;
 mod daemon;
 mod failure;
 mod figures;
@@ -14,14 +16,16 @@ mod memory;
 mod moves;
 mod plan_file;
 mod progress;
+mod report;
+mod storm;
 mod table;
+mod vms;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
 use crate::args::{Args, Command};
-use crate::client::Client;
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -31,16 +35,17 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(dispatch(args)));
     match done {
         Ok(code) => code,
-        Err(failure) => failure.tell(),
+        Err(failure) => failure.show(),
     }
 }
 
 async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
-    let client = || Client::new(args.api.as_deref());
+    let client = || client::open(args.api.as_deref());
     match args.command {
         Command::Lab { command } => labs::run(command).await,
-        Command::Cluster { command } => moves::cluster(&client()?, command).await,
-        Command::Hosts { json } => moves::hosts(&client()?, json).await,
+        Command::Cluster { command } => clusters::run(&client()?, command).await,
+        Command::Vm { command } => vms::run(&client()?, command).await,
+        Command::Hosts { json } => clusters::hosts(&client()?, json).await,
         Command::Plan(args) => match args.inventory.clone() {
             Some(file) => plan_file::run(&file, &args),
             None => moves::plan(&client()?, args).await,

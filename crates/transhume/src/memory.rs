@@ -1,4 +1,5 @@
-//! `transhume lab memory`: how memory is sent – bytes, time, processor, blackout – beside stock QEMU's ways, in one run.
+//! `transhume lab memory`: how memory is sent – bytes, time, processor, blackout – beside stock
+//! QEMU's ways, in one run.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -15,7 +16,7 @@ use transhume_protocol::report::VmReport;
 use transhume_protocol::step::Phase;
 
 use crate::args::{LinkSpeed, Load, MemoryArgs};
-use crate::client::Client;
+use crate::client;
 use crate::failure::{Failure, Kind};
 use crate::figures::{drawn, move_once};
 use crate::labs::{refuse_lab, told};
@@ -55,7 +56,8 @@ struct Row {
     repetition: usize,
     /// All bytes in the VMCT circuit, headers and the way back included.
     bytes: u64,
-    /// Ours: pre-copy and stop-and-copy of the slowest VM. Stock: from `migrate` to the last arrival.
+    /// Ours: pre-copy and stop-and-copy of the slowest VM. Stock: from `migrate` to the last
+    /// arrival.
     seconds: f64,
     /// Median over the VMs.
     blackout_ms: f64,
@@ -144,7 +146,8 @@ async fn measure(args: &MemoryArgs, scratch: &Path, rows: &mut Vec<Row>) -> Resu
     Ok(())
 }
 
-/// Every way of one case. Ours first of all has to take it: guests that write faster than their share of the link are refused.
+/// Every way of one case. Ours first of all has to take it: guests that write faster than their
+/// share of the link are refused.
 async fn one(options: &LabUp, case: &Case, reps: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
     for first in (1..=reps).step_by(2) {
         ours(options, case, first, rows).await?;
@@ -179,10 +182,11 @@ async fn stock(options: &LabUp, case: &Case, reps: usize, rows: &mut Vec<Row>) -
     Ok(())
 }
 
-/// To and fro in a new lab, to hosts that have seen nothing of the cluster; then once more to and fro, to hosts that keep its pages.
+/// To and fro in a new lab, to hosts that have seen nothing of the cluster; then once more to and
+/// fro, to hosts that keep its pages.
 async fn ours(options: &LabUp, case: &Case, first: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let lab = up(options).await?;
-    let client = Client::of_lab()?;
+    let client = client::of_lab()?;
     tokio::time::sleep(SETTLE).await;
     for (mover, repetition, from, to) in [
         (OURS, first, ["h1"], ["h2"]),

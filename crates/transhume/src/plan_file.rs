@@ -1,4 +1,5 @@
-//! `transhume plan --inventory FILE`: the planner alone, on a description of hosts and a cluster. Nothing runs, nothing is changed.
+//! `transhume plan --inventory FILE`: the planner alone, on a description of hosts and a cluster.
+//! Nothing runs, nothing is changed.
 
 use std::fs::File;
 use std::io::Read;
@@ -118,12 +119,12 @@ fn executable(plan: &Plan) -> Result<ExitCode, Failure> {
         };
         return Err(Failure::new(Kind::Refused, refused.why.clone(), hint));
     }
-    if !plan.ring.is_empty() {
-        let why = match plan.ring_states {
+    if !plan.cycle.is_empty() {
+        let why = match plan.cycle_states {
             None => "no host is free to break the ring".to_owned(),
             Some(states) => format!("no order was found within {states} states"),
         };
-        let vms = listed(plan.ring.iter().map(|step| step.vm.as_str()));
+        let vms = listed(plan.cycle.iter().map(|step| step.vm.as_str()));
         let message = format!("VMs {vms} wait for each other's places, and {why}");
         return Err(Failure::new(
             Kind::Refused,

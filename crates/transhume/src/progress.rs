@@ -1,6 +1,7 @@
 //! How far a move is, as one number per VM that never falls.
 //!
-//! Pre-copy sends pages again that were dirtied meanwhile, and a batch may roll back; the bar of a VM stands still then.
+//! Pre-copy sends pages again that were dirtied meanwhile, and a batch may roll back; the bar of a
+//! VM stands still then.
 
 use std::collections::BTreeMap;
 

@@ -17,7 +17,8 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// The text, one line per row. A column whose cells all begin with a digit or `-` is a number's.
+    /// The text, one line per row. A column whose cells all begin with a digit or `-` is a
+    /// number's.
     pub fn text(&self) -> String {
         let mut columns: Vec<Column> = self.rows[0].iter().map(|head| Column::headed(head)).collect();
         for row in &self.rows[1..] {

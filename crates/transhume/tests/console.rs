@@ -1,4 +1,5 @@
-//! At the command line: typos, Ctrl-C, labs that are there twice or not at all, what a crashed one leaves.
+//! At the command line: typos, Ctrl-C, labs that are there twice or not at all, what a crashed one
+//! leaves.
 
 mod user;
 

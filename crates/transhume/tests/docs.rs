@@ -1,5 +1,6 @@
-//! docs/schema holds a schema of each document of `--json`. Those of the coordinator's types are derived (see the coordinator's
-//! tests); the lab's are written by hand, so this holds them against what the types write, field by field.
+//! docs/schema holds a schema of each document of `--json`. Those of the coordinator's types are
+//! derived (see the coordinator's tests); the lab's are written by hand, so this holds them against
+//! what the types write, field by field.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Parts die in the middle of a move. Every VM runs in exactly one place afterwards, the batch is on one side, nothing is lost.
+//! Parts die in the middle of a move. Every VM runs in exactly one place afterwards, the batch is
+//! on one side, nothing is lost.
 
 mod user;
 
@@ -40,8 +41,9 @@ fn coordinator_config(lab: &UserLab) -> PathBuf {
     found.next().expect("the coordinator has a configuration")
 }
 
-/// The coordinator dies around its `Committed`, is started again, and ends the move on the right side.
-fn coordinator_crashes(at: &str, outcome: &str, expected: &'static str) {
+/// The coordinator dies around its `Committed`, is started again, and ends the move on the right
+/// side; whoever watched it watches on, and ends with the exit code of that.
+fn coordinator_crashes(at: &str, outcome: &str, code: i32, expected: &'static str) {
     let lab = lab(LAB);
     let config = coordinator_config(&lab);
     let text = std::fs::read_to_string(&config).unwrap();
@@ -50,13 +52,15 @@ fn coordinator_crashes(at: &str, outcome: &str, expected: &'static str) {
     std::fs::write(&config, format!("crash_at = \"{at}\"\n{text}")).unwrap();
     faults::start_coordinator(&mut opened).unwrap();
     says("hosts").succeeded();
-    let cut = start(&MOVE).finish();
-    assert_ne!(cut.code, Some(0), "the coordinator should have died: {cut:?}");
+    let mut moving = start(&MOVE);
+    moving.until("the coordinator does not answer");
     // It closes its connections one by one: only when it is gone is its address free.
     faults::kill(&opened, "coordinator").unwrap();
     std::fs::write(&config, text).unwrap();
     faults::start_coordinator(&mut opened).unwrap();
-    let report = says("follow --json").json();
+    let done = moving.finish();
+    assert_eq!(done.code, Some(code), "{done:?}");
+    let report = says("report --json").json();
     assert_eq!(report["outcome"], outcome, "{report}");
     assert_eq!(side(&lab), expected);
     assert_no_frame_lost(&report);
@@ -65,12 +69,12 @@ fn coordinator_crashes(at: &str, outcome: &str, expected: &'static str) {
 
 #[test]
 fn a_coordinator_killed_right_before_committed_undoes_the_batch() {
-    coordinator_crashes("before-committed", "rolled-back", "source");
+    coordinator_crashes("before-committed", "rolled-back", 4, "source");
 }
 
 #[test]
 fn a_coordinator_killed_right_after_committed_finishes_the_batch() {
-    coordinator_crashes("after-committed", "committed", "target");
+    coordinator_crashes("after-committed", "committed", 0, "target");
 }
 
 #[test]

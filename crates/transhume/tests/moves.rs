@@ -1,4 +1,5 @@
-//! A whole cluster moves, live, and loses nothing: by the buffers' own account and by the guests' (issue's "How good").
+//! A whole cluster moves, live, and loses nothing: by the buffers' own account and by the guests'
+//! (issue's "How good").
 
 mod user;
 
@@ -91,7 +92,8 @@ fn two_vms_at_5000_messages_a_second_lose_nothing() {
 /// §2.2.2: found in pre-migration, from a dirty rate that is measured.
 #[test]
 fn a_guest_that_writes_faster_than_its_link_carries_is_refused_before_anything_moves() {
-    // 12 MiB again and again. Three contents: what is back to its old contents after a second looks untouched.
+    // 12 MiB again and again. Three contents: what is back to its old contents after a second looks
+    // untouched.
     let program = "cd /; for f in a b c; do dd if=/dev/urandom of=$f bs=64k count=192; done; cp a x; \
         while :; do for f in b c a; do dd if=$f of=x bs=64k conv=notrunc; echo wrote; sleep 0.7; done; done";
     let arguments = ["lab", "up", "--hosts", "2", "--vms", "1", "--memory-mib", "160"];

@@ -171,7 +171,7 @@ impl Arrived {
 
     fn deliver(mut self, cx: &mut Cx<'_>, begun_at: WallMicros) -> Role {
         self.doing = Doing::Deliver {
-            ticket: cx.act(Act::ActivateBuffer),
+            ticket: cx.act(Act::ActivateBuffer { epoch: cx.epoch }),
             begun_at,
             running_at: cx.now.wall,
         };

@@ -37,7 +37,7 @@ pub use self::share::PageShare;
 pub use self::tls::Tls;
 pub use self::tls::{TlsError, TlsFiles};
 use crate::limits::{
-    CLOSE_BYTES_MAX, PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX, QEMU_SOCKET_BYTES,
+    LAG_BYTES_MAX, PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX, QEMU_SOCKET_BYTES,
 };
 use crate::pace::Pace;
 
@@ -104,18 +104,18 @@ pub struct Pages {
 #[derive(Debug)]
 pub struct PageStream {
     task: JoinHandle<()>,
-    seen: SharedSeen,
-    hurry: Arc<Notify>,
+    snapshot: SharedSnapshot,
+    guest_stopped: Arc<Notify>,
 }
 
-/// What a source's stages tell of themselves.
+/// What a source's stages report of themselves.
 #[derive(Debug, Clone, Copy, Default)]
-struct Seen {
+struct StreamSnapshot {
     account: Account,
     behind_bytes: u64,
 }
 
-type SharedSeen = Arc<Mutex<Seen>>;
+type SharedSnapshot = Arc<Mutex<StreamSnapshot>>;
 
 impl Drop for PageStream {
     fn drop(&mut self) {
@@ -126,17 +126,17 @@ impl Drop for PageStream {
 impl PageStream {
     /// What went to the other agent so far; nothing at a target.
     pub fn account(&self) -> Account {
-        share::locked(&self.seen).account
+        share::locked(&self.snapshot).account
     }
 
     /// At a target: the guest has stopped, so what other streams still carry is asked for at once.
-    pub fn hurry(&self) {
-        self.hurry.notify_one();
+    pub fn stop_waiting_for_siblings(&self) {
+        self.guest_stopped.notify_one();
     }
 
-    /// Whether the target's agent is close behind: what is under way does not lengthen the blackout.
-    pub fn is_close(&self) -> bool {
-        share::locked(&self.seen).behind_bytes <= CLOSE_BYTES_MAX
+    /// Whether the target's agent lags little: what is under way does not lengthen the blackout.
+    pub fn lag_within_limit(&self) -> bool {
+        share::locked(&self.snapshot).behind_bytes <= LAG_BYTES_MAX
     }
 }
 
@@ -148,7 +148,7 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 type Wire = Box<dyn Duplex>;
 
-/// The source's half: listens for QEMU on the returned socket path and sends the stream to the target's agent.
+/// The source's half: listens for QEMU on [`SOURCE_SOCKET`] in `dir` and sends the stream to the target's agent.
 pub async fn start_source(
     dir: &Path,
     vm: &VmSpec,
@@ -156,7 +156,7 @@ pub async fn start_source(
     target: SocketAddr,
     pace: Arc<Pace>,
     pages: &Pages,
-) -> Result<(PageStream, PathBuf, oneshot::Receiver<Ended>), PageStreamError> {
+) -> Result<(PageStream, oneshot::Receiver<Ended>), PageStreamError> {
     let path = dir.join(SOURCE_SOCKET);
     let name = vm.name.clone();
     let listener = bind(&path).map_err(|source| PageStreamError::Listen {
@@ -185,14 +185,14 @@ pub async fn start_source(
         at: target,
         source,
     })?;
-    let seen = SharedSeen::default();
+    let snapshot = SharedSnapshot::default();
     let stages = source::Source {
         vm: name,
         encoder,
         socket,
         knowledge: pages.share.knowledge(&vm.cluster, target.ip()),
         pace,
-        seen: seen.clone(),
+        snapshot: snapshot.clone(),
     };
     let (done, ended) = oneshot::channel();
     let task = tokio::spawn(async move {
@@ -206,8 +206,15 @@ pub async fn start_source(
         // The receiver is gone when the VM's task no longer cares.
         let _ = done.send(passed.await);
     });
-    let hurry = Arc::default();
-    Ok((PageStream { task, seen, hurry }, path, ended))
+    let guest_stopped = Arc::default();
+    Ok((
+        PageStream {
+            task,
+            snapshot,
+            guest_stopped,
+        },
+        ended,
+    ))
 }
 
 /// The target's half, as it stands before the source has connected.
@@ -244,9 +251,9 @@ pub async fn start_target(
             source,
         })?;
     let (told, whole) = oneshot::channel();
-    let hurry = Arc::<Notify>::default();
+    let guest_stopped = Arc::<Notify>::default();
     let stages = target::Target {
-        hurry: hurry.clone(),
+        guest_stopped: guest_stopped.clone(),
         decoder,
         store: pages.share.store(&vm.cluster),
         whole: told,
@@ -263,9 +270,13 @@ pub async fn start_target(
         // As above: nobody listens once the VM's task has moved on.
         let _ = done.send(passed.await);
     });
-    let seen = SharedSeen::default();
+    let snapshot = SharedSnapshot::default();
     Ok(Listening {
-        stream: PageStream { task, seen, hurry },
+        stream: PageStream {
+            task,
+            snapshot,
+            guest_stopped,
+        },
         address,
         whole,
         ended,

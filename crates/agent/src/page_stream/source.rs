@@ -25,7 +25,7 @@ use transhume_qemu::{HoldPace, ReturnPathFilter};
 
 use super::buffers::Buffers;
 use super::share::{SharedKnowledge, locked};
-use super::{Seen, SharedSeen, Wire, page_threads};
+use super::{SharedSnapshot, StreamSnapshot, Wire, page_threads};
 use crate::limits::{PAGE_CHUNK_BYTES, PAGE_CHUNKS_WAITING_MAX};
 use crate::pace::Pace;
 
@@ -40,7 +40,7 @@ pub(super) struct Source {
     pub socket: OwnedFd,
     pub knowledge: SharedKnowledge,
     pub pace: Arc<Pace>,
-    pub seen: SharedSeen,
+    pub snapshot: SharedSnapshot,
 }
 
 /// Runs the stages until QEMU has closed and everything is sent.
@@ -67,7 +67,7 @@ pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::
         encoder: source.encoder,
         socket: source.socket,
         knowledge: source.knowledge,
-        seen: source.seen,
+        snapshot: source.snapshot,
         link: LinkMeter::default(),
         pace: source.pace,
         filter: ReturnPathFilter::new(),
@@ -145,7 +145,7 @@ struct Encode {
     encoder: Encoder,
     socket: OwnedFd,
     knowledge: SharedKnowledge,
-    seen: SharedSeen,
+    snapshot: SharedSnapshot,
     link: LinkMeter,
     pace: Arc<Pace>,
     filter: ReturnPathFilter,
@@ -203,7 +203,7 @@ impl Encode {
                     }
                 },
             }
-            self.tell_seen();
+            self.publish();
         }
     }
 
@@ -271,8 +271,8 @@ impl Encode {
         self.local_write.write_all(&passed).await
     }
 
-    fn tell_seen(&self) {
-        *locked(&self.seen) = Seen {
+    fn publish(&self) {
+        *locked(&self.snapshot) = StreamSnapshot {
             account: self.encoder.account(),
             behind_bytes: self.encoder.behind_bytes(),
         };

@@ -28,7 +28,7 @@ use crate::limits::{PAGE_CHUNKS_WAITING_MAX, PAGE_SIBLING_WAIT, RETURN_PATH_BYTE
 /// What the stages need.
 pub(super) struct Target {
     /// Told when the guest has stopped: nothing is waited for any more that can be asked for.
-    pub hurry: Arc<Notify>,
+    pub guest_stopped: Arc<Notify>,
     pub decoder: Decoder,
     pub store: SharedStore,
     /// Told once QEMU has all bytes and they were the source's.
@@ -83,7 +83,7 @@ async fn decode(
         decoder: target.decoder,
         store: target.store,
         whole: Some(target.whole),
-        hurry: target.hurry,
+        guest_stopped: target.guest_stopped,
         bytes,
         back,
         buffers,
@@ -102,7 +102,7 @@ struct Decode {
     decoder: Decoder,
     store: SharedStore,
     whole: Option<oneshot::Sender<StreamDigest>>,
-    hurry: Arc<Notify>,
+    guest_stopped: Arc<Notify>,
     bytes: mpsc::Sender<Vec<u8>>,
     back: mpsc::Sender<Vec<u8>>,
     buffers: Buffers,
@@ -151,11 +151,11 @@ impl Decode {
                 }
                 let more_came = tokio::select! {
                     () = grew => true,
-                    () = self.hurry.notified() => false,
+                    () = self.guest_stopped.notified() => false,
                     () = sleep_until(patience) => false,
                 };
                 if !more_came {
-                    self.decoder.lose_patience();
+                    self.decoder.stop_waiting_for_siblings();
                     self.push(&[]).await?;
                 }
             }
@@ -217,7 +217,7 @@ mod tests {
 
     /// The decoding stage, with a stream of one page that a sibling has promised.
     struct Stage {
-        hurry: Arc<Notify>,
+        guest_stopped: Arc<Notify>,
         store: SharedStore,
         page: (ContentId, Page),
         /// Open: the source is not done.
@@ -239,13 +239,13 @@ mod tests {
         encoder.push(&stream(&page), &mut known, &mut wire).unwrap();
         encoder.flush(&mut wire).unwrap();
 
-        let hurry = Arc::<Notify>::default();
+        let guest_stopped = Arc::<Notify>::default();
         let store = Arc::new(ClusterStore {
             pages: Mutex::new(PageStore::new(1 << 20)),
             grew: Notify::new(),
         });
         let target = Target {
-            hurry: hurry.clone(),
+            guest_stopped: guest_stopped.clone(),
             decoder: Decoder::new(key).unwrap(),
             store: store.clone(),
             whole: oneshot::channel().0,
@@ -256,7 +256,7 @@ mod tests {
         tokio::spawn(decode(target, chunks, bytes, back, Buffers::default()));
         chunks_in.send(wire).await.unwrap();
         Stage {
-            hurry,
+            guest_stopped,
             store,
             page: (id, page),
             _chunks_in: chunks_in,
@@ -273,7 +273,7 @@ mod tests {
         if let Some(stop) = stop {
             tokio::spawn(async move {
                 sleep(stop).await;
-                stage.hurry.notify_one();
+                stage.guest_stopped.notify_one();
             });
         }
         loop {
@@ -312,7 +312,7 @@ mod tests {
         let (id, page) = &stage.page;
         locked(&stage.store.pages).insert(*id, page);
         // The stage is not told that the store grew: it hears of the stop first.
-        stage.hurry.notify_one();
+        stage.guest_stopped.notify_one();
         let rebuilt = async {
             let mut rebuilt = 0;
             while rebuilt < 4096 {

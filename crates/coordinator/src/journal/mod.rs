@@ -1,7 +1,8 @@
-//! The journal: the only thing that remembers (G6). A port with two answers, redb and memory; one contract suite for both
-//! (`tests/journal.rs`).
+//! The journal: the only thing that remembers (G6). A port with two answers, redb and memory; one
+//! contract suite for both (`tests/journal.rs`).
 //!
-//! Deliberately absent: any knowledge of what entries mean. Whoever reads them back is the protocol's `Migration::recover`.
+//! Deliberately absent: any knowledge of what entries mean. Whoever reads them back is the
+//! protocol's `Migration::recover`.
 
 mod memory;
 mod record;
@@ -11,9 +12,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use transhume_api::ClusterStage;
 use transhume_model::{ClusterName, ClusterSpec, Epoch, MigrationId};
 use transhume_protocol::migration::JournalEntry;
-use utoipa::ToSchema;
 
 pub use self::memory::MemoryJournal;
 pub use self::redb::RedbJournal;
@@ -21,7 +22,8 @@ pub use self::redb::RedbJournal;
 /// Version of the tables and records. A journal of a newer one is refused by name.
 pub const FORMAT: u64 = 1;
 
-/// Why the journal cannot be used. The coordinator stops: without a journal it must not decide anything.
+/// Why the journal cannot be used. The coordinator stops: without a journal it must not decide
+/// anything.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Somebody else has it open.
@@ -72,18 +74,6 @@ pub enum JournalError {
     },
 }
 
-/// Where in its life a cluster is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ClusterStage {
-    /// Its VMs are being started, all or none.
-    Starting,
-    /// It is there.
-    Live,
-    /// Its VMs are being powered off; nothing else can be done with it.
-    Ending,
-}
-
 /// A cluster as the journal keeps it; each VM with the host it lives on now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRecord {
@@ -93,7 +83,8 @@ pub struct ClusterRecord {
     pub stage: ClusterStage,
 }
 
-/// What a coordinator remembers. Everything that returns `Ok` is durable, and all of it or nothing is there after a crash.
+/// What a coordinator remembers. Everything that returns `Ok` is durable, and all of it or nothing
+/// is there after a crash.
 pub trait Journal: Send {
     /// The number of a new migration.
     fn new_migration(&mut self) -> Result<MigrationId, JournalError>;

@@ -1,6 +1,8 @@
-//! What docs/ says about the API's documents is derived from the very types: `docs/openapi.json` and `docs/schema/`.
+//! What docs/ says about the API's documents is derived from the very types: `docs/openapi.json`
+//! and `docs/schema/`.
 //!
-//! When a type has changed on purpose: `UPDATE_DOCS=1 cargo test -p transhume-coordinator --test docs`, and commit the files.
+//! When a type has changed on purpose: `UPDATE_DOCS=1 cargo test -p transhume-coordinator --test
+//! docs`, and commit the files.
 
 mod page;
 mod samples;
@@ -10,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use transhume_coordinator::api::{
-    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView, Problem,
+use transhume_api::{
+    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
+    Problem, VmStart, VmStop,
 };
 use transhume_model::ClusterSpec;
 use transhume_planner::report::PlanReport;
@@ -57,7 +60,8 @@ fn document<T: ToSchema>(title: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Every document of a `--json`, and what goes in and comes out besides: file name under docs/schema, schema.
+/// Every document of a `--json`, and what goes in and comes out besides: file name under
+/// docs/schema, schema.
 fn documents() -> BTreeMap<&'static str, Value> {
     BTreeMap::from([
         ("hosts", document::<HostList>("transhume hosts --json")),
@@ -73,6 +77,14 @@ fn documents() -> BTreeMap<&'static str, Value> {
         (
             "order",
             document::<MoveOrder>("POST /v1/clusters/NAME/plan and …/migrations"),
+        ),
+        (
+            "vm-start",
+            document::<VmStart>("POST /v1/clusters/NAME/vms/VM/start"),
+        ),
+        (
+            "vm-stop",
+            document::<VmStop>("POST /v1/clusters/NAME/vms/VM/stop"),
         ),
         ("plan", document::<PlanView>("transhume plan NAME --json")),
         (

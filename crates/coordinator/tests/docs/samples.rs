@@ -1,7 +1,7 @@
 //! Values of the very types, written as the API and the CLI write them.
 
 use serde_json::{Value, json};
-use transhume_coordinator::api::*;
+use transhume_api::*;
 use transhume_model::*;
 use transhume_planner::report::{Answer, PlanReport};
 use transhume_planner::{Options, Strategy, generate, plan};
@@ -9,7 +9,7 @@ use transhume_protocol::event::{Event, Happening};
 use transhume_protocol::forecast::{Actual, Comparison, Expected, MoveForecast, VmComparison, VmForecast};
 use transhume_protocol::message::{
     Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress, QemuState, Refusal, RefusalKind,
-    VmRole,
+    Stranded, VmRole,
 };
 use transhume_protocol::report::{
     BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, Trouble, VmLoss, VmReport, Wait, WaitReason,
@@ -56,6 +56,15 @@ pub fn all() -> Vec<(&'static str, Value)> {
             }),
         ),
         ("order", json!({ "from": ["h1"], "to": ["h2"] })),
+        (
+            "vm-start",
+            json!(VmStart {
+                host: Some("h2".into())
+            }),
+        ),
+        ("vm-start", json!(VmStart::default())),
+        ("vm-stop", json!(VmStop { force: true })),
+        ("vm-stop", json!({})),
         ("plan", json!(live_plan())),
         (
             "migrations",
@@ -125,6 +134,15 @@ fn hosts() -> HostList {
         qemu: Some(qemu),
         qemu_error: None,
         vms: vec![vm("vm1")],
+        stranded: vec![Stranded {
+            vm: vm("vm2"),
+            what: "QEMU with pid 71 and no record".into(),
+            hint: "end it by hand".into(),
+        }],
+        clock: Some(ClockView {
+            offset_ms: -3.5,
+            uncertainty_ms: 0.25,
+        }),
     };
     let away = HostView {
         name: host("h2"),
@@ -135,6 +153,8 @@ fn hosts() -> HostList {
         qemu: None,
         qemu_error: Some("it is not installed".into()),
         vms: Vec::new(),
+        stranded: Vec::new(),
+        clock: None,
     };
     HostList {
         hosts: vec![there, away],
@@ -159,19 +179,22 @@ fn view() -> ClusterView {
         VmRole::Expected,
         VmRole::Target,
         VmRole::Arrived,
+        VmRole::Off,
     ];
-    let lives = [VmLife::Running, VmLife::Paused, VmLife::Missing, VmLife::Unknown];
     let roles = roles.into_iter().map(Some).chain([None]);
-    let vms = roles.zip(lives.into_iter().cycle()).map(|(role, state)| VmView {
-        id: vm("vm1"),
-        host: host("h1"),
-        state,
-        role,
-        demand: Demand {
-            vcpus: Vcpus(1),
-            memory: Mebibytes(96),
-        },
-    });
+    let vms = VmLife::ALL
+        .into_iter()
+        .zip(roles.cycle())
+        .map(|(state, role)| VmView {
+            id: vm("vm1"),
+            host: host("h1"),
+            state,
+            role,
+            demand: Demand {
+                vcpus: Vcpus(1),
+                memory: Mebibytes(96),
+            },
+        });
     ClusterView {
         name: lab(),
         stage: ClusterStage::Starting,
@@ -289,7 +312,8 @@ fn record() -> ForecastRecord {
     }
 }
 
-/// Real answers of the planner to small instances with every kind of constraint, and one that was stopped.
+/// Real answers of the planner to small instances with every kind of constraint, and one that was
+/// stopped.
 fn plans_from_files() -> impl Iterator<Item = PlanReport> {
     let answers = (0..INSTANCES).filter_map(|seed| plan(&generate::small(seed), &Options::default()).ok());
     let mut answers: Vec<PlanReport> = answers.collect();

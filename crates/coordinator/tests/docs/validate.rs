@@ -1,4 +1,5 @@
-//! As much of JSON Schema (draft 2020-12) as our own schemas use. A keyword that is not known here is reported, not passed over.
+//! As much of JSON Schema (draft 2020-12) as our own schemas use. A keyword that is not known here
+//! is reported, not passed over.
 
 use serde_json::Value;
 
@@ -90,7 +91,8 @@ fn at(root: &Value, schema: &Value, value: &Value, place: &str, wrong: &mut Vec<
                 for (name, inner) in value.as_object().into_iter().flatten() {
                     match properties.get(name) {
                         Some(schema) => at(root, schema, inner, &format!("{place}/{name}"), wrong),
-                        // Stricter than the standard: our documents have no field that their schema does not name.
+                        // Stricter than the standard: our documents have no field that their schema
+                        // does not name.
                         None => wrong.push(format!("{place}: {UNKNOWN} {name}")),
                     }
                 }

@@ -1,7 +1,7 @@
 //! Clusters are created all or none, shown, and deleted.
 
 use serde_json::json;
-use transhume_coordinator::api::{ClusterList, ClusterStage, ClusterView, VmLife};
+use transhume_api::{ClusterList, ClusterStage, ClusterView, VmLife};
 use transhume_protocol::message::RefusalKind;
 
 use crate::fake::Fate;
@@ -39,7 +39,7 @@ async fn one_vm_that_is_refused_ends_the_whole_cluster() {
         .post("/v1/clusters", &cluster("lab", &VMS))
         .await
         .refused(409, "refused-by-agent");
-    assert_eq!(problem.message, "StartVm is told to refuse");
+    assert_eq!(problem.message, "StartVm is to be refused");
     site.assert_runs(&[]);
     assert!(
         site.get("/v1/clusters")

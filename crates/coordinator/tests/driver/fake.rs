@@ -1,17 +1,20 @@
-//! A host's agent without QEMU: a TCP peer that speaks `protocol` with the coordinator's real link, and carries orders out on
-//! paper. It keeps roles and epochs as the real one does, answers repeated orders again, and can be told to misbehave.
+//! A host's agent without QEMU: a TCP peer that speaks `protocol` with the coordinator's real link,
+//! and carries orders out on paper. It keeps roles and epochs as the real one does, answers
+//! repeated orders again, and can be told to misbehave.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use transhume_model::{Capacity, Epoch, HostName, Version, VmName, VmSpec, WallMicros};
 use transhume_protocol::message::{
-    Command, Fault, FaultKind, GuestState, HostState, OldPath, Order, Outcome, PROTOCOL_VERSION,
-    PageProgress, QemuState, Refusal, RefusalKind, Report, SourceFrames, TargetFrames, VmRole, VmState,
+    ActivationTimes, CaptureTimes, Command, CopyTimes, Fault, FaultKind, GuestState, HostState, OldPath,
+    Order, Outcome, PROTOCOL_VERSION, PageProgress, QemuState, Refusal, RefusalKind, Report, SourceFrames,
+    TargetFrames, VmRole, VmState,
 };
 use transhume_protocol::wire;
 
@@ -29,8 +32,11 @@ pub enum Fate {
     Nothing,
     /// The connection breaks instead.
     Hangup,
-    /// Carried out, and besides the answer, which comes twice, things are said that nobody asked for.
+    /// Carried out, and besides the answer, which comes twice, things are said that nobody asked
+    /// for.
     Babble,
+    /// The VM is lost by it: its place stays, powered off.
+    Lose,
 }
 
 /// A VM as the agent holds it.
@@ -40,6 +46,8 @@ struct Held {
     role: VmRole,
     epoch: Epoch,
     running: bool,
+    /// Reserved for a VM that is powered off.
+    comes_off: bool,
 }
 
 /// What outlives a connection, and the agent itself.
@@ -48,6 +56,8 @@ pub struct Desk {
     pub state: HostState,
     vms: BTreeMap<VmName, Held>,
     fates: BTreeMap<&'static str, Fate>,
+    /// How far the host's clock is ahead.
+    clock_ahead_us: i64,
     /// Every order but heartbeats and questions, in the order of arrival.
     pub orders: Vec<Order>,
 }
@@ -66,7 +76,8 @@ impl Agent {
     /// A host whose agent is not started yet, with its address.
     pub fn new(name: &str, capacity: Capacity) -> Self {
         let name: HostName = name.parse().unwrap();
-        // Bound and not listening: the port is ours, and whoever connects before the start is refused.
+        // Bound and not listening: the port is ours, and whoever connects before the start is
+        // refused.
         let socket = bind("127.0.0.1:0".parse().unwrap());
         let address = socket.local_addr().unwrap();
         let qemu = QemuState {
@@ -95,6 +106,7 @@ impl Agent {
             state,
             vms: BTreeMap::new(),
             fates: BTreeMap::new(),
+            clock_ahead_us: 0,
             orders: Vec::new(),
         };
         Self {
@@ -138,6 +150,25 @@ impl Agent {
         self.desk().vms.clear();
     }
 
+    /// A guest powers itself off; nobody is told.
+    pub fn powers_off(&self, vm: &str) {
+        let mut desk = self.desk();
+        let held = desk.vms.get_mut(&vm.parse().unwrap()).expect("it is here");
+        (held.role, held.running) = (VmRole::Off, false);
+    }
+
+    /// The host's clock is stepped.
+    pub fn clock_is_ahead_us(&self, ahead_us: i64) {
+        self.desk().clock_ahead_us = ahead_us;
+    }
+
+    /// Orders of this name that came, in order.
+    pub fn orders_named(&self, command: &str) -> Vec<Order> {
+        let desk = self.desk();
+        let named = desk.orders.iter().filter(|order| order.command.name() == command);
+        named.cloned().collect()
+    }
+
     /// Starts again after [`Agent::stop`].
     pub fn restart(&mut self) {
         let mut desk = self.desk();
@@ -162,7 +193,7 @@ impl Agent {
     }
 
     /// Whether an order of this name has come.
-    pub fn was_told(&self, command: &str) -> bool {
+    pub fn was_ordered(&self, command: &str) -> bool {
         self.desk()
             .orders
             .iter()
@@ -245,19 +276,37 @@ impl Desk {
                     .collect()
             }
             Some(Fate::Nothing) => Vec::new(),
+            Some(Fate::Lose) => self.lose(order.command.vm()),
             Some(Fate::Hangup) => return None,
             Some(Fate::Fail) => vec![Outcome::Failed(Fault {
                 kind: FaultKind::Internal,
-                reason: format!("{name} is told to fail"),
+                reason: format!("{name} is to fail"),
                 hint: None,
             })],
-            Some(Fate::Refuse(kind)) => vec![refused(*kind, &format!("{name} is told to refuse"))],
+            Some(Fate::Refuse(kind)) => vec![refused(*kind, &format!("{name} is to be refused"))],
         };
         let (id, epoch, vm) = (order.id, order.epoch, order.command.vm().cloned());
         let reports = outcomes
             .into_iter()
             .map(|outcome| self.report(Some(id), epoch, vm.clone(), Some(outcome)));
         Some(reports.collect())
+    }
+
+    /// What the host's clock shows.
+    fn clock(&self) -> WallMicros {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        WallMicros((since_1970.as_micros() as u64).strict_add_signed(self.clock_ahead_us))
+    }
+
+    fn lose(&mut self, vm: Option<&VmName>) -> Vec<Outcome> {
+        if let Some(held) = vm.and_then(|vm| self.vms.get_mut(vm)) {
+            (held.role, held.running) = (VmRole::Off, false);
+        }
+        vec![Outcome::Lost(Fault {
+            kind: FaultKind::Qemu,
+            reason: "its QEMU ended".to_owned(),
+            hint: None,
+        })]
     }
 
     /// Without an outcome: message B.
@@ -269,7 +318,7 @@ impl Desk {
         outcome: Option<Outcome>,
     ) -> Report {
         let outcome = outcome.unwrap_or_else(|| Outcome::Host(Box::new(self.seen())));
-        let at = WallMicros(1);
+        let at = self.clock();
         Report {
             order,
             epoch,
@@ -284,10 +333,10 @@ impl Desk {
             spec: held.spec.clone(),
             role: held.role,
             epoch: held.epoch,
-            guest: if held.running {
-                GuestState::Running
-            } else {
-                GuestState::Paused
+            guest: match held.role {
+                _ if held.running => GuestState::Running,
+                VmRole::Off => GuestState::Off,
+                _ => GuestState::Paused,
             },
         });
         let free = |free: Capacity, held: &Held| free.minus(&held.spec.demand());
@@ -320,6 +369,13 @@ impl Desk {
             }
             held.epoch = order.epoch;
         }
+        let stranded = self.state.stranded.iter().any(|stranded| stranded.vm == *vm);
+        if stranded && !self.vms.contains_key(vm) {
+            return vec![refused(
+                RefusalKind::Stranded,
+                &format!("VM {vm} is stranded here"),
+            )];
+        }
         match &order.command {
             Command::StartVm { spec } => {
                 let mut spec = spec.clone();
@@ -327,8 +383,11 @@ impl Desk {
                 self.hold(order.epoch, &spec, VmRole::Home, true);
                 vec![Outcome::Started { spec }]
             }
-            Command::Reserve { spec, .. } => {
+            Command::Reserve {
+                spec, powered_off, ..
+            } => {
                 self.hold(order.epoch, spec, VmRole::Expected, false);
+                self.vms.get_mut(vm).expect("it is held now").comes_off = *powered_off;
                 vec![Outcome::Reserved]
             }
             Command::DestroyVm { .. } => self.drop_vm(vm, Outcome::Destroyed),
@@ -344,6 +403,7 @@ impl Desk {
             role,
             epoch,
             running,
+            comes_off: false,
         };
         self.vms.insert(spec.name.clone(), held);
     }
@@ -355,6 +415,7 @@ impl Desk {
 
     /// An order about a VM that must be here.
     fn step(&mut self, vm: &VmName, command: &Command) -> Vec<Outcome> {
+        let now = self.clock();
         let Some(held) = self.vms.get_mut(vm) else {
             return vec![refused(RefusalKind::UnknownVm, &format!("VM {vm} is not here"))];
         };
@@ -380,26 +441,49 @@ impl Desk {
             }
             Command::ConnectBuffers { .. } => vec![Outcome::BuffersConnected],
             Command::Capture { .. } => {
+                let guest = if held.running {
+                    GuestState::Running
+                } else {
+                    GuestState::Paused
+                };
                 held.running = false;
                 vec![Outcome::Captured {
-                    times: Default::default(),
-                    guest: GuestState::Running,
+                    times: CaptureTimes {
+                        begun_at: now,
+                        shut_at: now,
+                        empty_at: now,
+                        stopped_at: now,
+                        capturing_at: now,
+                    },
+                    guest,
                 }]
             }
             Command::StopAndCopy { .. } => vec![Outcome::Copied {
                 pages: PageProgress::default(),
-                times: Default::default(),
+                times: CopyTimes {
+                    begun_at: now,
+                    pre_switchover_at: now,
+                    completed_at: now,
+                },
             }],
-            Command::AwaitLoaded { .. } => vec![Outcome::Loaded {
-                loaded_at: WallMicros(1),
-            }],
+            Command::AwaitLoaded { .. } => vec![Outcome::Loaded { loaded_at: now }],
             Command::Commit { .. } => {
                 held.role = VmRole::Left;
                 vec![Outcome::CommitNoted]
             }
-            Command::Activate { .. } => {
-                (held.role, held.running) = (VmRole::Arrived, true);
-                vec![Outcome::Activated(Default::default())]
+            Command::Activate { run, .. } => {
+                let role = if held.comes_off {
+                    VmRole::Off
+                } else {
+                    VmRole::Arrived
+                };
+                (held.role, held.running) = (role, *run);
+                vec![Outcome::Activated(ActivationTimes {
+                    begun_at: now,
+                    running_at: now,
+                    injected_at: now,
+                    announced_at: now,
+                })]
             }
             Command::CloseSourceBuffer { .. } => vec![Outcome::SourceClosed(source)],
             Command::CloseTargetBuffer { .. } => {

@@ -1,4 +1,5 @@
-//! The HTTP side by itself: bodies that are no orders, paths that are not there, limits. Each is a problem with a code, as JSON.
+//! The HTTP side by itself: bodies that are no orders, paths that are not there, limits. Each is a
+//! problem with a code, as JSON.
 
 use std::time::Duration;
 

@@ -1,11 +1,12 @@
-//! What answers at an agent's address may be anything: each is seen for what it is, said at `/v1/hosts`, and hurts nobody else.
+//! What answers at an agent's address may be anything: each is seen for what it is, said at
+//! `/v1/hosts`, and hurts nobody else.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use transhume_coordinator::api::HostView;
+use transhume_api::{HostView, PlanView};
 use transhume_model::{Epoch, WallMicros};
 use transhume_protocol::message::{HostState, Outcome, PROTOCOL_VERSION, RefusalKind, Report};
 use transhume_protocol::report::Ending;
@@ -114,6 +115,55 @@ async fn an_agent_that_was_never_there_is_found_as_soon_as_it_starts() {
     site.all_connected().await;
     let view = h3(&site).await;
     assert!(view.away.is_none() && view.capacity.is_some(), "{view:?}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_an_hour_off_is_measured_and_so_is_its_step() {
+    const HOUR_US: i64 = 3_600_000_000;
+    let site = Site::new(&[("h1", 4), ("h3", 4)]).await;
+    for ahead_us in [0, HOUR_US, -HOUR_US] {
+        site.agents["h3"].clock_is_ahead_us(ahead_us);
+        let ahead_ms = ahead_us as f64 / 1e3;
+        let clock = until("its clock is measured", async || {
+            let clock = h3(&site).await.clock?;
+            ((clock.offset_ms - ahead_ms).abs() <= clock.uncertainty_ms).then_some(clock)
+        })
+        .await;
+        assert!(clock.uncertainty_ms < 10_000.0, "{clock:?}");
+    }
+}
+
+/// A15: with an hour between the hosts' clocks, figures that span both are what they would be without,
+/// and forecasts learn from nothing else.
+#[tokio::test]
+async fn hosts_whose_clocks_differ_by_an_hour_are_measured_as_if_they_did_not() {
+    const HOUR_US: i64 = 3_600_000_000;
+    let site = Site::new(&[("h1", 4), ("h3", 4)]).await.with_lab(&BEFORE).await;
+    site.agents["h1"].clock_is_ahead_us(HOUR_US);
+    site.agents["h3"].clock_is_ahead_us(-HOUR_US);
+    for (host, ahead_ms) in [("h1", 3_600_000.0), ("h3", -3_600_000.0_f64)] {
+        until("both clocks are measured", async || {
+            let hosts = site.hosts().await.hosts;
+            let view = hosts.into_iter().find(|view| view.name.as_str() == host)?;
+            let clock = view.clock?;
+            ((clock.offset_ms - ahead_ms).abs() <= clock.uncertainty_ms).then_some(())
+        })
+        .await;
+    }
+    let (there, back) = (order(&["h1"], &["h3"]), order(&["h3"], &["h1"]));
+    for order in [&there, &back, &there, &back] {
+        let migration = site.migrate(order).await;
+        let report = site.ended(migration).await;
+        assert_eq!(report.outcome, Ending::Committed, "{:?}", report.trouble);
+        let vm = &report.vms[0];
+        let off = vm.clock_uncertainty_ms.expect("both clocks are known");
+        if let Some(blackout) = vm.blackout_ms {
+            assert!(blackout.abs() <= report.duration_ms + off, "{vm:?}");
+        }
+    }
+    let plan: PlanView = site.post("/v1/clusters/lab/plan", &there).await.is();
+    let high = plan.forecast.expected.blackout_ms.high;
+    assert!(high < 60_000.0, "nothing was learnt from clocks: {plan:?}");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The whole coordinator, driven from both ends without QEMU: real HTTP on one side, on the other fake agents that its real
-//! links connect to. What real agents do is tested in the lab.
+//! The whole coordinator, driven from both ends without QEMU: real HTTP on one side, on the other
+//! fake agents that its real links connect to. What real agents do is tested in the lab.
 
 mod clusters;
 mod fake;
@@ -10,3 +10,4 @@ mod moves;
 mod refused;
 mod restart;
 mod support;
+mod vms;

@@ -1,7 +1,8 @@
-//! Moves from plan to report: commit, batches, roll-back, cancel; each ends with every VM running in exactly one place.
+//! Moves from plan to report: commit, batches, roll-back, cancel; each ends with every VM running
+//! in exactly one place.
 
 use serde_json::{Value, json};
-use transhume_coordinator::api::{Accepted, ClusterView, MigrationList, PlanView};
+use transhume_api::{Accepted, ClusterView, MigrationList, PlanView};
 use transhume_model::Capacity;
 use transhume_protocol::message::RefusalKind;
 use transhume_protocol::report::{Ending, Frames};
@@ -84,7 +85,7 @@ async fn a_cluster_moves_to_commit_and_the_report_proves_it() {
 
     let seen = async || {
         let view: ClusterView = site.get("/v1/clusters/lab").await.is();
-        let there = |vm: &&transhume_coordinator::api::VmView| vm.host.as_str() == "h3";
+        let there = |vm: &&transhume_api::VmView| vm.host.as_str() == "h3";
         (view.vms.iter().filter(there).count() == 3 && view.migration.is_none()).then_some(())
     };
     until("the cluster is seen on h3", seen).await;
@@ -144,8 +145,8 @@ async fn a_refused_reservation_leaves_every_vm_alone() {
         (trouble.step, trouble.host.unwrap().as_str()),
         (Step::SelectBatch, "h3")
     );
-    assert_eq!(trouble.reason, "Reserve is told to refuse");
-    assert!(!site.agents["h1"].was_told("PreCopy"), "no source was touched");
+    assert_eq!(trouble.reason, "Reserve is to be refused");
+    assert!(!site.agents["h1"].was_ordered("PreCopy"), "no source was touched");
     site.assert_runs(&BEFORE);
 }
 
@@ -164,7 +165,7 @@ async fn whatever_breaks_before_commit_the_batch_goes_home() {
         let report = site.ended(migration).await;
         assert_eq!(report.outcome, Ending::RolledBack, "{command}");
         let reason = report.trouble.expect("a reason").reason;
-        assert!(reason.contains(&format!("{command} is told to fail")), "{reason}");
+        assert!(reason.contains(&format!("{command} is to fail")), "{reason}");
         site.assert_runs(&BEFORE);
     }
 }
@@ -174,9 +175,9 @@ async fn an_agent_lost_in_pre_copy_rolls_the_batch_back_when_it_returns() {
     let mut site = lab().await;
     site.agents["h1"].meets("PreCopy", Fate::Nothing);
     let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
-    site.told("h1", "PreCopy").await;
+    site.ordered("h1", "PreCopy").await;
     site.agents.get_mut("h3").unwrap().stop().await;
-    site.told("h1", "AbortSource").await;
+    site.ordered("h1", "AbortSource").await;
     site.agents.get_mut("h3").unwrap().restart();
     let report = site.ended(migration).await;
     assert_eq!(report.outcome, Ending::RolledBack);
@@ -189,7 +190,7 @@ async fn what_breaks_after_commit_is_tried_again_until_it_is_done() {
     let site = lab().await;
     site.agents["h3"].meets("Activate", Fate::Fail);
     let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
-    site.told("h3", "Activate").await;
+    site.ordered("h3", "Activate").await;
     site.agents["h3"].behaves();
     assert_eq!(site.ended(migration).await.outcome, Ending::Committed);
     site.assert_runs(&AFTER);
@@ -201,7 +202,7 @@ async fn a_cancelled_move_goes_home_and_a_second_one_is_not_begun_meanwhile() {
     site.agents["h1"].meets("PreCopy", Fate::Nothing);
     let order = order(&["h1", "h2"], &["h3"]);
     let migration = site.migrate(&order).await;
-    site.told("h1", "PreCopy").await;
+    site.ordered("h1", "PreCopy").await;
     let problem = site
         .post("/v1/clusters/lab/migrations", &order)
         .await
@@ -224,6 +225,41 @@ async fn a_cancelled_move_goes_home_and_a_second_one_is_not_begun_meanwhile() {
     site.post(&cancel, &Value::Null)
         .await
         .refused(409, "migration-over");
+}
+
+#[tokio::test]
+async fn a_move_that_rolls_back_already_says_what_it_waits_for() {
+    let site = lab().await;
+    site.agents["h1"].meets("PreCopy", Fate::Nothing);
+    site.agents["h3"].meets("AbortTarget", Fate::Nothing);
+    let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+    site.ordered("h1", "PreCopy").await;
+    let cancel = format!("/v1/migrations/{migration}/cancel");
+    site.post(&cancel, &Value::Null).await.is::<Accepted>();
+    site.ordered("h3", "AbortTarget").await;
+    let only_h3 = async || {
+        let waiting = site.report(migration).await.waiting;
+        waiting
+            .iter()
+            .all(|wait| wait.host.as_str() == "h3")
+            .then_some(waiting)
+    };
+    let waiting = until("only h3 is waited for", only_h3).await;
+    assert!(!waiting.is_empty());
+    let problem = site
+        .post(&cancel, &Value::Null)
+        .await
+        .refused(409, "rolling-back");
+    assert!(
+        problem
+            .message
+            .contains("host h3, which has not answered `AbortTarget`"),
+        "{problem:?}"
+    );
+    assert!(
+        problem.hint.contains(&format!("transhume report {migration}")),
+        "{problem:?}"
+    );
 }
 
 #[tokio::test]

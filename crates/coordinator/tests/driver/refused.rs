@@ -1,5 +1,5 @@
-//! Everything that is wrong with a request to plan or to move (G3): refused with a code, the thing's name and a hint, and
-//! nothing was changed.
+//! Everything that is wrong with a request to plan or to move (G3): refused with a code, the
+//! thing's name and a hint, and nothing was changed.
 
 use serde_json::{Value, json};
 use transhume_model::{MachineType, Version};
@@ -136,7 +136,7 @@ async fn a_target_that_cannot_run_the_vm_is_found_before_anything_moves() {
             "{problem:?}"
         );
         site.assert_runs(&VMS);
-        assert!(!site.agents["h3"].was_told("Reserve"), "{code}");
+        assert!(!site.agents["h3"].was_ordered("Reserve"), "{code}");
     }
 }
 

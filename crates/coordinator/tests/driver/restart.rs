@@ -1,7 +1,9 @@
-//! A coordinator that ends in the middle and starts again on the same journal (G6): before `Committed` the move is undone,
-//! after it it is finished, and a cluster that was half started or half ended goes away.
+//! A coordinator that ends in the middle and starts again on the same journal (G6): before
+//! `Committed` the move is undone, after it it is finished, and a cluster that was half started or
+//! half ended goes away.
 
-use transhume_coordinator::api::{ClusterList, ClusterView, MigrationList};
+use transhume_api::{Client, ClusterList, ClusterView, MigrationList};
+use transhume_protocol::event::Happening;
 use transhume_protocol::report::Ending;
 
 use crate::fake::Fate;
@@ -28,14 +30,14 @@ async fn before_commit_the_move_is_undone() {
         let mut site = lab().await;
         site.agents[host].meets(command, Fate::Nothing);
         let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
-        site.told(host, command).await;
+        site.ordered(host, command).await;
         site.end().await;
         site.agents[host].behaves();
         site.start().await;
         let report = site.ended(migration).await;
         assert_eq!(report.outcome, Ending::RolledBack, "{command}");
         site.assert_runs(&BEFORE);
-        assert!(!site.agents["h3"].was_told("Activate"), "{command}");
+        assert!(!site.agents["h3"].was_ordered("Activate"), "{command}");
     }
 }
 
@@ -51,7 +53,7 @@ async fn after_commit_the_move_is_finished() {
         let mut site = lab().await;
         site.agents[host].meets(command, Fate::Nothing);
         let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
-        site.told(host, command).await;
+        site.ordered(host, command).await;
         site.end().await;
         site.agents[host].behaves();
         site.start().await;
@@ -67,13 +69,55 @@ async fn after_commit_the_move_is_finished() {
         assert_eq!(
             events.first().unwrap()["what"]["event"],
             "begun",
-            "the earlier life is told again"
+            "the journal holds the earlier life"
         );
         assert_eq!(events.last().unwrap()["what"]["event"], "ended");
-        // A host that was away while it was decided: its orders of the old life are older than what agents hold now.
+        // A host that was away while it was decided: its orders of the old life are older than what
+        // agents hold now.
         let view: ClusterView = site.get("/v1/clusters/lab").await.is();
         assert!(view.vms.iter().all(|vm| vm.host.as_str() == "h3"), "{view:?}");
     }
+}
+
+/// A client that followed the first life and asks the second one for what came after.
+#[tokio::test]
+async fn a_follower_goes_on_after_a_restart_where_it_stopped() {
+    let mut site = lab().await;
+    site.agents["h3"].meets("Activate", Fate::Nothing);
+    let client = Client::unix(&site.config().api_socket.unwrap()).unwrap();
+    let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+    let mut events = client.events(migration, 0).await.unwrap();
+    let mut seen = 0;
+    let mut first_life = Vec::new();
+    while !first_life.contains(&Happening::Committed { batch: 1 }) {
+        let event = events.next().await.unwrap().expect("it goes on");
+        seen = event.number;
+        first_life.push(event.what);
+    }
+    site.ordered("h3", "Activate").await;
+    site.end().await;
+    // In whatever way: the stream is cut off, and says so or ends.
+    while let Ok(Some(event)) = events.next().await {
+        seen = event.number;
+        first_life.push(event.what);
+    }
+    assert!(client.events(migration, seen).await.unwrap_err().is_away());
+    site.agents["h3"].behaves();
+    site.start().await;
+    let mut events = client.events(migration, seen).await.unwrap();
+    let mut second_life = Vec::new();
+    while let Some(event) = events.next().await.unwrap() {
+        assert!(event.number > seen, "numbers grow from life to life: {event:?}");
+        seen = event.number;
+        second_life.push(event.what);
+    }
+    let ending = Ending::Committed;
+    assert_eq!(second_life.last(), Some(&Happening::Ended { ending }));
+    let begun = |what: &Happening| matches!(what, Happening::Begun { .. });
+    assert!(
+        first_life.iter().any(begun) && !second_life.iter().any(begun),
+        "what is known does not come anew"
+    );
 }
 
 #[tokio::test]
@@ -81,7 +125,7 @@ async fn every_life_gives_newer_epochs() {
     let mut site = lab().await;
     site.agents["h3"].meets("Activate", Fate::Nothing);
     let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
-    site.told("h3", "Activate").await;
+    site.ordered("h3", "Activate").await;
     site.end().await;
     let old_life = site.agents["h3"].desk().orders.len();
     site.agents["h3"].behaves();
@@ -123,7 +167,7 @@ async fn a_half_started_cluster_goes_away() {
     let spec = cluster("lab", &BEFORE);
     tokio::select! {
         answer = site.post("/v1/clusters", &spec) => panic!("it cannot be done yet: {answer:?}"),
-        () = site.told("h2", "StartVm") => {}
+        () = site.ordered("h2", "StartVm") => {}
     }
     until("vm1 runs", async || site.agents["h1"].running().first().map(drop)).await;
     site.end().await;

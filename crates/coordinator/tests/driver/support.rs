@@ -1,4 +1,5 @@
-//! A real coordinator on a Unix socket, fake agents on loopback, and a real HTTP client between the test and it.
+//! A real coordinator on a Unix socket, fake agents on loopback, and a real HTTP client between the
+//! test and it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use transhume_coordinator::api::{Accepted, HostList, Problem};
+use transhume_api::{Accepted, HostList, Problem};
 use transhume_coordinator::{Config, Error};
 use transhume_model::{Capacity, HostSpec, MachineType, Mebibytes, MigrationId, Vcpus};
 use transhume_protocol::migration::Limits;
@@ -253,12 +254,13 @@ impl Site {
     }
 
     /// Waits until an agent was given an order of this name.
-    pub async fn told(&self, host: &str, command: &str) {
+    pub async fn ordered(&self, host: &str, command: &str) {
         let agent = &self.agents[host];
-        until(command, async || agent.was_told(command).then_some(())).await;
+        until(command, async || agent.was_ordered(command).then_some(())).await;
     }
 
-    /// Every VM runs in exactly one place, here: pairs of VM and host. Nothing is left of it elsewhere.
+    /// Every VM runs in exactly one place, here: pairs of VM and host. Nothing is left of it
+    /// elsewhere.
     #[track_caller]
     pub fn assert_runs(&self, expected: &[(&str, &str)]) {
         let of = |list: fn(&Agent) -> Vec<transhume_model::VmName>| {

@@ -1,11 +1,13 @@
-//! Accounts for the numbered messages of one peer: received, duplicated, reordered, longest silence. Pure.
+//! Accounts for the numbered messages of one peer: received, duplicated, reordered, longest
+//! silence. Pure.
 
 use std::time::Duration;
 
 /// Numbers this far below the highest one are still told apart.
 const WINDOW: u64 = 1 << 15;
 
-/// What was received from one peer. Loss is what the peer sent minus `received`, once nothing is in flight.
+/// What was received from one peer. Loss is what the peer sent minus `received`, once nothing is in
+/// flight.
 #[derive(Debug)]
 pub struct Account {
     pub received: u64,
@@ -37,7 +39,8 @@ impl Account {
             self.mark(number);
             self.received += 1;
         } else if number == 0 || self.highest - number >= WINDOW || self.marked(number) {
-            // Too old to know whether it is a first copy: calling it a duplicate keeps "received" a lower bound.
+            // Too old to know whether it is a first copy: calling it a duplicate keeps "received" a
+            // lower bound.
             self.duplicated += 1;
         } else {
             self.mark(number);

@@ -1,4 +1,5 @@
-//! The datagram between two guests: 24 bytes, so that it passes the smallest IPv4 packet (68 bytes, RFC 791). Pure.
+//! The datagram between two guests: 24 bytes, so that it passes the smallest IPv4 packet (68 bytes,
+//! RFC 791). Pure.
 
 const MAGIC: [u8; 4] = *b"THm1";
 

@@ -1,10 +1,10 @@
 //! The workload: numbered messages between the VMs, and one byte stream per pair (§2.1).
 //!
-//! One thread wakes every tick, sends what is due, reads all that came, and sleeps: a guest under TCG spends its time
-//! on messages, not on wake-ups. Times are therefore exact to one tick.
+//! One thread wakes every tick, sends what is due, reads all that came, and sleeps: a guest under
+//! TCG spends its time on messages, not on wake-ups. Times are therefore exact to one tick.
 //!
-//! Neighbours are resolved by real ARP. Messages are numbered only once the peer answered a hello, so nothing that the
-//! first resolution delays or drops is counted.
+//! Neighbours are resolved by real ARP. Messages are numbered only once the peer answered a hello,
+//! so nothing that the first resolution delays or drops is counted.
 
 mod account;
 mod message;
@@ -140,7 +140,8 @@ impl Mesh {
         }
     }
 
-    /// Spends the credit, one message per partner in turn. What the kernel does not take was not sent.
+    /// Spends the credit, one message per partner in turn. What the kernel does not take was not
+    /// sent.
     fn send_due(&mut self) {
         while self.credit >= 1.0 {
             self.credit -= 1.0;
@@ -201,7 +202,7 @@ impl Mesh {
         }
     }
 
-    /// Stops the senders and tells the partners, so that the silence is not taken for a gap.
+    /// Stops the senders and says so to the partners, so that the silence is not taken for a gap.
     pub fn quiesce(&mut self) {
         self.quiesced = true;
         self.credit = 0.0;

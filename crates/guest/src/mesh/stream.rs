@@ -1,6 +1,8 @@
-//! One byte stream per pair that must not break: both ends send a sequence that the other end checks byte by byte.
+//! One byte stream per pair that must not break: both ends send a sequence that the other end
+//! checks byte by byte.
 //!
-//! The VM with the lower index connects, once: a stream that ends or carries a wrong byte stays broken.
+//! The VM with the lower index connects, once: a stream that ends or carries a wrong byte stays
+//! broken.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,24 +1,30 @@
-//! Two hosts' bridges, a fabric between them and a peer, in a network namespace of the test's own thread; and guests without QEMU:
-//! threads that read a tap as a guest would.
+//! Two hosts' bridges, a fabric between them and a peer, in a network namespace of the test's own
+//! thread; and guests without QEMU: threads that read a tap as a guest would.
 
+#![allow(dead_code, reason = "each file of tests uses its own part")]
+
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use transhume_model::{Epoch, Mac, NicIndex};
 use transhume_netbuf::limits::{PLUG_BYTES_MAX, RING_FRAMES};
-use transhume_netbuf::{NicIdentity, PlugState, SourceConfig, Tap, TapConfig, TargetConfig};
+use transhume_netbuf::{
+    Event, Events, NicIdentity, PlugState, SourceConfig, Tap, TapConfig, TapMark, TargetConfig,
+};
 
 pub const MTU: u16 = 1500;
 /// Marks the frames that tests count.
 const ETHERTYPE: u16 = 0x88b6;
 const PEER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x99];
 
-/// Runs `test` in a thread with a network namespace of its own; it is gone with the thread, whatever happens.
+/// Runs `test` in a thread with a network namespace of its own; it is gone with the thread,
+/// whatever happens.
 pub fn in_own_network(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         #[allow(
@@ -28,6 +34,7 @@ pub fn in_own_network(test: impl FnOnce() + Send + 'static) {
         // SAFETY: CLONE_NEWNET touches no memory and no descriptors.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
             .expect("tests of the network need root");
+        let _spools = Spools;
         test();
     });
     if let Err(panic) = thread.join() {
@@ -53,6 +60,20 @@ pub fn address(link: &str) -> String {
     let mut words = text.split_whitespace();
     words.find(|word| *word == "link/ether").unwrap();
     words.next().unwrap().to_owned()
+}
+
+/// Whether the bridge floods unknown unicast to a port.
+pub fn floods(port: &str) -> bool {
+    port_is(port, " flood on ")
+}
+
+/// Whether a bridge's port is said to be so.
+pub fn port_is(port: &str, said: &str) -> bool {
+    let shown = Command::new("bridge")
+        .args(["-d", "link", "show", "dev", port])
+        .output()
+        .expect("`bridge` of iproute2 is needed");
+    String::from_utf8(shown.stdout).unwrap().contains(said)
 }
 
 /// br-a and br-b are two hosts, br-f the fabric, p0 the peer's interface.
@@ -97,7 +118,20 @@ pub fn identity() -> NicIdentity {
 }
 
 pub fn tap(name: &str, bridge: &str, plug: PlugState) -> Tap {
+    Tap::create(&tap_config(name, bridge, plug)).unwrap()
+}
+
+/// Its ring has room for a few frames only.
+pub fn tap_of_small_ring(name: &str, bridge: &str, plug: PlugState, ring_frames: u32) -> Tap {
     Tap::create(&TapConfig {
+        ring_frames,
+        ..tap_config(name, bridge, plug)
+    })
+    .unwrap()
+}
+
+pub fn tap_config(name: &str, bridge: &str, plug: PlugState) -> TapConfig {
+    TapConfig {
         name: name.to_owned(),
         bridge: bridge.to_owned(),
         mac: vm_mac(),
@@ -105,17 +139,42 @@ pub fn tap(name: &str, bridge: &str, plug: PlugState) -> Tap {
         ring_frames: RING_FRAMES,
         plug_bytes_max: PLUG_BYTES_MAX,
         plug,
-    })
-    .unwrap()
+        mark: mark(),
+    }
+}
+
+pub fn mark() -> TapMark {
+    TapMark {
+        owner: "test".to_owned(),
+        vm: "vm1".parse().unwrap(),
+        nic: NicIndex(0),
+    }
+}
+
+thread_local! {
+    static SPOOLS: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Removes what a test's buffers leave when they are killed.
+struct Spools;
+
+impl Drop for Spools {
+    fn drop(&mut self) {
+        for path in SPOOLS.take() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 fn spool(side: &str) -> PathBuf {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    PathBuf::from(format!(
+    let path = PathBuf::from(format!(
         "/dev/shm/transhume-test-{}-{number}-{side}.spool",
         std::process::id()
-    ))
+    ));
+    SPOOLS.with_borrow_mut(|spools| spools.push(path.clone()));
+    path
 }
 
 pub fn source_config(buffer_bytes_max: u64) -> SourceConfig {
@@ -140,12 +199,26 @@ pub fn target_config() -> TargetConfig {
     }
 }
 
-/// A guest without QEMU: reads its tap while it runs, and notes the numbers of the frames it gets. Like QEMU it reads one frame when it
-/// is stopped, and gives it to the guest when that runs again.
+/// What a guest does with its frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mood {
+    /// Takes them.
+    Taking,
+    /// Runs and takes none: its QEMU reads one and keeps it.
+    Deaf,
+    /// Does not run: its QEMU throws away what it keeps, then reads one and keeps that.
+    Stopped,
+}
+
+/// A guest without QEMU: reads its tap while it runs, and notes the numbers of the frames it gets.
+/// It plays QEMU's part too: what that reads for a guest which does not take it
+/// (net_vm_change_state_handler).
 pub struct Guest {
-    running: Arc<AtomicBool>,
+    mood: Arc<AtomicU8>,
     ended: Arc<AtomicBool>,
     got: Arc<Mutex<Vec<u64>>>,
+    lost: Arc<Mutex<Vec<u64>>>,
     others: Arc<AtomicU64>,
     micros_a_frame: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -154,19 +227,22 @@ pub struct Guest {
 
 impl Guest {
     pub fn new(tap: &Tap, running: bool) -> Self {
+        let mood = if running { Mood::Taking } else { Mood::Stopped };
         let mut guest = Self {
-            running: Arc::new(AtomicBool::new(running)),
+            mood: Arc::new(AtomicU8::new(mood as u8)),
             ended: Arc::default(),
             got: Arc::default(),
+            lost: Arc::default(),
             others: Arc::default(),
             micros_a_frame: Arc::default(),
             thread: None,
             fd: tap.fd().try_clone_to_owned().unwrap(),
         };
-        let (runs, ended, got, others, micros) = (
-            guest.running.clone(),
+        let (moods, ended, got, lost, others, micros) = (
+            guest.mood.clone(),
             guest.ended.clone(),
             guest.got.clone(),
+            guest.lost.clone(),
             guest.others.clone(),
             guest.micros_a_frame.clone(),
         );
@@ -178,25 +254,36 @@ impl Guest {
                 None => drop(others.fetch_add(1, Ordering::Relaxed)),
             };
             let mut held: Option<Vec<u8>> = None;
+            let mut before = moods.load(Ordering::Acquire);
             while !ended.load(Ordering::Acquire) {
-                let running = runs.load(Ordering::Acquire);
-                if running && let Some(frame) = held.take() {
+                let mood = moods.load(Ordering::Acquire);
+                let taking = mood == Mood::Taking as u8;
+                if taking && let Some(frame) = held.take() {
                     note(&frame);
                 }
+                if before == Mood::Deaf as u8 && mood == Mood::Stopped as u8 {
+                    lost.lock()
+                        .unwrap()
+                        .extend(held.take().and_then(|frame| number(&frame[12..])));
+                }
+                before = mood;
                 match micros.load(Ordering::Relaxed) {
                     0 => {}
                     slow => std::thread::sleep(Duration::from_micros(slow)),
                 }
-                if !running && held.is_some() {
+                if held.is_some() {
                     std::thread::sleep(Duration::from_micros(200));
                     continue;
                 }
                 match rustix::io::read(&fd, &mut *frame) {
-                    Ok(length) if running => note(&frame[..length]),
+                    Ok(length) if taking => note(&frame[..length]),
                     Ok(length) => held = Some(frame[..length].to_vec()),
                     Err(_) => std::thread::sleep(Duration::from_micros(50)),
                 }
             }
+            lost.lock()
+                .unwrap()
+                .extend(held.take().and_then(|frame| number(&frame[12..])));
         });
         guest.thread = Some(thread);
         guest
@@ -204,8 +291,21 @@ impl Guest {
 
     /// QMP `stop`, QMP `cont`.
     pub fn run(&self, running: bool) {
-        self.running.store(running, Ordering::Release);
+        self.be(if running { Mood::Taking } else { Mood::Stopped });
+    }
+
+    pub fn be(&self, mood: Mood) {
+        self.mood.store(mood as u8, Ordering::Release);
         std::thread::sleep(Duration::from_millis(1));
+    }
+
+    /// Its QEMU ends; the numbers that it had read for nobody.
+    pub fn end(&mut self) -> Vec<u64> {
+        self.ended.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+        self.lost.lock().unwrap().clone()
     }
 
     /// From here on it takes so long for each frame.
@@ -224,8 +324,13 @@ impl Guest {
 
     /// The guest itself sends a frame.
     pub fn send(&self, to: [u8; 6], number: u64) {
+        self.send_as(vm_mac().bytes(), to, number);
+    }
+
+    /// From another address than its NIC's.
+    pub fn send_as(&self, from: [u8; 6], to: [u8; 6], number: u64) {
         let mut bytes = vec![0; 12];
-        bytes.extend(frame(to, vm_mac().bytes(), number, 60));
+        bytes.extend(frame(to, from, number, 60));
         rustix::io::write(&self.fd, &bytes).unwrap();
     }
 }
@@ -262,13 +367,22 @@ impl Peer {
         use rustix::net::{AddressFamily, SocketType};
         let socket = rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, None).unwrap();
         bind_packet(&socket, interface);
+        take_room(&socket);
         Self(socket)
     }
 
     pub fn send(&self, to: [u8; 6], number: u64, length: usize) {
-        let bytes = frame(to, PEER, number, length);
+        self.send_as(PEER, to, number, length);
+    }
+
+    /// From another address than the peer's.
+    pub fn send_as(&self, from: [u8; 6], to: [u8; 6], number: u64, length: usize) {
+        self.send_bytes(&frame(to, from, number, length));
+    }
+
+    pub fn send_bytes(&self, bytes: &[u8]) {
         // A full device queue is not what these tests are about: try again.
-        while let Err(error) = rustix::net::send(&self.0, &bytes, rustix::net::SendFlags::empty()) {
+        while let Err(error) = rustix::net::send(&self.0, bytes, rustix::net::SendFlags::empty()) {
             assert_eq!(error, rustix::io::Errno::NOBUFS, "send from the peer");
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -279,7 +393,8 @@ impl Peer {
 fn bind_packet(socket: &OwnedFd, interface: &str) {
     use std::os::fd::AsRawFd;
     let name = std::ffi::CString::new(interface).unwrap();
-    // SAFETY: all zeroes is a valid sockaddr_ll, `name` is terminated, and the address outlives the call.
+    // SAFETY: all zeroes is a valid sockaddr_ll, `name` is terminated, and the address outlives the
+    // call.
     unsafe {
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
         address.sll_family = libc::AF_PACKET as u16;
@@ -293,6 +408,24 @@ fn bind_packet(socket: &OwnedFd, interface: &str) {
     }
 }
 
+/// Frames that wait in a plug are charged to who sent them; the usual room is for 300.
+#[allow(unsafe_code, reason = "rustix has no SO_SNDBUFFORCE")]
+fn take_room(socket: &OwnedFd) {
+    use std::os::fd::AsRawFd;
+    let bytes: libc::c_int = 256 << 20;
+    // SAFETY: value and length describe one int.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUFFORCE,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as u32,
+        )
+    };
+    assert_eq!(set, 0, "tests of the network need root");
+}
+
 /// Numbered unicast frames at a steady rate until stopped; returns how many.
 pub struct Stream {
     stop: Arc<AtomicBool>,
@@ -302,12 +435,15 @@ pub struct Stream {
 
 impl Stream {
     pub fn start(frames_per_s: u64, length: usize) -> Self {
+        Self::from(Peer::new(), frames_per_s, length)
+    }
+
+    /// The socket belongs to the namespace of the thread that made it.
+    pub fn from(peer: Peer, frames_per_s: u64, length: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let sent = Arc::new(AtomicU64::new(0));
         let counted = sent.clone();
-        // The socket belongs to the namespace of the thread that makes it.
-        let peer = Peer::new();
         let thread = std::thread::spawn(move || {
             pin_to_first_cpu();
             let begun = Instant::now();
@@ -350,6 +486,18 @@ fn pin_to_first_cpu() {
     let mut set = rustix::thread::CpuSet::new();
     set.set(0);
     rustix::thread::sched_setaffinity(None, &set).unwrap();
+}
+
+/// Events that a test does not expect.
+pub fn no_events() -> Events {
+    Arc::new(|event| panic!("no event is expected: {event:?}"))
+}
+
+/// Events as they come.
+pub fn kept_events() -> (Events, Arc<Mutex<Vec<Event>>>) {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keep = kept.clone();
+    (Arc::new(move |event| keep.lock().unwrap().push(event)), kept)
 }
 
 /// Waits until `done`, at most five seconds.

@@ -1,4 +1,5 @@
-//! Writes the kept inputs, from what the real encoder and codecs make: `cargo run --example seeds -- seeds`.
+//! Writes the kept inputs, from what the real encoder and codecs make:
+//! `cargo run --example seeds -- seeds`.
 
 use std::io::Result;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Any bytes from the target to a source with groups on their way: taken or refused, and no more supplied than was referred to.
-//! First byte: piece size.
+//! Any bytes from the target to a source with groups on their way: taken or refused, and no more
+//! supplied than was referred to. First byte: piece size.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,4 +1,5 @@
-//! Any bytes from the source, from its first one on: rebuilt, waited for or refused, within bounds. First byte: piece size.
+//! Any bytes from the source, from its first one on: rebuilt, waited for or refused, within bounds.
+//! First byte: piece size.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
 //! Any body: a page or a refusal; any change of a page comes back, in no more bytes than allowed.
-//! First byte: 0 decodes the rest; else the rest is runs of (place, length, byte) written over a page.
+//! First byte: 0 decodes the rest; else the rest is runs of (place, length, byte) written over a
+//! page.
 #![no_main]
 
 use std::sync::LazyLock;

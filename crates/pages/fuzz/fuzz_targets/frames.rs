@@ -1,5 +1,6 @@
-//! An honest encoder's frames, damaged where it hurts and whole again as frames: refused, waited for, or the source's bytes.
-//! First bytes: which guest, piece size, pages that the target's store may keep; then the damage.
+//! An honest encoder's frames, damaged where it hurts and whole again as frames: refused, waited
+//! for, or the source's bytes. First bytes: which guest, piece size, pages that the target's store
+//! may keep; then the damage.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Any sequence of entries and questions: the store keeps to its size and gives what was entered, and each sender that is
-//! told the news knows exactly what is held.
+//! Any sequence of entries and questions: the store keeps to its size and gives what was entered,
+//! and each sender that is told the news knows exactly what is held.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

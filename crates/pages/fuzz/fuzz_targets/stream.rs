@@ -1,5 +1,5 @@
-//! Any bytes, in pieces of any sizes: written back they are the same bytes, and the page records do not depend on the pieces.
-//! First byte: how many piece sizes follow.
+//! Any bytes, in pieces of any sizes: written back they are the same bytes, and the page records do
+//! not depend on the pieces. First byte: how many piece sizes follow.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
 //! Any blob: the announced pages or a refusal; any group comes back.
-//! First byte: 0 decodes the rest as one to four pages; else a group of copies of the page that the rest makes.
+//! First byte: 0 decodes the rest as one to four pages; else a group of copies of the page that the
+//! rest makes.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,4 +1,5 @@
-//! Streams of small guests as QEMU lays them out, and what the encoder makes of them under each choice of classes.
+//! Streams of small guests as QEMU lays them out, and what the encoder makes of them under each
+//! choice of classes.
 
 use std::sync::LazyLock;
 

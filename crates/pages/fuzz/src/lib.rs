@@ -1,6 +1,8 @@
-//! What the fuzz targets share: a cluster's key, the streams of small guests, and choices read off the fuzzer's bytes.
+//! What the fuzz targets share: a cluster's key, the streams of small guests, and choices read off
+//! the fuzzer's bytes.
 //!
-//! Everything is the same in every run, so an input that failed fails again. What the targets hold true is said in each.
+//! Everything is the same in every run, so an input that failed fails again. What the targets hold
+//! true is said in each.
 #![forbid(unsafe_code)]
 
 mod guest;
@@ -21,7 +23,7 @@ pub use mutate::{Frame, damaged, split};
 /// Versions kept for delta: few, so that they are evicted.
 pub const VERSION_SLOTS: u32 = 8;
 
-/// What one push of the decoder may give out: its limit, and the group that crossed it.
+/// What one push of the decoder may return: its limit, and the group that crossed it.
 pub const PUSH_OUTPUT_BYTES_MAX: usize =
     OUTPUT_BYTES_MAX + FRAME_BODY_BYTES_MAX + GROUP_PAGES_MAX * (PAGE_BYTES + 8 + 256);
 
@@ -52,7 +54,8 @@ pub fn answer(
     encoder.answer(bytes, know, out, &mut Vec::new())
 }
 
-/// Decodes a wire in pieces, checking the bounds of each push; gives what QEMU would get, and whether the end was reached.
+/// Decodes a wire in pieces, checking the bounds of each push; gives what QEMU would get, and
+/// whether the end was reached.
 pub fn decode(wire: &[u8], piece: usize, store_pages: u64) -> (Result<bool, DecodeError>, Vec<u8>) {
     let mut decoder = Decoder::new(key()).expect("a decoder");
     let mut store = PageStore::new(store_pages * PAGE_BYTES as u64);
@@ -75,7 +78,7 @@ pub fn decode(wire: &[u8], piece: usize, store_pages: u64) -> (Result<bool, Deco
         }
         // There are no other streams; half of the time nobody waits for them.
         if decoder.waits_for_siblings().is_some() && bytes.len().is_multiple_of(2) {
-            decoder.lose_patience();
+            decoder.stop_waiting_for_siblings();
             assert_eq!(decoder.waits_for_siblings(), None);
             more = true;
         }
@@ -84,7 +87,8 @@ pub fn decode(wire: &[u8], piece: usize, store_pages: u64) -> (Result<bool, Deco
             "one push gave out too much"
         );
         assert!(store.pages() as u64 <= store_pages, "the store outgrew its limit");
-        // Each piece here is far smaller than a frame may be: some ids asked for, and what the store did.
+        // Each piece here is far smaller than a frame may be: some ids asked for, and what the
+        // store did.
         assert!(
             back.len() <= 64 * 1024 + bytes.len(),
             "one push sent too much back"
@@ -92,7 +96,8 @@ pub fn decode(wire: &[u8], piece: usize, store_pages: u64) -> (Result<bool, Deco
     }
 }
 
-/// A page made of the fuzzer's bytes: they repeat, and every repetition adds to one of its words, as tables in memory do.
+/// A page made of the fuzzer's bytes: they repeat, and every repetition adds to one of its words,
+/// as tables in memory do.
 pub fn page_of(bytes: &[u8]) -> Page {
     let mut page = [0; PAGE_BYTES];
     if bytes.is_empty() {

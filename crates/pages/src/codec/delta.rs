@@ -1,7 +1,8 @@
 //! A page against the version that was sent before: runs of 64-bit words that differ.
 //!
-//! Body: repeated (u16 words to keep, u16 words that follow, those words). Words that differ are carried as they are now:
-//! their exclusive or with the old ones would be no shorter, and the runs are where the gain is.
+//! Body: repeated (u16 words to keep, u16 words that follow, those words). Words that differ are
+//! carried as they are now: their exclusive or with the old ones would be no shorter, and the runs
+//! are where the gain is.
 
 use super::CodecError;
 use crate::limits::PAGE_BYTES;

@@ -1,4 +1,5 @@
-//! zstd over the pages of one group: neighbours share what they repeat, and one call costs less than sixty-four.
+//! zstd over the pages of one group: neighbours share what they repeat, and one call costs less
+//! than sixty-four.
 
 use super::CodecError;
 use crate::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
@@ -40,7 +41,8 @@ impl GroupDecoder {
             .map_err(|_| CodecError)
     }
 
-    /// Decompresses exactly `pages` pages; a blob that holds more stops at that size and is refused.
+    /// Decompresses exactly `pages` pages; a blob that holds more stops at that size and is
+    /// refused.
     pub fn decode(&mut self, blob: &[u8], pages: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
         if pages > GROUP_PAGES_MAX {
             return Err(CodecError);

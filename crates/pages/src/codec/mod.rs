@@ -1,9 +1,10 @@
 //! The codecs of single pages and of groups (§1.3.1, figure 2).
 //!
-//! LZO: the paper names it; no permissively licensed fast library of it exists. LZ4 is of the same family (byte-aligned
-//! literals and matches, no entropy coding) and stands in its place: `examples/page_codecs.rs` measures it beside
-//! WKdm, zstd and a plain copy on real guest pages. An own LZO1X-1 would have the same match finder and a denser but
-//! slower token format; nothing measured so far asks for it.
+//! LZO: the paper names it; no permissively licensed fast library of it exists. LZ4 is of the same
+//! family (byte-aligned literals and matches, no entropy coding) and stands in its place:
+//! `examples/page_codecs.rs` measures it beside WKdm, zstd and a plain copy on real guest pages. An
+//! own LZO1X-1 would have the same match finder and a denser but slower token format; nothing
+//! measured so far asks for it.
 
 pub mod delta;
 pub mod group;
@@ -27,7 +28,8 @@ pub fn fill_of(page: &Page) -> Option<u8> {
     (same(&page[..64]) && page.chunks_exact(512).all(same)).then_some(first)
 }
 
-/// Appends the LZ4 block of a page; false (nothing appended) unless it is smaller than `limit` bytes.
+/// Appends the LZ4 block of a page; false (nothing appended) unless it is smaller than `limit`
+/// bytes.
 pub fn lz4_encode(page: &Page, limit: usize, out: &mut Vec<u8>) -> bool {
     let start = out.len();
     out.resize(start + lz4_flex::block::get_maximum_output_size(PAGE_BYTES), 0);

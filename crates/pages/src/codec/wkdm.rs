@@ -1,13 +1,14 @@
 //! WKdm (Wilson, Kaplan, Smaragdakis 1999; the paper's ref 7): pages of integers and pointers.
 //!
-//! Each 32-bit word is looked up in a direct-mapped dictionary of 16 recent words and becomes one of
-//! zero, exact (index), partial (index and the low 10 bits; the upper 22 agree) or a miss (the word).
+//! Each 32-bit word is looked up in a direct-mapped dictionary of 16 recent words and becomes one
+//! of zero, exact (index), partial (index and the low 10 bits; the upper 22 agree) or a miss (the
+//! word).
 //!
 //! ```text
 //! 256 bytes: tags, 2 bits a word | indices, 4 bits | low bits, 3 x 10 in 4 bytes | missed words
 //! ```
-//! All lengths follow from the tags, so the body carries none. Where the original picks a slot by a table of random
-//! numbers, this multiplies: the same spread without the table.
+//! All lengths follow from the tags, so the body carries none. Where the original picks a slot by a
+//! table of random numbers, this multiplies: the same spread without the table.
 
 use super::CodecError;
 use crate::limits::PAGE_BYTES;
@@ -102,8 +103,9 @@ impl Counts {
     }
 }
 
-/// Sorts the words into the four kinds. Branches only on four zeros at once: guest pages defeat prediction of more.
-/// The masks on positions change nothing (no list has more entries than the page has words); they spare bounds checks.
+/// Sorts the words into the four kinds. Branches only on four zeros at once: guest pages defeat
+/// prediction of more. The masks on positions change nothing (no list has more entries than the
+/// page has words); they spare bounds checks.
 fn sort(page: &Page, parts: &mut Parts) -> Counts {
     let mut dictionary = [0u32; SLOTS];
     let mut positions = Positions::default();
@@ -217,7 +219,8 @@ pub fn decode(body: &[u8], page: &mut Page) -> Result<(), CodecError> {
 const FROM_SEEN: [u32; 4] = [0, u32::MAX, !LOW_MASK, 0];
 const FROM_LOWS: [u32; 4] = [0, 0, LOW_MASK, 0];
 
-/// Replays the dictionary, with a branch only on four zeros at once; positions are masked as in `sort`.
+/// Replays the dictionary, with a branch only on four zeros at once; positions are masked as in
+/// `sort`.
 fn rebuild(
     tags: &[u8; TAGS],
     indices: &[u8; WORDS],

@@ -1,7 +1,7 @@
 //! QEMU's migration stream as tokens that can be written back byte by byte.
 //!
-//! Layouts: `docs/design/pages.md`. Deliberately absent: the meaning of device state, xbzrle, multifd channels,
-//! mapped-ram; such streams pass through untouched.
+//! Layouts: `docs/design/pages.md`. Deliberately absent: the meaning of device state, xbzrle,
+//! multifd channels, mapped-ram; such streams pass through untouched.
 
 mod blocks;
 mod hash;

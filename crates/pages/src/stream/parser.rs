@@ -1,6 +1,8 @@
-//! The incremental parser: any chunking of a stream gives the same tokens, apart from where verbatim bytes are cut.
+//! The incremental parser: any chunking of a stream gives the same tokens, apart from where
+//! verbatim bytes are cut.
 //!
-//! A record inside one chunk is handed on without a copy; one that a chunk edge cuts is completed in `carry`.
+//! A record inside one chunk is handed on without a copy; one that a chunk edge cuts is completed
+//! in `carry`.
 
 use super::record::{Context, Kind, Look, PassThrough, State};
 use super::{BlockIndex, BlockTable, Page, Token};
@@ -70,7 +72,7 @@ impl Parser {
         &self.blocks
     }
 
-    /// Feeds the carried record from the chunk until it is whole; gives back the rest of the chunk.
+    /// Feeds the carried record from the chunk until it is whole; returns the rest of the chunk.
     fn complete<'c>(
         &mut self,
         mut chunk: &'c [u8],
@@ -95,7 +97,8 @@ impl Parser {
         chunk
     }
 
-    /// Takes one record from the front. Returns bytes taken, and the bytes needed in all if the record is cut.
+    /// Takes one record from the front. Returns bytes taken, and the bytes needed in all if the
+    /// record is cut.
     fn step(&mut self, bytes: &[u8], sink: &mut impl FnMut(Token<'_>, &BlockTable)) -> (usize, usize) {
         let context = Context {
             blocks: &self.blocks,

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::limits::{CAPABILITIES_MAX, CONFIGURATION_NAME_BYTES_MAX, PAGE_BYTES};
 
-/// Why the rest of a stream is passed through without being understood. Never a failure of the move.
+/// Why the rest of a stream is passed through without being understood. Never a failure of the
+/// move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PassThrough {
     /// Not a migration stream, or of another version.

@@ -1,4 +1,5 @@
-//! One group's records, applied in order; stops at a reference that fails and goes on when the page is supplied.
+//! One group's records, applied in order; stops at a reference that fails and goes on when the page
+//! is supplied.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,7 +21,7 @@ pub(super) struct Cursor {
     last: Option<PageHead>,
 }
 
-/// What the records of all groups act upon.
+/// What the records of all groups act on.
 pub(super) struct Rebuild {
     pub key: ContentKey,
     pub blocks: BlockTable,
@@ -60,7 +61,8 @@ pub(super) fn survey(records: &[u8], count: u16) -> Result<usize, DecodeError> {
 }
 
 impl Rebuild {
-    /// Applies records until the end (true) or until a reference fails (false); the cursor stands there.
+    /// Applies records until the end (true) or until a reference fails (false); the cursor stands
+    /// there.
     pub fn apply(
         &mut self,
         parts: Parts<'_>,
@@ -155,19 +157,20 @@ impl Rebuild {
         Ok(Some(page))
     }
 
-    /// Contents that the rest of a group refers to and that are nowhere here; without the promised ones where the caller is patient.
+    /// Contents that the rest of a group refers to and that are nowhere here; without the promised
+    /// ones where the caller may wait.
     pub fn missing(
         &self,
         parts: Parts<'_>,
         cursor: Cursor,
         store: &PageStore,
-        patient: bool,
+        may_wait: bool,
     ) -> HashSet<ContentId> {
         let (mut reader, mut last) = (Reader(&parts.records[cursor.at..]), cursor.last);
         let mut missing = HashSet::new();
         while let Ok(read) = record::read(&mut reader, &mut last) {
             if let Record::Page(_, Body::Known(id, standing)) = read
-                && !(patient && standing == Standing::Promised)
+                && !(may_wait && standing == Standing::Promised)
                 && !self.supplied.contains_key(&id)
                 && !store.holds(id)
             {

@@ -4,8 +4,9 @@
 //! Hello -> Flowing <-> Waiting (a reference failed; later frames queue, supplies pass) -> Ended (digest equal)
 //! ```
 //!
-//! What a reference only counts on another stream for is waited for, not asked for, as long as the caller has patience: at one source
-//! a reference is made after its content was sent, and streams keep their order, so streams never wait for each other in a ring.
+//! What a reference only counts on another stream for is waited for, not asked for, as long as the
+//! caller lets it wait: at one source a reference is made after its content was sent, and streams
+//! keep their order, so streams never wait for each other in a cycle.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -28,7 +29,7 @@ pub enum Progress {
     Hungry,
     /// The output limit was reached: write it out, then push nothing to go on.
     More,
-    /// The end marker was checked: the bytes given out are the source's.
+    /// The end marker was checked: the bytes returned are the source's.
     Ended(StreamDigest),
 }
 
@@ -57,11 +58,11 @@ struct Core {
     acked: Option<u32>,
     waiting: Option<Waiting>,
     /// What other streams promised is waited for, not asked for.
-    patient: bool,
+    may_wait: bool,
     queue: VecDeque<(u8, Vec<u8>)>,
     queue_bytes: usize,
     wanted: HashSet<ContentId>,
-    told: StoreCursor,
+    reported: StoreCursor,
     ended: Option<StreamDigest>,
 }
 
@@ -84,11 +85,11 @@ impl Decoder {
             next_group: 0,
             acked: None,
             waiting: None,
-            patient: true,
+            may_wait: true,
             queue: VecDeque::new(),
             queue_bytes: 0,
             wanted: HashSet::new(),
-            told: StoreCursor::default(),
+            reported: StoreCursor::default(),
             ended: None,
         };
         Ok(Decoder {
@@ -97,7 +98,8 @@ impl Decoder {
         })
     }
 
-    /// Takes the source's next bytes. Appends to `out` what QEMU gets, to `back` what the source gets.
+    /// Takes the source's next bytes. Appends to `out` what QEMU gets, to `back` what the source
+    /// gets.
     pub fn push(
         &mut self,
         wire: &[u8],
@@ -131,16 +133,17 @@ impl Decoder {
         })
     }
 
-    /// The group that waits for nothing but pages of other streams: push again when the store has grown.
+    /// The group that waits for nothing but pages of other streams: push again when the store has
+    /// grown.
     pub fn waits_for_siblings(&self) -> Option<u32> {
         let waiting = self.core.waiting.as_ref()?;
-        (self.core.patient && self.core.wanted.is_empty()).then_some(waiting.number)
+        (self.core.may_wait && self.core.wanted.is_empty()).then_some(waiting.number)
     }
 
-    /// Enough waited for other streams, now and later. The next push, an empty one will do, asks the source for what the group still
-    /// lacks, or goes on if it lacks nothing any more.
-    pub fn lose_patience(&mut self) {
-        self.core.patient = false;
+    /// Enough waited for other streams, now and later. The next push, an empty one will do, asks
+    /// the source for what the group still lacks, or goes on if it lacks nothing any more.
+    pub fn stop_waiting_for_siblings(&mut self) {
+        self.core.may_wait = false;
     }
 
     /// The connection has ended: an error unless the end marker was checked.
@@ -153,7 +156,8 @@ fn whole<T>(value: Option<T>, reader: &Reader<'_>) -> Result<T, DecodeError> {
     value.filter(|_| reader.is_empty()).ok_or(DecodeError::Truncated)
 }
 
-/// What a queued frame is charged: no less than its place in the queue, or empty frames would be kept for nothing.
+/// What a queued frame is charged: no less than its place in the queue, or empty frames would be
+/// kept for nothing.
 fn queued_bytes(body: &[u8]) -> usize {
     (body.len() + frame::HEAD_BYTES).max(size_of::<(u8, Vec<u8>)>())
 }
@@ -334,7 +338,7 @@ impl Core {
             records: &waiting.records,
             plain: &waiting.plain,
         };
-        let missing = self.rebuild.missing(parts, waiting.cursor, store, self.patient);
+        let missing = self.rebuild.missing(parts, waiting.cursor, store, self.may_wait);
         self.waiting = Some(waiting);
         let mut ask: Vec<ContentId> = missing
             .into_iter()
@@ -389,12 +393,12 @@ impl Core {
         Ok(())
     }
 
-    /// Acknowledges, and tells the source what the store holds now.
+    /// Acknowledges, and reports to the source what the store holds now.
     fn report(&mut self, store: &PageStore, back: &mut Vec<u8>) {
         if !self.greeted {
             return;
         }
-        let news = store.news(&mut self.told);
+        let news = store.news(&mut self.reported);
         if news.reset {
             frame::frame(back, frame::RESET, |_| {});
         }

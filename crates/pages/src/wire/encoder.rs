@@ -9,7 +9,7 @@ use super::error::EncodeError;
 use super::frame::{self, Frames, Reader};
 use super::group::{Closed, Group};
 use super::window::Window;
-use crate::chooser::{Chooser, Texture, texture};
+use crate::chooser::{Chooser, PageProfile, page_profile};
 use crate::class::{Account, Classes, PageClass};
 use crate::codec::group::GroupEncoder;
 use crate::codec::{delta, fill_of, lz4_encode, wkdm};
@@ -100,7 +100,8 @@ impl Encoder {
         })
     }
 
-    /// Encodes QEMU's next bytes; appends frames to `out`. At most a quarter of the window at once keeps it meaningful.
+    /// Encodes QEMU's next bytes; appends frames to `out`. At most a quarter of the window at once
+    /// keeps it meaningful.
     pub fn push(
         &mut self,
         bytes: &[u8],
@@ -144,7 +145,8 @@ impl Encoder {
         core.leave(before, out)
     }
 
-    /// Takes bytes that came back from the target. Supplied pages are appended to `out`, what the target's QEMU said to `returned`.
+    /// Takes bytes that came back from the target. Supplied pages are appended to `out`, what the
+    /// target's QEMU said to `returned`.
     pub fn answer(
         &mut self,
         bytes: &[u8],
@@ -302,12 +304,12 @@ impl Core {
         if !self.group.keeps_versions() && self.chooser.raw_always_pays() {
             return self.raw(head, page);
         }
-        let texture = texture(page);
-        let class = self.chooser.choose(texture);
+        let profile = page_profile(page);
+        let class = self.chooser.choose(profile);
         if self.group.keeps_versions()
             && let Some(old) = self.versions.get(head.block, head.offset)
         {
-            let limit = self.chooser.expected_bytes(class, texture).min(PAGE_BYTES as u64) as usize;
+            let limit = self.chooser.expected_bytes(class, profile).min(PAGE_BYTES as u64) as usize;
             let encode = |body: &mut Vec<u8>| delta::encode(old, page, limit, body);
             if let Some(bytes) = self.group.coded(PageClass::Delta, head, encode) {
                 return self.count(PageClass::Delta, bytes);
@@ -315,24 +317,24 @@ impl Core {
         }
         match class {
             PageClass::Zstd => {
-                self.group.zstd_page(head, page, texture);
+                self.group.zstd_page(head, page, profile);
                 self.untimed[PageClass::Zstd as usize] += 1;
             }
-            PageClass::Lz4 | PageClass::Wkdm => self.single(class, head, page, texture),
+            PageClass::Lz4 | PageClass::Wkdm => self.single(class, head, page, profile),
             _ => {
-                self.chooser.fade(texture);
+                self.chooser.decay(profile);
                 self.raw(head, page);
             }
         }
     }
 
-    fn single(&mut self, class: PageClass, head: PageHead, page: &Page, texture: Texture) {
+    fn single(&mut self, class: PageClass, head: PageHead, page: &Page, profile: PageProfile) {
         let coded = self.group.coded(class, head, |body| match class {
             PageClass::Wkdm => wkdm::encode(page, PAGE_BYTES, body),
             _ => lz4_encode(page, PAGE_BYTES, body),
         });
         self.chooser
-            .learn_bytes(class, texture, coded.unwrap_or(PAGE_BYTES));
+            .learn_bytes(class, profile, coded.unwrap_or(PAGE_BYTES));
         match coded {
             Some(bytes) => self.count(class, bytes),
             None => self.raw(head, page),
@@ -364,9 +366,9 @@ impl Core {
     fn learn_zstd(&mut self, closed: &Closed) {
         self.account
             .add(PageClass::Zstd, closed.zstd_pages as u64, closed.zstd_bytes);
-        let textures = &self.group.zstd_textures;
+        let profiles = &self.group.zstd_profiles;
         self.chooser
-            .learn_group(PageClass::Zstd, textures, closed.zstd_bytes);
+            .learn_group(PageClass::Zstd, profiles, closed.zstd_bytes);
     }
 
     fn back_frame(

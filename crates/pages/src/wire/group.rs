@@ -2,7 +2,7 @@
 
 use super::frame::{self, ENTER_STORE, HEAD_BYTES, KEEP_VERSIONS};
 use super::record;
-use crate::chooser::Texture;
+use crate::chooser::PageProfile;
 use crate::class::PageClass;
 use crate::codec::CodecError;
 use crate::codec::group::GroupEncoder;
@@ -24,7 +24,7 @@ pub(super) struct Group {
     frame: Vec<u8>,
     zstd_pages: Vec<u8>,
     zstd_blob: Vec<u8>,
-    pub zstd_textures: Vec<Texture>,
+    pub zstd_profiles: Vec<PageProfile>,
     count: u16,
     pages: usize,
     last: Option<PageHead>,
@@ -43,7 +43,7 @@ impl Group {
         self.frame[0] = frame::GROUP;
         self.zstd_pages.clear();
         self.zstd_blob.clear();
-        self.zstd_textures.clear();
+        self.zstd_profiles.clear();
         (self.count, self.pages, self.last, self.literal) = (0, 0, None, None);
         self.flags =
             if enter_store { ENTER_STORE } else { 0 } | if keep_versions { KEEP_VERSIONS } else { 0 };
@@ -69,7 +69,7 @@ impl Group {
             || self.frame.len() + self.zstd_pages.len() >= GROUP_PAYLOAD_BYTES_MAX
     }
 
-    /// Takes what fits of verbatim bytes into one literal; gives back the rest.
+    /// Takes what fits of verbatim bytes into one literal; returns the rest.
     pub fn literal<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (at, len) = self
             .literal
@@ -94,7 +94,8 @@ impl Group {
         &mut self.frame
     }
 
-    /// Adds a page whose codec appends its body, and the body's bytes; None, and nothing added, where the codec says that it does not fit.
+    /// Adds a page whose codec appends its body, and the body's bytes; None, and nothing added,
+    /// where the codec says that it does not fit.
     pub fn coded(
         &mut self,
         class: PageClass,
@@ -130,10 +131,10 @@ impl Group {
     }
 
     /// Adds a page whose body joins the group's zstd blob.
-    pub fn zstd_page(&mut self, head: PageHead, page: &Page, texture: Texture) {
+    pub fn zstd_page(&mut self, head: PageHead, page: &Page, profile: PageProfile) {
         self.page(PageClass::Zstd, head);
         self.zstd_pages.extend_from_slice(page);
-        self.zstd_textures.push(texture);
+        self.zstd_profiles.push(profile);
     }
 
     /// Completes the frame and appends it to `out`.

@@ -4,7 +4,8 @@
 //! u8: class code (low 4 bits) | 0x10 QEMU wrote "continue" | 0x20 next page of the record before
 //!     | 0x40 known: promised, another stream of the source may carry it and be behind
 //! literal (code 0): u32 length, bytes
-//! page: unless 0x20: u16 block, u64 offset; then by class: fill byte | id 16 | u16 length + body | nothing | 4096 bytes
+//! page: unless 0x20: u16 block, u64 offset; then by class:
+//!     fill byte | id 16 | u16 length + body | nothing | 4096 bytes
 //! ```
 
 use super::error::DecodeError;

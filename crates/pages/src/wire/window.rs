@@ -1,4 +1,5 @@
-//! What is on its way to the target: frames not acknowledged, and the pages that their references may still need.
+//! What is on its way to the target: frames not acknowledged, and the pages that their references
+//! may still need.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -157,7 +157,7 @@ pub struct Pair {
     pub out: Vec<u8>,
     pub ended: bool,
     /// Waits for other streams instead of asking.
-    pub patient: bool,
+    pub may_wait: bool,
 }
 
 impl Pair {
@@ -170,7 +170,7 @@ impl Pair {
             decoder,
             out: Vec::new(),
             ended: false,
-            patient: false,
+            may_wait: false,
         }
     }
 
@@ -187,7 +187,7 @@ impl Pair {
             for piece in wire.chunks(1500).chain(std::iter::once(&[][..])) {
                 progress = self.decoder.push(piece, store, &mut self.out, &mut back)?;
             }
-            while progress == Progress::More || self.loses_patience() {
+            while progress == Progress::More || self.stops_waiting() {
                 progress = self.decoder.push(&[], store, &mut self.out, &mut back)?;
             }
             self.ended |= matches!(progress, Progress::Ended(_));
@@ -202,12 +202,12 @@ impl Pair {
     }
 
     /// Whether it just has.
-    fn loses_patience(&mut self) -> bool {
-        let loses = !self.patient && self.decoder.waits_for_siblings().is_some();
-        if loses {
-            self.decoder.lose_patience();
+    fn stops_waiting(&mut self) -> bool {
+        let stops = !self.may_wait && self.decoder.waits_for_siblings().is_some();
+        if stops {
+            self.decoder.stop_waiting_for_siblings();
         }
-        loses
+        stops
     }
 
     /// Moves a whole stream; gives the bytes on the wire.

@@ -1,4 +1,5 @@
-//! Why fewer targets than the proved bound cannot do: sums, VMs that exclude each other, what fits together, or constraints.
+//! Why fewer targets than the proved bound cannot do: sums, VMs that exclude each other, what fits
+//! together, or constraints.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +37,8 @@ pub(super) fn why_not(problem: &Problem, input: &PlanInput, solution: &Solution)
     format!("Fewer than {n} cannot do: {why}.{end}")
 }
 
-/// The n - 1 targets with most of a resource hold less of it than is needed. Amounts, not percentages: those would round.
+/// The n - 1 targets with most of a resource hold less of it than is needed. Amounts, not
+/// percentages: those would round.
 fn by_sums(problem: &Problem, n: usize) -> Option<String> {
     let targets: Vec<usize> = targets(problem).collect();
     let short = (0..problem.resources.len()).filter_map(|r| {
@@ -94,7 +96,8 @@ fn by_homes(problem: &Problem, input: &PlanInput, n: usize) -> Option<String> {
     })
 }
 
-/// Sums would allow fewer, and no single constraint forbids it by counting: what fits together does, or constraints do.
+/// Sums would allow fewer, and no single constraint forbids it by counting: what fits together
+/// does, or constraints do.
 fn by_arrangement(input: &PlanInput, n: usize) -> String {
     let together = "sums would allow it, but not what fits together on a host".to_owned();
     let constraints = constraints(input);

@@ -9,7 +9,7 @@ use crate::problem::Roles;
 use crate::report::Plan;
 use crate::words::{listed, some};
 
-/// Targets that are told one by one; the rest are counted.
+/// Targets that are explained one by one; the rest are counted.
 const TARGETS_TOLD_MAX: usize = 20;
 
 /// A sentence for each target, and one for each reason to leave hosts out.
@@ -21,18 +21,18 @@ pub(super) fn chosen_and_left_out(facts: &Facts<'_>, plan: &Plan) -> Vec<String>
         let host = index[&plan.placement[item.vms[0]].target];
         items_on.entry(host).or_default().push(i);
     }
-    let mut told: Vec<String> = items_on
+    let mut sentences: Vec<String> = items_on
         .iter()
         .take(TARGETS_TOLD_MAX)
         .map(|(host, items)| chosen(facts, *host, items))
         .collect();
     if items_on.len() > TARGETS_TOLD_MAX {
         let more = some(items_on.len() - TARGETS_TOLD_MAX, "more target");
-        told.push(format!("And {more}, chosen by the same search."));
+        sentences.push(format!("And {more}, chosen by the same search."));
     }
     let used: BTreeSet<usize> = items_on.keys().copied().collect();
-    told.extend(left_out(facts, &used));
-    told
+    sentences.extend(left_out(facts, &used));
+    sentences
 }
 
 fn chosen(facts: &Facts<'_>, host: usize, items: &[usize]) -> String {

@@ -1,4 +1,5 @@
-//! Why these hosts, this order, this k, in words. What a sentence claims was looked up in the plan or proved by a bound.
+//! Why these hosts, this order, this k, in words. What a sentence claims was looked up in the plan
+//! or proved by a bound.
 
 mod fewer;
 mod hosts;
@@ -23,20 +24,20 @@ pub(crate) struct Facts<'a> {
 /// Sentences for a plan.
 pub(crate) fn explain(facts: &Facts<'_>, plan: &Plan) -> Vec<String> {
     let input = facts.input;
-    let mut told = vec![summary(input, plan)];
-    told.push(fewer::why_not(facts.problem, input, facts.solution));
-    told.extend(hosts::chosen_and_left_out(facts, plan));
-    told.push(memory(input, plan));
+    let mut sentences = vec![summary(input, plan)];
+    sentences.push(fewer::why_not(facts.problem, input, facts.solution));
+    sentences.extend(hosts::chosen_and_left_out(facts, plan));
+    sentences.push(memory(input, plan));
     if !input.cluster.traffic.is_empty() {
-        told.push(format!(
+        sentences.push(format!(
             "Traffic between hosts afterwards: {} Mbit/s.",
             plan.traffic_mbit_s
         ));
     }
-    told.extend(order(input, plan));
-    told.extend(k(plan, facts.tried));
-    told.extend(plan.refused.iter().map(|r| format!("Refused: {}.", r.why)));
-    told
+    sentences.extend(order(input, plan));
+    sentences.extend(k(plan, facts.tried));
+    sentences.extend(plan.refused.iter().map(|r| format!("Refused: {}.", r.why)));
+    sentences
 }
 
 fn summary(input: &PlanInput, plan: &Plan) -> String {
@@ -78,10 +79,10 @@ fn verb(count: usize, plural: &str) -> String {
 }
 
 fn order(input: &PlanInput, plan: &Plan) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut sentences = Vec::new();
     if !plan.batches.is_empty() {
-        told.push("Each batch fits its targets beside what is still there.".to_owned());
-        told.extend(talkers(input, plan));
+        sentences.push("Each batch fits its targets beside what is still there.".to_owned());
+        sentences.extend(talkers(input, plan));
     }
     let hops = plan
         .batches
@@ -89,21 +90,21 @@ fn order(input: &PlanInput, plan: &Plan) -> Vec<String> {
         .flat_map(|b| &b.moves)
         .filter(|m| m.step.spare);
     for hop in hops {
-        told.push(format!(
+        sentences.push(format!(
             "VM {} goes by way of {}: moves that waited for each other's room are freed so.",
             hop.step.vm, hop.step.target
         ));
     }
-    if !plan.ring.is_empty() {
-        let names = listed(plan.ring.iter().map(|s| s.vm.as_str()));
-        told.push(match plan.ring_states {
+    if !plan.cycle.is_empty() {
+        let names = listed(plan.cycle.iter().map(|s| s.vm.as_str()));
+        sentences.push(match plan.cycle_states {
             None => format!(
                 "Cannot be ordered: {names} wait for each other's room and no host is free for one of them meanwhile."
             ),
             Some(states) => format!("No order was found within {states} states: {names} wait for each other's room."),
         });
     }
-    told
+    sentences
 }
 
 /// How near to each other the VMs move that talk to each other; nothing where no two of them move.

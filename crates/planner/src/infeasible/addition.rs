@@ -89,7 +89,8 @@ fn hopeful<'a>(problem: &Problem, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
     kinds
 }
 
-/// The kinds with most in all, by the shares of what the largest host has; in the order of the input again.
+/// The kinds with most in all, by the shares of what the largest host has; in the order of the
+/// input again.
 fn largest<'a>(input: &PlanInput, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
     if kinds.len() <= ADDITION_KINDS_MAX {
         return kinds;

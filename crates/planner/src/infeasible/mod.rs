@@ -1,5 +1,6 @@
-//! Why there is no placement: what is short, which constraints conflict, and the least that would make it possible.
-//! Nothing is claimed beyond what was asked and answered; a question that the search left open is told as open.
+//! Why there is no placement: what is short, which constraints conflict, and the least that would
+//! make it possible. Nothing is claimed beyond what was asked and answered; a question that the
+//! search left open is reported as open.
 
 mod addition;
 mod conflict;
@@ -18,7 +19,7 @@ pub use reason::Reason;
 
 /// Work for one question "would it be possible then?".
 const QUESTION_WORK: u64 = 3_000_000;
-/// Reasons that are told in one sentence; the rest are counted.
+/// Reasons given in one sentence; the rest are counted.
 const REASONS_TOLD_MAX: usize = 3;
 
 /// The explanation.
@@ -27,14 +28,15 @@ const REASONS_TOLD_MAX: usize = 3;
 pub struct Impossible {
     /// What is short; at least one.
     pub reasons: Vec<Reason>,
-    /// Constraints that cannot all be kept. Where `conflict-known` is `proved`, none can be left out of this list, and an empty
-    /// one means that the amounts alone forbid it.
+    /// Constraints that cannot all be kept. Where `conflict-known` is `proved`, none can be left
+    /// out of this list, and an empty one means that the amounts alone forbid it.
     pub conflict: Vec<Constraint>,
     /// What is known about the conflict.
     pub conflict_known: Known,
     /// The fewest hosts of an existing kind that would do, as far as kinds were tried.
     pub addition: Option<Addition>,
-    /// What is known about additions. Where it is `proved`, none at all means that no number of such hosts would do.
+    /// What is known about additions. Where it is `proved`, none at all means that no number of
+    /// such hosts would do.
     pub addition_known: Known,
 }
 
@@ -49,7 +51,7 @@ pub enum Known {
         /// What ended it.
         by: Ended,
     },
-    /// Only so many were looked at.
+    /// Only so many were examined.
     Part {
         /// Looked at.
         tried: usize,
@@ -132,7 +134,7 @@ fn stop(by: Ended) -> &'static str {
 impl Impossible {
     /// What is short and what conflicts, in words of bounded length.
     pub fn sentence(&self) -> String {
-        let mut told: Vec<String> = self
+        let mut sentences: Vec<String> = self
             .reasons
             .iter()
             .take(REASONS_TOLD_MAX)
@@ -140,13 +142,13 @@ impl Impossible {
             .collect();
         if self.reasons.len() > REASONS_TOLD_MAX {
             let rest = &self.reasons[REASONS_TOLD_MAX..];
-            told.push(match rest.iter().all(Reason::is_about_vms) {
+            sentences.push(match rest.iter().all(Reason::is_about_vms) {
                 true => format!("{} fit nowhere either", some(rest.len(), "more VM")),
                 false => some(rest.len(), "more reason"),
             });
         }
-        told.extend(self.conflict_sentence());
-        told.join("; ")
+        sentences.extend(self.conflict_sentence());
+        sentences.join("; ")
     }
 
     fn conflict_sentence(&self) -> Option<String> {

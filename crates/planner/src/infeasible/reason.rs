@@ -216,7 +216,7 @@ fn fits_nowhere(input: &PlanInput, problem: &Problem, item: usize) -> Reason {
 /// What a VM asks of a host that none has, with the nearest name there is.
 fn unknown(input: &PlanInput, vm: &Vm) -> Vec<String> {
     let meant = |near: Option<&str>| near.map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
-    let mut told = Vec::new();
+    let mut sentences = Vec::new();
     for (key, value) in &vm.selector {
         let keys = || {
             input
@@ -226,20 +226,20 @@ fn unknown(input: &PlanInput, vm: &Vm) -> Vec<String> {
         };
         let mut values = input.hosts.iter().filter_map(|h| h.labels.get(key)).peekable();
         if values.peek().is_none() {
-            told.push(format!(
+            sentences.push(format!(
                 "no host has a label `{key}`{}",
                 meant(nearest_name(key, keys()))
             ));
         } else if !values.clone().any(|has| has == value) {
             let near = meant(nearest_name(value, values.map(String::as_str)));
-            told.push(format!("no host has the label `{key}: {value}`{near}"));
+            sentences.push(format!("no host has the label `{key}: {value}`{near}"));
         }
     }
     let models = || input.hosts.iter().filter_map(|h| h.cpu_model.as_deref());
     if !vm.cpu_models.is_empty() && !models().any(|has| vm.cpu_models.iter().any(|m| m == has)) {
         let near = vm.cpu_models.iter().find_map(|m| nearest_name(m, models()));
         let asked = listed(&vm.cpu_models);
-        told.push(format!("no host has processor model {asked}{}", meant(near)));
+        sentences.push(format!("no host has processor model {asked}{}", meant(near)));
     }
-    told
+    sentences
 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub(crate) const SCALE: u64 = 1000;
 /// Largest amount, in units.
 const UNITS_MAX: u64 = 1_000_000_000_000;
-/// Most of one resource that all VMs together may ask for, in units: the solvers add demands up in 64 bits, of thousandths.
+/// Most of one resource that all VMs together may ask for, in units: the solvers add demands up in
+/// 64 bits, of thousandths.
 pub(crate) const SUM_UNITS_MAX: u64 = 9_000_000_000_000_000;
 
 /// An amount of a resource, exact to a thousandth of its unit.

@@ -1,5 +1,6 @@
-//! Whether an input makes sense: names unique and known, amounts usable, constraints not contradicting each other.
-//! What is merely impossible to place is not a mistake of the input; the solver explains that.
+//! Whether an input makes sense: names unique and known, amounts usable, constraints not
+//! contradicting each other. What is merely impossible to place is not a mistake of the input; the
+//! solver explains that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -240,7 +241,8 @@ fn check_groups(input: &PlanInput) -> Result<(), InputError> {
     Ok(())
 }
 
-/// Refuses demands whose sum the solvers could not hold. Any group, host or pair asks for no more than all VMs do.
+/// Refuses demands whose sum the solvers could not hold. Any group, host or pair asks for no more
+/// than all VMs do.
 fn check_sums(input: &PlanInput) -> Result<(), InputError> {
     let vms = &input.cluster.vms;
     let sums = sums(vms.iter().map(|vm| &vm.demand));

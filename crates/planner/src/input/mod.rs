@@ -1,7 +1,9 @@
-//! What the planner is given: hosts with their resources, the cluster, and how its VMs may be placed.
+//! What the planner is given: hosts with their resources, the cluster, and how its VMs may be
+//! placed.
 //!
-//! [`read()`] turns YAML or JSON text into a [`PlanInput`]; the live coordinator builds the same type itself.
-//! Amounts are exact decimals ([`Amount`]), so equal inputs give equal plans on every machine.
+//! [`read()`] turns YAML or JSON text into a [`PlanInput`]; the live coordinator builds the same
+//! type itself. Amounts are exact decimals ([`Amount`]), so equal inputs give equal plans on every
+//! machine.
 
 mod amount;
 mod check;
@@ -34,7 +36,8 @@ pub const VMS_MAX: usize = 1_000_000;
 /// The resource whose amount, in MiB, is what a move has to carry.
 pub const MEMORY: &str = "memory";
 
-/// Amounts by the name of the resource: `vcpus`, `memory` (MiB), `nic` (Mbit/s), `hugepages`, or any name of the user's.
+/// Amounts by the name of the resource: `vcpus`, `memory` (MiB), `nic` (Mbit/s), `hugepages`, or
+/// any name of the user's.
 pub type Amounts = BTreeMap<String, Amount>;
 
 /// Hosts and the cluster to place on them.
@@ -45,13 +48,13 @@ pub struct PlanInput {
     pub hosts: Vec<Host>,
     /// The cluster.
     pub cluster: Cluster,
-    /// S1: hosts to leave; hosts in maintenance are always left. Empty: every host that runs a VM of the cluster.
-    /// VMs elsewhere keep their hosts.
+    /// S1: hosts to leave; hosts in maintenance are always left. Empty: every host that runs a VM
+    /// of the cluster. VMs elsewhere keep their hosts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub from: Vec<HostName>,
-    /// S2: hosts that may be targets; may overlap with `from`. Hosts in maintenance are never targets. Empty: every other
-    /// host, without those that `from` names.
+    /// S2: hosts that may be targets; may overlap with `from`. Hosts in maintenance are never
+    /// targets. Empty: every other host, without those that `from` names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub to: Vec<HostName>,
@@ -161,7 +164,8 @@ pub struct Vm {
     pub memory: MemoryFigures,
 }
 
-/// What is known of how a VM writes to its memory. What is absent is assumed, and the forecast says so.
+/// What is known of how a VM writes to its memory. What is absent is assumed, and the forecast says
+/// so.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct MemoryFigures {
@@ -252,6 +256,20 @@ pub struct InputError {
     pub what: String,
     /// What would help.
     pub hint: Option<String>,
+}
+
+impl InputError {
+    /// A refusal of what is asked, at a path of the input or an option.
+    pub(crate) fn at(path: &str, what: &str) -> Self {
+        Self {
+            place: Place {
+                path: path.to_owned(),
+                ..Place::default()
+            },
+            what: what.to_owned(),
+            hint: None,
+        }
+    }
 }
 
 /// The JSON Schema of [`PlanInput`].

@@ -4,8 +4,8 @@
 //! text ── events ──▶ Node tree (each node knows its line) ── serde ──▶ PlanInput ── check ──▶ PlanInput
 //! ```
 //!
-//! JSON is read as the subset of YAML that it is. Size and nesting are limited before anything is built.
-//! Deliberately absent: anchors, tags, several documents.
+//! JSON is read as the subset of YAML that it is. Size and nesting are limited before anything is
+//! built. Deliberately absent: anchors, tags, several documents.
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde::Deserialize;
@@ -50,7 +50,8 @@ pub fn read(file: &str, text: &str) -> Result<PlanInput, InputError> {
 }
 
 impl Node {
-    /// The line of a path like `hosts[3].capacity`; of its nearest parent where the path goes beyond the text.
+    /// The line of a path like `hosts[3].capacity`; of its nearest parent where the path goes
+    /// beyond the text.
     fn line_of(&self, path: &str) -> Option<usize> {
         let mut node = self;
         for step in path.split(['.', '[']).filter(|s| !s.is_empty()) {
@@ -153,7 +154,8 @@ fn attach(open: &mut [Open], root: &mut Option<Node>, node: Node) -> Result<(), 
         (Value::Map(fields), Some((key, line))) => fields.push((key, Node { line, ..node })),
         (Value::Map(fields), None) => match node.value {
             Value::Scalar { text, .. } => {
-                // Maps of the inventory's own keys are short; a map of names is checked by its length first.
+                // Maps of the inventory's own keys are short; a map of names is checked by its
+                // length first.
                 if fields.len() < DUPLICATES_CHECKED_MAX && fields.iter().any(|(key, _)| *key == text) {
                     return Err(fault(node.line, format!("`{text}` is given twice")));
                 }

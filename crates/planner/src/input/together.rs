@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 pub(super) struct Together<'a>(BTreeMap<&'a str, &'a str>);
 
 impl<'a> Together<'a> {
-    /// The VM that stands for all it is tied to. Every step on the way is made twice as long for the next walk.
+    /// The VM that stands for all it is tied to. Every step on the way is made twice as long for
+    /// the next walk.
     pub fn root(&mut self, vm: &'a str) -> &'a str {
         let mut at = vm;
         while let Some(&parent) = self.0.get(at) {

@@ -1,9 +1,11 @@
-//! Packing into a given number of hosts by simulated annealing: everything is somewhere, and what is too much shrinks.
+//! Packing into a given number of hosts by simulated annealing: everything is somewhere, and what
+//! is too much shrinks.
 //!
-//! Moves and exchanges between hosts lower the overflow (the share by which hosts are overfull, over all resources); a falling
-//! temperature lets some raise it. For many different VMs on a host, where patterns are too many. Finds placements, proves nothing.
+//! Moves and exchanges between hosts lower the overflow (the share by which hosts are overfull,
+//! over all resources); a falling temperature lets some raise it. For many different VMs on a host,
+//! where patterns are too many. Finds placements, proves nothing.
 
-use super::dive::Dice;
+use super::dive::Rng;
 use super::greedy::{host_order, item_order};
 use super::load::{Load, size, weights};
 use super::watch::Watch;
@@ -12,7 +14,7 @@ use crate::problem::Problem;
 /// Temperatures, in shares of a host.
 const WARM: f64 = 0.02;
 const COLD: f64 = 0.0002;
-/// Steps per VM for one cooling.
+/// Steps per VM for one annealing run.
 const STEPS_PER_ITEM: u64 = 20_000;
 /// With fewer VMs on a host patterns do better.
 const PER_HOST_MIN: usize = 5;
@@ -44,7 +46,7 @@ pub(super) fn anneal<'a>(
     if !(0..problem.items.len()).all(reachable) {
         return None;
     }
-    let mut dice = Dice::new(seed + 5);
+    let mut rng = Rng::new(seed + 5);
     let mut state = State::spread(problem, hosts);
     let steps = STEPS_PER_ITEM * problem.items.len() as u64;
     let cooling = (COLD / WARM).powf(1.0 / steps as f64);
@@ -56,7 +58,7 @@ pub(super) fn anneal<'a>(
         if step % 256 == 0 && !watch.spend(256) {
             return None;
         }
-        state.step(&mut dice, temperature);
+        state.step(&mut rng, temperature);
         temperature *= cooling;
     }
     None
@@ -128,16 +130,16 @@ impl<'a> State<'a> {
             })
     }
 
-    fn step(&mut self, dice: &mut Dice, temperature: f64) {
-        let pick = |dice: &mut Dice, n: usize| ((dice.roll() * n as f64) as usize).min(n - 1);
-        let item = pick(dice, self.at.len());
-        let (from, to) = (self.at[item], pick(dice, self.hosts.len()));
+    fn step(&mut self, rng: &mut Rng, temperature: f64) {
+        let pick = |rng: &mut Rng, n: usize| ((rng.next_unit() * n as f64) as usize).min(n - 1);
+        let item = pick(rng, self.at.len());
+        let (from, to) = (self.at[item], pick(rng, self.hosts.len()));
         if from == to || !self.problem.admits(item, self.hosts[to]) {
             return;
         }
         let other = match self.on[to].len() {
             0 => None,
-            n => Some(pick(dice, n + 1)).filter(|i| *i < n).map(|i| self.on[to][i]),
+            n => Some(pick(rng, n + 1)).filter(|i| *i < n).map(|i| self.on[to][i]),
         };
         if other.is_some_and(|o| !self.problem.admits(o, self.hosts[from]) || self.clashes(o, from, item)) {
             return;
@@ -150,7 +152,7 @@ impl<'a> State<'a> {
         let change = self.excess(from, theirs, mine) + self.excess(to, mine, theirs)
             - self.excess(from, &[], &[])
             - self.excess(to, &[], &[]);
-        if change > 0.0 && dice.roll() >= (-change / temperature).exp() {
+        if change > 0.0 && rng.next_unit() >= (-change / temperature).exp() {
             return;
         }
         self.remove(item);

@@ -1,6 +1,8 @@
-//! Lower bounds on the number of targets: sums, Martello and Toth's L2 per resource, and what groups force.
+//! Lower bounds on the number of targets: sums, Martello and Toth's L2 per resource, and what
+//! groups force.
 //!
-//! Each bound holds for any hosts by counting every host as large as the largest. All in whole numbers.
+//! Each bound holds for any hosts by counting every host as large as the largest. All in whole
+//! numbers.
 
 use crate::paper::hosts_at_least;
 use crate::problem::Problem;
@@ -20,7 +22,8 @@ pub(crate) fn hosts_min(problem: &Problem) -> usize {
         .max(usize::from(!problem.items.is_empty()))
 }
 
-/// Hosts without what no VMs can ever fill: where all demands are multiples of a step, so is what a host holds.
+/// Hosts without what no VMs can ever fill: where all demands are multiples of a step, so is what a
+/// host holds.
 fn usable(problem: &Problem) -> Vec<Vec<u64>> {
     let mut hosts = problem.hosts.clone();
     for r in 0..problem.resources.len() {
@@ -40,8 +43,9 @@ pub(super) fn step(demands: impl Iterator<Item = u64>) -> u64 {
     demands.fold(0, gcd)
 }
 
-/// Martello and Toth (1990): items above half a host need one each; with every threshold t, items above C - t too, and what the rest
-/// of the items of at least t exceeds the room beside the middle ones.
+/// Martello and Toth (1990): items above half a host need one each; with every threshold t, items
+/// above C - t too, and what the rest of the items of at least t exceeds the room beside the middle
+/// ones.
 fn l2(problem: &Problem, hosts: &[Vec<u64>], r: usize) -> usize {
     let capacity = hosts.iter().map(|h| h[r]).max().unwrap_or(0);
     let mut sizes: Vec<u64> = problem
@@ -75,8 +79,8 @@ fn l2(problem: &Problem, hosts: &[Vec<u64>], r: usize) -> usize {
     best
 }
 
-/// Memory that has to move whatever is chosen: of items that may not stay, and, with at most `hosts` targets, of all but
-/// what the `hosts` best homes hold.
+/// Memory that has to move whatever is chosen: of items that may not stay, and, with at most
+/// `hosts` targets, of all but what the `hosts` best homes hold.
 pub(crate) fn memory_min(problem: &Problem, hosts: usize) -> u128 {
     let mut forced = 0;
     let mut total = 0;

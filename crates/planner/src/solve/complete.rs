@@ -1,11 +1,14 @@
-//! Bin completion for tight packings: fill one host after another so that no more is wasted than the number of hosts allows.
+//! Bin completion for tight packings: fill one host after another so that no more is wasted than
+//! the number of hosts allows.
 //!
-//! For hosts of one kind and few VMs a host, where sums alone leave next to no slack (the hard triplets). VMs taken by chance lead the first hosts,
-//! so that what remains is like what there was, not only the sizes that nobody wanted; the VM with the fewest completions leads the last ones.
-//! From the fullest filling some hosts are then emptied and searched anew, again and again: no host is ever lost by that.
-//! It only finds placements; proofs come from the bounds. Groups are ignored here and repaired after.
+//! For hosts of one kind and few VMs a host, where sums alone leave next to no slack (the hard
+//! triplets). VMs taken by chance lead the first hosts, so that what remains is like what there
+//! was, not only the sizes that nobody wanted; the VM with the fewest completions leads the last
+//! ones. From the fullest filling some hosts are then emptied and searched anew, again and again:
+//! no host is ever lost by that. It only finds placements; proofs come from the bounds. Groups are
+//! ignored here and repaired after.
 
-use super::dive::Dice;
+use super::dive::Rng;
 use super::pattern::Pattern;
 use super::watch::Watch;
 use crate::problem::Problem;
@@ -24,7 +27,8 @@ const VISITS_MAX: u64 = 500;
 const SEARCHES_MAX: u64 = 500;
 const STARTS_MAX: u64 = 1_000;
 
-/// Tries to fill exactly `hosts` hosts with everything; gives the fullest that it came to. Different seeds take other chances.
+/// Tries to fill exactly `hosts` hosts with everything; returns the fullest that it found.
+/// Different seeds take other chances.
 pub(super) fn complete(
     problem: &Problem,
     hosts: usize,
@@ -75,7 +79,7 @@ struct Search<'a> {
     fullest: Vec<Completion>,
     hosts: usize,
     visits: u64,
-    dice: Dice,
+    rng: Rng,
 }
 
 /// Positions in the order, one for each VM of a host, ascending.
@@ -113,7 +117,7 @@ impl<'a> Search<'a> {
             fullest: Vec::new(),
             hosts,
             visits: 0,
-            dice: Dice::new(seed + 77),
+            rng: Rng::new(seed + 77),
         })
     }
 
@@ -121,7 +125,8 @@ impl<'a> Search<'a> {
         &self.problem.items[self.problem.item_kinds[self.order[position]][0]].demand
     }
 
-    /// Fills by chance and search, then searches some of the hosts anew, again and again; whether everything found its place.
+    /// Fills by chance and search, then searches some of the hosts anew, again and again; whether
+    /// everything found its place.
     fn run(&mut self, watch: &mut Watch<'_>) -> bool {
         for _ in 0..SEARCHES_MAX {
             self.visits = 0;
@@ -143,7 +148,7 @@ impl<'a> Search<'a> {
         }
         let mut kept = self.fullest.clone();
         for i in (1..kept.len()).rev() {
-            kept.swap(i, (self.dice.roll() * (i + 1) as f64) as usize);
+            kept.swap(i, (self.rng.next_unit() * (i + 1) as f64) as usize);
         }
         kept.truncate(self.hosts.saturating_sub(SEARCHED_HOSTS_MAX));
         for completion in &kept {
@@ -151,7 +156,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Fills one host after another, taking back what leads nowhere; whether everything found its place.
+    /// Fills one host after another, taking back what leads nowhere; whether everything found its
+    /// place.
     fn descend(&mut self, watch: &mut Watch<'_>) -> bool {
         if self.filled.len() >= self.fullest.len() {
             self.fullest.clone_from(&self.filled);
@@ -167,7 +173,7 @@ impl<'a> Search<'a> {
             return false;
         };
         for i in (1..completions.len()).rev() {
-            completions.swap(i, (self.dice.roll() * (i + 1) as f64) as usize);
+            completions.swap(i, (self.rng.next_unit() * (i + 1) as f64) as usize);
         }
         for completion in completions {
             self.fill(&completion);
@@ -189,7 +195,7 @@ impl<'a> Search<'a> {
         }
         let mut leaders = Vec::with_capacity(LEADERS);
         for _ in 0..LEADERS {
-            let mut before = (self.dice.roll() * self.items_left as f64) as u64;
+            let mut before = (self.rng.next_unit() * self.items_left as f64) as u64;
             for (position, left) in self.left.iter().enumerate() {
                 if before < *left {
                     leaders.push(position);

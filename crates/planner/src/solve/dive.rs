@@ -1,4 +1,5 @@
-//! From the pattern programme's relaxation to a placement: fix the patterns it is surest of, solve again for the rest, and so on.
+//! From the relaxed column-generation LP to a placement: fix the patterns it is surest of, solve
+//! again for the rest, and so on.
 
 use super::greedy::{insert_rest, member};
 use super::load::Load;
@@ -10,15 +11,15 @@ use crate::problem::Problem;
 const SURE: f64 = 0.999;
 
 /// A small deterministic generator: dives differ by seed, results do not differ by machine.
-pub(crate) struct Dice(u64);
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
     /// A number below one.
-    pub fn roll(&mut self) -> f64 {
+    pub fn next_unit(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -26,10 +27,12 @@ impl Dice {
     }
 }
 
-/// One dive. Gives patterns that cover everything with at most `hosts_max` hosts, or those of its deepest point when it fails.
+/// One dive. Gives patterns that cover everything with at most `hosts_max` hosts, or those of its
+/// deepest point when it fails.
 ///
-/// Where rounding a pattern up makes the relaxation need more than `hosts_max`, the next pattern is tried instead, a few at each
-/// depth; what every depth has left to try is kept, so the dive climbs back where all fail.
+/// Where rounding a pattern up makes the relaxation need more than `hosts_max`, the next pattern is
+/// tried instead, a few at each depth; what every depth has left to try is kept, so the dive climbs
+/// back where all fail.
 pub(super) fn dive(
     problem: &Problem,
     pool: &mut Pool,
@@ -38,13 +41,13 @@ pub(super) fn dive(
     seed: u64,
     watch: &mut Watch<'_>,
 ) -> Vec<Pattern> {
-    let mut dice = Dice::new(seed + 1);
+    let mut rng = Rng::new(seed + 1);
     let mut levels = vec![Level::new(
         problem,
         Residue::of(problem),
         Vec::new(),
         &root.used,
-        &mut dice,
+        &mut rng,
         seed,
     )];
     let mut deepest: Vec<Pattern> = Vec::new();
@@ -72,14 +75,7 @@ pub(super) fn dive(
         let enough = left.min(root.hosts_min as f64 - fixed.len() as f64 + 1e-3);
         match pool.relax(problem, &residue, enough, watch) {
             Some(relaxed) if relaxed.hosts <= left => {
-                levels.push(Level::new(
-                    problem,
-                    residue,
-                    fixed,
-                    &relaxed.used,
-                    &mut dice,
-                    seed,
-                ));
+                levels.push(Level::new(problem, residue, fixed, &relaxed.used, &mut rng, seed));
             }
             Some(_) => {}
             None => break,
@@ -107,7 +103,7 @@ impl Level {
         mut residue: Residue,
         mut fixed: Vec<Pattern>,
         used: &[(Pattern, f64)],
-        dice: &mut Dice,
+        rng: &mut Rng,
         seed: u64,
     ) -> Self {
         debug_assert_eq!(residue.items.len(), problem.item_kinds.len());
@@ -120,7 +116,7 @@ impl Level {
             if amount - sure > 1.0 - SURE {
                 // By a little chance, so that dives differ.
                 let blur = if seed == 0 { 0.0 } else { BLUR };
-                parts.push((amount - sure + blur * dice.roll(), pattern));
+                parts.push((amount - sure + blur * rng.next_unit(), pattern));
             }
         }
         parts.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -158,7 +154,8 @@ fn fix(residue: &mut Residue, fixed: &mut Vec<Pattern>, pattern: &Pattern) {
     }
 }
 
-/// Puts the patterns on hosts, each where most of what it holds lives already, and the rest wherever it fits.
+/// Puts the patterns on hosts, each where most of what it holds lives already, and the rest
+/// wherever it fits.
 pub(super) fn realize<'a>(problem: &'a Problem, patterns: &[Pattern], watch: &mut Watch<'_>) -> Load<'a> {
     let mut load = Load::new(problem);
     let mut waiting = problem.item_kinds.clone();

@@ -1,7 +1,9 @@
-//! Depth-first branch and bound over the whole lexicographic objective; complete when its work suffices.
+//! Depth-first branch and bound over the whole lexicographic objective; complete when its work
+//! suffices.
 //!
-//! Symmetry: of unused hosts that nothing tells apart only the first is tried; of items that nothing tells apart each goes to the same or a
-//! later host than the one before. Both keep the lexicographically first of equivalent placements, so together they lose none.
+//! Symmetry: of unused hosts that do not differ only the first is tried; of items that
+//! do not differ each goes to the same or a later host than the one before. Both keep the
+//! lexicographically first of equivalent placements, so together they lose none.
 
 use super::bound::traffic_min;
 use super::greedy::item_order;
@@ -61,7 +63,8 @@ struct Tables {
     largest: Vec<Vec<u128>>,
     /// For each position, whether the item is the twin of the one before.
     twin: Vec<bool>,
-    /// For each host, the hosts with lower numbers that nothing tells apart from it have this class.
+    /// For each host, the hosts with lower numbers that do not differ from it have this
+    /// class.
     class: Vec<usize>,
     classes: usize,
     traffic_min: u128,
@@ -184,7 +187,8 @@ impl Search<'_> {
         }
     }
 
-    /// Hosts that must still be opened for what is not placed; `None` when all of them would not do.
+    /// Hosts that must still be opened for what is not placed; `None` when all of them would not
+    /// do.
     fn more_hosts(&self, position: usize) -> Option<usize> {
         let mut more = 0;
         for (r, needed) in self.tables.needed[position].iter().enumerate() {
@@ -205,7 +209,8 @@ impl Search<'_> {
         Some(more)
     }
 
-    /// Hosts to try: where it lives, hosts in use from the fullest, then one unused of each class from the largest.
+    /// Hosts to try: where it lives, hosts in use from the fullest, then one unused of each class
+    /// from the largest.
     fn candidates(&self, position: usize, item: usize) -> Vec<usize> {
         let earliest = match self.tables.twin[position] {
             true => self.load.host_of[self.order[position - 1]],
@@ -216,7 +221,8 @@ impl Search<'_> {
         let mut hosts: Vec<usize> = Vec::new();
         for host in 0..self.load.free.len() {
             let used = self.load.is_used(host);
-            // The first unused host of a class stands for all, also where the item may not go below `earliest`.
+            // The first unused host of a class stands for all, also where the item may not go below
+            // `earliest`.
             if !used && std::mem::replace(&mut seen[self.tables.class[host]], true) {
                 continue;
             }

@@ -43,7 +43,8 @@ pub(crate) fn item_order(problem: &Problem) -> Vec<usize> {
     order
 }
 
-/// Hosts to open, most room first; among equal ones the host where most of the cluster's memory already is.
+/// Hosts to open, most room first; among equal ones the host where most of the cluster's memory
+/// already is.
 pub(crate) fn host_order(problem: &Problem, by_home: bool) -> Vec<usize> {
     let weights = weights(problem);
     let mut home = vec![0u128; problem.hosts.len()];
@@ -68,7 +69,8 @@ pub(crate) fn host_order(problem: &Problem, by_home: bool) -> Vec<usize> {
     order
 }
 
-/// Item after item, largest first, onto hosts in use; a new host is opened only when none accepts it.
+/// Item after item, largest first, onto hosts in use; a new host is opened only when none accepts
+/// it.
 pub(crate) fn fit<'a>(problem: &'a Problem, rule: Fit, watch: &mut Watch<'_>) -> Load<'a> {
     let weights = weights(problem);
     let hosts = host_order(problem, rule == Fit::Stay);

@@ -1,4 +1,5 @@
-//! Local search on a complete placement: empty a host, bring items home, bring talkers together. Every step lowers the cost.
+//! Local search on a complete placement: empty a host, bring items home, bring talkers together.
+//! Every step lowers the cost.
 
 use super::load::{Cost, Load, NOWHERE, size, weights};
 use super::watch::Watch;

@@ -1,4 +1,5 @@
-//! The best contents of one host at given prices: a bounded knapsack with several resources, exact unless its work runs out.
+//! The best contents of one host at given prices: a bounded knapsack with several resources, exact
+//! unless its work runs out.
 
 use super::bound::step;
 use super::simplex::{Column, Master};
@@ -23,7 +24,7 @@ pub(super) struct Packed {
     pub contents: Vec<(usize, u64)>,
     /// Nothing can be worth more than this; equal to `value` when the search was complete.
     pub value_max: u64,
-    /// Candidates looked at.
+    /// Candidates examined.
     pub work: u64,
 }
 
@@ -99,8 +100,9 @@ pub(super) fn pack(mut choices: Vec<Choice>, capacity: &[u64], work_max: u64) ->
     }
 }
 
-/// What one unit of each resource is worth where contents need not be whole: the dual prices of the knapsack's relaxation, so that the
-/// combined measure bounds as well as the relaxation does. Any weights give a valid bound; these give the least.
+/// What one unit of each resource is worth where contents need not be whole: the dual prices of the
+/// knapsack's relaxation, so that the combined measure bounds as well as the relaxation does. Any
+/// weights give a valid bound; these give the least.
 fn worth_of_resources(choices: &[Choice], capacity: &[u64]) -> Vec<f64> {
     let most = choices.iter().map(|c| c.value).max().unwrap_or(1) as f64;
     let mut relaxation = Master::new(&[], &vec![1.0; capacity.len()]);
@@ -118,7 +120,8 @@ fn worth_of_resources(choices: &[Choice], capacity: &[u64]) -> Vec<f64> {
     prices.map(|(price, s)| (-price).max(WORTH_MIN) * s).collect()
 }
 
-/// The most value by one resource alone, exactly: what 65 processors can hold where contents come in fours is what 64 can.
+/// The most value by one resource alone, exactly: what 65 processors can hold where contents come
+/// in fours is what 64 can.
 struct Steps {
     resource: usize,
     /// All demands are multiples of it.

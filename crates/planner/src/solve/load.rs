@@ -2,7 +2,8 @@
 
 use crate::problem::{Problem, fits};
 
-/// The lexicographic objective: fewest targets, then least memory moved, then least traffic between hosts.
+/// The lexicographic objective: fewest targets, then least memory moved, then least traffic between
+/// hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Cost {
     pub hosts: usize,
@@ -110,7 +111,8 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Share of each resource's total that one unit of it is; weighs resources against each other in heuristics only.
+/// Share of each resource's total that one unit of it is; weighs resources against each other in
+/// heuristics only.
 pub(crate) fn weights(problem: &Problem) -> Vec<f64> {
     (0..problem.resources.len())
         .map(|r| {

@@ -4,10 +4,11 @@
 //! bounds ─▶ starts (first fit, best fit, fill) ─▶ local search ─▶ small? branch and bound over everything
 //!                                                    │ hosts above the bound
 //!                                                    ▼
-//!                                pattern programme: bound, dives ─▶ local search ─▶ branch and bound with what work is left
+//!                    column-generation LP: bound, dives ─▶ local search ─▶ branch and bound with the work left
 //! ```
 //!
-//! Anytime: whatever stage the watch stops, the best so far is the answer, with the bounds proved so far.
+//! Anytime: whatever stage the watch stops, the best so far is the answer, with the bounds proved
+//! so far.
 
 mod anneal;
 mod bound;
@@ -28,16 +29,17 @@ pub use watch::{Ended, Go, Watch};
 
 /// Up to so many items, branch and bound is given a good part of the work before anything else.
 const SMALL_ITEMS_MAX: usize = 14;
-/// Work for one dive into the pattern programme, and how many there are at most.
+/// Work for one dive into the column-generation LP, and how many there are at most.
 const DIVES_MAX: u64 = 400;
-/// Work of branch and bound: on small problems, and where it only may find a proof of the lesser objectives.
+/// Work of branch and bound: on small problems, and where it only may find a proof of the lesser
+/// objectives.
 const EXACT_WORK_SMALL: u64 = 200_000_000;
 const EXACT_WORK: u64 = 5_000_000;
 /// Work of bin completion, before and after the first dive.
 const COMPLETE_WORK_FIRST: u64 = 100_000_000;
 const COMPLETE_WORK: u64 = 1_000_000_000;
-/// Coolings that may fail.
-const ANNEALINGS_MAX: u64 = 4;
+/// Annealing runs that may fail.
+const ANNEALING_RUNS_MAX: u64 = 4;
 /// Work of one round of local search.
 const IMPROVE_WORK: u64 = 100_000_000;
 
@@ -48,13 +50,14 @@ pub(crate) struct Solution {
     pub host_of: Option<Vec<usize>>,
     /// Its cost; zero without one.
     pub cost: Cost,
-    /// Proved: no placement has fewer hosts; none with as few hosts moves less; none of those has less traffic.
+    /// Proved: no placement has fewer hosts; none with as few hosts moves less; none of those has
+    /// less traffic.
     pub least: Cost,
     /// Proved that there is no placement at all.
     pub impossible: bool,
     /// Why the search ended.
     pub ended: Ended,
-    /// Candidates looked at.
+    /// Candidates examined.
     pub work: u64,
 }
 
@@ -96,7 +99,7 @@ pub(crate) fn solve(problem: &Problem, watch: &mut Watch<'_>) -> Solution {
     state.finish(impossible, watch)
 }
 
-/// Whether there is any placement: `None` when that could not be told.
+/// Whether there is any placement: `None` when that was not found out.
 pub(crate) fn feasible(problem: &Problem, watch: &mut Watch<'_>) -> Option<bool> {
     let mut state = State {
         problem,
@@ -189,9 +192,10 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Bound and dives of the pattern programme.
+    /// Bound and dives of the column-generation LP.
     fn patterns(&mut self, watch: &mut Watch<'_>) {
-        // Where the sums are tight the bound is known already, and filling hosts exactly is faster than patterns.
+        // Where the sums are tight the bound is known already, and filling hosts exactly is faster
+        // than patterns.
         self.complete(COMPLETE_WORK_FIRST, 0, watch);
         if self.is_hosts_proved() {
             return;
@@ -231,11 +235,11 @@ impl<'a> State<'a> {
         }
     }
 
-    /// One host fewer, as long as annealing manages it.
+    /// One host fewer, as long as annealing finds a placement.
     fn anneal(&mut self, watch: &mut Watch<'_>) {
         let mut seed = 0;
         while let Some(hosts) = self.best.as_ref().map(|(cost, _)| cost.hosts) {
-            if hosts <= self.hosts_min || seed >= ANNEALINGS_MAX || watch.is_over() {
+            if hosts <= self.hosts_min || seed >= ANNEALING_RUNS_MAX || watch.is_over() {
                 return;
             }
             match anneal::anneal(self.problem, hosts - 1, seed, watch) {
@@ -271,7 +275,8 @@ impl<'a> State<'a> {
     fn exact(&mut self, work_max: u64, first_only: bool, watch: &mut Watch<'_>) {
         let start = exact::Start {
             best: self.best.take(),
-            // Lexicographic: what moves more than this at the fewest hosts is dearer, what uses more hosts is dearer anyway.
+            // Lexicographic: what moves more than this at the fewest hosts is dearer, what uses
+            // more hosts is dearer anyway.
             least: Cost {
                 memory: bound::memory_min(self.problem, self.hosts_min),
                 ..self.least()

@@ -1,12 +1,14 @@
-//! The pattern programme (Gilmore and Gomory): how many hosts of each kind with which contents.
+//! The column-generation LP (Gilmore and Gomory): how many hosts of each kind with which contents.
 //!
 //! ```text
 //! min  Σ hosts      each item kind covered, no more hosts of a kind than there are
 //! ```
 //!
-//! Its relaxation, solved by column generation, gives a strong bound and, rounded again and again ([`super::dive`]), good placements.
-//! The bound is Lagrangian and computed in whole numbers: for any prices π, with v the worth of a host kind's best contents,
-//! `Σ π·demand − Σ (hosts of the kind)·max(0, v − 1)` hosts are needed. It ignores groups and traffic, which only add to it.
+//! Its relaxation, solved by column generation, gives a strong bound and, rounded again and again
+//! ([`super::dive`]), good placements. The bound is Lagrangian and computed in whole numbers: for
+//! any prices π, with v the worth of a host kind's best contents,
+//! `Σ π·demand − Σ (hosts of the kind)·max(0, v − 1)` hosts are needed. It ignores groups and
+//! traffic, which only add to it.
 
 use super::knapsack::{Choice, Packed, pack};
 use super::simplex::{Column, Master};
@@ -24,7 +26,8 @@ const PACK_WORK_QUICK: u64 = 4_000;
 const PACK_WORK_FULL: u64 = 1_000_000;
 /// One in the whole-number prices.
 const ONE: u64 = 1 << 24;
-/// Highest price of one item, in hosts: [`VMS_MAX`](crate::input::VMS_MAX) items at this price still add up in 64 bits.
+/// Highest price of one item, in hosts: [`VMS_MAX`](crate::input::VMS_MAX) items at this price
+/// still add up in 64 bits.
 const PRICE_MAX: f64 = 1e6;
 
 /// Contents of one host of a kind.
@@ -80,8 +83,8 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Solves the relaxation over what is left: to its end, or until it needs no more than `enough` hosts. `None` when the watch
-    /// ended it.
+    /// Solves the relaxation over what is left: to its end, or until it needs no more than `enough`
+    /// hosts. `None` when the watch ended it.
     pub fn relax(
         &mut self,
         problem: &Problem,
@@ -157,7 +160,8 @@ impl Pool {
         })
     }
 
-    /// Looks for contents worth more than they cost, on every kind of host; new ones go to the end of the pool.
+    /// Looks for contents worth more than they cost, on every kind of host; new ones go to the end
+    /// of the pool.
     #[expect(
         clippy::too_many_arguments,
         reason = "one step of one loop, split only to be readable"

@@ -1,6 +1,8 @@
-//! A small revised simplex for the pattern programme: cover rows (≥), availability rows (≤), columns added as they are found.
+//! A small revised simplex for the column-generation LP: cover rows (≥), availability rows (≤),
+//! columns added as they are found.
 //!
-//! Floating point throughout: it only guides. What is claimed from its prices is recomputed in whole numbers ([`super::pattern`]).
+//! Floating point throughout: it only guides. What is claimed from its prices is recomputed in
+//! whole numbers ([`super::pattern`]).
 
 /// Reduced costs above this count as zero.
 const EPSILON: f64 = 1e-9;
@@ -74,7 +76,8 @@ impl Master {
         self.in_basis.push(false);
     }
 
-    /// Pivots to the optimum over the columns there are, or until `spend` says no. Returns whether it got there.
+    /// Pivots to the optimum over the columns there are, or until `spend` says no. Returns whether
+    /// it got there.
     pub fn optimize(&mut self, mut spend: impl FnMut(u64) -> bool) -> bool {
         loop {
             if !spend((self.m * self.m / 16 + self.columns.len()) as u64 / 4 + 1) {

@@ -1,4 +1,5 @@
-//! How long a search may go on: a bound on its work, and a caller who may stop it (deadline or cancellation).
+//! How long a search may go on: a bound on its work, and a caller who may stop it (deadline or
+//! cancellation).
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -31,7 +32,7 @@ pub enum Ended {
     Cancelled,
 }
 
-/// Counts work and asks the caller from time to time. A unit is about one candidate host looked at.
+/// Counts work and asks the caller from time to time. A unit is about one candidate host examined.
 pub struct Watch<'a> {
     left: u64,
     until_question: u64,
@@ -81,7 +82,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Runs a part of the search with at most `work_max` of what is left; reaching that part's bound does not end the whole.
+    /// Runs a part of the search with at most `work_max` of what is left; reaching that part's
+    /// bound does not end the whole.
     pub(crate) fn part<T>(&mut self, work_max: u64, run: impl FnOnce(&mut Watch<'_>) -> T) -> T {
         let allowed = work_max.min(self.left);
         let mut part = Watch::new(allowed, self.ask);

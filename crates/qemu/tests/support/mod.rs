@@ -15,7 +15,10 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use transhume_model::{Boot, Disk, Mebibytes, NicSpec, ProcessId, Vcpus, VmSpec};
-use transhume_qemu::{Accel, HoldPace, Launcher, QemuBinary, ReturnPathFilter, VmPaths};
+use transhume_qemu::{
+    Accel, HoldPace, Incoming, Launcher, Loaded, MigrationProgress, QemuBinary, ReturnPathFilter, Running,
+    VmPaths, Waiting,
+};
 
 /// Longest wait for the guest to do what it does all the time.
 pub const GUEST_LIMIT: Duration = Duration::from_secs(60);
@@ -132,13 +135,12 @@ pub fn kernel() -> PathBuf {
     )
 }
 
-/// The guest's init: counts aloud, and writes `dirty_kib` KiB of memory with every count.
-fn initrd(dir: &Path, dirty_kib: u32) -> PathBuf {
+/// A guest's init: counts aloud; `with_every_count` is done each time, `n` being the count.
+fn initrd(dir: &Path, name: &str, with_every_count: &str) -> PathBuf {
     let busybox = needed("TRANSHUME_BUSYBOX", "/bin/busybox", "install busybox-static.");
     let init = format!(
         "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\nn=0\nwhile :; do n=$((n+1)); echo \"count $n\"\n\
-         [ {dirty_kib} = 0 ] || /bin/busybox dd if=/dev/urandom of=/scratch bs=1024 count={dirty_kib} conv=notrunc 2>/dev/null\n\
-         /bin/busybox sleep 0.1; done\n"
+         {with_every_count}\n/bin/busybox sleep 0.1; done\n"
     );
     let mut archive = Vec::new();
     for directory in ["bin", "dev"] {
@@ -152,7 +154,7 @@ fn initrd(dir: &Path, dirty_kib: u32) -> PathBuf {
     );
     newc(&mut archive, "init", 0o100_755, init.as_bytes());
     newc(&mut archive, "TRAILER!!!", 0, &[]);
-    let path = dir.join(format!("initrd-{dirty_kib}.img"));
+    let path = dir.join(format!("initrd-{name}.img"));
     fs::write(&path, archive).unwrap();
     path
 }
@@ -185,8 +187,16 @@ fn newc(archive: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
     archive.resize(archive.len().next_multiple_of(4), 0);
 }
 
-/// A VM of one processor and 128 MiB with one NIC and one disk.
+/// A VM of one processor and 128 MiB with one NIC and one disk, which writes `dirty_kib` KiB of memory with every count.
 pub fn spec(dir: &Path, name: &str, dirty_kib: u32) -> VmSpec {
+    let dirty = format!(
+        "[ {dirty_kib} = 0 ] || /bin/busybox dd if=/dev/urandom of=/scratch bs=1024 count={dirty_kib} conv=notrunc 2>/dev/null"
+    );
+    spec_that(dir, name, &dirty)
+}
+
+/// The same VM, which does this with every count.
+pub fn spec_that(dir: &Path, name: &str, with_every_count: &str) -> VmSpec {
     let disk = dir.join("disk.raw");
     fs::write(&disk, vec![0; 1 << 20]).unwrap();
     VmSpec {
@@ -202,7 +212,7 @@ pub fn spec(dir: &Path, name: &str, dirty_kib: u32) -> VmSpec {
         disks: vec![Disk::File { path: disk }],
         boot: Boot {
             kernel: kernel(),
-            initrd: initrd(dir, dirty_kib),
+            initrd: initrd(dir, name, with_every_count),
             cmdline: "console=ttyS0 quiet".into(),
         },
     }
@@ -247,6 +257,32 @@ pub async fn counted(paths: &VmPaths, from: u64, by: u64) -> u64 {
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Starts a VM and lets its guest run.
+pub async fn boot(launcher: &Launcher, spec: &VmSpec, paths: &VmPaths, taps: &[OwnedFd]) -> Running {
+    let running = launcher.boot(spec, paths, &borrowed(taps)).await.unwrap();
+    running.cont().await.unwrap();
+    running
+}
+
+/// Stop-and-copy at the source, from the stop to the end.
+pub async fn finish(source: &Running, limit: Duration) -> MigrationProgress {
+    source.await_pre_switchover(limit).await.unwrap();
+    source.continue_migration().await.unwrap();
+    source.await_completed(limit).await.unwrap()
+}
+
+/// Waits for the whole VM at the target.
+pub async fn loaded(target: Incoming<Waiting>, limit: Duration) -> Incoming<Loaded> {
+    let arrived = target.arrived(limit).await.unwrap();
+    target.loaded(arrived)
+}
+
+/// Back to normal after an abort, the target being gone.
+pub async fn run_here(source: &Running) {
+    source.cancel_migration().await.unwrap();
+    source.cont().await.unwrap();
 }
 
 /// What the proxy does and saw.

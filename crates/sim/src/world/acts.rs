@@ -65,7 +65,7 @@ impl World {
             Act::PutBack => return self.put_back(at),
             Act::OpenTargetBuffer { .. } => self.open_target_buffer(at),
             Act::RunArrived { .. } => return self.run_arrived(at),
-            Act::ActivateBuffer => return self.activate_buffer(at),
+            Act::ActivateBuffer { .. } => return self.activate_buffer(at),
             Act::FinishTargetBuffer => return self.finish_target_buffer(at),
         })
     }

@@ -1,4 +1,5 @@
-//! A user at the command line, with a lab of his own. One test at a time: there is one lab on a machine.
+//! A user at the command line, with a lab of his own. One test at a time: there is one lab on a
+//! machine.
 
 #![allow(dead_code, reason = "each file of tests uses its part")]
 
@@ -46,7 +47,8 @@ impl Done {
         self
     }
 
-    /// Why it went wrong, few enough words for a log that cuts: a report's trouble, and the last lines of stderr.
+    /// Why it went wrong, few enough words for a log that cuts: a report's trouble, and the last
+    /// lines of stderr.
     fn in_short(&self) -> String {
         let report = serde_json::from_str::<Value>(&self.stdout).unwrap_or_default();
         let lines: Vec<_> = self.stderr.lines().collect();
@@ -159,7 +161,8 @@ pub fn raise(arguments: &[&str]) -> UserLab {
     // Of this process, so that the next test removes what a killed one left.
     let owner = std::process::id().to_string();
     let done = transhume(&[arguments, &["--owner", &owner]].concat());
-    // A refused `up` changed nothing, and the lab that is there is somebody's; any other failure may leave a part.
+    // A refused `up` changed nothing, and the lab that is there is somebody's; any other failure
+    // may leave a part.
     let guard = (done.code != Some(3)).then_some(UserLab(()));
     done.succeeded();
     let guard = guard.expect("a lab that is up is not refused");

@@ -1,0 +1,82 @@
+//! What all VMs of this agent share.
+
+use std::sync::{Mutex, MutexGuard};
+
+use transhume_agent_core::Trouble;
+use transhume_model::VmName;
+use transhume_protocol::message::{FaultKind, QemuState};
+use transhume_qemu::{Launcher, VmPaths};
+
+use crate::config::Config;
+use crate::link::Reports;
+use crate::marks;
+use crate::page_stream::{PageShare, Pages, Tls};
+use crate::reservations::Reservations;
+use crate::store::Store;
+
+/// Configuration and means of one agent.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    /// In the marks of this agent's taps.
+    pub(crate) owner: String,
+    pub(crate) store: Store,
+    pub(crate) reports: Reports,
+    pub(crate) pages: Pages,
+    launcher: Result<Launcher, String>,
+    reservations: Mutex<Reservations>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        launcher: Result<Launcher, String>,
+        tls: Option<Tls>,
+    ) -> Self {
+        Self {
+            owner: marks::owner(&config.host, &config.state_dir),
+            pages: Pages {
+                share: PageShare::new(config.pages.store_bytes_max),
+                classes: config.pages.classes(),
+                tls,
+            },
+            reports: Reports::default(),
+            reservations: Mutex::new(Reservations::new(config.capacity)),
+            launcher,
+            store,
+            config,
+        }
+    }
+
+    pub(crate) fn reservations(&self) -> MutexGuard<'_, Reservations> {
+        locked(&self.reservations)
+    }
+
+    /// Files and sockets of a VM's QEMU.
+    pub(crate) fn paths(&self, vm: &VmName) -> VmPaths {
+        VmPaths::new(self.store.vm_dir(vm))
+    }
+
+    /// What starts VMs here.
+    pub(crate) fn launcher(&self) -> Result<&Launcher, Trouble> {
+        self.launcher
+            .as_ref()
+            .map_err(|why| Trouble::failed(FaultKind::Qemu, why.clone()))
+    }
+
+    /// The usable QEMU, or why there is none.
+    pub(crate) fn qemu(&self) -> Result<QemuState, String> {
+        let launcher = self.launcher.as_ref().map_err(String::clone)?;
+        Ok(QemuState {
+            version: launcher.binary().version(),
+            machines: launcher.binary().machines().to_vec(),
+            accel: launcher.accel().name().to_owned(),
+        })
+    }
+}
+
+/// What a lock protects; a holder that panicked ends the agent's use of it.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no holder of this lock panics")
+}

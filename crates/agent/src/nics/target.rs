@@ -1,0 +1,107 @@
+//! The target's buffers of a VM.
+
+use std::net::SocketAddr;
+
+use transhume_model::{Bytes, WallMicros};
+use transhume_netbuf::{Error, Tap, TargetAccount, TargetBuffer};
+use transhume_protocol::message::TargetFrames;
+
+use super::{Ends, Taps, each};
+
+/// By NIC index.
+#[derive(Debug)]
+pub(crate) struct TargetBuffers(Vec<TargetBuffer>);
+
+impl TargetBuffers {
+    fn of(taps: &Taps, make: impl Fn(usize, &Tap) -> Result<TargetBuffer, Error>) -> Result<Self, Error> {
+        let buffers = taps.iter().map(|(nic, tap)| make(nic, tap));
+        Ok(Self(buffers.collect::<Result<_, _>>()?))
+    }
+
+    /// Step 4.
+    pub(crate) fn open(ends: &Ends<'_>, taps: &Taps) -> Result<Self, Error> {
+        Self::of(taps, |nic, tap| {
+            TargetBuffer::open(ends.target(nic, 0), tap, ends.events())
+        })
+    }
+
+    /// Goes on where a killed agent left off, at the same addresses.
+    pub(crate) fn resume(
+        ends: &Ends<'_>,
+        taps: &Taps,
+        tunnels: &[SocketAddr],
+        activated: bool,
+    ) -> Result<Self, Error> {
+        let port = |nic: usize| tunnels.get(nic).map_or(0, SocketAddr::port);
+        Self::of(taps, |nic, tap| {
+            TargetBuffer::resume(ends.target(nic, port(nic)), tap, activated, ends.events())
+        })
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.iter().map(TargetBuffer::address).collect()
+    }
+
+    /// Step 8. Returns when the last NIC's frames were delivered as far as the guest takes them, and when it was announced.
+    pub(crate) fn activate(&mut self) -> Result<(WallMicros, WallMicros), Error> {
+        let activated = each(&mut self.0, TargetBuffer::activate)?;
+        Ok(activated
+            .iter()
+            .fold((WallMicros(0), WallMicros(0)), |last, nic| {
+                (last.0.max(nic.injected_at), last.1.max(nic.announced_at))
+            }))
+    }
+
+    /// Step 9.
+    pub(crate) fn finish(&mut self) -> Result<TargetFrames, Error> {
+        each(&mut self.0, TargetBuffer::finish).map(|accounts| frames(&accounts))
+    }
+
+    /// Removes the spools, whatever is in them.
+    pub(crate) fn discard(self) -> Result<(), Error> {
+        self.0.into_iter().try_for_each(TargetBuffer::discard)
+    }
+}
+
+fn frames(accounts: &[TargetAccount]) -> TargetFrames {
+    let mut frames = TargetFrames::default();
+    for account in accounts {
+        frames.delivered += account.delivered;
+        frames.broadcast += account.broadcast;
+        frames.duplicated += account.duplicated;
+        frames.reordered += account.reordered;
+        frames.late += account.late;
+        frames.dropped += account.dropped;
+        // In the ring of a guest that takes none: it gets them when it does. What was given up is missing in `delivered`.
+        frames.undelivered += account.untaken;
+        frames.peak += Bytes(account.peak_bytes);
+        let first = account.first_sent_us.map(WallMicros);
+        frames.first_sent_at = match (frames.first_sent_at, first) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_account_of_a_vm_sums_its_nics_and_dates_the_first_frame() {
+        let one = TargetAccount {
+            delivered: 3,
+            untaken: 1,
+            first_sent_us: Some(9),
+            ..TargetAccount::default()
+        };
+        let two = TargetAccount {
+            first_sent_us: Some(4),
+            ..one
+        };
+        let both = frames(&[one, two, TargetAccount::default()]);
+        assert_eq!((both.delivered, both.undelivered), (6, 2));
+        assert_eq!(both.first_sent_at, Some(WallMicros(4)));
+    }
+}

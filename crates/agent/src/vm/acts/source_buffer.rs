@@ -1,0 +1,99 @@
+//! The source's buffers (steps 3 to 5 and 8), and the way back.
+
+use std::net::SocketAddr;
+
+use transhume_agent_core::{Product, Trouble};
+use transhume_model::{Epoch, VmSpec};
+use transhume_protocol::message::FaultKind;
+use transhume_qemu::RunState;
+
+use super::process::slot;
+use crate::context::{Context, locked};
+use crate::nics::{Ends, SourceBuffers, TakenAs};
+use crate::text::{failed, network_failed, qemu_failed};
+use crate::vm::holdings::{Holdings, Qemu};
+use crate::vm::task::Outcome;
+
+/// Step 3. Open ones stay: nothing is in them yet.
+pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, epoch: Epoch) -> Outcome {
+    if locked(&holdings.source).is_none() {
+        let ends = Ends {
+            config: &context.config,
+            spec,
+            epoch,
+            inputs: &holdings.inputs,
+        };
+        let taps = holdings.taps()?;
+        let opened = tokio::task::block_in_place(|| SourceBuffers::open(&ends, taps));
+        holdings.source = slot(opened.map_err(network_failed)?);
+    }
+    Ok(Product::Done)
+}
+
+/// Step 4.
+pub(super) fn connect(holdings: &Holdings, tunnels: &[SocketAddr]) -> Outcome {
+    holdings.with_source(|buffers| {
+        let connected = buffers.connect(tunnels);
+        connected.map_err(|error| failed(FaultKind::Tunnel, error))
+    })?;
+    Ok(Product::Done)
+}
+
+/// Whether the guest takes frames.
+pub(super) fn probe(holdings: &Holdings) -> Outcome {
+    let takes = holdings.with_source(|buffers| buffers.probe().map_err(network_failed))?;
+    Ok(Product::Takes(takes))
+}
+
+/// Step 5, first half.
+pub(super) async fn shut(holdings: &Holdings, as_is: bool) -> Outcome {
+    let taken = match as_is {
+        false => TakenAs::Healthy,
+        true => taken_as(holdings).await?,
+    };
+    let (shut_at, empty_at) = holdings.with_source(|buffers| buffers.shut(taken).map_err(network_failed))?;
+    Ok(Product::Shut { shut_at, empty_at })
+}
+
+/// One that is stopped holds other frames than one that runs and takes none.
+async fn taken_as(holdings: &Holdings) -> Result<TakenAs, Trouble> {
+    let run = holdings.here()?.vm().query_status().await.map_err(qemu_failed)?;
+    Ok(match run {
+        RunState::Running | RunState::Suspended => TakenAs::Deaf,
+        _ => TakenAs::Stopped,
+    })
+}
+
+/// Step 5, second half.
+pub(super) fn capture(holdings: &Holdings) -> Outcome {
+    holdings.with_source(|buffers| buffers.capture().map_err(network_failed))?;
+    Ok(Product::Done)
+}
+
+/// Step 8: recorded before; now the types forbid it here too.
+pub(super) fn surrender(holdings: &mut Holdings) -> Outcome {
+    holdings.qemu = match holdings.qemu.take() {
+        Some(Qemu::Here(running)) => Some(Qemu::Surrendered(running.surrender())),
+        other => other,
+    };
+    // Where they are being closed already, they know.
+    if let Ok(mut buffers) = holdings.source.try_lock()
+        && let Some(buffers) = buffers.as_mut()
+    {
+        buffers.committed();
+    }
+    Ok(Product::Done)
+}
+
+/// Abort, first half.
+pub(super) fn shut_for_abort(holdings: &Holdings) -> Outcome {
+    holdings.with_source(|buffers| buffers.shut_for_abort().map_err(network_failed))?;
+    Ok(Product::Done)
+}
+
+/// Abort, second half. The buffers go when every frame is accounted for, not before.
+pub(super) fn put_back(holdings: &Holdings) -> Outcome {
+    let frames = holdings.with_source(|buffers| buffers.put_back().map_err(network_failed))?;
+    *locked(&holdings.source) = None;
+    Ok(Product::SourceFrames(frames))
+}

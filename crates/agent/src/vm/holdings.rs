@@ -1,0 +1,131 @@
+//! What a VM's task owns on this host. An act uses it where it is: an act that is given up in the middle takes nothing with it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+use transhume_agent_core::{Input, Trouble};
+use transhume_model::VmName;
+use transhume_pages::stream::StreamDigest;
+use transhume_protocol::message::FaultKind;
+use transhume_qemu::{Incoming, Loaded, Running, Surrendered, Vm, Waiting};
+
+use super::watch::Watch;
+use crate::context::locked;
+use crate::nics::{SourceBuffers, Taps, TargetBuffers};
+use crate::pace::Pace;
+use crate::page_stream::PageStream;
+
+/// QEMU, by what may be done with it.
+#[derive(Debug)]
+pub(super) enum Qemu {
+    /// Its place is here.
+    Here(Running),
+    /// It waits for its page stream.
+    Waiting(Incoming<Waiting>),
+    /// The whole VM is there, not running.
+    Loaded(Incoming<Loaded>),
+    /// It must never run again.
+    Surrendered(Surrendered),
+}
+
+impl Qemu {
+    /// The handle that everything shares.
+    pub(super) fn vm(&self) -> &Vm {
+        match self {
+            Qemu::Here(qemu) => qemu.vm(),
+            Qemu::Waiting(qemu) => qemu.vm(),
+            Qemu::Loaded(qemu) => qemu.vm(),
+            Qemu::Surrendered(qemu) => qemu.vm(),
+        }
+    }
+}
+
+/// Buffers that a closing works on beside the other acts.
+pub(super) type Slot<B> = Arc<Mutex<Option<B>>>;
+
+/// What signals reach at once, also while an act is under way.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reach {
+    /// How a source's page stream is read.
+    pub(super) pace: Arc<Pace>,
+    /// Either side's.
+    pub(super) stream: Slot<PageStream>,
+}
+
+/// A source's migration.
+#[derive(Debug, Default)]
+pub(super) struct Copying {
+    /// QEMU was told to write.
+    pub(super) begun: Option<Instant>,
+}
+
+/// Everything of one VM.
+#[derive(Debug)]
+pub(super) struct Holdings {
+    pub(super) vm: VmName,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) reach: Reach,
+    pub(super) qemu: Option<Qemu>,
+    pub(super) watch: Option<Watch>,
+    pub(super) taps: Option<Taps>,
+    pub(super) copying: Copying,
+    /// Told when a target's page stream has come as it was sent.
+    pub(super) whole: Option<oneshot::Receiver<StreamDigest>>,
+    pub(super) source: Slot<SourceBuffers>,
+    pub(super) target: Slot<TargetBuffers>,
+}
+
+impl Holdings {
+    /// Of a VM of which nothing is held yet.
+    pub(super) fn new(vm: VmName, inputs: mpsc::Sender<Input>) -> Self {
+        Self {
+            vm,
+            inputs,
+            reach: Reach::default(),
+            qemu: None,
+            watch: None,
+            taps: None,
+            copying: Copying::default(),
+            whole: None,
+            source: Slot::default(),
+            target: Slot::default(),
+        }
+    }
+
+    /// Its QEMU, whatever it is.
+    pub(super) fn vm(&self) -> Option<&Vm> {
+        self.qemu.as_ref().map(Qemu::vm)
+    }
+
+    /// Its QEMU, where its place is here.
+    pub(super) fn here(&self) -> Result<&Running, Trouble> {
+        match &self.qemu {
+            Some(Qemu::Here(qemu)) => Ok(qemu),
+            Some(Qemu::Waiting(_) | Qemu::Loaded(_)) => Err(self.lacks("a QEMU that may run")),
+            Some(Qemu::Surrendered(_)) => Err(self.lacks("a QEMU that may run any more")),
+            None => Err(self.lacks("a QEMU")),
+        }
+    }
+
+    /// Its taps.
+    pub(super) fn taps(&self) -> Result<&Taps, Trouble> {
+        self.taps.as_ref().ok_or_else(|| self.lacks("taps"))
+    }
+
+    /// Uses its source buffers.
+    pub(super) fn with_source<A>(
+        &self,
+        work: impl FnOnce(&mut SourceBuffers) -> Result<A, Trouble>,
+    ) -> Result<A, Trouble> {
+        match locked(&self.source).as_mut() {
+            Some(buffers) => tokio::task::block_in_place(|| work(buffers)),
+            None => Err(self.lacks("an open buffer on its source")),
+        }
+    }
+
+    /// An act came for which something is missing: the io is at fault, or QEMU went meanwhile.
+    pub(super) fn lacks(&self, what: &str) -> Trouble {
+        Trouble::failed(FaultKind::Internal, format!("VM {} has not {what}", self.vm))
+    }
+}

@@ -1,0 +1,88 @@
+//! Why a call came to nothing.
+
+use crate::{COORDINATOR_ENDING, Problem};
+
+/// Why a call to the coordinator came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// That is no address.
+    #[error("`{given}` is not the address of a coordinator")]
+    Address {
+        /// As given.
+        given: String,
+    },
+    /// No client can be made on this machine.
+    #[error("cannot set up an HTTP client")]
+    Setup(#[source] reqwest::Error),
+    /// Nobody answers, or not to the end.
+    #[error("no coordinator answers at {address}")]
+    Unreachable {
+        /// Where it was looked for.
+        address: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The coordinator says no.
+    #[error("{}", .0.message)]
+    Problem(Problem),
+    /// A failure without the coordinator's own words.
+    #[error("what answers at {address} is no coordinator: it says {status}")]
+    Status {
+        /// Who was asked.
+        address: String,
+        /// HTTP's status.
+        status: u16,
+    },
+    /// A success that cannot be read.
+    #[error("the answer from {address} is not what this release expects")]
+    Document {
+        /// Who was asked.
+        address: String,
+        /// Where it stops making sense.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The stream of events has a line longer than any event.
+    #[error("the stream of events from {address} has a line of more than {bytes_max} bytes")]
+    LongLine {
+        /// Who was asked.
+        address: String,
+        /// The limit.
+        bytes_max: usize,
+    },
+}
+
+impl ClientError {
+    /// Whether the coordinator is away, so that the same call may succeed once it is back.
+    pub fn is_away(&self) -> bool {
+        match self {
+            ClientError::Unreachable { .. } => true,
+            ClientError::Problem(problem) => problem.code == COORDINATOR_ENDING,
+            ClientError::Address { .. }
+            | ClientError::Setup(_)
+            | ClientError::Status { .. }
+            | ClientError::Document { .. }
+            | ClientError::LongLine { .. } => false,
+        }
+    }
+
+    /// What would help.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            ClientError::Address { .. } => Some("write http://HOST:PORT or unix:PATH"),
+            ClientError::Unreachable { .. } => Some(
+                "`transhume coordinator --config FILE` starts one, `transhume lab up` raises a lab \
+                 with one; --api or TRANSHUME_API names another",
+            ),
+            ClientError::Problem(problem) => Some(&problem.hint)
+                .filter(|hint| !hint.is_empty())
+                .map(|hint| hint.as_str()),
+            ClientError::Status { .. } => Some("--api names another address"),
+            ClientError::Document { .. } | ClientError::LongLine { .. } => {
+                Some("use the release that the coordinator has")
+            }
+            ClientError::Setup(_) => None,
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! A client of one coordinator: over a Unix socket or TCP, one call per route.
+
+mod error;
+mod events;
+mod sse;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use transhume_model::{ClusterName, ClusterSpec, MigrationId, VmName};
+use transhume_protocol::report::MigrationReport;
+
+pub use error::ClientError;
+pub use events::Events;
+
+use crate::{
+    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
+    Problem, VmStart, VmStop,
+};
+
+/// Longest wait for an answer that is not a stream.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for work of the agents to be done: as long as the coordinator works on a request.
+const WORK_MAX: Duration = Duration::from_secs(300);
+
+/// A coordinator, from the user's side. Nothing is connected until something is asked.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    /// What stands before each path.
+    base: String,
+    /// As people write it.
+    address: String,
+}
+
+impl Client {
+    /// The coordinator at `http://HOST:PORT` or `unix:PATH`.
+    pub fn new(address: &str) -> Result<Self, ClientError> {
+        if let Some(path) = address.strip_prefix("unix:") {
+            return Self::unix(Path::new(path));
+        }
+        if !address.starts_with("http://") {
+            return Err(ClientError::Address {
+                given: address.to_owned(),
+            });
+        }
+        let base = address.trim_end_matches('/').to_owned();
+        Self::build(reqwest::Client::builder(), base, address.to_owned())
+    }
+
+    /// The coordinator behind a Unix socket.
+    pub fn unix(path: &Path) -> Result<Self, ClientError> {
+        let builder = reqwest::Client::builder().unix_socket(PathBuf::from(path));
+        let address = format!("unix:{}", path.display());
+        Self::build(builder, "http://coordinator".to_owned(), address)
+    }
+
+    fn build(builder: reqwest::ClientBuilder, base: String, address: String) -> Result<Self, ClientError> {
+        let http = builder.build().map_err(ClientError::Setup)?;
+        Ok(Self { http, base, address })
+    }
+
+    /// Where it is looked for.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// All hosts.
+    pub async fn hosts(&self) -> Result<HostList, ClientError> {
+        self.get("/v1/hosts").await
+    }
+
+    /// All clusters.
+    pub async fn clusters(&self) -> Result<ClusterList, ClientError> {
+        self.get("/v1/clusters").await
+    }
+
+    /// One cluster.
+    pub async fn cluster(&self, name: &ClusterName) -> Result<ClusterView, ClientError> {
+        self.get(&format!("/v1/clusters/{name}")).await
+    }
+
+    /// Starts a cluster; the answer comes when every VM runs.
+    pub async fn create_cluster(&self, spec: &ClusterSpec) -> Result<ClusterView, ClientError> {
+        self.work(Method::POST, "/v1/clusters", spec).await
+    }
+
+    /// Powers a cluster off and forgets it.
+    pub async fn delete_cluster(&self, name: &ClusterName) -> Result<ClusterView, ClientError> {
+        let path = format!("/v1/clusters/{name}");
+        self.work(Method::DELETE, &path, &()).await
+    }
+
+    /// Boots a VM that is powered off or missing.
+    pub async fn start_vm(
+        &self,
+        cluster: &ClusterName,
+        vm: &VmName,
+        start: &VmStart,
+    ) -> Result<ClusterView, ClientError> {
+        let path = format!("/v1/clusters/{cluster}/vms/{vm}/start");
+        self.work(Method::POST, &path, start).await
+    }
+
+    /// Powers a VM off; its place stays.
+    pub async fn stop_vm(
+        &self,
+        cluster: &ClusterName,
+        vm: &VmName,
+        stop: &VmStop,
+    ) -> Result<ClusterView, ClientError> {
+        let path = format!("/v1/clusters/{cluster}/vms/{vm}/stop");
+        self.work(Method::POST, &path, stop).await
+    }
+
+    /// Takes a VM that is off or missing out of its cluster.
+    pub async fn forget_vm(&self, cluster: &ClusterName, vm: &VmName) -> Result<ClusterView, ClientError> {
+        let path = format!("/v1/clusters/{cluster}/vms/{vm}");
+        self.work(Method::DELETE, &path, &()).await
+    }
+
+    /// Which VM would go where; nothing is changed.
+    pub async fn plan(&self, cluster: &ClusterName, order: &MoveOrder) -> Result<PlanView, ClientError> {
+        let path = format!("/v1/clusters/{cluster}/plan");
+        self.send(Method::POST, &path, order, ANSWER_MAX).await
+    }
+
+    /// Begins a move; it goes on whoever listens.
+    pub async fn migrate(
+        &self,
+        cluster: &ClusterName,
+        order: &MoveOrder,
+    ) -> Result<MigrationId, ClientError> {
+        let path = format!("/v1/clusters/{cluster}/migrations");
+        let accepted: Accepted = self.send(Method::POST, &path, order, ANSWER_MAX).await?;
+        Ok(accepted.migration)
+    }
+
+    /// All moves that are kept, oldest first.
+    pub async fn migrations(&self) -> Result<MigrationList, ClientError> {
+        self.get("/v1/migrations").await
+    }
+
+    /// The report of a move; of one under way, as of now.
+    pub async fn report(&self, migration: MigrationId) -> Result<MigrationReport, ClientError> {
+        self.get(&format!("/v1/migrations/{migration}")).await
+    }
+
+    /// The events of a move numbered above `after`, then live until it is over.
+    pub async fn events(&self, migration: MigrationId, after: u64) -> Result<Events, ClientError> {
+        let path = format!("/v1/migrations/{migration}/events?after={after}");
+        let response = self.answer(self.request(Method::GET, &path)).await?;
+        Ok(Events::new(response, self.address.clone()))
+    }
+
+    /// Before commit the batch rolls back; after it, no further batch begins.
+    pub async fn cancel(&self, migration: MigrationId) -> Result<Accepted, ClientError> {
+        let path = format!("/v1/migrations/{migration}/cancel");
+        self.send(Method::POST, &path, &(), ANSWER_MAX).await
+    }
+
+    /// How good the forecasts of all moves that are kept have been.
+    pub async fn forecasts(&self) -> Result<ForecastRecord, ClientError> {
+        self.get("/v1/forecasts").await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.parsed(self.request(Method::GET, path).timeout(ANSWER_MAX))
+            .await
+    }
+
+    async fn work<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.send(method, path, body, WORK_MAX).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        answer_max: Duration,
+    ) -> Result<T, ClientError> {
+        let request = self.request(method, path).json(body);
+        self.parsed(request.timeout(answer_max)).await
+    }
+
+    async fn parsed<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let response = self.answer(request).await?;
+        let body = response.bytes().await;
+        let body = body.map_err(|source| self.unreachable(source))?;
+        serde_json::from_slice(&body).map_err(|source| ClientError::Document {
+            address: self.address.clone(),
+            source,
+        })
+    }
+
+    /// The head of an answer that is a success.
+    async fn answer(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await;
+        let body = body.map_err(|source| self.unreachable(source))?;
+        Err(match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => ClientError::Problem(problem),
+            Err(_) => ClientError::Status {
+                address: self.address.clone(),
+                status: status.as_u16(),
+            },
+        })
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> ClientError {
+        ClientError::Unreachable {
+            address: self.address.clone(),
+            source,
+        }
+    }
+}

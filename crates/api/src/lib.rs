@@ -1,0 +1,24 @@
+//! The coordinator's HTTP API: every document that goes over it as a type and, with the feature
+//! `client`, the one client that the command line and the lab use.
+//!
+//! `docs/openapi.json` and `docs/schema/` are derived from these types. Deliberately absent: routes
+//! and decisions (the coordinator), and how anything is shown (the command line).
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "client")]
+mod client;
+mod clusters;
+mod forecasts;
+mod hosts;
+mod moves;
+mod problem;
+mod waits;
+
+#[cfg(feature = "client")]
+pub use client::{Client, ClientError, Events};
+pub use clusters::{ClusterLine, ClusterList, ClusterStage, ClusterView, VmLife, VmStart, VmStop, VmView};
+pub use forecasts::{ForecastLine, ForecastRecord, Score};
+pub use hosts::{ClockView, HostList, HostView};
+pub use moves::{Accepted, MigrationLine, MigrationList, MoveOrder, PlanView, PlannedMove};
+pub use problem::{COORDINATOR_ENDING, Problem};
+pub use waits::wait_in_words;

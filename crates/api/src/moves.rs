@@ -1,0 +1,89 @@
+//! Plans and moves.
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{ClusterName, HostName, MigrationId, VmName};
+use transhume_planner::Strategy;
+use transhume_protocol::forecast::MoveForecast;
+use transhume_protocol::report::Ending;
+use utoipa::ToSchema;
+
+/// `POST /v1/clusters/{name}/plan` and `…/migrations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveOrder {
+    /// S1: hosts to leave.
+    pub from: Vec<String>,
+    /// S2: hosts to go to.
+    pub to: Vec<String>,
+    /// k: VMs per batch; all in one where absent.
+    #[serde(default)]
+    pub batch: Option<usize>,
+    /// Stop, copy, start.
+    #[serde(default)]
+    pub offline: bool,
+    /// Budget for the predicted blackout, milliseconds; the coordinator's own where absent.
+    #[serde(default)]
+    pub blackout_ms_max: Option<u64>,
+    /// How targets are chosen; exactly where absent.
+    #[serde(default)]
+    pub strategy: Option<Strategy>,
+}
+
+/// Answer to a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PlanView {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// k.
+    pub batch: usize,
+    /// N(S2).
+    pub hosts_used: usize,
+    /// No placement can use fewer.
+    pub hosts_min: usize,
+    /// VMs in the order in which they go.
+    pub moves: Vec<PlannedMove>,
+    /// VMs that stay where they are.
+    pub stay: Vec<VmName>,
+    /// What to expect of the move.
+    pub forecast: MoveForecast,
+}
+
+/// One VM of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedMove {
+    /// The VM.
+    pub vm: VmName,
+    /// Its batch, from 1.
+    pub batch: usize,
+    /// Host it leaves.
+    pub source: HostName,
+    /// Host it goes to.
+    pub target: HostName,
+}
+
+/// Answer to a request to move, and to a cancel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Accepted {
+    /// The move's number.
+    pub migration: MigrationId,
+}
+
+/// `GET /v1/migrations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MigrationList {
+    /// Oldest first.
+    pub migrations: Vec<MigrationLine>,
+}
+
+/// A move in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MigrationLine {
+    /// Its number.
+    pub migration: MigrationId,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// How it ended, or that it runs.
+    pub outcome: Ending,
+    /// Number of VMs.
+    pub vms: usize,
+}

@@ -1,0 +1,18 @@
+//! What every answer that is not a success holds.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The code of a coordinator that is going down: what was asked may be asked again of the next one.
+pub const COORDINATOR_ENDING: &str = "coordinator-ending";
+
+/// Any answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// For programs; stable.
+    pub code: String,
+    /// For people: names the thing.
+    pub message: String,
+    /// What would help.
+    pub hint: String,
+}

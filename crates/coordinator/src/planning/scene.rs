@@ -1,0 +1,201 @@
+//! What a plan is made of: the names of an order, read, and what is known of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use transhume_api::MoveOrder;
+use transhume_model::{ClusterSpec, HostName, Millis, PlacedVm, VmName};
+use transhume_planner::Strategy;
+use transhume_protocol::message::{DIRTY_RATE_MS_MAX, HostState, Mode, Stranded, VmState};
+
+use super::lessons::Lessons;
+use crate::config::Config;
+use crate::error::Refused;
+use crate::hosts::{Hosts, is_off};
+
+/// A host answers message A within this, and [`DIRTY_RATE_MS_MAX`] where it measures.
+const ANSWER_MS_MAX: Millis = Millis(2_000);
+
+/// What a plan is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Scene {
+    pub(crate) cluster: ClusterSpec,
+    /// S1.
+    pub(crate) from: Vec<HostName>,
+    /// S2.
+    pub(crate) to: Vec<HostName>,
+    /// k; all VMs that move where absent.
+    pub(crate) batch: Option<usize>,
+    /// Live or offline.
+    pub(crate) mode: Mode,
+    /// Budget for the predicted blackout.
+    pub(crate) blackout_max: Millis,
+    /// How targets are chosen.
+    pub(crate) strategy: Strategy,
+    /// Speeds of migration links that the configuration names, Mbit/s.
+    pub(crate) vmct_mbit_s: BTreeMap<HostName, u32>,
+    /// What earlier moves of the cluster teach.
+    pub(crate) lessons: Lessons,
+    /// Stranded things that carry the name of a VM of the cluster, on any host, as last reported.
+    pub(crate) stranded: Vec<(HostName, Stranded)>,
+    /// Messages B of S1 ∪ S2.
+    pub(crate) states: BTreeMap<HostName, HostState>,
+}
+
+/// What a scene is read against.
+pub(crate) struct Known<'a> {
+    pub(crate) cluster: &'a ClusterSpec,
+    pub(crate) hosts: &'a Hosts,
+    pub(crate) config: &'a Config,
+    pub(crate) lessons: Lessons,
+}
+
+impl Scene {
+    /// S1 ∪ S2.
+    pub(crate) fn hosts(&self) -> BTreeSet<HostName> {
+        self.from.iter().chain(&self.to).cloned().collect()
+    }
+
+    /// VMs of a host whose dirty rates matter: live, those that may leave it (§2.2.2).
+    pub(crate) fn dirty_of(&self, host: &HostName) -> Vec<VmName> {
+        let live = self.mode == Mode::Live;
+        let here = self.leaving().filter(|vm| live && vm.host == *host);
+        here.map(|vm| vm.spec.name.clone()).collect()
+    }
+
+    /// A host that has not answered message A by then is in the way.
+    pub(crate) fn answer_ms_max(&self) -> Millis {
+        match self.mode {
+            Mode::Live => ANSWER_MS_MAX + DIRTY_RATE_MS_MAX,
+            Mode::Offline => ANSWER_MS_MAX,
+        }
+    }
+
+    /// The cluster's VMs on S1.
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = &PlacedVm> {
+        self.cluster.vms.iter().filter(|vm| self.from.contains(&vm.host))
+    }
+
+    /// What its host's agent answered of a VM.
+    pub(super) fn vm(&self, placed: &PlacedVm) -> Option<&VmState> {
+        let mut vms = self.states.get(&placed.host)?.vms.iter();
+        vms.find(|state| state.spec.name == placed.spec.name)
+    }
+
+    /// Whether a VM is powered off: its place moves, and nothing is copied.
+    pub(super) fn is_off(&self, placed: &PlacedVm) -> bool {
+        self.vm(placed).is_some_and(is_off)
+    }
+
+    /// What is stranded of a VM, and where.
+    pub(super) fn stranded(&self, vm: &VmName) -> Option<(&HostName, &Stranded)> {
+        let answered = self.states.iter().flat_map(|(host, state)| {
+            let stranded = state.stranded.iter();
+            stranded.map(move |stranded| (host, stranded))
+        });
+        // What a host of S1 ∪ S2 reported earlier is out of date.
+        let earlier = self.stranded.iter().map(|(host, stranded)| (host, stranded));
+        let earlier = earlier.filter(|(host, _)| !self.states.contains_key(*host));
+        answered.chain(earlier).find(|(_, stranded)| stranded.vm == *vm)
+    }
+}
+
+/// How an order wants the cluster moved.
+pub(crate) fn mode_of(order: &MoveOrder) -> Mode {
+    if order.offline { Mode::Offline } else { Mode::Live }
+}
+
+/// The names of an order, read; message A is not answered yet.
+pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refused> {
+    let Known {
+        cluster,
+        hosts,
+        config,
+        lessons,
+    } = known;
+    let blackout_max = order.blackout_ms_max.map(Millis);
+    let links = config.hosts.iter();
+    let links = links.filter_map(|host| Some((host.name.clone(), host.vmct_mbit_s?)));
+    let stranded = hosts.stranded();
+    let stranded = stranded.filter(|(_, stranded)| cluster.vms.iter().any(|vm| vm.spec.name == stranded.vm));
+    let scene = Scene {
+        cluster: cluster.clone(),
+        from: named(hosts, "from", &order.from)?,
+        to: named(hosts, "to", &order.to)?,
+        batch: order.batch,
+        mode: mode_of(order),
+        blackout_max: blackout_max.unwrap_or(config.limits.blackout_ms_max),
+        strategy: order.strategy.unwrap_or_default(),
+        vmct_mbit_s: links.collect(),
+        lessons,
+        stranded: stranded
+            .map(|(host, stranded)| (host.clone(), stranded.clone()))
+            .collect(),
+        states: BTreeMap::new(),
+    };
+    check(&scene)?;
+    Ok(scene)
+}
+
+fn check(scene: &Scene) -> Result<(), Refused> {
+    let (s1, s2): (BTreeSet<_>, BTreeSet<_>) = (scene.from.iter().collect(), scene.to.iter().collect());
+    if s1 == s2 {
+        return Err(Refused::bad(
+            "same-hosts",
+            format!(
+                "the cluster is to leave {} for the very same hosts",
+                list(&scene.from)
+            ),
+            "name other hosts after --to",
+        ));
+    }
+    if scene.blackout_max == Millis(0) {
+        return Err(Refused::bad(
+            "bad-budget",
+            "a blackout of 0 ms is not possible: no VM would ever be ready to be switched over".to_owned(),
+            "allow at least 1 ms after --blackout-ms-max, or omit it",
+        ));
+    }
+    if scene.leaving().next().is_none() {
+        let cluster = &scene.cluster;
+        let live_on: BTreeSet<_> = cluster.vms.iter().map(|vm| &vm.host).collect();
+        return Err(Refused::bad(
+            "nothing-to-move",
+            format!("cluster {} has no VM on {}", cluster.name, list(&scene.from)),
+            format!("its VMs are on {}", list(live_on)),
+        ));
+    }
+    Ok(())
+}
+
+/// Names of one set: not empty, each known, none twice.
+fn named(known: &Hosts, set: &str, names: &[String]) -> Result<Vec<HostName>, Refused> {
+    if names.is_empty() {
+        return Err(Refused::bad(
+            "empty-set",
+            format!("the set of hosts `{set}` is empty"),
+            format!("name at least one host after --{set}"),
+        ));
+    }
+    let mut hosts = Vec::new();
+    for name in names {
+        let host = known.named(name)?;
+        if hosts.contains(&host) {
+            return Err(Refused::bad(
+                "host-twice",
+                format!("host {name} is named twice in `{set}`"),
+                "name each host once",
+            ));
+        }
+        hosts.push(host);
+    }
+    Ok(hosts)
+}
+
+/// Names of hosts for people.
+pub(super) fn list<'a>(hosts: impl IntoIterator<Item = &'a HostName>) -> String {
+    hosts
+        .into_iter()
+        .map(HostName::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+}

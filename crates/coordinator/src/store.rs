@@ -1,0 +1,87 @@
+//! The journal, and the clusters as it holds them: what is kept here is durable, or the coordinator
+//! stops.
+
+use std::collections::BTreeMap;
+
+use transhume_model::{ClusterName, Epoch, HostName, MigrationId, VmName};
+use transhume_protocol::migration::JournalEntry;
+
+use crate::clusters::Clusters;
+use crate::config::CrashAt;
+use crate::journal::{ClusterRecord, Journal, JournalError};
+
+/// VMs of a cluster and where they live from now on.
+pub(crate) type Relocation = (ClusterName, BTreeMap<VmName, HostName>);
+
+/// What a coordinator remembers.
+pub(crate) struct Store {
+    journal: Box<dyn Journal>,
+    clusters: Clusters,
+    crash_at: Option<CrashAt>,
+}
+
+impl Store {
+    pub(crate) fn new(journal: Box<dyn Journal>, crash_at: Option<CrashAt>) -> Result<Self, JournalError> {
+        Ok(Self {
+            clusters: Clusters::new(journal.clusters()?),
+            journal,
+            crash_at,
+        })
+    }
+
+    pub(crate) fn clusters(&self) -> &Clusters {
+        &self.clusters
+    }
+
+    pub(crate) fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError> {
+        self.journal.migrations()
+    }
+
+    pub(crate) fn new_migration(&mut self) -> Result<MigrationId, JournalError> {
+        self.journal.new_migration()
+    }
+
+    /// The first of `count` epochs in a row that nobody has had.
+    pub(crate) fn new_epochs(&mut self, count: u64) -> Result<Epoch, JournalError> {
+        self.journal.new_epochs(count)
+    }
+
+    /// Keeps a cluster in place of what was kept under its name.
+    pub(crate) fn keep(&mut self, record: ClusterRecord) -> Result<(), JournalError> {
+        self.journal.put_cluster(&record)?;
+        self.clusters.put(record);
+        Ok(())
+    }
+
+    /// Forgets a cluster.
+    pub(crate) fn forget(&mut self, cluster: &ClusterName) -> Result<(), JournalError> {
+        self.journal.remove_cluster(cluster)?;
+        self.clusters.remove(cluster);
+        Ok(())
+    }
+
+    /// Appends entries of a move; where VMs live changes in the same transaction as the commit.
+    pub(crate) fn append(
+        &mut self,
+        id: MigrationId,
+        entries: &[JournalEntry],
+        relocation: Option<Relocation>,
+    ) -> Result<(), JournalError> {
+        let crash_at = self.crash_at.filter(|_| relocation.is_some());
+        let cluster = relocation.and_then(|(cluster, places)| self.clusters.relocated(&cluster, &places));
+        if crash_at == Some(CrashAt::BeforeCommitted) {
+            std::process::abort();
+        }
+        self.journal.append(id, entries, cluster.as_ref())?;
+        if crash_at == Some(CrashAt::AfterCommitted) {
+            std::process::abort();
+        }
+        cluster.into_iter().for_each(|cluster| self.clusters.put(cluster));
+        Ok(())
+    }
+
+    /// Forgets a move and its entries.
+    pub(crate) fn forget_move(&mut self, id: MigrationId) -> Result<(), JournalError> {
+        self.journal.remove_migration(id)
+    }
+}

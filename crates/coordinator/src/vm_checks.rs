@@ -1,0 +1,95 @@
+//! Whether a single VM may be started, stopped or forgotten, as things are.
+
+use transhume_api::VmLife;
+use transhume_model::{HostName, PlacedVm};
+
+use crate::error::Refused;
+use crate::hosts::Hosts;
+use crate::requests::VmWish;
+use crate::views;
+
+/// The host that is to do it, or what is in the way. Its agent has the last word.
+pub(crate) fn check(placed: &PlacedVm, wish: &VmWish, hosts: &Hosts) -> Result<HostName, Refused> {
+    hosts.check_connected(&placed.host)?;
+    let life = views::life(placed, hosts);
+    match wish {
+        VmWish::Start { host } => start(placed, life, host.as_deref(), hosts),
+        VmWish::Stop { .. } => stop(placed, life),
+        VmWish::Forget => {
+            hosts.check_not_stranded(&placed.spec.name)?;
+            forget(placed, life)
+        }
+    }
+}
+
+fn start(
+    placed: &PlacedVm,
+    life: VmLife,
+    elsewhere: Option<&str>,
+    hosts: &Hosts,
+) -> Result<HostName, Refused> {
+    let PlacedVm { host, spec } = placed;
+    let (vm, cluster) = (&spec.name, &spec.cluster);
+    hosts.check_not_stranded(vm)?;
+    let target = elsewhere.map_or(Ok(host.clone()), |name| hosts.named(name))?;
+    match life {
+        VmLife::Off if target == *host => Ok(target),
+        VmLife::Off => Err(Refused::conflict(
+            "vm-elsewhere",
+            format!("VM {vm} is on host {host}, powered off"),
+            format!("omit --host to start it there; `transhume migrate` moves cluster {cluster}"),
+        )),
+        VmLife::Missing => {
+            hosts.check_connected(&target)?;
+            match hosts.with_vm(vm).next() {
+                None => Ok(target),
+                Some(found) => Err(Refused::conflict(
+                    "vm-elsewhere",
+                    format!("VM {vm} belongs on host {host}, and host {found} knows it"),
+                    format!("the log of the agent of host {found} says how it came there"),
+                )),
+            }
+        }
+        VmLife::Running
+        | VmLife::Paused
+        | VmLife::DiskError
+        | VmLife::Panicked
+        | VmLife::Stranded
+        | VmLife::Unknown => Err(Refused::conflict(
+            "vm-not-off",
+            format!("VM {vm} is there already: {}", life.name()),
+            format!("`transhume vm stop {cluster} {vm}` powers it off"),
+        )),
+    }
+}
+
+fn stop(placed: &PlacedVm, life: VmLife) -> Result<HostName, Refused> {
+    let (vm, cluster) = (&placed.spec.name, &placed.spec.cluster);
+    match life {
+        VmLife::Running | VmLife::Paused | VmLife::DiskError | VmLife::Panicked => Ok(placed.host.clone()),
+        VmLife::Off | VmLife::Missing | VmLife::Stranded | VmLife::Unknown => Err(Refused::conflict(
+            "vm-not-running",
+            format!("VM {vm} does not run: {}", life.name()),
+            format!(
+                "`transhume vm start {cluster} {vm}` boots it, `transhume vm forget {cluster} {vm}` takes it out of the cluster"
+            ),
+        )),
+    }
+}
+
+fn forget(placed: &PlacedVm, life: VmLife) -> Result<HostName, Refused> {
+    let (vm, cluster) = (&placed.spec.name, &placed.spec.cluster);
+    match life {
+        VmLife::Off | VmLife::Missing => Ok(placed.host.clone()),
+        VmLife::Running
+        | VmLife::Paused
+        | VmLife::DiskError
+        | VmLife::Panicked
+        | VmLife::Stranded
+        | VmLife::Unknown => Err(Refused::conflict(
+            "vm-not-off",
+            format!("VM {vm} is not powered off: {}", life.name()),
+            format!("`transhume vm stop {cluster} {vm}` powers it off; then it can be forgotten"),
+        )),
+    }
+}

@@ -1,0 +1,30 @@
+//! A storm: moves of the lab's cluster back and forth while parts die, hang, lose their links, their disk or their clock.
+//!
+//! ```text
+//!  seed, round ──draw──▶ RoundPlan ──strike──▶ the lab's processes ──look──▶ Sighting ──verdict──▶ RoundLine ──▶ summary
+//!               pure                  io                            io                 pure                    pure
+//! ```
+//!
+//! What is drawn, what is judged and what is counted is pure; only `strike`, `look` and `evidence` touch the machine.
+//! Who moves the cluster and follows the move is `transhume lab storm`. See `docs/design/storm.md`.
+
+mod draw;
+mod evidence;
+mod fault;
+mod ledger;
+mod look;
+mod strike;
+mod summary;
+mod verdict;
+
+pub use draw::{BatchSize, Moment, PlannedStrike, RoundPlan, Trigger};
+pub use evidence::keep;
+pub use fault::{Fault, Side};
+pub use ledger::{Counts, Ledger, LedgerError, RoundLine, RoundVerdict, StruckLine};
+pub use look::look;
+pub use strike::{Pair, Struck, revive, strike};
+pub use summary::Summary;
+pub use verdict::{
+    Account, ClusterSight, Facts, GuestSight, HostSight, MoveSight, QemuSight, RecordSight, Sighting,
+    SpoolSight, TapSight, Verdict, Violation, VmPlace, VmSight, judge, may_be_lost,
+};

@@ -1,0 +1,226 @@
+//! Clusters and hosts, as tables.
+
+use std::process::ExitCode;
+
+use transhume_api::{Client, ClockView, ClusterView, HostList, HostView, VmLife};
+use transhume_model::{ClusterName, IdError};
+
+use crate::args::ClusterCommand;
+use crate::failure::{Failure, Kind};
+use crate::moves::print_json;
+use crate::table::Table;
+
+/// A clock that is further off than this is shown: its owner will want to mend it.
+const CLOCK_OFF_MS_MAX: f64 = 100.0;
+
+pub async fn run(client: &Client, command: ClusterCommand) -> Result<ExitCode, Failure> {
+    match command {
+        ClusterCommand::List { json } => list(client, json).await,
+        ClusterCommand::Show { name, json } => {
+            let view = client.cluster(&cluster_name(&name)?).await?;
+            show(&view, json)
+        }
+    }
+}
+
+async fn list(client: &Client, json: bool) -> Result<ExitCode, Failure> {
+    let list = client.clusters().await?;
+    if json {
+        return print_json(&list);
+    }
+    let mut table = Table::new(&["CLUSTER", "VMS", "HOSTS", "MIGRATION"]);
+    for line in list.clusters {
+        let hosts: Vec<String> = line.hosts.iter().map(ToString::to_string).collect();
+        let migration = line.migration.map_or("-".to_owned(), |id| id.to_string());
+        let (name, vms) = (line.name.to_string(), line.vms.to_string());
+        table.row([name, vms, hosts.join(","), migration]);
+    }
+    print!("{}", table.text());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One cluster's VMs.
+pub fn show(view: &ClusterView, json: bool) -> Result<ExitCode, Failure> {
+    if json {
+        return print_json(view);
+    }
+    print!("{}", cluster_text(view));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cluster_text(view: &ClusterView) -> String {
+    let mut table = Table::new(&["VM", "HOST", "STATE", "VCPUS", "MIB"]);
+    for vm in &view.vms {
+        let (vcpus, memory) = (vm.demand.vcpus.0.to_string(), vm.demand.memory.0.to_string());
+        let state = vm.state.name().to_owned();
+        table.row([vm.id.to_string(), vm.host.to_string(), state, vcpus, memory]);
+    }
+    let mut text = table.text();
+    let cluster = &view.name;
+    for vm in &view.vms {
+        let hint = match vm.state {
+            VmLife::Missing => format!(
+                "`transhume vm start {cluster} {vm}` boots it again, `transhume vm forget {cluster} {vm}` takes it out of the cluster",
+                vm = vm.id
+            ),
+            VmLife::Stranded => "`transhume hosts` shows what is left of it, and where".to_owned(),
+            VmLife::Running
+            | VmLife::Paused
+            | VmLife::DiskError
+            | VmLife::Panicked
+            | VmLife::Off
+            | VmLife::Unknown => continue,
+        };
+        text.push_str(&format!("VM {} is {}: {hint}\n", vm.id, vm.state.name()));
+    }
+    text
+}
+
+pub async fn hosts(client: &Client, json: bool) -> Result<ExitCode, Failure> {
+    let list = client.hosts().await?;
+    if json {
+        return print_json(&list);
+    }
+    print!("{}", hosts_text(&list));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn hosts_text(list: &HostList) -> String {
+    let mut table = Table::new(&["HOST", "AGENT", "FREE VCPUS", "FREE MIB", "QEMU", "VMS"]);
+    for host in &list.hosts {
+        let free = |amount: Option<u64>| amount.map_or("-".to_owned(), |amount| amount.to_string());
+        let qemu = host.qemu.as_ref();
+        let vms: Vec<String> = host.vms.iter().map(ToString::to_string).collect();
+        table.row([
+            host.name.to_string(),
+            if host.connected { "answers" } else { "away" }.to_owned(),
+            free(host.free.map(|free| free.vcpus.0)),
+            free(host.free.map(|free| free.memory.0)),
+            qemu.map_or("-".to_owned(), |qemu| format!("{} {}", qemu.version, qemu.accel)),
+            vms.join(","),
+        ]);
+    }
+    let notes = list.hosts.iter().flat_map(notes);
+    table.text() + &notes.map(|note| note + "\n").collect::<String>()
+}
+
+/// What is wrong on a host, each with what would help.
+fn notes(host: &HostView) -> Vec<String> {
+    let name = &host.name;
+    let mut notes = Vec::new();
+    for stranded in &host.stranded {
+        notes.push(format!(
+            "stranded on host {name}: VM {}: {}",
+            stranded.vm, stranded.what
+        ));
+        notes.push(format!("hint: {}", stranded.hint));
+    }
+    if let Some(ClockView {
+        offset_ms,
+        uncertainty_ms,
+    }) = host.clock
+        && offset_ms.abs() > CLOCK_OFF_MS_MAX
+    {
+        let way = if offset_ms < 0.0 { "behind" } else { "ahead of" };
+        notes.push(format!(
+            "the clock of host {name} is {:.1} ms {way} the coordinator's (give or take {uncertainty_ms:.1} ms)",
+            offset_ms.abs()
+        ));
+        notes
+            .push("hint: let both follow NTP; figures that compare two hosts are corrected by it".to_owned());
+    }
+    notes
+}
+
+/// Becomes part of a path: what is no name never leaves this machine.
+pub fn cluster_name(text: &str) -> Result<ClusterName, Failure> {
+    let hint = "`transhume cluster list` shows which clusters there are";
+    text.parse()
+        .map_err(|error: IdError| Failure::new(Kind::Refused, error.to_string(), hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transhume_api::{ClusterStage, VmView};
+    use transhume_model::{Demand, Mebibytes, Vcpus};
+    use transhume_protocol::message::Stranded;
+
+    fn host(clock: Option<ClockView>, stranded: Vec<Stranded>) -> HostView {
+        HostView {
+            name: "h1".parse().unwrap(),
+            connected: true,
+            away: None,
+            capacity: None,
+            free: None,
+            qemu: None,
+            qemu_error: None,
+            vms: vec!["vm1".parse().unwrap()],
+            stranded,
+            clock,
+        }
+    }
+
+    #[test]
+    fn what_is_stranded_is_shown_with_what_would_help() {
+        let stranded = Stranded {
+            vm: "vm2".parse().unwrap(),
+            what: "QEMU with pid 71 and no record".to_owned(),
+            hint: "end process 71".to_owned(),
+        };
+        let hosts = vec![host(None, vec![stranded])];
+        assert_eq!(
+            hosts_text(&HostList { hosts }),
+            "HOST  AGENT    FREE VCPUS  FREE MIB  QEMU  VMS\n\
+             h1    answers           -         -     -  vm1\n\
+             stranded on host h1: VM vm2: QEMU with pid 71 and no record\n\
+             hint: end process 71\n"
+        );
+    }
+
+    #[test]
+    fn a_clock_is_shown_when_it_is_off_and_not_before() {
+        let notes = |offset_ms| {
+            let clock = ClockView {
+                offset_ms,
+                uncertainty_ms: 0.5,
+            };
+            notes(&host(Some(clock), Vec::new()))
+        };
+        assert!(notes(CLOCK_OFF_MS_MAX).is_empty() && notes(-CLOCK_OFF_MS_MAX).is_empty());
+        let [what, hint] = notes(3_600_000.0).try_into().unwrap();
+        assert!(
+            what.contains("3600000.0 ms ahead of the coordinator's (give or take 0.5 ms)"),
+            "{what}"
+        );
+        assert!(hint.contains("NTP"), "{hint}");
+        assert!(notes(-250.0)[0].contains("250.0 ms behind the coordinator's"));
+    }
+
+    #[test]
+    fn every_state_of_a_vm_is_shown_and_what_needs_a_hand_says_so() {
+        let vm = |state: VmLife| VmView {
+            id: state.name().parse().unwrap(),
+            host: "h1".parse().unwrap(),
+            state,
+            role: None,
+            demand: Demand {
+                vcpus: Vcpus(1),
+                memory: Mebibytes(96),
+            },
+        };
+        let view = ClusterView {
+            name: "lab".parse().unwrap(),
+            stage: ClusterStage::Live,
+            migration: None,
+            vms: VmLife::ALL.map(vm).to_vec(),
+        };
+        let text = cluster_text(&view);
+        for life in VmLife::ALL {
+            let needs_a_hand = matches!(life, VmLife::Missing | VmLife::Stranded);
+            let note = format!("VM {} is {}: ", life.name(), life.name());
+            assert_eq!(text.contains(&note), needs_a_hand, "{text}");
+        }
+        assert!(text.contains("transhume vm forget lab missing"), "{text}");
+    }
+}

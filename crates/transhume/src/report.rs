@@ -1,0 +1,139 @@
+//! The report of a move as people read it.
+
+use transhume_api::wait_in_words;
+use transhume_protocol::message::GuestState;
+use transhume_protocol::report::{Ending, Frames, MigrationReport, VmLoss, VmReport};
+
+use crate::forecasts;
+use crate::table::Table;
+
+/// Times that are known better than this need no remark.
+const CLOCK_UNCERTAINTY_MS_MAX: f64 = 1.0;
+
+/// As JSON writes it.
+pub fn ending(outcome: Ending) -> &'static str {
+    match outcome {
+        Ending::Running => "running",
+        Ending::Committed => "committed",
+        Ending::CommittedWithLoss => "committed-with-loss",
+        Ending::RolledBack => "rolled-back",
+        Ending::PartlyCommitted => "partly-committed",
+        Ending::Refused => "refused",
+    }
+}
+
+fn ms(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.1}"))
+}
+
+/// The report as tables.
+pub fn show(report: &MigrationReport) {
+    let mut table = Table::new(&[
+        "VM",
+        "FROM",
+        "TO",
+        "BLACKOUT ms",
+        "GAP ms",
+        "CAPTURED",
+        "DELIVERED",
+        "LOST",
+        "DUPLICATED",
+        "REORDERED",
+        "LATE",
+        "MB",
+    ]);
+    for vm in &report.vms {
+        let count = |of: fn(&Frames) -> u64| {
+            vm.frames
+                .as_ref()
+                .map_or("-".to_owned(), |frames| of(frames).to_string())
+        };
+        table.row([
+            vm.id.to_string(),
+            vm.source.to_string(),
+            vm.target.to_string(),
+            ms(vm.blackout_ms),
+            ms(vm.gap_ms),
+            count(|frames| frames.captured),
+            count(|frames| frames.delivered),
+            count(|frames| frames.lost),
+            count(|frames| frames.duplicated),
+            count(|frames| frames.reordered),
+            count(|frames| frames.late),
+            format!("{:.1}", vm.pages.wire.0 as f64 / 1e6),
+        ]);
+    }
+    print!("{}", table.text());
+    let frames = &report.frames;
+    println!(
+        "migration {} {}: {} VMs in {:.2} s; lost {}, duplicated {}, reordered {}",
+        report.migration,
+        ending(report.outcome),
+        report.vms.len(),
+        report.duration_ms / 1e3,
+        frames.lost,
+        frames.duplicated,
+        frames.reordered
+    );
+    report
+        .vms
+        .iter()
+        .flat_map(notes)
+        .for_each(|note| println!("{note}"));
+    for wait in &report.waiting {
+        println!("waits for {}", wait_in_words(wait));
+    }
+    forecasts::show_report(report);
+}
+
+/// What the columns do not hold of a VM.
+fn notes(vm: &VmReport) -> Vec<String> {
+    let (id, host) = (&vm.id, &vm.host);
+    let mut notes = Vec::new();
+    if vm.guest != GuestState::Running && vm.lost.is_none() {
+        notes.push(format!(
+            "VM {id} on host {host} is {}, as it was before",
+            vm.guest.name()
+        ));
+    }
+    if let Some(why) = &vm.clocks {
+        notes.push(format!("VM {id}: not all times are known: {why}"));
+    }
+    if let Some(ms) = vm
+        .clock_uncertainty_ms
+        .filter(|ms| *ms > CLOCK_UNCERTAINTY_MS_MAX)
+    {
+        notes.push(format!(
+            "VM {id}: blackout and gap may be {ms:.1} ms off: the clocks of its hosts are known no better"
+        ));
+    }
+    let frames = vm.frames.unwrap_or_default();
+    if frames.untaken > 0 {
+        notes.push(format!(
+            "VM {id}: {} frames are there that its guest never took",
+            frames.untaken
+        ));
+    }
+    if frames.second_speaker > 0 {
+        notes.push(format!(
+            "VM {id}: somebody else sent {} frames with its address",
+            frames.second_speaker
+        ));
+    }
+    notes
+}
+
+/// Everything that went wrong, the worst first, each with what would help.
+pub fn troubles(report: &MigrationReport) -> Vec<(String, String)> {
+    let lost = report.vms.iter().filter_map(|vm| {
+        let VmLoss { reason, hint } = vm.lost.as_ref()?;
+        let what = format!("VM {} IS LOST on host {}: {reason}", vm.id, vm.host);
+        Some((what, hint.clone()))
+    });
+    let trouble = report.trouble.iter().map(|trouble| {
+        let (number, step) = (trouble.step.number(), trouble.step);
+        let what = format!("in step {number} ({step}): {}", trouble.reason);
+        (what, trouble.hint.clone())
+    });
+    lost.chain(trouble).collect()
+}
