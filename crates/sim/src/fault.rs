@@ -95,6 +95,8 @@ pub enum ActFault {
     QemuDies,
     /// The host dies for good, just before it.
     HostDies,
+    /// It is never answered.
+    Stays,
 }
 
 /// What happens to the change of a record.

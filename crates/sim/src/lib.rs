@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+pub mod contract;
 mod coordinator;
 mod fault;
 mod guest;

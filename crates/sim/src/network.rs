@@ -231,6 +231,15 @@ impl Network {
         Some(event)
     }
 
+    /// The next event, if it comes by then; otherwise the clock goes there.
+    pub(crate) fn next_until(&mut self, until: Micros) -> Option<Event> {
+        if self.queue.peek().is_some_and(|Reverse(due)| due.0 <= until) {
+            return self.next();
+        }
+        self.now = self.now.max(until);
+        None
+    }
+
     /// How many events there were and are to come.
     pub(crate) fn serial(&self) -> u64 {
         self.serial

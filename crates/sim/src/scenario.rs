@@ -87,6 +87,15 @@ impl Scenario {
         }
     }
 
+    /// The same with one source and one target.
+    pub(crate) fn from_one_to_one(self) -> Self {
+        Scenario {
+            sources: 1,
+            targets: 1,
+            ..self
+        }
+    }
+
     pub(crate) fn guest(&self, index: usize) -> GuestKind {
         self.guests[index % self.guests.len()]
     }

@@ -157,7 +157,7 @@ impl World {
         let there = self.hosts[host].things[vm].qemu.take().is_some();
         let guest = &self.guests[vm];
         let needed = !guest.is_off() && !guest.killed && (host == guest.target) == guest.committed;
-        if there && needed {
+        if there && needed && self.overheard.is_none() {
             return Err(Violation::EndedWrongly {
                 vm: guest.name.clone(),
                 host: self.hosts[host].name.clone(),

@@ -229,6 +229,7 @@ impl World {
         match fault {
             Some(ActFault::AgentDiesBefore) => return self.agent_dies(at.host),
             Some(ActFault::HostDies) => return self.host_dies(at.host),
+            Some(ActFault::Stays) => return Ok(()),
             Some(ActFault::QemuDies) => self.qemu_dies(at.host, at.vm)?,
             Some(ActFault::Fails) => {
                 self.half(at, &act)?;

@@ -13,6 +13,9 @@ use crate::scenario::GuestKind;
 impl World {
     /// After every event: it runs once at most, only where its batch lets it, and nothing of it is unnamed.
     pub(super) fn check_vm(&self, vm: VmIx) -> Result<(), Violation> {
+        if self.overheard.is_some() {
+            return self.check_named(vm);
+        }
         let guest = &self.guests[vm];
         let name = || guest.name.clone();
         let (source, target) = (&self.hosts[guest.source], &self.hosts[guest.target]);
@@ -28,13 +31,19 @@ impl World {
             let (vm, host) = (name(), host.name.clone());
             return Err(Violation::RunsWrongly { vm, host });
         }
-        for host in [source, target] {
+        self.check_named(vm)
+    }
+
+    /// Whatever is on a host, a record there or its agent knows of it.
+    fn check_named(&self, vm: VmIx) -> Result<(), Violation> {
+        let guest = &self.guests[vm];
+        for host in [&self.hosts[guest.source], &self.hosts[guest.target]] {
             let stranded = host
                 .slot(vm)
                 .is_some_and(|slot| slot.machine.stranded_state().is_some());
             let named = !host.disk.is_empty(vm) || stranded || host.agent.is_none();
             if !host.things[vm].is_empty() && !named {
-                let (vm, host) = (name(), host.name.clone());
+                let (vm, host) = (guest.name.clone(), host.name.clone());
                 return Err(Violation::Unnamed { vm, host });
             }
         }

@@ -229,6 +229,10 @@ impl World {
     }
 
     pub(super) fn send_report(&mut self, host: HostIx, report: Report) {
+        if let Some(overheard) = &mut self.overheard {
+            overheard.push((host, report));
+            return;
+        }
         let Some(link) = self.links[host] else { return };
         let twice = report.order.is_some() && report.order == self.answered_twice;
         let twice = twice || self.chance(self.scenario.weather.comes_twice);

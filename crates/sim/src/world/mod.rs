@@ -2,6 +2,7 @@
 
 mod acts;
 mod agents;
+mod alone;
 mod buffers;
 mod end;
 mod faults;
@@ -14,12 +15,13 @@ use std::collections::BTreeMap;
 use transhume_agent_core::{Machine, RunState, SpawnFor};
 use transhume_model::{Epoch, HostName, Millis, VmName};
 use transhume_protocol::event::Happening;
+use transhume_protocol::message::Report;
 use transhume_protocol::migration::{Input, JournalEntry, MoveRequest, Now};
 use transhume_protocol::report::MigrationReport;
 
 use crate::check::Violation;
 use crate::coordinator::Coordinator;
-use crate::fault::Fault;
+use crate::fault::{ActFault, Fault};
 use crate::guest::Guest;
 use crate::host::qemu::Qemu;
 use crate::host::tap::Tap;
@@ -100,6 +102,10 @@ pub struct World {
     acts: Vec<(VmIx, bool, &'static str)>,
     /// The answer to this order is doubled.
     answered_twice: Option<transhume_model::OrderId>,
+    /// What agents say where there is no coordinator.
+    overheard: Option<Vec<(HostIx, Report)>>,
+    /// The act on this host, after so many others, and what happens to it.
+    next_act_fault: Option<(HostIx, usize, ActFault)>,
     busy_until: Micros,
     /// Peers' sending, numbered: it begins anew when something is switched over.
     flow: u64,
@@ -128,6 +134,8 @@ impl World {
             writes: vec![[0; 2]; vms],
             acts: Vec::new(),
             answered_twice: None,
+            overheard: None,
+            next_act_fault: None,
             busy_until: 0,
             flow: 0,
             over_at: None,
