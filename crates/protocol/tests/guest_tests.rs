@@ -84,6 +84,18 @@ fn a_batch_of_nothing_but_powered_off_vms_moves() {
 }
 
 #[test]
+fn a_source_that_cannot_close_is_discarded_once_its_target_has_all() {
+    let mut hand = Hand::begin(1, 1);
+    hand.up_to(1, "CloseSourceBuffer");
+    hand.fail(&vm(1), "CloseSourceBuffer");
+    assert!(!hand.was_sent("Discard"), "its target may still wait for frames");
+    hand.wait(200);
+    hand.answer(&vm(1), "CloseTargetBuffer");
+    hand.fail(&vm(1), "CloseSourceBuffer");
+    assert_eq!(hand.count(&vm(1), "Discard"), 1);
+}
+
+#[test]
 fn a_powered_off_vm_is_not_waited_for_by_the_others_of_its_batch() {
     let mut hand = Hand::begin_with(first_is_off(2, 2));
     hand.answer(&vm(2), "Reserve");

@@ -88,7 +88,7 @@ impl Scenario {
     }
 
     /// The same with one source and one target.
-    pub(crate) fn from_one_to_one(self) -> Self {
+    pub(crate) fn with_one_pair(self) -> Self {
         Scenario {
             sources: 1,
             targets: 1,

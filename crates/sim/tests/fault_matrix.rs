@@ -1,6 +1,7 @@
 //! Each order × each act of its sequence × each fault. Every run ends with every VM in exactly one place, its batch on
 //! one side, and every frame delivered once, in order (`World` checks these); how it ends is compared with
 //! `testdata/fault_matrix.txt`.
+#![allow(clippy::disallowed_methods, reason = "reads and rewrites a golden")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -18,7 +18,7 @@ const AFTERWARDS_MICROS: Micros = 50 * MILLI;
 impl World {
     /// One VM at home on its source, a target, no coordinator and no peers.
     pub fn alone() -> Self {
-        let mut world = World::new(Scenario::calm(1, 1, 1).from_one_to_one());
+        let mut world = World::new(Scenario::calm(1, 1, 1).with_one_pair());
         // Its first peers' frame is void.
         world.flow = 1;
         world.overheard = Some(Vec::new());

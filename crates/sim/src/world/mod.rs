@@ -8,7 +8,10 @@ mod end;
 mod faults;
 mod links;
 mod pages;
+mod source_buffer;
 mod strikes;
+mod target_buffer;
+mod tunnel;
 
 use std::collections::BTreeMap;
 

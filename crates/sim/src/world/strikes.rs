@@ -60,7 +60,11 @@ impl World {
 
     fn one_of_its_hosts(&self, vm: VmIx, host: HostIx) -> HostIx {
         let guest = &self.guests[vm];
-        if host % 2 == 0 { guest.source } else { guest.target }
+        if host.is_multiple_of(2) {
+            guest.source
+        } else {
+            guest.target
+        }
     }
 
     fn step_clock(&mut self, host: HostIx) {
