@@ -1,8 +1,9 @@
-//! What every agent must answer: each order in each role a VM can have, fresh, given again, of an older epoch, and with
-//! a failure at each act. One suite for whatever plays an agent; the answers are one table.
+//! What every agent must answer: each order in each role a VM can have, fresh, given again, of an
+//! older epoch, and with a failure at each act. One suite for whatever plays an agent; the answers
+//! are one table.
 //!
-//! A [`Subject`] is two agents between which one VM moves. The suite brings it into a [`Role`] by orders, as a
-//! coordinator would, then gives the one order whose answer is asked for.
+//! A [`Subject`] is two agents between which one VM moves. The suite brings it into a [`Role`] by
+//! orders, as a coordinator would, then gives the one order whose answer is asked for.
 
 use std::net::SocketAddr;
 
@@ -16,10 +17,12 @@ const EPOCH: Epoch = Epoch(5);
 
 /// Whatever plays the agents of a source and a target.
 pub trait Subject {
-    /// The VM that is moved. When the subject is made, it is at home on the source and unknown on the target.
+    /// The VM that is moved. When the subject is made, it is at home on the source and unknown on
+    /// the target.
     fn vm(&self) -> VmSpec;
 
-    /// Gives an order to one of the agents; its first answer, or `None` if none comes within the order's longest wait.
+    /// Gives an order to one of the agents; its first answer, or `None` if none comes within the
+    /// order's longest wait.
     fn give(&mut self, place: Place, order: Order) -> Option<Report>;
 
     /// The act that comes after so many others on this host fails.

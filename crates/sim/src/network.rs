@@ -1,4 +1,5 @@
-//! The simulated clock and what travels: FIFO channels with changing delays, reordering only between channels.
+//! The simulated clock and what travels: FIFO channels with changing delays, reordering only
+//! between channels.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

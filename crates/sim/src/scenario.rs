@@ -70,8 +70,9 @@ impl Scenario {
         }
     }
 
-    /// A move in a storm that the seed makes up: how many VMs, what their guests do, which kinds of fault there are
-    /// and how often. A storm has a few kinds only, so that each is seen alone, too.
+    /// A move in a storm that the seed makes up: how many VMs, what their guests do, which kinds of
+    /// fault there are and how often. A storm has a few kinds only, so that each is seen alone,
+    /// too.
     pub fn storm(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5707_0000_0000_0000);
         let vms = random.between(1, 5) as usize;

@@ -1,5 +1,5 @@
-//! The contract of an agent, in full, on the machine that ships with simulated hosts: `testdata/contract.txt` is the one
-//! table of what is answered.
+//! The contract of an agent, in full, on the machine that ships with simulated hosts:
+//! `testdata/contract.txt` is the one table of what is answered.
 #![allow(clippy::disallowed_methods, reason = "reads and rewrites a golden")]
 
 use std::fmt::Write as _;
@@ -53,7 +53,8 @@ fn again() -> String {
     text
 }
 
-/// For each act of an order that is carried out: what is answered when it fails, and when the order is given again.
+/// For each act of an order that is carried out: what is answered when it fails, and when the order
+/// is given again.
 fn failing() -> String {
     let mut text = "an act fails       (order in role: act, answer, answer when given again)\n".to_owned();
     for role in Role::ALL {

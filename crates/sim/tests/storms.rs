@@ -1,5 +1,5 @@
-//! Storms: faults by chance at any effect and any instant. Every promise is checked after every event; a failure names
-//! its seed.
+//! Storms: faults by chance at any effect and any instant. Every promise is checked after every
+//! event; a failure names its seed.
 #![allow(clippy::disallowed_methods, reason = "one seed alone is named by a variable")]
 
 use std::collections::BTreeMap;

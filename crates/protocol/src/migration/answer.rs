@@ -268,8 +268,8 @@ impl Migration {
         let vm = &self.vms[index];
         let target_has_all = vm.is_done(OrderKind::CloseTargetBuffer) && vm.failures >= CLOSE_FAILURES_MAX;
         if row.order == OrderKind::CloseSourceBuffer && target_has_all {
-            // It may be unable to say so to its source any more. What the source knows comes when it is
-            // discarded.
+            // It may be unable to say so to its source any more. What the source knows comes when
+            // it is discarded.
             ready.events.push(event);
             return self.done(now, index, row.order, ready);
         }

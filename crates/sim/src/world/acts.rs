@@ -70,7 +70,8 @@ impl World {
         })
     }
 
-    /// What an act that fails has done all the same: it leaves the most behind where it makes things.
+    /// What an act that fails has done all the same: it leaves the most behind where it makes
+    /// things.
     pub(super) fn half(&mut self, at: At, act: &Act) -> Result<(), Violation> {
         match act {
             Act::Spawn { purpose, .. } => {

@@ -1,4 +1,5 @@
-//! What both buffers have in common: frames go as far as they can, and a later agent takes up what it finds.
+//! What both buffers have in common: frames go as far as they can, and a later agent takes up what
+//! it finds.
 
 use std::net::SocketAddr;
 

@@ -11,7 +11,8 @@ use crate::network::{At, HostIx, MILLI, VmIx};
 use crate::scenario::GuestKind;
 
 impl World {
-    /// After every event: it runs once at most, only where its batch lets it, and nothing of it is unnamed.
+    /// After every event: it runs once at most, only where its batch lets it, and nothing of it is
+    /// unnamed.
     pub(super) fn check_vm(&self, vm: VmIx) -> Result<(), Violation> {
         if self.overheard.is_some() {
             return self.check_named(vm);
@@ -124,7 +125,8 @@ impl World {
         }
     }
 
-    /// A move waits for a host that is lost, and for an operator where something is stranded; and names it.
+    /// A move waits for a host that is lost, and for an operator where something is stranded; and
+    /// names it.
     fn names_what_it_waits_for(&self, waits: &[Wait]) -> bool {
         waits.iter().any(|wait| {
             let (host, vm) = (self.host_places[&wait.host], self.vm_places[&wait.vm]);

@@ -193,7 +193,8 @@ impl World {
         }
     }
 
-    /// A host is cut off from the coordinator and all other hosts; guests' frames have a network of their own.
+    /// A host is cut off from the coordinator and all other hosts; guests' frames have a network of
+    /// their own.
     pub(super) fn partition(&mut self, host: HostIx) -> Result<(), Violation> {
         if self.hosts[host].partitioned || self.hosts[host].lost {
             return Ok(());

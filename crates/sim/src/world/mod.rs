@@ -1,4 +1,5 @@
-//! A run: events in the order of their instants, until the move is over and every frame has arrived.
+//! A run: events in the order of their instants, until the move is over and every frame has
+//! arrived.
 
 mod acts;
 mod agents;
@@ -437,7 +438,8 @@ impl World {
         self.network.after(gap, Event::PeerSends { vm, flow });
     }
 
-    /// The announcement floods: new frames take the new path, and its echo follows the last on the old one.
+    /// The announcement floods: new frames take the new path, and its echo follows the last on the
+    /// old one.
     fn learned(&mut self, vm: VmIx, host: HostIx) {
         let guest = &mut self.guests[vm];
         guest.learned = host;

@@ -61,7 +61,8 @@ impl World {
         };
         tap.shut = true;
         self.pump(at.host, at.vm)?;
-        // What a healthy guest leaves in its ring it has no time to leave: it took all. Any other is taken as it is.
+        // What a healthy guest leaves in its ring it has no time to leave: it took all. Any other
+        // is taken as it is.
         let takes = self
             .things(at)
             .qemu

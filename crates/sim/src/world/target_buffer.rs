@@ -1,4 +1,5 @@
-//! A target's buffer: injection in order, announcement, and the plug that opens behind FIN (design §3).
+//! A target's buffer: injection in order, announcement, and the plug that opens behind FIN (design
+//! §3).
 
 use transhume_agent_core::{Act, Product};
 use transhume_protocol::message::{FaultKind, TargetFrames};

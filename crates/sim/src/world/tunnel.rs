@@ -1,4 +1,5 @@
-//! The tunnel between the two buffers of a VM: FIFO, broken by whatever ends an agent or cuts it off.
+//! The tunnel between the two buffers of a VM: FIFO, broken by whatever ends an agent or cuts it
+//! off.
 
 use transhume_agent_core::{Input, Trouble};
 use transhume_protocol::message::{Fault, FaultKind};
