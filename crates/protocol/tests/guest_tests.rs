@@ -84,6 +84,27 @@ fn a_batch_of_nothing_but_powered_off_vms_moves() {
 }
 
 #[test]
+fn a_source_that_cannot_close_is_discarded_once_its_target_has_all() {
+    let mut hand = Hand::begin(1, 1);
+    hand.up_to(1, "CloseSourceBuffer");
+    for _ in 0..5 {
+        hand.fail(&vm(1), "CloseSourceBuffer");
+        hand.wait(10_000);
+    }
+    assert!(!hand.was_sent("Discard"), "its target may still wait for frames");
+    hand.answer(&vm(1), "CloseTargetBuffer");
+    for _ in 0..4 {
+        assert!(
+            !hand.was_sent("Discard"),
+            "it may be able to say itself what it captured"
+        );
+        hand.fail(&vm(1), "CloseSourceBuffer");
+        hand.wait(10_000);
+    }
+    assert_eq!(hand.count(&vm(1), "Discard"), 1);
+}
+
+#[test]
 fn a_powered_off_vm_is_not_waited_for_by_the_others_of_its_batch() {
     let mut hand = Hand::begin_with(first_is_off(2, 2));
     hand.answer(&vm(2), "Reserve");

@@ -87,7 +87,8 @@ pub enum Violation {
         /// Why.
         why: String,
     },
-    /// G2, at the end: a VM is not where the report says, or not only there, or not as its user left it.
+    /// G2, at the end: a VM is not where the report says, or not only there, or not as its user
+    /// left it.
     #[error("VM {vm}: {what}")]
     Misplaced {
         /// The VM.

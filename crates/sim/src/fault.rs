@@ -95,6 +95,8 @@ pub enum ActFault {
     QemuDies,
     /// The host dies for good, just before it.
     HostDies,
+    /// It is never answered.
+    Stays,
 }
 
 /// What happens to the change of a record.
@@ -108,7 +110,8 @@ pub enum WriteFault {
     AgentDiesBefore,
     /// The agent is killed after it, before anything follows from it.
     AgentDiesAfter,
-    /// It is written, and cannot be read when the next agent starts: killed as well, so that one does.
+    /// It is written, and cannot be read when the next agent starts: killed as well, so that one
+    /// does.
     Unreadable,
     /// It is acknowledged and not durable: no disk may do that. The negative control.
     NotDurable,

@@ -1,4 +1,5 @@
-//! A VM's guest as its user and its peers know it: one flow of numbered frames that it must see without gap.
+//! A VM's guest as its user and its peers know it: one flow of numbered frames that it must see
+//! without gap.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! The simulated clock and what travels: FIFO channels with changing delays, reordering only between channels.
+//! The simulated clock and what travels: FIFO channels with changing delays, reordering only
+//! between channels.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -229,6 +230,15 @@ impl Network {
         let Reverse(Due(at, _, event)) = self.queue.pop()?;
         self.now = at;
         Some(event)
+    }
+
+    /// The next event, if it comes by then; otherwise the clock goes there.
+    pub(crate) fn next_until(&mut self, until: Micros) -> Option<Event> {
+        if self.queue.peek().is_some_and(|Reverse(due)| due.0 <= until) {
+            return self.next();
+        }
+        self.now = self.now.max(until);
+        None
     }
 
     /// How many events there were and are to come.

@@ -70,8 +70,9 @@ impl Scenario {
         }
     }
 
-    /// A move in a storm that the seed makes up: how many VMs, what their guests do, which kinds of fault there are
-    /// and how often. A storm has a few kinds only, so that each is seen alone, too.
+    /// A move in a storm that the seed makes up: how many VMs, what their guests do, which kinds of
+    /// fault there are and how often. A storm has a few kinds only, so that each is seen alone,
+    /// too.
     pub fn storm(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5707_0000_0000_0000);
         let vms = random.between(1, 5) as usize;
@@ -84,6 +85,15 @@ impl Scenario {
             guests: guests(&mut random),
             weather: weather(&mut random),
             ..Scenario::calm(seed, vms, batch)
+        }
+    }
+
+    /// The same with one source and one target.
+    pub(crate) fn with_one_pair(self) -> Self {
+        Scenario {
+            sources: 1,
+            targets: 1,
+            ..self
         }
     }
 
@@ -104,7 +114,7 @@ impl Scenario {
             migration: MigrationId(1),
             cluster: name("herd"),
             mode: self.mode,
-            epoch: Epoch(1),
+            epoch: Epoch(2),
             from: (0..self.sources).map(|index| host("s", index)).collect(),
             to: (0..self.targets).map(|index| host("t", index)).collect(),
             batches: vms.chunks(self.batch).map(<[MoveVm]>::to_vec).collect(),

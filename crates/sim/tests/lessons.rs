@@ -1,5 +1,5 @@
-//! Faults that once were in the product, each as the schedule that shows it; and the proof that the simulation sees
-//! what it must see.
+//! Faults that once were in the product, each as the schedule that shows it; and the proof that the
+//! simulation sees what it must see.
 
 use transhume_protocol::message::OrderKind;
 use transhume_protocol::report::Ending;
@@ -95,7 +95,8 @@ fn a_source_that_cannot_be_adopted_is_not_taken_for_gone() {
         act(SOURCE, "finish-copy", ActFault::AgentDiesAfter),
         act(SOURCE, "adopt", ActFault::Fails),
     ];
-    // The first adoption, when the world begins, is the one that fails; the second VM stays where it is.
+    // The first adoption, when the world begins, is the one that fails; the second VM stays where
+    // it is.
     for outcome in runs(&faults) {
         let outcome = outcome.expect("it is adopted later, and nowhere said to be gone");
         assert!(matches!(
@@ -125,8 +126,9 @@ fn a_disk_that_forgets_what_it_acknowledged_is_seen() {
         nth,
         what: WriteFault::NotDurable,
     };
-    // The target's first is the promise of room, its third the QEMU that was started; the source's later ones the
-    // commit. Not every run must break by it, but one that is never seen to break proves nothing.
+    // The target's first is the promise of room, its third the QEMU that was started; the source's
+    // later ones the commit. Not every run must break by it, but one that is never seen to break
+    // proves nothing.
     let broken = |fault: Fault| runs(&[fault]).filter(Result::is_err).count();
     assert!((0..6).map(|nth| broken(forgets(TARGET, nth))).sum::<usize>() > 0);
     assert!((0..8).map(|nth| broken(forgets(SOURCE, nth))).sum::<usize>() > 0);

@@ -11,6 +11,9 @@ use crate::step::{Meaning, OrderRow, Phase};
 /// Doublings of the pause before an order that failed is issued again.
 const RETRY_DOUBLINGS_MAX: u32 = 16;
 
+/// Failures in a row of a source to close its buffer, until its target's word is enough.
+const CLOSE_FAILURES_MAX: u32 = 3;
+
 impl Migration {
     /// Which VM a report is news about, if it is news.
     pub(super) fn report_came(
@@ -262,10 +265,11 @@ impl Migration {
             let trouble = trouble::failed(self.step, &host, self.vms[index].name(), fault);
             return self.roll_back(now, trouble, ready);
         }
-        if row.order == OrderKind::CloseSourceBuffer && self.vms[index].is_done(OrderKind::CloseTargetBuffer)
-        {
-            // The target has all that was captured, and may be unable to say so to its source any more: what the source
-            // knows comes when it is discarded.
+        let vm = &self.vms[index];
+        let target_has_all = vm.is_done(OrderKind::CloseTargetBuffer) && vm.failures >= CLOSE_FAILURES_MAX;
+        if row.order == OrderKind::CloseSourceBuffer && target_has_all {
+            // It may be unable to say so to its source any more. What the source knows comes when
+            // it is discarded.
             ready.events.push(event);
             return self.done(now, index, row.order, ready);
         }

@@ -1,4 +1,5 @@
-//! A simulated host: processes, taps, spools and records, which survive the agent, and the agent, which does not.
+//! A simulated host: processes, taps, spools and records, which survive the agent, and the agent,
+//! which does not.
 
 pub(crate) mod disk;
 pub(crate) mod qemu;

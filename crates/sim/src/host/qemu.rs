@@ -99,7 +99,8 @@ impl Qemu {
         self.held.take()
     }
 
-    /// A guest that does not run dirties nothing: its migration comes to its end without any agreement.
+    /// A guest that does not run dirties nothing: its migration comes to its end without any
+    /// agreement.
     pub(crate) fn copy_on(&mut self) {
         if matches!(self.copying, Copying::Since { .. }) && !self.runs() {
             self.copying = Copying::PreSwitchover;

@@ -1,4 +1,5 @@
-//! A simulated tap with its plug, and the spools: kernel and files, which live on when their agent does not.
+//! A simulated tap with its plug, and the spools: kernel and files, which live on when their agent
+//! does not.
 
 use std::collections::{BTreeMap, VecDeque};
 

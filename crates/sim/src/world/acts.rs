@@ -44,7 +44,7 @@ impl World {
             } => return self.adopt(at, &process, buffers, surrendered),
             Act::End => return self.end(at),
             Act::Cont => return self.cont(at),
-            Act::Stop => self.stop(at),
+            Act::Stop => return self.stop(at),
             Act::PowerDown => self.power_down(at),
             Act::OpenPageListener { .. } => self.listen(at),
             Act::OpenPageStream { target, .. } => self.open_stream(at, target),
@@ -70,7 +70,8 @@ impl World {
         })
     }
 
-    /// What an act that fails has done all the same: it leaves the most behind where it makes things.
+    /// What an act that fails has done all the same: it leaves the most behind where it makes
+    /// things.
     pub(super) fn half(&mut self, at: At, act: &Act) -> Result<(), Violation> {
         match act {
             Act::Spawn { purpose, .. } => {
@@ -157,7 +158,7 @@ impl World {
         let there = self.hosts[host].things[vm].qemu.take().is_some();
         let guest = &self.guests[vm];
         let needed = !guest.is_off() && !guest.killed && (host == guest.target) == guest.committed;
-        if there && needed {
+        if there && needed && self.overheard.is_none() {
             return Err(Violation::EndedWrongly {
                 vm: guest.name.clone(),
                 host: self.hosts[host].name.clone(),
@@ -180,15 +181,20 @@ impl World {
         Ok(DONE)
     }
 
-    fn stop(&mut self, at: At) -> Applied {
+    fn stop(&mut self, at: At) -> Result<Applied, Violation> {
         self.is_busy();
+        let fell = self.qemu(at).filter(|qemu| !qemu.runs()).map(|qemu| qemu.id.pid);
+        if let Some(pid) = fell {
+            // A monitor keeps order: what QEMU said by itself comes before what it answers.
+            self.qemu_says(at.host, at.vm, pid)?;
+        }
         let Some(qemu) = self.qemu(at) else {
-            return failed(FaultKind::Qemu, "its QEMU is gone");
+            return Ok(failed(FaultKind::Qemu, "its QEMU is gone"));
         };
         let thrown_away = qemu.stop();
         self.throw_away(at, thrown_away);
         self.notice(at.host, at.vm);
-        DONE
+        Ok(DONE)
     }
 
     /// QEMU throws away what it has read for a guest that did not take it. The account says so.

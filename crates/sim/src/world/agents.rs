@@ -1,5 +1,5 @@
-//! What surrounds the machines in an agent: records are written before anything follows, acts are done one after the
-//! other, and an agent that starts looks for what an earlier one left.
+//! What surrounds the machines in an agent: records are written before anything follows, acts are
+//! done one after the other, and an agent that starts looks for what an earlier one left.
 
 use transhume_agent_core::{
     Effect, Found, Input, Machine, Product, Ready, Record, Signal, Ticket, Trouble, absent,
@@ -100,7 +100,8 @@ impl World {
         }
     }
 
-    /// Durable first; then signals, reports and effects. An agent that is killed on the way does nothing more.
+    /// Durable first; then signals, reports and effects. An agent that is killed on the way does
+    /// nothing more.
     fn proceed(&mut self, at: At, ready: Ready) -> Result<(), Violation> {
         let mut written = Ok(());
         let mut durable = true;
@@ -229,6 +230,7 @@ impl World {
         match fault {
             Some(ActFault::AgentDiesBefore) => return self.agent_dies(at.host),
             Some(ActFault::HostDies) => return self.host_dies(at.host),
+            Some(ActFault::Stays) => return Ok(()),
             Some(ActFault::QemuDies) => self.qemu_dies(at.host, at.vm)?,
             Some(ActFault::Fails) => {
                 self.half(at, &act)?;
@@ -292,7 +294,8 @@ impl World {
         }
     }
 
-    /// An agent starts: every record is taken up, everything else that carries its mark is stranded.
+    /// An agent starts: every record is taken up, everything else that carries its mark is
+    /// stranded.
     pub(super) fn agent_starts(&mut self, host: HostIx) -> Result<(), Violation> {
         if self.hosts[host].lost || self.hosts[host].agent.is_some() {
             return Ok(());

@@ -48,6 +48,14 @@ impl World {
     }
 
     pub(super) fn act_fault(&mut self, at: At, name: &str) -> Option<ActFault> {
+        if let Some((host, after, what)) = self.next_act_fault
+            && host == at.host
+        {
+            self.next_act_fault = after.checked_sub(1).map(|after| (host, after, what));
+            if after == 0 {
+                return Some(what);
+            }
+        }
         let here = self.place(at);
         let aimed = self.aimed(|fault| match fault {
             Fault::Act { vm, place, act, what } if *vm == at.vm && *place == here && *act == name => {
@@ -93,9 +101,8 @@ impl World {
                 self.obey(host, order)
             }
             Some(OrderFault::StaleCopyFirst) => {
-                let stale = Epoch(order.epoch.0.saturating_sub(1));
                 let copy = Order {
-                    epoch: stale,
+                    epoch: Epoch(0),
                     ..order.clone()
                 };
                 self.obey(host, copy)?;

@@ -193,7 +193,8 @@ impl World {
         }
     }
 
-    /// A host is cut off from the coordinator and all other hosts; guests' frames have a network of their own.
+    /// A host is cut off from the coordinator and all other hosts; guests' frames have a network of
+    /// their own.
     pub(super) fn partition(&mut self, host: HostIx) -> Result<(), Violation> {
         if self.hosts[host].partitioned || self.hosts[host].lost {
             return Ok(());
@@ -229,6 +230,10 @@ impl World {
     }
 
     pub(super) fn send_report(&mut self, host: HostIx, report: Report) {
+        if let Some(overheard) = &mut self.overheard {
+            overheard.push((host, report));
+            return;
+        }
         let Some(link) = self.links[host] else { return };
         let twice = report.order.is_some() && report.order == self.answered_twice;
         let twice = twice || self.chance(self.scenario.weather.comes_twice);

@@ -1,25 +1,31 @@
-//! A run: events in the order of their instants, until the move is over and every frame has arrived.
+//! A run: events in the order of their instants, until the move is over and every frame has
+//! arrived.
 
 mod acts;
 mod agents;
+mod alone;
 mod buffers;
 mod end;
 mod faults;
 mod links;
 mod pages;
+mod source_buffer;
 mod strikes;
+mod target_buffer;
+mod tunnel;
 
 use std::collections::BTreeMap;
 
 use transhume_agent_core::{Machine, RunState, SpawnFor};
 use transhume_model::{Epoch, HostName, Millis, VmName};
 use transhume_protocol::event::Happening;
+use transhume_protocol::message::Report;
 use transhume_protocol::migration::{Input, JournalEntry, MoveRequest, Now};
 use transhume_protocol::report::MigrationReport;
 
 use crate::check::Violation;
 use crate::coordinator::Coordinator;
-use crate::fault::Fault;
+use crate::fault::{ActFault, Fault};
 use crate::guest::Guest;
 use crate::host::qemu::Qemu;
 use crate::host::tap::Tap;
@@ -100,6 +106,10 @@ pub struct World {
     acts: Vec<(VmIx, bool, &'static str)>,
     /// The answer to this order is doubled.
     answered_twice: Option<transhume_model::OrderId>,
+    /// What agents say where there is no coordinator.
+    overheard: Option<Vec<(HostIx, Report)>>,
+    /// The act on this host, after so many others, and what happens to it.
+    next_act_fault: Option<(HostIx, usize, ActFault)>,
     busy_until: Micros,
     /// Peers' sending, numbered: it begins anew when something is switched over.
     flow: u64,
@@ -128,6 +138,8 @@ impl World {
             writes: vec![[0; 2]; vms],
             acts: Vec::new(),
             answered_twice: None,
+            overheard: None,
+            next_act_fault: None,
             busy_until: 0,
             flow: 0,
             over_at: None,
@@ -205,7 +217,7 @@ impl World {
         let record = transhume_agent_core::Record {
             version: transhume_agent_core::RECORD_VERSION,
             spec,
-            epoch: Epoch(0),
+            epoch: Epoch(1),
             place,
         };
         let change = transhume_agent_core::Change::Write(Box::new(record));
@@ -426,7 +438,8 @@ impl World {
         self.network.after(gap, Event::PeerSends { vm, flow });
     }
 
-    /// The announcement floods: new frames take the new path, and its echo follows the last on the old one.
+    /// The announcement floods: new frames take the new path, and its echo follows the last on the
+    /// old one.
     fn learned(&mut self, vm: VmIx, host: HostIx) {
         let guest = &mut self.guests[vm];
         guest.learned = host;

@@ -1,4 +1,5 @@
-//! Page streams: source QEMU, both agents, target QEMU. A stream lives as long as both agents and the network between them.
+//! Page streams: source QEMU, both agents, target QEMU. A stream lives as long as both agents and
+//! the network between them.
 
 use std::net::SocketAddr;
 

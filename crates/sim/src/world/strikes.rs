@@ -60,7 +60,11 @@ impl World {
 
     fn one_of_its_hosts(&self, vm: VmIx, host: HostIx) -> HostIx {
         let guest = &self.guests[vm];
-        if host % 2 == 0 { guest.source } else { guest.target }
+        if host.is_multiple_of(2) {
+            guest.source
+        } else {
+            guest.target
+        }
     }
 
     fn step_clock(&mut self, host: HostIx) {
@@ -163,8 +167,8 @@ impl World {
         self.notice(host, vm);
     }
 
-    /// Not in the instants of a capture, nor between the decision and the order to run: a pause then cannot be told from
-    /// ours.
+    /// Not in the instants of a capture, nor between the decision and the order to run: a pause
+    /// then cannot be told from ours.
     fn user_pauses(&mut self, vm: VmIx) {
         let guest = &self.guests[vm];
         let record = self.hosts[guest.source]
@@ -195,7 +199,8 @@ impl World {
         }
     }
 
-    /// Only while nobody else holds the guest: a user who lets a captured guest run breaks what no agent can mend.
+    /// Only while nobody else holds the guest: a user who lets a captured guest run breaks what no
+    /// agent can mend.
     fn user_resumes(&mut self, vm: VmIx) -> Result<(), Violation> {
         let guest = &self.guests[vm];
         let host = match guest.committed {
