@@ -88,7 +88,11 @@ fn buffers(place: &Place) -> AdoptBuffers {
             tunnels: tunnels.clone(),
             activated: activated.is_some(),
         },
-        // A target's buffer is opened anew: its source sends again what it keeps.
+        // The batch may be committed by now: what its source has sent is kept here, and perhaps nowhere else.
+        Place::Target { tunnels, .. } if !tunnels.is_empty() => AdoptBuffers::Deliver {
+            tunnels: tunnels.clone(),
+            activated: false,
+        },
         Place::Booting { .. }
         | Place::Home { .. }
         | Place::Off { .. }
