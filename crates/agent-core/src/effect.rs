@@ -49,7 +49,7 @@ pub enum Act {
         buffers: AdoptBuffers,
         /// It is a target that was never told to run.
         incoming: bool,
-        /// It must never run here again.
+        /// It must never run here again. Its process may be gone: its buffers go on all the same.
         surrendered: bool,
     },
     /// End everything of the VM on this host: process, page stream, buffers, taps, and a process that only carries its mark.
@@ -210,6 +210,12 @@ pub enum AdoptBuffers {
         tunnels: Vec<SocketAddr>,
         /// Whether the VM was activated already.
         activated: bool,
+    },
+    /// All was delivered, but the source may not have heard of it: it is answered at these addresses. Where that cannot be
+    /// done any more it is no reason to fail.
+    Delivered {
+        /// Its own ends.
+        tunnels: Vec<SocketAddr>,
     },
 }
 

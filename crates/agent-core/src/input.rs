@@ -62,6 +62,8 @@ pub enum Product {
         /// QEMU's run state.
         run: RunState,
     },
+    /// Of `Adopt`: the process has ended since it was found, and is not surrendered.
+    Gone,
     /// Of `End`: the account of a source's buffers that were still open.
     Ended {
         /// Frames captured and not accounted for before.

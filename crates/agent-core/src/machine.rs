@@ -136,8 +136,8 @@ impl Cx<'_> {
     }
 
     /// One of several answers to an order.
-    pub(crate) fn report_on(&mut self, order: transhume_model::OrderId, outcome: Outcome) {
-        self.send(Some((order, self.epoch)), outcome);
+    pub(crate) fn report_on(&mut self, order: (transhume_model::OrderId, Epoch), outcome: Outcome) {
+        self.send(Some(order), outcome);
     }
 
     /// Something that nobody asked for.
@@ -214,9 +214,9 @@ impl Machine {
         self.state.epoch
     }
 
-    /// Nothing of the VM is here any more: the machine takes no more inputs.
+    /// Nothing of the VM is here any more, its record included: the machine takes no more inputs.
     pub fn is_gone(&self) -> bool {
-        matches!(self.state.role, Role::Gone)
+        matches!(self.state.role, Role::Gone) && self.durable.is_none()
     }
 
     /// The host state's line; `None` while nothing of it is here, and where it is stranded.
@@ -273,7 +273,8 @@ impl Machine {
             self.before = Some(Before::Fact);
             return Some(self.ready(after));
         }
-        if self.state.role.busy_with().is_some() {
+        let unwritten = matches!(self.state.role, Role::Gone);
+        if unwritten || self.state.role.busy_with().is_some() {
             return None;
         }
         let order = self.state.postponed.pop_front()?;

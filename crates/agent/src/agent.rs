@@ -121,10 +121,10 @@ impl Agent {
                 let machine = Machine::new(self.context.config.host.clone(), vm.clone());
                 vms.insert(vm.clone(), self.start(machine, None).0);
             }
-            let sent = vms.get(vm).map(|entry| entry.orders.try_send(order));
-            match sent {
-                Some(Err(refused)) => refused.into_inner(),
-                Some(Ok(())) | None => return,
+            let Some(entry) = vms.get(vm) else { return };
+            match entry.orders.try_send(order) {
+                Ok(()) => return,
+                Err(refused) => refused.into_inner(),
             }
         };
         let reason = format!("VM {vm} has {ORDERS_WAITING_MAX} orders waiting, or its task has broken");

@@ -111,7 +111,7 @@ pub const STEPS: [StepRow; 10] = {
         StepRow { step, phase, done_when, on_fault }
     }
     [
-        row(Step::SelectBatch,         Phase::Reservation, &[Done(O::Prepare)],                                  RollBack),
+        row(Step::SelectBatch,         Phase::Reservation, &[Done(O::Reserve), Done(O::Prepare)],                 RollBack),
         row(Step::StartPreCopy,        Phase::PreCopy,     &[Started(O::PreCopy)],                               RollBack),
         row(Step::CreateSourceBuffers, Phase::PreCopy,     &[Done(O::OpenSourceBuffer)],                         RollBack),
         row(Step::CreateTargetBuffers, Phase::PreCopy,     &[Done(O::ConnectBuffers), Done(O::PreCopy)],         RollBack),
@@ -293,6 +293,19 @@ mod tests {
                     order.order
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_vm_without_a_guest_is_waited_for_before_commit() {
+        let given = ORDERS.iter().filter(|row| row.without_guest);
+        for row in given.filter(|row| row.part < Part::Step(Step::Commit)) {
+            let mut steps = STEPS.iter();
+            assert!(
+                steps.any(|step| step.done_when.contains(&Fact::Done(row.order))),
+                "a batch of powered-off VMs would not wait for {}",
+                row.order
+            );
         }
     }
 

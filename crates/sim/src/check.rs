@@ -1,14 +1,12 @@
 //! What must hold: after every event for the VM it was about, and for all at the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use transhume_model::{HostName, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::{Command, Order, VmRole};
 use transhume_protocol::migration::{Illegal, JournalEntry, MoveRequest, RecoverError};
 use transhume_protocol::report::{Ending, MigrationReport};
-
-use crate::host::Host;
 
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,37 +21,73 @@ pub enum Violation {
         /// And here.
         second: HostName,
     },
+    /// G2: a target runs only after the decision, a source only before it.
+    #[error("VM {vm} runs on {host}, where it must not as its batch stands")]
+    RunsWrongly {
+        /// The VM.
+        vm: VmName,
+        /// Where.
+        host: HostName,
+    },
+    /// An agent ended the only copy.
+    #[error("the agent of {host} ended VM {vm}, which had no other place")]
+    EndedWrongly {
+        /// The VM.
+        vm: VmName,
+        /// Where.
+        host: HostName,
+    },
     /// G1: a frame was lost, duplicated or reordered.
-    #[error("VM {vm} received frame {got} when {expected} was due")]
+    #[error("VM {vm} received frame {got} on {host} when {expected} was due")]
     OutOfTurn {
         /// The VM.
         vm: VmName,
+        /// Where.
+        host: HostName,
         /// The frame that was due.
         expected: u64,
         /// The one that came.
         got: u64,
     },
-    /// A frame reached a VM that was not running there.
-    #[error("frame {frame} reached VM {vm} on {host}, where it does not run")]
-    IntoStopped {
-        /// The VM.
-        vm: VmName,
-        /// Where.
-        host: HostName,
-        /// The frame.
-        frame: u64,
-    },
     /// G1, at the end: frames that never arrived.
-    #[error("VM {vm} received {received} of {sent} frames")]
+    #[error("VM {vm} has {received} of {sent} frames")]
     Lost {
         /// The VM.
         vm: VmName,
         /// Sent to it.
         sent: u64,
-        /// Arrived.
+        /// The last that arrived.
         received: u64,
     },
-    /// G2, at the end: a VM is not where the report says, or not only there, or does not run.
+    /// Something of a VM is on a host and nothing there knows of it.
+    #[error("something of VM {vm} is on {host}, and no record or report names it")]
+    Unnamed {
+        /// The VM.
+        vm: VmName,
+        /// Where.
+        host: HostName,
+    },
+    /// A machine and what would be recovered from its record are not the same.
+    #[error("VM {vm} on {host} is {live:?}, and its record says {recorded:?}")]
+    RecordDiffers {
+        /// The VM.
+        vm: VmName,
+        /// Where.
+        host: HostName,
+        /// The machine.
+        live: Option<VmRole>,
+        /// Its record.
+        recorded: Option<VmRole>,
+    },
+    /// A record that was written cannot be read.
+    #[error("the record of VM {vm}: {why}")]
+    Record {
+        /// The VM.
+        vm: VmName,
+        /// Why.
+        why: String,
+    },
+    /// G2, at the end: a VM is not where the report says, or not only there, or not as its user left it.
     #[error("VM {vm}: {what}")]
     Misplaced {
         /// The VM.
@@ -96,101 +130,19 @@ pub enum Violation {
         event: String,
     },
     /// The machine took something an honest agent said for impossible.
-    #[error("the machine refused an input")]
+    #[error("the group state machine refused an input")]
     Illegal(#[source] Illegal),
     /// The machine could not read its own journal.
     #[error("the journal could not be taken up")]
     Recover(#[source] RecoverError),
-    /// The move did not end.
-    #[error("the move was not over after {ms} ms")]
+    /// The move did not end, and does not name what it waits for.
+    #[error("the move was not over after {ms} ms: {waits}")]
     NeverEnds {
         /// Simulated time.
         ms: u64,
+        /// What is known of it.
+        waits: String,
     },
-}
-
-/// One VM's guest: a flow of numbered frames that it must see without gap.
-#[derive(Debug)]
-pub(crate) struct Guest {
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
-    /// Where the fabric takes it to be.
-    pub(crate) learned: HostName,
-    pub(crate) source: HostName,
-    pub(crate) target: HostName,
-}
-
-impl Guest {
-    pub(crate) fn new(source: HostName, target: HostName) -> Self {
-        Guest {
-            sent: 0,
-            received: 0,
-            learned: source.clone(),
-            source,
-            target,
-        }
-    }
-
-    /// A frame reaches the guest on a host.
-    pub(crate) fn receive(&mut self, vm: &VmName, host: &Host, frame: u64) -> Result<(), Violation> {
-        if !host.vms.get(vm).is_some_and(|copy| copy.running) {
-            return Err(Violation::IntoStopped {
-                vm: vm.clone(),
-                host: host.name.clone(),
-                frame,
-            });
-        }
-        let expected = self.received + 1;
-        if frame != expected {
-            return Err(Violation::OutOfTurn {
-                vm: vm.clone(),
-                expected,
-                got: frame,
-            });
-        }
-        self.received = frame;
-        Ok(())
-    }
-
-    /// After every event: the VM runs in at most one place.
-    pub(crate) fn check(&self, vm: &VmName, hosts: &BTreeMap<HostName, Host>) -> Result<(), Violation> {
-        let runs_on = |host: &HostName| hosts[host].vms.get(vm).is_some_and(|copy| copy.running);
-        if runs_on(&self.source) && runs_on(&self.target) {
-            let (first, second) = (self.source.clone(), self.target.clone());
-            return Err(Violation::RunsTwice {
-                vm: vm.clone(),
-                first,
-                second,
-            });
-        }
-        Ok(())
-    }
-
-    /// At the end: it runs, at home, where the report says, and nowhere is anything left of it.
-    fn check_place(
-        &self,
-        vm: &VmName,
-        host: &HostName,
-        hosts: &BTreeMap<HostName, Host>,
-    ) -> Result<(), Violation> {
-        let misplaced = |what: String| Violation::Misplaced { vm: vm.clone(), what };
-        let other = if *host == self.source {
-            &self.target
-        } else {
-            &self.source
-        };
-        if let Some(copy) = hosts[other].vms.get(vm) {
-            return Err(misplaced(format!("{other} still holds it as {:?}", copy.role)));
-        }
-        match hosts[host].vms.get(vm) {
-            Some(copy) if copy.running && copy.role == VmRole::Home => Ok(()),
-            Some(copy) => Err(misplaced(format!(
-                "on {host} as {:?}, running: {}",
-                copy.role, copy.running
-            ))),
-            None => Err(misplaced(format!("{host} does not hold it"))),
-        }
-    }
 }
 
 /// Whether the order may only leave when the journal holds the decision, which it must by now.
@@ -219,99 +171,31 @@ pub(crate) fn check_sent(journal: &[JournalEntry], order: &Order) -> Result<(), 
     Ok(())
 }
 
-/// When the decision falls, every VM of the batch is copied and loaded.
-pub(crate) fn check_decision(
-    entry: &JournalEntry,
-    guests: &BTreeMap<VmName, Guest>,
-    hosts: &BTreeMap<HostName, Host>,
-) -> Result<(), Violation> {
-    let JournalEntry::Committed { vms, .. } = entry else {
-        return Ok(());
-    };
-    for so_far in vms {
-        let guest = &guests[&so_far.vm];
-        let copied = hosts[&guest.source]
-            .vms
-            .get(&so_far.vm)
-            .is_some_and(|copy| copy.copied.is_some());
-        let loaded = hosts[&guest.target]
-            .vms
-            .get(&so_far.vm)
-            .is_some_and(|copy| copy.loaded_at.is_some());
-        if !(copied && loaded) {
-            return Err(Violation::Unprepared {
-                vm: so_far.vm.clone(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Steps, phases, decisions and the end are told once in a coordinator's life.
 pub(crate) fn check_told(events: &[Happening]) -> Result<(), Violation> {
     let mut told = BTreeSet::new();
     for event in events {
-        let once = match event {
+        let once = matches!(
+            event,
             Happening::Begun { .. }
-            | Happening::StepEntered { .. }
-            | Happening::PhaseEntered { .. }
-            | Happening::RollingBack { .. }
-            | Happening::Committed { .. }
-            | Happening::VmLost { .. }
-            | Happening::Ended { .. } => true,
-            Happening::Progress { .. }
-            | Happening::Refused { .. }
-            | Happening::Failed { .. }
-            | Happening::AlreadyRollingBack { .. }
-            | Happening::AgentLost { .. }
-            | Happening::AgentBack { .. } => false,
-        };
+                | Happening::StepEntered { .. }
+                | Happening::PhaseEntered { .. }
+                | Happening::RollingBack { .. }
+                | Happening::Committed { .. }
+                | Happening::Ended { .. }
+        );
+        if !once {
+            continue;
+        }
         let event = format!("{event:?}");
-        if once && !told.insert(event.clone()) {
+        if !told.insert(event.clone()) {
             return Err(Violation::ToldTwice { event });
         }
     }
     Ok(())
 }
 
-/// Everything that must hold when the move is over and all frames have arrived.
-pub(crate) fn check_end(
-    request: &MoveRequest,
-    report: &MigrationReport,
-    guests: &BTreeMap<VmName, Guest>,
-    hosts: &BTreeMap<HostName, Host>,
-) -> Result<(), Violation> {
-    for vm in &report.vms {
-        let guest = &guests[&vm.id];
-        guest.check_place(&vm.id, &vm.host, hosts)?;
-        if guest.sent != guest.received {
-            let (sent, received) = (guest.sent, guest.received);
-            return Err(Violation::Lost {
-                vm: vm.id.clone(),
-                sent,
-                received,
-            });
-        }
-        let false_report = |what: &str| Violation::FalseReport {
-            vm: vm.id.clone(),
-            what: what.to_owned(),
-        };
-        let moved = vm.host == vm.target;
-        match vm.frames {
-            Some(frames) if frames.captured != frames.delivered => {
-                return Err(false_report("frames do not balance"));
-            }
-            None if moved => return Err(false_report("there is no account of frames")),
-            Some(_) | None => {}
-        }
-        if moved && vm.blackout_ms.is_none() {
-            return Err(false_report("there is no blackout"));
-        }
-    }
-    check_batches(request, report)
-}
-
-fn check_batches(request: &MoveRequest, report: &MigrationReport) -> Result<(), Violation> {
+pub(crate) fn check_batches(request: &MoveRequest, report: &MigrationReport) -> Result<(), Violation> {
     let mut committed = 0;
     for batch in 1..=request.batches.len() {
         let mut vms = report
@@ -329,16 +213,13 @@ fn check_batches(request: &MoveRequest, report: &MigrationReport) -> Result<(), 
         Ending::Committed | Ending::CommittedWithLoss => committed == request.batches.len(),
         Ending::PartlyCommitted => (1..request.batches.len()).contains(&committed),
         Ending::RolledBack | Ending::Refused => committed == 0,
-        Ending::Running => false,
+        Ending::Running => true,
     };
-    let first = &report.vms[0].id;
-    let what = format!("{committed} batches moved, but it says {:?}", report.outcome);
     if fits {
-        Ok(())
-    } else {
-        Err(Violation::FalseReport {
-            vm: first.clone(),
-            what,
-        })
+        return Ok(());
     }
+    Err(Violation::FalseReport {
+        vm: report.vms[0].id.clone(),
+        what: format!("{committed} batches moved, but it says {:?}", report.outcome),
+    })
 }

@@ -56,6 +56,10 @@ impl Coordinator {
         self.machine.is_some()
     }
 
+    pub(crate) fn machine(&self) -> Option<&Migration> {
+        self.machine.as_ref()
+    }
+
     pub(crate) fn begin(&mut self, now: Now, request: MoveRequest) -> Ready {
         let (machine, ready) = Migration::begin(now, request).expect("the scenario is sound");
         self.newest_epoch = machine.epoch_last();

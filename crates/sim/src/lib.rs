@@ -1,24 +1,27 @@
-//! The protocol under a simulated clock, network and hosts: the same group state machine that the coordinator
-//! drives, against model agents, with faults at any instant. One seed reproduces a run.
+//! The coordinator's group state machine and every agent's machine, the real ones, under a simulated clock, network and
+//! hosts, with faults at any instant. One seed reproduces a run.
 //!
 //! ```text
-//!  Coordinator (journal, Migration) ── orders ──▶ Host (model agent: durable and volatile halves of each VM copy)
-//!         ▲ crash before persist,  ◀─ reports ──    │ tunnel, FIFO, lost with either agent
+//!  Coordinator (journal, Migration) ── orders ──▶ Agent: one Machine per VM, its acts and timers      dies and starts again
+//!         ▲ crash before persist,  ◀─ reports ──    │ record first, then acts
 //!         │ after it, between sends                 ▼
-//!       World (clock, queue of events, links) ◀── peers: one numbered flow of frames per VM
-//!         └── after every event: no VM runs twice; every guest sees 1, 2, 3 … of its flow
+//!       World (clock, queue of events,          Host: records, QEMUs, taps, spools                    survive the agent
+//!         │      links, page streams, tunnels)      ▲
+//!         │                                         └─ peers: one numbered flow of frames per VM
+//!         └── after every event: a VM runs once, where its batch lets it; nothing is unnamed; guests see 1, 2, 3 …
 //! ```
 //!
-//! The model follows design.md §3: frames wait in the tap's queue while a VM is stopped, are kept until commit, are
-//! numbered in the tunnel; the announcement moves the learned path and its echo, FIFO behind older frames, is the
-//! marker. Deliberately absent: pages (their transfer is one delay), broadcast, bytes and rates, and the loss of a
-//! host with its QEMUs: only agents and the coordinator die here.
+//! What is simulated is only what acts act upon (`world::acts`, `world::buffers`, `world::pages`); everything that is
+//! decided, is decided by the code that ships. Frames follow design.md §3. `docs/design/sim.md` has the faults, what
+//! must hold, and what was run.
+//!
+//! Deliberately absent: pages (their transfer is a delay), broadcast, bytes and rates, several NICs of a VM.
 #![forbid(unsafe_code)]
 
 mod check;
 mod coordinator;
-mod copy;
 mod fault;
+mod guest;
 mod host;
 mod network;
 mod random;
@@ -27,7 +30,7 @@ mod world;
 
 pub use check::Violation;
 pub use coordinator::CrashPoint;
-pub use fault::{Fault, OrderFault, Weather};
+pub use fault::{ActFault, Fault, Mischief, OrderFault, Place, Weather, WriteFault};
 pub use random::Random;
-pub use scenario::Scenario;
-pub use world::{Outcome, World};
+pub use scenario::{GuestKind, Scenario};
+pub use world::{Outcome, Watcher, World};

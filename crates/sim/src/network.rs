@@ -3,125 +3,194 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use transhume_model::{HostName, VmName};
+use transhume_agent_core::{Product, Ticket, Timer, Trouble};
+use transhume_model::WallMicros;
 use transhume_protocol::message::{Order, Report};
 use transhume_protocol::migration::TimerId;
 
+use crate::fault::Mischief;
 use crate::random::Random;
 
 /// Microseconds of simulated time.
 pub(crate) type Micros = u64;
+/// A host, by its place in the world.
+pub(crate) type HostIx = usize;
+/// A VM, by its place in the world.
+pub(crate) type VmIx = usize;
+
+pub(crate) const MILLI: Micros = 1_000;
+pub(crate) const SECOND: Micros = 1_000 * MILLI;
 
 /// Delay of a message between coordinator and agent, and of a tunnel.
 const DELAY_MICROS_MAX: Micros = 3_000;
 /// Delay of a frame on its way through the fabric.
 pub(crate) const PATH_MICROS_MAX: Micros = 4_000;
 
-/// What can happen next.
-#[derive(Debug, Clone)]
+/// One VM in one life of a host's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) host: HostIx,
+    pub(crate) run: u64,
+    pub(crate) vm: VmIx,
+}
+
+/// What can happen next. What is about a life of an agent is void when that life is over.
+#[derive(Debug)]
 pub(crate) enum Event {
     /// An order reaches an agent; void if the connection is another one by now.
     OrderArrives {
-        host: HostName,
+        host: HostIx,
         link: u64,
-        order: Order,
+        order: Box<Order>,
     },
-    /// The agent gets round to it; void if the agent died meanwhile.
-    OrderActedOn {
-        host: HostName,
-        run: u64,
-        order: Order,
-    },
-    /// A report reaches the coordinator.
+    /// A report reaches the coordinator; void likewise.
     ReportArrives {
-        host: HostName,
+        host: HostIx,
         link: u64,
         report: Box<Report>,
     },
     /// The coordinator notices that a connection is gone.
     LossNoticed {
-        host: HostName,
+        host: HostIx,
         coordinator_run: u64,
     },
-    /// Coordinator and agent are connected again.
+    /// Coordinator and agent try to connect.
     LinkBack {
-        host: HostName,
+        host: HostIx,
         coordinator_run: u64,
+    },
+    PartitionHeals {
+        host: HostIx,
+    },
+    DiskFreed {
+        host: HostIx,
     },
     AgentStarts {
-        host: HostName,
+        host: HostIx,
+    },
+    AgentKilled {
+        host: HostIx,
+        run: u64,
     },
     CoordinatorStarts,
-    TimerFires {
+    CoordinatorTimer {
         coordinator_run: u64,
         timer: TimerId,
     },
-    /// The page stream is through.
-    StreamEnds {
-        vm: VmName,
-        source_run: u64,
-        target_run: u64,
+    AgentTimer {
+        at: At,
+        timer: Timer,
     },
-    /// A page stream's prediction is within budget.
-    Converges {
-        host: HostName,
-        run: u64,
-        vm: VmName,
+    /// An act takes effect.
+    ActDue {
+        at: At,
+        ticket: Ticket,
+    },
+    /// What came of it is said, some time after.
+    ActAnswers {
+        at: At,
+        ticket: Ticket,
+        result: Box<Result<Product, Trouble>>,
+    },
+    /// An act that waits for something has waited long enough.
+    ActLimit {
+        at: At,
+        ticket: Ticket,
+    },
+    /// QEMU's run state changed.
+    QemuSays {
+        host: HostIx,
+        vm: VmIx,
+        pid: u32,
+    },
+    /// QEMU's process is gone.
+    QemuGone {
+        at: At,
+    },
+    /// A target's QEMU ends because its page stream did.
+    QemuDies {
+        host: HostIx,
+        vm: VmIx,
+        pid: u32,
+    },
+    /// The guest obeys its power button.
+    PowersOff {
+        host: HostIx,
+        vm: VmIx,
+        pid: u32,
+    },
+    /// An end of a page stream notices that it broke.
+    StreamBroke {
+        at: At,
+    },
+    /// A page stream is through.
+    StreamDone {
+        vm: VmIx,
+        stream: u64,
     },
     /// A frame or FIN comes out of the tunnel.
     TunnelDelivers {
-        vm: VmName,
-        source_run: u64,
-        target_run: u64,
+        vm: VmIx,
+        tunnel: u64,
         what: InTunnel,
+    },
+    /// The source's end of a tunnel notices that it is broken.
+    TunnelBroken {
+        at: At,
+        tunnel: u64,
+    },
+    /// A committed source connects its tunnel again.
+    TunnelAgain {
+        at: At,
     },
     /// The target tells the source that everything up to FIN is delivered.
     FinDone {
-        vm: VmName,
-        run: u64,
+        at: At,
+        tunnel: u64,
+    },
+    /// The source has waited long enough for a marker.
+    LingerOver {
+        at: At,
     },
     /// A peer sends the next frame of a VM's flow.
     PeerSends {
-        vm: VmName,
+        vm: VmIx,
+        flow: u64,
     },
     FrameArrives {
-        host: HostName,
-        vm: VmName,
+        host: HostIx,
+        vm: VmIx,
         frame: u64,
     },
     /// The fabric learns that the VM is at a host.
     Learned {
-        vm: VmName,
-        host: HostName,
+        vm: VmIx,
+        host: HostIx,
     },
-    /// The announcement reaches the source.
+    /// The announcement reaches the old place.
     MarkerArrives {
-        host: HostName,
-        vm: VmName,
+        host: HostIx,
+        vm: VmIx,
     },
-    /// The source has waited long enough for a marker.
-    LingerOver {
-        host: HostName,
-        run: u64,
-        vm: VmName,
+    /// The weather strikes by itself.
+    Strikes {
+        what: Mischief,
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InTunnel {
     Frame { number: u64, frame: u64 },
     Fin { last: u64 },
 }
 
 /// Channels that keep order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Channel {
-    Orders(HostName),
-    Reports(HostName),
-    /// One VM's work queue in an agent.
-    Work(HostName, VmName),
-    Tunnel(VmName),
-    Path(VmName, HostName),
+    Orders(HostIx),
+    Reports(HostIx),
+    Tunnel(VmIx),
+    Path(VmIx, HostIx),
 }
 
 #[derive(Debug)]
@@ -162,6 +231,11 @@ impl Network {
         Some(event)
     }
 
+    /// How many events there were and are to come.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
     /// Something that happens after a while.
     pub(crate) fn after(&mut self, delay: Micros, event: Event) {
         self.at(self.now + delay, event);
@@ -175,14 +249,19 @@ impl Network {
 
     /// Something that travels behind everything sent earlier on the same channel.
     pub(crate) fn send(&mut self, random: &mut Random, channel: Channel, event: Event) {
-        let delay_max = if matches!(channel, Channel::Path(..)) {
-            PATH_MICROS_MAX
-        } else {
-            DELAY_MICROS_MAX
+        let delay_max = match channel {
+            Channel::Path(..) => PATH_MICROS_MAX,
+            Channel::Orders(_) | Channel::Reports(_) | Channel::Tunnel(_) => DELAY_MICROS_MAX,
         };
         let latest = self.latest.entry(channel).or_default();
         let at = (self.now + random.between(10, delay_max)).max(*latest);
         *latest = at;
         self.at(at, event);
+    }
+
+    /// The wall clock of a machine that is off by so much.
+    pub(crate) fn wall(&self, offset: i64) -> WallMicros {
+        const BEGUN: u64 = 1_800_000_000_000_000;
+        WallMicros((BEGUN + self.now).saturating_add_signed(offset))
     }
 }

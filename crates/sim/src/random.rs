@@ -28,4 +28,9 @@ impl Random {
     pub fn happens(&mut self, per_million: u32) -> bool {
         self.number() % 1_000_000 < u64::from(per_million)
     }
+
+    /// One of several.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[(self.number() % from.len() as u64) as usize]
+    }
 }

@@ -1,14 +1,32 @@
-//! What is simulated: hosts, VMs, batches, limits and faults.
+//! What is simulated: hosts, VMs, their guests, batches and faults.
 
 use std::str::FromStr;
 
 use transhume_model::{
-    Boot, ClusterName, Epoch, HostName, Mac, Mebibytes, MigrationId, Millis, NicSpec, Vcpus, VmName, VmSpec,
+    Boot, ClusterName, Epoch, HostName, Mac, Mebibytes, MigrationId, NicSpec, Vcpus, VmName, VmSpec,
 };
 use transhume_protocol::message::Mode;
 use transhume_protocol::migration::{Limits, MoveRequest, MoveVm};
 
-use crate::fault::{Fault, Weather};
+use crate::fault::{ActFault, Fault, Mischief, Weather, WriteFault};
+use crate::random::Random;
+
+/// What a guest does when the move begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestKind {
+    /// It runs and takes its frames.
+    Healthy,
+    /// Its user paused it.
+    Paused,
+    /// It panicked.
+    Panicked,
+    /// QEMU stopped it on a disk error.
+    DiskError,
+    /// It runs and takes no frames.
+    Deaf,
+    /// It is powered off.
+    Off,
+}
 
 /// One run to be made.
 #[derive(Debug, Clone)]
@@ -25,10 +43,12 @@ pub struct Scenario {
     pub targets: usize,
     /// Live or offline.
     pub mode: Mode,
-    /// Longest pause between two frames for one VM.
+    /// What the guests do, one after the other and again from the first.
+    pub guests: Vec<GuestKind>,
+    /// Longest pause between two frames for one VM while it is being switched over.
     pub frame_gap_micros_max: u64,
-    /// One aimed fault.
-    pub fault: Option<Fault>,
+    /// Aimed faults.
+    pub faults: Vec<Fault>,
     /// Faults by chance.
     pub weather: Weather,
 }
@@ -43,16 +63,38 @@ impl Scenario {
             sources: 2,
             targets: 2,
             mode: Mode::Live,
+            guests: vec![GuestKind::Healthy],
             frame_gap_micros_max: 3_000,
-            fault: None,
+            faults: Vec::new(),
             weather: Weather::default(),
         }
+    }
+
+    /// A move in a storm that the seed makes up: how many VMs, what their guests do, which kinds of fault there are
+    /// and how often. A storm has a few kinds only, so that each is seen alone, too.
+    pub fn storm(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5707_0000_0000_0000);
+        let vms = random.between(1, 5) as usize;
+        let batch = random.between(1, vms as u64) as usize;
+        let offline = random.happens(100_000);
+        Scenario {
+            mode: if offline { Mode::Offline } else { Mode::Live },
+            sources: random.between(1, vms.min(2) as u64) as usize,
+            targets: random.between(1, vms.min(2) as u64) as usize,
+            guests: guests(&mut random),
+            weather: weather(&mut random),
+            ..Scenario::calm(seed, vms, batch)
+        }
+    }
+
+    pub(crate) fn guest(&self, index: usize) -> GuestKind {
+        self.guests[index % self.guests.len()]
     }
 
     pub(crate) fn request(&self) -> MoveRequest {
         let vms: Vec<MoveVm> = (0..self.vms)
             .map(|index| MoveVm {
-                powered_off: false,
+                powered_off: self.guest(index) == GuestKind::Off,
                 spec: spec(index),
                 source: host("s", index % self.sources),
                 target: host("t", index % self.targets),
@@ -66,29 +108,72 @@ impl Scenario {
             from: (0..self.sources).map(|index| host("s", index)).collect(),
             to: (0..self.targets).map(|index| host("t", index)).collect(),
             batches: vms.chunks(self.batch).map(<[MoveVm]>::to_vec).collect(),
-            limits: limits(),
+            limits: Limits::default(),
             forecast: None,
         }
     }
 }
 
-/// Waits scaled to the simulation's delays of a few milliseconds, so that runs with time-outs stay short.
-fn limits() -> Limits {
-    Limits {
-        reserve_ms_max: Millis(400),
-        prepare_ms_max: Millis(400),
-        start_pre_copy_ms_max: Millis(400),
-        buffers_ms_max: Millis(400),
-        pre_copy_ms_max: Millis(800),
-        capture_ms_max: Millis(300),
-        stop_and_copy_ms_max: Millis(300),
-        activate_ms_max: Millis(200),
-        close_ms_max: Millis(200),
-        abort_ms_max: Millis(200),
-        agent_lost_ms_max: Millis(0),
-        retry_ms: Millis(10),
-        retry_ms_max: Millis(100),
-        blackout_ms_max: Millis(300),
+fn guests(random: &mut Random) -> Vec<GuestKind> {
+    const ODD: [GuestKind; 5] = [
+        GuestKind::Paused,
+        GuestKind::Panicked,
+        GuestKind::DiskError,
+        GuestKind::Deaf,
+        GuestKind::Off,
+    ];
+    let odd_ones = random.happens(300_000);
+    (0..5)
+        .map(|_| match odd_ones && random.happens(400_000) {
+            true => *random.pick(&ODD),
+            false => GuestKind::Healthy,
+        })
+        .collect()
+}
+
+fn some<T: Copy>(random: &mut Random, of: &[T]) -> Vec<T> {
+    let how_many = random.between(1, 4);
+    (0..how_many).map(|_| *random.pick(of)).collect()
+}
+
+fn weather(random: &mut Random) -> Weather {
+    const ACTS: [ActFault; 8] = [
+        ActFault::Fails,
+        ActFault::FailsAfter,
+        ActFault::Hangs,
+        ActFault::Late,
+        ActFault::AnsweredTwice,
+        ActFault::AgentDiesBefore,
+        ActFault::AgentDiesAfter,
+        ActFault::QemuDies,
+    ];
+    const WRITES: [WriteFault; 5] = [
+        WriteFault::Fails,
+        WriteFault::DiskFull,
+        WriteFault::AgentDiesBefore,
+        WriteFault::AgentDiesAfter,
+        WriteFault::Unreadable,
+    ];
+    let mut rate = |kinds: &[u32]| *random.pick(kinds);
+    let (act, write) = (rate(&[0, 1_500, 6_000, 30_000]), rate(&[0, 2_000, 15_000]));
+    let (link_breaks, comes_twice) = (rate(&[0, 0, 1_500, 8_000]), rate(&[0, 10_000, 100_000]));
+    let (coordinator_dies, tunnel_breaks) = (rate(&[0, 0, 2_000, 10_000]), rate(&[0, 1_000]));
+    let mut strikes = some(random, &Mischief::CURABLE);
+    if random.happens(60_000) {
+        strikes.push(Mischief::HostDies);
+    }
+    Weather {
+        until_ms: *random.pick(&[600, 1_500, 4_000, 30_000]),
+        act,
+        acts: some(random, &ACTS),
+        write,
+        writes: some(random, &WRITES),
+        link_breaks,
+        comes_twice,
+        coordinator_dies,
+        tunnel_breaks,
+        strike_ms_max: *random.pick(&[0, 300, 1_000, 3_000, 10_000]),
+        strikes,
     }
 }
 
@@ -105,7 +190,8 @@ fn host(side: &str, index: usize) -> HostName {
     name(&format!("{side}{}", index + 1))
 }
 
-fn spec(index: usize) -> VmSpec {
+/// The VM with this index, from 0.
+pub(crate) fn spec(index: usize) -> VmSpec {
     let [.., c, d] = (index as u32).to_be_bytes();
     VmSpec {
         name: vm_name(index),

@@ -11,7 +11,7 @@ use super::{Arrived, Expected, Home, Left, Off, Role, Stranded};
 use crate::effect::{Act, AdoptBuffers, Ticket};
 use crate::input::{Found, Input, Product, RunState};
 use crate::machine::Cx;
-use crate::record::{Place, Record};
+use crate::record::{Arrival, Place, Record};
 
 /// Why a VM is off whose process is gone when an agent starts.
 const GONE: &str = "its QEMU ended while no agent watched it";
@@ -20,6 +20,15 @@ const GONE: &str = "its QEMU ended while no agent watched it";
 pub(crate) struct Adopting {
     record: Box<Record>,
     ticket: Ticket,
+    /// What QEMU said meanwhile, the newest of each kind.
+    said: Said,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Said {
+    run: Option<RunState>,
+    powered_off: bool,
+    died: Option<String>,
 }
 
 /// What a recorded VM is now.
@@ -41,10 +50,20 @@ pub(super) fn take_up(cx: &mut Cx<'_>, record: Record, found: Found) -> Role {
         (Place::Off { .. } | Place::Expected { .. } | Place::Left { process: None, .. }, _) => {
             without_process(record)
         }
-        (_, Found::Alive(process)) => {
+        (_, Found::Alive(process))
+        // What it captured outlives its QEMU, and is still to be delivered.
+        | (
+            Place::Left {
+                process: Some(process),
+                closed: None,
+                ..
+            },
+            Found::Gone,
+        ) => {
             let process = process.clone();
             adopt(cx, record, process)
         }
+        (Place::Home { .. } | Place::Arrived { .. }, Found::Gone) => Stranded::clear(cx, record),
         (_, Found::Gone) => without_process(record),
     }
 }
@@ -63,7 +82,8 @@ fn adopt(cx: &mut Cx<'_>, record: Record, process: transhume_model::ProcessId) -
         surrendered,
     });
     let record = Box::new(record);
-    Role::Adopting(Adopting { record, ticket })
+    let said = Said::default();
+    Role::Adopting(Adopting { record, ticket, said })
 }
 
 /// Which of its buffers go on.
@@ -88,7 +108,19 @@ fn buffers(place: &Place) -> AdoptBuffers {
             tunnels: tunnels.clone(),
             activated: activated.is_some(),
         },
-        // The batch may be committed by now: what its source has sent is kept here, and perhaps nowhere else.
+        // A source that has not heard that all is delivered still asks.
+        Place::Home {
+            arrival:
+                Some(Arrival {
+                    tunnels,
+                    closed: Some(_),
+                    ..
+                }),
+            ..
+        } if !tunnels.is_empty() => AdoptBuffers::Delivered {
+            tunnels: tunnels.clone(),
+        },
+        // Its batch may be committed: the order to activate may come before any to open its buffer.
         Place::Target { tunnels, .. } if !tunnels.is_empty() => AdoptBuffers::Deliver {
             tunnels: tunnels.clone(),
             activated: false,
@@ -106,7 +138,7 @@ fn buffers(place: &Place) -> AdoptBuffers {
 }
 
 /// A VM that has no process, or none any more.
-fn without_process(record: Record) -> Role {
+pub(super) fn without_process(record: Record) -> Role {
     let Record { spec, place, .. } = record;
     match place {
         Place::Off { why, arrival } => Role::Off(Off::new(spec, why, arrival)),
@@ -126,6 +158,7 @@ fn without_process(record: Record) -> Role {
             let home = Home::new(spec, process, guest, true, None);
             let mut source = Source::adopted(home, of_before(migration), capturing, restoring, tunnels);
             source.ended = Some(GONE.to_owned());
+            source.orphaned = capturing;
             Role::Source(Box::new(source))
         }
         Place::Left { tunnels, closed, .. } => Role::Left(Left::new(spec, None, tunnels, closed)),
@@ -153,6 +186,7 @@ fn without_process(record: Record) -> Role {
 fn of_before(migration: MigrationId) -> PreCopyOrder {
     PreCopyOrder {
         id: OrderId(0),
+        epoch: Epoch(0),
         migration,
         page_stream: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
         mode: Mode::Live,
@@ -185,20 +219,45 @@ impl Adopting {
         (&self.record.spec, role, GuestState::Paused)
     }
 
-    pub(super) fn fact(self, cx: &mut Cx<'_>, fact: Input) -> Role {
+    pub(super) fn fact(mut self, cx: &mut Cx<'_>, fact: Input) -> Role {
         match fact {
             Input::Done { ticket, result } if ticket == self.ticket => match result {
-                Ok(Product::Adopted { run }) => adopted(cx, *self.record, run),
+                Ok(Product::Adopted { run }) => {
+                    self.said.powered_off |= run == RunState::Shutdown;
+                    self.said.tell(cx, adopted(*self.record, run))
+                }
+                Ok(Product::Gone) => take_up(cx, *self.record, Found::Gone),
                 Ok(_) => Stranded::with_record(cx, *self.record, &super::unexpected().to_string()),
                 Err(trouble) => Stranded::with_record(cx, *self.record, &trouble.to_string()),
             },
-            // It is noticed again when the adoption fails.
+            Input::RunState(run) => {
+                self.said.run = Some(run);
+                Role::Adopting(self)
+            }
+            Input::PoweredOff => {
+                self.said.powered_off = true;
+                Role::Adopting(self)
+            }
+            Input::Died { why } => {
+                self.said.died = Some(why);
+                Role::Adopting(self)
+            }
             _ => Role::Adopting(self),
         }
     }
 }
 
-fn adopted(cx: &mut Cx<'_>, record: Record, run: RunState) -> Role {
+impl Said {
+    fn tell(self, cx: &mut Cx<'_>, role: Role) -> Role {
+        let run = self.run.map(Input::RunState);
+        let powered_off = self.powered_off.then_some(Input::PoweredOff);
+        let died = self.died.map(|why| Input::Died { why });
+        let facts = run.into_iter().chain(powered_off).chain(died);
+        facts.fold(role, |role, fact| role.fact(cx, fact))
+    }
+}
+
+fn adopted(record: Record, run: RunState) -> Role {
     let Record { spec, place, .. } = record;
     match place {
         Place::Home {
@@ -207,11 +266,7 @@ fn adopted(cx: &mut Cx<'_>, record: Record, run: RunState) -> Role {
             arrival,
         } => {
             let guest = run.guest().unwrap_or(GuestState::Paused);
-            let home = Home::new(spec, process, guest, started, arrival);
-            match run {
-                RunState::Shutdown => home.fact(cx, Input::PoweredOff),
-                _ => Role::Home(home),
-            }
+            Role::Home(Home::new(spec, process, guest, started, arrival))
         }
         Place::Source {
             process,
@@ -223,8 +278,8 @@ fn adopted(cx: &mut Cx<'_>, record: Record, run: RunState) -> Role {
         } => {
             let home = Home::new(spec, process, guest, true, None);
             let mut source = Source::adopted(home, of_before(migration), capturing, restoring, tunnels);
-            // We stop a guest only while we capture; otherwise its user did while no agent watched.
-            if capturing {
+            // We pause a guest only while we capture; anything else it did itself, or its user, while no agent watched.
+            if capturing && !matches!(run, RunState::Panicked | RunState::DiskError) {
                 source.stopped = run != RunState::Running && guest == GuestState::Running;
             } else {
                 source.home.guest = run.guest().unwrap_or(guest);

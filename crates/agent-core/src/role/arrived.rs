@@ -25,8 +25,12 @@ pub(crate) struct Arrived {
     guest: GuestState,
     tunnels: Vec<SocketAddr>,
     activated: Option<ActivationTimes>,
+    /// Its guest was seen to run here: what it does since, it does by itself.
+    ran: bool,
     /// Why nothing of it runs any more.
     ended: Option<String>,
+    /// All was delivered to what runs no more, and what is left could not be cleared away yet.
+    delivered: Option<TargetFrames>,
     /// Until FIN: under way beside other orders.
     closing: Option<Ticket>,
     /// It is destroyed as soon as the closing is over.
@@ -52,6 +56,14 @@ enum Doing {
     Lose(Ticket),
     /// It is destroyed.
     End(Ticket),
+}
+
+/// Whether a guest that was stopped when it came must have run since.
+fn has_run(guest: GuestState) -> bool {
+    match guest {
+        GuestState::Running | GuestState::Panicked | GuestState::DiskError => true,
+        GuestState::Paused | GuestState::Off => false,
+    }
 }
 
 impl Arrived {
@@ -89,6 +101,8 @@ impl Arrived {
             guest: GuestState::Paused,
             tunnels,
             activated,
+            ran: false,
+            delivered: None,
             ended: None,
             closing: None,
             then_end: false,
@@ -98,7 +112,8 @@ impl Arrived {
 
     pub(super) fn with_guest(self, guest: Option<GuestState>) -> Self {
         let guest = guest.unwrap_or(self.guest);
-        Arrived { guest, ..self }
+        let ran = self.activated.is_some() || has_run(guest);
+        Arrived { guest, ran, ..self }
     }
 
     /// An earlier agent left it, and its QEMU is gone with the buffers.
@@ -146,7 +161,7 @@ impl Arrived {
 
     fn run(mut self, cx: &mut Cx<'_>) -> Role {
         let begun_at = cx.now.wall;
-        if !self.run {
+        if !self.run || self.ran {
             return self.deliver(cx, begun_at);
         }
         let ticket = cx.act(Act::RunArrived { epoch: cx.epoch });
@@ -183,6 +198,9 @@ impl Arrived {
                 (None, None) => Ok(self.run(cx)),
             },
             Command::CloseTargetBuffer { .. } if self.activated.is_some() => {
+                if let Some(frames) = self.delivered {
+                    return Ok(self.closed(cx, frames));
+                }
                 if self.closing.is_none() {
                     self.closing = Some(cx.act(Act::FinishTargetBuffer));
                 }
@@ -211,6 +229,7 @@ impl Arrived {
             ),
             Input::RunState(run) => {
                 self.guest = run.guest().unwrap_or(self.guest);
+                self.ran |= has_run(self.guest);
                 Role::Arrived(self)
             }
             Input::Died { why } => {
@@ -249,7 +268,10 @@ impl Arrived {
     fn done(mut self, cx: &mut Cx<'_>, result: Result<Product, Trouble>) -> Role {
         match (std::mem::replace(&mut self.doing, Doing::Nothing), result) {
             (Doing::Run { begun_at, .. }, Ok(_)) => {
-                self.guest = GuestState::Running;
+                // Unless QEMU has said since that it did and what it does now.
+                if !self.ran {
+                    (self.guest, self.ran) = (GuestState::Running, true);
+                }
                 self.deliver(cx, begun_at)
             }
             (
@@ -289,7 +311,8 @@ impl Arrived {
                 Role::Off(Off::new(self.spec, why, Some(arrival)))
             }
             // The frames are accounted for; the next order clears away again.
-            (Doing::ClearAway(..), Err(trouble)) => {
+            (Doing::ClearAway(_, frames), Err(trouble)) => {
+                self.delivered = Some(frames);
                 cx.fail(OrderKind::CloseTargetBuffer, trouble);
                 Role::Arrived(self)
             }

@@ -102,6 +102,9 @@ impl Booting {
         if ticket != self.busy_with() {
             return Role::Booting(self);
         }
+        let place = self
+            .place()
+            .map(|(spec, place)| super::record(spec, cx.epoch, place));
         let Booting { spec, or, step } = self;
         match (step, result) {
             (Step::Admit(_), Ok(Product::Admitted { spec })) => Self::spawn(cx, spec, or),
@@ -111,10 +114,13 @@ impl Booting {
             (Step::Spawn(_), Ok(_)) => Self::end(cx, spec, or, super::unexpected()),
             (Step::Spawn(_), Err(trouble)) => Self::end(cx, spec, or, trouble),
             (Step::End { trouble, .. }, Ok(_)) => Self::give_up(cx, or, trouble),
-            (Step::End { trouble, .. }, Err(again)) => {
+            (Step::End { trouble, .. }, Err(again)) => match place {
                 // Its record stays, so that a later order or agent ends it.
-                super::Stranded::after_failed_end(cx, spec, OrderKind::StartVm, trouble, &again)
-            }
+                Some(record) => {
+                    super::Stranded::after_failed_end(cx, record, OrderKind::StartVm, trouble, &again)
+                }
+                None => Self::give_up(cx, or, trouble),
+            },
         }
     }
 

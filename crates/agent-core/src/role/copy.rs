@@ -44,6 +44,7 @@ impl Source {
     pub(super) fn look(&mut self, cx: &mut Cx<'_>) {
         if self.copies() && self.copying.looking.is_none() {
             self.copying.looking = Some(cx.act(Act::Look));
+            self.copying.heard = false;
         }
     }
 
@@ -99,7 +100,7 @@ impl Source {
 
     /// Decides by one look; returns the pause before the next.
     fn see(&mut self, cx: &mut Cx<'_>, looked: Looked) -> Millis {
-        if let Some(guest) = looked.run.guest() {
+        if let Some(guest) = looked.run.guest().filter(|_| !self.copying.heard) {
             self.home.guest = guest;
         }
         let running = self.home.guest == GuestState::Running;
@@ -153,7 +154,7 @@ impl Source {
 
     fn progressed(&mut self, cx: &mut Cx<'_>, pages: PageProgress) {
         if !self.copying.converged && !self.report_convergence(cx) {
-            cx.report_on(self.order.id, Outcome::Progress(pages));
+            cx.report_on(self.order.given(), Outcome::Progress(pages));
         }
     }
 
@@ -164,7 +165,7 @@ impl Source {
             return false;
         };
         self.copying.converged = true;
-        cx.report_on(self.order.id, Outcome::Converged(pages));
+        cx.report_on(self.order.given(), Outcome::Converged(pages));
         true
     }
 

@@ -139,6 +139,7 @@ impl Home {
             } => {
                 let order = super::source::PreCopyOrder {
                     id: order.id,
+                    epoch: order.epoch,
                     migration,
                     page_stream,
                     mode,
@@ -195,6 +196,11 @@ impl Home {
         }
     }
 
+    /// It ended while it was about to leave.
+    pub(super) fn gone(self, cx: &mut Cx<'_>, why: String) -> Role {
+        self.went_off(cx, why)
+    }
+
     /// Whatever was being done, there is nothing to run any more; what QEMU left is cleared away.
     fn went_off(self, cx: &mut Cx<'_>, why: String) -> Role {
         match &self.doing {
@@ -216,7 +222,10 @@ impl Home {
     fn done(mut self, cx: &mut Cx<'_>) -> Role {
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
             Doing::Start(_) => {
-                (self.started, self.guest) = (true, GuestState::Running);
+                self.started = true;
+                if self.guest == GuestState::Paused {
+                    self.guest = GuestState::Running;
+                }
                 let spec = self.spec.clone();
                 cx.answer(OrderKind::StartVm, Outcome::Started { spec });
                 Role::Home(self)
@@ -256,7 +265,7 @@ impl Home {
                 Role::Home(self)
             }
             // Its guest is off and what it left cannot be cleared away.
-            None => super::Stranded::after_failed_clearing(cx, record_of(&self, cx), &trouble),
+            None => super::Stranded::clear_later(cx, record_of(&self, cx)),
         }
     }
 }

@@ -7,7 +7,7 @@ use transhume_protocol::message::{Command, Order, OrderKind, Outcome, SourceFram
 
 use super::source::Source;
 use super::{Role, Transition, wrong_state};
-use crate::effect::{Act, Ticket};
+use crate::effect::{Act, AdoptBuffers, Ticket};
 use crate::input::{Input, Product};
 use crate::machine::Cx;
 use crate::record::Place;
@@ -19,6 +19,8 @@ pub(crate) struct Left {
     process: Option<ProcessId>,
     tunnels: Vec<SocketAddr>,
     closed: Option<SourceFrames>,
+    /// Its buffers are not taken up yet.
+    orphaned: bool,
     /// Marker, drain, FIN: under way beside other orders.
     closing: Option<Ticket>,
     /// The order that ends everything as soon as the closing is over.
@@ -47,6 +49,7 @@ impl Left {
             process,
             tunnels,
             closed,
+            orphaned: false,
             closing: None,
             then_end: None,
             doing,
@@ -55,9 +58,28 @@ impl Left {
 
     /// Step 8: from here on nothing unwinds.
     pub(super) fn commit(cx: &mut Cx<'_>, source: Source) -> Role {
-        let doing = Doing::Surrender(cx.act(Act::Surrender));
         let left = Left::new(source.home.spec, Some(source.home.process), source.tunnels, None);
-        Role::Left(Left { doing, ..left })
+        let orphaned = source.orphaned;
+        Left { orphaned, ..left }.surrender(cx)
+    }
+
+    /// What an earlier agent captured for a QEMU that is gone is taken up only now: before the decision nobody needed it.
+    fn surrender(self, cx: &mut Cx<'_>) -> Role {
+        let act = match &self.process {
+            Some(process) if self.orphaned => Act::Adopt {
+                process: process.clone(),
+                spec: self.spec.clone(),
+                epoch: cx.epoch,
+                buffers: AdoptBuffers::Capture {
+                    tunnels: self.tunnels.clone(),
+                },
+                incoming: false,
+                surrendered: true,
+            },
+            Some(_) | None => Act::Surrender,
+        };
+        let doing = Doing::Surrender(cx.act(act));
+        Role::Left(Left { doing, ..self })
     }
 
     /// Only a place that moved: there is nothing to forward.
@@ -88,10 +110,7 @@ impl Left {
     pub(super) fn order(mut self, cx: &mut Cx<'_>, order: Order) -> Transition {
         let kind = order.command.kind();
         match order.command {
-            Command::Commit { .. } => {
-                self.doing = Doing::Surrender(cx.act(Act::Surrender));
-                Ok(Role::Left(self))
-            }
+            Command::Commit { .. } => Ok(self.surrender(cx)),
             // Its tunnel connects again by itself.
             Command::ConnectBuffers { .. } => {
                 cx.answer(kind, Outcome::BuffersConnected);
@@ -117,17 +136,12 @@ impl Left {
         }
     }
 
-    pub(super) fn fact(mut self, cx: &mut Cx<'_>, fact: Input) -> Role {
+    pub(super) fn fact(self, cx: &mut Cx<'_>, fact: Input) -> Role {
         match fact {
             Input::Done { ticket, result } if self.busy_with() == Some(ticket) => self.done(cx, result),
             Input::Done { ticket, result } if self.closing == Some(ticket) => self.closing_over(cx, result),
             Input::BufferFault(fault) => {
                 cx.speak_up(Trouble::Failed(fault));
-                Role::Left(self)
-            }
-            // Its QEMU is of no use any more; the taps are held here.
-            Input::Died { .. } => {
-                self.process = None;
                 Role::Left(self)
             }
             _ => Role::Left(self),
@@ -154,7 +168,10 @@ impl Left {
 
     fn done(mut self, cx: &mut Cx<'_>, result: Result<Product, Trouble>) -> Role {
         match (std::mem::replace(&mut self.doing, Doing::Nothing), result) {
-            (Doing::Surrender(_), Ok(_)) => cx.answer(OrderKind::Commit, Outcome::CommitNoted),
+            (Doing::Surrender(_), Ok(_)) => {
+                self.orphaned = false;
+                cx.answer(OrderKind::Commit, Outcome::CommitNoted);
+            }
             (Doing::Surrender(_), Err(trouble)) => cx.fail(OrderKind::Commit, trouble),
             (Doing::End(_, kind), Ok(product)) => {
                 let frames = match product {

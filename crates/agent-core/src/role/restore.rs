@@ -35,6 +35,9 @@ impl Source {
         self.stream = false;
         cx.signal(Signal::Pace(Pace::Released));
         cx.signal(Signal::CutPageStream);
+        // From here on the plug may be shut, and the guest may run again: a later agent must not capture, and must open
+        // what is shut.
+        self.restoring = self.buffers;
         let step = match (&self.ended, self.buffers) {
             (Some(_), _) => Step::End,
             (None, true) => Step::Shut,
@@ -76,8 +79,6 @@ impl Source {
         match (restoring.step, product) {
             (Step::Shut, _) => self.restore(cx, Step::Cancel),
             (Step::Cancel, _) => {
-                // From here on the guest may run: a later agent must not capture.
-                self.restoring = self.buffers;
                 // Where we did not stop it, it runs, or QEMU has put back the state that it was in.
                 let step = match (
                     self.stopped && self.home.guest == GuestState::Running,
@@ -103,7 +104,15 @@ impl Source {
         }
     }
 
+    /// Whether its guest was told to run again.
+    pub(super) fn is_told_to_run(&self) -> bool {
+        matches!(&self.doing, Doing::Restore(restoring) if restoring.step == Step::Run)
+    }
+
     fn restored(self: Box<Self>, cx: &mut Cx<'_>, frames: SourceFrames) -> Role {
+        if self.ended.is_some() {
+            return self.restore(cx, Step::End);
+        }
         cx.end_move();
         cx.answer(OrderKind::AbortSource, Outcome::SourceRestored(frames));
         let Home {

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use transhume_model::{MigrationId, Millis, OrderId, VmSpec};
+use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmSpec};
 use transhume_protocol::message::{
     Command, FaultKind, GuestState, Mode, Order, OrderKind, Outcome, PageProgress,
 };
@@ -21,10 +21,18 @@ use crate::trouble::Trouble;
 #[derive(Debug, Clone)]
 pub(super) struct PreCopyOrder {
     pub(super) id: OrderId,
+    /// Of this order: a newer coordinator does not know its id.
+    pub(super) epoch: Epoch,
     pub(super) migration: MigrationId,
     pub(super) page_stream: SocketAddr,
     pub(super) mode: Mode,
     pub(super) blackout_max: Millis,
+}
+
+impl PreCopyOrder {
+    pub(super) fn given(&self) -> (OrderId, Epoch) {
+        (self.id, self.epoch)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -46,6 +54,8 @@ pub(crate) struct Source {
     pub(super) stopped: bool,
     /// Why nothing of it can run any more.
     pub(super) ended: Option<String>,
+    /// Its QEMU was gone when this agent started: its buffers are not taken up.
+    pub(super) orphaned: bool,
     pub(super) doing: Doing,
 }
 
@@ -54,6 +64,8 @@ pub(crate) struct Source {
 pub(super) struct Copying {
     /// A look that is not answered yet.
     pub(super) looking: Option<Ticket>,
+    /// QEMU said since what its guest does: that is newer than what the look saw.
+    pub(super) heard: bool,
     /// Whether the guest is being asked if it takes frames.
     pub(super) probing: Option<Ticket>,
     /// Whether it takes frames; `None` until that is known.
@@ -119,12 +131,13 @@ impl Source {
             order,
             stream: false,
             copying: Copying::default(),
-            buffers: capturing,
+            buffers: capturing || restoring,
             capturing,
             restoring,
             tunnels,
             stopped: false,
             ended: None,
+            orphaned: false,
             doing: Doing::Nothing,
         }
     }
@@ -170,7 +183,10 @@ impl Source {
     pub(super) fn order(mut self: Box<Self>, cx: &mut Cx<'_>, order: Order) -> Transition {
         let kind = order.command.kind();
         if let Some(why) = &self.ended
-            && !matches!(kind, OrderKind::AbortSource | OrderKind::DestroyVm)
+            && !matches!(
+                kind,
+                OrderKind::AbortSource | OrderKind::DestroyVm | OrderKind::Commit
+            )
         {
             let reason = format!("VM {} cannot go on: {why}", cx.name);
             return Err(Stays::new(
@@ -231,7 +247,15 @@ impl Source {
                     "its guest powered itself off".to_owned(),
                 );
             }
-            Input::RunState(run) if !self.stopped => {
+            // It was told to run on the way back, and does: what it does from here on it does by itself.
+            Input::RunState(RunState::Running) if self.stopped && self.is_told_to_run() => {
+                self.stopped = false
+            }
+            // We only ever pause a guest.
+            Input::RunState(run)
+                if !self.stopped || matches!(run, RunState::Panicked | RunState::DiskError) =>
+            {
+                self.copying.heard = true;
                 if let Some(guest) = run.guest() {
                     self.home.guest = guest;
                 }
@@ -267,10 +291,13 @@ impl Source {
             (Doing::Capture(capturing), result) => self.capture_went(cx, capturing, result),
             (Doing::Restore(restoring), result) => self.restore_went(cx, restoring, result),
             (Doing::OpenStream(_), Ok(_)) => self.stream_opened(cx),
-            // Nothing flows yet: it is what it was.
+            // Nothing flows yet: it is what it was, or what has become of it since.
             (Doing::OpenStream(_), Err(trouble)) => {
                 cx.fail(OrderKind::PreCopy, trouble);
-                Role::Home(self.home)
+                match self.ended {
+                    Some(why) => self.home.gone(cx, why),
+                    None => Role::Home(self.home),
+                }
             }
             (Doing::StartMigration(_), Ok(_)) => {
                 self.stream_flows(cx);

@@ -4,8 +4,8 @@
 use transhume_model::Epoch;
 use transhume_protocol::message::{Command, Order, OrderKind, Outcome, RefusalKind};
 
-use super::adopting::take_up;
-use super::{Role, Stays, Transition, VmSpec};
+use super::adopting::{take_up, without_process};
+use super::{Role, Stays, Transition};
 use crate::effect::{Act, Ticket, Timer};
 use crate::input::{Found, Input};
 use crate::limits::ADOPT_AGAIN_MS;
@@ -19,7 +19,10 @@ pub(crate) struct Stranded {
     record: Option<Box<Record>>,
     what: String,
     hint: String,
-    ending: Option<(Ticket, OrderKind)>,
+    /// What is under way to end it; the order that asked for it, where one did.
+    ending: Option<(Ticket, Option<OrderKind>)>,
+    /// It runs no more: what is left is to be cleared away, not taken over.
+    clears: bool,
 }
 
 impl Stranded {
@@ -29,6 +32,7 @@ impl Stranded {
             what,
             hint,
             ending: None,
+            clears: false,
         }
     }
 
@@ -46,26 +50,49 @@ impl Stranded {
             ),
             record: Some(Box::new(record)),
             ending: None,
+            clears: false,
         })
     }
 
     /// What was started could not be ended again. The order has failed; what is left is tried again.
     pub(super) fn after_failed_end(
         cx: &mut Cx<'_>,
-        spec: VmSpec,
+        record: Record,
         kind: OrderKind,
         trouble: Trouble,
         again: &Trouble,
     ) -> Role {
         cx.fail(kind, trouble);
-        let place = crate::record::Place::Booting { off: None };
-        let record = super::record(&spec, cx.epoch, place);
         Self::after_failed_clearing(cx, record, again)
     }
 
     /// What is left of a VM that runs no more could not be cleared away.
     pub(super) fn after_failed_clearing(cx: &mut Cx<'_>, record: Record, again: &Trouble) -> Role {
         Self::with_record(cx, record, &again.to_string())
+    }
+
+    /// A VM runs no more; nothing of it is to be left when it is off.
+    pub(super) fn clear(cx: &mut Cx<'_>, record: Record) -> Role {
+        let ending = Some((cx.act(Act::End), None));
+        Role::Stranded(Stranded {
+            record: Some(Box::new(record)),
+            what: "its QEMU is gone, and what is left of it is being cleared away".to_owned(),
+            hint: format!("the agent tries again every {ADOPT_AGAIN_MS} until it is"),
+            ending,
+            clears: true,
+        })
+    }
+
+    /// The same, after it failed once.
+    pub(super) fn clear_later(cx: &mut Cx<'_>, record: Record) -> Role {
+        cx.timer(ADOPT_AGAIN_MS, Timer::Adopt);
+        Role::Stranded(Stranded {
+            record: Some(Box::new(record)),
+            what: "its QEMU is gone, and what is left of it cannot be cleared away".to_owned(),
+            hint: format!("the agent tries again every {ADOPT_AGAIN_MS} until it can"),
+            ending: None,
+            clears: true,
+        })
     }
 
     pub(super) fn busy_with(&self) -> Option<Ticket> {
@@ -87,7 +114,7 @@ impl Stranded {
     pub(super) fn order(mut self, cx: &mut Cx<'_>, order: Order) -> Transition {
         let kind = order.command.kind();
         if let Command::DestroyVm { .. } = order.command {
-            self.ending = Some((cx.act(Act::End), kind));
+            self.ending = Some((cx.act(Act::End), Some(kind)));
             return Ok(Role::Stranded(self));
         }
         let trouble = Trouble::refused(
@@ -101,21 +128,32 @@ impl Stranded {
     pub(super) fn fact(mut self, cx: &mut Cx<'_>, fact: Input) -> Role {
         match (fact, self.record.take()) {
             (Input::Timer(Timer::Adopt), Some(record)) if self.ending.is_none() => {
+                if self.clears {
+                    return Self::clear(cx, *record);
+                }
                 let found = record.process().cloned().map_or(Found::Gone, Found::Alive);
                 take_up(cx, *record, found)
             }
             (Input::Done { ticket, result }, record) if self.busy_with() == Some(ticket) => {
-                self.record = record;
-                match (self.ending.take(), result) {
-                    (Some((_, kind)), Ok(_)) => {
+                let kind = self.ending.take().and_then(|(_, kind)| kind);
+                match (kind, result, record) {
+                    (Some(kind), Ok(_), _) => {
                         cx.answer(kind, Outcome::Destroyed);
                         Role::Gone
                     }
-                    (Some((_, kind)), Err(trouble)) => {
-                        cx.fail(kind, trouble);
+                    (None, Ok(_), Some(record)) => without_process(*record),
+                    (None, Ok(_), None) => Role::Gone,
+                    (None, Err(_), Some(record)) => Self::clear_later(cx, *record),
+                    (kind, Err(trouble), record) => {
+                        if let Some(kind) = kind {
+                            cx.fail(kind, trouble);
+                        }
+                        if self.clears {
+                            cx.timer(ADOPT_AGAIN_MS, Timer::Adopt);
+                        }
+                        self.record = record;
                         Role::Stranded(self)
                     }
-                    (None, _) => Role::Stranded(self),
                 }
             }
             (_, record) => {

@@ -242,7 +242,7 @@ impl Rig {
                 ..kept()
             }),
             Act::OpenTargetBuffer { .. } => Product::Tunnels(vec![address()]),
-            Act::ActivateBuffer => Product::Announced {
+            Act::ActivateBuffer { .. } => Product::Announced {
                 injected_at: self.now.wall,
                 announced_at: self.now.wall,
             },

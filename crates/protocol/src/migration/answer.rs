@@ -262,6 +262,14 @@ impl Migration {
             let trouble = trouble::failed(self.step, &host, self.vms[index].name(), fault);
             return self.roll_back(now, trouble, ready);
         }
+        if row.order == OrderKind::CloseSourceBuffer && self.vms[index].is_done(OrderKind::CloseTargetBuffer)
+        {
+            // The target has all that was captured, and may be unable to say so to its source any more: what the source
+            // knows comes when it is discarded.
+            ready.events.push(event);
+            return self.done(now, index, row.order, ready);
+        }
+        let vm = &mut self.vms[index];
         if fault.kind == FaultKind::Tunnel && self.course == Course::Committed {
             vm.part_buffers();
         }

@@ -1,223 +1,253 @@
-//! The model agent: roles, epochs, idempotence, buffers. What it does is one function of (role, order).
-//!
-//! ```text
-//! (none) ─Reserve─▶ Expected ─Prepare─▶ Target ─Activate─▶ Arrived ─FIN─▶ Home ─PreCopy─▶ Source ─Commit─▶ Left ─Discard─▶ (none)
-//!    ▲                 └──AbortTarget──────┴──▶ (none)                      ▲──AbortSource───┘
-//! ```
+//! A simulated host: processes, taps, spools and records, which survive the agent, and the agent, which does not.
 
-mod frames;
-mod source;
-mod target;
+pub(crate) mod disk;
+pub(crate) mod qemu;
+pub(crate) mod tap;
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use transhume_model::{Capacity, HostName, OrderId, VmName, WallMicros};
-use transhume_protocol::message::{
-    Command, Fault, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, Refusal, RefusalKind, Report,
-    VmRole,
-};
+use transhume_agent_core::{Act, Effect, Machine, Ticket};
+use transhume_model::{Capacity, HostName};
+use transhume_protocol::message::{HostState, PROTOCOL_VERSION, SourceFrames};
 
-use crate::copy::{Copy, Soft};
-use crate::network::InTunnel;
+use self::disk::Disk;
+use self::qemu::Qemu;
+use self::tap::{SourceSpool, Tap, TargetSpool};
+use crate::network::{HostIx, Micros, VmIx};
 
-/// What an agent wants to happen outside of itself.
-#[derive(Debug)]
-pub(crate) enum Effect {
-    Report(Box<Report>),
-    /// A frame reaches the guest.
-    Guest {
-        vm: VmName,
-        frame: u64,
-    },
-    Tunnel {
-        vm: VmName,
-        target_run: u64,
-        what: InTunnel,
-    },
-    FinDone {
-        vm: VmName,
-    },
-    Announce {
-        vm: VmName,
-    },
-    Converging {
-        vm: VmName,
-    },
-    Stream {
-        vm: VmName,
-        target_run: u64,
-    },
-    Linger {
-        vm: VmName,
-    },
+/// What of a VM is on a host, whoever knows of it. All of it carries the VM's mark.
+#[derive(Debug, Default)]
+pub(crate) struct Things {
+    pub(crate) qemu: Option<Qemu>,
+    pub(crate) tap: Option<Tap>,
+    pub(crate) source_spool: Option<SourceSpool>,
+    pub(crate) target_spool: Option<TargetSpool>,
 }
 
-/// A host with its agent.
-#[derive(Debug)]
-pub(crate) struct Host {
-    pub(crate) name: HostName,
-    /// Of the agent; no two lives of any agent have the same.
-    pub(crate) run: u64,
-    pub(crate) up: bool,
-    pub(crate) vms: BTreeMap<VmName, Copy>,
-    pub(crate) effects: Vec<Effect>,
-}
+impl Things {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.qemu.is_none() && !self.have_files()
+    }
 
-/// Carried out and answered, under way, or not carried out.
-#[derive(Debug)]
-enum Acted {
-    Done(Outcome),
-    UnderWay,
-    Not(Outcome),
-}
+    pub(crate) fn have_files(&self) -> bool {
+        self.tap.is_some() || self.source_spool.is_some() || self.target_spool.is_some()
+    }
 
-fn address(run: u64) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::from(run as u32), 1))
-}
-
-fn run_of(address: SocketAddr) -> u64 {
-    match address {
-        SocketAddr::V4(v4) => u64::from(u32::from(*v4.ip())),
-        SocketAddr::V6(_) => unreachable!("the model's addresses are runs in IPv4"),
+    pub(crate) fn runs(&self) -> bool {
+        self.qemu.as_ref().is_some_and(Qemu::runs)
     }
 }
 
-pub(crate) fn failed(kind: FaultKind, reason: &str) -> Outcome {
-    Outcome::Failed(Fault {
-        kind,
-        reason: reason.to_owned(),
-        hint: None,
-    })
+/// Where a source's buffer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Open,
+    Shut,
+    Capturing,
+    /// The way back: nothing is captured.
+    Stopped,
 }
 
-pub(crate) fn refused(kind: RefusalKind, reason: String) -> Outcome {
-    Outcome::Refused(Refusal {
-        kind,
-        reason,
-        hint: "none in a simulation".to_owned(),
-    })
+/// The agent's half of a source's buffer.
+#[derive(Debug)]
+pub(crate) struct SourceBuffer {
+    pub(crate) stage: Stage,
+    pub(crate) committed: bool,
+    /// Where it is to be connected to.
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) tunnel: Option<u64>,
+    /// So many of the spool went into this tunnel.
+    pub(crate) sent: u64,
+    pub(crate) fin_sent: bool,
+    pub(crate) marker_seen: bool,
+    pub(crate) lingered: bool,
+    pub(crate) finishing: bool,
+    /// The target said that all is delivered.
+    pub(crate) finished: bool,
+    /// Pause before it connects again.
+    pub(crate) pause: Micros,
 }
 
-fn is_for_target(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Reserve { .. }
-            | Command::Prepare { .. }
-            | Command::OpenTargetBuffer { .. }
-            | Command::AwaitLoaded { .. }
-            | Command::Activate { .. }
-            | Command::CloseTargetBuffer { .. }
-            | Command::AbortTarget { .. }
-    )
+impl SourceBuffer {
+    pub(crate) fn new(stage: Stage) -> Self {
+        SourceBuffer {
+            stage,
+            committed: false,
+            peer: None,
+            tunnel: None,
+            sent: 0,
+            fin_sent: false,
+            marker_seen: false,
+            lingered: false,
+            finishing: false,
+            finished: false,
+            pause: 0,
+        }
+    }
 }
 
-fn wrong_state(command: &Command, vm: &VmName, role: VmRole) -> Outcome {
-    let reason = format!("{} is not possible for {vm}: {role:?}", command.name());
-    refused(RefusalKind::WrongState, reason)
+/// The agent's half of a target's buffer.
+#[derive(Debug)]
+pub(crate) struct TargetBuffer {
+    pub(crate) address: SocketAddr,
+    pub(crate) tunnel: Option<u64>,
 }
 
-fn done_or_under_way(outcome: Option<Outcome>) -> Acted {
-    outcome.map_or(Acted::UnderWay, Acted::Done)
+/// An act that has begun.
+#[derive(Debug)]
+pub(crate) struct Doing {
+    pub(crate) effect: Effect,
+    /// It has taken effect and waits for something.
+    pub(crate) waits: bool,
 }
 
-impl Host {
-    pub(crate) fn new(name: HostName, run: u64) -> Self {
-        Host {
-            name,
-            run,
-            up: true,
-            vms: BTreeMap::new(),
-            effects: Vec::new(),
+/// One VM in an agent's memory.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) machine: Machine,
+    pub(crate) queue: VecDeque<Effect>,
+    /// One after the other.
+    pub(crate) doing: Option<Doing>,
+    /// Beside it.
+    pub(crate) finishing: Option<Doing>,
+    pub(crate) source: Option<SourceBuffer>,
+    pub(crate) target: Option<TargetBuffer>,
+    /// Where the page stream is listened for.
+    pub(crate) listener: Option<SocketAddr>,
+    pub(crate) stream: Option<u64>,
+    /// What everything of it was ended with: the account is given again to whoever asks again.
+    pub(crate) account: Option<SourceFrames>,
+}
+
+impl Slot {
+    pub(crate) fn new(machine: Machine) -> Self {
+        Slot {
+            machine,
+            queue: VecDeque::new(),
+            doing: None,
+            finishing: None,
+            source: None,
+            target: None,
+            listener: None,
+            stream: None,
+            account: None,
         }
     }
 
+    pub(crate) fn begun(&mut self, ticket: Ticket) -> Option<&mut Doing> {
+        let mut begun = self.doing.iter_mut().chain(&mut self.finishing);
+        begun.find(|doing| doing.effect.ticket == ticket)
+    }
+
+    /// The act of this kind that waits.
+    pub(crate) fn waiting(&self, is: impl Fn(&Act) -> bool) -> Option<Ticket> {
+        let mut begun = self.doing.iter().chain(&self.finishing);
+        let found = begun.find(|doing| doing.waits && is(&doing.effect.act));
+        found.map(|doing| doing.effect.ticket)
+    }
+
+    /// Its act is answered.
+    pub(crate) fn answered(&mut self, ticket: Ticket) -> bool {
+        for place in [&mut self.doing, &mut self.finishing] {
+            if place.as_ref().is_some_and(|doing| doing.effect.ticket == ticket) {
+                *place = None;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Whether an act goes on beside the others.
+pub(crate) fn is_beside(act: &Act) -> bool {
+    matches!(act, Act::FinishSourceBuffer | Act::FinishTargetBuffer)
+}
+
+/// One life of an agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) run: u64,
+    pub(crate) slots: BTreeMap<VmIx, Slot>,
+}
+
+/// A physical host.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) name: HostName,
+    pub(crate) things: Vec<Things>,
+    pub(crate) disk: Disk,
+    pub(crate) agent: Option<Agent>,
+    /// For good, with everything on it.
+    pub(crate) lost: bool,
+    pub(crate) partitioned: bool,
+    /// Its clock is off by so many microseconds.
+    pub(crate) clock_off: i64,
+    pub(crate) pids: u32,
+}
+
+impl Host {
+    pub(crate) fn new(name: HostName, vms: usize, run: u64) -> Self {
+        Host {
+            name,
+            things: (0..vms).map(|_| Things::default()).collect(),
+            disk: Disk::new(vms),
+            agent: Some(Agent {
+                run,
+                slots: BTreeMap::new(),
+            }),
+            lost: false,
+            partitioned: false,
+            clock_off: 0,
+            pids: 100,
+        }
+    }
+
+    pub(crate) fn run(&self) -> Option<u64> {
+        self.agent.as_ref().map(|agent| agent.run)
+    }
+
+    pub(crate) fn slot(&self, vm: VmIx) -> Option<&Slot> {
+        self.agent.as_ref()?.slots.get(&vm)
+    }
+
+    pub(crate) fn slot_mut(&mut self, vm: VmIx) -> Option<&mut Slot> {
+        self.agent.as_mut()?.slots.get_mut(&vm)
+    }
+
+    /// What its agent says of itself.
     pub(crate) fn state(&self) -> HostState {
+        let slots = self.agent.iter().flat_map(|agent| agent.slots.values());
+        let machines: Vec<&Machine> = slots.map(|slot| &slot.machine).collect();
         HostState {
             protocol: PROTOCOL_VERSION,
             host: self.name.clone(),
-            agent_run: self.run,
+            agent_run: self.run().unwrap_or_default(),
             capacity: Capacity::default(),
             free: Capacity::default(),
             qemu: None,
             qemu_error: None,
             mtu_max: 1500,
-            vms: self.vms.values().map(Copy::state).collect(),
-            stranded: Vec::new(),
+            vms: machines.iter().filter_map(|machine| machine.vm_state()).collect(),
+            stranded: machines
+                .iter()
+                .filter_map(|machine| machine.stranded_state())
+                .collect(),
             dirty: BTreeMap::new(),
         }
     }
+}
 
-    /// The agent dies: memory, listeners and tunnels are gone.
-    pub(crate) fn die(&mut self) {
-        self.up = false;
-        self.vms.values_mut().for_each(|copy| copy.soft = Soft::default());
-    }
+/// An address that says where it is: host, VM and a number of its own.
+pub(crate) fn address(host: HostIx, vm: VmIx, serial: u64) -> SocketAddr {
+    let bits = (0xfd << 120) | ((host as u128) << 96) | ((vm as u128) << 64) | u128::from(serial);
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bits)), 1)
+}
 
-    pub(crate) fn start(&mut self, run: u64) {
-        (self.run, self.up) = (run, true);
-    }
-
-    /// Carries an order out. `alive` tells whether an agent's run still lives.
-    pub(crate) fn act(&mut self, now: WallMicros, order: &Order, alive: &dyn Fn(u64) -> bool) {
-        let Some(name) = order.command.vm() else { return };
-        let command = order.command.name();
-        if let Some(copy) = self.vms.get_mut(name) {
-            if order.epoch < copy.epoch {
-                let reason = format!("{name} is held at epoch {}", copy.epoch);
-                return self.report(now, order.id, order, refused(RefusalKind::StaleEpoch, reason));
-            }
-            copy.epoch = order.epoch;
-            if let Some(outcome) = copy.soft.answers.get(command).cloned() {
-                return self.report(now, order.id, order, outcome);
-            }
-        }
-        let acted = match self.vms.contains_key(name) {
-            true if is_for_target(&order.command) => self.act_as_target(now, order, name),
-            true => self.act_as_source(now, order, name, alive),
-            false => self.act_without_copy(order, name),
-        };
-        match acted {
-            Acted::Done(outcome) => {
-                if let Some(copy) = self.vms.get_mut(name) {
-                    copy.soft.answers.insert(command, outcome.clone());
-                }
-                self.report(now, order.id, order, outcome);
-            }
-            Acted::UnderWay => {
-                if let Some(copy) = self.vms.get_mut(name) {
-                    copy.soft.waiting.insert(command, (order.id, order.epoch));
-                }
-            }
-            Acted::Not(outcome) => self.report(now, order.id, order, outcome),
-        }
-        self.follow_up(now, name);
-    }
-
-    fn report(&mut self, at: WallMicros, id: OrderId, order: &Order, outcome: Outcome) {
-        let vm = order.command.vm().cloned();
-        self.effects.push(Effect::Report(Box::new(Report {
-            order: Some(id),
-            epoch: order.epoch,
-            vm,
-            at,
-            outcome,
-        })));
-    }
-
-    fn act_without_copy(&mut self, order: &Order, name: &VmName) -> Acted {
-        match &order.command {
-            Command::Reserve { spec, .. } => {
-                let copy = Copy::new(spec.clone(), VmRole::Expected, order.epoch, false);
-                self.vms.insert(name.clone(), copy);
-                Acted::Done(Outcome::Reserved)
-            }
-            Command::Discard { .. } => Acted::Done(Outcome::Discarded { frames: None }),
-            Command::AbortTarget { .. } => Acted::Done(Outcome::TargetDropped),
-            other => Acted::Not(refused(
-                RefusalKind::UnknownVm,
-                format!("no {name} here for {}", other.name()),
-            )),
-        }
+/// The host that an address is on.
+pub(crate) fn host_of(address: SocketAddr) -> HostIx {
+    match address.ip() {
+        IpAddr::V6(ip) => ((u128::from(ip) >> 96) & 0xff_ffff) as HostIx,
+        IpAddr::V4(_) => unreachable!("the simulation's addresses are IPv6"),
     }
 }

@@ -1,117 +1,123 @@
-//! What strikes an order on its way: the aimed fault, else the weather.
+//! What strikes an order, an act or a record: the aimed fault, else the weather.
 
-use transhume_model::{Epoch, HostName};
-use transhume_protocol::message::{FaultKind, Order, Outcome, RefusalKind, Report};
+use transhume_model::Epoch;
+use transhume_protocol::message::Order;
+use transhume_protocol::migration::Input;
 
-use super::{MILLI, World};
-use crate::fault::OrderFault;
-use crate::host::{failed, refused};
-use crate::network::{Channel, Event};
+use super::World;
+use crate::check::Violation;
+use crate::fault::{ActFault, Fault, OrderFault, Place, WriteFault};
+use crate::network::{At, HostIx};
 
 impl World {
     pub(super) fn chance(&mut self, per_million: u32) -> bool {
-        let stormy = self.network.now < self.scenario.weather.until_ms * MILLI;
-        stormy && per_million > 0 && self.random.happens(per_million)
+        per_million > 0 && self.network.now < self.calm_from() && self.random.happens(per_million)
     }
 
-    pub(super) fn order_arrived(&mut self, host: &HostName, order: Order) {
-        match self.strikes(&order) {
-            Some(OrderFault::Refused) => {
-                let outcome = refused(RefusalKind::Qemu, "the simulation says no".to_owned());
-                self.answer_at_once(host, &order, outcome);
+    /// Takes the first aimed fault that fits; it strikes once.
+    fn aimed<T>(&mut self, fits: impl Fn(&Fault) -> Option<T>) -> Option<T> {
+        let place = self.faults.iter().position(|fault| fits(fault).is_some())?;
+        let fault = self.faults.remove(place);
+        fits(&fault)
+    }
+
+    pub(super) fn order_fault(&mut self, order: &Order) -> Option<OrderFault> {
+        let vm = order
+            .command
+            .vm()
+            .and_then(|name| self.vm_places.get(name).copied())?;
+        let kind = order.command.kind();
+        self.aimed(|fault| match fault {
+            Fault::Order {
+                vm: aimed,
+                order,
+                what,
+            } if *aimed == vm && *order == kind && !matches!(what, OrderFault::CoordinatorDies(_)) => {
+                Some(*what)
             }
-            Some(OrderFault::Failed) => {
-                self.answer_at_once(
-                    host,
-                    &order,
-                    failed(FaultKind::Internal, "the simulation breaks it"),
-                );
+            _ => None,
+        })
+    }
+
+    fn place(&self, at: At) -> Place {
+        if at.host == self.guests[at.vm].source {
+            Place::Source
+        } else {
+            Place::Target
+        }
+    }
+
+    pub(super) fn act_fault(&mut self, at: At, name: &str) -> Option<ActFault> {
+        let here = self.place(at);
+        let aimed = self.aimed(|fault| match fault {
+            Fault::Act { vm, place, act, what } if *vm == at.vm && *place == here && *act == name => {
+                Some(*what)
             }
-            Some(OrderFault::Unanswered) => {}
+            _ => None,
+        });
+        if aimed.is_some() {
+            return aimed;
+        }
+        match self.chance(self.scenario.weather.act) {
+            true => Some(*self.random.pick(&self.scenario.weather.acts)),
+            false => None,
+        }
+    }
+
+    pub(super) fn write_fault(&mut self, at: At, count: usize) -> Option<WriteFault> {
+        let here = self.place(at);
+        let aimed = self.aimed(|fault| match fault {
+            Fault::Write { vm, place, nth, what } if *vm == at.vm && *place == here && *nth == count => {
+                Some(*what)
+            }
+            _ => None,
+        });
+        if aimed.is_some() {
+            return aimed;
+        }
+        match self.chance(self.scenario.weather.write) {
+            true => Some(*self.random.pick(&self.scenario.weather.writes)),
+            false => None,
+        }
+    }
+
+    pub(super) fn order_arrived(&mut self, host: HostIx, order: Order) -> Result<(), Violation> {
+        match self.order_fault(&order) {
+            Some(OrderFault::Lost) => Ok(()),
+            Some(OrderFault::ComesTwice) => {
+                self.obey(host, order.clone())?;
+                self.obey(host, order)
+            }
             Some(OrderFault::AnsweredTwice) => {
                 self.answered_twice = Some(order.id);
-                self.work_on(host, order);
+                self.obey(host, order)
             }
             Some(OrderFault::StaleCopyFirst) => {
-                let stale = Epoch(order.epoch.0 - 1);
-                self.work_on(
-                    host,
-                    Order {
-                        epoch: stale,
-                        ..order.clone()
-                    },
-                );
-                self.work_on(host, order);
+                let stale = Epoch(order.epoch.0.saturating_sub(1));
+                let copy = Order {
+                    epoch: stale,
+                    ..order.clone()
+                };
+                self.obey(host, copy)?;
+                self.obey(host, order)
             }
-            Some(OrderFault::AgentDiesBefore) => self.agent_dies(host),
-            Some(OrderFault::LinkBreaks) => self.break_link(host),
-            Some(OrderFault::AgentDiesAfter | OrderFault::CoordinatorDies(_)) | None => {
-                self.work_on(host, order)
+            Some(OrderFault::AgentDies) => self.agent_dies(host),
+            Some(OrderFault::LinkBreaks) => {
+                self.break_link(host);
+                Ok(())
+            }
+            Some(OrderFault::Cancelled) => {
+                self.feed_coordinator(Input::Cancel)?;
+                self.obey(host, order)
+            }
+            Some(OrderFault::Partitioned) => self.partition(host),
+            Some(OrderFault::HostDies) => self.host_dies(host),
+            Some(OrderFault::CoordinatorDies(_)) | None => {
+                if self.chance(self.scenario.weather.comes_twice) {
+                    self.obey(host, order.clone())?;
+                }
+                self.obey(host, order)
             }
         }
-    }
-
-    /// The aimed fault, once; else the weather.
-    pub(super) fn strikes(&mut self, order: &Order) -> Option<OrderFault> {
-        if let Some(fault) = &self.fault
-            && order.command.name() == fault.command
-            && order.command.vm() == Some(&fault.vm)
-        {
-            let what = fault.what;
-            if what != OrderFault::AgentDiesAfter {
-                self.fault = None;
-            }
-            return Some(what);
-        }
-        let weather = self.scenario.weather;
-        if self.chance(weather.agent_dies) {
-            Some(OrderFault::AgentDiesBefore)
-        } else if self.chance(weather.order_fails) {
-            Some(OrderFault::Failed)
-        } else if self.chance(weather.order_hangs) {
-            Some(OrderFault::Unanswered)
-        } else {
-            None
-        }
-    }
-
-    pub(super) fn agent_may_die_after(&mut self, host: &HostName, order: &Order) {
-        let aimed = self.fault.as_ref().is_some_and(|fault| {
-            fault.what == OrderFault::AgentDiesAfter
-                && order.command.name() == fault.command
-                && order.command.vm() == Some(&fault.vm)
-        });
-        if aimed {
-            self.fault = None;
-        }
-        if aimed || self.chance(self.scenario.weather.agent_dies) && self.hosts[host].up {
-            self.agent_dies(host);
-        }
-    }
-
-    pub(super) fn answer_at_once(&mut self, host: &HostName, order: &Order, outcome: Outcome) {
-        let vm = order.command.vm().cloned();
-        let report = Report {
-            order: Some(order.id),
-            epoch: order.epoch,
-            vm,
-            at: self.wall(),
-            outcome,
-        };
-        self.send_report(host, report);
-    }
-
-    pub(super) fn work_on(&mut self, host: &HostName, order: Order) {
-        let Some(vm) = order.command.vm().cloned() else {
-            return;
-        };
-        let run = self.hosts[host].run;
-        let channel = Channel::Work(host.clone(), vm);
-        let event = Event::OrderActedOn {
-            host: host.clone(),
-            run,
-            order,
-        };
-        self.network.send(&mut self.random, channel, event);
     }
 }

@@ -1,41 +1,48 @@
 //! A run: events in the order of their instants, until the move is over and every frame has arrived.
 
+mod acts;
+mod agents;
+mod buffers;
+mod end;
 mod faults;
 mod links;
+mod pages;
+mod strikes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use transhume_model::{HostName, Millis, VmName, WallMicros};
+use transhume_agent_core::{Machine, RunState, SpawnFor};
+use transhume_model::{Epoch, HostName, Millis, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::migration::{Input, JournalEntry, MoveRequest, Now};
 use transhume_protocol::report::MigrationReport;
 
-use crate::check::{Guest, Violation, check_end, check_told};
+use crate::check::Violation;
 use crate::coordinator::Coordinator;
-use crate::copy::Copy;
 use crate::fault::Fault;
-use crate::host::{Effect, Host};
-use crate::network::{Channel, Event, Micros, Network, PATH_MICROS_MAX};
+use crate::guest::Guest;
+use crate::host::qemu::Qemu;
+use crate::host::tap::Tap;
+use crate::host::{Host, Slot};
+use crate::network::{At, Channel, Event, HostIx, MILLI, Micros, Network, SECOND, VmIx};
 use crate::random::Random;
-use crate::scenario::Scenario;
+use crate::scenario::{GuestKind, Scenario};
 
-const MILLI: Micros = 1_000;
-const CONVERGE_MICROS_MAX: Micros = 30 * MILLI;
-const STREAM_MICROS_MAX: Micros = 10 * MILLI;
-/// Without a marker the source waits this long; longer than any frame is under way.
-const LINGER_MICROS: Micros = 2 * PATH_MICROS_MAX + MILLI;
-const NOTICE_MICROS_MAX: Micros = 5 * MILLI;
-const RESTART_MICROS_MIN: Micros = 10 * MILLI;
-const RESTART_MICROS_MAX: Micros = 150 * MILLI;
 /// Peers go on sending for a while after the end, over the new path.
 const AFTERWARDS_MICROS: Micros = 20 * MILLI;
-/// A move that takes longer never ends.
-const RUN_MS_MAX: u64 = 120_000;
+/// What is left to be written or adopted again after the end is, within this.
+const QUIET_MICROS: Micros = 90 * SECOND;
+/// A move that is open for longer after the last fault names what it waits for, or never ends.
+const OPEN_MICROS_MAX: Micros = 900 * SECOND;
+/// Pause between two frames for a VM of which nothing is being switched over.
+const IDLE_GAP_MICROS: (Micros, Micros) = (2 * MILLI, 600 * MILLI);
+/// Frames come fast for so long after an act that moves frames or guests.
+const BUSY_MICROS: Micros = 30 * MILLI;
 
 /// What came of a run in which every promise was kept.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The report.
+    /// The report; of a move that is still open, as of then.
     pub report: MigrationReport,
     /// The journal.
     pub journal: Vec<JournalEntry>,
@@ -43,31 +50,59 @@ pub struct Outcome {
     pub events: Vec<Happening>,
     /// How often it was started.
     pub coordinator_runs: u64,
-    /// Whether the aimed fault struck.
-    pub fault_struck: bool,
+    /// How many of the aimed faults struck.
+    pub faults_struck: usize,
+    /// Simulated time.
+    pub lasted: Millis,
+    /// Events that happened.
+    pub steps: u64,
+    /// Acts in the order in which they took effect: VM, whether on its source, name.
+    pub acts: Vec<(VmIx, bool, &'static str)>,
+    /// How often each VM's record was changed on its source and on its target.
+    pub writes: Vec<[usize; 2]>,
     /// Frames that reached guests.
     pub frames: u64,
 }
+
+/// A page stream between two lives of agents.
+#[derive(Debug)]
+struct Stream {
+    id: u64,
+    source: At,
+    target: At,
+}
+
+/// Is shown what happens: simulated microseconds, and what.
+pub type Watcher = fn(u64, &dyn std::fmt::Debug);
 
 /// Everything there is.
 #[derive(Debug)]
 pub struct World {
     scenario: Scenario,
+    watcher: Option<Watcher>,
     request: MoveRequest,
     random: Random,
     network: Network,
-    hosts: BTreeMap<HostName, Host>,
-    /// Runs of the agents that live.
-    alive: BTreeSet<u64>,
-    guests: BTreeMap<VmName, Guest>,
+    hosts: Vec<Host>,
+    host_places: BTreeMap<HostName, HostIx>,
+    vm_places: BTreeMap<VmName, VmIx>,
+    guests: Vec<Guest>,
     coordinator: Coordinator,
+    coordinator_clock_off: i64,
     /// The connection to each agent, by number; absent while broken.
-    links: BTreeMap<HostName, u64>,
-    link_serial: u64,
-    run_serial: u64,
-    fault: Option<Fault>,
+    links: Vec<Option<u64>>,
+    streams: Vec<Option<Stream>>,
+    /// Links, runs, streams, tunnels and addresses take their numbers from here.
+    serial: u64,
+    faults: Vec<Fault>,
+    /// Changes of each VM's record so far, on its source and on its target.
+    writes: Vec<[usize; 2]>,
+    acts: Vec<(VmIx, bool, &'static str)>,
     /// The answer to this order is doubled.
     answered_twice: Option<transhume_model::OrderId>,
+    busy_until: Micros,
+    /// Peers' sending, numbered: it begins anew when something is switched over.
+    flow: u64,
     over_at: Option<Micros>,
 }
 
@@ -75,340 +110,331 @@ impl World {
     /// A world before its first event.
     pub fn new(scenario: Scenario) -> Self {
         let request = scenario.request();
+        let names: Vec<HostName> = request.from.iter().chain(&request.to).cloned().collect();
+        let vms = scenario.vms;
         let mut world = World {
             random: Random::new(scenario.seed),
             network: Network::default(),
-            hosts: BTreeMap::new(),
-            alive: BTreeSet::new(),
-            guests: BTreeMap::new(),
+            hosts: Vec::new(),
+            host_places: BTreeMap::new(),
+            vm_places: BTreeMap::new(),
+            guests: Vec::new(),
             coordinator: Coordinator::new(),
-            links: BTreeMap::new(),
-            link_serial: 0,
-            run_serial: 0,
-            fault: scenario.fault.clone(),
+            coordinator_clock_off: 0,
+            links: Vec::new(),
+            streams: (0..vms).map(|_| None).collect(),
+            serial: 0,
+            faults: scenario.faults.clone(),
+            writes: vec![[0; 2]; vms],
+            acts: Vec::new(),
             answered_twice: None,
+            busy_until: 0,
+            flow: 0,
             over_at: None,
             request,
             scenario,
+            watcher: None,
         };
-        for host in world.request.from.iter().chain(&world.request.to) {
-            world.run_serial += 1;
-            world.link_serial += 1;
-            world.alive.insert(world.run_serial);
-            world
-                .hosts
-                .insert(host.clone(), Host::new(host.clone(), world.run_serial));
-            world.links.insert(host.clone(), world.link_serial);
+        for (place, name) in names.into_iter().enumerate() {
+            let (run, link) = (world.number(), world.number());
+            world.host_places.insert(name.clone(), place);
+            world.hosts.push(Host::new(name, vms, run));
+            world.links.push(Some(link));
         }
-        for vm in world.request.batches.iter().flatten() {
-            let home = Copy::at_home(vm.spec.clone());
-            let source = world.hosts.get_mut(&vm.source).expect("from lists every source");
-            source.vms.insert(vm.spec.name.clone(), home);
-            world.guests.insert(
-                vm.spec.name.clone(),
-                Guest::new(vm.source.clone(), vm.target.clone()),
-            );
-            world.network.after(
-                0,
-                Event::PeerSends {
-                    vm: vm.spec.name.clone(),
-                },
-            );
+        let all: Vec<_> = world.request.batches.iter().flatten().cloned().collect();
+        for (vm, moved) in all.into_iter().enumerate() {
+            let (source, target) = (world.host_places[&moved.source], world.host_places[&moved.target]);
+            let kind = world.scenario.guest(vm);
+            let name = moved.spec.name.clone();
+            world.vm_places.insert(name.clone(), vm);
+            world.guests.push(Guest::new(name, source, target, kind));
+            world.settle_in(source, vm, moved.spec);
+            world.network.after(0, Event::PeerSends { vm, flow: 0 });
         }
+        world.strike_later();
         world
+    }
+
+    /// The same world, watched: for whoever looks into one seed.
+    pub fn watched(mut self, watcher: Watcher) -> Self {
+        self.watcher = Some(watcher);
+        self
+    }
+
+    fn show(&self, what: &dyn std::fmt::Debug) {
+        if let Some(watcher) = self.watcher {
+            watcher(self.network.now, what);
+        }
+    }
+
+    /// A number that nothing else has.
+    fn number(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// A VM that lives on its source and has not moved yet.
+    fn settle_in(&mut self, at: HostIx, vm: VmIx, spec: transhume_model::VmSpec) {
+        let host = &mut self.hosts[at];
+        host.pids += 1;
+        let mut qemu = Qemu::new(host.pids, SpawnFor::Boot);
+        let kind = self.guests[vm].kind;
+        qemu.run = match kind {
+            GuestKind::Healthy | GuestKind::Deaf => RunState::Running,
+            GuestKind::Paused => RunState::Paused,
+            GuestKind::Panicked => RunState::Panicked,
+            GuestKind::DiskError => RunState::DiskError,
+            GuestKind::Off => RunState::Shutdown,
+        };
+        qemu.deaf = kind == GuestKind::Deaf;
+        let place = if kind == GuestKind::Off {
+            transhume_agent_core::Place::Off {
+                why: "it was powered off by order".to_owned(),
+                arrival: None,
+            }
+        } else {
+            let process = qemu.id.clone();
+            host.things[vm].qemu = Some(qemu);
+            host.things[vm].tap = Some(Tap::default());
+            transhume_agent_core::Place::Home {
+                process,
+                started: true,
+                arrival: None,
+            }
+        };
+        let record = transhume_agent_core::Record {
+            version: transhume_agent_core::RECORD_VERSION,
+            spec,
+            epoch: Epoch(0),
+            place,
+        };
+        let change = transhume_agent_core::Change::Write(Box::new(record));
+        host.disk.write(vm, &change).expect("the disk is empty");
     }
 
     /// Runs to the end.
     pub fn run(mut self) -> Result<Outcome, Violation> {
+        for host in 0..self.hosts.len() {
+            self.take_up_all(host)?;
+        }
         let ready = self.coordinator.begin(self.now(), self.request.clone());
         self.carry_out(ready)?;
         while let Some(event) = self.network.next() {
-            self.happen(event)?;
-            if self.over_at.is_none() && self.network.now > RUN_MS_MAX * MILLI {
-                return Err(Violation::NeverEnds { ms: RUN_MS_MAX });
+            if self.network.now > self.ends_at() {
+                break;
             }
+            self.happen(event)?;
         }
-        let never = Violation::NeverEnds {
-            ms: self.network.now / MILLI,
+        let report = self.check_end()?;
+        let seen = |vm: VmIx| {
+            let copies = self.hosts.iter().filter_map(|host| host.things[vm].qemu.as_ref());
+            copies.map(|qemu| qemu.seen).max().unwrap_or_default()
         };
-        let report = self.coordinator.final_report().ok_or(never)?;
-        check_told(&self.coordinator.events)?;
-        check_end(&self.request, report, &self.guests, &self.hosts)?;
         Ok(Outcome {
-            report: report.clone(),
+            report,
+            frames: (0..self.guests.len()).map(seen).sum(),
             journal: self.coordinator.journal,
             events: self.coordinator.events,
             coordinator_runs: self.coordinator.run,
-            fault_struck: self.scenario.fault.is_some() && self.fault.is_none(),
-            frames: self.guests.values().map(|guest| guest.received).sum(),
+            faults_struck: self.scenario.faults.len() - self.faults.len(),
+            lasted: Millis(self.network.now / MILLI),
+            steps: self.network.serial(),
+            acts: self.acts,
+            writes: self.writes,
         })
     }
 
-    fn now(&self) -> Now {
-        Now {
-            mono: Millis(self.network.now / MILLI),
-            wall: self.wall(),
+    /// When nothing can come any more that matters.
+    fn ends_at(&self) -> Micros {
+        match self.over_at {
+            Some(at) => self.calm_from().max(at) + QUIET_MICROS,
+            None => self.calm_from() + OPEN_MICROS_MAX,
         }
     }
 
-    fn wall(&self) -> WallMicros {
-        WallMicros(1_000_000_000 + self.network.now)
+    fn calm_from(&self) -> Micros {
+        self.scenario.weather.until_ms * MILLI
+    }
+
+    /// By the coordinator's clocks.
+    fn now(&self) -> Now {
+        self.now_with(self.coordinator_clock_off)
+    }
+
+    /// By a host's clocks.
+    fn now_at(&self, host: HostIx) -> Now {
+        self.now_with(self.hosts[host].clock_off)
+    }
+
+    fn now_with(&self, off: i64) -> Now {
+        Now {
+            mono: Millis(self.network.now / MILLI),
+            wall: self.network.wall(off),
+        }
     }
 
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
+        self.show(&event);
         match event {
             Event::OrderArrives { host, link, order } => {
-                if self.links.get(&host) == Some(&link) {
-                    self.order_arrived(&host, order);
+                if self.links[host] == Some(link) {
+                    self.order_arrived(host, *order)?;
                 }
             }
-            Event::OrderActedOn { host, run, order } => {
-                let vm = order.command.vm().cloned();
-                self.at_agent(&host, run, vm.as_ref(), |host, now, alive| {
-                    host.act(now, &order, alive)
-                })?;
-                self.agent_may_die_after(&host, &order);
-            }
             Event::ReportArrives { host, link, report } => {
-                if self.links.get(&host) == Some(&link) {
-                    self.feed(Input::Report {
-                        host,
-                        report: *report,
-                    })?;
-                    if self.chance(self.scenario.weather.user_cancels) {
-                        self.feed(Input::Cancel)?;
-                    }
+                if self.links[host] == Some(link) {
+                    let host = self.hosts[host].name.clone();
+                    let report = *report;
+                    self.feed_coordinator(Input::Report { host, report })?;
                 }
             }
             Event::LossNoticed {
                 host,
                 coordinator_run,
             } => {
-                if coordinator_run == self.coordinator.run {
-                    self.feed(Input::AgentLost { host })?;
+                if coordinator_run == self.coordinator.run && self.links[host].is_none() {
+                    let host = self.hosts[host].name.clone();
+                    self.feed_coordinator(Input::AgentLost { host })?;
                 }
             }
             Event::LinkBack {
                 host,
                 coordinator_run,
             } => self.link_back(host, coordinator_run)?,
-            Event::AgentStarts { host } => self.agent_starts(host),
+            Event::PartitionHeals { host } => self.partition_heals(host),
+            Event::DiskFreed { host } => self.hosts[host].disk.full -= 1,
+            Event::AgentStarts { host } => self.agent_starts(host)?,
+            Event::AgentKilled { host, run } => {
+                if self.hosts[host].run() == Some(run) {
+                    self.agent_dies(host)?;
+                }
+            }
             Event::CoordinatorStarts => self.coordinator_starts()?,
-            Event::TimerFires {
+            Event::CoordinatorTimer {
                 coordinator_run,
                 timer,
             } => {
                 if coordinator_run == self.coordinator.run {
-                    self.feed(Input::Timer(timer))?;
+                    self.feed_coordinator(Input::Timer(timer))?;
                 }
             }
-            Event::Converges { host, run, vm } => {
-                self.at_agent(&host, run, Some(&vm), |host, now, alive| {
-                    host.converged(now, &vm, alive)
-                })?;
+            Event::AgentTimer { at, timer } => {
+                self.feed(at, transhume_agent_core::Input::Timer(timer))?;
             }
-            Event::StreamEnds {
-                vm,
-                source_run,
-                target_run,
-            } => self.stream_ended(&vm, source_run, target_run)?,
-            Event::TunnelDelivers {
-                vm,
-                source_run,
-                target_run,
-                what,
-            } => {
-                let (source, target) = self.places(&vm);
-                let whole = self.is_alive(target_run) && !self.chance(self.scenario.weather.tunnel_breaks);
-                if whole && self.is_alive(source_run) {
-                    self.at_agent(&target, target_run, Some(&vm), |host, now, _| {
-                        host.tunnel_delivered(now, &vm, &what);
-                    })?;
-                } else {
-                    self.at_agent(&source, source_run, Some(&vm), |host, now, _| {
-                        host.tunnel_broke(now, &vm)
-                    })?;
+            Event::ActDue { at, ticket } => self.act_due(at, ticket)?,
+            Event::ActAnswers { at, ticket, result } => self.answer(at, ticket, *result)?,
+            Event::ActLimit { at, ticket } => self.act_took_too_long(at, ticket)?,
+            Event::QemuSays { host, vm, pid } => self.qemu_says(host, vm, pid)?,
+            Event::QemuGone { at } => {
+                let why = "the simulation ended it".to_owned();
+                self.feed(at, transhume_agent_core::Input::Died { why })?;
+            }
+            Event::QemuDies { host, vm, pid } => {
+                if self.is_pid(host, vm, pid) {
+                    self.qemu_dies(host, vm)?;
                 }
             }
-            Event::FinDone { vm, run } => {
-                let (source, _) = self.places(&vm);
-                self.at_agent(&source, run, Some(&vm), |host, now, _| host.fin_is_done(now, &vm))?;
+            Event::PowersOff { host, vm, pid } => {
+                if self.is_pid(host, vm, pid) {
+                    self.guest_falls(host, vm, RunState::Shutdown, GuestKind::Off);
+                }
             }
-            Event::PeerSends { vm } => self.peer_sends(vm),
+            Event::StreamBroke { at } => self.stream_broke(at)?,
+            Event::StreamDone { vm, stream } => self.stream_done(vm, stream)?,
+            Event::TunnelDelivers { vm, tunnel, what } => self.tunnel_delivers(vm, tunnel, what)?,
+            Event::TunnelBroken { at, tunnel } => self.tunnel_broken(at, tunnel)?,
+            Event::TunnelAgain { at } => self.tunnel_again(at)?,
+            Event::FinDone { at, tunnel } => self.fin_done(at, tunnel)?,
+            Event::LingerOver { at } => self.linger_over(at)?,
+            Event::PeerSends { vm, flow } => {
+                if flow == self.flow {
+                    self.peer_sends(vm);
+                }
+            }
             Event::FrameArrives { host, vm, frame } => {
-                self.at_host(&host, Some(&vm), |host, now, _| {
-                    host.frame_arrived(now, &vm, frame)
-                })?;
+                if let Some(tap) = &mut self.hosts[host].things[vm].tap {
+                    tap.arrive(frame);
+                    self.pump(host, vm)?;
+                }
             }
             Event::Learned { vm, host } => self.learned(vm, host),
-            Event::MarkerArrives { host, vm } => {
-                let run = self.hosts[&host].run;
-                self.at_agent(&host, run, Some(&vm), |host, now, _| {
-                    host.old_path_is_empty(now, &vm)
-                })?;
-            }
-            Event::LingerOver { host, run, vm } => {
-                self.at_agent(&host, run, Some(&vm), |host, now, _| {
-                    host.old_path_is_empty(now, &vm)
-                })?;
+            Event::MarkerArrives { host, vm } => self.marker_arrived(host, vm)?,
+            Event::Strikes { what } => {
+                self.strike(what)?;
+                self.strike_later();
             }
         }
         Ok(())
     }
 
-    fn is_alive(&self, run: u64) -> bool {
-        self.alive.contains(&run)
+    fn is_pid(&self, host: HostIx, vm: VmIx, pid: u32) -> bool {
+        let qemu = self.hosts[host].things[vm].qemu.as_ref();
+        qemu.is_some_and(|qemu| qemu.id.pid == pid)
     }
 
-    fn places(&self, vm: &VmName) -> (HostName, HostName) {
-        let guest = &self.guests[vm];
-        (guest.source.clone(), guest.target.clone())
+    /// A VM in the life that its host's agent is living, if it lives.
+    fn at(&self, host: HostIx, vm: VmIx) -> Option<At> {
+        let run = self.hosts[host].run()?;
+        Some(At { host, run, vm })
     }
 
-    /// Something an agent does, if it is still the same life of it.
-    fn at_agent(
-        &mut self,
-        name: &HostName,
-        run: u64,
-        vm: Option<&VmName>,
-        act: impl FnOnce(&mut Host, WallMicros, &dyn Fn(u64) -> bool),
-    ) -> Result<(), Violation> {
-        let host = &self.hosts[name];
-        if host.up && host.run == run {
-            self.at_host(name, vm, act)
-        } else {
-            Ok(())
+    /// A VM in an agent's memory, if it is still that agent.
+    fn slot(&mut self, at: At) -> Option<&mut Slot> {
+        let host = &mut self.hosts[at.host];
+        match host.run() == Some(at.run) {
+            true => host.slot_mut(at.vm),
+            false => None,
         }
     }
 
-    /// Something that happens at a host, with all that follows and the check that must hold after it.
-    fn at_host(
-        &mut self,
-        name: &HostName,
-        vm: Option<&VmName>,
-        act: impl FnOnce(&mut Host, WallMicros, &dyn Fn(u64) -> bool),
-    ) -> Result<(), Violation> {
-        let wall = self.wall();
-        let host = self.hosts.get_mut(name).expect("events name hosts that exist");
-        let alive = &self.alive;
-        act(host, wall, &|run| alive.contains(&run));
-        let (effects, run) = (std::mem::take(&mut host.effects), host.run);
-        for effect in effects {
-            self.take_effect(name, run, effect)?;
-        }
-        match vm {
-            Some(vm) => self.guests[vm].check(vm, &self.hosts),
-            None => Ok(()),
+    fn machine(&self, host: HostIx, vm: VmIx) -> Option<&Machine> {
+        self.hosts[host].slot(vm).map(|slot| &slot.machine)
+    }
+
+    /// Frames come fast from now on: those that would have come in a while come at once.
+    fn is_busy(&mut self) {
+        let was_idle = self.busy_until < self.network.now;
+        self.busy_until = self.network.now + BUSY_MICROS;
+        if was_idle {
+            self.flow += 1;
+            for vm in 0..self.guests.len() {
+                let flow = self.flow;
+                let delay = self.random.between(10, MILLI);
+                self.network.after(delay, Event::PeerSends { vm, flow });
+            }
         }
     }
 
-    fn take_effect(&mut self, name: &HostName, run: u64, effect: Effect) -> Result<(), Violation> {
-        match effect {
-            Effect::Report(report) => self.send_report(name, *report),
-            Effect::Guest { vm, frame } => {
-                let guest = self.guests.get_mut(&vm).expect("every VM has a guest");
-                guest.receive(&vm, &self.hosts[name], frame)?;
-            }
-            Effect::Tunnel { vm, target_run, what } => {
-                let event = Event::TunnelDelivers {
-                    vm: vm.clone(),
-                    source_run: run,
-                    target_run,
-                    what,
-                };
-                self.network.send(&mut self.random, Channel::Tunnel(vm), event);
-            }
-            Effect::FinDone { vm } => {
-                let run = self.hosts[&self.guests[&vm].source].run;
-                self.network.after(MILLI, Event::FinDone { vm, run });
-            }
-            Effect::Announce { vm } => {
-                let delay = self.random.between(10, PATH_MICROS_MAX);
-                self.network.after(
-                    delay,
-                    Event::Learned {
-                        vm,
-                        host: name.clone(),
-                    },
-                );
-            }
-            Effect::Converging { vm } => {
-                let delay = self.random.between(MILLI, CONVERGE_MICROS_MAX);
-                self.network.after(
-                    delay,
-                    Event::Converges {
-                        host: name.clone(),
-                        run,
-                        vm,
-                    },
-                );
-            }
-            Effect::Stream { vm, target_run } => {
-                let delay = self.random.between(MILLI, STREAM_MICROS_MAX);
-                self.network.after(
-                    delay,
-                    Event::StreamEnds {
-                        vm,
-                        source_run: run,
-                        target_run,
-                    },
-                );
-            }
-            Effect::Linger { vm } => {
-                self.network.after(
-                    LINGER_MICROS,
-                    Event::LingerOver {
-                        host: name.clone(),
-                        run,
-                        vm,
-                    },
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn stream_ended(&mut self, vm: &VmName, source_run: u64, target_run: u64) -> Result<(), Violation> {
-        let (source, target) = self.places(vm);
-        let whole = self.is_alive(source_run) && self.is_alive(target_run);
-        if whole {
-            self.at_agent(&target, target_run, Some(vm), |host, now, _| host.loaded(now, vm))?;
-        }
-        self.at_agent(&source, source_run, Some(vm), |host, now, _| {
-            host.copied(now, vm, whole)
-        })
-    }
-
-    fn peer_sends(&mut self, vm: VmName) {
-        if self
-            .over_at
-            .is_some_and(|at| self.network.now > at + AFTERWARDS_MICROS)
+    fn peer_sends(&mut self, vm: VmIx) {
+        if let Some(over_at) = self.over_at
+            && self.network.now > over_at.max(self.calm_from()) + AFTERWARDS_MICROS
         {
             return;
         }
-        let guest = self.guests.get_mut(&vm).expect("every VM has a guest");
+        let guest = &mut self.guests[vm];
         guest.sent += 1;
-        let (host, frame) = (guest.learned.clone(), guest.sent);
-        let channel = Channel::Path(vm.clone(), host.clone());
-        self.network.send(
-            &mut self.random,
-            channel,
-            Event::FrameArrives {
-                host,
-                vm: vm.clone(),
-                frame,
-            },
-        );
-        let gap = self.random.between(100, self.scenario.frame_gap_micros_max);
-        self.network.after(gap, Event::PeerSends { vm });
+        let (host, frame) = (guest.learned, guest.sent);
+        let event = Event::FrameArrives { host, vm, frame };
+        self.network
+            .send(&mut self.random, Channel::Path(vm, host), event);
+        let (low, high) = match self.network.now < self.busy_until {
+            true => (100, self.scenario.frame_gap_micros_max),
+            false => IDLE_GAP_MICROS,
+        };
+        let gap = self.random.between(low, high);
+        let flow = self.flow;
+        self.network.after(gap, Event::PeerSends { vm, flow });
     }
 
     /// The announcement floods: new frames take the new path, and its echo follows the last on the old one.
-    fn learned(&mut self, vm: VmName, host: HostName) {
-        let guest = self.guests.get_mut(&vm).expect("every VM has a guest");
-        let old = std::mem::replace(&mut guest.learned, host);
-        let channel = Channel::Path(vm.clone(), old.clone());
-        self.network
-            .send(&mut self.random, channel, Event::MarkerArrives { host: old, vm });
+    fn learned(&mut self, vm: VmIx, host: HostIx) {
+        let guest = &mut self.guests[vm];
+        guest.learned = host;
+        let source = guest.source;
+        if source != host {
+            let channel = Channel::Path(vm, source);
+            let event = Event::MarkerArrives { host: source, vm };
+            self.network.send(&mut self.random, channel, event);
+        }
     }
 }

@@ -74,16 +74,21 @@ fn finish_target(slot: &Slot<TargetBuffers>) -> Option<Result<TargetFrames, Erro
         until_closed(buffers.as_mut()?, TargetBuffers::finish)
     };
     if closed.is_ok() {
-        // Whoever opens new buffers has a slot of their own.
-        let kept = Arc::downgrade(slot);
-        tokio::spawn(async move {
-            tokio::time::sleep(CLOSED_BUFFER_KEPT).await;
-            if let Some(slot) = kept.upgrade() {
-                drop(locked(&slot).take());
-            }
-        });
+        keep_for_a_while(slot);
     }
     Some(closed)
+}
+
+/// Closed buffers answer a source that missed it, and go then.
+pub(super) fn keep_for_a_while(slot: &Slot<TargetBuffers>) {
+    // Whoever opens new buffers has a slot of their own.
+    let kept = Arc::downgrade(slot);
+    tokio::spawn(async move {
+        tokio::time::sleep(CLOSED_BUFFER_KEPT).await;
+        if let Some(slot) = kept.upgrade() {
+            drop(locked(&slot).take());
+        }
+    });
 }
 
 /// Asks again until it is closed: each time it waits a while by itself.

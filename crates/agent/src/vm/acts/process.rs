@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use tokio::task::block_in_place;
-use transhume_agent_core::{AdoptBuffers, Product, SpawnFor, Trouble};
+use transhume_agent_core::{AdoptBuffers, Product, RunState, SpawnFor, Trouble};
 use transhume_model::{Epoch, ProcessId, VmSpec};
 use transhume_protocol::message::{FaultKind, RefusalKind, SourceFrames};
 use transhume_qemu::{AdoptedIncoming, Incoming, Running, Surrendered};
 
+use super::closing::keep_for_a_while;
 use crate::context::{Context, locked};
 use crate::disk;
 use crate::host::compatible;
@@ -83,6 +84,9 @@ pub(super) struct Adoption {
 
 impl Adoption {
     pub(super) async fn carry_out(self, holdings: &mut Holdings, context: &Context) -> Outcome {
+        if self.surrendered && !transhume_qemu::is_alive(&self.process) {
+            return self.without_process(holdings, context);
+        }
         let paths = context.paths(&self.spec.name);
         // QEMU's monitor is one connection: one that was made stays.
         if holdings.qemu.is_none() {
@@ -99,6 +103,19 @@ impl Adoption {
         self.buffers(holdings, context)?;
         let run = run_state(&vm.query_status().await.map_err(qemu_failed)?);
         tracing::info!(pid = self.process.pid, ?run, "taken over");
+        Ok(Product::Adopted { run })
+    }
+
+    /// A VM that has left needs no QEMU any more, but what was captured for it is still to be forwarded, and what comes by the
+    /// old path until that closes: its taps went with the process and are made anew.
+    fn without_process(&self, holdings: &mut Holdings, context: &Context) -> Outcome {
+        if holdings.taps.is_none() {
+            let purpose = SpawnFor::Boot;
+            let taps = block_in_place(|| Taps::create(&context.config, &context.owner, &self.spec, purpose));
+            holdings.taps = Some(taps.map_err(network_failed)?);
+        }
+        self.buffers(holdings, context)?;
+        let run = RunState::PostMigrate;
         Ok(Product::Adopted { run })
     }
 
@@ -147,6 +164,14 @@ impl Adoption {
             AdoptBuffers::Deliver { tunnels, activated } => {
                 holdings.target = slot(self.deliver(&ends, taps, tunnels, *activated)?);
             }
+            AdoptBuffers::Delivered { tunnels } => match self.deliver(&ends, taps, tunnels, true) {
+                Ok(delivered) => {
+                    holdings.target = slot(delivered);
+                    keep_for_a_while(&holdings.target);
+                }
+                // Nothing of it is missing here; its source ends at a limit of its own.
+                Err(trouble) => tracing::debug!("its buffers are gone already: {trouble}"),
+            },
         }
         Ok(())
     }
