@@ -3,7 +3,7 @@
 mod rig;
 
 use rig::{KEPT, Rig, address, process, vm};
-use transhume_agent_core::{CopyStatus, Found, Input, RunState, Timer};
+use transhume_agent_core::{Act, AdoptBuffers, CopyStatus, Found, Input, RunState, Timer};
 use transhume_model::Millis;
 use transhume_protocol::message::{Command, GuestState, Mode, Outcome, RefusalKind, VmRole};
 
@@ -335,4 +335,24 @@ fn tunnels_of_a_restarted_target_are_the_same() {
             tunnels: vec![address()]
         }
     );
+}
+
+/// Found by storms: killed between `Committed` and its record `arrived`, an agent came back without the
+/// frames that lay in its spool, and could never close a buffer that it had not.
+#[test]
+fn a_restarted_target_takes_up_what_its_source_has_sent() {
+    let mut rig = Rig::new();
+    rig.load();
+    rig.hanging = vec!["adopt"];
+    rig.restart(Found::Alive(process()));
+    let Act::Adopt {
+        buffers, incoming, ..
+    } = rig.unhang().act
+    else {
+        panic!("it is adopted first")
+    };
+    let tunnels = vec![address()];
+    let activated = false;
+    assert_eq!(buffers, AdoptBuffers::Deliver { tunnels, activated });
+    assert!(incoming);
 }

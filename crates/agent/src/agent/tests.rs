@@ -146,8 +146,8 @@ async fn the_place_of_a_vm_that_is_off_comes_without_a_qemu() {
     assert_eq!(tested.agent.host_state().free.memory, Mebibytes(4096));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_an_earlier_agent_left_is_taken_up_and_what_cannot_be_read_is_stranded() {
+#[test]
+fn what_an_earlier_agent_left_is_taken_up_and_what_cannot_be_read_is_stranded() {
     let dir = Dir::new("taken");
     let home = Place::Home {
         process: gone(),
@@ -164,34 +164,41 @@ async fn what_an_earlier_agent_left_is_taken_up_and_what_cannot_be_read_is_stran
     dir.record("torn", b"{\"version\":2,");
     std::fs::create_dir(dir.0.join("vms/empty")).unwrap();
     for run in 0..2 {
-        let mut tested = Tested::new(&dir.0);
-        crate::start::take_over(&tested.agent).await.unwrap();
-        let off = |name: &str| (name.to_owned(), VmRole::Off, GuestState::Off);
-        assert_eq!(tested.vms(), [off("died"), off("off")], "run {run}");
-        let state = tested.agent.host_state();
-        assert_eq!(state.free.memory, Mebibytes(4096 - 2 * 64));
-        let [stranded] = &state.stranded[..] else {
-            panic!("{:?}", state.stranded)
-        };
-        assert_eq!(stranded.vm.as_str(), "torn");
-        assert!(stranded.what.contains("set aside"), "{}", stranded.what);
-        // Nobody is told that it is not here.
-        let refused = tested
-            .answer(Command::Discard {
-                vm: "torn".parse().unwrap(),
-            })
-            .await;
-        assert!(
-            matches!(&refused, Outcome::Refused(refusal) if refusal.kind == RefusalKind::Stranded),
-            "{refused:?}"
-        );
-        if run == 1 {
-            assert_eq!(tested.answer(destroy("torn")).await, Outcome::Destroyed);
-            assert_eq!(tested.agent.host_state().stranded, []);
-            assert!(!dir.0.join("vms/torn").exists());
-        }
+        // The tasks of an agent go with its runtime, and with them its hold on the directory.
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(took_over(&dir, run));
     }
     assert!(!dir.0.join("vms/empty").exists() && !dir.0.join("vms/boots").exists());
+}
+
+/// The first agent finds what is unreadable, the second destroys it.
+async fn took_over(dir: &Dir, run: usize) {
+    let mut tested = Tested::new(&dir.0);
+    crate::start::take_over(&tested.agent).await.unwrap();
+    let off = |name: &str| (name.to_owned(), VmRole::Off, GuestState::Off);
+    assert_eq!(tested.vms(), [off("died"), off("off")], "run {run}");
+    let state = tested.agent.host_state();
+    assert_eq!(state.free.memory, Mebibytes(4096 - 2 * 64));
+    let [stranded] = &state.stranded[..] else {
+        panic!("{:?}", state.stranded)
+    };
+    assert_eq!(stranded.vm.as_str(), "torn");
+    assert!(stranded.what.contains("set aside"), "{}", stranded.what);
+    // Nobody is told that it is not here.
+    let refused = tested
+        .answer(Command::Discard {
+            vm: "torn".parse().unwrap(),
+        })
+        .await;
+    assert!(
+        matches!(&refused, Outcome::Refused(refusal) if refusal.kind == RefusalKind::Stranded),
+        "{refused:?}"
+    );
+    if run == 1 {
+        assert_eq!(tested.answer(destroy("torn")).await, Outcome::Destroyed);
+        assert_eq!(tested.agent.host_state().stranded, []);
+        assert!(!dir.0.join("vms/torn").exists());
+    }
 }
 
 /// It could not be ended by its record: it is found by its mark.

@@ -11,7 +11,7 @@ use transhume_protocol::message::{SourceFrames, TargetFrames};
 use crate::context::locked;
 use crate::limits::{CLOSED_BUFFER_KEPT, FINISH_ACT_MAX};
 use crate::nics::{SourceBuffers, TargetBuffers};
-use crate::text::network_failed;
+use crate::text::{chain, network_failed};
 use crate::vm::holdings::{Holdings, Slot};
 use crate::vm::task::Outcome;
 
@@ -85,8 +85,9 @@ pub(super) fn keep_for_a_while(slot: &Slot<TargetBuffers>) {
     let kept = Arc::downgrade(slot);
     tokio::spawn(async move {
         tokio::time::sleep(CLOSED_BUFFER_KEPT).await;
-        if let Some(slot) = kept.upgrade() {
-            drop(locked(&slot).take());
+        let closed = kept.upgrade().and_then(|slot| locked(&slot).take());
+        if let Some(Err(error)) = closed.map(TargetBuffers::discard) {
+            tracing::warn!("its target's buffers: {}", chain(&error));
         }
     });
 }
