@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     fn plans() -> Vec<RoundPlan> {
-        (1..=3000)
+        (1..=20_000)
             .map(|round| RoundPlan::draw(7, round, &Fault::ALL, None))
             .collect()
     }

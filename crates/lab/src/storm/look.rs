@@ -266,8 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn this_lab_has_nothing_of_another() {
-        let nobody = "/proc/self/no-such-directory";
-        assert_eq!(file_names(Path::new(nobody)).unwrap(), Vec::<String>::new());
+    fn a_directory_that_is_not_there_has_no_files() {
+        assert_eq!(
+            file_names(Path::new("/proc/self/no-such-directory")).unwrap(),
+            Vec::<String>::new()
+        );
     }
 }
