@@ -1,4 +1,5 @@
-//! Small file systems in memory: a state directory of its own size, which can be filled without filling the machine's disk.
+//! Small file systems in memory: a state directory of its own size, which can be filled without
+//! filling the machine's disk.
 
 use std::fs;
 use std::io;
@@ -38,7 +39,8 @@ pub fn unmount_below(dir: &Path) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Mount points below `dir` in the kernel's table, in the order of mounting (proc(5)): the fifth field of each line.
+/// Mount points below `dir` in the kernel's table, in the order of mounting (proc(5)): the fifth
+/// field of each line.
 fn below(table: &str, dir: &Path) -> Vec<PathBuf> {
     let places = table.lines().filter_map(|line| line.split(' ').nth(4));
     places

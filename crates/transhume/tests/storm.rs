@@ -1,4 +1,5 @@
-//! Ten rounds of a storm with a fixed seed, on real processes: no promise is broken, and nothing stays behind.
+//! Ten rounds of a storm with a fixed seed, on real processes: no promise is broken, and nothing
+//! stays behind.
 
 mod user;
 
