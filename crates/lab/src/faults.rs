@@ -1,4 +1,5 @@
-//! Faults for tests: a part dies, a circuit is cut, the fabric eats announcements. Guards undo what they did.
+//! Faults for tests: a part dies, a circuit is cut, the fabric eats announcements. Guards undo what
+//! they did.
 
 use rustix::process::Signal;
 use transhume_model::Band;
@@ -62,7 +63,8 @@ impl Drop for CutLink {
     }
 }
 
-/// Drops IPv4 packets to 10.77.1.0/24, the hosts' own addresses in the CT circuit, and passes the guests' frames.
+/// Drops IPv4 packets to 10.77.1.0/24, the hosts' own addresses in the CT circuit, and passes the
+/// guests' frames.
 const DROP_CONTROL: &str =
     "7,40 0 0 12,21 0 4 2048,32 0 0 30,84 0 0 4294967040,21 0 1 172818688,6 0 0 2,6 0 0 4294967295";
 /// Its preference among the filters of a port; after the one for RARP, so that both can be there.

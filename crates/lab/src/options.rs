@@ -48,7 +48,8 @@ pub struct LabUp {
     pub accel: String,
     /// Limit of a VM's network buffer, bytes; the agents' own where absent.
     pub buffer_bytes_max: Option<u64>,
-    /// Size of each agent's state directory, which is then a file system in memory; no limit of its own where absent.
+    /// Size of each agent's state directory, which is then a file system in memory; no limit of
+    /// its own where absent.
     pub state_bytes_max: Option<Bytes>,
     /// Page classes that the agents do not use, by name.
     pub pages_off: Vec<String>,

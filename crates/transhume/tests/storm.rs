@@ -1,4 +1,5 @@
-//! Ten rounds of a storm with a fixed seed, on real processes: no promise is broken, and nothing stays behind.
+//! Ten rounds of a storm with a fixed seed, on real processes: no promise is broken, and nothing
+//! stays behind.
 
 mod user;
 
@@ -10,9 +11,10 @@ use serde_json::Value;
 use user::says;
 
 const ROUNDS: usize = 10;
-const SEED: u64 = 2026;
+/// Ten rounds of it hold nearly every kind of fault, at most steps, and one QEMU that is killed.
+const SEED: u64 = 2333;
 /// A round is bounded, so the storm is; this is only for a storm that hangs itself.
-const STORM_MAX: Duration = Duration::from_secs(1800);
+const STORM_MAX: Duration = Duration::from_secs(540);
 
 /// What the storm leaves: removed whatever became of it.
 struct Cleared(PathBuf);

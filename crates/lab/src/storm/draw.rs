@@ -1,7 +1,7 @@
 //! What happens in a round, drawn from the seed and the round's number alone. Pure.
 //!
-//! The same seed and round give the same plan. What the plan names by number (a batch, a VM) is taken modulo what the
-//! move turns out to have.
+//! The same seed and round give the same plan. What the plan names by number (a batch, a VM) is
+//! taken modulo what the move turns out to have.
 
 use serde::{Deserialize, Serialize};
 use transhume_protocol::step::Step;
@@ -68,7 +68,8 @@ pub struct PlannedStrike {
     pub moment: Moment,
     /// Which VM of the batch it is about, modulo their number.
     pub pick: usize,
-    /// How long it holds: until a killed part is started again, a frozen one goes on, a cut is whole.
+    /// How long it holds: until a killed part is started again, a frozen one goes on, a cut is
+    /// whole.
     pub hold_ms: u64,
     /// How far a clock steps.
     pub clock_step_ms: i64,
@@ -216,7 +217,7 @@ mod tests {
     use super::*;
 
     fn plans() -> Vec<RoundPlan> {
-        (1..=3000)
+        (1..=20_000)
             .map(|round| RoundPlan::draw(7, round, &Fault::ALL, None))
             .collect()
     }

@@ -10,7 +10,7 @@ use crate::LabError;
 use crate::state::Lab;
 
 /// A larger file is a disk, an image or a run-away log; its name is enough.
-const FILE_BYTES_MAX: u64 = 16 << 20;
+const FILE_BYTES_MAX: u64 = 8 << 20;
 /// Directories within directories.
 const DEPTH_MAX: usize = 8;
 

@@ -103,8 +103,9 @@ impl Fault {
         }
     }
 
-    /// How often it is drawn beside the others. A QEMU that is killed costs a new lab, and a cut CT circuit hides what
-    /// the product lost behind what the fabric lost: both are rarer than the kills that tell most.
+    /// How often it is drawn beside the others. A QEMU that is killed costs a new lab, and a cut CT
+    /// circuit hides what the product lost behind what the fabric lost: both are rarer than the
+    /// kills that tell most.
     pub(crate) fn weight(self) -> u64 {
         match self {
             Fault::KillSourceAgent | Fault::KillTargetAgent | Fault::KillCoordinator => 4,
@@ -131,7 +132,8 @@ impl Fault {
         matches!(self, Fault::CutSourceCt | Fault::CutTargetCt)
     }
 
-    /// The faults that a list names: each is a name, or the first word of several (`kill`, `freeze`, `cut`, `fill`, `step`).
+    /// The faults that a list names: each is a name, or the first word of several (`kill`,
+    /// `freeze`, `cut`, `fill`, `step`).
     pub fn selection(names: &[String]) -> Result<Vec<Fault>, String> {
         let mut chosen = Vec::new();
         for name in names {

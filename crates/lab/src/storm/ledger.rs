@@ -1,4 +1,5 @@
-//! The log of a storm: one JSON line a round, appended, so that a storm goes on where an earlier one stopped.
+//! The log of a storm: one JSON line a round, appended, so that a storm goes on where an earlier
+//! one stopped.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! What is on the machine after a round: processes, taps, namespaces, records, spool files, guests that answer.
+//! What is on the machine after a round: processes, taps, namespaces, records, spool files, guests
+//! that answer.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -77,7 +78,8 @@ fn qemu(host: &HostState, pid: i32) -> Option<QemuSight> {
     })
 }
 
-/// The VM of a QEMU's command line; other programs and QEMUs that are only asked something have none.
+/// The VM of a QEMU's command line; other programs and QEMUs that are only asked something have
+/// none.
 fn vm_of_command(words: &[String]) -> Option<VmName> {
     if !words.first()?.contains("qemu-system") {
         return None;
@@ -213,7 +215,8 @@ async fn guests(lab: &Lab, qemus: &[QemuSight]) -> Vec<GuestSight> {
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// Sets the number that an agent adds to its clock; replaced whole, so that no reader sees half of it.
+/// Sets the number that an agent adds to its clock; replaced whole, so that no reader sees half of
+/// it.
 pub(super) fn write_clock(path: &Path, offset_ms: i64) -> Result<(), LabError> {
     let part = path.with_extension("part");
     fs::write(&part, offset_ms.to_string())
@@ -266,8 +269,10 @@ mod tests {
     }
 
     #[test]
-    fn this_lab_has_nothing_of_another() {
-        let nobody = "/proc/self/no-such-directory";
-        assert_eq!(file_names(Path::new(nobody)).unwrap(), Vec::<String>::new());
+    fn a_directory_that_is_not_there_has_no_files() {
+        assert_eq!(
+            file_names(Path::new("/proc/self/no-such-directory")).unwrap(),
+            Vec::<String>::new()
+        );
     }
 }

@@ -1,12 +1,14 @@
-//! A storm: moves of the lab's cluster back and forth while parts die, hang, lose their links, their disk or their clock.
+//! A storm: moves of the lab's cluster back and forth while parts die, hang, lose their links,
+//! their disk or their clock.
 //!
 //! ```text
-//!  seed, round ──draw──▶ RoundPlan ──strike──▶ the lab's processes ──look──▶ Sighting ──verdict──▶ RoundLine ──▶ summary
-//!               pure                  io                            io                 pure                    pure
+//!  seed, round ─draw─▶ RoundPlan ─strike─▶ processes ─look─▶ Sighting ─judge─▶ RoundLine
+//!               pure               io                 io              pure
 //! ```
 //!
-//! What is drawn, what is judged and what is counted is pure; only `strike`, `look` and `evidence` touch the machine.
-//! Who moves the cluster and follows the move is `transhume lab storm`. See `docs/design/storm.md`.
+//! What is drawn, what is judged and what is counted is pure; only `strike`, `look` and `evidence`
+//! touch the machine. Who moves the cluster and follows the move is `transhume lab storm`. See
+//! `docs/design/storm.md`.
 
 mod draw;
 mod evidence;

@@ -1,6 +1,7 @@
 //! Lets one fault fall on the running lab, and undoes it.
 //!
-//! A strike blocks its thread while it holds; what it did is undone when its guard is dropped, also after an error.
+//! A strike blocks its thread while it holds; what it did is undone when its guard is dropped, also
+//! after an error.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -30,7 +30,8 @@ pub struct Summary {
     pub violated: usize,
     /// The guests' accounts together.
     pub guests: Counts,
-    /// The same of rounds in which the fabric itself lost guests' frames, which are not in `guests`.
+    /// The same of rounds in which the fabric itself lost guests' frames, which are not in
+    /// `guests`.
     pub fabric: Counts,
     /// All rounds' time, milliseconds.
     pub duration_ms: u64,

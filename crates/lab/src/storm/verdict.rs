@@ -9,7 +9,8 @@ use super::fault::Fault;
 use super::ledger::Counts;
 use super::strike::Struck;
 
-/// A target's QEMU killed this long before `Committed` may not have been missed in time: it is the VM's only copy then.
+/// A target's QEMU killed this long before `Committed` may not have been missed in time: it is the
+/// VM's only copy then.
 const UNNOTICED_MS_MAX: i64 = 1_000;
 
 /// A QEMU process of the lab.
@@ -350,7 +351,8 @@ pub enum Violation {
 pub enum Verdict {
     /// Every promise was kept.
     Kept,
-    /// These VMs lost their only copy to a fault, and the product says so; everything else was kept.
+    /// These VMs lost their only copy to a fault, and the product says so; everything else was
+    /// kept.
     LostAndReported(Vec<VmName>),
     /// These promises were not kept.
     Violated(Vec<Violation>),

@@ -120,7 +120,8 @@ fn a_sound_round_is_kept() {
     assert_eq!(judge(&sound()), Verdict::Kept);
 }
 
-/// Changes a sound round; exactly this violation must be found among others, and none without the change.
+/// Changes a sound round; exactly this violation must be found among others, and none without the
+/// change.
 #[track_caller]
 fn breaks(change: impl FnOnce(&mut Facts), expected: &str) {
     let mut facts = sound();

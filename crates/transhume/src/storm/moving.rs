@@ -11,7 +11,8 @@ use transhume_protocol::event::{Event, Happening};
 use super::scene::Scene;
 use crate::failure::Failure;
 
-/// A move that takes longer hangs. Faults hold for seconds; the slowest wait of the product is a minute.
+/// A move that takes longer hangs. Faults hold for seconds; the slowest wait of the product is a
+/// minute.
 pub const MOVE_MAX: Duration = Duration::from_secs(120);
 /// Pause before a coordinator that was killed is asked for events again.
 const RECONNECT: Duration = Duration::from_millis(50);
@@ -86,7 +87,8 @@ impl Waiting<'_> {
     }
 }
 
-/// Follows the move until it is over or takes too long; returns when every fault that fell is undone.
+/// Follows the move until it is over or takes too long; returns when every fault that fell is
+/// undone.
 pub async fn follow(
     scene: &Scene,
     migration: MigrationId,
@@ -104,7 +106,8 @@ pub async fn follow(
     while !course.ended && Instant::now() < deadline {
         let after = course.events.last().map_or(0, |event| event.number);
         let left = deadline.saturating_duration_since(Instant::now());
-        // Without a coordinator there are no events; it is started again by the strike that killed it.
+        // Without a coordinator there are no events; it is started again by the strike that killed
+        // it.
         let listened = tokio::time::timeout(
             left,
             listen(scene, migration, after, &mut waiting, &mut course, &mut falling),

@@ -15,7 +15,8 @@ use super::moving::{self, Course};
 use super::scene::{Scene, word};
 use crate::failure::Failure;
 
-/// Agents are connected again, and what a move left is cleared away, within this time after its end.
+/// Agents are connected again, and what a move left is cleared away, within this time after its
+/// end.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(500);
 
