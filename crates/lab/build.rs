@@ -1,7 +1,8 @@
-//! Builds the guest's program as a static binary and hands its path to the crate, which carries it inside.
+//! Builds the guest's program as a static binary and hands its path to the crate, which carries it
+//! inside.
 //!
-//! It is a cargo run of its own, in its own target directory: the guest needs `crt-static`, everything else must not
-//! have it.
+//! It is a cargo run of its own, in its own target directory: the guest needs `crt-static`,
+//! everything else must not have it.
 
 use std::env;
 use std::path::PathBuf;

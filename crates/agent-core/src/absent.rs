@@ -5,8 +5,8 @@ use transhume_protocol::message::{Order, OrderKind, Outcome, RefusalKind};
 
 use crate::trouble::Trouble;
 
-/// The answer to an order about a VM of which nothing is here; `None` for those two that begin something. Ask only where nothing
-/// carries the VM's mark either: what is stranded is not absent.
+/// The answer to an order about a VM of which nothing is here; `None` for those two that begin
+/// something. Ask only where nothing carries the VM's mark either: what is stranded is not absent.
 pub fn absent(host: &HostName, order: &Order) -> Option<Outcome> {
     let kind = order.command.kind();
     match kind {

@@ -1,4 +1,5 @@
-//! Orders are idempotent: what was done is answered again, what is under way is answered when it is done.
+//! Orders are idempotent: what was done is answered again, what is under way is answered when it is
+//! done.
 
 use std::collections::BTreeMap;
 

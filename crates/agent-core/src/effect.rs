@@ -18,19 +18,21 @@ pub struct Effect {
     pub act: Act,
 }
 
-/// What can be done to a VM. All of them may be tried again after a failure. Acts of one VM are done in the order
-/// in which they were asked for, [`Act::FinishSourceBuffer`] and [`Act::FinishTargetBuffer`] beside the others.
+/// What can be done to a VM. All of them may be tried again after a failure. Acts of one VM are
+/// done in the order in which they were asked for, [`Act::FinishSourceBuffer`] and
+/// [`Act::FinishTargetBuffer`] beside the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
-    /// Check what can be known before a VM is put here (G3), and promise it room. [`Product::Admitted`](crate::Product).
+    /// Check what can be known before a VM is put here (G3), and promise it room.
+    /// [`Product::Admitted`](crate::Product).
     Admit {
         /// The VM.
         spec: VmSpec,
         /// Only its place comes: nothing but room is asked for.
         powered_off: bool,
     },
-    /// Make the taps and start QEMU behind them, stopped. `Spawned`. What it made before it failed is taken back by
-    /// [`Act::End`].
+    /// Make the taps and start QEMU behind them, stopped. `Spawned`. What it made before it failed
+    /// is taken back by [`Act::End`].
     Spawn {
         /// The VM, machine type filled in.
         spec: VmSpec,
@@ -52,8 +54,8 @@ pub enum Act {
         /// It must never run here again. Its process may be gone: its buffers go on all the same.
         surrendered: bool,
     },
-    /// End everything of the VM on this host: process, page stream, buffers, taps, and a process that only carries its mark.
-    /// Fine when nothing is there. `Ended`.
+    /// End everything of the VM on this host: process, page stream, buffers, taps, and a process
+    /// that only carries its mark. Fine when nothing is there. `Ended`.
     End,
 
     /// Let the guest run. Fine when it does.
@@ -109,7 +111,8 @@ pub enum Act {
     },
     /// Whether the guest takes frames. `Takes`.
     ProbeGuest,
-    /// Step 5: the plug shuts; the guest takes what it was sent, unless it is taken as it is. `Shut`.
+    /// Step 5: the plug shuts; the guest takes what it was sent, unless it is taken as it is.
+    /// `Shut`.
     ShutSourceBuffer {
         /// The guest takes no frames: nothing is waited for.
         as_is: bool,
@@ -122,7 +125,8 @@ pub enum Act {
     FinishSourceBuffer,
     /// Abort, first half: frames wait in the plug, everything before them is kept.
     ShutForAbort,
-    /// Abort, second half, the guest as it is to stay: kept frames in order, then the plug opens. `SourceFrames`.
+    /// Abort, second half, the guest as it is to stay: kept frames in order, then the plug opens.
+    /// `SourceFrames`.
     PutBack,
 
     /// Step 4 at the target. `Tunnels`.
@@ -132,18 +136,21 @@ pub enum Act {
         /// Of the order.
         epoch: Epoch,
     },
-    /// Step 8: let a loaded target run. The epoch is that of an `Activate` order: nothing else permits it.
+    /// Step 8: let a loaded target run. The epoch is that of an `Activate` order: nothing else
+    /// permits it.
     RunArrived {
         /// Of the order.
         epoch: Epoch,
     },
-    /// Step 8, the guest as it is to be: captured frames in order, then the announcement. `Announced`. The epoch is that of an
-    /// `Activate` order: a guest that stays stopped is at home here from now on.
+    /// Step 8, the guest as it is to be: captured frames in order, then the announcement.
+    /// `Announced`. The epoch is that of an `Activate` order: a guest that stays stopped is at home
+    /// here from now on.
     ActivateBuffer {
         /// Of the order.
         epoch: Epoch,
     },
-    /// Step 9 at the target: on FIN the plug opens. `TargetFrames`. Takes as long as its limits allow.
+    /// Step 9 at the target: on FIN the plug opens. `TargetFrames`. Takes as long as its limits
+    /// allow.
     FinishTargetBuffer,
 }
 
@@ -197,7 +204,8 @@ pub enum SpawnFor {
 pub enum AdoptBuffers {
     /// There are none.
     None,
-    /// It captured: goes on reading into the same spool, and forwards to these ends where there are any.
+    /// It captured: goes on reading into the same spool, and forwards to these ends where there are
+    /// any.
     Capture {
         /// The target's ends.
         tunnels: Vec<SocketAddr>,
@@ -211,8 +219,8 @@ pub enum AdoptBuffers {
         /// Whether the VM was activated already.
         activated: bool,
     },
-    /// All was delivered, but the source may not have heard of it: it is answered at these addresses. Where that cannot be
-    /// done any more it is no reason to fail.
+    /// All was delivered, but the source may not have heard of it: it is answered at these
+    /// addresses. Where that cannot be done any more it is no reason to fail.
     Delivered {
         /// Its own ends.
         tunnels: Vec<SocketAddr>,
@@ -231,7 +239,8 @@ pub enum Signal {
     },
     /// How the page stream is read from here on.
     Pace(Pace),
-    /// The guest has stopped: the target's page stream asks at once for what other streams still carry.
+    /// The guest has stopped: the target's page stream asks at once for what other streams still
+    /// carry.
     StopWaitingForSiblings,
     /// The page stream is of no use any more.
     CutPageStream,

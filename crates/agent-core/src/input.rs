@@ -162,7 +162,8 @@ pub enum RunState {
 }
 
 impl RunState {
-    /// What the guest itself does, where the state says so: the stops that a migration makes do not.
+    /// What the guest itself does, where the state says so: the stops that a migration makes do
+    /// not.
     pub fn guest(self) -> Option<GuestState> {
         match self {
             RunState::Running => Some(GuestState::Running),

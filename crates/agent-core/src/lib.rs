@@ -1,5 +1,5 @@
-//! What an agent decides about one VM, sans-IO (§3.3): a role, what an order does in it, and what must be durable
-//! before it is done.
+//! What an agent decides about one VM, sans-IO (§3.3): a role, what an order does in it, and what
+//! must be durable before it is done.
 //!
 //! ```text
 //!             StartVm                 PreCopy              Commit             Discard
@@ -11,14 +11,15 @@
 //!     └──────────────────────AbortTarget─────┴───────────────────┘
 //! ```
 //!
-//! [`Machine::handle`] takes one [`Input`] and returns a [`Ready`]; only [`Machine::proceed`] turns that into the
-//! [`After`] with its effects, and it wants to know whether the record was written. So nothing can be done
-//! before it is durable. Each effect is answered once, by [`Input::Done`].
+//! [`Machine::handle`] takes one [`Input`] and returns a [`Ready`]; only [`Machine::proceed`] turns
+//! that into the [`After`] with its effects, and it wants to know whether the record was written.
+//! So nothing can be done before it is durable. Each effect is answered once, by [`Input::Done`].
 //!
-//! The real agent and the simulation both run this machine; `docs/design/agent.md` has the roles, the records and
-//! what is done when something fails.
+//! The real agent and the simulation both run this machine; `docs/design/agent.md` has the roles,
+//! the records and what is done when something fails.
 //!
-//! Deliberately absent: clocks, files, sockets, QEMU, and any decision about a batch: the coordinator's.
+//! Deliberately absent: clocks, files, sockets, QEMU, and any decision about a batch: the
+//! coordinator's.
 #![forbid(unsafe_code)]
 
 mod absent;

@@ -2,24 +2,26 @@
 
 use transhume_model::Millis;
 
-/// Orders of one VM that wait for the one that is being carried out. The coordinator sends at most one per step and VM, and
-/// repeats slowly.
+/// Orders of one VM that wait for the one that is being carried out. The coordinator sends at most
+/// one per step and VM, and repeats slowly.
 pub const ORDERS_WAITING_MAX: usize = 64;
 
 /// Pause between two looks at a page stream's progress.
 pub const PROGRESS_MS: Millis = Millis(100);
 
-/// Passes over memory before a prediction is believed: the first copies everything, the second what it missed.
+/// Passes over memory before a prediction is believed: the first copies everything, the second what
+/// it missed.
 pub const ROUNDS_MIN: u64 = 2;
 
-/// Longest wait for a page stream whose predicted blackout fits until the target's agent lags little.
+/// Longest wait for a page stream whose predicted blackout fits until the target's agent lags
+/// little.
 pub const LAG_MS_MAX: Millis = Millis(200);
 
 /// Pause between two looks whether it does.
 pub const LAG_LOOK_MS: Millis = Millis(5);
 
-/// A guest that has taken no frame for so long takes none. A healthy one may be starved of processor for a while, and taking it for deaf
-/// costs it the one frame that QEMU holds.
+/// A guest that has taken no frame for so long takes none. A healthy one may be starved of
+/// processor for a while, and taking it for deaf costs it the one frame that QEMU holds.
 pub const DEAF_MS_MIN: Millis = Millis(2_000);
 
 /// Pause between two questions to a guest that took none.

@@ -1,4 +1,5 @@
-//! One VM's machine: fences orders, answers repeated ones, and lets nothing happen that is not durable.
+//! One VM's machine: fences orders, answers repeated ones, and lets nothing happen that is not
+//! durable.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -123,7 +124,8 @@ impl Cx<'_> {
         });
     }
 
-    /// Answers the order of this kind that waits, if one does, and keeps the answer for one that is given again.
+    /// Answers the order of this kind that waits, if one does, and keeps the answer for one that is
+    /// given again.
     pub(crate) fn answer(&mut self, kind: OrderKind, outcome: Outcome) {
         if let Some(order) = self.answers.resolve(kind, &outcome) {
             self.send(Some(order), outcome);
@@ -198,7 +200,8 @@ impl Machine {
         (machine, ready)
     }
 
-    /// Something carries this VM's mark and there is no record that says what it is: it is left alone.
+    /// Something carries this VM's mark and there is no record that says what it is: it is left
+    /// alone.
     pub fn stranded(host: HostName, name: VmName, what: String, hint: String) -> Self {
         let role = Role::stranded_without_record(what, hint);
         Self::with(host, name, Epoch::default(), role, None)
@@ -240,12 +243,14 @@ impl Machine {
         })
     }
 
-    /// What its agent is in the midst of: the order that is being carried out, for logs and for "what is waited for".
+    /// What its agent is in the midst of: the order that is being carried out, for logs and for
+    /// "what is waited for".
     pub fn busy_with(&self) -> Option<Ticket> {
         self.state.role.busy_with()
     }
 
-    /// Takes one input. The [`Ready`] of the one before must have been given to [`Machine::proceed`].
+    /// Takes one input. The [`Ready`] of the one before must have been given to
+    /// [`Machine::proceed`].
     pub fn handle(&mut self, now: Now, input: Input) -> Ready {
         assert!(self.before.is_none(), "the last input is not finished");
         match input {
@@ -258,8 +263,8 @@ impl Machine {
         }
     }
 
-    /// Orders that waited while the VM went. Where it is gone whoever holds the machines takes them again: one of them may begin
-    /// something anew.
+    /// Orders that waited while the VM went. Where it is gone whoever holds the machines takes them
+    /// again: one of them may begin something anew.
     pub fn into_postponed(self) -> Vec<Order> {
         self.state.postponed.into()
     }
@@ -283,8 +288,9 @@ impl Machine {
 
     /// What may be done, now that the change is durable, or cannot be made so.
     ///
-    /// An order whose record cannot be written has failed and changed nothing. A fact that cannot be written stays a fact:
-    /// what follows from it waits, and it is written again with the next input, or after [`WRITE_AGAIN_MS`].
+    /// An order whose record cannot be written has failed and changed nothing. A fact that cannot
+    /// be written stays a fact: what follows from it waits, and it is written again with the next
+    /// input, or after [`WRITE_AGAIN_MS`].
     pub fn proceed(&mut self, now: Now, ready: Ready, written: Result<(), String>) -> After {
         let before = self.before.take();
         match (written, before) {
@@ -404,7 +410,8 @@ impl Machine {
         })
     }
 
-    /// One that is repeated takes the place of the first; one that ends everything goes in front; others wait their turn.
+    /// One that is repeated takes the place of the first; one that ends everything goes in front;
+    /// others wait their turn.
     fn take_order_while_busy(&mut self, now: Now, order: &Order, ticket: Ticket) -> After {
         let kind = order.command.kind();
         if self.state.answers.is_waiting(kind) {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use transhume_model::{Epoch, MigrationId, ProcessId, VmName, VmSpec};
 use transhume_protocol::message::{ActivationTimes, GuestState, SourceFrames, TargetFrames};
 
-/// Version of the records that this agent writes. Older ones that it can read: none yet; 0.2.0 is the first that is numbered.
+/// Version of the records that this agent writes. Older ones that it can read: none yet; 0.2.0 is
+/// the first that is numbered.
 pub const RECORD_VERSION: u16 = 2;
 
 /// A VM as it is remembered.
@@ -107,7 +108,8 @@ pub enum Place {
     },
 }
 
-/// What was answered to the orders of a move that brought a VM here, for orders that are given again after a restart.
+/// What was answered to the orders of a move that brought a VM here, for orders that are given
+/// again after a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrival {
     /// Its own tunnel ends, by NIC.
@@ -175,7 +177,8 @@ pub enum Change {
     Remove,
 }
 
-/// Name of the tap of a VM's NIC. Interface names are short and VM names are not: a hash (FNV-1a) stands for the name.
+/// Name of the tap of a VM's NIC. Interface names are short and VM names are not: a hash (FNV-1a)
+/// stands for the name.
 pub fn tap_name(vm: &VmName, nic: usize) -> String {
     let hash = vm.as_str().bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -1,4 +1,5 @@
-//! A failure at every act, a record that cannot be written, and an agent that is killed anywhere: nothing half-happens.
+//! A failure at every act, a record that cannot be written, and an agent that is killed anywhere:
+//! nothing half-happens.
 
 mod rig;
 
@@ -80,7 +81,8 @@ fn a_failure_at_any_act_of_the_way_back_keeps_every_frame() {
     }
 }
 
-/// A7: after a failed `cont` on the target every further order to activate was refused until the agent was restarted.
+/// A7: after a failed `cont` on the target every further order to activate was refused until the
+/// agent was restarted.
 #[test]
 fn a_target_that_does_not_run_at_once_is_run_by_the_next_order() {
     for act in ["run-arrived", "activate-buffer"] {

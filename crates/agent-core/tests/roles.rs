@@ -337,8 +337,8 @@ fn tunnels_of_a_restarted_target_are_the_same() {
     );
 }
 
-/// Found by storms: killed between `Committed` and its record `arrived`, an agent came back without the
-/// frames that lay in its spool, and could never close a buffer that it had not.
+/// Found by storms: killed between `Committed` and its record `arrived`, an agent came back without
+/// the frames that lay in its spool, and could never close a buffer that it had not.
 #[test]
 fn a_restarted_target_takes_up_what_its_source_has_sent() {
     let mut rig = Rig::new();

@@ -68,7 +68,8 @@ impl Agent {
         (Entry { orders, snapshot }, taken_over)
     }
 
-    /// Nothing of the VM is here any more. It is struck out before its last answer, so that the next order finds no task that ends.
+    /// Nothing of the VM is here any more. It is struck out before its last answer, so that the
+    /// next order finds no task that ends.
     fn part_with(&self, vm: &VmName, farewell: Farewell) {
         let Farewell {
             reports,
@@ -175,8 +176,8 @@ impl Agent {
         at_home.collect()
     }
 
-    /// Message B, with the dirty rates that were asked for, as far as they can be had in time (§2.2.2). A measurement takes its
-    /// time; other orders do not wait for it.
+    /// Message B, with the dirty rates that were asked for, as far as they can be had in time
+    /// (§2.2.2). A measurement takes its time; other orders do not wait for it.
     fn answer_inspect(&self, order: Order) {
         let dirty_of = match &order.command {
             Command::Inspect { dirty_of } => dirty_of.clone(),

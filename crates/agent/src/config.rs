@@ -21,7 +21,8 @@ pub struct Config {
     pub host: HostName,
     /// Where VMs' records, sockets and logs live. Must be on a file system that keeps Unix sockets.
     pub state_dir: PathBuf,
-    /// Where frames are kept until commit; a memory file system, so that they outlive the process but cost no disk.
+    /// Where frames are kept until commit; a memory file system, so that they outlive the process
+    /// but cost no disk.
     #[serde(default = "default_spool_dir")]
     pub spool_dir: PathBuf,
     /// The bridge that carries the guests' frames.

@@ -1,5 +1,5 @@
-//! Dirty rates in pre-migration (§2.2.2): all VMs at once, within one wait. What is not known by then stays unknown; a move is never
-//! lost by a guest that does not answer.
+//! Dirty rates in pre-migration (§2.2.2): all VMs at once, within one wait. What is not known by
+//! then stays unknown; a move is never lost by a guest that does not answer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

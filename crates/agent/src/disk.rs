@@ -1,7 +1,8 @@
-//! Can this host reach a VM's disk? Asked at reservation, so that a missing export is found before anything moves.
+//! Can this host reach a VM's disk? Asked at reservation, so that a missing export is found before
+//! anything moves.
 //!
-//! For NBD: the server greets, the client asks for information about the export (fixed newstyle negotiation, NBD
-//! protocol document, `NBD_OPT_INFO`), and leaves. No data is read.
+//! For NBD: the server greets, the client asks for information about the export (fixed newstyle
+//! negotiation, NBD protocol document, `NBD_OPT_INFO`), and leaves. No data is read.
 
 use std::io;
 use std::path::PathBuf;

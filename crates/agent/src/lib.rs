@@ -1,8 +1,10 @@
-//! One agent per host: carries out the coordinator's orders over QEMU, the virtual network buffers and the host's bridge (§3.3).
+//! One agent per host: carries out the coordinator's orders over QEMU, the virtual network buffers
+//! and the host's bridge (§3.3).
 //!
-//! What is decided about one VM is `transhume_agent_core`; here its effects are carried out. `docs/design/agent.md` has the roles
-//! and what is recorded when. The order of reading: `start` (what an earlier agent left), `agent` (who takes which order), `vm` (one
-//! VM's task), `store` (the records).
+//! What is decided about one VM is `transhume_agent_core`; here its effects are carried out.
+//! `docs/design/agent.md` has the roles and what is recorded when. The order of reading: `start`
+//! (what an earlier agent left), `agent` (who takes which order), `vm` (one VM's task), `store`
+//! (the records).
 //!
 //! Deliberately absent: any decision, about a VM or about a batch.
 #![forbid(unsafe_code)]
@@ -107,7 +109,8 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// Made where it is missing, and by its one name: the paths below it are the marks of this agent's QEMUs.
+/// Made where it is missing, and by its one name: the paths below it are the marks of this agent's
+/// QEMUs.
 fn directory(path: &Path) -> Result<std::path::PathBuf, Error> {
     std::fs::create_dir_all(path)
         .and_then(|()| std::fs::canonicalize(path))

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Orders waiting for one VM's task. The coordinator sends at most one per step and VM, and repeats slowly.
+/// Orders waiting for one VM's task. The coordinator sends at most one per step and VM, and repeats
+/// slowly.
 pub(crate) const ORDERS_WAITING_MAX: usize = 64;
 
 /// Reports waiting for the link; beyond it the link is taken for dead.
@@ -32,38 +33,46 @@ pub(crate) const RETURN_PATH_BYTES: usize = 4096;
 /// Bytes of one stream that are sent or retained and not acknowledged; 1 Gbit/s over 32 ms.
 pub(crate) const PAGE_WINDOW_BYTES_MAX: u64 = 4 << 20;
 
-/// How long a page stream waits for pages that other streams of its source carry, before it asks for them. The windows of eight
-/// streams take 1.3 s at 200 Mbit/s; a stream that breaks takes its promises back at once.
+/// How long a page stream waits for pages that other streams of its source carry, before it asks
+/// for them. The windows of eight streams take 1.3 s at 200 Mbit/s; a stream that breaks takes its
+/// promises back at once.
 pub(crate) const PAGE_SIBLING_WAIT: Duration = Duration::from_secs(3);
 
-/// Send buffer of a page stream's socket: the link's own latency is short, and what waits in front of the last pages lengthens the blackout.
+/// Send buffer of a page stream's socket: the link's own latency is short, and what waits in front
+/// of the last pages lengthens the blackout.
 pub(crate) const PAGE_SEND_BUFFER_BYTES: usize = 512 << 10;
 
-/// Send buffer of a target's socket to its QEMU; the kernel doubles it. What waits in it waits in front of the last pages.
+/// Send buffer of a target's socket to its QEMU; the kernel doubles it. What waits in it waits in
+/// front of the last pages.
 pub(crate) const QEMU_SOCKET_BYTES: usize = 512 << 10;
 
 /// Page versions kept for delta, per stream and side: 4 MiB.
 pub(crate) const PAGE_VERSION_SLOTS: u32 = 1024;
 
-/// Wait for QEMU to say `pre-switchover` or `completed` after the pause; the order's own limit is the coordinator's.
+/// Wait for QEMU to say `pre-switchover` or `completed` after the pause; the order's own limit is
+/// the coordinator's.
 pub(crate) const STOP_AND_COPY_MAX: Duration = Duration::from_secs(120);
 
 /// Wait for an NBD server's answer about an export.
 pub(crate) const DISK_PROBE_MAX: Duration = Duration::from_secs(3);
 
-/// Time for a held page stream to catch up before the guest is stopped; measured in `docs/design/qemu.md`.
+/// Time for a held page stream to catch up before the guest is stopped; measured in
+/// `docs/design/qemu.md`.
 pub(crate) const CATCH_UP: Duration = Duration::from_millis(30);
 
 /// Bytes under way to the target's agent with which a VM may be stopped: 4 ms at 1 Gbit/s.
 pub(crate) const LAG_BYTES_MAX: u64 = 512 << 10;
 
-/// What QEMU, buffers and streams report by themselves, waiting for the VM's task; each of them does so a few times in a move.
+/// What QEMU, buffers and streams report by themselves, waiting for the VM's task; each of them
+/// does so a few times in a move.
 pub(crate) const INPUTS_WAITING_MAX: usize = 256;
 
-/// Longest act of a VM, but for those that wait for memory to cross: a backstop behind the limits of QEMU and `netbuf`.
+/// Longest act of a VM, but for those that wait for memory to cross: a backstop behind the limits
+/// of QEMU and `netbuf`.
 pub(crate) const ACT_MAX: Duration = Duration::from_secs(120);
 
-/// Longest act that waits for memory to cross: two waits of [`STOP_AND_COPY_MAX`] and some talk with QEMU.
+/// Longest act that waits for memory to cross: two waits of [`STOP_AND_COPY_MAX`] and some talk
+/// with QEMU.
 pub(crate) const COPY_ACT_MAX: Duration = Duration::from_secs(270);
 
 /// Longest act that closes a buffer; the coordinator asks again, and the closing goes on meanwhile.
@@ -72,8 +81,8 @@ pub(crate) const FINISH_ACT_MAX: Duration = Duration::from_secs(90);
 /// How long a target's closed buffer goes on answering a source that missed that it is closed.
 pub(crate) const CLOSED_BUFFER_KEPT: Duration = Duration::from_secs(5);
 
-/// Longest wait of a starting agent for what an earlier one left to be taken over, before it hears the coordinator. What takes
-/// longer is shown as it was recorded.
+/// Longest wait of a starting agent for what an earlier one left to be taken over, before it hears
+/// the coordinator. What takes longer is shown as it was recorded.
 pub(crate) const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 
 /// Processes looked at for the mark of a QEMU; more than Linux has.

@@ -1,7 +1,7 @@
 //! The coordinator's connection: orders in, reports out.
 //!
-//! The newest connection wins; an older one ends when a new one is accepted. Fencing is not the link's business:
-//! epochs are checked where an order meets its VM.
+//! The newest connection wins; an older one ends when a new one is accepted. Fencing is not the
+//! link's business: epochs are checked where an order meets its VM.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,8 +16,8 @@ use transhume_protocol::wire;
 
 use crate::limits::{LINK_SILENCE_MS_MAX, REPORTS_WAITING_MAX};
 
-/// Where reports go: the newest connection, or nowhere. A report that finds no link is dropped; the coordinator
-/// gives its orders again when it is back, and they are answered again.
+/// Where reports go: the newest connection, or nowhere. A report that finds no link is dropped; the
+/// coordinator gives its orders again when it is back, and they are answered again.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reports {
     link: Arc<Mutex<Option<mpsc::Sender<Report>>>>,

@@ -1,5 +1,5 @@
-//! What carries this agent's mark, with or without a record: its QEMUs, by the path of their monitor on their command line, and
-//! its taps, by their `ifalias`.
+//! What carries this agent's mark, with or without a record: its QEMUs, by the path of their
+//! monitor on their command line, and its taps, by their `ifalias`.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,8 +1,9 @@
 //! The pacing hook of a page stream: how it is read next, and how fast it is sent.
 //!
-//! An idle stream is read slowly ([`HoldPace`]): with the switchover-ack withheld QEMU would otherwise look for dirty pages without
-//! pause, and that costs a processor and QEMU's big lock. Released for the catching up before the capture, and once the guest has stopped, it
-//! runs at full speed, or at the rate that was set: the governor of the bands will do so.
+//! An idle stream is read slowly ([`HoldPace`]): with the switchover-ack withheld QEMU would
+//! otherwise look for dirty pages without pause, and that costs a processor and QEMU's big lock.
+//! Released for the catching up before the capture, and once the guest has stopped, it runs at full
+//! speed, or at the rate that was set: the governor of the bands will do so.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,7 +1,9 @@
-//! An agent that starts takes over what an earlier one left (G6), and finds what carries its mark without a record.
+//! An agent that starts takes over what an earlier one left (G6), and finds what carries its mark
+//! without a record.
 //!
-//! A record whose process lives, or has none, is taken up by its VM's machine. What has no record that can be read, or another
-//! process than the recorded one, is stranded: left alone, reported, and nobody may use its name.
+//! A record whose process lives, or has none, is taken up by its VM's machine. What has no record
+//! that can be read, or another process than the recorded one, is stranded: left alone, reported,
+//! and nobody may use its name.
 
 use std::time::Duration;
 

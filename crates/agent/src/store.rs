@@ -7,8 +7,8 @@
 //! state_dir/vms/VM/state.json.unreadable  one that was set aside
 //! ```
 //!
-//! A write is: new file, its bytes and its length to disk, renamed over the old one, and the directory to disk. A kill at any
-//! point leaves the old record or the new one.
+//! A write is: new file, its bytes and its length to disk, renamed over the old one, and the
+//! directory to disk. A kill at any point leaves the old record or the new one.
 
 use std::fs;
 use std::io::{self, Read, Seek, Write};
@@ -212,7 +212,8 @@ impl<F: Files> Store<F> {
         self.files.sync_dir(&dir).map_err(error("sync", &dir))
     }
 
-    /// Removes the VM's directory: the record first, so that no half of it is ever taken for the whole.
+    /// Removes the VM's directory: the record first, so that no half of it is ever taken for the
+    /// whole.
     pub(crate) fn forget(&self, vm: &VmName) -> Result<(), StoreError> {
         let dir = self.vm_dir(vm);
         if !dir.is_dir() {
@@ -225,7 +226,8 @@ impl<F: Files> Store<F> {
         self.files.sync_dir(&self.vms).map_err(error("sync", &self.vms))
     }
 
-    /// What an earlier agent left, by VM. A record that cannot be read is set aside: the others go on.
+    /// What an earlier agent left, by VM. A record that cannot be read is set aside: the others go
+    /// on.
     pub(crate) fn read_all(&self) -> Result<Vec<Kept>, StoreError> {
         let read = error("read", &self.vms);
         let entries = fs::read_dir(&self.vms).and_then(Iterator::collect::<io::Result<Vec<_>>>);
@@ -270,8 +272,8 @@ impl<F: Files> Store<F> {
     }
 }
 
-/// One agent per directory: a kernel lock, gone with its holder however that ends. Writing our number into the file also tells whether
-/// the file system takes writes at all.
+/// One agent per directory: a kernel lock, gone with its holder however that ends. Writing our
+/// number into the file also tells whether the file system takes writes at all.
 fn lock(state_dir: &Path) -> Result<fs::File, StoreError> {
     let path = state_dir.join(LOCK);
     let opened = fs::File::options()

@@ -1,4 +1,5 @@
-//! What jobs want done is done here: durable first, then the hosts as they are now, then whoever asked.
+//! What jobs want done is done here: durable first, then the hosts as they are now, then whoever
+//! asked.
 
 use transhume_api::ClusterView;
 use transhume_model::ClusterName;

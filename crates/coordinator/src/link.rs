@@ -1,7 +1,9 @@
 //! The connections to the agents: one task per host, for as long as the coordinator lives.
 //!
 //! ```text
-//!  connect ──▶ first report: the host's state ──▶ Back ──▶ reports … ──▶ silence, or broken ──▶ Lost, Away ──▶ pause ──▶ connect
+//!  connect ──▶ first report: the host's state ──▶ Back ──▶ reports … ──▶ silence, or broken
+//!     ▲                                                                          │
+//!     └──────────────────────────── pause ◀── Lost, Away ◀───────────────────────┘
 //! ```
 //!
 //! A connection is an agent's life: one that restarted is lost and back, whatever it says of

@@ -1,4 +1,5 @@
-//! The lab's own certificate authority: one certificate per host, naming the address where its agent takes page streams.
+//! The lab's own certificate authority: one certificate per host, naming the address where its
+//! agent takes page streams.
 
 use std::fs;
 use std::net::IpAddr;

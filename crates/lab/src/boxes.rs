@@ -6,7 +6,8 @@ use kuva::render::plots::Plot;
 
 /// Jitter of the points over their box, in the plot's own unit.
 const JITTER: f64 = 0.25;
-/// Opaque: the PNG half of the drawing library leaves out points of a colour it cannot read, like `rgba()`.
+/// Opaque: the PNG half of the drawing library leaves out points of a colour it cannot read, like
+/// `rgba()`.
 const POINT_COLOR: &str = "#404040";
 const WIDTH_MIN: f64 = 900.0;
 /// Width of a box with its label, once there are many.

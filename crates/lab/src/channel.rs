@@ -1,7 +1,8 @@
 //! The host's side of the console channel (`transhume_guest::wire`).
 //!
-//! A VM may be on any host and may move between two bytes. A call therefore asks one possible place after the other,
-//! always with the same request id, until the guest's whole answer is there or the time is over.
+//! A VM may be on any host and may move between two bytes. A call therefore asks one possible place
+//! after the other, always with the same request id, until the guest's whole answer is there or the
+//! time is over.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,9 @@ use transhume_model::VmName;
 use crate::LabError;
 use crate::state::{Lab, VmState};
 
-/// After this long without a byte the next place is asked, and this one later again: short at first, because a guest
-/// that boots misses what was said before, then longer, because a request may take its time.
+/// After this long without a byte the next place is asked, and this one later again: short at
+/// first, because a guest that boots misses what was said before, then longer, because a request
+/// may take its time.
 const SILENCE_MIN: Duration = Duration::from_millis(200);
 const SILENCE_MAX: Duration = Duration::from_millis(2000);
 const RETRY: Duration = Duration::from_millis(100);
@@ -119,7 +121,8 @@ impl Channel {
 #[derive(Default)]
 struct Chunks(BTreeMap<u64, (Stream, String)>);
 
-/// Asks at one place; `None` when it ended the connection or fell silent before the whole answer was there.
+/// Asks at one place; `None` when it ended the connection or fell silent before the whole answer
+/// was there.
 async fn ask(
     place: &Path,
     line: &[u8],

@@ -1,7 +1,9 @@
-//! Removes a lab, whole or crashed, with or without its state file, and those whose owner has ended. Can be repeated.
+//! Removes a lab, whole or crashed, with or without its state file, and those whose owner has
+//! ended. Can be repeated.
 //!
-//! First the processes that the lab recorded, then every process that lives in one of its namespaces: this finds the
-//! QEMUs that agents started, whatever became of the agents. Then the namespaces, with them all devices, then the files.
+//! First the processes that the lab recorded, then every process that lives in one of its
+//! namespaces: this finds the QEMUs that agents started, whatever became of the agents. Then the
+//! namespaces, with them all devices, then the files.
 
 use std::fs;
 use std::io;

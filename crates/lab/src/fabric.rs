@@ -1,5 +1,5 @@
-//! The network between the hosts: per circuit (§3.1) a bridge in the fabric's namespace and one veth per host, both
-//! directions at the link's speed.
+//! The network between the hosts: per circuit (§3.1) a bridge in the fabric's namespace and one
+//! veth per host, both directions at the link's speed.
 
 use std::net::Ipv4Addr;
 

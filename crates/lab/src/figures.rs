@@ -1,4 +1,5 @@
-//! Exact figures of the workload: senders stop everywhere, what is in flight arrives, then every number is final.
+//! Exact figures of the workload: senders stop everywhere, what is in flight arrives, then every
+//! number is final.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,7 +72,8 @@ pub struct PairFigures {
     pub reordered: u64,
 }
 
-/// Stops the senders, waits for what is in flight, and counts. The senders go on afterwards, also after an error.
+/// Stops the senders, waits for what is in flight, and counts. The senders go on afterwards, also
+/// after an error.
 ///
 /// With `verify_disks` every block ever written is read back first.
 pub async fn collect(lab: &Lab, verify_disks: bool) -> Result<Figures, LabError> {

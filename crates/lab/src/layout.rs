@@ -25,8 +25,9 @@ pub const CONTROL_PORT: u16 = 7401;
 const API_PORT: u16 = 7400;
 const COORDINATOR_HOST: u8 = 200;
 const STORAGE_HOST: u8 = 250;
-/// Fast start on an emulated machine: `nokaslr` and `cryptomgr.notests` alone save half a second. Without KASLR the
-/// kernels of two guests are more alike than elsewhere; figures of deduplication must say so.
+/// Fast start on an emulated machine: `nokaslr` and `cryptomgr.notests` alone save half a second.
+/// Without KASLR the kernels of two guests are more alike than elsewhere; figures of deduplication
+/// must say so.
 const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 no_timer_check tsc=reliable mitigations=off nokaslr cryptomgr.notests \
                        random.trust_cpu=on rcupdate.rcu_expedited=1 ipv6.disable=1 panic=0";
 /// Length of the network prefix of the VMs' addresses.

@@ -1,7 +1,8 @@
-//! A whole data centre on one machine: hosts as network namespaces, real guests, workloads, faults and figures.
+//! A whole data centre on one machine: hosts as network namespaces, real guests, workloads, faults
+//! and figures.
 //!
-//! `up` builds it, `down` removes whatever is left of it. Everything is a library call with an options struct; progress
-//! goes through a callback, nothing is printed. See `docs/design/lab.md`.
+//! `up` builds it, `down` removes whatever is left of it. Everything is a library call with an
+//! options struct; progress goes through a callback, nothing is printed. See `docs/design/lab.md`.
 #![forbid(unsafe_code)]
 
 mod authority;

@@ -52,7 +52,8 @@ impl MemoryLoad {
         }
     }
 
-    /// A lab of two hosts under this load; `scratch` is an empty directory for what is laid into the guests.
+    /// A lab of two hosts under this load; `scratch` is an empty directory for what is laid into
+    /// the guests.
     pub fn lab(self, vms: u16, bits_per_s: Option<u64>, scratch: &Path) -> Result<LabUp, LabError> {
         let rewrite = |kind| Some(format!("/init load {kind} {REWRITTEN_MIB} {REWRITTEN_MIB_S}"));
         let (overlay, run) = match self {
@@ -74,7 +75,8 @@ impl MemoryLoad {
     }
 }
 
-/// A directory with libraries of this machine, by name, up to the limit. A guest's root file system is its page cache.
+/// A directory with libraries of this machine, by name, up to the limit. A guest's root file system
+/// is its page cache.
 fn libraries(scratch: &Path) -> Result<PathBuf, LabError> {
     let failed = |path: &Path, source| LabError::File {
         action: "copy",

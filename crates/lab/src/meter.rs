@@ -1,4 +1,5 @@
-//! What a move costs, whoever makes it: bytes that hosts sent in the VMCT circuit, and processor time of the machine.
+//! What a move costs, whoever makes it: bytes that hosts sent in the VMCT circuit, and processor
+//! time of the machine.
 
 use std::fs;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Named network namespaces under /run/netns, made as `ip netns` makes them, and work inside them.
 //!
-//! A namespace belongs to a thread. Work inside one therefore runs on a thread made for it, which ends afterwards;
-//! child processes started there stay in the namespace.
+//! A namespace belongs to a thread. Work inside one therefore runs on a thread made for it, which
+//! ends afterwards; child processes started there stay in the namespace.
 
 use std::fs::{self, File};
 use std::io;

@@ -55,7 +55,8 @@ pub struct LabUp {
     pub pages_off: Vec<String>,
     /// Whether page streams are encrypted.
     pub tls: bool,
-    /// A process that the lab belongs to: once it has ended, the next `up` of any lab removes this one. Without, it stays.
+    /// A process that the lab belongs to: once it has ended, the next `up` of any lab removes this
+    /// one. Without, it stays.
     pub owner: Option<u32>,
     /// The program that is `agent` and `coordinator`; the current one where absent.
     pub program: Option<PathBuf>,

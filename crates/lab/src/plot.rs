@@ -1,4 +1,5 @@
-//! What the figures are made of: one row per VM and move, its summary, a CSV, boxes. Pure but for the strings.
+//! What the figures are made of: one row per VM and move, its summary, a CSV, boxes. Pure but for
+//! the strings.
 
 use std::fmt::Write;
 
@@ -80,7 +81,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of a sample; `None` where it is empty. Quartiles lie between neighbours in proportion (Hyndman and Fan, type 7).
+    /// Of a sample; `None` where it is empty. Quartiles lie between neighbours in proportion
+    /// (Hyndman and Fan, type 7).
     pub fn of(sample: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = sample.into_iter().collect();
         sorted.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! Processes of the lab: started inside a namespace, remembered by pid and start time, ended only when they still are
-//! the same process.
+//! Processes of the lab: started inside a namespace, remembered by pid and start time, ended only
+//! when they still are the same process.
 
 use std::fs::{self, File};
 use std::io;
@@ -164,8 +164,8 @@ pub fn inside(namespaces: &[Namespace]) -> Vec<ProcessRecord> {
 
 /// Waits until something in the namespace listens on `address`.
 ///
-/// The kernel's table is read instead of connecting: an agent answers only its newest connection, and that must stay
-/// the coordinator's.
+/// The kernel's table is read instead of connecting: an agent answers only its newest connection,
+/// and that must stay the coordinator's.
 pub fn wait_for_listener(
     namespace: &Namespace,
     address: SocketAddrV4,
@@ -255,7 +255,8 @@ mod tests {
         child.wait().unwrap();
     }
 
-    /// Found in the lab: a killed agent's listener was still there, and the next one could not start.
+    /// Found in the lab: a killed agent's listener was still there, and the next one could not
+    /// start.
     #[test]
     fn a_process_whose_first_thread_alone_is_gone_still_lives() {
         let stat = |state, threads| {

@@ -1,4 +1,5 @@
-//! The lab's memory: one JSON file, replaced atomically, written before each thing it names is made.
+//! The lab's memory: one JSON file, replaced atomically, written before each thing it names is
+//! made.
 
 use std::fs;
 use std::io::{self, Write};
@@ -18,8 +19,8 @@ const CHANNEL_SOCKET: &str = "serial.sock";
 pub struct State {
     /// `up` finished.
     pub complete: bool,
-    /// The process whose end makes this lab a ruin, which the next `up` removes: the one that builds it; from then on
-    /// the one that was named, if one was.
+    /// The process whose end makes this lab a ruin, which the next `up` removes: the one that
+    /// builds it; from then on the one that was named, if one was.
     pub owner: Option<ProcessRecord>,
     /// Network namespaces, by name.
     pub namespaces: Vec<String>,

@@ -1,4 +1,5 @@
-//! Network-attached storage (§3.1): one disk server per VM in the storage namespace, raw files in the lab's directory.
+//! Network-attached storage (§3.1): one disk server per VM in the storage namespace, raw files in
+//! the lab's directory.
 
 use std::fs::{self, File};
 use std::net::SocketAddrV4;

@@ -1,6 +1,7 @@
 //! Settings that keep the lab from disturbing its own figures.
 //!
-//! Without them a sender that changes its CPU overtakes itself in veth's per-CPU queues, and a burst overflows them.
+//! Without them a sender that changes its CPU overtakes itself in veth's per-CPU queues, and a
+//! burst overflows them.
 
 use std::fs;
 use std::path::Path;

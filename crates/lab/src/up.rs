@@ -23,7 +23,8 @@ const VM_START_MS_MAX_PER_VM: u64 = 5_000;
 const POLL: Duration = Duration::from_millis(50);
 /// Sets a variable and becomes another program.
 const ENV: &str = "/usr/bin/env";
-/// Names the file whose number of milliseconds an agent adds to its clock; without the file it adds nothing.
+/// Names the file whose number of milliseconds an agent adds to its clock; without the file it adds
+/// nothing.
 const CLOCK_FILE_VARIABLE: &str = "TRANSHUME_LAB_CLOCK";
 /// Device name part of the coordinator's and the storage's link.
 const COORDINATOR: &str = "coord";
@@ -49,7 +50,8 @@ pub async fn up(options: &LabUp) -> Result<Lab, LabError> {
     Ok(lab)
 }
 
-/// Everything below the agents: namespaces, fabric, storage, configuration files, and the guests' image.
+/// Everything below the agents: namespaces, fabric, storage, configuration files, and the guests'
+/// image.
 pub async fn infrastructure(options: &LabUp) -> Result<(Lab, Image), LabError> {
     options.check()?;
     down::sweep(&options.progress).await?;

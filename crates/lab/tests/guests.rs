@@ -1,4 +1,5 @@
-//! Two and more real guests on the lab's own fabric and storage, without agents: QEMU is started by hand.
+//! Two and more real guests on the lab's own fabric and storage, without agents: QEMU is started by
+//! hand.
 //!
 //! Needs root and QEMU; says so where it cannot run.
 
@@ -186,7 +187,8 @@ async fn wait_for_traffic(lab: &Lab) {
     }
 }
 
-/// As after a crash before any process was recorded: the two QEMUs and the two disk servers are found all the same.
+/// As after a crash before any process was recorded: the two QEMUs and the two disk servers are
+/// found all the same.
 async fn a_crashed_lab_is_removed(mut lab: Lab) {
     lab.state.processes.clear();
     lab.save().unwrap();

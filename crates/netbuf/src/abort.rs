@@ -152,8 +152,8 @@ impl SourceBuffer {
         Ok(account)
     }
 
-    /// There is no guest any more, here or elsewhere, for whom frames are kept: what was not put back is
-    /// counted as undelivered. Once it is done the same account is returned each time.
+    /// There is no guest any more, here or elsewhere, for whom frames are kept: what was not put
+    /// back is counted as undelivered. Once it is done the same account is returned each time.
     pub fn give_up(&mut self) -> Result<SourceAccount, Error> {
         self.shut_for_abort()?;
         let (spool, seen) = match &self.stage {

@@ -1,7 +1,8 @@
 //! The wall clock of this host, the one that everything an agent dates goes by.
 //!
-//! A lab makes hosts of one machine, whose clock they share. So that one of them can be wrong, the file named by
-//! `TRANSHUME_LAB_CLOCK` holds the milliseconds that are added, signed; it is read anew now and then.
+//! A lab makes hosts of one machine, whose clock they share. So that one of them can be wrong, the
+//! file named by `TRANSHUME_LAB_CLOCK` holds the milliseconds that are added, signed; it is read
+//! anew now and then.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -36,12 +36,14 @@ pub(crate) const RING_SETTLE: Duration = Duration::from_micros(200);
 pub(crate) const HELD_WAIT: Duration = Duration::from_millis(250);
 /// The same for one that had stopped before: mostly it holds a frame already, and takes no other.
 pub(crate) const HELD_BEFORE_WAIT: Duration = Duration::from_millis(20);
-/// The same for the second frame of ours, which is taken only where the guest took the first itself.
+/// The same for the second frame of ours, which is taken only where the guest took the first
+/// itself.
 pub(crate) const HELD_AGAIN_WAIT: Duration = Duration::from_millis(5);
 /// Pause between two looks whether it has.
 pub(crate) const HELD_SETTLE: Duration = Duration::from_micros(30);
-/// Wait on an abort between the shutting of the plug and the last drain: a frame that has left the plug
-/// and is not in the ring yet, its bearer being preempted, would come before those that are put back.
+/// Wait on an abort between the shutting of the plug and the last drain: a frame that has left the
+/// plug and is not in the ring yet, its bearer being preempted, would come before those that are
+/// put back.
 pub(crate) const ABORT_SETTLE: Duration = Duration::from_millis(20);
 /// Longest wait for the marker.
 pub(crate) const MARKER_WAIT: Duration = Duration::from_millis(1_000);

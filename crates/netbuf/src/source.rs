@@ -310,7 +310,8 @@ impl SourceBuffer {
                 self.inject_dummy()?;
                 self.await_held(HELD_WAIT)?
             }
-            // The dummy is there since the plug was shut; a guest that was not deaf after all took it.
+            // The dummy is there since the plug was shut; a guest that was not deaf after all took
+            // it.
             Responsiveness::Deaf => {
                 let held = self.await_held(HELD_WAIT)?;
                 self.inject_dummy()?;

@@ -80,8 +80,8 @@ impl TokenBucket {
     }
 }
 
-/// The rate of a filter as the kernel dumps it: the library keeps the options of a kind that it does not
-/// know as one attribute, in whose value the filter's own lie.
+/// The rate of a filter as the kernel dumps it: the library keeps the options of a kind that it
+/// does not know as one attribute, in whose value the filter's own lie.
 fn rate_of(options: &[TcOption]) -> Option<u64> {
     let [TcOption::Other(options)] = options else {
         return None;

@@ -153,7 +153,7 @@ pub const ORDERS: [OrderRow; 16] = {
     const CONNECTED: &[Need] = &[Own(O::ConnectBuffers), Own(O::Activate), Own(O::Commit)];
     const CLOSED: &[Need] = &[Own(O::Activate), Own(O::Commit), Own(O::CloseSourceBuffer), Own(O::CloseTargetBuffer)];
     [
-        // step                   order                 carried out  done by               answer within     needs
+        // step, order, where it is carried out, what it is done by, answer within, needs
         at(S::SelectBatch,         O::Reserve,           Target,     Is::Reserved,         L::Reserve,      &[]).for_every_vm(),
         at(S::SelectBatch,         O::Prepare,           Target,     Is::Prepared,         L::Prepare,      &[All(O::Reserve)]),
         at(S::StartPreCopy,        O::PreCopy,           Source,     Is::Converged,        L::StartPreCopy, &[Own(O::Prepare)])

@@ -1,7 +1,7 @@
 //! Which accelerator this host really has.
 //!
-//! `/dev/kvm` can be there and useless (design §4). KVM counts only where the processor says so *and* a trial guest, a
-//! firmware of a few instructions, runs to its end.
+//! `/dev/kvm` can be there and useless (design §4). KVM counts only where the processor says so
+//! *and* a trial guest, a firmware of a few instructions, runs to its end.
 
 use std::fs;
 use std::io;
@@ -40,7 +40,8 @@ pub enum Accel {
     Tcg,
 }
 
-/// 16-bit code at the reset vector: writes 0x10 to port 0xf4, where QEMU's exit device takes it, then halts.
+/// 16-bit code at the reset vector: writes 0x10 to port 0xf4, where QEMU's exit device takes it,
+/// then halts.
 const TRIAL_CODE: [u8; 7] = [0xb0, 0x10, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd];
 
 /// A firmware image of the smallest size the machine takes, bytes.
@@ -53,7 +54,8 @@ const RESET_VECTOR_FROM_END: usize = 16;
 const TRIAL_EXIT: i32 = 0x10 * 2 + 1;
 
 impl Accel {
-    /// Decides by configuration and trial; logs in one line what and why. Refuses TCG where it moves no guest safely.
+    /// Decides by configuration and trial; logs in one line what and why. Refuses TCG where it
+    /// moves no guest safely.
     pub async fn detect(binary: &QemuBinary, choice: AccelChoice) -> Result<Self, QemuError> {
         let accel = Self::choose(binary, choice).await?;
         if !accel.moves_safely(binary.version()) {
@@ -183,7 +185,8 @@ mod tests {
         trial(&binary, Accel::Tcg).await.unwrap();
     }
 
-    /// Seen with 8.2.2, without any of our parts: 8 to 39 pages of a guest that writes were old at the target.
+    /// Seen with 8.2.2, without any of our parts: 8 to 39 pages of a guest that writes were old at
+    /// the target.
     #[test]
     fn an_old_qemu_moves_guests_under_kvm_only() {
         let version = |major, minor| Version {

@@ -1,4 +1,5 @@
-//! The QEMU binary of this host: what it is, what machine types it knows, whether it can do what we need.
+//! The QEMU binary of this host: what it is, what machine types it knows, whether it can do what we
+//! need.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -22,11 +23,13 @@ pub(crate) const CAPABILITIES: [&str; 5] = [
     "late-block-activate",
 ];
 
-/// The family of machine types we use; the versioned name behind this alias is what a VM is started with.
+/// The family of machine types we use; the versioned name behind this alias is what a VM is started
+/// with.
 const MACHINE_FAMILY: &str = "q35";
 
-/// Property of QEMU's `migration` that makes a source wait for the target's switchover-ack as 10.0 does. Since 11.1 a source waits for
-/// devices that ask for an ack, and for nobody where none does (hw/core/machine.c, `hw_compat_11_0`).
+/// Property of QEMU's `migration` that makes a source wait for the target's switchover-ack as
+/// 10.0 does. Since 11.1 a source waits for devices that ask for an ack, and for nobody where none
+/// does (hw/core/machine.c, `hw_compat_11_0`).
 pub(crate) const ACK_PROPERTY: &str = "switchover-ack-legacy";
 
 /// Asked of a QEMU without a machine, all at once; the answers come in order.
@@ -77,7 +80,8 @@ struct VersionAnswer {
 }
 
 impl QemuBinary {
-    /// Asks the binary for its version, machine types and migration capabilities; refuses one that will not do.
+    /// Asks the binary for its version, machine types and migration capabilities; refuses one that
+    /// will not do.
     pub async fn probe(path: &Path) -> Result<Self, QemuError> {
         let answers = ask(path).await?;
         let answer = |id: &str| find(path, &answers, id);
@@ -136,12 +140,14 @@ impl QemuBinary {
         &self.newest
     }
 
-    /// Whether a source of this QEMU waits for the target's switchover-ack only if its command line says so.
+    /// Whether a source of this QEMU waits for the target's switchover-ack only if its command line
+    /// says so.
     pub(crate) fn waits_for_ack_if_told(&self) -> bool {
         self.waits_for_ack_if_told
     }
 
-    /// The machine type a VM gets here: its own if this QEMU knows it, else an error; the newest where it has none.
+    /// The machine type a VM gets here: its own if this QEMU knows it, else an error; the newest
+    /// where it has none.
     pub fn resolve(&self, spec: &VmSpec) -> Result<MachineType, QemuError> {
         match &spec.machine {
             None => Ok(self.newest.clone()),

@@ -1,8 +1,8 @@
 //! From a VM's description to QEMU's arguments.
 //!
-//! Both hosts of a move must build the same machine, so everything the guest can see is spelled out here: versioned
-//! machine type, processor model, PCI addresses, ring sizes, MTU. What differs between hosts (descriptors, paths,
-//! accelerator) is nothing the guest can see.
+//! Both hosts of a move must build the same machine, so everything the guest can see is spelled out
+//! here: versioned machine type, processor model, PCI addresses, ring sizes, MTU. What differs
+//! between hosts (descriptors, paths, accelerator) is nothing the guest can see.
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -34,7 +34,8 @@ const RX_QUEUE_FRAMES: u16 = 1024;
 /// Frames its transmit ring holds: the most that virtio-net allows on a tap.
 const TX_QUEUE_FRAMES: u16 = 256;
 
-/// Longest wait of a disk for an NBD server that went away, seconds; then the guest sees an I/O error.
+/// Longest wait of a disk for an NBD server that went away, seconds; then the guest sees an I/O
+/// error.
 const NBD_RECONNECT_S: u32 = 30;
 
 /// QEMU gives up what it does not need after start.
@@ -43,7 +44,8 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// The agent's monitor in a VM's directory.
 const MONITOR: &str = "qmp.sock";
 
-/// A guest that powers itself off or panics leaves a stopped QEMU: an agent that was not there finds out what happened.
+/// A guest that powers itself off or panics leaves a stopped QEMU: an agent that was not there
+/// finds out what happened.
 const ACTION: &str = "shutdown=pause,panic=pause";
 
 /// Processor model: one that every host has, so that a VM can go to any of them.
@@ -113,7 +115,8 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// Arguments for a VM. `machine` is the resolved, versioned type; `taps` has one descriptor per NIC, in order.
+    /// Arguments for a VM. `machine` is the resolved, versioned type; `taps` has one descriptor per
+    /// NIC, in order.
     pub fn build(
         spec: &VmSpec,
         machine: &MachineType,
@@ -140,7 +143,8 @@ impl CommandLine {
         Ok(line)
     }
 
-    /// With an order to wait for the target's switchover-ack; only where [`QemuBinary`](crate::QemuBinary) knows it.
+    /// With an order to wait for the target's switchover-ack; only where
+    /// [`QemuBinary`](crate::QemuBinary) knows it.
     pub(crate) fn waiting_for_ack(mut self) -> Self {
         self.option("-global", format!("migration.{ACK_PROPERTY}=on"));
         self
@@ -162,7 +166,8 @@ impl CommandLine {
 
     fn machine(&mut self, spec: &VmSpec, machine: &MachineType, accel: Accel) {
         self.option("-name", spec.name.as_str());
-        // The description behind the device state is for people with a debugger; making it and sending it is part of the blackout.
+        // The description behind the device state is for people with a debugger; making it and
+        // sending it is part of the blackout.
         self.option("-machine", format!("{},suppress-vmdesc=on", machine.0));
         self.option("-accel", accel.name());
         self.option("-cpu", CPU);
@@ -244,13 +249,15 @@ impl CommandLine {
     }
 }
 
-/// The argument that names the agent's monitor: every QEMU carries it, and it is how one is found without a record.
+/// The argument that names the agent's monitor: every QEMU carries it, and it is how one is found
+/// without a record.
 fn monitor(path: &Path) -> OsString {
     format!("socket,id=qmp,path={},server=on,wait=off", escaped(path)).into()
 }
 
-/// The VM of the QEMU that was started with these arguments by the agent whose VMs' directories are in `vms_dir`; `None` for
-/// any other process, also for a QEMU of that name which another agent, or somebody else, has started.
+/// The VM of the QEMU that was started with these arguments by the agent whose VMs' directories are
+/// in `vms_dir`; `None` for any other process, also for a QEMU of that name which another agent, or
+/// somebody else, has started.
 pub fn marked_vm<'a>(vms_dir: &Path, args: impl IntoIterator<Item = &'a [u8]>) -> Option<VmName> {
     let (before, after) = (
         format!("socket,id=qmp,path={}/", escaped(vms_dir)),

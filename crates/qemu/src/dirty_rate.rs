@@ -1,8 +1,10 @@
-//! How fast a guest writes to its memory, estimated by QEMU: it hashes a sample of the pages, waits, and hashes them again.
+//! How fast a guest writes to its memory, estimated by QEMU: it hashes a sample of the pages,
+//! waits, and hashes them again.
 //!
-//! The guest runs on meanwhile. A page counts once, however often it was written: what is told is memory that changed in the
-//! sampling time, which is what a round of pre-copy of that length would have to carry again (§2.2.2).
-//! Deliberately absent: the dirty bitmap and the dirty ring, which log every write and slow the guest down.
+//! The guest runs on meanwhile. A page counts once, however often it was written: what is told is
+//! memory that changed in the sampling time, which is what a round of pre-copy of that length would
+//! have to carry again (§2.2.2). Deliberately absent: the dirty bitmap and the dirty ring, which
+//! log every write and slow the guest down.
 
 use std::time::Duration;
 
@@ -61,7 +63,8 @@ impl Answer {
     }
 }
 
-/// Measures; takes [`DIRTY_SAMPLING`] and a little more. A measurement that is under way already is an error.
+/// Measures; takes [`DIRTY_SAMPLING`] and a little more. A measurement that is under way already is
+/// an error.
 pub(crate) async fn measure(qmp: &Qmp, memory: Mebibytes, limit: Duration) -> Result<DirtyRate, QemuError> {
     let work = async {
         let arguments = json!({

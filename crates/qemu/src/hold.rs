@@ -1,8 +1,9 @@
 //! Keeping a held migration cheap by reading its stream slowly while it is idle.
 //!
-//! With the switchover-ack withheld QEMU looks for dirty pages without a pause, thousands of times a second, and
-//! sends the same pages again and again. It stops only while its socket is full. So the proxy reads an idle stream in
-//! small bites with growing pauses, and at once and in full as soon as real data is waiting.
+//! With the switchover-ack withheld QEMU looks for dirty pages without a pause, thousands of times
+//! a second, and sends the same pages again and again. It stops only while its socket is full. So
+//! the proxy reads an idle stream in small bites with growing pauses, and at once and in full as
+//! soon as real data is waiting.
 //!
 //! ```text
 //!            queued >= BUSY_BYTES                 queued < BUSY_BYTES
@@ -10,11 +11,13 @@
 //!   read all, no pause                                     read a bite, pause 1, 2, 4 .. 20 ms
 //! ```
 //!
-//! Pure: the caller says how much is queued (`FIONREAD`) and does the waiting. Figures in docs/design/qemu.md.
+//! Pure: the caller says how much is queued (`FIONREAD`) and does the waiting. Figures in
+//! docs/design/qemu.md.
 
 use std::time::Duration;
 
-/// So much queued is more than a socket full of empty iterations (277 of about 30 bytes): there are pages.
+/// So much queued is more than a socket full of empty iterations (277 of about 30 bytes): there are
+/// pages.
 const BUSY_BYTES: usize = 16 << 10;
 
 /// Read at once from an idle stream: about two empty iterations.
@@ -48,7 +51,8 @@ impl HoldPace {
         Self::default()
     }
 
-    /// Whether everything is read at once: while a stream catches up, and when its guest has stopped.
+    /// Whether everything is read at once: while a stream catches up, and when its guest has
+    /// stopped.
     pub fn set_released(&mut self, released: bool) {
         self.released = released;
     }

@@ -1,6 +1,7 @@
 //! Starting a QEMU: for a boot, or to receive a VM.
 //!
-//! A QEMU that ends while starting is reported with its last words; one that does not greet in time is killed.
+//! A QEMU that ends while starting is reported with its last words; one that does not greet in time
+//! is killed.
 
 use std::fs;
 use std::io;
@@ -46,8 +47,8 @@ impl Launcher {
         self.accel
     }
 
-    /// Starts a VM that is to boot; its guest does not run before [`Running::cont`]: by then its agent has recorded it. `taps` has one
-    /// descriptor per NIC, in order; QEMU inherits them.
+    /// Starts a VM that is to boot; its guest does not run before [`Running::cont`]: by then its
+    /// agent has recorded it. `taps` has one descriptor per NIC, in order; QEMU inherits them.
     pub async fn boot(
         &self,
         spec: &VmSpec,

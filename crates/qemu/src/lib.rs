@@ -1,4 +1,5 @@
-//! Everything about one QEMU process: finding the binary, starting it, talking to it, moving its guest.
+//! Everything about one QEMU process: finding the binary, starting it, talking to it, moving its
+//! guest.
 //!
 //! ```text
 //!  VmSpec ─▶ CommandLine ─▶ Launcher ─┬─ boot ────▶ Running ──cont─▶ (guest runs)
@@ -9,11 +10,13 @@
 //!                                                                         Running
 //! ```
 //!
-//! Resuming a target before commit does not compile: `resume` wants a [`CommitPermit`], which is only made
-//! from the epoch of an `Activate` order. Nothing in QEMU itself stops a double run (design §4), so the types do.
+//! Resuming a target before commit does not compile: `resume` wants a [`CommitPermit`], which is
+//! only made from the epoch of an `Activate` order. Nothing in QEMU itself stops a double run
+//! (design §4), so the types do.
 //!
-//! Deliberately absent: taps, bridges and plugs (`netbuf`, `netcfg`), the page stream's bytes (`pages`, `agent`), any decision
-//! to commit or abort, multifd and postcopy (they cannot be held, filtered or rolled back).
+//! Deliberately absent: taps, bridges and plugs (`netbuf`, `netcfg`), the page stream's bytes
+//! (`pages`, `agent`), any decision to commit or abort, multifd and postcopy (they cannot be held,
+//! filtered or rolled back).
 #![deny(unsafe_code)]
 
 mod accel;

@@ -9,8 +9,8 @@ pub const QEMU_VERSION_MIN: transhume_model::Version = transhume_model::Version 
     micro: 0,
 };
 
-/// Older ones move guests under KVM only: with 8.2.2 pages that a guest under TCG wrote were old at the target, stock `migrate` or
-/// ours; with 9.2.1 none was (docs/design/qemu.md).
+/// Older ones move guests under KVM only: with 8.2.2 pages that a guest under TCG wrote were old at
+/// the target, stock `migrate` or ours; with 9.2.1 none was (docs/design/qemu.md).
 pub const TCG_VERSION_MIN: transhume_model::Version = transhume_model::Version {
     major: 9,
     minor: 2,
@@ -50,7 +50,8 @@ pub const PROBE_LIMIT: Duration = Duration::from_secs(15);
 /// Longest run of the trial guest that decides whether KVM works.
 pub const ACCEL_TRIAL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Second look at a migration whose next event has not come: events may be missed, the state never lies.
+/// Second look at a migration whose next event has not come: events may be missed, the state never
+/// lies.
 pub const MIGRATION_POLL: Duration = Duration::from_millis(200);
 
 /// Longest wait for a cancelled migration to reach its end state.
@@ -65,8 +66,8 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Time between the two looks at a guest's pages; whole seconds are what every accepted QEMU takes.
 pub const DIRTY_SAMPLING: Duration = Duration::from_secs(1);
 
-/// Pages of a guest that are looked at for its dirty rate: the error of the estimate is then a few percent of the memory, and the two
-/// looks together cost some 20 ms of a processor.
+/// Pages of a guest that are looked at for its dirty rate: the error of the estimate is then a few
+/// percent of the memory, and the two looks together cost some 20 ms of a processor.
 pub const DIRTY_SAMPLE_PAGES: u64 = 2_048;
 
 /// Fewest and most pages of each GiB that QEMU can be told to look at.

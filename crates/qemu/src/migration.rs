@@ -1,4 +1,5 @@
-//! The source's side of a move: switching on what we need, starting the stream, watching and steering it.
+//! The source's side of a move: switching on what we need, starting the stream, watching and
+//! steering it.
 //!
 //! ```text
 //!  start ─▶ setup ─▶ active ──(stop)──▶ pre-switchover ──(continue)──▶ device ─▶ completed
@@ -6,8 +7,8 @@
 //!                      └──────────────── cancel ─────▶ cancelled ◀─── until continue ┘ cont even after completed
 //! ```
 //!
-//! The run state of a guest whose migration completed is `postmigrate`; QEMU obeys `cont` even then. That makes
-//! an abort possible up to the commit, and fencing necessary after it (design §4).
+//! The run state of a guest whose migration completed is `postmigrate`; QEMU obeys `cont` even
+//! then. That makes an abort possible up to the commit, and fencing necessary after it (design §4).
 //!
 //! Deliberately absent: pacing and compression (the page stream's proxy), multifd, postcopy.
 
@@ -25,8 +26,8 @@ use crate::error::QemuError;
 use crate::limits::MIGRATION_POLL;
 use crate::qmp::{Qmp, QmpError};
 
-/// What QEMU may leave for the pause, milliseconds. Small, since the pause instant is ours (the ack is withheld); not zero,
-/// since QEMU then never looks for newly dirtied pages.
+/// What QEMU may leave for the pause, milliseconds. Small, since the pause instant is ours (the ack
+/// is withheld); not zero, since QEMU then never looks for newly dirtied pages.
 const DOWNTIME_LIMIT_MS: u64 = 5;
 
 /// Where a migration is, as QEMU says.
@@ -204,7 +205,8 @@ pub(crate) async fn start(qmp: &Qmp, socket: &Path) -> Result<(), QmpError> {
     Ok(())
 }
 
-/// Waits until the migration is in one of the `wanted` states; a lost one is an error unless wanted.
+/// Waits until the migration is in one of the `wanted` states; a lost one is an error unless
+/// wanted.
 pub(crate) async fn wait_for(
     qmp: &Qmp,
     wanted: &[MigrationStatus],

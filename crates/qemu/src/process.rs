@@ -1,4 +1,5 @@
-//! A QEMU process that outlives its agent: identified so that a recycled number is never taken for it.
+//! A QEMU process that outlives its agent: identified so that a recycled number is never taken for
+//! it.
 
 use std::fs;
 use std::io;
@@ -45,7 +46,8 @@ fn start_ticks(stat: &str) -> Option<u64> {
     fields.nth(STAT_START_TIME_AFTER_STATE - 1)?.parse().ok()
 }
 
-/// Kills a process that nothing else of this crate holds, and waits until it is gone. Fine when it has ended.
+/// Kills a process that nothing else of this crate holds, and waits until it is gone. Fine when it
+/// has ended.
 pub async fn kill(vm: &VmName, id: &ProcessId) -> Result<(), QemuError> {
     let failed = |source| QemuError::Io {
         vm: vm.clone(),
@@ -75,7 +77,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Takes hold of the recorded process; `NotFound` when it is gone or its number belongs to another.
+    /// Takes hold of the recorded process; `NotFound` when it is gone or its number belongs to
+    /// another.
     pub(crate) fn open(id: ProcessId) -> io::Result<Self> {
         let not_found = || io::Error::from(io::ErrorKind::NotFound);
         let raw = i32::try_from(id.pid)
@@ -90,8 +93,8 @@ impl Process {
         if !is_alive(&id) {
             return Err(not_found());
         }
-        // SAFETY: `as_raw_fd` of an OwnedFd always gives the same descriptor, which nothing closes before the
-        // AsyncFd that owns it is dropped.
+        // SAFETY: `as_raw_fd` of an OwnedFd always gives the same descriptor, which nothing closes
+        // before the AsyncFd that owns it is dropped.
         #[allow(unsafe_code)]
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE) }?;
         Ok(Self { id, pidfd })

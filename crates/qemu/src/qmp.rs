@@ -7,8 +7,8 @@
 //!                             └── events, to every subscriber
 //! ```
 //!
-//! A QEMU monitor serves one client at a time; a new agent connects after the old one is gone. Deliberately absent:
-//! out-of-band commands, a typed schema of all of QMP.
+//! A QEMU monitor serves one client at a time; a new agent connects after the old one is gone.
+//! Deliberately absent: out-of-band commands, a typed schema of all of QMP.
 
 use std::collections::HashMap;
 use std::io;
@@ -147,7 +147,8 @@ pub struct Qmp {
     _reader: Arc<ReaderTask>,
 }
 
-/// Ends the reader with the last clone, which closes the connection: the monitor is free for the next client.
+/// Ends the reader with the last clone, which closes the connection: the monitor is free for the
+/// next client.
 #[derive(Debug)]
 struct ReaderTask(tokio::task::JoinHandle<()>);
 

@@ -1,10 +1,12 @@
 //! The return path of a migration stream: withholding the switchover-ack (design §3, step 2).
 //!
-//! The target's QEMU talks back on the migration socket in messages `{type u16, length u16, data}`, big endian.
-//! As long as the source's QEMU has not seen `SWITCHOVER_ACK` it keeps copying and does not pause the guest by
-//! itself. [`ReturnPathFilter`] takes the bytes as they come, in chunks of any size, and gives out what may pass on.
+//! The target's QEMU talks back on the migration socket in messages `{type u16, length u16, data}`,
+//! big endian. As long as the source's QEMU has not seen `SWITCHOVER_ACK` it keeps copying and does
+//! not pause the guest by itself. [`ReturnPathFilter`] takes the bytes as they come, in chunks of
+//! any size, and gives out what may pass on.
 //!
-//! Pure: no sockets. Deliberately absent: understanding any other message, dropping any other message.
+//! Pure: no sockets. Deliberately absent: understanding any other message, dropping any other
+//! message.
 
 /// Type and length.
 const HEADER_BYTES: usize = 4;
@@ -29,8 +31,8 @@ enum Place {
 
 /// Withholds the switchover-ack until told otherwise; everything else passes unchanged and at once.
 ///
-/// A message's length is a u16, so what can be held is bounded by 64 KiB per ack; QEMU sends one ack of no data.
-/// Further acks while one is held are dropped: QEMU asks for one only.
+/// A message's length is a u16, so what can be held is bounded by 64 KiB per ack; QEMU sends one
+/// ack of no data. Further acks while one is held are dropped: QEMU asks for one only.
 #[derive(Debug)]
 pub struct ReturnPathFilter {
     place: Place,
@@ -66,8 +68,8 @@ impl ReturnPathFilter {
         }
     }
 
-    /// Stops withholding. What was held is appended to `out`, now or, where the stream is inside another message, by
-    /// the next [`push`](Self::push) that ends it.
+    /// Stops withholding. What was held is appended to `out`, now or, where the stream is inside
+    /// another message, by the next [`push`](Self::push) that ends it.
     pub fn release(&mut self, out: &mut Vec<u8>) {
         self.withholding = false;
         match self.place {

@@ -1,4 +1,5 @@
-//! Starting QEMU so that it outlives the agent: own session, no terminal, tap descriptors inherited by number.
+//! Starting QEMU so that it outlives the agent: own session, no terminal, tap descriptors inherited
+//! by number.
 //!
 //! Unsafe: what must happen between fork and exec.
 #![allow(unsafe_code)]
@@ -15,8 +16,8 @@ use tokio::process::{Child, Command};
 
 use crate::limits::STDERR_TAIL_BYTES;
 
-/// Starts the process. `taps` stay open in it under the numbers they have here; nothing else is inherited that is
-/// close-on-exec, as all of Rust's descriptors are.
+/// Starts the process. `taps` stay open in it under the numbers they have here; nothing else is
+/// inherited that is close-on-exec, as all of Rust's descriptors are.
 pub(crate) fn spawn_detached(
     binary: &Path,
     args: &[OsString],
@@ -36,8 +37,9 @@ pub(crate) fn spawn_detached(
         .stdout(stderr.try_clone()?)
         .stderr(stderr)
         .kill_on_drop(false);
-    // SAFETY: between fork and exec only setsid and fcntl are called, both async-signal-safe; nothing allocates. The
-    // descriptors are open: the caller's `BorrowedFd`s outlive this function, which outlives the fork.
+    // SAFETY: between fork and exec only setsid and fcntl are called, both async-signal-safe;
+    // nothing allocates. The descriptors are open: the caller's `BorrowedFd`s outlive this
+    // function, which outlives the fork.
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;

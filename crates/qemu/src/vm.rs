@@ -1,7 +1,8 @@
 //! One VM's QEMU as its task owns it: what may be done depends on what it is.
 //!
-//! [`Vm`] is the handle everything shares: look, kill, learn of the end. [`Running`] can be stopped, continued and sent
-//! away. [`Incoming`] can only be loaded and, with a [`CommitPermit`], resumed. [`Surrendered`] can only be destroyed.
+//! [`Vm`] is the handle everything shares: look, kill, learn of the end. [`Running`] can be
+//! stopped, continued and sent away. [`Incoming`] can only be loaded and, with a [`CommitPermit`],
+//! resumed. [`Surrendered`] can only be destroyed.
 
 use std::io;
 use std::marker::PhantomData;
@@ -22,8 +23,8 @@ use crate::migration::{self, MigrationProgress, MigrationStatus};
 use crate::process::Process;
 use crate::qmp::Qmp;
 
-/// Allows one target to run: exists only because an `Activate` order came, which exists only after the journal held
-/// `Committed`.
+/// Allows one target to run: exists only because an `Activate` order came, which exists only after
+/// the journal held `Committed`.
 #[derive(Debug)]
 pub struct CommitPermit {
     epoch: Epoch,
@@ -195,7 +196,8 @@ impl Vm {
     }
 }
 
-/// A VM whose place is here: it may run and may be sent away. Whether its guest does run is a matter of [`Vm::query_status`].
+/// A VM whose place is here: it may run and may be sent away. Whether its guest does run is a
+/// matter of [`Vm::query_status`].
 #[derive(Debug)]
 pub struct Running {
     vm: Vm,
@@ -236,7 +238,8 @@ impl Running {
         Ok(())
     }
 
-    /// Starts the page stream towards a Unix socket. For an offline move call [`stop`](Self::stop) first; the rest is the same.
+    /// Starts the page stream towards a Unix socket. For an offline move call [`stop`](Self::stop)
+    /// first; the rest is the same.
     pub async fn start_migration(&self, socket: &Path) -> Result<(), QemuError> {
         let qmp = &self.vm.qmp;
         migration::set_capabilities(qmp).await?;
@@ -245,7 +248,8 @@ impl Running {
         Ok(())
     }
 
-    /// Waits until the stopped guest's memory is copied and QEMU asks to go on, or has gone on already.
+    /// Waits until the stopped guest's memory is copied and QEMU asks to go on, or has gone on
+    /// already.
     pub async fn await_pre_switchover(&self, limit: Duration) -> Result<MigrationProgress, QemuError> {
         let wanted = [
             MigrationStatus::PreSwitchover,
@@ -268,7 +272,8 @@ impl Running {
         migration::wait_for(&self.vm.qmp, &wanted, "completed", limit).await
     }
 
-    /// Ends a migration that is under way; one that ended already, even completed, is left as it is.
+    /// Ends a migration that is under way; one that ended already, even completed, is left as it
+    /// is.
     pub async fn cancel_migration(&self) -> Result<(), QemuError> {
         let qmp = &self.vm.qmp;
         if !migration::progress(qmp).await?.status.is_under_way() {
@@ -373,7 +378,8 @@ pub enum AdoptedIncoming {
 }
 
 impl Incoming<Waiting> {
-    /// Takes over a target that an earlier agent prepared; one that runs already is an error: adopt it as [`Running`].
+    /// Takes over a target that an earlier agent prepared; one that runs already is an error: adopt
+    /// it as [`Running`].
     pub async fn adopt(
         name: &VmName,
         process: &ProcessId,
@@ -393,7 +399,8 @@ impl Incoming<Waiting> {
         }
     }
 
-    /// Waits until the whole VM is here and checks that it does not run. Given up or failed, nothing has changed.
+    /// Waits until the whole VM is here and checks that it does not run. Given up or failed,
+    /// nothing has changed.
     pub async fn arrived(&self, limit: Duration) -> Result<Arrived, QemuError> {
         let wanted = [MigrationStatus::Completed];
         let wait = migration::wait_for(&self.vm.qmp, &wanted, "the whole VM to arrive", limit);
@@ -427,7 +434,8 @@ impl Incoming<Waiting> {
 pub struct Arrived(());
 
 impl Incoming<Loaded> {
-    /// Runs the VM here: the commit has happened. QEMU's monitor is one connection: where it fails the handle comes back.
+    /// Runs the VM here: the commit has happened. QEMU's monitor is one connection: where it fails
+    /// the handle comes back.
     pub async fn resume(self, permit: CommitPermit) -> Result<Running, (Self, QemuError)> {
         tracing::info!(vm = %self.vm.name(), epoch = %permit.epoch(), "committed: the VM runs here");
         let running = Running { vm: self.vm };
@@ -437,7 +445,8 @@ impl Incoming<Loaded> {
         }
     }
 
-    /// The commit has happened, and the guest stays as it came: its user paused it, or QEMU stopped it.
+    /// The commit has happened, and the guest stays as it came: its user paused it, or QEMU stopped
+    /// it.
     pub fn keep_stopped(self, permit: CommitPermit) -> Running {
         tracing::info!(vm = %self.vm.name(), epoch = %permit.epoch(), "committed: the VM is here, not running");
         Running { vm: self.vm }

@@ -1,5 +1,5 @@
-//! What it costs to hold a converged guest, and where the milliseconds of the pause go. Figures go to standard error
-//! and, by hand, into docs/design/qemu.md.
+//! What it costs to hold a converged guest, and where the milliseconds of the pause go. Figures go
+//! to standard error and, by hand, into docs/design/qemu.md.
 #![allow(missing_docs)]
 
 mod support;
@@ -101,7 +101,8 @@ fn a_held_guest_costs_little_where_the_stream_is_paced() {
     in_namespace(|| async {
         let free = held_move("idle-unpaced", 0, false).await;
         let paced = held_move("idle-paced", 0, true).await;
-        // Generous factors: the machine may be busy. Seen: 62 % to 8 %, 8174 to 66 looks, 61 MB to 0.3 MB.
+        // Generous factors: the machine may be busy. Seen: 62 % to 8 %, 8174 to 66 looks, 61 MB to
+        // 0.3 MB.
         assert!(paced.looks_per_second * 10 < free.looks_per_second);
         assert!(paced.bytes_per_second * 10 < free.bytes_per_second);
         assert!(paced.cpu_percent * 2 < free.cpu_percent);

@@ -1,4 +1,5 @@
-//! The life of a VM on a real QEMU: start, adoption, held pre-copy, abort after `completed`, commit.
+//! The life of a VM on a real QEMU: start, adoption, held pre-copy, abort after `completed`,
+//! commit.
 #![allow(missing_docs)]
 
 mod support;
@@ -203,7 +204,8 @@ impl Move {
         loop {
             let now = self.source.vm().migration_progress().await.unwrap();
             assert_eq!(now.error, None);
-            // With the ack withheld it iterates: three looks for dirty pages are past the first full copy.
+            // With the ack withheld it iterates: three looks for dirty pages are past the first
+            // full copy.
             if now.dirty_sync_count >= 3 && now.remaining.0 < 4 << 20 {
                 assert_eq!(now.status, MigrationStatus::Active);
                 assert!(

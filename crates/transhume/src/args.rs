@@ -285,7 +285,8 @@ pub enum LabCommand {
     Memory(MemoryArgs),
     /// Move a cluster once as people do today, with stock QEMU, and say what its guests lost
     Stock(StockArgs),
-    /// Move a cluster back and forth while parts die, hang and lose their links, and look whether every promise is kept
+    /// Move a cluster back and forth while parts die, hang and lose their links, and look whether
+    /// every promise is kept
     Storm(StormArgs),
     /// The guests' own account of their messages
     Workload {

@@ -1,5 +1,5 @@
-//! What an earlier agent recorded is taken over (G6): every VM stays exactly as it is. One that is paused stays paused until the
-//! coordinator says what became of its batch.
+//! What an earlier agent recorded is taken over (G6): every VM stays exactly as it is. One that is
+//! paused stays paused until the coordinator says what became of its batch.
 
 use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmSpec};
 use transhume_protocol::message::{GuestState, Mode, VmRole};
@@ -278,7 +278,8 @@ fn adopted(record: Record, run: RunState) -> Role {
         } => {
             let home = Home::new(spec, process, guest, true, None);
             let mut source = Source::adopted(home, of_before(migration), capturing, restoring, tunnels);
-            // We pause a guest only while we capture; anything else it did itself, or its user, while no agent watched.
+            // We pause a guest only while we capture; anything else it did itself, or its user,
+            // while no agent watched.
             if capturing && !matches!(run, RunState::Panicked | RunState::DiskError) {
                 source.stopped = run != RunState::Running && guest == GuestState::Running;
             } else {

@@ -67,8 +67,8 @@ fn has_run(guest: GuestState) -> bool {
 }
 
 impl Arrived {
-    /// Step 8: recorded before QEMU is told to run. An agent that dies in between leaves a paused VM that may run, and the
-    /// coordinator's repeated order runs it.
+    /// Step 8: recorded before QEMU is told to run. An agent that dies in between leaves a paused
+    /// VM that may run, and the coordinator's repeated order runs it.
     pub(super) fn begin(cx: &mut Cx<'_>, target: Target, run: bool) -> Role {
         let Target {
             spec,

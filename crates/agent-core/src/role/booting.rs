@@ -1,4 +1,5 @@
-//! A VM is being started: recorded first, started stopped, recorded again, and only then told to run.
+//! A VM is being started: recorded first, started stopped, recorded again, and only then told to
+//! run.
 
 use transhume_model::VmSpec;
 use transhume_protocol::message::OrderKind;

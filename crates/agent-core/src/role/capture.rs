@@ -1,5 +1,5 @@
-//! Step 5. The order within binds (design §3): plug shut, ring empty, only then stop; QEMU purges what it has read and the guest
-//! has not taken.
+//! Step 5. The order within binds (design §3): plug shut, ring empty, only then stop; QEMU purges
+//! what it has read and the guest has not taken.
 
 use transhume_model::WallMicros;
 use transhume_protocol::message::{CaptureTimes, GuestState, Mode, OrderKind, Outcome};
@@ -56,7 +56,8 @@ impl Source {
 
     /// Recorded as capturing before a frame can be missed.
     fn shut(mut self: Box<Self>, cx: &mut Cx<'_>, capturing: Capturing) -> Role {
-        // Held again, QEMU does not contend with its own search for dirty pages while the guest empties its ring.
+        // Held again, QEMU does not contend with its own search for dirty pages while the guest
+        // empties its ring.
         if self.home.guest == GuestState::Running {
             cx.signal(Signal::Pace(Pace::Held));
         }

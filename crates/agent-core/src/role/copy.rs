@@ -1,4 +1,5 @@
-//! Steps 2 and 6 at the source: memory is copied while the guest runs, and the rest when it has stopped.
+//! Steps 2 and 6 at the source: memory is copied while the guest runs, and the rest when it has
+//! stopped.
 
 use transhume_model::{Millis, WallMicros};
 use transhume_protocol::message::{CopyTimes, FaultKind, GuestState, Mode, OrderKind, Outcome, PageProgress};
@@ -12,7 +13,8 @@ use crate::machine::Cx;
 use crate::trouble::Trouble;
 
 impl Source {
-    /// The target's agent is there. Live, QEMU begins to write; offline, nothing is copied before the capture.
+    /// The target's agent is there. Live, QEMU begins to write; offline, nothing is copied before
+    /// the capture.
     pub(super) fn stream_opened(mut self: Box<Self>, cx: &mut Cx<'_>) -> Role {
         self.stream = true;
         match self.order.mode {
@@ -48,8 +50,8 @@ impl Source {
         }
     }
 
-    /// Asks whether the guest takes frames. One that does not is taken as it is at the capture, or the healthy guests of its batch
-    /// would stand still while it is waited for.
+    /// Asks whether the guest takes frames. One that does not is taken as it is at the capture, or
+    /// the healthy guests of its batch would stand still while it is waited for.
     pub(super) fn probe(&mut self, cx: &mut Cx<'_>) {
         if !self.buffers || self.capturing || self.copying.probing.is_some() {
             return;
@@ -80,7 +82,8 @@ impl Source {
         }
     }
 
-    /// A guest takes frames if it took one, and takes none if it took none for long; until then it is asked again.
+    /// A guest takes frames if it took one, and takes none if it took none for long; until then it
+    /// is asked again.
     fn probed(&mut self, cx: &mut Cx<'_>, result: Result<Product, Trouble>) {
         // Where it cannot be told the capture waits for the guest, as for a healthy one.
         let took = !matches!(result, Ok(Product::Takes(false)));
@@ -129,7 +132,8 @@ impl Source {
     fn see_active(&mut self, cx: &mut Cx<'_>, pages: PageProgress, lag_within_limit: bool) -> Millis {
         let copied_once = pages.rounds >= ROUNDS_MIN;
         if copied_once && !self.copying.held {
-            // From now on QEMU looks for dirty pages without a pause, and is read slowly while it finds none.
+            // From now on QEMU looks for dirty pages without a pause, and is read slowly while it
+            // finds none.
             self.copying.held = true;
             cx.signal(Signal::Pace(Pace::Held));
         }

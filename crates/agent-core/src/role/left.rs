@@ -1,4 +1,5 @@
-//! A VM that has left: committed, never to run here again; its buffers still forward (steps 8 and 9).
+//! A VM that has left: committed, never to run here again; its buffers still forward (steps 8 and
+//! 9).
 
 use std::net::SocketAddr;
 
@@ -63,7 +64,8 @@ impl Left {
         Left { orphaned, ..left }.surrender(cx)
     }
 
-    /// What an earlier agent captured for a QEMU that is gone is taken up only now: before the decision nobody needed it.
+    /// What an earlier agent captured for a QEMU that is gone is taken up only now: before the
+    /// decision nobody needed it.
     fn surrender(self, cx: &mut Cx<'_>) -> Role {
         let act = match &self.process {
             Some(process) if self.orphaned => Act::Adopt {

@@ -1,5 +1,5 @@
-//! What a VM is on this host: one struct per role. An order consumes the role and returns the next one, or the old one with the
-//! trouble; so nothing a role holds can be dropped on the way.
+//! What a VM is on this host: one struct per role. An order consumes the role and returns the next
+//! one, or the old one with the trouble; so nothing a role holds can be dropped on the way.
 
 mod adopting;
 mod arrived;

@@ -1,7 +1,8 @@
-//! The way back before commit: the VM is at home again, as it was, with its frames put back in order.
+//! The way back before commit: the VM is at home again, as it was, with its frames put back in
+//! order.
 //!
-//! Every step may be taken again after a failure: the next order begins with the first and finds what is done. Nothing that was kept is
-//! let go of before the last one has succeeded.
+//! Every step may be taken again after a failure: the next order begins with the first and finds
+//! what is done. Nothing that was kept is let go of before the last one has succeeded.
 
 use transhume_protocol::message::{GuestState, OrderKind, Outcome, SourceFrames};
 
@@ -35,8 +36,8 @@ impl Source {
         self.stream = false;
         cx.signal(Signal::Pace(Pace::Released));
         cx.signal(Signal::CutPageStream);
-        // From here on the plug may be shut, and the guest may run again: a later agent must not capture, and must open
-        // what is shut.
+        // From here on the plug may be shut, and the guest may run again: a later agent must not
+        // capture, and must open what is shut.
         self.restoring = self.buffers;
         let step = match (&self.ended, self.buffers) {
             (Some(_), _) => Step::End,

@@ -1,5 +1,5 @@
-//! A VM that leaves: the copy here is primary until the batch is committed. The steps of its switchover are in `copy` (steps 2
-//! and 6), `capture` (step 5) and `restore` (the way back).
+//! A VM that leaves: the copy here is primary until the batch is committed. The steps of its
+//! switchover are in `copy` (steps 2 and 6), `capture` (step 5) and `restore` (the way back).
 
 use std::net::SocketAddr;
 
@@ -37,7 +37,8 @@ impl PreCopyOrder {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
-    /// What it is again after a roll-back. Its guest state is what the guest did by itself, whatever we stopped.
+    /// What it is again after a roll-back. Its guest state is what the guest did by itself,
+    /// whatever we stopped.
     pub(super) home: Home,
     pub(super) order: PreCopyOrder,
     /// The page stream is up.
@@ -118,7 +119,8 @@ impl Source {
         }))
     }
 
-    /// What an earlier agent left: its stream went with that agent, so it can only be restored or committed.
+    /// What an earlier agent left: its stream went with that agent, so it can only be restored or
+    /// committed.
     pub(super) fn adopted(
         home: Home,
         order: PreCopyOrder,
@@ -247,7 +249,8 @@ impl Source {
                     "its guest powered itself off".to_owned(),
                 );
             }
-            // It was told to run on the way back, and does: what it does from here on it does by itself.
+            // It was told to run on the way back, and does: what it does from here on it does by
+            // itself.
             Input::RunState(RunState::Running) if self.stopped && self.is_told_to_run() => {
                 self.stopped = false
             }

@@ -1,5 +1,5 @@
-//! Something of a VM is here that cannot be taken over. It is left alone, reported, and counts as occupied: nobody may use the VM's
-//! name or disks as if nothing were here.
+//! Something of a VM is here that cannot be taken over. It is left alone, reported, and counts as
+//! occupied: nobody may use the VM's name or disks as if nothing were here.
 
 use transhume_model::Epoch;
 use transhume_protocol::message::{Command, Order, OrderKind, Outcome, RefusalKind};
@@ -54,7 +54,8 @@ impl Stranded {
         })
     }
 
-    /// What was started could not be ended again. The order has failed; what is left is tried again.
+    /// What was started could not be ended again. The order has failed; what is left is tried
+    /// again.
     pub(super) fn after_failed_end(
         cx: &mut Cx<'_>,
         record: Record,

@@ -1,4 +1,5 @@
-//! A machine with hands: every act is answered as a healthy host would, or fails where the test says so.
+//! A machine with hands: every act is answered as a healthy host would, or fails where the test
+//! says so.
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
 use std::collections::BTreeMap;

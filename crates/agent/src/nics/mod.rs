@@ -1,4 +1,5 @@
-//! All NICs of one VM together: its taps and its two kinds of buffers; one marker, one FIN, one order of frames per NIC (design §3).
+//! All NICs of one VM together: its taps and its two kinds of buffers; one marker, one FIN, one
+//! order of frames per NIC (design §3).
 
 mod source;
 mod taps;
@@ -72,7 +73,8 @@ impl Ends<'_> {
         let (vm, limit) = (self.spec.name.clone(), self.config.buffer_bytes_max);
         Arc::new(move |event| {
             let fault = trouble(&vm, limit, event).into_fault();
-            // The queue is longer than the events of a move; a full one means that nobody listens any more.
+            // The queue is longer than the events of a move; a full one means that nobody listens
+            // any more.
             let _ = inputs.try_send(Input::BufferFault(fault));
         })
     }

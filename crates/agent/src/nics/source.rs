@@ -73,7 +73,8 @@ impl SourceBuffers {
         Ok(self.guest.iter().all(|nic| *nic == Responsiveness::Taking))
     }
 
-    /// Step 5, first half: announced, shut, empty – all NICs. Returns when the last was shut, and when it was empty.
+    /// Step 5, first half: announced, shut, empty – all NICs. Returns when the last was shut, and
+    /// when it was empty.
     pub(crate) fn shut(&mut self, taken: TakenAs) -> Result<(WallMicros, WallMicros), Error> {
         self.buffers.iter_mut().try_for_each(SourceBuffer::announce)?;
         let mut nics: Vec<_> = self

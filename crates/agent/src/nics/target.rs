@@ -42,7 +42,8 @@ impl TargetBuffers {
         self.0.iter().map(TargetBuffer::address).collect()
     }
 
-    /// Step 8. Returns when the last NIC's frames were delivered as far as the guest takes them, and when it was announced.
+    /// Step 8. Returns when the last NIC's frames were delivered as far as the guest takes them,
+    /// and when it was announced.
     pub(crate) fn activate(&mut self) -> Result<(WallMicros, WallMicros), Error> {
         let activated = each(&mut self.0, TargetBuffer::activate)?;
         Ok(activated
@@ -72,7 +73,8 @@ fn frames(accounts: &[TargetAccount]) -> TargetFrames {
         frames.reordered += account.reordered;
         frames.late += account.late;
         frames.dropped += account.dropped;
-        // In the ring of a guest that takes none: it gets them when it does. What was given up is missing in `delivered`.
+        // In the ring of a guest that takes none: it gets them when it does. What was given up is
+        // missing in `delivered`.
         frames.undelivered += account.untaken;
         frames.peak += Bytes(account.peak_bytes);
         let first = account.first_sent_us.map(WallMicros);

@@ -1,5 +1,5 @@
-//! Buffers that go round between the stages of one stream: fresh memory costs a fault for each page of it, and that is more than the
-//! copy into it.
+//! Buffers that go round between the stages of one stream: fresh memory costs a fault for each page
+//! of it, and that is more than the copy into it.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +16,8 @@ impl Buffers {
         locked(&self.0).pop().unwrap_or_default()
     }
 
-    /// Its bytes are done with. Where enough wait already, or it is too small for a chunk or has become large, its memory is let go.
+    /// Its bytes are done with. Where enough wait already, or it is too small for a chunk or has
+    /// become large, its memory is let go.
     pub fn give(&self, mut buffer: Vec<u8>) {
         let mut kept = locked(&self.0);
         let worth_keeping = (PAGE_CHUNK_BYTES..=PAGE_BUFFER_KEPT_BYTES_MAX).contains(&buffer.capacity());

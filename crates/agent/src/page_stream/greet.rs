@@ -1,4 +1,5 @@
-//! How the agents' ends of a page stream find each other: a hello that names the VM and the epoch, a byte of welcome.
+//! How the agents' ends of a page stream find each other: a hello that names the VM and the epoch,
+//! a byte of welcome.
 
 use std::io;
 use std::net::SocketAddr;

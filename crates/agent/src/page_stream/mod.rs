@@ -5,8 +5,9 @@
 //!              ◀── filter ──        ◀──── back ────                ◀────────
 //! ```
 //!
-//! What comes out at the target is byte for byte what the source's QEMU wrote; how it travels is `transhume_pages`' matter. The source
-//! agent withholds the switchover-ack on the return path. Deliberately absent: resumption; a broken stream aborts the batch.
+//! What comes out at the target is byte for byte what the source's QEMU wrote; how it travels is
+//! `transhume_pages`' matter. The source agent withholds the switchover-ack on the return path.
+//! Deliberately absent: resumption; a broken stream aborts the batch.
 
 mod buffers;
 mod greet;
@@ -148,7 +149,8 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 type Wire = Box<dyn Duplex>;
 
-/// The source's half: listens for QEMU on [`SOURCE_SOCKET`] in `dir` and sends the stream to the target's agent.
+/// The source's half: listens for QEMU on [`SOURCE_SOCKET`] in `dir` and sends the stream to the
+/// target's agent.
 pub async fn start_source(
     dir: &Path,
     vm: &VmSpec,
@@ -283,8 +285,9 @@ pub async fn start_target(
     })
 }
 
-/// QEMU reads and we write in turns where the socket is small: the writer wakes when three quarters are read, and QEMU waits
-/// for it. Where more than the system's usual is not permitted, it stays slow.
+/// QEMU reads and we write in turns where the socket is small: the writer wakes when three quarters
+/// are read, and QEMU waits for it. Where more than the system's usual is not permitted, it stays
+/// slow.
 fn widen(socket: &UnixStream) {
     if let Err(error) = rustix::net::sockopt::set_socket_send_buffer_size_force(socket, QEMU_SOCKET_BYTES) {
         tracing::debug!(%error, "QEMU's socket keeps its usual size");
@@ -313,7 +316,8 @@ async fn pass_on(
     to.shutdown().await
 }
 
-/// Threads of their own: encoding takes milliseconds at a time, and a switchover must not wait behind it.
+/// Threads of their own: encoding takes milliseconds at a time, and a switchover must not wait
+/// behind it.
 fn page_threads() -> &'static Handle {
     static THREADS: OnceLock<Runtime> = OnceLock::new();
     THREADS

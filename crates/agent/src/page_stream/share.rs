@@ -1,4 +1,5 @@
-//! What the page streams of one cluster share on a host: the store of pages that arrived, and what each target is thought to hold.
+//! What the page streams of one cluster share on a host: the store of pages that arrived, and what
+//! each target is thought to hold.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -58,7 +59,8 @@ impl PageShare {
         }
     }
 
-    /// The store of a cluster; a new one gets what the stores in use leave, and ends those that no stream uses.
+    /// The store of a cluster; a new one gets what the stores in use leave, and ends those that no
+    /// stream uses.
     pub(super) fn store(&self, cluster: &ClusterName) -> SharedStore {
         let mut stores = locked(&self.stores);
         if !stores.contains_key(cluster) {

@@ -5,8 +5,9 @@
 //!       ◀── filter ◀── returned ──    ▲  ◀──── back ──── receive ◀──
 //! ```
 //!
-//! Each stage is a task; the channels between them are short, so a slow link stops QEMU. The encoder never waits with
-//! its ears shut: what comes back is taken first, or two full pipes would wait for each other.
+//! Each stage is a task; the channels between them are short, so a slow link stops QEMU. The
+//! encoder never waits with its ears shut: what comes back is taken first, or two full pipes would
+//! wait for each other.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -237,7 +238,8 @@ impl Encode {
         })
     }
 
-    /// The frames of a push have gone to the sender: how the kernel fares with them says what the link carries.
+    /// The frames of a push have gone to the sender: how the kernel fares with them says what the
+    /// link carries.
     fn look_at_link(&mut self, push: Push) -> io::Result<()> {
         let delivered = Delivered::of(&self.socket)?;
         let new = self.link.saw(Flight {
@@ -253,7 +255,8 @@ impl Encode {
         Ok(())
     }
 
-    /// The chooser weighs against what the link carries or what the stream may use of it, whichever is less.
+    /// The chooser weighs against what the link carries or what the stream may use of it, whichever
+    /// is less.
     fn tell_rate(&mut self) {
         let known = [self.link.rate(), self.pace.rate()];
         self.encoder.link_rate(known.into_iter().flatten().min());

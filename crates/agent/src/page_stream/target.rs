@@ -136,7 +136,8 @@ impl Decode {
         }
     }
 
-    /// While a group lacks nothing but what other streams carry, the wire is not read: the source feels a full pipe.
+    /// While a group lacks nothing but what other streams carry, the wire is not read: the source
+    /// feels a full pipe.
     async fn wait_for_siblings(&mut self) -> io::Result<()> {
         let store = self.store.clone();
         while let Some(group) = self.decoder.waits_for_siblings() {
@@ -265,7 +266,8 @@ mod tests {
         }
     }
 
-    /// After how long the page is asked for, as it does not come; the guest stops in between, or does not.
+    /// After how long the page is asked for, as it does not come; the guest stops in between, or
+    /// does not.
     async fn asked_after(stop: Option<Duration>) -> Duration {
         let mut stage = stage().await;
         tokio::spawn(async move { while stage.bytes_out.recv().await.is_some() {} });
@@ -293,7 +295,8 @@ mod tests {
         assert!(asked_after(None).await >= PAGE_SIBLING_WAIT);
     }
 
-    /// Found in batches of eight loaded guests: each group of the last pages was waited for, with the guests stopped.
+    /// Found in batches of eight loaded guests: each group of the last pages was waited for, with
+    /// the guests stopped.
     #[tokio::test(start_paused = true)]
     async fn a_stopped_guest_waits_for_no_sibling() {
         let stop = PAGE_SIBLING_WAIT / 3;
@@ -302,8 +305,9 @@ mod tests {
         assert!(asked_after(Some(Duration::ZERO)).await < stop);
     }
 
-    /// Found in a batch of eight on a machine that stood still now and then: the page came when patience ended, nothing was lacking, nothing
-    /// was asked for, and the stream stood until the batch rolled back.
+    /// Found in a batch of eight on a machine that stood still now and then: the page came when
+    /// patience ended, nothing was lacking, nothing was asked for, and the stream stood until the
+    /// batch rolled back.
     #[tokio::test(start_paused = true)]
     async fn a_page_that_comes_as_patience_ends_is_taken() {
         let mut stage = stage().await;

@@ -1,4 +1,5 @@
-//! TLS 1.3 between agents: both show a certificate of the fleet's own authority, and the target's names its address (rustls).
+//! TLS 1.3 between agents: both show a certificate of the fleet's own authority, and the target's
+//! names its address (rustls).
 
 use std::io;
 use std::net::IpAddr;

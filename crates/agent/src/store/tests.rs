@@ -23,7 +23,8 @@ impl Drop for Dir {
     }
 }
 
-/// Writes down what is done; fails at a step as if the agent were killed there, or as a full disk does.
+/// Writes down what is done; fails at a step as if the agent were killed there, or as a full disk
+/// does.
 #[derive(Default)]
 struct Faulty {
     done: RefCell<Vec<String>>,

@@ -1,4 +1,5 @@
-//! Between a VM's machine and the world: its record, its reports, its timers, and the acts that wait for their turn.
+//! Between a VM's machine and the world: its record, its reports, its timers, and the acts that
+//! wait for their turn.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};

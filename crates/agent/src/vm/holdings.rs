@@ -1,4 +1,5 @@
-//! What a VM's task owns on this host. An act uses it where it is: an act that is given up in the middle takes nothing with it.
+//! What a VM's task owns on this host. An act uses it where it is: an act that is given up in the
+//! middle takes nothing with it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! One task per VM. What is decided about it is `transhume_agent_core`'s machine; here its effects are carried out.
+//! One task per VM. What is decided about it is `transhume_agent_core`'s machine; here its effects
+//! are carried out.
 //!
 //! ```text
 //!  orders, QEMU, buffers, timers ─▶ Decisions (machine, record) ──acts──▶ acts::carry_out(Holdings)
@@ -6,7 +7,8 @@
 //!                                        └────────────────── Done ◀───────────────┘
 //! ```
 //!
-//! The order of reading: `task` (the loop), `decisions` (what is written, reported and waited for), `holdings` (what is owned), `acts`.
+//! The order of reading: `task` (the loop), `decisions` (what is written, reported and waited for),
+//! `holdings` (what is owned), `acts`.
 
 mod acts;
 mod decisions;

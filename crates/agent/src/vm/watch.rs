@@ -7,7 +7,8 @@ use transhume_agent_core::limits::ROUNDS_MIN;
 use transhume_agent_core::{Input, RunState};
 use transhume_qemu::{QmpEvent, Vm, VmPaths};
 
-/// Events after which QEMU is asked for its run state: what an event says may be over when it is read.
+/// Events after which QEMU is asked for its run state: what an event says may be over when it is
+/// read.
 const RUN_STATE_EVENTS: [&str; 5] = ["STOP", "RESUME", "RESET", "BLOCK_IO_ERROR", "GUEST_PANICKED"];
 
 /// Watches one QEMU; dropping it ends the watch.
@@ -83,7 +84,8 @@ impl Watcher {
                     return;
                 };
                 self.pass.send_replace(pass);
-                // Later ones come every few milliseconds while the stream is held; the looks by time see those.
+                // Later ones come every few milliseconds while the stream is held; the looks by
+                // time see those.
                 if pass == ROUNDS_MIN {
                     self.tell(Input::PassBegan).await;
                 }

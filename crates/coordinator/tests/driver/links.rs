@@ -133,8 +133,8 @@ async fn a_clock_that_is_an_hour_off_is_measured_and_so_is_its_step() {
     }
 }
 
-/// A15: with an hour between the hosts' clocks, figures that span both are what they would be without,
-/// and forecasts learn from nothing else.
+/// A15: with an hour between the hosts' clocks, figures that span both are what they would be
+/// without, and forecasts learn from nothing else.
 #[tokio::test]
 async fn hosts_whose_clocks_differ_by_an_hour_are_measured_as_if_they_did_not() {
     const HOUR_US: i64 = 3_600_000_000;

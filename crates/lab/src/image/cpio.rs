@@ -9,7 +9,8 @@ const S_IFREG: u32 = 0o100_000;
 const S_IFLNK: u32 = 0o120_000;
 const S_IFCHR: u32 = 0o020_000;
 
-/// The archive's bytes. Parents come before what they hold, as the kernel needs it: the tree is sorted by path.
+/// The archive's bytes. Parents come before what they hold, as the kernel needs it: the tree is
+/// sorted by path.
 pub fn archive(tree: &Tree) -> Vec<u8> {
     let mut out = Vec::new();
     for (number, (path, node)) in tree.iter().enumerate() {

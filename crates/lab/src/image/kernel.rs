@@ -1,4 +1,5 @@
-//! The distribution's own kernel for virtual machines: found through apt, downloaded, unpacked, never installed.
+//! The distribution's own kernel for virtual machines: found through apt, downloaded, unpacked,
+//! never installed.
 
 use std::fs;
 use std::io;
@@ -80,7 +81,8 @@ async fn fetch(work: &Path) -> Result<(), LabError> {
     Ok(())
 }
 
-/// The image package behind the first meta package that apt knows, and its package of modules where that is separate.
+/// The image package behind the first meta package that apt knows, and its package of modules where
+/// that is separate.
 async fn kernel_packages() -> Result<Vec<String>, LabError> {
     for meta in META_PACKAGES {
         let output = run(Command::new("apt-cache").args(["show", "--no-all-versions", meta])).await?;

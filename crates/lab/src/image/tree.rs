@@ -1,7 +1,8 @@
 //! The files of an initramfs before they become an archive. Paths are relative and clean.
 //!
-//! The base is laid out like today's distributions (`/bin`, `/lib`, `/lib64`, … are links into `/usr`). What an overlay
-//! puts below such a link lands in the link's directory, so programs find their libraries whichever way they are named.
+//! The base is laid out like today's distributions (`/bin`, `/lib`, `/lib64`, … are links into
+//! `/usr`). What an overlay puts below such a link lands in the link's directory, so programs find
+//! their libraries whichever way they are named.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,7 +43,8 @@ impl Tree {
         self.put(path, Node::Link { to: to.to_owned() })
     }
 
-    /// Adds a node, its parents first. Files replace files; a directory where a link to one is adds nothing.
+    /// Adds a node, its parents first. Files replace files; a directory where a link to one is adds
+    /// nothing.
     pub fn put(&mut self, path: &str, node: Node) -> Result<(), LabError> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = self.directory(parent)?;

@@ -1,4 +1,5 @@
-//! The opponent of the figures: the same lab without agents, moved as people move VMs today, one `migrate` after the other.
+//! The opponent of the figures: the same lab without agents, moved as people move VMs today, one
+//! `migrate` after the other.
 
 mod mode;
 mod vm;
@@ -62,7 +63,8 @@ impl StockLab {
         Ok(Self { lab, launcher, vms })
     }
 
-    /// Moves every VM, one after the other, to the host `by` places further. QEMU may choose a blackout of up to `downtime_ms`.
+    /// Moves every VM, one after the other, to the host `by` places further. QEMU may choose a
+    /// blackout of up to `downtime_ms`.
     pub async fn move_all(&mut self, by: usize, downtime_ms: u64) -> Result<Vec<StockMove>, LabError> {
         let hosts = self.lab.state.hosts.len();
         let mut moves = Vec::new();

@@ -39,8 +39,8 @@ impl StockMode {
         }
     }
 
-    /// Capabilities for both sides; those of other modes are switched off. The target's word ends the migration, as
-    /// careful people have it.
+    /// Capabilities for both sides; those of other modes are switched off. The target's word ends
+    /// the migration, as careful people have it.
     pub(super) fn capabilities(self) -> Value {
         let multifd = matches!(self, StockMode::Multifd | StockMode::MultifdZstd);
         json!({"capabilities": [

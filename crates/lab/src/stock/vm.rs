@@ -239,7 +239,8 @@ async fn start(
     }
 }
 
-/// The agent's own command line, but for what makes it the agent's: QEMU opens the tap, and a target resumes by itself.
+/// The agent's own command line, but for what makes it the agent's: QEMU opens the tap, and a
+/// target resumes by itself.
 fn arguments(
     launcher: &Launcher,
     spec: &VmSpec,

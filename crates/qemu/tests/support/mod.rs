@@ -1,4 +1,5 @@
-//! What the tests on a real QEMU share: a tiny guest, taps in a namespace of their own, a page stream proxy.
+//! What the tests on a real QEMU share: a tiny guest, taps in a namespace of their own, a page
+//! stream proxy.
 #![allow(dead_code)]
 
 use std::fs;
@@ -23,11 +24,13 @@ use transhume_qemu::{
 /// Longest wait for the guest to do what it does all the time.
 pub const GUEST_LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs a test in a thread with a network namespace of its own, which ends with the thread and its descriptors.
+/// Runs a test in a thread with a network namespace of its own, which ends with the thread and its
+/// descriptors.
 pub fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
-            // SAFETY: only the network namespace of this thread changes; no descriptor table is unshared.
+            // SAFETY: only the network namespace of this thread changes; no descriptor table is
+            // unshared.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace (run as root)");
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -83,7 +86,8 @@ impl Drop for TempDir {
     }
 }
 
-/// Kills a QEMU when the test ends, however it ends: a keeper does, as soon as its input ends, which a killed test ends too.
+/// Kills a QEMU when the test ends, however it ends: a keeper does, as soon as its input ends,
+/// which a killed test ends too.
 pub struct KillOnDrop(Child);
 
 /// Field 22 of a stat line is the start time: another process of the same number is left alone.
@@ -187,7 +191,8 @@ fn newc(archive: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
     archive.resize(archive.len().next_multiple_of(4), 0);
 }
 
-/// A VM of one processor and 128 MiB with one NIC and one disk, which writes `dirty_kib` KiB of memory with every count.
+/// A VM of one processor and 128 MiB with one NIC and one disk, which writes `dirty_kib` KiB of
+/// memory with every count.
 pub fn spec(dir: &Path, name: &str, dirty_kib: u32) -> VmSpec {
     let dirty = format!(
         "[ {dirty_kib} = 0 ] || /bin/busybox dd if=/dev/urandom of=/scratch bs=1024 count={dirty_kib} conv=notrunc 2>/dev/null"

@@ -1,4 +1,5 @@
-//! Step 9: closing the buffers takes as long as marker and peer do, so it goes on beside the VM's other acts.
+//! Step 9: closing the buffers takes as long as marker and peer do, so it goes on beside the VM's
+//! other acts.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! The acts of a VM, each carried out where the VM's task holds what it needs. Every one ends: by its own limits, those of QEMU and
-//! `netbuf`, or the backstop here.
+//! The acts of a VM, each carried out where the VM's task holds what it needs. Every one ends: by
+//! its own limits, those of QEMU and `netbuf`, or the backstop here.
 
 mod closing;
 mod process;

@@ -20,7 +20,8 @@ use crate::vm::holdings::{Copying, Holdings, Qemu, Slot};
 use crate::vm::task::Outcome;
 use crate::vm::watch::{Watch, run_state};
 
-/// Everything that can be known before a VM is put here: QEMU, machine type, MTU, files, disks, room (G3).
+/// Everything that can be known before a VM is put here: QEMU, machine type, MTU, files, disks,
+/// room (G3).
 pub(super) async fn admit(context: &Context, spec: VmSpec, powered_off: bool) -> Outcome {
     let config = &context.config;
     let mut admitted = spec;
@@ -87,6 +88,9 @@ impl Adoption {
         if self.surrendered && !transhume_qemu::is_alive(&self.process) {
             return self.without_process(holdings, context);
         }
+        if !transhume_qemu::is_alive(&self.process) {
+            return Ok(Product::Gone);
+        }
         let paths = context.paths(&self.spec.name);
         // QEMU's monitor is one connection: one that was made stays.
         if holdings.qemu.is_none() {
@@ -106,8 +110,9 @@ impl Adoption {
         Ok(Product::Adopted { run })
     }
 
-    /// A VM that has left needs no QEMU any more, but what was captured for it is still to be forwarded, and what comes by the
-    /// old path until that closes: its taps went with the process and are made anew.
+    /// A VM that has left needs no QEMU any more, but what was captured for it is still to be
+    /// forwarded, and what comes by the old path until that closes: its taps went with the process
+    /// and are made anew.
     fn without_process(&self, holdings: &mut Holdings, context: &Context) -> Outcome {
         if holdings.taps.is_none() {
             let purpose = SpawnFor::Boot;
@@ -212,7 +217,8 @@ pub(super) async fn power_down(holdings: &Holdings) -> Outcome {
     Ok(Product::Done)
 }
 
-/// Ends everything of the VM here, also what only carries its mark. The process goes first: while it lives, its taps do.
+/// Ends everything of the VM here, also what only carries its mark. The process goes first: while
+/// it lives, its taps do.
 pub(super) async fn end(holdings: &mut Holdings, context: &Context) -> Outcome {
     drop(locked(&holdings.reach.stream).take());
     holdings.whole = None;

@@ -20,7 +20,8 @@ use crate::vm::holdings::{Copying, Holdings, Qemu, Slot};
 use crate::vm::task::Outcome;
 use crate::vm::watch::run_state;
 
-/// Passes over memory that a stream which catches up makes: one for what was put off, one for what was written meanwhile.
+/// Passes over memory that a stream which catches up makes: one for what was put off, one for what
+/// was written meanwhile.
 const CATCH_UP_PASSES: u64 = 2;
 
 /// Step 1 at the target.
@@ -123,7 +124,8 @@ fn status(seen: &MigrationProgress) -> CopyStatus {
     }
 }
 
-/// Step 5: what a held stream has put off goes across; what it has not caught up with by then does so after the stop.
+/// Step 5: what a held stream has put off goes across; what it has not caught up with by then does
+/// so after the stop.
 pub(super) async fn catch_up(holdings: &mut Holdings) -> Outcome {
     if let Some(watch) = &mut holdings.watch {
         let _ = timeout(CATCH_UP, watch.more_passes(CATCH_UP_PASSES)).await;
@@ -187,7 +189,8 @@ pub(super) async fn cancel(holdings: &mut Holdings) -> Outcome {
     Ok(Product::Done)
 }
 
-/// QEMU's figures, ours for the wire, and the predicted blackout: what is left at the rate measured last.
+/// QEMU's figures, ours for the wire, and the predicted blackout: what is left at the rate measured
+/// last.
 fn progress(seen: &MigrationProgress, holdings: &Holdings) -> PageProgress {
     let account = {
         let stream = locked(&holdings.reach.stream);

@@ -31,7 +31,8 @@ pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, ep
     Ok(Product::Tunnels(tunnels))
 }
 
-/// Step 8: the order to activate is the permit. Where QEMU does not obey, it is as it was and may be told again.
+/// Step 8: the order to activate is the permit. Where QEMU does not obey, it is as it was and may
+/// be told again.
 pub(super) async fn run_arrived(holdings: &mut Holdings, epoch: Epoch) -> Outcome {
     match holdings.qemu.take() {
         Some(Qemu::Loaded(loaded)) => {
