@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use transhume_model::{HostName, ProcessId, VmName};
@@ -66,12 +67,25 @@ fn processes(vms_dir: &Path) -> io::Result<Vec<(VmName, ProcessId)>> {
         if let Some(pid) = pid
             && let Ok(arguments) = command_line(pid)
             && let Some(vm) = transhume_qemu::marked_vm(vms_dir, arguments.split(|byte| *byte == 0))
+            && sees(Path::new(&format!("/proc/{pid}/root")), vms_dir)?
             && let Ok(process) = transhume_qemu::identify(pid)
         {
             found.push((vm, process));
         }
     }
     Ok(found)
+}
+
+/// Whether the directory is the same one below this root: a QEMU in a container, started by an
+/// agent of its own, may name the same path and mean another place.
+fn sees(root: &Path, dir: &Path) -> io::Result<bool> {
+    let below = root.join(dir.strip_prefix("/").unwrap_or(dir));
+    match (fs::metadata(below), fs::metadata(dir)) {
+        (Ok(theirs), Ok(ours)) => Ok((theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino())),
+        // The process has ended meanwhile, or has no such place.
+        (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
 }
 
 fn command_line(pid: u32) -> io::Result<Vec<u8>> {
@@ -119,7 +133,10 @@ mod tests {
 
     #[test]
     fn a_process_is_found_by_its_mark_until_it_ends_and_others_are_not() {
-        let dir = format!("/run/transhume-marks-{}/vms", std::process::id());
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("vms");
+        fs::create_dir(&dir).unwrap();
+        let (dir, path) = (dir.display().to_string(), &dir);
         let ours = with_argument(&format!(
             "socket,id=qmp,path={dir}/vm1/qmp.sock,server=on,wait=off"
         ));
@@ -128,13 +145,27 @@ mod tests {
             "socket,id=qmp,path={dir}/vm2/qmp.sock,server=on,wait=off"
         ));
         let vm1 = "vm1".parse().unwrap();
-        let found = processes_of(dir.as_ref(), &vm1).unwrap();
+        let found = processes_of(path, &vm1).unwrap();
         assert_eq!(
             found.iter().map(|process| process.pid).collect::<Vec<_>>(),
             [ours.0.id()]
         );
         drop(ours);
-        assert!(processes_of(dir.as_ref(), &vm1).unwrap().is_empty());
+        assert!(processes_of(path, &vm1).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_same_path_below_another_root_is_another_place() {
+        let (ours, container) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dir = ours.path();
+        let below = container.path().join(dir.strip_prefix("/").unwrap());
+        assert!(sees(Path::new("/"), dir).unwrap());
+        assert!(!sees(container.path(), dir).unwrap(), "it has no such place");
+        fs::create_dir_all(below).unwrap();
+        assert!(
+            !sees(container.path(), dir).unwrap(),
+            "its own place of that name"
+        );
     }
 
     #[test]
