@@ -64,6 +64,11 @@ pub enum Product {
     },
     /// Of `Adopt`: the process has ended since it was found, and is not surrendered.
     Gone,
+    /// Of `Stop`.
+    Stopped {
+        /// QEMU's run state, asked behind the stop: a guest that fell before it does not obey.
+        run: RunState,
+    },
     /// Of `End`: the account of a source's buffers that were still open.
     Ended {
         /// Frames captured and not accounted for before.

@@ -258,6 +258,26 @@ fn a_guest_that_ran_here_is_not_told_to_again() {
 }
 
 #[test]
+fn a_guest_that_falls_in_the_instant_of_its_stop_moves_as_it_is() {
+    for (run, fallen) in [
+        (RunState::Panicked, GuestState::Panicked),
+        (RunState::DiskError, GuestState::DiskError),
+        (RunState::Paused, GuestState::Running),
+    ] {
+        let mut rig = Rig::new();
+        rig.boot();
+        let _ = rig.leave(Mode::Live);
+        // QEMU's own word of it comes later, or never.
+        rig.run = run;
+        let captured = rig.ok(Command::Capture { vm: vm() });
+        assert!(
+            matches!(captured, Outcome::Captured { guest, .. } if guest == fallen),
+            "{captured:?}"
+        );
+    }
+}
+
+#[test]
 fn a_guest_that_panicked_while_no_agent_watched_its_capture_is_left_so() {
     let mut rig = Rig::new();
     rig.boot();

@@ -220,10 +220,14 @@ impl Running {
         &self.vm
     }
 
-    /// Stops the guest. Its taps are not read from here on.
-    pub async fn stop(&self) -> Result<(), QemuError> {
-        self.vm.qmp.execute("stop", json!({})).await?;
-        Ok(())
+    /// Stops the guest; its taps are not read from here on. The run state behind the stop: a guest
+    /// that had panicked, or stood still on a disk error, stays so (QEMU's `vm_stop`).
+    pub async fn stop(&self) -> Result<RunState, QemuError> {
+        let qmp = &self.vm.qmp;
+        // Written one behind the other and answered in that order: one turn of QEMU's loop.
+        let stop = async { Ok(qmp.execute("stop", json!({})).await.map(|_| ())?) };
+        let ((), run) = tokio::try_join!(stop, self.vm.query_status())?;
+        Ok(run)
     }
 
     /// Lets the guest run, whatever stopped it.

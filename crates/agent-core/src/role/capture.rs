@@ -7,7 +7,7 @@ use transhume_protocol::message::{CaptureTimes, GuestState, Mode, OrderKind, Out
 use super::Role;
 use super::source::{Doing, Source};
 use crate::effect::{Act, Pace, Signal, Ticket};
-use crate::input::Product;
+use crate::input::{Product, RunState};
 use crate::machine::Cx;
 use crate::trouble::Trouble;
 
@@ -84,6 +84,18 @@ impl Source {
         Role::Source(self)
     }
 
+    /// It may have fallen in the instant of its stop, and what QEMU says of that by itself may come
+    /// later than it matters: a guest that panicked is not to run at the target.
+    fn stopped_as(mut self: Box<Self>, cx: &mut Cx<'_>, capturing: Capturing, run: RunState) -> Role {
+        match run {
+            RunState::Panicked => self.home.guest = GuestState::Panicked,
+            RunState::DiskError => self.home.guest = GuestState::DiskError,
+            RunState::Shutdown => self.powered_off(cx),
+            _ => {}
+        }
+        self.capture(cx, capturing)
+    }
+
     fn capture(mut self: Box<Self>, cx: &mut Cx<'_>, mut capturing: Capturing) -> Role {
         cx.signal(Signal::Pace(Pace::Released));
         capturing.stopped_at = cx.now.wall;
@@ -105,7 +117,8 @@ impl Source {
                 self.stop(cx, capturing)
             }
             (Step::Shut, Ok(_)) => self.not_captured(cx, super::unexpected()),
-            (Step::Stop, Ok(_)) => self.capture(cx, capturing),
+            (Step::Stop, Ok(Product::Stopped { run })) => self.stopped_as(cx, capturing, run),
+            (Step::Stop, Ok(_)) => self.not_captured(cx, super::unexpected()),
             (Step::Capture, Ok(_)) => {
                 let times = CaptureTimes {
                     begun_at: capturing.begun_at,

@@ -243,11 +243,7 @@ impl Source {
             }
             Input::Done { ticket, result } => self.looked(cx, ticket, result),
             Input::RunState(RunState::Shutdown) | Input::PoweredOff => {
-                self.ended(
-                    cx,
-                    FaultKind::PoweredOff,
-                    "its guest powered itself off".to_owned(),
-                );
+                self.powered_off(cx);
             }
             // It was told to run on the way back, and does: what it does from here on it does by
             // itself.
@@ -277,6 +273,14 @@ impl Source {
             Input::RunState(_) | Input::PageStreamBroke { .. } | Input::Timer(_) | Input::Order(_) => {}
         }
         Role::Source(self)
+    }
+
+    pub(super) fn powered_off(&mut self, cx: &mut Cx<'_>) {
+        self.ended(
+            cx,
+            FaultKind::PoweredOff,
+            "its guest powered itself off".to_owned(),
+        );
     }
 
     /// Nothing of it can run any more. The frames that are kept stay until the batch is given up.

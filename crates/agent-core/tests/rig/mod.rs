@@ -251,8 +251,13 @@ impl Rig {
                 delivered: KEPT,
                 ..TargetFrames::default()
             }),
+            Act::Stop => Product::Stopped {
+                run: match self.run {
+                    RunState::Running => RunState::Paused,
+                    fallen => fallen,
+                },
+            },
             Act::Cont
-            | Act::Stop
             | Act::PowerDown
             | Act::OpenPageStream { .. }
             | Act::StartMigration

@@ -183,18 +183,14 @@ impl World {
 
     fn stop(&mut self, at: At) -> Result<Applied, Violation> {
         self.is_busy();
-        let fell = self.qemu(at).filter(|qemu| !qemu.runs()).map(|qemu| qemu.id.pid);
-        if let Some(pid) = fell {
-            // A monitor keeps order: what QEMU said by itself comes before what it answers.
-            self.qemu_says(at.host, at.vm, pid)?;
-        }
         let Some(qemu) = self.qemu(at) else {
             return Ok(failed(FaultKind::Qemu, "its QEMU is gone"));
         };
         let thrown_away = qemu.stop();
+        let run = qemu.run;
         self.throw_away(at, thrown_away);
         self.notice(at.host, at.vm);
-        Ok(DONE)
+        Ok(Some(Ok(Product::Stopped { run })))
     }
 
     /// QEMU throws away what it has read for a guest that did not take it. The account says so.

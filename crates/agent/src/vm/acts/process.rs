@@ -207,8 +207,8 @@ pub(super) async fn cont(holdings: &Holdings) -> Outcome {
 
 /// Stops the guest.
 pub(super) async fn stop(holdings: &Holdings) -> Outcome {
-    holdings.here()?.stop().await.map_err(qemu_failed)?;
-    Ok(Product::Done)
+    let run = holdings.here()?.stop().await.map_err(qemu_failed)?;
+    Ok(Product::Stopped { run: run_state(&run) })
 }
 
 /// Asks the guest to power itself off.
