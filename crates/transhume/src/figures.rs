@@ -16,7 +16,7 @@ use crate::client;
 use crate::clusters::cluster_name;
 use crate::failure::{Failure, Kind};
 use crate::follow;
-use crate::labs::{refuse_lab, told};
+use crate::labs::{progress, refuse_lab};
 use crate::machine;
 use crate::moves::print_json;
 use crate::table::Table;
@@ -41,7 +41,7 @@ fn options(vms: u16, rate: u32, mtu: u16) -> LabUp {
         mtu,
         traffic: Traffic::Mesh,
         owner: Some(std::process::id()),
-        progress: told(),
+        progress: progress(),
         ..LabUp::default()
     }
 }
@@ -54,7 +54,7 @@ pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
     let mut rows = Vec::new();
     let measured = measure(&args, &mut rows).await;
     // Nothing stays, whatever happened; what was measured is written.
-    let removed = down(&LabName::default(), &told()).await;
+    let removed = down(&LabName::default(), &progress()).await;
     let machine = machine::description(accelerator(&options(args.vms, args.rate, MTUS[0])).await?);
     write(&args.out, &wanted, &rows, &machine)?;
     measured?;
@@ -345,7 +345,7 @@ pub async fn stock(args: StockArgs) -> Result<ExitCode, Failure> {
     let mut rows = Vec::new();
     let done = stock_block(&options(args.vms, args.rate, args.mtu), 0, 1, &mut rows).await;
     if done.is_err() {
-        down(&LabName::default(), &told()).await?;
+        down(&LabName::default(), &progress()).await?;
     }
     done?;
     if args.json {

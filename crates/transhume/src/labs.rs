@@ -40,7 +40,7 @@ fn open() -> Result<Lab, Failure> {
 
 /// For what raises labs of its own: refuses where one is up.
 pub async fn refuse_lab(what: &str) -> Result<(), Failure> {
-    sweep(&told()).await?;
+    sweep(&progress()).await?;
     if Lab::open(&LabName::default()).is_ok() {
         let hint = format!("run `transhume lab down` first: the {what} raises its own");
         return Err(Failure::new(Kind::Refused, "a lab is up", hint));
@@ -48,7 +48,7 @@ pub async fn refuse_lab(what: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-pub fn told() -> Progress {
+pub fn progress() -> Progress {
     Progress::new(|text| eprintln!("{text}"))
 }
 
@@ -72,7 +72,7 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
         pages_off: args.pages_off,
         tls: !args.no_tls,
         owner: args.owner,
-        progress: told(),
+        progress: progress(),
         ..LabUp::default()
     };
     up(&options).await?;
@@ -84,7 +84,7 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn remove() -> Result<ExitCode, Failure> {
-    let report = down(&LabName::default(), &told()).await?;
+    let report = down(&LabName::default(), &progress()).await?;
     if report.existed {
         eprintln!(
             "the lab is gone: {} processes ended, {} namespaces removed",

@@ -19,7 +19,7 @@ use crate::args::{LinkSpeed, Load, MemoryArgs};
 use crate::client;
 use crate::failure::{Failure, Kind};
 use crate::figures::{drawn, move_once};
-use crate::labs::{refuse_lab, told};
+use crate::labs::{progress, refuse_lab};
 use crate::machine;
 use crate::moves::print_json;
 use crate::table::Table;
@@ -77,7 +77,7 @@ pub async fn memory(args: MemoryArgs) -> Result<ExitCode, Failure> {
     let mut rows = Vec::new();
     let measured = measure(&args, &scratch, &mut rows).await;
     // Nothing stays, whatever happened; what was measured is written.
-    let removed = down(&LabName::default(), &told()).await;
+    let removed = down(&LabName::default(), &progress()).await;
     // What it held was copied from this machine.
     let _ = std::fs::remove_dir_all(&scratch);
     let machine = machine::description(accelerator(&LabUp::default()).await?);
@@ -130,7 +130,7 @@ async fn measure(args: &MemoryArgs, scratch: &Path, rows: &mut Vec<Row>) -> Resu
                     tls: !args.no_tls,
                     pages_off: args.pages_off.clone(),
                     owner: Some(std::process::id()),
-                    progress: told(),
+                    progress: progress(),
                     ..load.lab(vms, bits_per_s, scratch)?
                 };
                 match one(&options, &case, args.reps, rows).await {

@@ -109,7 +109,7 @@ fn refused(error: InputError) -> Failure {
     Failure::new(Kind::Refused, error.to_string(), hint)
 }
 
-/// A plan with a ring or a VM that cannot be carried is shown, and refused.
+/// A plan with a cycle or a VM that cannot be carried is shown, and refused.
 fn executable(plan: &Plan) -> Result<ExitCode, Failure> {
     if let Some(refused) = plan.refused.first() {
         let rate = refused.rate_needed_mbit_s;
@@ -121,7 +121,7 @@ fn executable(plan: &Plan) -> Result<ExitCode, Failure> {
     }
     if !plan.cycle.is_empty() {
         let why = match plan.cycle_states {
-            None => "no host is free to break the ring".to_owned(),
+            None => "no host is free to break the cycle".to_owned(),
             Some(states) => format!("no order was found within {states} states"),
         };
         let vms = listed(plan.cycle.iter().map(|step| step.vm.as_str()));

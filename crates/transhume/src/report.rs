@@ -79,11 +79,21 @@ pub fn show(report: &MigrationReport) {
         .vms
         .iter()
         .flat_map(notes)
+        .chain(clocks(report))
         .for_each(|note| println!("{note}"));
     for wait in &report.waiting {
         println!("waits for {}", wait_in_words(wait));
     }
     forecasts::show_report(report);
+}
+
+/// How far the figures that compare two hosts' clocks may be off, where that matters.
+fn clocks(report: &MigrationReport) -> Option<String> {
+    let uncertain = report.vms.iter().filter_map(|vm| vm.clock_uncertainty_ms);
+    let worst = uncertain.fold(0.0, f64::max);
+    (worst > CLOCK_UNCERTAINTY_MS_MAX).then(|| {
+        format!("blackouts and gaps may be up to {worst:.1} ms off: the hosts' clocks are known no better")
+    })
 }
 
 /// What the columns do not hold of a VM.
@@ -98,14 +108,6 @@ fn notes(vm: &VmReport) -> Vec<String> {
     }
     if let Some(why) = &vm.clocks {
         notes.push(format!("VM {id}: not all times are known: {why}"));
-    }
-    if let Some(ms) = vm
-        .clock_uncertainty_ms
-        .filter(|ms| *ms > CLOCK_UNCERTAINTY_MS_MAX)
-    {
-        notes.push(format!(
-            "VM {id}: blackout and gap may be {ms:.1} ms off: the clocks of its hosts are known no better"
-        ));
     }
     let frames = vm.frames.unwrap_or_default();
     if frames.untaken > 0 {

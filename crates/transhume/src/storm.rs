@@ -22,13 +22,15 @@ use transhume_lab::{LabName, down};
 
 use crate::args::StormArgs;
 use crate::failure::{Failure, Kind};
-use crate::labs::{refuse_lab, told};
+use crate::labs::{progress, refuse_lab};
 use crate::moves::print_json;
 use round::Told;
 use scene::Scene;
 
 /// Rounds without faults.
 const NONE: &str = "none";
+/// As if no faults were named.
+const ALL: &str = "all";
 
 impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
@@ -53,7 +55,7 @@ pub async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
     refuse_lab("storm").await?;
     let stop = stop_at_interrupt()?;
     let weathered = rounds(&args, &faults, &mut ledger, &stop).await;
-    let lowered = down(&LabName::default(), &told()).await;
+    let lowered = down(&LabName::default(), &progress()).await;
     let lines = weathered?;
     lowered?;
     let sum = Summary::of(&lines);
@@ -85,10 +87,11 @@ fn refused(message: String, hint: &str) -> Failure {
 fn chosen(names: &[String]) -> Result<Vec<Fault>, Failure> {
     match names {
         [] => Ok(Fault::ALL.to_vec()),
+        [only] if only == ALL => Ok(Fault::ALL.to_vec()),
         [only] if only == NONE => Ok(Vec::new()),
         names => Fault::selection(names).map_err(|message| {
             let all: Vec<_> = Fault::ALL.iter().map(|fault| fault.name()).collect();
-            refused(message, &format!("`none`, or some of: {}", all.join(", ")))
+            refused(message, &format!("`all`, `none`, or some of: {}", all.join(", ")))
         }),
     }
 }
@@ -153,7 +156,7 @@ async fn rounds(
             RoundVerdict::Kept => scene = Some(current),
             RoundVerdict::Violated if !args.keep_going => break,
             RoundVerdict::Violated | RoundVerdict::LostAndReported => {
-                _ = down(&LabName::default(), &told()).await?
+                _ = down(&LabName::default(), &progress()).await?
             }
         }
     }
@@ -214,6 +217,7 @@ mod tests {
     fn faults_are_all_none_or_those_named() {
         let names = |text: &[&str]| text.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(chosen(&[]).unwrap(), Fault::ALL);
+        assert_eq!(chosen(&names(&["all"])).unwrap(), Fault::ALL);
         assert_eq!(chosen(&names(&["none"])).unwrap(), []);
         assert_eq!(
             chosen(&names(&["kill-coordinator"])).unwrap(),

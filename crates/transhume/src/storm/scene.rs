@@ -13,7 +13,7 @@ use transhume_protocol::message::VmRole;
 use crate::args::StormArgs;
 use crate::client;
 use crate::failure::Failure;
-use crate::labs::told;
+use crate::labs::progress;
 
 /// The lab's cluster.
 const CLUSTER: &str = "lab";
@@ -40,7 +40,7 @@ impl Scene {
             rate: args.rate,
             state_bytes_max: Some(STATE_BYTES),
             owner: Some(args.owner.unwrap_or_else(std::process::id)),
-            progress: told(),
+            progress: progress(),
             ..LabUp::default()
         };
         let lab = up(&options).await?;

@@ -10,29 +10,25 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::warn;
-use transhume_api::{Accepted, ClusterList, ClusterStage, ClusterView, MoveOrder};
-use transhume_model::{ClusterName, ClusterSpec, HostName, MigrationId, Millis, VmName, WallMicros};
-use transhume_protocol::event::Happening;
+use transhume_api::ClusterStage;
+use transhume_model::{HostName, MigrationId, Millis, VmName, WallMicros};
 use transhume_protocol::message::{Outcome, Report};
-use transhume_protocol::migration::{
-    Input, JournalEntry, Limits, MoveRequest, Now, OrderIds, Ready, RecoverError,
-};
+use transhume_protocol::migration::{Input, JournalEntry, Now, OrderIds, Ready, RecoverError};
+
+mod plans;
+mod requests;
 
 use crate::clock::Estimate;
 use crate::config::Config;
 use crate::effects;
-use crate::error::Refused;
 use crate::hosts::Hosts;
-use crate::jobs::{ClusterJob, ClusterWork, Effect, Jobs, VmJob, VmWork};
-use crate::journal::{ClusterRecord, Journal, JournalError};
+use crate::jobs::{ClusterWork, Effect, Jobs};
+use crate::journal::{Journal, JournalError};
 use crate::link::LinkNews;
 use crate::moves::{Moves, Progress};
-use crate::planning::{self, Known, Lessons, Plan, Scene};
-use crate::requests::{Reply, Request, VmRequest, VmWish};
+use crate::requests::Request;
 use crate::store::Store;
-use crate::surveys::{Planned, Purpose, Surveys};
-use crate::views;
-use crate::vm_checks;
+use crate::surveys::Surveys;
 
 /// Why the coordinator stops.
 #[derive(Debug, thiserror::Error)]
@@ -222,152 +218,6 @@ impl Core {
         }
     }
 
-    /// Answers a request, or begins what it asks for.
-    fn serve(&mut self, request: Request) -> Result<(), CoreError> {
-        let now = self.now();
-        match request {
-            Request::Hosts(reply) => reply.send(Ok(self.hosts.list(now.mono))),
-            Request::Clusters(reply) => reply.send(Ok(self.list_clusters())),
-            Request::ShowCluster(name, reply) => reply.send(self.show_cluster(&name)),
-            Request::CreateCluster(cluster, reply) => self.create_cluster(cluster, reply)?,
-            Request::DeleteCluster(name, reply) => self.delete_cluster(&name, reply)?,
-            Request::Vm(request, reply) => self.work_on_vm(&request, reply)?,
-            Request::Plan(name, order, reply) => {
-                let scene = self.scene(&name, &order);
-                self.survey(scene, Purpose::Show(reply));
-            }
-            Request::Move(name, order, reply) => {
-                let scene = self.scene(&name, &order);
-                self.survey(scene, Purpose::Move(reply));
-            }
-            Request::Migrations(reply) => reply.send(Ok(self.moves.list(now))),
-            Request::Report(id, reply) => reply.send(self.moves.report(now, &id)),
-            Request::Forecasts(reply) => {
-                reply.send(Ok(planning::forecast_record(self.moves.reports())));
-            }
-            Request::Follow(id, reply) => reply.send(self.moves.history(&id)),
-            Request::Cancel(id, reply) => {
-                let cancelled = self.cancel(&id)?;
-                reply.send(cancelled);
-            }
-        }
-        Ok(())
-    }
-
-    fn list_clusters(&self) -> ClusterList {
-        let line = |record: &ClusterRecord| {
-            let migration = self.moves.of_cluster(&record.spec.name);
-            views::line(record, migration)
-        };
-        ClusterList {
-            clusters: self.store.clusters().all().map(line).collect(),
-        }
-    }
-
-    fn show_cluster(&self, name: &str) -> Result<ClusterView, Refused> {
-        let record = self.store.clusters().named(name)?;
-        let migration = self.moves.of_cluster(&record.spec.name);
-        Ok(views::cluster(record, &self.hosts, migration))
-    }
-
-    /// Nothing else is going on with a cluster.
-    fn check_idle(&self, cluster: &ClusterName) -> Result<(), Refused> {
-        self.moves.check_idle(cluster)?;
-        self.jobs.check_idle(cluster)
-    }
-
-    // Clusters and VMs.
-
-    fn create_cluster(&mut self, spec: ClusterSpec, reply: Reply<ClusterView>) -> Result<(), CoreError> {
-        if let Err(refused) = self.check_new(&spec) {
-            reply.send(Err(refused));
-            return Ok(());
-        }
-        let stage = ClusterStage::Starting;
-        self.begin_cluster_job(ClusterWork::Start, ClusterRecord { spec, stage }, Some(reply))
-    }
-
-    fn check_new(&self, spec: &ClusterSpec) -> Result<(), Refused> {
-        self.store.clusters().check_new(spec)?;
-        for vm in &spec.vms {
-            let host = self.hosts.named(vm.host.as_str())?;
-            self.hosts.check_connected(&host)?;
-            self.hosts.check_not_stranded(&vm.spec.name)?;
-        }
-        Ok(())
-    }
-
-    fn delete_cluster(&mut self, name: &str, reply: Reply<ClusterView>) -> Result<(), CoreError> {
-        let checked = self.store.clusters().live(name).cloned();
-        let checked = checked.and_then(|spec| self.check_idle(&spec.name).map(|()| spec));
-        match checked {
-            Ok(spec) => {
-                let stage = ClusterStage::Ending;
-                self.begin_cluster_job(ClusterWork::End, ClusterRecord { spec, stage }, Some(reply))
-            }
-            Err(refused) => {
-                reply.send(Err(refused));
-                Ok(())
-            }
-        }
-    }
-
-    /// The stage of the record becomes durable, then orders leave.
-    fn begin_cluster_job(
-        &mut self,
-        work: ClusterWork,
-        cluster: ClusterRecord,
-        reply: Option<Reply<ClusterView>>,
-    ) -> Result<(), CoreError> {
-        self.store.keep(cluster.clone())?;
-        let job = ClusterJob {
-            work,
-            cluster,
-            epoch: self.store.new_epochs(ClusterJob::EPOCHS)?,
-            reply,
-        };
-        self.jobs.begin_cluster(job, self.now().mono);
-        self.work_on_jobs(Vec::new())
-    }
-
-    fn work_on_vm(&mut self, request: &VmRequest, reply: Reply<ClusterView>) -> Result<(), CoreError> {
-        let found = self.store.clusters().vm(&request.cluster, &request.vm).cloned();
-        let found = found.and_then(|placed| {
-            self.check_idle(&placed.spec.cluster)?;
-            let host = vm_checks::check(&placed, &request.wish, &self.hosts)?;
-            Ok((placed, host))
-        });
-        let (placed, host) = match found {
-            Ok(found) => found,
-            Err(refused) => {
-                reply.send(Err(refused));
-                return Ok(());
-            }
-        };
-        let (cluster, vm) = (placed.spec.cluster.clone(), placed.spec.name.clone());
-        if host != placed.host {
-            // Where it lives is durable before it can run there.
-            let places = [(vm.clone(), host.clone())].into();
-            if let Some(record) = self.store.clusters().relocated(&cluster, &places) {
-                self.store.keep(record)?;
-            }
-        }
-        let job = VmJob {
-            cluster,
-            vm,
-            host,
-            work: match request.wish {
-                VmWish::Start { .. } => VmWork::Start(Box::new(placed.spec)),
-                VmWish::Stop { force } => VmWork::Stop { force },
-                VmWish::Forget => VmWork::Forget,
-            },
-            epoch: self.store.new_epochs(1)?,
-            reply,
-        };
-        self.jobs.begin_vm(job, self.now().mono, &mut self.hosts);
-        Ok(())
-    }
-
     /// Carries effects out, draws conclusions until there are none, then issues what is to be
     /// issued.
     fn work_on_jobs(&mut self, effects: Vec<Effect>) -> Result<(), CoreError> {
@@ -380,111 +230,6 @@ impl Core {
         }
         self.jobs.issue(now, &mut self.hosts);
         Ok(())
-    }
-
-    // Plans.
-
-    fn scene(&self, cluster: &str, order: &MoveOrder) -> Result<Scene, Refused> {
-        let cluster = self.store.clusters().live(cluster)?;
-        let newest = self.moves.reports().rev();
-        let known = Known {
-            cluster,
-            hosts: &self.hosts,
-            config: &self.config,
-            lessons: Lessons::of(newest, &cluster.name, planning::mode_of(order)),
-        };
-        let scene = planning::scene(order, known)?;
-        self.check_idle(&cluster.name)?;
-        scene
-            .hosts()
-            .iter()
-            .try_for_each(|host| self.hosts.check_connected(host))?;
-        Ok(scene)
-    }
-
-    fn survey(&mut self, scene: Result<Scene, Refused>, purpose: Purpose) {
-        let now = self.now().mono;
-        match scene {
-            Ok(scene) => self.surveys.begin(scene, purpose, now, &mut self.hosts),
-            Err(refused) => purpose.refuse(refused),
-        }
-    }
-
-    /// The planner is done. Meanwhile the cluster may have begun another move, or be gone.
-    fn take_plan(&mut self, planned: Planned) -> Result<(), CoreError> {
-        let Planned { scene, plan, purpose } = planned;
-        let plan = plan.and_then(|plan| self.check_unchanged(&scene).map(|()| plan));
-        match (plan, purpose) {
-            (Err(refused), purpose) => purpose.refuse(refused),
-            (Ok(plan), Purpose::Show(reply)) => reply.send(Ok(plan.view)),
-            (Ok(plan), Purpose::Move(reply)) => {
-                let accepted = self.begin_move(scene, plan)?;
-                reply.send(accepted);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_unchanged(&self, scene: &Scene) -> Result<(), Refused> {
-        let name = &scene.cluster.name;
-        let cluster = self.store.clusters().live(name.as_str())?;
-        self.check_idle(name)?;
-        if *cluster != scene.cluster {
-            return Err(Refused::conflict(
-                "cluster-changed",
-                format!("cluster {name} was changed while the plan was made"),
-                "try again",
-            ));
-        }
-        Ok(())
-    }
-
-    // Moves.
-
-    fn begin_move(&mut self, scene: Scene, plan: Plan) -> Result<Result<Accepted, Refused>, CoreError> {
-        let id = self.store.new_migration()?;
-        let request = MoveRequest {
-            migration: id,
-            cluster: scene.cluster.name,
-            mode: scene.mode,
-            epoch: self.store.new_epochs(plan.batches.len() as u64)?,
-            from: scene.from,
-            to: scene.to,
-            batches: plan.batches,
-            limits: Limits {
-                blackout_ms_max: scene.blackout_max,
-                ..self.config.limits.clone()
-            },
-            forecast: Some(plan.view.forecast),
-        };
-        match self.moves.begin(self.now(), request) {
-            Ok(ready) => {
-                self.carry_out(id, ready)?;
-                self.feed_clocks(id)?;
-                Ok(Ok(Accepted { migration: id }))
-            }
-            Err(error) => {
-                let hint = "this is a mistake of the coordinator's own checks; please report it";
-                Ok(Err(Refused::conflict("impossible-move", error.to_string(), hint)))
-            }
-        }
-    }
-
-    fn cancel(&mut self, id: &str) -> Result<Result<Accepted, Refused>, CoreError> {
-        let id = match self.moves.cancellable(id) {
-            Ok(id) => id,
-            Err(refused) => return Ok(Err(refused)),
-        };
-        let Some(ready) = self.moves.handle(self.now(), id, Input::Cancel) else {
-            return Ok(Ok(Accepted { migration: id }));
-        };
-        let already = |what: &Happening| matches!(what, Happening::AlreadyRollingBack { .. });
-        let already = ready.events.iter().any(already);
-        self.carry_out(id, ready)?;
-        if already {
-            return Ok(Err(self.moves.rolling_back(self.now(), id)));
-        }
-        Ok(Ok(Accepted { migration: id }))
     }
 
     /// Tells every move with a part on this host.

@@ -1,0 +1,119 @@
+//! From an order to a move: survey, plan, the check that nothing has changed, the beginning.
+
+use transhume_api::{Accepted, MoveOrder};
+use transhume_protocol::event::Happening;
+use transhume_protocol::migration::{Input, Limits, MoveRequest};
+
+use super::{Core, CoreError};
+use crate::error::Refused;
+use crate::planning::{self, Known, Lessons, Plan, Scene};
+use crate::surveys::{Planned, Purpose};
+
+impl Core {
+    pub(super) fn scene(&self, cluster: &str, order: &MoveOrder) -> Result<Scene, Refused> {
+        let cluster = self.store.clusters().live(cluster)?;
+        let newest = self.moves.reports().rev();
+        let known = Known {
+            cluster,
+            hosts: &self.hosts,
+            config: &self.config,
+            lessons: Lessons::of(newest, &cluster.name, planning::mode_of(order)),
+        };
+        let scene = planning::scene(order, known)?;
+        self.check_idle(&cluster.name)?;
+        scene
+            .hosts()
+            .iter()
+            .try_for_each(|host| self.hosts.check_connected(host))?;
+        Ok(scene)
+    }
+
+    pub(super) fn survey(&mut self, scene: Result<Scene, Refused>, purpose: Purpose) {
+        let now = self.now().mono;
+        match scene {
+            Ok(scene) => self.surveys.begin(scene, purpose, now, &mut self.hosts),
+            Err(refused) => purpose.refuse(refused),
+        }
+    }
+
+    /// The planner is done. Meanwhile the cluster may have begun another move, or be gone.
+    pub(super) fn take_plan(&mut self, planned: Planned) -> Result<(), CoreError> {
+        let Planned { scene, plan, purpose } = planned;
+        let plan = plan.and_then(|plan| self.check_unchanged(&scene).map(|()| plan));
+        match (plan, purpose) {
+            (Err(refused), purpose) => purpose.refuse(refused),
+            (Ok(plan), Purpose::Show(reply)) => reply.send(Ok(plan.view)),
+            (Ok(plan), Purpose::Move(reply)) => {
+                let accepted = self.begin_move(scene, plan)?;
+                reply.send(accepted);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_unchanged(&self, scene: &Scene) -> Result<(), Refused> {
+        let name = &scene.cluster.name;
+        let cluster = self.store.clusters().live(name.as_str())?;
+        self.check_idle(name)?;
+        if *cluster != scene.cluster {
+            return Err(Refused::conflict(
+                "cluster-changed",
+                format!("cluster {name} was changed while the plan was made"),
+                "try again",
+            ));
+        }
+        Ok(())
+    }
+
+    // Moves.
+
+    pub(super) fn begin_move(
+        &mut self,
+        scene: Scene,
+        plan: Plan,
+    ) -> Result<Result<Accepted, Refused>, CoreError> {
+        let id = self.store.new_migration()?;
+        let request = MoveRequest {
+            migration: id,
+            cluster: scene.cluster.name,
+            mode: scene.mode,
+            epoch: self.store.new_epochs(plan.batches.len() as u64)?,
+            from: scene.from,
+            to: scene.to,
+            batches: plan.batches,
+            limits: Limits {
+                blackout_ms_max: scene.blackout_max,
+                ..self.config.limits.clone()
+            },
+            forecast: Some(plan.view.forecast),
+        };
+        match self.moves.begin(self.now(), request) {
+            Ok(ready) => {
+                self.carry_out(id, ready)?;
+                self.feed_clocks(id)?;
+                Ok(Ok(Accepted { migration: id }))
+            }
+            Err(error) => {
+                let hint = "this is a mistake of the coordinator's own checks; please report it";
+                Ok(Err(Refused::conflict("impossible-move", error.to_string(), hint)))
+            }
+        }
+    }
+
+    pub(super) fn cancel(&mut self, id: &str) -> Result<Result<Accepted, Refused>, CoreError> {
+        let id = match self.moves.cancellable(id) {
+            Ok(id) => id,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let Some(ready) = self.moves.handle(self.now(), id, Input::Cancel) else {
+            return Ok(Ok(Accepted { migration: id }));
+        };
+        let already = |what: &Happening| matches!(what, Happening::AlreadyRollingBack { .. });
+        let already = ready.events.iter().any(already);
+        self.carry_out(id, ready)?;
+        if already {
+            return Ok(Err(self.moves.rolling_back(self.now(), id)));
+        }
+        Ok(Ok(Accepted { migration: id }))
+    }
+}

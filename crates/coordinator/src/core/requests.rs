@@ -1,0 +1,169 @@
+//! What users ask for: answered, or begun.
+
+use transhume_api::{ClusterList, ClusterStage, ClusterView};
+use transhume_model::{ClusterName, ClusterSpec};
+
+use super::{Core, CoreError};
+use crate::error::Refused;
+use crate::jobs::{ClusterJob, ClusterWork, VmJob, VmWork};
+use crate::journal::ClusterRecord;
+use crate::planning;
+use crate::requests::{Reply, Request, VmRequest, VmWish};
+use crate::surveys::Purpose;
+use crate::{views, vm_checks};
+
+impl Core {
+    /// Answers a request, or begins what it asks for.
+    pub(super) fn serve(&mut self, request: Request) -> Result<(), CoreError> {
+        let now = self.now();
+        match request {
+            Request::Hosts(reply) => reply.send(Ok(self.hosts.list(now.mono))),
+            Request::Clusters(reply) => reply.send(Ok(self.list_clusters())),
+            Request::ShowCluster(name, reply) => reply.send(self.show_cluster(&name)),
+            Request::CreateCluster(cluster, reply) => self.create_cluster(cluster, reply)?,
+            Request::DeleteCluster(name, reply) => self.delete_cluster(&name, reply)?,
+            Request::Vm(request, reply) => self.work_on_vm(&request, reply)?,
+            Request::Plan(name, order, reply) => {
+                let scene = self.scene(&name, &order);
+                self.survey(scene, Purpose::Show(reply));
+            }
+            Request::Move(name, order, reply) => {
+                let scene = self.scene(&name, &order);
+                self.survey(scene, Purpose::Move(reply));
+            }
+            Request::Migrations(reply) => reply.send(Ok(self.moves.list(now))),
+            Request::Report(id, reply) => reply.send(self.moves.report(now, &id)),
+            Request::Forecasts(reply) => {
+                reply.send(Ok(planning::forecast_record(self.moves.reports())));
+            }
+            Request::Follow(id, reply) => reply.send(self.moves.history(&id)),
+            Request::Cancel(id, reply) => {
+                let cancelled = self.cancel(&id)?;
+                reply.send(cancelled);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn list_clusters(&self) -> ClusterList {
+        let line = |record: &ClusterRecord| {
+            let migration = self.moves.of_cluster(&record.spec.name);
+            views::line(record, migration)
+        };
+        ClusterList {
+            clusters: self.store.clusters().all().map(line).collect(),
+        }
+    }
+
+    pub(super) fn show_cluster(&self, name: &str) -> Result<ClusterView, Refused> {
+        let record = self.store.clusters().named(name)?;
+        let migration = self.moves.of_cluster(&record.spec.name);
+        Ok(views::cluster(record, &self.hosts, migration))
+    }
+
+    /// Nothing else is going on with a cluster.
+    pub(super) fn check_idle(&self, cluster: &ClusterName) -> Result<(), Refused> {
+        self.moves.check_idle(cluster)?;
+        self.jobs.check_idle(cluster)
+    }
+
+    // Clusters and VMs.
+
+    pub(super) fn create_cluster(
+        &mut self,
+        spec: ClusterSpec,
+        reply: Reply<ClusterView>,
+    ) -> Result<(), CoreError> {
+        if let Err(refused) = self.check_new(&spec) {
+            reply.send(Err(refused));
+            return Ok(());
+        }
+        let stage = ClusterStage::Starting;
+        self.begin_cluster_job(ClusterWork::Start, ClusterRecord { spec, stage }, Some(reply))
+    }
+
+    pub(super) fn check_new(&self, spec: &ClusterSpec) -> Result<(), Refused> {
+        self.store.clusters().check_new(spec)?;
+        for vm in &spec.vms {
+            let host = self.hosts.named(vm.host.as_str())?;
+            self.hosts.check_connected(&host)?;
+            self.hosts.check_not_stranded(&vm.spec.name)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete_cluster(&mut self, name: &str, reply: Reply<ClusterView>) -> Result<(), CoreError> {
+        let checked = self.store.clusters().live(name).cloned();
+        let checked = checked.and_then(|spec| self.check_idle(&spec.name).map(|()| spec));
+        match checked {
+            Ok(spec) => {
+                let stage = ClusterStage::Ending;
+                self.begin_cluster_job(ClusterWork::End, ClusterRecord { spec, stage }, Some(reply))
+            }
+            Err(refused) => {
+                reply.send(Err(refused));
+                Ok(())
+            }
+        }
+    }
+
+    /// The stage of the record becomes durable, then orders leave.
+    pub(super) fn begin_cluster_job(
+        &mut self,
+        work: ClusterWork,
+        cluster: ClusterRecord,
+        reply: Option<Reply<ClusterView>>,
+    ) -> Result<(), CoreError> {
+        self.store.keep(cluster.clone())?;
+        let job = ClusterJob {
+            work,
+            cluster,
+            epoch: self.store.new_epochs(ClusterJob::EPOCHS)?,
+            reply,
+        };
+        self.jobs.begin_cluster(job, self.now().mono);
+        self.work_on_jobs(Vec::new())
+    }
+
+    pub(super) fn work_on_vm(
+        &mut self,
+        request: &VmRequest,
+        reply: Reply<ClusterView>,
+    ) -> Result<(), CoreError> {
+        let found = self.store.clusters().vm(&request.cluster, &request.vm).cloned();
+        let found = found.and_then(|placed| {
+            self.check_idle(&placed.spec.cluster)?;
+            let host = vm_checks::check(&placed, &request.wish, &self.hosts)?;
+            Ok((placed, host))
+        });
+        let (placed, host) = match found {
+            Ok(found) => found,
+            Err(refused) => {
+                reply.send(Err(refused));
+                return Ok(());
+            }
+        };
+        let (cluster, vm) = (placed.spec.cluster.clone(), placed.spec.name.clone());
+        if host != placed.host {
+            // Where it lives is durable before it can run there.
+            let places = [(vm.clone(), host.clone())].into();
+            if let Some(record) = self.store.clusters().relocated(&cluster, &places) {
+                self.store.keep(record)?;
+            }
+        }
+        let job = VmJob {
+            cluster,
+            vm,
+            host,
+            work: match request.wish {
+                VmWish::Start { .. } => VmWork::Start(Box::new(placed.spec)),
+                VmWish::Stop { force } => VmWork::Stop { force },
+                VmWish::Forget => VmWork::Forget,
+            },
+            epoch: self.store.new_epochs(1)?,
+            reply,
+        };
+        self.jobs.begin_vm(job, self.now().mono, &mut self.hosts);
+        Ok(())
+    }
+}
