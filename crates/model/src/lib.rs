@@ -10,6 +10,7 @@ mod interval;
 mod mac;
 mod process;
 mod quantity;
+mod rate;
 mod vm;
 
 pub use host::{Band, BandAddresses, Capacity, HostSpec, Version};
@@ -18,4 +19,5 @@ pub use interval::Interval;
 pub use mac::{Mac, MacError};
 pub use process::ProcessId;
 pub use quantity::{Bytes, Mebibytes, Millis, Vcpus, WallMicros};
+pub use rate::{BitRate, RateError};
 pub use vm::{Boot, ClusterSpec, Demand, Disk, MachineType, NicSpec, PlacedVm, VmSpec};
