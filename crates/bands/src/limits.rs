@@ -13,6 +13,8 @@ pub const LINK_USED_PERCENT: u8 = 97;
 pub const REPAIRS_MAX: usize = 5;
 /// See [`REPAIRS_MAX`], milliseconds.
 pub const REPAIRS_WITHIN_MS: u64 = 60_000;
+/// Bytes of a band that borrows before the next of the same priority does.
+pub const QUANTUM_BYTES: u32 = 15_140;
 /// Bytes that may wait in a band: above any guest's burst. A queue that drops early would lose
 /// frames that nobody repeats.
 pub const QUEUE_BYTES: u32 = 4 << 20;

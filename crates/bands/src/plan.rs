@@ -221,11 +221,10 @@ fn words(class: &Class) -> String {
         minor => format!("{HANDLE:x}:{minor:x}"),
     };
     format!(
-        "parent {parent} classid {HANDLE:x}:{:x} htb rate {}bit ceil {}bit burst {} prio {}",
+        "parent {parent} classid {HANDLE:x}:{:x} htb rate {}bit ceil {}bit prio {}",
         class.minor,
         class.bytes_per_s * 8,
         class.ceil_bytes_per_s * 8,
-        class.burst_bytes,
         class.priority
     )
 }

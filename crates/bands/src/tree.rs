@@ -10,8 +10,9 @@ use crate::limits::{BURST_BYTES_MIN, BURST_MS, LINK_USED_PERCENT};
 /// Major number of our root queue; the mark by which it is found.
 pub const HANDLE: u16 = 0x7e57;
 const ROOT_CLASS: u16 = 1;
-/// Of the first filter; one more for each. Lower than what people use by hand is not needed: the
-/// root is ours.
+/// Nanoseconds of a tick of the packet scheduler (`PSCHED_SHIFT` in include/net/pkt_sched.h).
+const TICK_NS: u64 = 64;
+/// Of the first filter; one more for each.
 const PREFERENCE_FIRST: u16 = 1;
 
 /// A class of the tree.
@@ -25,8 +26,10 @@ pub struct Class {
     pub bytes_per_s: u64,
     /// At most.
     pub ceil_bytes_per_s: u64,
-    /// At once, bytes.
-    pub burst_bytes: u32,
+    /// At once at its rate, ticks: the kernel's own unit, so that what it says can be compared.
+    pub burst_ticks: u32,
+    /// At once at its ceiling, ticks.
+    pub ceil_burst_ticks: u32,
     /// Who borrows first: the lowest.
     pub priority: u32,
 }
@@ -88,6 +91,13 @@ fn priority(band: Band) -> u32 {
     }
 }
 
+impl Class {
+    /// Whether frames wait in it, and not in classes below.
+    pub fn is_leaf(&self) -> bool {
+        self.minor != ROOT_CLASS
+    }
+}
+
 impl Tree {
     /// Of a link of this speed.
     pub fn of(shared: &Shared, link: BitRate) -> Self {
@@ -97,7 +107,8 @@ impl Tree {
             parent,
             bytes_per_s: rate.bytes_per_s(),
             ceil_bytes_per_s: ceil.bytes_per_s(),
-            burst_bytes: burst(ceil),
+            burst_ticks: burst_ticks(rate),
+            ceil_burst_ticks: burst_ticks(ceil),
             priority,
         };
         let mut classes = vec![class(ROOT_CLASS, 0, whole, whole, 0)];
@@ -122,9 +133,11 @@ impl Tree {
     }
 }
 
-fn burst(rate: BitRate) -> u32 {
-    let bytes = (rate.bytes_per_s() * BURST_MS / 1000).max(BURST_BYTES_MIN);
-    u32::try_from(bytes).unwrap_or(u32::MAX)
+fn burst_ticks(rate: BitRate) -> u32 {
+    let bytes_per_s = rate.bytes_per_s().max(1);
+    let bytes = (bytes_per_s * BURST_MS / 1000).max(BURST_BYTES_MIN);
+    let ticks = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_s * TICK_NS);
+    u32::try_from(ticks).unwrap_or(u32::MAX)
 }
 
 /// From this host to that server: RFC 791, RFC 8200. Packets with IP options or extension headers

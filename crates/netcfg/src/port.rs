@@ -4,11 +4,12 @@ use std::io;
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkProtoInfoBridge,
+    InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkProtoInfoBridge,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use transhume_model::Mac;
+use transhume_bands::{Link, Role};
+use transhume_model::{BitRate, Mac};
 
 use crate::socket::{Mode, Netlink};
 
@@ -146,6 +147,23 @@ impl Netlink {
         Ok(self.links()?.into_iter().map(|(port, _)| port).collect())
     }
 
+    /// The link of this name as the bands look at it; `None` where there is none.
+    pub fn look_at(&mut self, name: &str) -> io::Result<Option<Link>> {
+        let mut found = None;
+        self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+            if let RouteNetlinkMessage::NewLink(link) = message
+                && link.attributes.contains(&LinkAttribute::IfName(name.to_owned()))
+            {
+                found = Some((link.header.index, role_of(&link)));
+            }
+        })?;
+        Ok(found.map(|(index, role)| Link {
+            index,
+            role,
+            speed: speed_of(name, index),
+        }))
+    }
+
     /// All links, each with its bridge.
     fn links(&mut self) -> io::Result<Vec<(Port, Option<u32>)>> {
         let mut links = Vec::new();
@@ -174,6 +192,37 @@ impl Netlink {
         })?;
         Ok(counts)
     }
+}
+
+fn role_of(link: &LinkMessage) -> Role {
+    let infos = link.attributes.iter().flat_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => &infos[..],
+        _ => &[],
+    });
+    let mut role = Role::Leaf;
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Bridge) => role = Role::Bridge,
+            LinkInfo::PortKind(InfoPortKind::Bond | InfoPortKind::Team) => role = Role::Member,
+            _ => {}
+        }
+    }
+    role
+}
+
+/// The speed that the driver tells, from sysfs; `None` where it does not know, and where sysfs
+/// shows another namespace.
+fn speed_of(name: &str, index: u32) -> Option<BitRate> {
+    let read = |what: &str| {
+        let text = std::fs::read_to_string(format!("/sys/class/net/{name}/{what}")).ok()?;
+        text.trim().parse::<i64>().ok()
+    };
+    if read("ifindex") != Some(i64::from(index)) {
+        return None;
+    }
+    // -1 where it is unknown; 0 while the link is down, with some drivers.
+    let mbit = u64::try_from(read("speed")?).ok()?;
+    BitRate::from_bits_per_s(mbit.checked_mul(1_000_000)?)
 }
 
 /// What passed a link on its way out.

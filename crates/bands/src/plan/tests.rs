@@ -231,7 +231,7 @@ fn steps_read_as_tc_is_told() {
     assert_eq!(lines[0], "qdisc replace root handle 7e57: htb default 10");
     assert_eq!(
         lines[3],
-        "class add parent 7e57:1 classid 7e57:20 htb rate 291000000bit ceil 873000000bit burst 109125 prio 2"
+        "class add parent 7e57:1 classid 7e57:20 htb rate 291000000bit ceil 873000000bit prio 2"
     );
     assert_eq!(
         lines[5],
@@ -246,7 +246,8 @@ fn any_class() -> impl Strategy<Value = Class> {
         parent: 1,
         bytes_per_s: rate,
         ceil_bytes_per_s: rate,
-        burst_bytes: 1,
+        burst_ticks: 1,
+        ceil_burst_ticks: 1,
         priority,
     })
 }
