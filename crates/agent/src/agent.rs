@@ -10,6 +10,7 @@ use transhume_protocol::message::{
     Command, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, Report, Stranded, VmState,
 };
 
+use crate::bands::Keeper;
 use crate::clock::wall;
 use crate::context::{Context, locked};
 use crate::dirty_rate;
@@ -160,6 +161,7 @@ impl Agent {
             mtu_max: context.config.mtu_max,
             vms,
             stranded,
+            bands: context.bands().map(Keeper::state),
             dirty: Default::default(),
         }
     }

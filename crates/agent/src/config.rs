@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use transhume_bands::Bands;
 use transhume_model::{Bytes, Capacity, HostName};
 use transhume_pages::{Classes, PageClass};
 use transhume_qemu::AccelChoice;
@@ -46,6 +47,9 @@ pub struct Config {
     /// How memory travels.
     #[serde(default)]
     pub pages: PagesConfig,
+    /// How this host's links are divided; without it they are left as they are.
+    #[serde(default)]
+    pub bands: Option<Bands>,
     /// TLS of the page streams; without it they are not encrypted.
     #[serde(default)]
     pub tls: Option<TlsFiles>,

@@ -3,10 +3,12 @@
 use std::sync::{Mutex, MutexGuard};
 
 use transhume_agent_core::Trouble;
+use transhume_bands::Bands;
 use transhume_model::VmName;
 use transhume_protocol::message::{FaultKind, QemuState};
 use transhume_qemu::{Launcher, VmPaths};
 
+use crate::bands::Keeper;
 use crate::config::Config;
 use crate::link::Reports;
 use crate::marks;
@@ -23,6 +25,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) reports: Reports,
     pub(crate) pages: Pages,
+    bands: Option<Keeper>,
     launcher: Result<Launcher, String>,
     reservations: Mutex<Reservations>,
 }
@@ -33,13 +36,17 @@ impl Context {
         store: Store,
         launcher: Result<Launcher, String>,
         tls: Option<Tls>,
+        bands: Option<Keeper>,
     ) -> Self {
+        let mark = config.bands.as_ref().and_then(Bands::vmct_mark);
         Self {
+            bands,
             owner: marks::owner(&config.host, &config.state_dir),
             pages: Pages {
                 share: PageShare::new(config.pages.store_bytes_max),
                 classes: config.pages.classes(),
                 tls,
+                mark,
             },
             reports: Reports::default(),
             reservations: Mutex::new(Reservations::new(config.capacity)),
@@ -56,6 +63,11 @@ impl Context {
     /// Files and sockets of a VM's QEMU.
     pub(crate) fn paths(&self, vm: &VmName) -> VmPaths {
         VmPaths::new(self.store.vm_dir(vm))
+    }
+
+    /// The host's bands, where they are configured.
+    pub(crate) fn bands(&self) -> Option<&Keeper> {
+        self.bands.as_ref()
     }
 
     /// What starts VMs here.

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod bands;
 mod clock;
 mod config;
 mod context;
@@ -34,9 +35,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use transhume_qemu::{Accel, Launcher, QemuBinary, QemuError};
 
+pub use crate::bands::{BandsFault, HostBands, Shown};
 pub use crate::config::{Config, ConfigError, Listen, OptionalClass, PagesConfig};
 pub use crate::page_stream::{TlsError, TlsFiles};
 pub use crate::store::StoreError;
@@ -101,12 +104,39 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         Err(error) => warn!(%host, "no VM can run here: {error}"),
     }
     let launcher = launcher.map_err(|error| error.to_string());
-    let context = Arc::new(context::Context::new(config, store, launcher, tls));
+    let bands = config.bands.clone().map(|configured| {
+        let bands = HostBands::new(configured.clone(), &config.state_dir);
+        bands::Keeper::start(configured, bands)
+    });
+    let context = Arc::new(context::Context::new(config, store, launcher, tls, bands.clone()));
     let agent = agent::Agent::new(context.clone());
     start::take_over(&agent).await.map_err(Error::Recover)?;
     info!(%host, %address, "waiting for the coordinator");
-    link::serve(listener, context.reports.clone(), agent).await;
+    let served = link::serve(listener, context.reports.clone(), agent);
+    match bands {
+        None => served.await,
+        Some(bands) => {
+            tokio::select! {
+                () = served => {}
+                () = bands.clone().keep() => {}
+                () = told_to_end() => {}
+            }
+            bands.stop();
+        }
+    }
     Ok(())
+}
+
+/// Resolves when the process is asked to end (SIGTERM, SIGINT); never where it cannot be told.
+async fn told_to_end() {
+    let (term, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut term), Ok(mut interrupt)) = (term, interrupt) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }
 
 /// Made where it is missing, and by its one name: the paths below it are the marks of this agent's

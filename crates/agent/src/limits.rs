@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Pause between two looks at the bands.
+pub(crate) const BANDS_LOOK: Duration = Duration::from_secs(1);
+
 /// Orders waiting for one VM's task. The coordinator sends at most one per step and VM, and repeats
 /// slowly.
 pub(crate) const ORDERS_WAITING_MAX: usize = 64;

@@ -158,6 +158,7 @@ fn memory_arrives_as_it_was_whatever_the_classes() {
                 share: PageShare::new(STORE),
                 classes,
                 tls: None,
+                mark: None,
             };
             let account = between.once(number, &pages).await;
             for (count, class) in seen.iter_mut().zip(PageClass::ALL) {

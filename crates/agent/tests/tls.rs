@@ -59,6 +59,7 @@ fn pages(tls: Option<&TlsFiles>) -> Pages {
         share: PageShare::new(Bytes(0)),
         classes: Classes::default(),
         tls: tls.map(|files| Tls::read(files).unwrap()),
+        mark: None,
     }
 }
 

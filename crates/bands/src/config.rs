@@ -8,6 +8,7 @@ use transhume_model::{Band, BitRate};
 
 use crate::error::BandsError;
 use crate::limits::{LINK_BITS_PER_S_MAX, LINK_BITS_PER_S_MIN, SERVERS_MAX};
+use crate::tree::socket_priority;
 
 /// `[bands]` of an agent's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -143,6 +144,15 @@ impl TryFrom<u8> for Dscp {
     }
 }
 
+/// What a socket of ours carries, so that its packets are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketMark {
+    /// `SO_PRIORITY`, for this host's queue.
+    pub priority: u32,
+    /// `IP_TOS` and `IPV6_TCLASS`, for switches.
+    pub octet: Option<u8>,
+}
+
 /// A storage server or network: `10.0.0.9:10809`, `10.1.0.0/16`, `[2001:db8::9]:10809`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -239,6 +249,17 @@ impl Bands {
         match (self, band) {
             (Bands::Shared(shared), _) => &shared.interface,
             (Bands::Separate(separate), band) => &separate.circuit(band).interface,
+        }
+    }
+
+    /// How sockets of page streams are marked; nothing where VMCT has a circuit of its own.
+    pub fn vmct_mark(&self) -> Option<SocketMark> {
+        match self {
+            Bands::Separate(_) => None,
+            Bands::Shared(shared) => Some(SocketMark {
+                priority: socket_priority(Band::Vmct),
+                octet: shared.vmct.dscp.map(Dscp::octet),
+            }),
         }
     }
 

@@ -12,9 +12,9 @@ mod repairs;
 mod seen;
 mod tree;
 
-pub use config::{Bands, Circuit, Dscp, NastShare, Percent, Separate, Server, Share, Shared};
+pub use config::{Bands, Circuit, Dscp, NastShare, Percent, Separate, Server, Share, Shared, SocketMark};
 pub use error::BandsError;
-pub use plan::{Plan, Step, clear, plan};
+pub use plan::{Plan, Step, clear, plan, vmct_rates};
 pub use repairs::{Repairs, Verdict};
 pub use seen::{Link, Previous, Role, Root, Seen};
 pub use tree::{Class, Filter, HANDLE, Key, Tree, class_of, socket_priority};

@@ -6,6 +6,7 @@ use transhume_model::{Band, BitRate};
 
 use crate::config::{Bands, Separate, Shared, check_rate};
 use crate::error::BandsError;
+use crate::limits::LINK_USED_PERCENT;
 use crate::seen::{Link, Previous, Role, Root, Seen};
 use crate::tree::{Class, Filter, HANDLE, Tree};
 
@@ -169,6 +170,21 @@ fn brought_in_line(tree: &Tree, classes: &[Class], filters: &[Filter], default: 
     let lacking = |filter: &&Filter| gone.contains(&filter.preference) || !filters.contains(filter);
     steps.extend(tree.filters.iter().filter(lacking).cloned().map(Step::AddFilter));
     steps
+}
+
+/// What VMCT always gets on its interface, and what it never exceeds there.
+pub fn vmct_rates(bands: &Bands, plans: &[Plan]) -> Option<(BitRate, BitRate)> {
+    match bands {
+        Bands::Shared(shared) => {
+            let whole = plans.first()?.speed.percent(LINK_USED_PERCENT);
+            let (share, ceil) = shared.share(Band::Vmct);
+            Some((whole.percent(share.get()), whole.percent(ceil.get())))
+        }
+        Bands::Separate(_) => {
+            let own = plans.iter().find(|plan| plan.band == Some(Band::Vmct))?;
+            Some((own.speed, own.speed))
+        }
+    }
 }
 
 /// How an interface gets back what it had; nothing where our tree is not there.

@@ -52,7 +52,13 @@ impl Tested {
             "#
         ));
         let store = Store::open(dir).unwrap();
-        let context = Context::new(config.unwrap(), store, Err("there is none".to_owned()), None);
+        let context = Context::new(
+            config.unwrap(),
+            store,
+            Err("there is none".to_owned()),
+            None,
+            None,
+        );
         let reports = context.reports.replace();
         let agent = Agent::new(Arc::new(context));
         Self { agent, reports }

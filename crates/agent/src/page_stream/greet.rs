@@ -5,9 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use transhume_bands::SocketMark;
 use transhume_model::{Epoch, VmName};
 
 use super::{Tls, Wire};
@@ -24,8 +26,10 @@ pub(super) async fn greet(
     vm: &VmName,
     epoch: Epoch,
     tls: Option<&Tls>,
+    mark: Option<SocketMark>,
 ) -> io::Result<(Wire, OwnedFd)> {
     let stream = TcpStream::connect(target).await?;
+    carry(&stream, mark)?;
     let socket = stream.as_fd().try_clone_to_owned()?;
     stream.set_nodelay(true)?;
     rustix::net::sockopt::set_socket_send_buffer_size(&stream, PAGE_SEND_BUFFER_BYTES)?;
@@ -51,9 +55,11 @@ pub(super) async fn welcome(
     vm: &VmName,
     epoch: Epoch,
     tls: Option<&Tls>,
+    mark: Option<SocketMark>,
 ) -> io::Result<Wire> {
     loop {
         let (stream, peer) = listener.accept().await?;
+        carry(&stream, mark)?;
         match timeout(PAGE_STREAM_CONNECT, hear(stream, tls)).await {
             Ok(Ok((mut stream, hello))) if hello == (epoch, vm.as_str().to_owned()) => {
                 stream.write_u8(WELCOME).await?;
@@ -64,6 +70,22 @@ pub(super) async fn welcome(
             _ => tracing::warn!(%vm, %peer, "turned away a connection that is not this VM's page stream"),
         }
     }
+}
+
+/// Its packets are VMCT from here on; the few of its beginning are CT.
+fn carry(stream: &TcpStream, mark: Option<SocketMark>) -> io::Result<()> {
+    let Some(SocketMark { priority, octet }) = mark else {
+        return Ok(());
+    };
+    let socket = SockRef::from(stream);
+    if let Some(octet) = octet.map(u32::from) {
+        match stream.local_addr()? {
+            SocketAddr::V4(_) => socket.set_tos_v4(octet)?,
+            SocketAddr::V6(_) => socket.set_tclass_v6(octet)?,
+        }
+    }
+    // After the mark for switches, which sets a priority of its own (ip(7)).
+    socket.set_priority(priority)
 }
 
 async fn hear(stream: TcpStream, tls: Option<&Tls>) -> io::Result<(Wire, (Epoch, String))> {

@@ -27,6 +27,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use transhume_bands::SocketMark;
 use transhume_model::{Epoch, VmName, VmSpec};
 use transhume_pages::stream::StreamDigest;
 use transhume_pages::{
@@ -99,6 +100,8 @@ pub struct Pages {
     pub classes: Classes,
     /// Certificates; without them streams are not encrypted.
     pub tls: Option<Tls>,
+    /// What their sockets carry, where they share a circuit with others.
+    pub mark: Option<SocketMark>,
 }
 
 /// A running page stream; dropping it cuts the stream.
@@ -178,7 +181,7 @@ pub async fn start_source(
     })?;
     let (remote, socket) = timeout(
         PAGE_STREAM_CONNECT,
-        greet::greet(target, &name, epoch, pages.tls.as_ref()),
+        greet::greet(target, &name, epoch, pages.tls.as_ref(), pages.mark),
     )
     .await
     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -261,10 +264,10 @@ pub async fn start_target(
         whole: told,
     };
     let (done, ended) = oneshot::channel();
-    let tls = pages.tls.clone();
+    let (tls, mark) = (pages.tls.clone(), pages.mark);
     let task = tokio::spawn(async move {
         let passed = async {
-            let remote = greet::welcome(&listener, &name, epoch, tls.as_ref()).await?;
+            let remote = greet::welcome(&listener, &name, epoch, tls.as_ref(), mark).await?;
             let local = UnixStream::connect(&qemu_socket).await?;
             widen(&local);
             target::run(stages, local, remote).await

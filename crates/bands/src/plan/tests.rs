@@ -122,6 +122,16 @@ fn a_free_link_is_divided_and_then_left_alone() {
 }
 
 #[test]
+fn vmct_has_its_share_and_its_ceiling_of_what_is_used() {
+    let plans = [planned(SHARED, seen(Root::ByKernel)).unwrap()];
+    let (always, at_most) = vmct_rates(&bands(SHARED), &plans).unwrap();
+    assert_eq!(
+        (always.to_string(), at_most.to_string()),
+        ("291mbit".to_owned(), "873mbit".to_owned())
+    );
+}
+
+#[test]
 fn other_shares_change_rates_and_nothing_else() {
     let wanted = SHARED.replace("share = 50", "share = 40");
     let steps = planned(&wanted, seen(applied())).unwrap().steps;
@@ -218,6 +228,8 @@ fn separate_circuits_are_looked_at_and_left_alone() {
         ]
     );
     assert!(plans.iter().all(|plan| plan.steps.is_empty()));
+    let (always, at_most) = vmct_rates(&bands(separate), &plans).unwrap();
+    assert_eq!((always, at_most), (plans[1].speed, plans[1].speed));
     let lacking = plan(&bands(separate), |name| {
         (name != "eth2").then(|| seen(Root::ByKernel))
     });

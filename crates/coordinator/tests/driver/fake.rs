@@ -100,6 +100,7 @@ impl Agent {
             mtu_max: 1500,
             vms: Vec::new(),
             stranded: Vec::new(),
+            bands: None,
             dirty: BTreeMap::new(),
         };
         let desk = Desk {

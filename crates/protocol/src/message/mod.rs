@@ -21,7 +21,7 @@ pub use figures::{
     TargetFrames,
 };
 pub use kind::{OrderKind, OutcomeKind};
-pub use state::{DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState};
+pub use state::{BandsState, DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState};
 pub use trouble::{Fault, FaultKind, Refusal, RefusalKind};
 
 /// Version of these messages; both sides must speak the same.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Fault;
 use serde::{Deserialize, Serialize};
-use transhume_model::{Capacity, Epoch, HostName, MachineType, Mebibytes, Version, VmName, VmSpec};
+use transhume_model::{BitRate, Capacity, Epoch, HostName, MachineType, Mebibytes, Version, VmName, VmSpec};
 use utoipa::ToSchema;
 
 /// Where in its move a VM is, as its agent sees it.
@@ -105,9 +106,23 @@ pub struct HostState {
     /// What is here and cannot be taken over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stranded: Vec<Stranded>,
+    /// How its links are divided; `None` where nothing is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bands: Option<BandsState>,
     /// Dirty rates, of those VMs that were asked for and could be measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dirty: BTreeMap<VmName, DirtyRate>,
+}
+
+/// How a host's links are divided between the bands (§3.1).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BandsState {
+    /// What VMCT always gets there, and what it never exceeds, each way; `None` while nobody knows.
+    pub vmct: Option<(BitRate, BitRate)>,
+    /// Times that somebody's change was undone since the agent started.
+    pub put_back: u64,
+    /// Why they are not as configured.
+    pub trouble: Option<Fault>,
 }
 
 /// How fast a VM writes to its memory, as QEMU estimated it from a sample of its pages.

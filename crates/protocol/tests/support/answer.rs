@@ -124,6 +124,7 @@ pub fn host_state(host: HostName) -> HostState {
         mtu_max: 1500,
         vms: Vec::new(),
         stranded: Vec::new(),
+        bands: None,
         dirty: Default::default(),
     }
 }

@@ -234,6 +234,7 @@ impl Host {
                 .iter()
                 .filter_map(|machine| machine.stranded_state())
                 .collect(),
+            bands: None,
             dirty: BTreeMap::new(),
         }
     }

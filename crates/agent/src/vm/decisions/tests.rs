@@ -31,7 +31,7 @@ fn decisions(name: &str) -> (Dir, Decisions) {
         "#
     ));
     let store = Store::open(&path).unwrap();
-    let context = Context::new(config.unwrap(), store, Err("none".to_owned()), None);
+    let context = Context::new(config.unwrap(), store, Err("none".to_owned()), None, None);
     let machine = Machine::new("h1".parse().unwrap(), "vm1".parse().unwrap());
     let snapshot = Arc::default();
     let decisions = Decisions::new(machine, Arc::new(context), Reach::default(), snapshot);
