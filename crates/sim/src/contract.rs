@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmName, VmSpec};
 use transhume_protocol::message::{Command, Mode, Order, OrderKind, Outcome, Report};
 
-pub use self::table::{Section, TABLE, expected, forgotten_by_restart, not_stale, table};
+pub use self::table::{Section, TABLE, expected, expected_failing, forgotten_by_restart, not_stale, table};
 pub use crate::fault::Place;
 
 /// The epoch of the orders that bring a VM into its role. Older ones are refused from then on.

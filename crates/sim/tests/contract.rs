@@ -4,7 +4,9 @@
 
 use transhume_protocol::message::OrderKind;
 use transhume_sim::World;
-use transhume_sim::contract::{Role, Section, TABLE, expected, forgotten_by_restart, not_stale, table};
+use transhume_sim::contract::{
+    Role, Section, TABLE, expected, expected_failing, forgotten_by_restart, not_stale, table,
+};
 
 #[test]
 fn every_order_in_every_role_is_answered_as_written_down() {
@@ -30,6 +32,8 @@ fn a_cell_of_the_table_is_found_by_its_order_and_role() {
     let again = |kind, role| expected(Section::Again, kind, role);
     assert_eq!(again(OrderKind::AwaitLoaded, Role::Target), "failed Qemu");
     assert_eq!(again(OrderKind::AwaitLoaded, Role::Loaded), "Loaded");
+    let (first, second) = expected_failing(OrderKind::PreCopy, Role::Home, 1);
+    assert_eq!((&*first, &*second), ("failed Internal", "failed PageStream"));
 }
 
 #[test]

@@ -107,6 +107,19 @@ pub fn expected(section: Section, kind: OrderKind, role: Role) -> String {
     }
 }
 
+/// What [`TABLE`] says of an order in a role whose n-th act, from 1, fails: its answer, and that
+/// when it is given again.
+pub fn expected_failing(kind: OrderKind, role: Role, act: usize) -> (String, String) {
+    let begin = format!("{kind} in {} ", role.name());
+    let parsed = TABLE.lines().find_map(|line| {
+        let (nth, answers) = line.strip_prefix(&begin)?.trim().split_once(' ')?;
+        let (first, second) = answers.trim().split_once("  ")?;
+        let answers = (first.to_owned(), second.trim().to_owned());
+        (nth == act.to_string()).then_some(answers)
+    });
+    parsed.unwrap_or_else(|| panic!("the table has no act {act} of {begin}"))
+}
+
 /// Orders of an older epoch that are not refused as such; there must be none.
 pub fn not_stale<S: Subject>(make: impl Fn() -> S) -> Vec<String> {
     let mut wrong = Vec::new();
