@@ -3,13 +3,17 @@
 //! are one table.
 //!
 //! A [`Subject`] is two agents between which one VM moves. The suite brings it into a [`Role`] by
-//! orders, as a coordinator would, then gives the one order whose answer is asked for.
+//! orders, as a coordinator would, then gives the one order whose answer is asked for. [`table`]
+//! asks for all of them, [`expected`] says what one of them must be.
+
+mod table;
 
 use std::net::SocketAddr;
 
 use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmName, VmSpec};
 use transhume_protocol::message::{Command, Mode, Order, OrderKind, Outcome, Report};
 
+pub use self::table::{Section, TABLE, expected, expected_failing, forgotten_by_restart, not_stale, table};
 pub use crate::fault::Place;
 
 /// The epoch of the orders that bring a VM into its role. Older ones are refused from then on.
@@ -25,20 +29,23 @@ pub trait Subject {
     /// order's longest wait.
     fn give(&mut self, place: Place, order: Order) -> Option<Report>;
 
-    /// The act that comes after so many others on this host fails.
-    fn fail_act(&mut self, place: Place, after: usize);
-
-    /// The next act on this host is not answered for long.
-    fn hold_act(&mut self, place: Place);
-
-    /// Acts on this host so far.
-    fn acts(&self, place: Place) -> usize;
+    /// The next QEMU that this host starts does not come up, and does not say so either.
+    fn hold_spawn(&mut self, place: Place);
 
     /// What is of the VM on this host is made such that its agent cannot take it over.
     fn strand(&mut self, place: Place);
 
     /// The agent of this host is killed, and started again.
     fn restart(&mut self, place: Place);
+}
+
+/// A subject whose acts fail when they are told to.
+pub trait Breakable: Subject {
+    /// The act that comes after so many others on this host is done, and fails all the same.
+    fn fail_act(&mut self, place: Place, after: usize);
+
+    /// Acts on this host so far.
+    fn acts(&self, place: Place) -> usize;
 }
 
 /// What a VM is on a host.
@@ -196,7 +203,7 @@ impl<S: Subject> Case<S> {
         match role {
             Role::Booting => {
                 // It is admitted, and its QEMU does not come up.
-                case.subject.hold_act(Place::Target);
+                case.subject.hold_spawn(Place::Target);
                 let order = case.make(OrderKind::StartVm, EPOCH);
                 case.subject.give(Place::Target, order);
             }

@@ -1,25 +1,28 @@
-//! A host's agent without QEMU: a TCP peer that speaks `protocol` with the coordinator's real link,
-//! and carries orders out on paper. It keeps roles and epochs as the real one does, answers
-//! repeated orders again, and can be told to misbehave.
+//! A host's agent without QEMU: a TCP peer that speaks `protocol` with the coordinator's real link.
+//! Orders are obeyed by the machine that ships, which cannot disagree with the real agent's, and
+//! carried out on paper (`desk`, `paper`). It can be told to misbehave.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
-use transhume_model::{Capacity, Epoch, HostName, Version, VmName, VmSpec, WallMicros};
+use tokio::time::interval;
+use transhume_model::{Capacity, HostName, Version, VmName};
 use transhume_protocol::message::{
-    ActivationTimes, CaptureTimes, Command, CopyTimes, Fault, FaultKind, GuestState, HostState, OldPath,
-    Order, Outcome, PROTOCOL_VERSION, PageProgress, QemuState, Refusal, RefusalKind, Report, SourceFrames,
-    TargetFrames, VmRole, VmState,
+    Command, Fault, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, QemuState, Refusal, RefusalKind,
+    Report,
 };
 use transhume_protocol::wire;
 
-/// Frames that every fake switchover captures.
-pub const FRAMES: u64 = 10;
+use super::desk::Desk;
+use super::paper::Paper;
+
+/// Pause between two looks at what is waited for.
+const TICK: Duration = Duration::from_millis(5);
 
 /// What becomes of an order instead of its being carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,29 +42,6 @@ pub enum Fate {
     Lose,
 }
 
-/// A VM as the agent holds it.
-#[derive(Debug, Clone)]
-struct Held {
-    spec: VmSpec,
-    role: VmRole,
-    epoch: Epoch,
-    running: bool,
-    /// Reserved for a VM that is powered off.
-    comes_off: bool,
-}
-
-/// What outlives a connection, and the agent itself.
-#[derive(Debug)]
-pub struct Desk {
-    pub state: HostState,
-    vms: BTreeMap<VmName, Held>,
-    fates: BTreeMap<&'static str, Fate>,
-    /// How far the host's clock is ahead.
-    clock_ahead_us: i64,
-    /// Every order but heartbeats and questions, in the order of arrival.
-    pub orders: Vec<Order>,
-}
-
 /// One host.
 pub struct Agent {
     pub name: HostName,
@@ -74,7 +54,7 @@ pub struct Agent {
 
 impl Agent {
     /// A host whose agent is not started yet, with its address.
-    pub fn new(name: &str, capacity: Capacity) -> Self {
+    pub fn new(name: &str, capacity: Capacity, paper: &Arc<Mutex<Paper>>) -> Self {
         let name: HostName = name.parse().unwrap();
         // Bound and not listening: the port is ours, and whoever connects before the start is
         // refused.
@@ -103,17 +83,10 @@ impl Agent {
             bands: None,
             dirty: BTreeMap::new(),
         };
-        let desk = Desk {
-            state,
-            vms: BTreeMap::new(),
-            fates: BTreeMap::new(),
-            clock_ahead_us: 0,
-            orders: Vec::new(),
-        };
         Self {
             name,
             address,
-            desk: Arc::new(Mutex::new(desk)),
+            desk: Arc::new(Mutex::new(Desk::new(state, paper.clone()))),
             socket: Some(socket),
             task: None,
         }
@@ -136,7 +109,7 @@ impl Agent {
 
     /// The agent dies with its connections; what it holds stays.
     pub async fn stop(&mut self) {
-        self.desk().fates.insert("*", Fate::Hangup);
+        self.meets("*", Fate::Hangup);
         if let Some(task) = self.task.take() {
             task.abort();
             assert!(
@@ -144,18 +117,19 @@ impl Agent {
                 "it ran until now"
             );
         }
+        self.desk().dies();
     }
 
     /// Every VM here is gone, as after a loss of power; nobody was told.
     pub fn loses_all(&self) {
-        self.desk().vms.clear();
+        self.desk().loses_all();
     }
 
     /// A guest powers itself off; nobody is told.
     pub fn powers_off(&self, vm: &str) {
         let mut desk = self.desk();
-        let held = desk.vms.get_mut(&vm.parse().unwrap()).expect("it is here");
-        (held.role, held.running) = (VmRole::Off, false);
+        desk.powers_off(&vm.parse().unwrap());
+        desk.reports.clear();
     }
 
     /// The host's clock is stepped.
@@ -174,7 +148,7 @@ impl Agent {
     pub fn restart(&mut self) {
         let mut desk = self.desk();
         desk.fates.remove("*");
-        desk.state.agent_run += 1;
+        desk.takes_over();
         drop(desk);
         self.start();
     }
@@ -203,14 +177,13 @@ impl Agent {
 
     /// VMs that run here.
     pub fn running(&self) -> Vec<VmName> {
-        let desk = self.desk();
-        let running = desk.vms.iter().filter(|(_, held)| held.running);
-        running.map(|(name, _)| name.clone()).collect()
+        let vms = self.desk().vms().into_iter();
+        vms.filter_map(|(vm, runs)| runs.then_some(vm)).collect()
     }
 
     /// VMs of which anything is here.
     pub fn holds(&self) -> Vec<VmName> {
-        self.desk().vms.keys().cloned().collect()
+        self.desk().vms().into_keys().collect()
     }
 }
 
@@ -230,33 +203,57 @@ fn bind(address: SocketAddr) -> TcpSocket {
 }
 
 async fn converse(stream: TcpStream, desk: Arc<Mutex<Desk>>) {
+    stream.set_nodelay(true).unwrap();
     let (mut read, mut write) = stream.into_split();
-    let greeting = desk.lock().unwrap().report(None, Epoch::default(), None, None);
-    if write.write_all(&wire::encode(&greeting).unwrap()).await.is_err() {
-        return;
-    }
-    loop {
+    let mut told = {
+        let mut desk = desk.lock().unwrap();
+        // What nobody was there to be told is not told any more.
+        desk.reports.clear();
+        let greeting = Outcome::Host(Box::new(desk.host_state(None)));
+        vec![desk.report(None, None, greeting)]
+    };
+    let (order_to, mut orders) = tokio::sync::mpsc::channel(1);
+    let reading = async move {
         let mut prefix = [0; wire::LENGTH_BYTES];
-        if read.read_exact(&mut prefix).await.is_err() {
-            return;
-        }
-        let mut body = vec![0; wire::length(prefix).unwrap()];
-        if read.read_exact(&mut body).await.is_err() {
-            return;
-        }
-        let Some(reports) = desk.lock().unwrap().take(wire::decode(&body).unwrap()) else {
-            return;
-        };
-        for report in reports {
-            if write.write_all(&wire::encode(&report).unwrap()).await.is_err() {
+        while read.read_exact(&mut prefix).await.is_ok() {
+            let mut body = vec![0; wire::length(prefix).unwrap()];
+            if read.read_exact(&mut body).await.is_err() {
                 return;
             }
+            let sent = order_to.send(wire::decode(&body).unwrap()).await;
+            sent.expect("it ends with what it reads for");
         }
+    };
+    let answering = async {
+        let mut ticks = interval(TICK);
+        loop {
+            for report in told {
+                if write.write_all(&wire::encode(&report).unwrap()).await.is_err() {
+                    return;
+                }
+            }
+            told = tokio::select! {
+                order = orders.recv() => {
+                    let Some(order) = order else { return };
+                    let Some(reports) = desk.lock().unwrap().take(order) else { return };
+                    reports
+                }
+                _ = ticks.tick() => {
+                    let mut desk = desk.lock().unwrap();
+                    desk.tick();
+                    std::mem::take(&mut desk.reports)
+                }
+            };
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = answering => {}
     }
 }
 
 impl Desk {
-    /// The reports that an order leads to; `None` when the connection breaks.
+    /// The reports that an order leads to at once; `None` when the connection breaks.
     fn take(&mut self, order: Order) -> Option<Vec<Report>> {
         let name = order.command.name();
         if self.fates.get("*") == Some(&Fate::Hangup) {
@@ -265,258 +262,40 @@ impl Desk {
         if !matches!(order.command, Command::Inspect { .. }) {
             self.orders.push(order.clone());
         }
-        let outcomes = match self.fates.get(name) {
-            None => self.carry_out(&order),
+        let (given, vm) = (Some((order.id, order.epoch)), order.command.vm().cloned());
+        match self.fates.get(name) {
+            None => self.obey(order),
             Some(Fate::Babble) => {
-                let answers = self.carry_out(&order);
-                let nonsense = [Outcome::Destroyed, Outcome::TargetDropped];
-                nonsense
-                    .into_iter()
-                    .chain(answers.iter().cloned())
-                    .chain(answers.clone())
-                    .collect()
+                for nonsense in [Outcome::Destroyed, Outcome::TargetDropped] {
+                    let nonsense = self.report(given, vm.clone(), nonsense);
+                    self.reports.push(nonsense);
+                }
+                self.obey(order);
+                let twice = self.reports.split_off(2).into_iter();
+                self.reports
+                    .extend(twice.flat_map(|report| [report.clone(), report]));
             }
-            Some(Fate::Nothing) => Vec::new(),
-            Some(Fate::Lose) => self.lose(order.command.vm()),
+            Some(Fate::Nothing) => {}
+            Some(Fate::Lose) => {
+                self.is_to_die(vm.as_ref().expect("only a VM can be lost"));
+                self.obey(order);
+            }
             Some(Fate::Hangup) => return None,
-            Some(Fate::Fail) => vec![Outcome::Failed(Fault {
-                kind: FaultKind::Internal,
-                reason: format!("{name} is to fail"),
-                hint: None,
-            })],
-            Some(Fate::Refuse(kind)) => vec![refused(*kind, &format!("{name} is to be refused"))],
-        };
-        let (id, epoch, vm) = (order.id, order.epoch, order.command.vm().cloned());
-        let reports = outcomes
-            .into_iter()
-            .map(|outcome| self.report(Some(id), epoch, vm.clone(), Some(outcome)));
-        Some(reports.collect())
-    }
-
-    /// What the host's clock shows.
-    fn clock(&self) -> WallMicros {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        WallMicros((since_1970.as_micros() as u64).strict_add_signed(self.clock_ahead_us))
-    }
-
-    fn lose(&mut self, vm: Option<&VmName>) -> Vec<Outcome> {
-        if let Some(held) = vm.and_then(|vm| self.vms.get_mut(vm)) {
-            (held.role, held.running) = (VmRole::Off, false);
-        }
-        vec![Outcome::Lost(Fault {
-            kind: FaultKind::Qemu,
-            reason: "its QEMU ended".to_owned(),
-            hint: None,
-        })]
-    }
-
-    /// Without an outcome: message B.
-    fn report(
-        &self,
-        order: Option<transhume_model::OrderId>,
-        epoch: Epoch,
-        vm: Option<VmName>,
-        outcome: Option<Outcome>,
-    ) -> Report {
-        let outcome = outcome.unwrap_or_else(|| Outcome::Host(Box::new(self.seen())));
-        let at = self.clock();
-        Report {
-            order,
-            epoch,
-            vm,
-            at,
-            outcome,
-        }
-    }
-
-    fn seen(&self) -> HostState {
-        let vms = self.vms.values().map(|held| VmState {
-            spec: held.spec.clone(),
-            role: held.role,
-            epoch: held.epoch,
-            guest: match held.role {
-                _ if held.running => GuestState::Running,
-                VmRole::Off => GuestState::Off,
-                _ => GuestState::Paused,
-            },
-        });
-        let free = |free: Capacity, held: &Held| free.minus(&held.spec.demand());
-        HostState {
-            free: self.vms.values().fold(self.state.capacity, free),
-            vms: vms.collect(),
-            ..self.state.clone()
-        }
-    }
-
-    /// Message B with those dirty rates that are asked for and known.
-    fn asked(&self, command: &Command) -> HostState {
-        let mut state = self.seen();
-        state
-            .dirty
-            .retain(|vm, _| matches!(command, Command::Inspect { dirty_of } if dirty_of.contains(vm)));
-        state
-    }
-
-    fn carry_out(&mut self, order: &Order) -> Vec<Outcome> {
-        let Some(vm) = order.command.vm() else {
-            return vec![Outcome::Host(Box::new(self.asked(&order.command)))];
-        };
-        if let Some(held) = self.vms.get_mut(vm) {
-            if order.epoch < held.epoch {
-                return vec![refused(
-                    RefusalKind::StaleEpoch,
-                    &format!("VM {vm} is held at epoch {}", held.epoch),
-                )];
+            Some(Fate::Fail) => {
+                let fault = Fault::new(FaultKind::Internal, format!("{name} is to fail"));
+                let report = self.report(given, vm, Outcome::Failed(fault));
+                self.reports.push(report);
             }
-            held.epoch = order.epoch;
-        }
-        let stranded = self.state.stranded.iter().any(|stranded| stranded.vm == *vm);
-        if stranded && !self.vms.contains_key(vm) {
-            return vec![refused(
-                RefusalKind::Stranded,
-                &format!("VM {vm} is stranded here"),
-            )];
-        }
-        match &order.command {
-            Command::StartVm { spec } => {
-                let mut spec = spec.clone();
-                spec.machine.get_or_insert_with(super::support::machine);
-                self.hold(order.epoch, &spec, VmRole::Home, true);
-                vec![Outcome::Started { spec }]
-            }
-            Command::Reserve {
-                spec, powered_off, ..
-            } => {
-                self.hold(order.epoch, spec, VmRole::Expected, false);
-                self.vms.get_mut(vm).expect("it is held now").comes_off = *powered_off;
-                vec![Outcome::Reserved]
-            }
-            Command::DestroyVm { .. } => self.drop_vm(vm, Outcome::Destroyed),
-            Command::Discard { .. } => self.drop_vm(vm, Outcome::Discarded { frames: None }),
-            Command::AbortTarget { .. } => self.drop_vm(vm, Outcome::TargetDropped),
-            command => self.step(vm, command),
-        }
-    }
-
-    fn hold(&mut self, epoch: Epoch, spec: &VmSpec, role: VmRole, running: bool) {
-        let held = Held {
-            spec: spec.clone(),
-            role,
-            epoch,
-            running,
-            comes_off: false,
-        };
-        self.vms.insert(spec.name.clone(), held);
-    }
-
-    fn drop_vm(&mut self, vm: &VmName, outcome: Outcome) -> Vec<Outcome> {
-        self.vms.remove(vm);
-        vec![outcome]
-    }
-
-    /// An order about a VM that must be here.
-    fn step(&mut self, vm: &VmName, command: &Command) -> Vec<Outcome> {
-        let now = self.clock();
-        let Some(held) = self.vms.get_mut(vm) else {
-            return vec![refused(RefusalKind::UnknownVm, &format!("VM {vm} is not here"))];
-        };
-        let here: SocketAddr = "127.0.0.1:9".parse().unwrap();
-        let source = SourceFrames {
-            captured: FRAMES,
-            old_path: Some(OldPath::Marker),
-            ..SourceFrames::default()
-        };
-        match command {
-            Command::Prepare { .. } => {
-                held.role = VmRole::Target;
-                vec![Outcome::Prepared { page_stream: here }]
-            }
-            Command::PreCopy { .. } => {
-                held.role = VmRole::Source;
-                vec![Outcome::PreCopying, Outcome::Converged(PageProgress::default())]
-            }
-            Command::OpenSourceBuffer { .. } => vec![Outcome::SourceBufferOpen],
-            Command::OpenTargetBuffer { .. } => {
-                let tunnels = held.spec.nics.iter().map(|_| here).collect();
-                vec![Outcome::TargetBufferOpen { tunnels }]
-            }
-            Command::ConnectBuffers { .. } => vec![Outcome::BuffersConnected],
-            Command::Capture { .. } => {
-                let guest = if held.running {
-                    GuestState::Running
-                } else {
-                    GuestState::Paused
+            Some(Fate::Refuse(kind)) => {
+                let refusal = Refusal {
+                    kind: *kind,
+                    reason: format!("{name} is to be refused"),
+                    hint: "this agent is a fake".to_owned(),
                 };
-                held.running = false;
-                vec![Outcome::Captured {
-                    times: CaptureTimes {
-                        begun_at: now,
-                        shut_at: now,
-                        empty_at: now,
-                        stopped_at: now,
-                        capturing_at: now,
-                    },
-                    guest,
-                }]
+                let report = self.report(given, vm, Outcome::Refused(refusal));
+                self.reports.push(report);
             }
-            Command::StopAndCopy { .. } => vec![Outcome::Copied {
-                pages: PageProgress::default(),
-                times: CopyTimes {
-                    begun_at: now,
-                    pre_switchover_at: now,
-                    completed_at: now,
-                },
-            }],
-            Command::AwaitLoaded { .. } => vec![Outcome::Loaded { loaded_at: now }],
-            Command::Commit { .. } => {
-                held.role = VmRole::Left;
-                vec![Outcome::CommitNoted]
-            }
-            Command::Activate { run, .. } => {
-                let role = if held.comes_off {
-                    VmRole::Off
-                } else {
-                    VmRole::Arrived
-                };
-                (held.role, held.running) = (role, *run);
-                vec![Outcome::Activated(ActivationTimes {
-                    begun_at: now,
-                    running_at: now,
-                    injected_at: now,
-                    announced_at: now,
-                })]
-            }
-            Command::CloseSourceBuffer { .. } => vec![Outcome::SourceClosed(source)],
-            Command::CloseTargetBuffer { .. } => {
-                held.role = VmRole::Home;
-                vec![Outcome::TargetClosed(TargetFrames {
-                    delivered: FRAMES,
-                    ..TargetFrames::default()
-                })]
-            }
-            Command::StopVm { .. } => {
-                (held.role, held.running) = (VmRole::Off, false);
-                vec![Outcome::Stopped]
-            }
-            Command::AbortSource { .. } => {
-                (held.role, held.running) = (VmRole::Home, true);
-                let put_back = source.captured;
-                vec![Outcome::SourceRestored(SourceFrames { put_back, ..source })]
-            }
-            Command::Inspect { .. }
-            | Command::StartVm { .. }
-            | Command::DestroyVm { .. }
-            | Command::Reserve { .. }
-            | Command::Discard { .. }
-            | Command::AbortTarget { .. } => unreachable!("{} is carried out elsewhere", command.name()),
         }
+        Some(std::mem::take(&mut self.reports))
     }
-}
-
-fn refused(kind: RefusalKind, reason: &str) -> Outcome {
-    Outcome::Refused(Refusal {
-        kind,
-        reason: reason.to_owned(),
-        hint: "this agent is a fake".to_owned(),
-    })
 }

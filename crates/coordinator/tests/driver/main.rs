@@ -1,12 +1,16 @@
 //! The whole coordinator, driven from both ends without QEMU: real HTTP on one side, on the other
-//! fake agents that its real links connect to. What real agents do is tested in the lab.
+//! fake agents that its real links connect to. They decide as real agents do, by the same machine,
+//! and are held to the same contract.
 
 mod clusters;
+mod contract;
+mod desk;
 mod fake;
 mod forecasts;
 mod http;
 mod links;
 mod moves;
+mod paper;
 mod refused;
 mod restart;
 mod support;

@@ -8,7 +8,8 @@ use transhume_protocol::message::RefusalKind;
 use transhume_protocol::report::{Ending, Frames};
 use transhume_protocol::step::Step;
 
-use crate::fake::{FRAMES, Fate};
+use crate::fake::Fate;
+use crate::paper::FRAMES;
 use crate::support::{Site, order, room, until};
 
 const BEFORE: [(&str, &str); 3] = [("vm1", "h1"), ("vm2", "h1"), ("vm3", "h2")];

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -114,9 +115,10 @@ impl Site {
     pub fn dark(hosts: &[(&'static str, u64)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("api.sock");
+        let paper = Arc::default();
         let agents = hosts
             .iter()
-            .map(|(name, vms)| (*name, Agent::new(name, room(*vms))));
+            .map(|(name, vms)| (*name, Agent::new(name, room(*vms), &paper)));
         Self {
             agents: agents.collect(),
             http: reqwest::Client::builder().unix_socket(socket).build().unwrap(),

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use transhume_api::{ClusterView, HostList, PlanView, VmLife};
-use transhume_protocol::message::{Command, RefusalKind, Stranded};
+use transhume_protocol::message::{Command, RefusalKind};
 use transhume_protocol::report::Ending;
 
 use crate::fake::Fate;
@@ -239,11 +239,9 @@ async fn what_is_stranded_blocks_its_vm_by_name_and_is_shown() {
     let site = lab().await;
     site.agents["h1"].loses_all();
     // On a host that has no part in anything that is asked for.
-    site.agents["h2"].desk().state.stranded.push(Stranded {
-        vm: "vm1".parse().unwrap(),
-        what: "QEMU with pid 71 and no record".to_owned(),
-        hint: "end process 71".to_owned(),
-    });
+    let vm1 = "vm1".parse().unwrap();
+    let what = "QEMU with pid 71 and no record";
+    site.agents["h2"].desk().strands(&vm1, what, "end process 71");
     seen(&site, "vm1", VmLife::Stranded).await;
     seen(&site, "vm2", VmLife::Missing).await;
     let refused = [
@@ -263,7 +261,7 @@ async fn what_is_stranded_blocks_its_vm_by_name_and_is_shown() {
         assert_eq!(problem.hint, "end process 71");
     }
     let hosts: HostList = site.get("/v1/hosts").await.is();
-    assert_eq!(hosts.hosts[1].stranded[0].what, "QEMU with pid 71 and no record");
+    assert_eq!(hosts.hosts[1].stranded[0].what, what);
     assert!(["h1", "h2", "h3"].iter().all(|host| {
         let started = site.agents[*host].orders_named("StartVm");
         started.len() == if *host == "h1" { 2 } else { 0 }

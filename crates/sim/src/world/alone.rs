@@ -5,7 +5,7 @@ use transhume_protocol::message::{Order, Report};
 
 use super::World;
 use crate::check::Violation;
-use crate::contract::{Place, Subject};
+use crate::contract::{Breakable, Place, Subject};
 use crate::fault::ActFault;
 use crate::network::{HostIx, MILLI, Micros, SECOND};
 use crate::scenario::{Scenario, spec};
@@ -77,20 +77,9 @@ impl Subject for World {
             .expect("without a coordinator only what no order may do is checked")
     }
 
-    fn fail_act(&mut self, place: Place, after: usize) {
-        self.next_act_fault = Some((self.host(place), after, ActFault::FailsAfter));
-    }
-
-    fn hold_act(&mut self, place: Place) {
+    fn hold_spawn(&mut self, place: Place) {
+        // The VM is admitted before.
         self.next_act_fault = Some((self.host(place), 1, ActFault::Stays));
-    }
-
-    fn acts(&self, place: Place) -> usize {
-        let on_source = place == Place::Source;
-        self.acts
-            .iter()
-            .filter(|(_, source, _)| *source == on_source)
-            .count()
     }
 
     fn strand(&mut self, place: Place) {
@@ -103,5 +92,19 @@ impl Subject for World {
         let host = self.host(place);
         self.agent_dies(host).expect("nothing is checked here");
         self.pass(2 * SECOND).expect("nothing is checked here");
+    }
+}
+
+impl Breakable for World {
+    fn fail_act(&mut self, place: Place, after: usize) {
+        self.next_act_fault = Some((self.host(place), after, ActFault::FailsAfter));
+    }
+
+    fn acts(&self, place: Place) -> usize {
+        let on_source = place == Place::Source;
+        self.acts
+            .iter()
+            .filter(|(_, source, _)| *source == on_source)
+            .count()
     }
 }
