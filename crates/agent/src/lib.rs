@@ -42,7 +42,7 @@ use transhume_qemu::{Accel, Launcher, QemuBinary, QemuError};
 pub use crate::bands::{BandsFault, HostBands, Shown};
 pub use crate::config::{Config, ConfigError, Listen, OptionalClass, PagesConfig};
 pub use crate::page_stream::{TlsError, TlsFiles};
-pub use crate::store::StoreError;
+pub use crate::store::{StoreError, holder};
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]

@@ -309,5 +309,16 @@ fn lock(state_dir: &Path) -> Result<fs::File, StoreError> {
     Ok(file)
 }
 
+/// Whether an agent uses the directory: its process in words, empty where it has no number yet.
+pub fn holder(state_dir: &Path) -> Result<Option<String>, StoreError> {
+    if !state_dir.join(LOCK).exists() {
+        return Ok(None);
+    }
+    match lock(state_dir) {
+        Err(StoreError::Taken { holder, .. }) => Ok(Some(holder)),
+        locked => locked.map(|_| None),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -45,6 +45,8 @@ pub struct Plan {
     pub index: u32,
     /// Its speed.
     pub speed: BitRate,
+    /// The classes that it is to have; none where it is not divided.
+    pub tree: Vec<Class>,
     /// To be remembered before the first step.
     pub previous: Option<Previous>,
     /// In this order. None where everything is as wanted.
@@ -72,6 +74,7 @@ fn one(separate: &Separate, band: Band, see: &impl Fn(&str) -> Option<Seen>) -> 
         band: Some(band),
         index: seen.link.index,
         speed,
+        tree: Vec::new(),
         previous: None,
         steps: Vec::new(),
     })
@@ -126,6 +129,7 @@ fn divide(shared: &Shared, seen: &Seen, speed: BitRate) -> Result<Plan, BandsErr
         band: None,
         index,
         speed,
+        tree: tree.classes,
         previous,
         steps,
     })

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bands;
 mod client;
 mod clusters;
 mod daemon;
@@ -56,6 +57,7 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Report { migration, json, .. } => moves::report(&client()?, migration, json).await,
         Command::Follow { migration, json } => moves::follow(&client()?, migration, json).await,
         Command::Cancel { migration, json } => moves::cancel(&client()?, migration, json).await,
+        Command::Bands { command } => bands::run(&command),
         Command::Agent { config } => daemon::agent(&config).await,
         Command::Coordinator {
             config: Some(config), ..

@@ -202,8 +202,8 @@ impl HostBands {
     }
 }
 
-/// Where a step fails, a tree that is new goes again, with what it replaced put back; one that stood
-/// stays, and the next look goes on with it.
+/// Where a step fails, a tree that is new goes again, with what it replaced put back; one that
+/// stood stays, and the next look goes on with it.
 fn take_steps(netlink: &mut Netlink, plan: &Plan) -> Result<(), BandsFault> {
     for (nth, step) in plan.steps.iter().enumerate() {
         let Err(source) = netlink.take_step(plan.index, step) else {

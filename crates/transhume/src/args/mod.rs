@@ -87,6 +87,11 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// How this host's links are divided between the bands (§3.1)
+    Bands {
+        #[command(subcommand)]
+        command: BandsCommand,
+    },
     /// Run a host's agent
     Agent {
         /// Configuration file
@@ -107,6 +112,30 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+/// The bands of the host that the command runs on.
+#[derive(Debug, Subcommand)]
+pub enum BandsCommand {
+    /// What each band has and has carried, and whether it is as configured
+    Show(BandsArgs),
+    /// What `apply` would do
+    Plan(BandsArgs),
+    /// Divide the links as configured; a running agent has done so already
+    Apply(BandsArgs),
+    /// Put back what the links had before
+    Clear(BandsArgs),
+}
+
+/// Whose bands.
+#[derive(Debug, ClapArgs)]
+pub struct BandsArgs {
+    /// Configuration file of the host's agent
+    #[arg(long)]
+    pub config: PathBuf,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to move where.
