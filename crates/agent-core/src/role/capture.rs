@@ -38,7 +38,7 @@ impl Source {
         let capturing = Capturing {
             ticket: Ticket(0),
             step: Step::CatchUp,
-            as_is: !running || self.copying.takes == Some(false),
+            as_is: !running || self.copying.is_deaf(cx.now.mono),
             begun_at: cx.now.wall,
             shut_at: WallMicros(0),
             empty_at: WallMicros(0),
