@@ -101,7 +101,7 @@ fn notes(vm: &VmReport) -> Vec<String> {
     }
     if let Some(ms) = vm
         .clock_uncertainty_ms
-        .filter(|ms| *ms > CLOCK_UNCERTAINTY_MS_MAX)
+        .filter(|ms| vm.blackout_ms.is_some() && *ms > CLOCK_UNCERTAINTY_MS_MAX)
     {
         notes.push(format!(
             "VM {id}: blackout and gap may be {ms:.1} ms off: the clocks of its hosts are known no better"
@@ -110,7 +110,7 @@ fn notes(vm: &VmReport) -> Vec<String> {
     let frames = vm.frames.unwrap_or_default();
     if frames.untaken > 0 {
         notes.push(format!(
-            "VM {id}: {} frames are there that its guest never took",
+            "VM {id}: {} frames came for it that its guest never took",
             frames.untaken
         ));
     }
