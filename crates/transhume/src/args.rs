@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use transhume_model::VmName;
 use transhume_planner::Strategy;
 
 /// Moves a whole virtual cluster, live, from one set of hosts to another, and loses nothing.
@@ -293,6 +294,9 @@ pub enum LabCommand {
         /// Read every block of the disks again
         #[arg(long)]
         verify_disks: bool,
+        /// VMs that are left out, since they do not answer; so is what others sent them
+        #[arg(long, value_name = "VM,..", value_delimiter = ',')]
+        without: Vec<VmName>,
         /// One JSON document
         #[arg(long)]
         json: bool,
