@@ -79,6 +79,11 @@ pub enum Product {
         /// Where the source is to connect.
         address: SocketAddr,
     },
+    /// Of `AwaitLoaded`.
+    Loaded {
+        /// QEMU's run state: that in which the guest was stopped.
+        run: RunState,
+    },
     /// Of `Look`.
     Looked(Looked),
     /// Of `FinishCopy`.

@@ -27,6 +27,13 @@ pub const DEAF_MS_MIN: Millis = Millis(2_000);
 /// Pause between two questions to a guest that took none.
 pub const PROBE_AGAIN_MS: Millis = Millis(100);
 
+/// Pause between two questions to a guest of which it is known.
+pub const PROBE_EVERY_MS: Millis = Millis(200);
+
+/// A guest that had taken frames and has taken none for so long is not waited for at the capture:
+/// its buffer would wait as long and then take it as it is.
+pub const SUSPECTED_MS_MIN: Millis = Millis(1_000);
+
 /// Longest wait for a guest that was asked to power itself off.
 pub const POWER_DOWN_MS_MAX: Millis = Millis(60_000);
 

@@ -141,6 +141,26 @@ fn a_paused_guest_moves_and_stays_paused() {
     );
 }
 
+/// QEMU loads a guest in the state in which its source was stopped, and says so of itself only when
+/// it is asked.
+#[test]
+fn a_guest_that_had_fallen_is_told_as_what_it_is_where_it_came_to() {
+    for (run, guest) in [
+        (RunState::DiskError, GuestState::DiskError),
+        (RunState::Panicked, GuestState::Panicked),
+        (RunState::Paused, GuestState::Paused),
+    ] {
+        let mut target = Rig::new();
+        target.run = run;
+        target.load();
+        target.ok(activate(false));
+        assert_eq!(target.machine.vm_state().unwrap().guest, guest);
+        target.ok(Command::CloseTargetBuffer { vm: vm() });
+        assert_eq!(target.machine.vm_state().unwrap().guest, guest, "at home");
+        assert!(!target.acts.contains(&"run-arrived"));
+    }
+}
+
 #[test]
 fn what_its_user_does_in_between_is_kept() {
     let mut rig = Rig::new();
@@ -169,6 +189,28 @@ fn a_guest_that_takes_no_frames_is_known_before_anybody_is_stopped() {
         rig.fire(Timer::Probe, Millis(100));
     }
     assert!(matches!(rig.answer_to(pre_copy), Some(Outcome::Converged(_))));
+    rig.hanging = vec!["shut-source-buffer"];
+    rig.send(Command::Capture { vm: vm() });
+    let shut = rig.unhang();
+    assert_eq!(
+        shut.act,
+        transhume_agent_core::Act::ShutSourceBuffer { as_is: true }
+    );
+}
+
+/// One that panics goes on taking frames until its ring is full; its memory is copied long before
+/// that of the busy ones.
+#[test]
+fn a_guest_that_turns_deaf_while_the_others_are_copied_is_not_waited_for() {
+    let mut rig = Rig::new();
+    rig.boot();
+    let pre_copy = rig.leave(Mode::Live);
+    rig.fire(Timer::Look, Millis(100));
+    assert!(matches!(rig.answer_to(pre_copy), Some(Outcome::Converged(_))));
+    rig.takes = false;
+    for _ in 0..11 {
+        rig.fire(Timer::Probe, Millis(100));
+    }
     rig.hanging = vec!["shut-source-buffer"];
     rig.send(Command::Capture { vm: vm() });
     let shut = rig.unhang();

@@ -88,7 +88,9 @@ fn strand_unreadable(agent: &Agent, vm: &VmName, why: &str, marks: &Marks) -> on
     let aside = agent.context().store.vm_dir(vm).join("state.json.unreadable");
     let left = marks
         .describe(vm)
-        .map_or("nothing of it runs".to_owned(), |what| format!("{what} is there"));
+        .map_or("nothing of it runs".to_owned(), |what| {
+            format!("still there: {what}")
+        });
     let what = format!(
         "its record cannot be read ({why}) and was set aside as {}; {left}",
         aside.display()

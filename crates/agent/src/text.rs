@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use transhume_agent_core::Trouble;
-use transhume_protocol::message::FaultKind;
+use transhume_protocol::message::{Fault, FaultKind};
 
 /// An error with its sources, in one line.
 pub(crate) fn chain(error: &dyn Error) -> String {
@@ -27,9 +27,15 @@ pub(crate) fn qemu_failed(error: impl Error) -> Trouble {
     failed(FaultKind::Qemu, error)
 }
 
-/// The same, of the host's network.
-pub(crate) fn network_failed(error: impl Error) -> Trouble {
-    failed(FaultKind::Network, error)
+/// The same, of the host's network, or of what is kept of it.
+pub(crate) fn network_failed(error: transhume_netbuf::Error) -> Trouble {
+    let fault = Fault::new(FaultKind::Network, chain(&error));
+    Trouble::Failed(match error {
+        transhume_netbuf::Error::Spool { .. } => {
+            fault.with_hint("see that the agent's `spool_dir` is there and has room, then move again")
+        }
+        _ => fault,
+    })
 }
 
 #[cfg(test)]

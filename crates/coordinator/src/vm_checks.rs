@@ -58,7 +58,7 @@ fn start(
         | VmLife::Unknown => Err(Refused::conflict(
             "vm-not-off",
             format!("VM {vm} is there already: {}", life.name()),
-            format!("`transhume vm stop {cluster} {vm}` powers it off"),
+            hint(life, format!("`transhume vm stop {cluster} {vm}` powers it off")),
         )),
     }
 }
@@ -70,8 +70,11 @@ fn stop(placed: &PlacedVm, life: VmLife) -> Result<HostName, Refused> {
         VmLife::Off | VmLife::Missing | VmLife::Stranded | VmLife::Unknown => Err(Refused::conflict(
             "vm-not-running",
             format!("VM {vm} does not run: {}", life.name()),
-            format!(
-                "`transhume vm start {cluster} {vm}` boots it, `transhume vm forget {cluster} {vm}` takes it out of the cluster"
+            hint(
+                life,
+                format!(
+                    "`transhume vm start {cluster} {vm}` boots it, `transhume vm forget {cluster} {vm}` takes it out of the cluster"
+                ),
             ),
         )),
     }
@@ -89,7 +92,36 @@ fn forget(placed: &PlacedVm, life: VmLife) -> Result<HostName, Refused> {
         | VmLife::Unknown => Err(Refused::conflict(
             "vm-not-off",
             format!("VM {vm} is not powered off: {}", life.name()),
-            format!("`transhume vm stop {cluster} {vm}` powers it off; then it can be forgotten"),
+            hint(
+                life,
+                format!("`transhume vm stop {cluster} {vm}` powers it off; then it can be forgotten"),
+            ),
         )),
+    }
+}
+
+/// What helps where the VM could be worked on, or else what is to be looked at first.
+fn hint(life: VmLife, otherwise: String) -> String {
+    match life {
+        VmLife::Stranded => "`transhume hosts` shows what is left of it, and where".to_owned(),
+        VmLife::Unknown => "its host's agent does not answer: `transhume hosts` shows which".to_owned(),
+        VmLife::Running
+        | VmLife::Paused
+        | VmLife::DiskError
+        | VmLife::Panicked
+        | VmLife::Off
+        | VmLife::Missing => otherwise,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_sent_to_a_command_that_is_refused_too() {
+        assert_eq!(hint(VmLife::Off, "start it".to_owned()), "start it");
+        assert!(hint(VmLife::Stranded, "start it".to_owned()).contains("transhume hosts"));
+        assert!(hint(VmLife::Unknown, "start it".to_owned()).contains("does not answer"));
     }
 }

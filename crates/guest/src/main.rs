@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod button;
 mod channel;
 mod disk;
 mod exec;
@@ -105,6 +106,7 @@ fn serve() -> io::Result<()> {
         disk: Disk::start(Path::new(DISK))?,
         run: Run::start(&settings, &cmdline)?,
     };
+    boot::report("power button", button::watch());
     println!("transhume-guest: {} is up", settings.name);
     channel::serve(CHANNEL, Arc::new(move |request: &Request| guest.handle(request)))
 }

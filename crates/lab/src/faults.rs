@@ -6,8 +6,10 @@ use transhume_model::Band;
 
 use crate::fabric::{self, Batch, circuit};
 use crate::state::Lab;
+use crate::storage::DiskServer;
 use crate::{LabError, Namespace, process};
 
+pub use crate::storage::Room;
 pub use crate::up::{start_agent, start_coordinator};
 
 /// `drop what has the ethertype of RARP, pass the rest`, as classic BPF.
@@ -35,6 +37,15 @@ pub fn freeze(lab: &Lab, what: &str) -> Result<bool, LabError> {
 /// Lets a frozen part go on.
 pub fn thaw(lab: &Lab, what: &str) -> Result<bool, LabError> {
     Ok(lab.process(what)?.signal(Signal::CONT))
+}
+
+/// From now on the disk of a VM takes writes, or none for lack of space: its server is another.
+pub fn serve_disk(lab: &mut Lab, vm: &str, room: Room) -> Result<(), LabError> {
+    let server = DiskServer::of(&lab.layout, lab.vm(vm)?);
+    kill(lab, &format!("disk {vm}"))?;
+    let process = server.serve(room)?;
+    lab.record(process.clone())?;
+    server.ready(&process)
 }
 
 /// A cut circuit of one host; whole again when dropped.

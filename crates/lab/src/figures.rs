@@ -77,31 +77,44 @@ pub struct PairFigures {
 ///
 /// With `verify_disks` every block ever written is read back first.
 pub async fn collect(lab: &Lab, verify_disks: bool) -> Result<Figures, LabError> {
-    let counted = count(lab, verify_disks).await;
-    let resumed = everywhere(lab, Op::Resume).await;
+    collect_of(lab, lab.state.vms.iter().collect(), verify_disks).await
+}
+
+/// The same without some VMs, that do not answer: what was between them and others is not counted.
+pub async fn collect_without(lab: &Lab, out: &[VmName], verify_disks: bool) -> Result<Figures, LabError> {
+    for vm in out {
+        lab.vm(vm.as_str())?;
+    }
+    let vms = lab.state.vms.iter().filter(|vm| !out.contains(&vm.name));
+    collect_of(lab, vms.collect(), verify_disks).await
+}
+
+async fn collect_of(lab: &Lab, vms: Vec<&VmState>, verify_disks: bool) -> Result<Figures, LabError> {
+    let counted = count(lab, &vms, verify_disks).await;
+    let resumed = everywhere(lab, &vms, Op::Resume).await;
     let figures = counted?;
     resumed?;
     Ok(figures)
 }
 
-async fn count(lab: &Lab, verify_disks: bool) -> Result<Figures, LabError> {
-    everywhere(lab, Op::Quiesce).await?;
+async fn count(lab: &Lab, vms: &[&VmState], verify_disks: bool) -> Result<Figures, LabError> {
+    everywhere(lab, vms, Op::Quiesce).await?;
     if verify_disks {
         // A VM without disk refuses; its figures then say nothing about disks.
         let verify = |vm| async move { Channel::new(lab, vm).call(Op::VerifyDisk, CALL_LIMIT).await };
-        for result in join_all(lab.state.vms.iter().map(verify)).await {
+        for result in join_all(vms.iter().copied().map(verify)).await {
             match result {
                 Ok(_) | Err(LabError::Guest { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
     }
-    let stats = settled(lab).await?;
-    Ok(figures(&lab.state.vms, &stats))
+    let stats = settled(lab, vms).await?;
+    Ok(figures(vms, &stats))
 }
 
-async fn everywhere(lab: &Lab, op: Op) -> Result<Vec<Stats>, LabError> {
-    try_join_all(lab.state.vms.iter().map(|vm| {
+async fn everywhere(lab: &Lab, vms: &[&VmState], op: Op) -> Result<Vec<Stats>, LabError> {
+    try_join_all(vms.iter().map(|vm| {
         let op = op.clone();
         async move {
             match Channel::new(lab, vm).call(op, CALL_LIMIT).await?.outcome {
@@ -120,12 +133,12 @@ async fn everywhere(lab: &Lab, op: Op) -> Result<Vec<Stats>, LabError> {
 }
 
 /// Asks until two answers in a row agree.
-async fn settled(lab: &Lab) -> Result<Vec<Stats>, LabError> {
+async fn settled(lab: &Lab, vms: &[&VmState]) -> Result<Vec<Stats>, LabError> {
     let deadline = Instant::now() + Duration::from_millis(SETTLE_MS_MAX);
-    let mut before = everywhere(lab, Op::Stats).await?;
+    let mut before = everywhere(lab, vms, Op::Stats).await?;
     loop {
         sleep(SETTLE_POLL).await;
-        let now = everywhere(lab, Op::Stats).await?;
+        let now = everywhere(lab, vms, Op::Stats).await?;
         if arrived(&now) == arrived(&before) {
             return Ok(now);
         }
@@ -148,7 +161,7 @@ fn arrived(stats: &[Stats]) -> Vec<u64> {
 }
 
 /// Pure: both ends of every pair, put together.
-fn figures(vms: &[VmState], stats: &[Stats]) -> Figures {
+fn figures(vms: &[&VmState], stats: &[Stats]) -> Figures {
     let name: BTreeMap<u16, &VmName> = vms.iter().map(|vm| (vm.index, &vm.name)).collect();
     let peer = |at: u16, of: u16| {
         let stats = stats.iter().find(|stats| stats.index == at)?;
@@ -156,6 +169,7 @@ fn figures(vms: &[VmState], stats: &[Stats]) -> Figures {
     };
     let mut pairs = Vec::new();
     let rows = vms.iter().zip(stats).map(|(vm, own)| {
+        let streams = || own.tcp.iter().filter(|stream| name.contains_key(&stream.index));
         let mut row = VmFigures {
             id: vm.name.clone(),
             sent: own.peers.iter().map(|peer| peer.sent).sum(),
@@ -170,12 +184,12 @@ fn figures(vms: &[VmState], stats: &[Stats]) -> Figures {
                 .map(|p| p.gap_ms)
                 .max()
                 .unwrap_or(0),
-            tcp_broken: own.tcp.iter().filter(|stream| stream.broken).count() as u64,
-            tcp_stall_ms: own.tcp.iter().map(|stream| stream.stall_ms).max().unwrap_or(0),
+            tcp_broken: streams().filter(|stream| stream.broken).count() as u64,
+            tcp_stall_ms: streams().map(|stream| stream.stall_ms).max().unwrap_or(0),
             disk_errors: own.disk.map_or(0, |disk| disk.errors),
             disk_writes: own.disk.map_or(0, |disk| disk.writes),
         };
-        for from in &own.peers {
+        for from in own.peers.iter().filter(|from| name.contains_key(&from.index)) {
             let sent = peer(from.index, vm.index).map_or(0, |there| there.sent);
             row.received += from.received;
             row.lost += sent.saturating_sub(from.received);
@@ -233,7 +247,7 @@ mod tests {
             ..Default::default()
         };
         let figures = figures(
-            &[vm(0), vm(1)],
+            &[&vm(0), &vm(1)],
             &[
                 stats(0, vec![peer(1, 100, 50, 7)]),
                 stats(1, vec![peer(0, 50, 97, 40)]),
@@ -250,5 +264,25 @@ mod tests {
             (figures.pairs[0].from.as_str(), figures.pairs[0].to.as_str()),
             ("vm1", "vm2")
         );
+    }
+
+    #[test]
+    fn what_was_between_a_vm_that_is_left_out_and_others_is_not_counted() {
+        let peer = |index, sent, received| PeerStats {
+            index,
+            sent,
+            received,
+            ..Default::default()
+        };
+        let counted = figures(
+            &[&vm(0), &vm(2)],
+            &[
+                stats(0, vec![peer(1, 100, 50), peer(2, 8, 9)]),
+                stats(2, vec![peer(0, 9, 8), peer(1, 70, 3)]),
+            ],
+        );
+        assert_eq!(counted.pairs, []);
+        let received: Vec<_> = counted.vms.iter().map(|vm| (vm.received, vm.lost)).collect();
+        assert_eq!(received, [(9, 0), (8, 0)]);
     }
 }

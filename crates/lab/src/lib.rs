@@ -40,7 +40,7 @@ pub use down::{DownReport, down, sweep};
 pub use error::LabError;
 pub use exec::{ExecReport, exec};
 pub use fabric::{FabricLink, FabricSpec};
-pub use figures::{Figures, PairFigures, VmFigures, collect};
+pub use figures::{Figures, PairFigures, VmFigures, collect, collect_without};
 pub use layout::{LabName, Layout, guest_cmdline, vm_mac};
 pub use logs::{LogPart, Target, log};
 pub use meter::Meter;

@@ -8,11 +8,21 @@ use std::path::{Path, PathBuf};
 use transhume_model::{Mebibytes, VmName};
 
 use crate::process::{self, ProcessRecord};
-use crate::{LabError, Namespace};
+use crate::state::VmState;
+use crate::{LabError, Layout, Namespace, layout};
 
 const PROGRAM: &str = "/usr/bin/qemu-nbd";
 /// The two QEMUs of a move, and whoever looks.
 const CLIENTS_MAX: u32 = 8;
+
+/// Whether a disk takes writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// It does.
+    Enough,
+    /// Every write fails for lack of space.
+    None,
+}
 
 /// One disk and its server.
 #[derive(Debug, Clone)]
@@ -25,38 +35,63 @@ pub struct DiskServer {
     pub address: SocketAddrV4,
     /// The disk's contents.
     pub file: PathBuf,
-    /// The disk's size.
-    pub size: Mebibytes,
     /// The server's output.
     pub log: PathBuf,
 }
 
 impl DiskServer {
+    /// The server of a VM's disk.
+    pub fn of(layout: &Layout, vm: &VmState) -> Self {
+        DiskServer {
+            namespace: Namespace::named(layout.storage_namespace()),
+            vm: vm.name.clone(),
+            address: SocketAddrV4::new(layout::storage_address(), layout::disk_port(vm.index)),
+            file: layout.disk_file(&vm.name),
+            log: layout.dir().join("storage.log"),
+        }
+    }
+
     /// Makes the file and starts the server; `ready` tells when it answers.
-    pub fn start(&self) -> Result<ProcessRecord, LabError> {
+    pub fn start(&self, size: Mebibytes) -> Result<ProcessRecord, LabError> {
         let create = || -> std::io::Result<()> {
             fs::create_dir_all(self.file.parent().unwrap_or(Path::new("/")))?;
-            File::create(&self.file)?.set_len(self.size.bytes().0)
+            File::create(&self.file)?.set_len(size.bytes().0)
         };
         create().map_err(|source| LabError::File {
             action: "create",
             path: self.file.clone(),
             source,
         })?;
+        self.serve(Room::Enough)
+    }
+
+    /// Starts the server of a disk that is there.
+    pub fn serve(&self, room: Room) -> Result<ProcessRecord, LabError> {
+        let file = self.file.display();
+        let image = match room {
+            Room::Enough => ["--format=raw".to_owned(), file.to_string()],
+            Room::None => {
+                let inject = "event=none,file.inject-error.0.iotype=write";
+                let image = format!(
+                    "driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename={file},\
+                     file.inject-error.0.{inject},file.inject-error.0.errno={}",
+                    rustix::io::Errno::NOSPC.raw_os_error()
+                );
+                ["--image-opts".to_owned(), image]
+            }
+        };
         let arguments = [
-            "--format=raw".to_owned(),
             "--persistent".to_owned(),
             format!("--shared={CLIENTS_MAX}"),
             format!("--bind={}", self.address.ip()),
             format!("--port={}", self.address.port()),
             format!("--export-name={}", self.vm),
-            self.file.display().to_string(),
         ];
         process::spawn(
             &self.namespace,
             &format!("disk {}", self.vm),
             Path::new(PROGRAM),
-            &arguments,
+            &[arguments.as_slice(), &image].concat(),
             &self.log,
         )
     }

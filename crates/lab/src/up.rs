@@ -227,15 +227,8 @@ fn start_disks(lab: &mut Lab, options: &LabUp) -> Result<(), LabError> {
     let Some(size) = options.disk else { return Ok(()) };
     let mut started = Vec::new();
     for vm in lab.state.vms.clone() {
-        let server = DiskServer {
-            namespace: Namespace::named(lab.layout.storage_namespace()),
-            address: SocketAddrV4::new(layout::storage_address(), layout::disk_port(vm.index)),
-            file: lab.layout.disk_file(&vm.name),
-            log: lab.layout.dir().join("storage.log"),
-            vm: vm.name,
-            size,
-        };
-        let process = server.start()?;
+        let server = DiskServer::of(&lab.layout, &vm);
+        let process = server.start(size)?;
         lab.record(process.clone())?;
         started.push((server, process));
     }

@@ -23,7 +23,7 @@ use crate::frame::ETHERNET_BYTES;
 use crate::inject::{Injector, is_refusal};
 use crate::limits::{ABORT_SETTLE, FINISH_WAIT_MAX, PUT_BACK_IDLE_MAX, RING_FULL_PAUSE};
 use crate::reading;
-use crate::ring::IdleClock;
+use crate::ring::{self, IdleClock};
 use crate::source::{self, SourceBuffer, Stage};
 use crate::spool::{Kind, Note, Reading, Spool};
 use crate::tap::Tap;
@@ -139,10 +139,16 @@ impl SourceBuffer {
         let refused = spool.note(Note::Refused);
         let dropped = self.tap.dropped()?;
         let dropped = dropped.saturating_sub(spool.note(Note::DroppedBefore) + refused);
+        // Where the guest takes none, what was dropped found its ring full.
+        let (dropped, overflowed) = match dropped > 0 && ring::is_left_untaken(&mut self.tap) {
+            true => (0, dropped),
+            false => (dropped, 0),
+        };
         let account = SourceAccount {
             own_echo: seen.own_echo,
             second_speaker: seen.second_speaker,
             dropped,
+            untaken: captured.untaken + overflowed,
             put_back: captured.captured.saturating_sub(undelivered),
             undelivered,
             last_sent_us: self.last_sent_us(),

@@ -30,13 +30,15 @@ pub struct SourceAccount {
     /// somebody else uses the address, or the fabric sends frames back.
     pub second_speaker: u64,
     /// Frames dropped by the tap or its plug since the buffer was opened, and what came after the
-    /// old path had closed.
+    /// old path had closed; without those for a guest that takes none: its ring was full.
     pub dropped: u64,
     /// Frames that QEMU read for a guest that did not take them, and threw away when it stopped or
     /// ended. An upper bound: what QEMU holds cannot be seen. 0 where the guest took what it was
     /// sent. Where it did not, QEMU had read at most one frame for it, which may have been one of
     /// ours: 1. A second one where QEMU did not take in time the frame of ours that it was to hold
-    /// after its stop. After an abort such frames may have reached the guest all the same.
+    /// after its stop. After an abort such frames may have reached the guest all the same. Besides
+    /// them, what found the ring of such a guest full: none of it would have got further without
+    /// the move.
     pub untaken: u64,
     /// Unicast frames put back into the source.
     pub put_back: u64,
@@ -65,16 +67,18 @@ pub struct TargetAccount {
     /// Frames injected after FIN.
     pub late: u64,
     /// Frames dropped by the tap or its plug since the buffer was opened, without those that were
-    /// tried again.
+    /// tried again, and without those for a guest that takes none: its ring was full.
     pub dropped: u64,
     /// Of the frames injected, those that waited in the tap's ring when the buffer was closed, for
     /// a guest that took none when it was looked at. Known from the kernel's count of what QEMU
     /// read; one more may be with QEMU. They are not lost: a guest that takes frames again gets
-    /// them.
+    /// them. Besides them, what came by the new path and found the ring full: the plug's own frame
+    /// among it.
     pub untaken: u64,
-    /// Unicast frames given up: the ring was full and the guest took none, or the kernel refused
-    /// the frame for what it says of itself.
+    /// Unicast frames given up: the ring was full and the guest took none.
     pub undelivered: u64,
+    /// Unicast frames that the kernel did not let into the ring, for what they say of themselves.
+    pub unfit: u64,
     /// Largest fill of the spool, bytes.
     pub peak_bytes: u64,
     /// When the guest first sent a frame here, microseconds since 1970.

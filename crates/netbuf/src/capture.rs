@@ -474,7 +474,7 @@ pub(crate) fn account_of(spool: &Spool) -> SourceAccount {
         captured: counts.unicast,
         broadcast: counts.broadcast,
         bytes: counts.bytes,
-        untaken: spool.note(Note::Untaken),
+        untaken: spool.note(Note::Untaken) + spool.note(Note::Overflowed),
         peak_bytes: spool.bytes() as u64,
         old_path: match spool.note(Note::OldPath) {
             1 => Some(OldPath::Marker),

@@ -24,7 +24,7 @@ use crate::frame::{self, Addresses, Signature};
 use crate::inject::{self, Injector};
 use crate::limits::{
     ACTIVATE_IDLE_MAX, ACTIVATE_WAIT_MAX, HANDSHAKE_WAIT, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES,
-    UNTAKEN_IDLE_MAX, UNTAKEN_LOOK,
+    UNTAKEN_IDLE_MAX,
 };
 use crate::ring::{self, IdleClock};
 use crate::spool::{Kind, Note, RecordError, Spool};
@@ -383,7 +383,7 @@ impl Worker {
             let wanted = batch.len();
             let taken = match self.injector.inject(&batch, self.vnet_header_bytes) {
                 Err(error) if inject::is_refusal(&error) => {
-                    self.skip_frame();
+                    self.skip_frame(Note::Unfit);
                     continue;
                 }
                 taken => taken?,
@@ -395,7 +395,7 @@ impl Worker {
                 if idle <= UNTAKEN_IDLE_MAX {
                     return Ok(false);
                 }
-                self.skip_frame();
+                self.skip_frame(Note::Undelivered);
             }
         }
     }
@@ -416,8 +416,8 @@ impl Worker {
         }
     }
 
-    /// The next record is a frame that does not reach the guest.
-    fn skip_frame(&mut self) {
+    /// The next record is a frame that does not reach the guest; a unicast one is noted there.
+    fn skip_frame(&mut self, unicast: Note) {
         self.spool
             .add_to_note(Note::Refused, self.injector.take_refused());
         let Ok(Some(record)) = self.spool.record(self.next) else {
@@ -427,7 +427,7 @@ impl Worker {
         self.next = record.next;
         let note = match kind {
             Kind::Broadcast => Note::UndeliveredBroadcast,
-            _ => Note::Undelivered,
+            _ => unicast,
         };
         self.spool.add_to_note(note, 1);
         self.pass(number);
@@ -498,7 +498,7 @@ impl Worker {
             }
             Kind::Unicast | Kind::Broadcast => {
                 tracing::warn!(vm = %self.identity.vm, number, "a record too short to be a frame is left out");
-                self.skip_frame();
+                self.skip_frame(Note::Unfit);
                 return Ok(true);
             }
             Kind::Address => {
@@ -533,9 +533,10 @@ impl Worker {
     fn close(&mut self) {
         let counts = self.spool.counts(self.spool.note(Note::Delivered));
         let undelivered = self.spool.note(Note::Undelivered);
+        let unfit = self.spool.note(Note::Unfit);
         let undelivered_broadcast = self.spool.note(Note::UndeliveredBroadcast);
         let mut account = TargetAccount {
-            delivered: counts.unicast.saturating_sub(undelivered),
+            delivered: counts.unicast.saturating_sub(undelivered + unfit),
             broadcast: counts.broadcast.saturating_sub(undelivered_broadcast),
             duplicated: self.duplicated,
             reordered: self.reordered,
@@ -543,6 +544,7 @@ impl Worker {
             dropped: 0,
             untaken: 0,
             undelivered,
+            unfit,
             peak_bytes: self.spool.bytes() as u64,
             first_sent_us: self.watch.first_us(),
         };
@@ -553,14 +555,11 @@ impl Worker {
     /// Frames of ours in the ring of a guest that takes none. One dummy of the plug had gone before
     /// them.
     fn untaken(&mut self, injected: u64) -> u64 {
-        match ring::is_emptied(&mut self.tap, UNTAKEN_LOOK) {
-            Ok(false) => {
-                let taken = self.tap.taken().unwrap_or(0);
-                injected.saturating_sub(taken.saturating_sub(1))
-            }
-            // A tap that is down or gone has no ring to look into.
-            Ok(true) | Err(_) => 0,
+        if !ring::is_left_untaken(&mut self.tap) {
+            return 0;
         }
+        let taken = self.tap.taken().unwrap_or(0);
+        injected.saturating_sub(taken.saturating_sub(1))
     }
 
     /// Answers are few and short; one that does not go out breaks the tunnel, and the source asks

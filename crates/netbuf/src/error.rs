@@ -109,6 +109,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The file that frames are kept in cannot be used.
+    #[error("the spool {path}: cannot {step} it")]
+    Spool {
+        /// The file.
+        path: String,
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// There is no spool to resume from.
     #[error("the spool {path} is gone; the buffer was closed, or its host was started anew")]
     NoSpool {
@@ -142,6 +153,21 @@ impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
             name: name.to_owned(),
             step,
             source: source.into(),
+        })
+    }
+}
+
+/// Adds the spool's path and the step to an io error.
+pub(crate) trait SpoolContext<T> {
+    fn spool(self, path: &str, step: &'static str) -> Result<T, Error>;
+}
+
+impl<T> SpoolContext<T> for io::Result<T> {
+    fn spool(self, path: &str, step: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Spool {
+            path: path.to_owned(),
+            step,
+            source,
         })
     }
 }

@@ -15,9 +15,10 @@ pub(crate) const COMMITTED_GROWTH: usize = 8;
 pub const OTHER_ADDRESSES_MAX: usize = 64;
 
 /// Longest time in which a guest that is asked whether it takes frames takes none. It runs
-/// meanwhile; one that does answers in microseconds. Only time in which we had a processor counts,
-/// here and below.
-pub const PROBE_IDLE_MAX: Duration = Duration::from_secs(1);
+/// meanwhile; one that does answers in microseconds, and one that does not is asked again. A
+/// capture that comes meanwhile waits for it. Only time in which we had a processor counts, here
+/// and below.
+pub const PROBE_IDLE_MAX: Duration = Duration::from_millis(250);
 /// Pause between two looks whether it has.
 pub(crate) const PROBE_PAUSE: Duration = Duration::from_millis(1);
 /// Longest wait for the guest to empty its ring before it is stopped: a full ring at 2000 frames/s.

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, IoContext};
-use crate::limits::{EMPTY_LOOKS, PROBE_IDLE_MAX, PROBE_PAUSE, RING_COUNT_PAUSE};
+use crate::limits::{EMPTY_LOOKS, PROBE_IDLE_MAX, PROBE_PAUSE, RING_COUNT_PAUSE, UNTAKEN_LOOK};
 use crate::tap::Tap;
 
 /// QEMU reads so many frames for a guest that takes none: it must read one more to count as taking.
@@ -88,7 +88,7 @@ pub(crate) fn takes_frames(
 }
 
 /// Whether the ring is empty, or one of its frames is taken before none has been for `idle_max`.
-pub(crate) fn is_emptied(tap: &mut Tap, idle_max: Duration) -> Result<bool, Error> {
+fn is_emptied(tap: &mut Tap, idle_max: Duration) -> Result<bool, Error> {
     let (mut clock, before) = (IdleClock::default(), tap.taken()?);
     loop {
         let waiting = tap
@@ -102,6 +102,12 @@ pub(crate) fn is_emptied(tap: &mut Tap, idle_max: Duration) -> Result<bool, Erro
         }
         std::thread::sleep(PROBE_PAUSE);
     }
+}
+
+/// Whether frames are in the ring and the guest takes none of them. A tap that is down or gone has
+/// no ring to look into.
+pub(crate) fn is_left_untaken(tap: &mut Tap) -> bool {
+    matches!(is_emptied(tap, UNTAKEN_LOOK), Ok(false))
 }
 
 /// Returns when the ring was seen empty twice in a row, or the wait is over.

@@ -288,6 +288,12 @@ impl SourceBuffer {
             return Err(self.wrong_stage("take the ring's frames into"));
         };
         idle.spool.set_reading(Reading::Begun);
+        // The plug is shut: what was dropped until now found the ring full, with the move or
+        // without it.
+        let known = idle.spool.note(Note::DroppedBefore) + self.injector.refused();
+        let overflowed = self.tap.dropped()?.saturating_sub(known);
+        idle.spool.add_to_note(Note::DroppedBefore, overflowed);
+        idle.spool.add_to_note(Note::Overflowed, overflowed);
         idle.spool.set_note(Note::Untaken, 1);
         reading::read_ring(&self.tap, &mut idle.spool, &self.own)
             .context(self.tap.name(), "read the ring")?;

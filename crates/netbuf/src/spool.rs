@@ -24,7 +24,7 @@ use std::path::Path;
 use rustix::fs::FallocateFlags;
 use transhume_model::Mac;
 
-use crate::error::{Error, IoContext};
+use crate::error::{Error, SpoolContext};
 use crate::frame::{self, Addresses};
 use crate::sys::Mapping;
 
@@ -53,12 +53,12 @@ pub(crate) enum Note {
     Reading,
     /// The number that the target signs its announcements with.
     Signature,
-    /// Frames that the tap had dropped when the buffer was opened.
+    /// Frames that the tap had dropped before any were this buffer's.
     DroppedBefore,
     /// Injected frames that the kernel refused and that were tried again; it counts them as
     /// dropped.
     Refused,
-    /// Unicast frames given up.
+    /// Unicast frames given up: the guest took none and its ring was full.
     Undelivered,
     /// Broadcast frames given up.
     UndeliveredBroadcast,
@@ -66,6 +66,11 @@ pub(crate) enum Note {
     Untaken,
     /// Source: how the old path was seen to be empty: 1 marker, 2 lingered.
     OldPath,
+    /// Source: frames that found the ring of a guest that took none full, since the buffer was
+    /// opened.
+    Overflowed,
+    /// Unicast frames that the kernel did not let into the ring.
+    Unfit,
 }
 
 impl Note {
@@ -238,7 +243,7 @@ impl Spool {
         let name = path.display().to_string();
         match std::fs::remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(source).context(&name, "replace the spool");
+                return Err(source).spool(&name, "replace");
             }
             _ => {}
         }
@@ -247,19 +252,17 @@ impl Spool {
             .write(true)
             .create_new(true)
             .open(path)
-            .context(&name, "create the spool")?;
+            .spool(&name, "create")?;
         let bytes = RECORDS_AT + bytes_max + RECORD_BYTES_MAX;
-        file.set_len(bytes as u64).context(&name, "size the spool")?;
+        file.set_len(bytes as u64).spool(&name, "size")?;
         let mut spool = Self {
-            map: Mapping::new(&file, bytes).context(&name, "map the spool")?,
+            map: Mapping::new(&file, bytes).spool(&name, "map")?,
             file,
             tail: RECORDS_AT,
             taken: 0,
             last: 0,
         };
-        spool
-            .take(RECORDS_AT)
-            .context(&name, "take memory for the spool")?;
+        spool.take(RECORDS_AT).spool(&name, "take room for")?;
         spool.map.store_release(VNET_AT, vnet_header_bytes as u64);
         spool.map.store_release(TAIL_AT, RECORDS_AT as u64);
         spool.map.store_release(0, MAGIC);
@@ -274,13 +277,13 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::NoSpool { path: name });
             }
-            opened => opened.context(&name, "open the spool")?,
+            opened => opened.spool(&name, "open")?,
         };
-        let bytes = file.metadata().context(&name, "open the spool")?.len() as usize;
+        let bytes = file.metadata().spool(&name, "open")?.len() as usize;
         if bytes < RECORDS_AT + RECORD_BYTES_MAX {
             return Err(not_a_spool());
         }
-        let map = Mapping::new(&file, bytes).context(&name, "map the spool")?;
+        let map = Mapping::new(&file, bytes).spool(&name, "map")?;
         let tail = word64(map.bytes(), TAIL_AT) as usize;
         if word64(map.bytes(), 0) != MAGIC || !(RECORDS_AT..=bytes).contains(&tail) {
             return Err(not_a_spool());
@@ -292,7 +295,7 @@ impl Spool {
             taken: RECORDS_AT,
             last: 0,
         };
-        spool.take(tail).context(&name, "take memory for the spool")?;
+        spool.take(tail).spool(&name, "take room for")?;
         let mut at = RECORDS_AT;
         while let Some(record) = spool.record(at).map_err(|_| not_a_spool())? {
             (at, spool.last) = (record.next, record.number);
@@ -588,6 +591,8 @@ mod tests {
             Note::UndeliveredBroadcast,
             Note::Untaken,
             Note::OldPath,
+            Note::Overflowed,
+            Note::Unfit,
         ];
         for (value, note) in (1..).zip(notes) {
             spool.set_note(note, value);

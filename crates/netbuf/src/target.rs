@@ -18,7 +18,7 @@ use crate::Events;
 use crate::account::TargetAccount;
 use crate::config::{NicIdentity, TargetConfig};
 use crate::deliver::{Deliver, NoAnswer, Worker};
-use crate::error::{Error, IoContext};
+use crate::error::{Error, IoContext, SpoolContext};
 use crate::frame::Signature;
 use crate::limits::{COMMITTED_GROWTH, FINISH_WAIT_MAX};
 use crate::spool::{Note, Spool};
@@ -140,6 +140,10 @@ impl TargetBuffer {
         };
         let dropped = self.tap.dropped()?;
         account.dropped = dropped.saturating_sub(self.dropped_before + refused);
+        if account.untaken > 0 {
+            // The guest takes none: what was dropped found its ring full.
+            account.untaken += std::mem::take(&mut account.dropped);
+        }
         self.finished = Some(account);
         Ok(account)
     }
@@ -153,7 +157,7 @@ impl TargetBuffer {
     fn remove_spool(&self) -> Result<(), Error> {
         match std::fs::remove_file(&self.config.spool) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context(self.tap.name(), "remove the spool")
+                Err(error).spool(&self.config.spool.display().to_string(), "remove")
             }
             _ => Ok(()),
         }

@@ -410,7 +410,7 @@ fn a_frame_that_the_kernel_refuses_is_left_out_and_counted() {
         vm.target_guest.run(true);
         target.activate().unwrap();
         let account = target.finish().unwrap();
-        assert_eq!((account.delivered, account.undelivered), (3, 2));
+        assert_eq!((account.delivered, account.unfit), (3, 2));
         eventually("the sound ones are there", || vm.target_guest.got() == [0, 1, 2]);
     });
 }

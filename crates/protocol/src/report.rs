@@ -34,8 +34,8 @@ pub struct Frames {
     pub captured: u64,
     /// Unicast frames delivered: into the target, or put back into the source.
     pub delivered: u64,
-    /// Captured, but neither delivered nor left waiting for the guest; and what a kernel queue
-    /// dropped.
+    /// Captured and not delivered, or dropped by a kernel queue; but for what a guest that takes no
+    /// frames had no room for.
     pub lost: u64,
     /// Frames that would have been delivered twice.
     pub duplicated: u64,
@@ -47,8 +47,8 @@ pub struct Frames {
     pub broadcast: u64,
     /// The VM's own frames that were kept from coming back.
     pub own_echo: u64,
-    /// Frames that reached the VM and that its guest never took: a paused or panicked guest takes
-    /// none.
+    /// Frames that its guest never took, since it takes none, paused or panicked: they wait for it,
+    /// or found its ring full. Some of the buffer's own may be among them.
     #[serde(default)]
     pub untaken: u64,
     /// Frames of others that speak with the VM's address.

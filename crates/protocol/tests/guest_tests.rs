@@ -361,8 +361,8 @@ fn a_hint_fits_its_trouble() {
     assert_eq!(hint_of(own), "start it first");
 }
 
-#[test]
-fn frames_that_the_guest_never_took_are_counted_apart_from_lost_ones() {
+/// What the report says of a guest's frames, 40 of which were captured.
+fn account_of(delivered: u64, untaken: u64, given_up: u64) -> (u64, u64, u64) {
     let mut hand = Hand::begin(1, 1);
     hand.play_out(0, |order| {
         let Outcome::TargetClosed(frames) = answer::natural("CloseTargetBuffer", WallMicros(0)) else {
@@ -370,12 +370,26 @@ fn frames_that_the_guest_never_took_are_counted_apart_from_lost_ones() {
         };
         is_for(order, &vm(1), OrderKind::CloseTargetBuffer).then_some(Outcome::TargetClosed(
             transhume_protocol::message::TargetFrames {
-                delivered: 30,
-                undelivered: 10,
+                delivered,
+                untaken,
+                given_up,
                 ..frames
             },
         ))
     });
     let frames = report_of(&hand, 1).frames.expect("both halves are there");
-    assert_eq!((frames.delivered, frames.untaken, frames.lost), (30, 10, 0));
+    assert_eq!(frames.captured, 40);
+    (frames.delivered, frames.untaken, frames.lost)
+}
+
+#[test]
+fn frames_that_the_guest_never_took_are_counted_apart_from_lost_ones() {
+    assert_eq!(account_of(40, 10, 0), (40, 10, 0));
+    assert_eq!(account_of(30, 30, 10), (30, 40, 0), "its ring was full");
+}
+
+/// What waits in the ring of a guest that takes none says nothing about what never got there.
+#[test]
+fn frames_that_did_not_arrive_are_lost_however_many_others_wait_for_the_guest() {
+    assert_eq!(account_of(30, 30, 0), (30, 30, 10));
 }

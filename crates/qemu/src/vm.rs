@@ -417,7 +417,7 @@ impl Incoming<Waiting> {
         };
         let found = self.vm.query_status().await?;
         if found.is_loaded() {
-            return Ok(Arrived(()));
+            return Ok(Arrived(found));
         }
         Err(QemuError::State {
             vm: self.vm.name().clone(),
@@ -435,7 +435,14 @@ impl Incoming<Waiting> {
 
 /// [`Incoming::arrived`] has seen that the whole VM is there.
 #[derive(Debug)]
-pub struct Arrived(());
+pub struct Arrived(RunState);
+
+impl Arrived {
+    /// In which state the guest was stopped: paused, or as it had fallen.
+    pub fn run_state(&self) -> &RunState {
+        &self.0
+    }
+}
 
 impl Incoming<Loaded> {
     /// Runs the VM here: the commit has happened. QEMU's monitor is one connection: where it fails

@@ -4,8 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use transhume_lab::{Lab, LabName, LabUp, Progress, Target, Traffic, collect, down, exec, log, sweep, up};
-use transhume_model::Mebibytes;
+use transhume_lab::{
+    Lab, LabName, LabUp, Progress, Target, Traffic, collect_without, down, exec, log, sweep, up,
+};
+use transhume_model::{Mebibytes, VmName};
 
 use crate::args::{LabCommand, UpArgs, Workload};
 use crate::failure::{Failure, Kind};
@@ -30,7 +32,11 @@ pub async fn run(command: LabCommand) -> Result<ExitCode, Failure> {
         LabCommand::Memory(args) => memory::memory(args).await,
         LabCommand::Storm(args) => storm::storm(args).await,
         LabCommand::Stock(args) => figures::stock(args).await,
-        LabCommand::Workload { verify_disks, json } => workload(verify_disks, json).await,
+        LabCommand::Workload {
+            verify_disks,
+            without,
+            json,
+        } => workload(verify_disks, &without, json).await,
     }
 }
 
@@ -139,8 +145,8 @@ async fn logs(name: &str, console: bool) -> Result<ExitCode, Failure> {
     }
 }
 
-async fn workload(verify_disks: bool, json: bool) -> Result<ExitCode, Failure> {
-    let figures = collect(&open()?, verify_disks).await?;
+async fn workload(verify_disks: bool, without: &[VmName], json: bool) -> Result<ExitCode, Failure> {
+    let figures = collect_without(&open()?, without, verify_disks).await?;
     if json {
         return print_json(&figures);
     }

@@ -89,7 +89,8 @@ pub fn show(report: &MigrationReport) {
 
 /// How far the figures that compare two hosts' clocks may be off, where that matters.
 fn clocks(report: &MigrationReport) -> Option<String> {
-    let uncertain = report.vms.iter().filter_map(|vm| vm.clock_uncertainty_ms);
+    let figured = report.vms.iter().filter(|vm| vm.blackout_ms.is_some());
+    let uncertain = figured.filter_map(|vm| vm.clock_uncertainty_ms);
     let worst = uncertain.fold(0.0, f64::max);
     (worst > CLOCK_UNCERTAINTY_MS_MAX).then(|| {
         format!("blackouts and gaps may be up to {worst:.1} ms off: the hosts' clocks are known no better")
@@ -112,7 +113,7 @@ fn notes(vm: &VmReport) -> Vec<String> {
     let frames = vm.frames.unwrap_or_default();
     if frames.untaken > 0 {
         notes.push(format!(
-            "VM {id}: {} frames are there that its guest never took",
+            "VM {id}: {} frames came for it that its guest never took",
             frames.untaken
         ));
     }

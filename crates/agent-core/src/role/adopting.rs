@@ -299,7 +299,7 @@ fn adopted(record: Record, run: RunState) -> Role {
         } => {
             let memory = match run {
                 RunState::Paused | RunState::Prelaunch | RunState::DiskError | RunState::Panicked => {
-                    Memory::Whole
+                    Memory::whole(run)
                 }
                 // Its page stream went through the agent that died.
                 _ => Memory::Spoilt,

@@ -69,7 +69,7 @@ fn has_run(guest: GuestState) -> bool {
 impl Arrived {
     /// Step 8: recorded before QEMU is told to run. An agent that dies in between leaves a paused
     /// VM that may run, and the coordinator's repeated order runs it.
-    pub(super) fn begin(cx: &mut Cx<'_>, target: Target, run: bool) -> Role {
+    pub(super) fn begin(cx: &mut Cx<'_>, target: Target, run: bool, guest: GuestState) -> Role {
         let Target {
             spec,
             migration,
@@ -82,7 +82,7 @@ impl Arrived {
             return Role::Target(target);
         };
         let arrived = Arrived::new(spec, process, migration, run, tunnels, None);
-        arrived.run(cx)
+        Arrived { guest, ..arrived }.run(cx)
     }
 
     pub(super) fn new(

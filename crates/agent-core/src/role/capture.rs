@@ -38,7 +38,7 @@ impl Source {
         let capturing = Capturing {
             ticket: Ticket(0),
             step: Step::CatchUp,
-            as_is: !running || self.copying.takes == Some(false),
+            as_is: !running || self.copying.is_deaf(cx.now.mono),
             begun_at: cx.now.wall,
             shut_at: WallMicros(0),
             empty_at: WallMicros(0),
@@ -49,6 +49,10 @@ impl Source {
         }
         // What the held stream has put off goes across while the guest still runs.
         cx.signal(Signal::Pace(Pace::Released));
+        if capturing.as_is {
+            // Its full ring is read meanwhile: that takes as long, and the others are stopped.
+            return self.shut(cx, capturing);
+        }
         let ticket = cx.act(Act::CatchUp);
         self.doing = Doing::Capture(Capturing { ticket, ..capturing });
         Role::Source(self)
@@ -58,11 +62,11 @@ impl Source {
     fn shut(mut self: Box<Self>, cx: &mut Cx<'_>, capturing: Capturing) -> Role {
         // Held again, QEMU does not contend with its own search for dirty pages while the guest
         // empties its ring.
-        if self.home.guest == GuestState::Running {
+        let as_is = capturing.as_is;
+        if self.home.guest == GuestState::Running && !as_is {
             cx.signal(Signal::Pace(Pace::Held));
         }
         self.capturing = true;
-        let as_is = capturing.as_is;
         let ticket = cx.act(Act::ShutSourceBuffer { as_is });
         let step = Step::Shut;
         self.doing = Doing::Capture(Capturing {

@@ -5,12 +5,26 @@ use transhume_model::{Millis, WallMicros};
 use transhume_protocol::message::{CopyTimes, FaultKind, GuestState, Mode, OrderKind, Outcome, PageProgress};
 
 use super::Role;
-use super::source::{Doing, Source};
+use super::source::{Copying, Doing, Source};
 use crate::effect::{Act, Pace, Signal, Ticket, Timer};
 use crate::input::{CopyStatus, Looked, Product};
-use crate::limits::{DEAF_MS_MIN, LAG_LOOK_MS, LAG_MS_MAX, PROBE_AGAIN_MS, PROGRESS_MS, ROUNDS_MIN};
+use crate::limits::{
+    DEAF_MS_MIN, LAG_LOOK_MS, LAG_MS_MAX, PROBE_AGAIN_MS, PROBE_EVERY_MS, PROGRESS_MS, ROUNDS_MIN,
+    SUSPECTED_MS_MIN,
+};
 use crate::machine::Cx;
 use crate::trouble::Trouble;
+
+impl Copying {
+    /// Whether the capture is not to wait for the guest: it takes no frames, or has taken none for
+    /// as long as the capture would wait.
+    pub(super) fn is_deaf(&self, now: Millis) -> bool {
+        self.takes == Some(false)
+            || self
+                .deaf_since
+                .is_some_and(|since| now >= since + SUSPECTED_MS_MIN)
+    }
+}
 
 impl Source {
     /// The target's agent is there. Live, QEMU begins to write; offline, nothing is copied before
@@ -50,10 +64,11 @@ impl Source {
         }
     }
 
-    /// Asks whether the guest takes frames. One that does not is taken as it is at the capture, or
-    /// the healthy guests of its batch would stand still while it is waited for.
+    /// Asks whether the guest takes frames, again and again until the capture: one that panics goes
+    /// on taking them until its ring is full. One that takes none is taken as it is then, or the
+    /// healthy guests of its batch would stand still while it is waited for.
     pub(super) fn probe(&mut self, cx: &mut Cx<'_>) {
-        if !self.buffers || self.capturing || self.copying.probing.is_some() {
+        if !self.may_be_asked() || self.copying.probing.is_some() {
             return;
         }
         if self.home.guest == GuestState::Running {
@@ -61,7 +76,13 @@ impl Source {
         } else {
             self.copying.takes = Some(false);
             self.report_convergence(cx);
+            cx.timer(PROBE_EVERY_MS, Timer::Probe);
         }
+    }
+
+    fn may_be_asked(&self) -> bool {
+        let runs_on = !self.stopped && self.ended.is_none();
+        self.buffers && runs_on && !self.capturing && !self.restoring
     }
 
     /// A look or a probe is answered.
@@ -90,7 +111,7 @@ impl Source {
         if took {
             (self.copying.takes, self.copying.deaf_since) = (Some(true), None);
             self.report_convergence(cx);
-            return;
+            return cx.timer(PROBE_EVERY_MS, Timer::Probe);
         }
         let now = cx.now.mono;
         let since = *self.copying.deaf_since.get_or_insert(now);
@@ -99,6 +120,7 @@ impl Source {
         }
         self.copying.takes = Some(false);
         self.report_convergence(cx);
+        cx.timer(PROBE_EVERY_MS, Timer::Probe);
     }
 
     /// Decides by one look; returns the pause before the next.

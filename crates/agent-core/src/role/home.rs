@@ -2,7 +2,7 @@
 
 use transhume_model::{ProcessId, VmSpec};
 use transhume_protocol::message::{
-    Command, FaultKind, GuestState, Order, OrderKind, Outcome, RefusalKind, SourceFrames,
+    Command, Fault, FaultKind, GuestState, Order, OrderKind, Outcome, RefusalKind, SourceFrames,
 };
 
 use super::{Off, Role, Source, Stays, Transition, wrong_state};
@@ -185,11 +185,13 @@ impl Home {
             Input::Died { why } => self.went_off(cx, format!("its QEMU ended by itself: {why}")),
             Input::Timer(Timer::PowerDown) if matches!(self.doing, Doing::AwaitPowerDown) => {
                 self.doing = Doing::Nothing;
+                let (vm, cluster) = (&cx.name, &self.spec.cluster);
                 let reason = format!(
-                    "the guest of VM {} did not power itself off within {POWER_DOWN_MS_MAX}",
-                    cx.name
+                    "the guest of VM {vm} was asked, and did not power itself off within {POWER_DOWN_MS_MAX}"
                 );
-                cx.fail(OrderKind::StopVm, Trouble::failed(FaultKind::Qemu, reason));
+                let hint = format!("`transhume vm stop --force {cluster} {vm}` pulls its plug");
+                let fault = Fault::new(FaultKind::Qemu, reason).with_hint(hint);
+                cx.fail(OrderKind::StopVm, Trouble::Failed(fault));
                 Role::Home(self)
             }
             _ => Role::Home(self),

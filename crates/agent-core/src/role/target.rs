@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use transhume_model::{MigrationId, ProcessId, VmSpec};
-use transhume_protocol::message::{Command, Fault, FaultKind, Order, OrderKind, Outcome};
+use transhume_protocol::message::{Command, Fault, FaultKind, GuestState, Order, OrderKind, Outcome};
 
 use super::{Arrived, Expected, Off, Role, Stays, Transition, wrong_state};
 use crate::effect::{Act, Signal, SpawnFor, Ticket};
-use crate::input::{Input, Product};
+use crate::input::{Input, Product, RunState};
 use crate::machine::Cx;
 use crate::record::{Arrival, Place};
 use crate::trouble::Trouble;
@@ -31,10 +31,17 @@ pub(crate) struct Target {
 pub(super) enum Memory {
     /// Its stream is not complete.
     Incomplete,
-    /// The whole VM, as it was sent.
-    Whole,
+    /// The whole VM, as it was sent: in which state its guest was stopped.
+    Whole(GuestState),
     /// It cannot arrive any more; it waits to be dropped.
     Spoilt,
+}
+
+impl Memory {
+    /// As QEMU says; what does not say so does not run.
+    pub(super) fn whole(run: RunState) -> Self {
+        Memory::Whole(run.guest().unwrap_or(GuestState::Paused))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -144,10 +151,10 @@ impl Target {
                 self.doing = Doing::Lose(cx.act(Act::End));
                 Ok(Role::Target(self))
             }
-            Command::Activate { run, .. } if self.arrival == Memory::Whole => {
-                Ok(Arrived::begin(cx, self, run))
-            }
-            Command::Activate { .. } => {
+            Command::Activate { run, .. } => {
+                if let Memory::Whole(guest) = self.arrival {
+                    return Ok(Arrived::begin(cx, self, run, guest));
+                }
                 let reason = format!("VM {} is not loaded, so it cannot be activated", cx.name);
                 Err(Stays::new(
                     Role::Target(self),
@@ -170,7 +177,7 @@ impl Target {
                 Ok(Role::Target(self))
             }
             Command::AwaitLoaded { .. } => match self.arrival {
-                Memory::Whole => {
+                Memory::Whole(_) => {
                     let loaded_at = cx.now.wall;
                     cx.answer(kind, Outcome::Loaded { loaded_at });
                     Ok(Role::Target(self))
@@ -270,16 +277,15 @@ impl Target {
                 Role::Target(self)
             }
             (Doing::OpenBuffer(_), result) => self.went_wrong(cx, OrderKind::OpenTargetBuffer, result),
-            (Doing::Load(_), Ok(_)) => {
-                self.arrival = Memory::Whole;
+            (Doing::Load(_), Ok(Product::Loaded { run })) => {
+                self.arrival = Memory::whole(run);
                 let loaded_at = cx.now.wall;
                 cx.answer(OrderKind::AwaitLoaded, Outcome::Loaded { loaded_at });
                 Role::Target(self)
             }
-            (Doing::Load(_), Err(trouble)) => {
+            (Doing::Load(_), result) => {
                 self.arrival = Memory::Spoilt;
-                cx.fail(OrderKind::AwaitLoaded, trouble);
-                Role::Target(self)
+                self.went_wrong(cx, OrderKind::AwaitLoaded, result)
             }
             (Doing::End(_, kind), Ok(_)) => {
                 cx.answer(kind, super::ended_as(kind));

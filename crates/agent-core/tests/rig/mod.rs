@@ -257,12 +257,17 @@ impl Rig {
                     fallen => fallen,
                 },
             },
+            Act::AwaitLoaded => Product::Loaded {
+                run: match self.run {
+                    RunState::Running => RunState::Paused,
+                    fallen => fallen,
+                },
+            },
             Act::Cont
             | Act::PowerDown
             | Act::OpenPageStream { .. }
             | Act::StartMigration
             | Act::CatchUp
-            | Act::AwaitLoaded
             | Act::CancelMigration
             | Act::OpenSourceBuffer { .. }
             | Act::ConnectSourceBuffer { .. }

@@ -73,9 +73,8 @@ fn frames(accounts: &[TargetAccount]) -> TargetFrames {
         frames.reordered += account.reordered;
         frames.late += account.late;
         frames.dropped += account.dropped;
-        // In the ring of a guest that takes none: it gets them when it does. What was given up is
-        // missing in `delivered`.
-        frames.undelivered += account.untaken;
+        frames.untaken += account.untaken;
+        frames.given_up += account.undelivered;
         frames.peak += Bytes(account.peak_bytes);
         let first = account.first_sent_us.map(WallMicros);
         frames.first_sent_at = match (frames.first_sent_at, first) {
@@ -103,7 +102,7 @@ mod tests {
             ..one
         };
         let both = frames(&[one, two, TargetAccount::default()]);
-        assert_eq!((both.delivered, both.undelivered), (6, 2));
+        assert_eq!((both.delivered, both.untaken), (6, 2));
         assert_eq!(both.first_sent_at, Some(WallMicros(4)));
     }
 }

@@ -18,8 +18,9 @@ const META_PACKAGES: [&str; 3] = [
     "linux-image-virtual",
 ];
 const APT_TIMEOUT: Duration = Duration::from_secs(300);
-/// What a guest needs besides the kernel; what these depend on is found in the modules themselves.
-const MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "virtio_blk"];
+/// What a guest needs besides the kernel, the last two to hear of its power button; what these
+/// depend on is found in the modules themselves.
+const MODULES: [&str; 5] = ["virtio_pci", "virtio_net", "virtio_blk", "button", "evdev"];
 
 /// A kernel and its modules in the order in which they must be loaded.
 #[derive(Debug, Clone)]

@@ -148,8 +148,8 @@ pub struct SourceFrames {
     pub dropped: u64,
     /// Frames put back into the source (abort only).
     pub put_back: u64,
-    /// Frames that QEMU had read for a guest that did not take them: gone with it. At most one a
-    /// NIC.
+    /// Frames for a guest that took none, gone without it: those that QEMU had read for it, at most
+    /// two a NIC, and those that found its ring full.
     #[serde(default)]
     pub untaken: u64,
     /// Frames of others that speak with this VM's address.
@@ -176,9 +176,13 @@ pub struct TargetFrames {
     pub reordered: u64,
     /// Frames that came after FIN and were injected all the same.
     pub late: u64,
-    /// Frames that are here and that the guest did not take until the buffer was closed.
+    /// Frames for a guest that took none until the buffer was closed: of those injected, what waits
+    /// in its ring, and what found it full.
+    #[serde(default, alias = "undelivered")]
+    pub untaken: u64,
+    /// Unicast frames not injected, since the guest took none and its ring was full.
     #[serde(default)]
-    pub undelivered: u64,
+    pub given_up: u64,
     /// Frames the kernel dropped at this VM's taps or plugs during the switchover.
     pub dropped: u64,
     /// Largest fill of the buffer.

@@ -174,17 +174,18 @@ fn frames(vm: &Vm) -> Option<Frames> {
 }
 
 fn moved(source: &SourceFrames, target: &TargetFrames) -> Frames {
-    let arrived = target.delivered + target.undelivered;
     Frames {
         captured: source.captured,
         delivered: target.delivered,
-        lost: source.captured.saturating_sub(arrived) + source.dropped + target.dropped,
+        lost: source.captured.saturating_sub(target.delivered + target.given_up)
+            + source.dropped
+            + target.dropped,
         duplicated: target.duplicated,
         reordered: target.reordered,
         late: target.late,
         broadcast: target.broadcast,
         own_echo: source.own_echo,
-        untaken: source.untaken + target.undelivered,
+        untaken: source.untaken + target.untaken + target.given_up,
         second_speaker: source.second_speaker,
     }
 }

@@ -122,7 +122,7 @@ pub(super) fn cancelled(step: Step) -> Trouble {
         host: None,
         vm: None,
         reason: "the move was cancelled".to_owned(),
-        hint: "move again when you like: every VM runs".to_owned(),
+        hint: "move again when you like: every VM is as it was".to_owned(),
     }
 }
 

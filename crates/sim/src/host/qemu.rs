@@ -115,6 +115,17 @@ impl Qemu {
         }
     }
 
+    /// The state in which a target loads what this one was.
+    pub(crate) fn stopped_as(&self) -> RunState {
+        match self.run {
+            RunState::FinishMigrate => match self.before {
+                fallen @ (RunState::DiskError | RunState::Panicked) => fallen,
+                _ => RunState::Paused,
+            },
+            _ => RunState::Paused,
+        }
+    }
+
     /// Everything is sent.
     pub(crate) fn sent(&mut self) {
         self.finish_migrate();

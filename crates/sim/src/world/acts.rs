@@ -298,7 +298,7 @@ impl World {
     fn await_loaded(&mut self, at: At) -> Applied {
         let stream = self.slot(at).and_then(|slot| slot.stream);
         match self.qemu(at) {
-            Some(qemu) if qemu.loaded => DONE,
+            Some(qemu) if qemu.loaded => Some(Ok(Product::Loaded { run: qemu.run })),
             None => failed(FaultKind::Qemu, "its QEMU is gone"),
             Some(_) if stream.is_none() => failed(FaultKind::PageStream, "there is no page stream"),
             Some(_) => None,

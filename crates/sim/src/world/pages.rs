@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use transhume_agent_core::{Act, Input, Product, RunState, Trouble};
+use transhume_agent_core::{Act, Input, Product, Trouble};
 use transhume_protocol::message::FaultKind;
 
 use super::acts::{Applied, DONE, failed, pages};
@@ -54,11 +54,11 @@ impl World {
         if from.runs() || from.copying != Copying::PreSwitchover {
             return self.stream_breaks(vm);
         }
-        let (seen, deaf) = (from.seen, from.deaf);
+        let (seen, deaf, run) = (from.seen, from.deaf, from.stopped_as());
         let Some(to) = self.things(target).qemu.as_mut() else {
             return self.stream_breaks(vm);
         };
-        (to.seen, to.deaf, to.loaded, to.run) = (seen, deaf, true, RunState::Paused);
+        (to.seen, to.deaf, to.loaded, to.run) = (seen, deaf, true, run);
         if let Some(from) = self.things(source).qemu.as_mut() {
             from.sent();
         }
@@ -68,7 +68,11 @@ impl World {
             pre_switchover_at,
         };
         self.answer_waiting(source, |act| matches!(act, Act::FinishCopy { .. }), Ok(copied))?;
-        self.answer_waiting(target, |act| matches!(act, Act::AwaitLoaded), Ok(Product::Done))
+        self.answer_waiting(
+            target,
+            |act| matches!(act, Act::AwaitLoaded),
+            Ok(Product::Loaded { run }),
+        )
     }
 
     pub(super) fn answer_waiting(

@@ -96,10 +96,9 @@ impl World {
         let Some(spool) = things.target_spool.as_ref().filter(|spool| spool.closed) else {
             return Ok(());
         };
-        let undelivered = in_ring.min(spool.injected);
         let frames = TargetFrames {
-            delivered: spool.injected - undelivered,
-            undelivered,
+            delivered: spool.injected,
+            untaken: in_ring.min(spool.injected),
             duplicated: spool.duplicated,
             ..TargetFrames::default()
         };

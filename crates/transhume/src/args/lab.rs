@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
-use transhume_model::{BitRate, RateError};
+use transhume_model::{BitRate, RateError, VmName};
 
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
@@ -49,6 +49,9 @@ pub enum LabCommand {
         /// Read every block of the disks again
         #[arg(long)]
         verify_disks: bool,
+        /// VMs that are left out, since they do not answer; so is what others sent them
+        #[arg(long, value_name = "VM,..", value_delimiter = ',')]
+        without: Vec<VmName>,
         /// One JSON document
         #[arg(long)]
         json: bool,

@@ -3,7 +3,8 @@
 
 #![allow(dead_code, reason = "each file of tests uses its part")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -210,16 +211,76 @@ impl UserLab {
     /// Nothing was lost, doubled, reordered, broken or damaged by the guests' own account.
     #[track_caller]
     pub fn assert_clean(&self, when: &str) {
-        let figures = self.workload();
-        for vm in figures["vms"].as_array().expect("a list of VMs") {
-            for count in ["lost", "duplicated", "reordered", "tcp_broken", "disk_errors"] {
-                assert_eq!(
-                    vm[count], 0,
-                    "{when}: {count} of {vm}\npairs: {}",
-                    figures["pairs"]
-                );
+        assert_clean(&self.workload(), when);
+    }
+
+    /// The same between the others.
+    #[track_caller]
+    pub fn assert_clean_without(&self, out: &str, when: &str) {
+        let line = format!("lab workload --verify-disks --json --without {out}");
+        assert_clean(&says(&line).succeeded().json(), when);
+    }
+
+    /// What a VM's QEMU answers its user.
+    #[track_caller]
+    pub fn qmp(&self, vm: &str, command: &str) -> Value {
+        let host = self.state_of(vm).0.parse().expect("a host's name");
+        let socket = self
+            .open()
+            .layout
+            .host_dir(&host)
+            .join("vms")
+            .join(vm)
+            .join("user.qmp");
+        let mut stream = UnixStream::connect(socket).expect("its QEMU is there");
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let mut answers = || loop {
+            let line = lines.next().expect("QEMU stays").expect("it answers in text");
+            let answer: Value = serde_json::from_str(&line).expect("QMP is JSON");
+            if answer.get("event").is_none() {
+                return answer;
+            }
+        };
+        answers();
+        for command in ["qmp_capabilities", command] {
+            writeln!(stream, "{{\"execute\": \"{command}\"}}").unwrap();
+            let answer = answers();
+            if command != "qmp_capabilities" {
+                return answer["return"].clone();
             }
         }
+        unreachable!("the second is the command")
+    }
+
+    /// Where a VM is and what it does, by the coordinator.
+    #[track_caller]
+    pub fn state_of(&self, vm: &str) -> (String, String) {
+        let view = says("cluster show lab --json").succeeded().json();
+        let vms = view["vms"].as_array().expect("a list of VMs");
+        let found = vms.iter().find(|row| row["id"] == vm).expect("it is there");
+        let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        (text("host"), text("state"))
+    }
+
+    /// Waits until a VM is what it is to be.
+    #[track_caller]
+    pub fn becomes(&self, vm: &str, state: &str) {
+        let begun = Instant::now();
+        while self.state_of(vm).1 != state {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "VM {vm} is not {state}: {:?}",
+                self.state_of(vm)
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until a VM's guest answers.
+    #[track_caller]
+    pub fn answers(&self, vm: &str) {
+        let done = says(&format!("lab exec {vm} -- true"));
+        done.succeeded();
     }
 
     /// Waits until every agent is connected.
@@ -307,5 +368,15 @@ pub fn assert_no_frame_lost(report: &Value) {
             assert_eq!(frames[count], 0, "{count} of {vm}");
         }
         assert_eq!(frames["captured"], frames["delivered"], "{vm}");
+    }
+}
+
+#[track_caller]
+fn assert_clean(figures: &Value, when: &str) {
+    for vm in figures["vms"].as_array().expect("a list of VMs") {
+        for count in ["lost", "duplicated", "reordered", "tcp_broken", "disk_errors"] {
+            let pairs = &figures["pairs"];
+            assert_eq!(vm[count], 0, "{when}: {count} of {vm}\npairs: {pairs}");
+        }
     }
 }

@@ -160,7 +160,10 @@ async fn send_rest(qemu: &Running) -> Result<(transhume_model::WallMicros, Migra
 pub(super) async fn await_loaded(holdings: &mut Holdings) -> Outcome {
     let arrived = match &holdings.qemu {
         Some(Qemu::Waiting(waiting)) => waiting.arrived(STOP_AND_COPY_MAX).await.map_err(qemu_failed)?,
-        Some(Qemu::Loaded(_)) => return Ok(Product::Done),
+        Some(Qemu::Loaded(loaded)) => {
+            let run = run_state(&loaded.vm().query_status().await.map_err(qemu_failed)?);
+            return Ok(Product::Loaded { run });
+        }
         _ => return Err(holdings.lacks("a QEMU that waits for its memory")),
     };
     let whole = match &mut holdings.whole {
@@ -172,11 +175,12 @@ pub(super) async fn await_loaded(holdings: &mut Holdings) -> Outcome {
         let reason = format!("the memory of VM {} did not arrive as it was sent", holdings.vm);
         return Err(Trouble::failed(FaultKind::PageStream, reason));
     }
+    let run = run_state(arrived.run_state());
     holdings.qemu = match holdings.qemu.take() {
         Some(Qemu::Waiting(waiting)) => Some(Qemu::Loaded(waiting.loaded(arrived))),
         other => other,
     };
-    Ok(Product::Done)
+    Ok(Product::Loaded { run })
 }
 
 /// The way back: whatever state the migration is in, it is over.
