@@ -222,7 +222,7 @@ impl Paper {
                 things.tunnels.clone_from(tunnels);
                 DONE
             }
-            Act::AwaitLoaded if run != RunState::InMigrate => DONE,
+            Act::AwaitLoaded if run != RunState::InMigrate => Some(Ok(Product::Loaded { run })),
             Act::AwaitLoaded => match &things.listener {
                 Some(listener) if listener.connected => None,
                 _ => failed(FaultKind::PageStream, "there is no page stream"),
