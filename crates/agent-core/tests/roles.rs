@@ -189,6 +189,11 @@ fn a_guest_that_takes_no_frames_is_known_before_anybody_is_stopped() {
         rig.fire(Timer::Probe, Millis(100));
     }
     assert!(matches!(rig.answer_to(pre_copy), Some(Outcome::Converged(_))));
+    // A question under way would be waited for by the capture, and by the whole batch.
+    let asked = |rig: &Rig| rig.acts.iter().filter(|act| **act == "probe-guest").count();
+    let before = asked(&rig);
+    rig.fire(Timer::Probe, Millis(200));
+    assert_eq!(asked(&rig), before);
     rig.hanging = vec!["shut-source-buffer"];
     rig.send(Command::Capture { vm: vm() });
     let shut = rig.unhang();

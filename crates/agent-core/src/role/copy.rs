@@ -72,7 +72,10 @@ impl Source {
             return;
         }
         if self.home.guest == GuestState::Running {
-            self.copying.probing = Some(cx.act(Act::ProbeGuest));
+            // One that is known for deaf is not asked again: its capture would wait for the answer,
+            // and finds out by itself where it takes frames after all.
+            let known = self.copying.takes == Some(false) && self.copying.deaf_since.is_some();
+            self.copying.probing = (!known).then(|| cx.act(Act::ProbeGuest));
         } else {
             self.copying.takes = Some(false);
             self.report_convergence(cx);
@@ -120,7 +123,6 @@ impl Source {
         }
         self.copying.takes = Some(false);
         self.report_convergence(cx);
-        cx.timer(PROBE_EVERY_MS, Timer::Probe);
     }
 
     /// Decides by one look; returns the pause before the next.
