@@ -58,7 +58,7 @@ pub struct Shared {
     /// Cluster traffic.
     pub ct: Share,
     /// Migration of memory.
-    pub vmct: Share,
+    pub vmct: VmctShare,
     /// Storage.
     pub nast: NastShare,
 }
@@ -72,7 +72,18 @@ pub struct Share {
     /// What it never exceeds.
     #[serde(default)]
     pub ceil: Percent,
-    /// The mark that our packets of it carry.
+}
+
+/// VMCT's part, and the mark for switches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmctShare {
+    /// What it always gets.
+    pub share: Percent,
+    /// What it never exceeds.
+    #[serde(default)]
+    pub ceil: Percent,
+    /// The mark that page streams carry.
     #[serde(default)]
     pub dscp: Option<Dscp>,
 }
@@ -406,6 +417,7 @@ mod tests {
             ("10.0.0.9:10809", "storage", "`storage`"),
             ("own = \"10.0.0.1\"", "own = \"::1\"", "10.0.0.9:10809"),
             ("rate =", "speed =", "speed"),
+            ("share = 50", "share = 50, dscp = 18", "dscp"),
         ] {
             let text = SHARED.replace(from, to);
             assert_ne!(text, SHARED, "{from}");

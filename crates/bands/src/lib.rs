@@ -12,7 +12,9 @@ mod repairs;
 mod seen;
 mod tree;
 
-pub use config::{Bands, Circuit, Dscp, NastShare, Percent, Separate, Server, Share, Shared, SocketMark};
+pub use config::{
+    Bands, Circuit, Dscp, NastShare, Percent, Separate, Server, Share, Shared, SocketMark, VmctShare,
+};
 pub use error::BandsError;
 pub use plan::{Plan, Step, clear, plan, vmct_rates};
 pub use repairs::{Repairs, Verdict};

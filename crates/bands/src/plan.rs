@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use transhume_model::{Band, BitRate};
+use transhume_model::{Band, BandRates, BitRate};
 
 use crate::config::{Bands, Separate, Shared, check_rate};
 use crate::error::BandsError;
@@ -176,17 +176,23 @@ fn brought_in_line(tree: &Tree, classes: &[Class], filters: &[Filter], default: 
     steps
 }
 
-/// What VMCT always gets on its interface, and what it never exceeds there.
-pub fn vmct_rates(bands: &Bands, plans: &[Plan]) -> Option<(BitRate, BitRate)> {
+/// What VMCT has of its interface.
+pub fn vmct_rates(bands: &Bands, plans: &[Plan]) -> Option<BandRates> {
     match bands {
         Bands::Shared(shared) => {
             let whole = plans.first()?.speed.percent(LINK_USED_PERCENT);
             let (share, ceil) = shared.share(Band::Vmct);
-            Some((whole.percent(share.get()), whole.percent(ceil.get())))
+            Some(BandRates {
+                guaranteed: whole.percent(share.get()),
+                ceiling: whole.percent(ceil.get()),
+            })
         }
         Bands::Separate(_) => {
             let own = plans.iter().find(|plan| plan.band == Some(Band::Vmct))?;
-            Some((own.speed, own.speed))
+            Some(BandRates {
+                guaranteed: own.speed,
+                ceiling: own.speed,
+            })
         }
     }
 }

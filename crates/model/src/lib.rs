@@ -19,5 +19,5 @@ pub use interval::Interval;
 pub use mac::{Mac, MacError};
 pub use process::ProcessId;
 pub use quantity::{Bytes, Mebibytes, Millis, Vcpus, WallMicros};
-pub use rate::{BitRate, RateError};
+pub use rate::{BandRates, BitRate, RateError};
 pub use vm::{Boot, ClusterSpec, Demand, Disk, MachineType, NicSpec, PlacedVm, VmSpec};

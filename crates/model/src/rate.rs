@@ -12,6 +12,15 @@ const UNITS: [(&str, u64); 3] = [("gbit", 1_000_000_000), ("mbit", 1_000_000), (
 #[serde(try_from = "String", into = "String")]
 pub struct BitRate(u64);
 
+/// What a band has of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BandRates {
+    /// Always.
+    pub guaranteed: BitRate,
+    /// At most.
+    pub ceiling: BitRate,
+}
+
 /// Why a text is no rate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is no rate: write a whole number and kbit, mbit or gbit, like 200mbit")]

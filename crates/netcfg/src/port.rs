@@ -8,6 +8,7 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use rustix::io::Errno;
 use transhume_bands::{Link, Role};
 use transhume_model::{BitRate, Mac};
 
@@ -149,19 +150,26 @@ impl Netlink {
 
     /// The link of this name as the bands look at it; `None` where there is none.
     pub fn look_at(&mut self, name: &str) -> io::Result<Option<Link>> {
+        let mut question = LinkMessage::default();
+        question.attributes = vec![LinkAttribute::IfName(name.to_owned())];
         let mut found = None;
-        self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
-            if let RouteNetlinkMessage::NewLink(link) = message
-                && link.attributes.contains(&LinkAttribute::IfName(name.to_owned()))
-            {
+        let asked = self.get(RouteNetlinkMessage::GetLink(question), |message| {
+            if let RouteNetlinkMessage::NewLink(link) = message {
                 found = Some((link.header.index, role_of(&link)));
             }
-        })?;
-        Ok(found.map(|(index, role)| Link {
-            index,
-            role,
-            speed: speed_of(name, index),
-        }))
+        });
+        match asked {
+            Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(None),
+            // Longer than any name.
+            Err(error) if error.raw_os_error() == Some(Errno::RANGE.raw_os_error()) => Ok(None),
+            asked => asked.map(|()| {
+                found.map(|(index, role)| Link {
+                    index,
+                    role,
+                    speed: speed_of(name, index),
+                })
+            }),
+        }
     }
 
     /// All links, each with its bridge.

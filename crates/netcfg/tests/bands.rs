@@ -164,6 +164,7 @@ fn links_are_seen_as_what_they_are() {
             ("br0", Some("br0 is a bridge")),
             ("out", None),
             ("none", Some("no interface none")),
+            ("longer-than-any-name", Some("no interface longer")),
         ] {
             let text = SHARED.replace("interface = \"out\"", &format!("interface = \"{name}\""));
             match (planned(&mut netlink, &text), refused) {

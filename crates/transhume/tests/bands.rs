@@ -3,10 +3,30 @@
 mod user;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use user::transhume;
+
+/// The agent probes its QEMU before it serves; then it looks once a second.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Ends with its test.
+struct Ends(Child);
+
+impl Ends {
+    fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.0)
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 fn tool(line: &str) -> String {
     let mut words = line.split_whitespace();
@@ -27,6 +47,7 @@ fn configure(dir: &Path, bands: &str) -> String {
         r#"
         host = "h1"
         state_dir = "{state}"
+        spool_dir = "{state}/spool"
         bridge = "br-ct"
         listen = {{ control = "10.9.0.1:7401", ct = "10.9.0.1", vmct = "10.9.0.1" }}
         capacity = {{ vcpus = 8, memory = 4096 }}
@@ -103,6 +124,49 @@ fn a_link_is_planned_divided_shown_and_cleared() {
         assert_eq!(bands("clear").succeeded().stdout, "cleared: out\n");
         assert_eq!(tool("tc qdisc show dev out"), before, "what was there is back");
         assert_eq!(bands("clear").succeeded().stdout, "nothing to clear\n");
+    });
+}
+
+/// Waits until `tc` shows what is asked for, or for its absence.
+fn await_queue(line: &str, shown: &str, there: bool) {
+    let begun = Instant::now();
+    while tool(line).contains(shown) != there {
+        assert!(begun.elapsed() < WAIT_MAX, "`{line}` with {shown}: {there}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn an_agent_divides_its_link_puts_right_what_somebody_changes_and_clears_it_in_the_end() {
+    with_a_link(|dir| {
+        for line in ["br-ct type bridge", "lo up", "br-ct up", "out up"] {
+            let verb = if line.contains("type") { "add" } else { "set" };
+            tool(&format!("ip link {verb} {line}"));
+        }
+        tool("ip addr add 10.9.0.1/24 dev br-ct");
+        tool("tc qdisc add dev out root handle 5: tbf rate 100mbit burst 10kb limit 100kb");
+        let before = tool("tc qdisc show dev out");
+        let config = configure(dir, &SHARED.replace("rate =", "take_over = true\n    rate ="));
+        let log = std::fs::File::create(dir.join("agent.log")).unwrap();
+        let agent = Command::new(env!("CARGO_BIN_EXE_transhume"))
+            .args(["agent", "--config", &config])
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn();
+        let mut agent = Ends(agent.expect("the binary is built"));
+        await_queue("tc qdisc show dev out", "htb 7e57:", true);
+        // What it took some milliseconds to build is whole.
+        await_queue("tc filter show dev out", "7e57:30", true);
+
+        tool("tc class change dev out parent 7e57:1 classid 7e57:20 htb rate 1mbit ceil 2mbit");
+        await_queue("tc class show dev out", "ceil 2Mbit", false);
+        tool("tc qdisc del dev out root");
+        await_queue("tc filter show dev out", "7e57:30", true);
+        transhume(&["bands", "clear", "--config", &config]).refused(3, &["host h1", "runs"]);
+
+        rustix::process::kill_process(agent.pid(), rustix::process::Signal::TERM).unwrap();
+        assert!(agent.0.wait().unwrap().success(), "it was asked to end");
+        assert_eq!(tool("tc qdisc show dev out"), before, "what was there is back");
     });
 }
 

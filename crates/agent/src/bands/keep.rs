@@ -78,21 +78,38 @@ impl Keeper {
         match repairs.judge(clock::now().mono, as_planned) {
             Verdict::AsPlanned => self.tell(&plans),
             Verdict::LeftAlone => {}
-            Verdict::PutBack => match self.bands.apply() {
-                Ok(plans) => {
-                    warn!("somebody changed the bands: put back");
-                    locked(&self.state).put_back += 1;
-                    self.tell(&plans);
-                }
-                Err(fault) => self.tell_trouble(&fault),
-            },
-            Verdict::LeaveAlone => {
-                let reason = "somebody changes the bands again and again: they are left alone";
-                warn!("{reason}");
-                let hint = "find out who runs tc on this host; the bands are taken up again when they are as configured";
-                locked(&self.state).trouble = Some(Fault::new(FaultKind::Network, reason).with_hint(hint));
-            }
+            Verdict::PutBack => self.put_back(),
+            Verdict::LeaveAlone => self.leave_alone(),
         }
+    }
+
+    fn put_back(&self) {
+        // Bands that could not be had until now were not changed by anybody.
+        let stood = locked(&self.state).trouble.is_none();
+        match self.bands.apply() {
+            Ok(plans) if stood => {
+                warn!("somebody changed the bands: put back");
+                locked(&self.state).put_back += 1;
+                self.tell(&plans);
+            }
+            Ok(plans) => {
+                info!("bands as configured");
+                self.tell(&plans);
+            }
+            Err(fault) => self.tell_trouble(&fault),
+        }
+    }
+
+    fn leave_alone(&self) {
+        let mut state = locked(&self.state);
+        if let Some(trouble) = &state.trouble {
+            return warn!("bands are not tried again: {}", trouble.reason);
+        }
+        let reason = "somebody changes the bands again and again: they are left alone";
+        warn!("{reason}");
+        let hint =
+            "find out who runs tc on this host; the bands are taken up again when they are as configured";
+        state.trouble = Some(Fault::new(FaultKind::Network, reason).with_hint(hint));
     }
 
     fn tell(&self, plans: &[Plan]) {

@@ -124,7 +124,10 @@ fn a_free_link_is_divided_and_then_left_alone() {
 #[test]
 fn vmct_has_its_share_and_its_ceiling_of_what_is_used() {
     let plans = [planned(SHARED, seen(Root::ByKernel)).unwrap()];
-    let (always, at_most) = vmct_rates(&bands(SHARED), &plans).unwrap();
+    let BandRates {
+        guaranteed: always,
+        ceiling: at_most,
+    } = vmct_rates(&bands(SHARED), &plans).unwrap();
     assert_eq!(
         (always.to_string(), at_most.to_string()),
         ("291mbit".to_owned(), "873mbit".to_owned())
@@ -228,7 +231,10 @@ fn separate_circuits_are_looked_at_and_left_alone() {
         ]
     );
     assert!(plans.iter().all(|plan| plan.steps.is_empty()));
-    let (always, at_most) = vmct_rates(&bands(separate), &plans).unwrap();
+    let BandRates {
+        guaranteed: always,
+        ceiling: at_most,
+    } = vmct_rates(&bands(separate), &plans).unwrap();
     assert_eq!((always, at_most), (plans[1].speed, plans[1].speed));
     let lacking = plan(&bands(separate), |name| {
         (name != "eth2").then(|| seen(Root::ByKernel))

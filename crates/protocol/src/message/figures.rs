@@ -178,7 +178,7 @@ pub struct TargetFrames {
     pub late: u64,
     /// Frames for a guest that took none until the buffer was closed: of those injected, what waits
     /// in its ring, and what found it full.
-    #[serde(default, alias = "undelivered")]
+    #[serde(default)]
     pub untaken: u64,
     /// Unicast frames not injected, since the guest took none and its ring was full.
     #[serde(default)]

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::Fault;
 use serde::{Deserialize, Serialize};
-use transhume_model::{BitRate, Capacity, Epoch, HostName, MachineType, Mebibytes, Version, VmName, VmSpec};
+use transhume_model::{
+    BandRates, Capacity, Epoch, HostName, MachineType, Mebibytes, Version, VmName, VmSpec,
+};
 use utoipa::ToSchema;
+
+use super::Fault;
 
 /// Where in its move a VM is, as its agent sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -117,8 +120,8 @@ pub struct HostState {
 /// How a host's links are divided between the bands (§3.1).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BandsState {
-    /// What VMCT always gets there, and what it never exceeds, each way; `None` while nobody knows.
-    pub vmct: Option<(BitRate, BitRate)>,
+    /// What VMCT has of its link, each way; `None` while nobody knows.
+    pub vmct: Option<BandRates>,
     /// Times that somebody's change was undone since the agent started.
     pub put_back: u64,
     /// Why they are not as configured.
