@@ -11,7 +11,7 @@ use futures::future::join_all;
 use transhume_guest::wire::Op;
 use transhume_model::{HostName, VmName};
 
-use super::verdict::{GuestSight, QemuSight, RecordSight, Sighting, SpoolSight, TapSight};
+use super::facts::{GuestSight, QemuSight, RecordSight, Sighting, SpoolSight, TapSight};
 use crate::state::{HostState, Lab};
 use crate::{Channel, LabError, Namespace, config, namespace, process};
 

@@ -12,6 +12,7 @@
 
 mod draw;
 mod evidence;
+mod facts;
 mod fault;
 mod ledger;
 mod look;
@@ -21,12 +22,13 @@ mod verdict;
 
 pub use draw::{BatchSize, Moment, PlannedStrike, RoundPlan, Trigger};
 pub use evidence::keep;
+pub use facts::{
+    Account, ClusterSight, Facts, GuestSight, HostSight, MoveSight, QemuSight, RecordSight, Sighting,
+    SpoolSight, TapSight, VmPlace, VmSight,
+};
 pub use fault::{Fault, Side};
 pub use ledger::{Counts, Ledger, LedgerError, RoundLine, RoundVerdict, StruckLine};
 pub use look::look;
 pub use strike::{Pair, Struck, revive, strike};
 pub use summary::Summary;
-pub use verdict::{
-    Account, ClusterSight, Facts, GuestSight, HostSight, MoveSight, QemuSight, RecordSight, Sighting,
-    SpoolSight, TapSight, Verdict, Violation, VmPlace, VmSight, judge, may_be_lost,
-};
+pub use verdict::{Verdict, Violation, judge, may_be_lost};

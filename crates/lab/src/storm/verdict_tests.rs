@@ -1,5 +1,6 @@
 //! A sound round is kept; each thing that can be wrong with it is named.
 
+use super::super::facts::*;
 use super::*;
 
 fn vm(index: usize) -> VmName {

@@ -1,5 +1,5 @@
-//! The thread that delivers: tunnel → spool → the guest's ring, in order, and the opening of the
-//! plug on FIN. It waits for nobody: neither for a stranger's hello nor for a guest that takes no
+//! What the thread does: tunnel → spool → the guest's ring, in order, and the opening of the plug
+//! on FIN. It waits for nobody: neither for a stranger's hello nor for a guest that takes no
 //! frames.
 //!
 //! ```text
@@ -11,12 +11,12 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
+use super::{Closed, Command};
 use crate::account::TargetAccount;
 use crate::config::{NicIdentity, TargetConfig};
 use crate::error::{Error, IoContext};
@@ -34,88 +34,12 @@ use crate::tunnel::{self, Answer, Greeted, Greetings};
 use crate::watch::Watch;
 use crate::{Event, Events, wall};
 
-/// The account, and how often the guest's ring was full.
-type Closed = (TargetAccount, u64);
-
-enum Command {
-    Activate(mpsc::Sender<Activated>),
-    Finish(mpsc::Sender<Closed>),
-    End,
-}
-
-/// Why the thread did not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoAnswer {
-    NotInTime,
-    ThreadGone,
-}
-
-/// The handle of a running thread; dropping it ends the thread.
-pub(crate) struct Deliver {
-    commands: mpsc::Sender<Command>,
-    wake: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Deliver {
-    pub(crate) fn spawn(mut worker: Worker) -> io::Result<Self> {
-        let (commands, queue) = mpsc::channel();
-        let wake = worker.wake.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("deliver {}", worker.tap.name()))
-            .spawn(move || worker.run(&queue))?;
-        Ok(Self {
-            commands,
-            wake,
-            thread: Some(thread),
-        })
-    }
-
-    fn command(&self, command: Command) {
-        // A thread that has ended is noticed when its answer does not come.
-        let _ = self.commands.send(command);
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    /// The thread has its own limits for this; `None` where it has ended.
-    pub(crate) fn activate(&self) -> Option<Activated> {
-        let (answer, answered) = mpsc::channel();
-        self.command(Command::Activate(answer));
-        answered.recv().ok()
-    }
-
-    /// Waits until the source has closed.
-    pub(crate) fn finish(&self, wait: Duration) -> Result<Closed, NoAnswer> {
-        let (answer, answered) = mpsc::channel();
-        self.command(Command::Finish(answer));
-        answered.recv_timeout(wait).map_err(|error| match error {
-            mpsc::RecvTimeoutError::Timeout => NoAnswer::NotInTime,
-            mpsc::RecvTimeoutError::Disconnected => NoAnswer::ThreadGone,
-        })
-    }
-
-    /// Ends the thread where it is.
-    pub(crate) fn end(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            self.command(Command::End);
-            // Its end is all that matters.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Deliver {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 /// What the thread owns.
 pub(crate) struct Worker {
     identity: NicIdentity,
     /// The guest's addresses; those beside its NIC's come first of all records.
     own: Addresses,
-    tap: Tap,
+    pub(super) tap: Tap,
     spool: Spool,
     /// Bytes behind the spool's tail that are not a whole record yet.
     partial: usize,
@@ -125,7 +49,7 @@ pub(crate) struct Worker {
     vnet_header_bytes: usize,
     injector: Injector,
     watch: Watch,
-    wake: Arc<OwnedFd>,
+    pub(super) wake: Arc<OwnedFd>,
     events: Events,
     /// Offset of the next record to deliver.
     next: usize,
@@ -222,7 +146,7 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, commands: &mpsc::Receiver<Command>) {
+    pub(super) fn run(&mut self, commands: &mpsc::Receiver<Command>) {
         let mut ring_full = false;
         loop {
             let worked = self.wait(ring_full).and_then(|()| {

@@ -1,0 +1,161 @@
+use super::*;
+
+struct Scratch(std::path::PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn scratch(name: &str) -> Scratch {
+    Scratch(std::env::temp_dir().join(format!("transhume-spool-{}-{name}", std::process::id())))
+}
+
+fn put(spool: &mut Spool, frame: &[u8]) {
+    let room = spool.room().unwrap();
+    room[12..12 + frame.len()].copy_from_slice(frame);
+    spool.publish(Kind::Unicast, 12 + frame.len());
+}
+
+#[test]
+fn frames_survive_the_agent() {
+    let path = scratch("survive");
+    let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+    put(&mut spool, &[1; 60]);
+    put(&mut spool, &[2; 61]);
+    spool.set_note(Note::Delivered, 1);
+    spool.set_reading(Reading::Ended);
+    drop(spool);
+    let spool = Spool::reopen(&path.0).unwrap();
+    assert_eq!((spool.last(), spool.note(Note::Delivered)), (2, 1));
+    assert_eq!(spool.reading(), Reading::Ended);
+    let second = spool.record(spool.after(1)).unwrap().unwrap();
+    assert_eq!((second.number, &second.data[12..]), (2, &[2; 61][..]));
+}
+
+#[test]
+fn a_frame_read_but_not_published_is_found() {
+    let path = scratch("unpublished");
+    let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+    put(&mut spool, &[1; 60]);
+    spool.room().unwrap()[12..72].fill(9);
+    drop(spool);
+    let mut spool = Spool::reopen(&path.0).unwrap();
+    assert_eq!(spool.unpublished(), Some(72));
+    spool.skip(72);
+    assert_eq!(spool.unpublished(), None);
+}
+
+#[test]
+fn records_arrive_in_pieces() {
+    let (from, to) = (scratch("from"), scratch("to"));
+    let mut sender = Spool::create(&from.0, 1 << 20, 12).unwrap();
+    put(&mut sender, &[1; 60]);
+    put(&mut sender, &[2; 1000]);
+    let mut receiver = Spool::create(&to.0, 1 << 20, 12).unwrap();
+    let mut partial = 0;
+    for byte in sender.stretch(sender.start()) {
+        receiver.intake(partial, 1).unwrap()[0] = *byte;
+        partial = receiver.accept(partial + 1).unwrap();
+    }
+    assert_eq!((partial, receiver.last()), (0, 2));
+    assert_eq!(receiver.stretch(receiver.start()), sender.stretch(sender.start()));
+}
+
+#[test]
+fn no_two_notes_share_a_word_and_none_lies_among_the_records() {
+    let path = scratch("notes");
+    let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+    let notes = [
+        Note::Delivered,
+        Note::PutBack,
+        Note::Reading,
+        Note::Signature,
+        Note::DroppedBefore,
+        Note::Refused,
+        Note::Undelivered,
+        Note::UndeliveredBroadcast,
+        Note::Untaken,
+        Note::OldPath,
+        Note::Overflowed,
+        Note::Unfit,
+    ];
+    for (value, note) in (1..).zip(notes) {
+        spool.set_note(note, value);
+    }
+    put(&mut spool, &[1; 60]);
+    let read: Vec<u64> = notes.iter().map(|note| spool.note(*note)).collect();
+    assert_eq!(read, (1..=notes.len() as u64).collect::<Vec<_>>());
+    assert_eq!((spool.vnet_header_bytes(), spool.last()), (12, 1));
+}
+
+#[test]
+fn records_are_counted_up_to_a_number() {
+    let path = scratch("counts");
+    let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+    assert!(spool.publish_address("00:00:5e:00:01:07".parse().unwrap()));
+    put(&mut spool, &[1; 60]);
+    spool.publish(Kind::Fin, 0);
+    put(&mut spool, &[2; 60]);
+    spool.publish(Kind::Close, 0);
+    let counts = spool.counts(4);
+    assert_eq!((counts.unicast, counts.bytes, counts.late), (2, 120, 1));
+    assert_eq!((counts.fin, counts.close), (true, false));
+    assert!(spool.counts(5).close);
+    let addresses = spool.addresses("52:54:00:00:00:01".parse().unwrap());
+    assert_eq!(addresses.others().len(), 1);
+}
+
+#[test]
+fn a_spool_that_is_not_there_is_said_to_be_gone() {
+    let path = scratch("gone");
+    assert!(matches!(Spool::reopen(&path.0), Err(Error::NoSpool { .. })));
+}
+
+#[test]
+fn hostile_records_are_refused() {
+    let path = scratch("hostile");
+    let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+    spool.intake(0, 16).unwrap().copy_from_slice(&[9; 16]);
+    assert_eq!(spool.accept(16), Err(RecordError::Kind(0x0909_0909)));
+    let long: Vec<u8> = [1u32.to_le_bytes(), u32::MAX.to_le_bytes(), [0; 4], [0; 4]].concat();
+    spool.intake(0, 16).unwrap().copy_from_slice(&long);
+    assert_eq!(spool.accept(16), Err(RecordError::Length(u32::MAX)));
+}
+
+#[test]
+fn a_number_out_of_turn_stays_out() {
+    let (from, to) = (scratch("turn-from"), scratch("turn-to"));
+    let mut sender = Spool::create(&from.0, 1 << 20, 12).unwrap();
+    put(&mut sender, &[1; 60]);
+    put(&mut sender, &[2; 60]);
+    let second = sender.stretch(sender.after(1)).to_vec();
+    let mut receiver = Spool::create(&to.0, 1 << 20, 12).unwrap();
+    receiver.intake(0, second.len()).unwrap().copy_from_slice(&second);
+    assert_eq!(
+        receiver.accept(second.len()),
+        Err(RecordError::Gap { number: 2, last: 0 })
+    );
+    let all = sender.stretch(sender.start()).to_vec();
+    receiver.intake(0, all.len()).unwrap().copy_from_slice(&all);
+    assert_eq!(receiver.accept(all.len()), Ok(0));
+    receiver.intake(0, second.len()).unwrap().copy_from_slice(&second);
+    assert_eq!(
+        receiver.accept(second.len()),
+        Err(RecordError::Again { number: 2, last: 2 })
+    );
+    assert_eq!(receiver.last(), 2);
+}
+
+#[test]
+fn a_full_spool_has_no_room() {
+    let path = scratch("full");
+    let mut spool = Spool::create(&path.0, 4096, 12).unwrap();
+    let mut frames = 0;
+    while spool.room().is_some() {
+        spool.publish(Kind::Unicast, 1024);
+        frames += 1;
+    }
+    assert!((4..200).contains(&frames), "{frames}");
+}
