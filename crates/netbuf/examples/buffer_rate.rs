@@ -108,10 +108,8 @@ fn spool(side: &str) -> std::path::PathBuf {
     format!("/dev/shm/transhume-rate-{}-{side}.spool", std::process::id()).into()
 }
 
-#[allow(unsafe_code, reason = "only the network namespace of this thread changes")]
 fn own_network() {
-    // SAFETY: no descriptor table is unshared.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.expect("root is needed");
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root is needed");
 }
 
 fn run(length: usize) -> Run {

@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use nix::sched::{CloneFlags, unshare};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
 use transhume_agent::Config;
 use transhume_model::VmName;
@@ -53,9 +54,7 @@ fn inside<T: Send>(network: &File, work: impl FnOnce() -> T + Send) -> T {
 /// It lasts as long as its file is open, or something runs in it.
 fn new_network() -> File {
     let made = std::thread::spawn(|| {
-        // SAFETY: only the network namespace of this thread changes; no descriptor table is
-        // unshared.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace (run as root)");
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (run as root)");
         File::open("/proc/thread-self/ns/net").unwrap()
     });
     made.join().unwrap()

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, unshare};
 use transhume_model::{Epoch, Mac, NicIndex};
 use transhume_netbuf::limits::{PLUG_BYTES_MAX, RING_FRAMES};
 use transhume_netbuf::{
@@ -27,13 +28,7 @@ const PEER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x99];
 /// whatever happens.
 pub fn in_own_network(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        #[allow(
-            unsafe_code,
-            reason = "rustix marks unshare unsafe for its effects on file descriptors, which CLONE_NEWNET has not"
-        )]
-        // SAFETY: CLONE_NEWNET touches no memory and no descriptors.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-            .expect("tests of the network need root");
+        unshare(CloneFlags::CLONE_NEWNET).expect("tests of the network need root");
         let _spools = Spools;
         test();
     });

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, unshare};
 use rustix::ioctl::{Updater, ioctl};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use transhume_model::{Boot, Disk, Mebibytes, NicSpec, ProcessId, Vcpus, VmSpec};
@@ -29,9 +29,7 @@ pub const GUEST_LIMIT: Duration = Duration::from_secs(60);
 pub fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
-            // SAFETY: only the network namespace of this thread changes; no descriptor table is
-            // unshared.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace (run as root)");
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (run as root)");
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
