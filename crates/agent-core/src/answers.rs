@@ -17,7 +17,7 @@ pub(crate) struct Answers {
 fn is_kept(kind: OrderKind) -> bool {
     !matches!(
         kind,
-        OrderKind::Inspect | OrderKind::StartVm | OrderKind::StopVm | OrderKind::DestroyVm
+        OrderKind::Inspect | OrderKind::Pace | OrderKind::StartVm | OrderKind::StopVm | OrderKind::DestroyVm
     )
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use transhume_agent_core::{Machine, Ready, absent};
 use transhume_model::{Epoch, Mebibytes, VmName};
 use transhume_protocol::message::{
-    Command, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, Report, Stranded, VmState,
+    Command, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, Report, Stranded, VmRates, VmState,
 };
 
 use crate::bands::Keeper;
@@ -16,6 +16,7 @@ use crate::context::{Context, locked};
 use crate::dirty_rate;
 use crate::limits::ORDERS_WAITING_MAX;
 use crate::link::OrderHandler;
+use crate::pace::Pace;
 use crate::vm::{Farewell, Snapshot, VmTask};
 
 /// All VMs of this host. Clones share them.
@@ -32,6 +33,7 @@ pub(crate) struct Agent {
 struct Entry {
     orders: mpsc::Sender<Order>,
     snapshot: Arc<Mutex<Snapshot>>,
+    pace: Arc<Pace>,
 }
 
 impl Agent {
@@ -59,14 +61,21 @@ impl Agent {
         let snapshot = Arc::new(Mutex::new(Snapshot::default()));
         let (told, taken_over) = oneshot::channel();
         let context = self.context.clone();
-        let task = VmTask::new(context, machine, first, queue, snapshot.clone(), told);
+        let pace = Arc::<Pace>::default();
+        let (seen, paced) = (snapshot.clone(), pace.clone());
+        let task = VmTask::new(context, machine, first, queue, seen, told, paced);
         let agent = self.clone();
         tokio::spawn(async move {
             let name = task.name().clone();
             let farewell = task.run().await;
             agent.part_with(&name, farewell);
         });
-        (Entry { orders, snapshot }, taken_over)
+        let entry = Entry {
+            orders,
+            snapshot,
+            pace,
+        };
+        (entry, taken_over)
     }
 
     /// Nothing of the VM is here any more. It is struck out before its last answer, so that the
@@ -162,6 +171,7 @@ impl Agent {
             vms,
             stranded,
             bands: context.bands().map(Keeper::state),
+            no_throttle: context.no_throttle.clone(),
             dirty: Default::default(),
         }
     }
@@ -178,13 +188,21 @@ impl Agent {
         at_home.collect()
     }
 
+    /// Rates hold at once, whatever a VM's task is doing. A VM that is not here has left or was
+    /// never here: nothing is to be paced.
+    fn pace(&self, rates: &[VmRates]) {
+        let vms = locked(&self.vms);
+        for rates in rates {
+            if let Some(entry) = vms.get(&rates.vm) {
+                entry.pace.set_rates(rates.copying, rates.switching);
+                entry.pace.set_processor(rates.processor_percent);
+            }
+        }
+    }
+
     /// Message B, with the dirty rates that were asked for, as far as they can be had in time
     /// (§2.2.2). A measurement takes its time; other orders do not wait for it.
-    fn answer_inspect(&self, order: Order) {
-        let dirty_of = match &order.command {
-            Command::Inspect { dirty_of } => dirty_of.clone(),
-            _ => Vec::new(),
-        };
+    fn answer_inspect(&self, order: Order, dirty_of: Vec<VmName>) {
         if dirty_of.is_empty() {
             return self.report(&order, None, Outcome::Host(Box::new(self.host_state())));
         }
@@ -212,9 +230,20 @@ impl OrderHandler for Agent {
     }
 
     async fn take(&self, order: Order) {
-        match order.command.vm().cloned() {
-            Some(vm) => self.hand_over(order, &vm),
-            None => self.answer_inspect(order),
+        match &order.command {
+            Command::Inspect { dirty_of } => {
+                let dirty_of = dirty_of.clone();
+                self.answer_inspect(order, dirty_of);
+            }
+            Command::Pace { rates } => {
+                self.pace(rates);
+                self.report(&order, None, Outcome::Paced);
+            }
+            command => {
+                if let Some(vm) = command.vm().cloned() {
+                    self.hand_over(order, &vm);
+                }
+            }
         }
     }
 }

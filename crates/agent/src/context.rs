@@ -15,6 +15,7 @@ use crate::marks;
 use crate::page_stream::{PageShare, Pages, Tls};
 use crate::reservations::Reservations;
 use crate::store::Store;
+use crate::throttle;
 
 /// Configuration and means of one agent.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) reports: Reports,
     pub(crate) pages: Pages,
+    /// Why no guest can be slowed down here.
+    pub(crate) no_throttle: Option<String>,
     bands: Option<Keeper>,
     launcher: Result<Launcher, String>,
     reservations: Mutex<Reservations>,
@@ -49,6 +52,7 @@ impl Context {
                 mark,
             },
             reports: Reports::default(),
+            no_throttle: throttle::trouble(),
             reservations: Mutex::new(Reservations::new(config.capacity)),
             launcher,
             store,

@@ -27,6 +27,7 @@ mod reservations;
 mod start;
 mod store;
 mod text;
+mod throttle;
 mod vm;
 
 use std::io;

@@ -2,73 +2,137 @@
 //!
 //! An idle stream is read slowly ([`HoldPace`]): with the switchover-ack withheld QEMU would
 //! otherwise look for dirty pages without pause, and that costs a processor and QEMU's big lock.
-//! Released for the catching up before the capture, and once the guest has stopped, it runs at full
-//! speed, or at the rate that was set: the governor of the bands will do so.
+//! Released for the catching up before the capture, and once the guest has stopped, it is read
+//! without a pause. The governor's rates are for what is sent: one while the guest runs, one from
+//! the release on, so that no order is waited for in the blackout.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use transhume_model::BitRate;
 use transhume_qemu::HoldPace;
 
 /// Shared by the stream that obeys and the task that decides.
 #[derive(Debug, Default)]
 pub struct Pace {
-    released: AtomicBool,
-    /// 0: as fast as the link takes it.
-    bytes_per_second: AtomicU64,
-    changed: Notify,
+    set: watch::Sender<Set>,
+    processor: watch::Sender<Option<u8>>,
+    released: Notify,
+}
+
+/// What holds now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Set {
+    released: bool,
+    copying: Option<BitRate>,
+    switching: Option<BitRate>,
+}
+
+impl Set {
+    fn rate(&self) -> Option<BitRate> {
+        if self.released {
+            self.switching
+        } else {
+            self.copying
+        }
+    }
 }
 
 /// How much a stream may be behind its rate and make up for: a few of the largest frames.
 const BEHIND_MAX: Duration = Duration::from_millis(20);
 
+/// What a stream has sent ahead of its rate. Paid off at whatever the rate is.
+#[derive(Debug)]
+pub(crate) struct Debt {
+    bytes: f64,
+    rate: Option<f64>,
+    since: Instant,
+}
+
+impl Debt {
+    /// Nothing yet.
+    pub(crate) fn none() -> Self {
+        Self {
+            bytes: 0.0,
+            rate: None,
+            since: Instant::now(),
+        }
+    }
+
+    /// Pays off at the rate that held until now, then goes on at another.
+    fn settle(&mut self, rate: Option<BitRate>) {
+        let now = Instant::now();
+        let passed = now.duration_since(self.since).as_secs_f64();
+        self.bytes = match self.rate {
+            Some(held) => (self.bytes - held * passed).max(-held * BEHIND_MAX.as_secs_f64()),
+            None => 0.0,
+        };
+        (self.rate, self.since) = (rate.map(|rate| rate.bytes_per_s() as f64), now);
+    }
+}
+
 impl Pace {
     /// Lets the stream run from here on; one that sleeps wakes at once.
     pub fn release(&self) {
-        self.released.store(true, Ordering::Release);
-        self.changed.notify_one();
+        self.set.send_modify(|set| set.released = true);
+        self.released.notify_one();
     }
 
     /// Reads the stream slowly again while it is idle.
     pub fn hold(&self) {
-        self.released.store(false, Ordering::Release);
+        self.set.send_modify(|set| set.released = false);
     }
 
-    /// Sets the stream's rate on the wire; `None` leaves it to the link.
-    pub fn set_rate(&self, bytes_per_second: Option<u64>) {
-        self.bytes_per_second
-            .store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
+    /// Sets the stream's rates on the wire, while its guest runs and from the release on; `None`
+    /// leaves it to the link. One that waits for its turn waits no longer than the new rate asks.
+    pub fn set_rates(&self, copying: Option<BitRate>, switching: Option<BitRate>) {
+        self.set
+            .send_modify(|set| (set.copying, set.switching) = (copying, switching));
     }
 
-    /// The rate that was set, bytes per second.
+    /// Hundredths of its processors that the guest keeps while its memory is copied; `None` for all.
+    pub fn set_processor(&self, percent: Option<u8>) {
+        self.processor
+            .send_if_modified(|set| std::mem::replace(set, percent) != percent);
+    }
+
+    /// What [`Pace::set_processor`] says from now on.
+    pub(crate) fn processor_changes(&self) -> watch::Receiver<Option<u8>> {
+        self.processor.subscribe()
+    }
+
+    /// The rate that holds now, bytes per second.
     pub(crate) fn rate(&self) -> Option<u64> {
-        match self.bytes_per_second.load(Ordering::Relaxed) {
-            0 => None,
-            rate => Some(rate),
-        }
+        Some(self.set.borrow().rate()?.bytes_per_s())
     }
 
-    /// Waits until so many bytes may go; `due` is kept between calls.
-    pub(crate) async fn space(&self, bytes: usize, due: &mut Instant) {
-        let Some(rate) = self.rate() else {
-            return;
-        };
-        let now = Instant::now();
-        let from = (*due).max(now.checked_sub(BEHIND_MAX).unwrap_or(now));
-        tokio::time::sleep_until(from).await;
-        *due = from + Duration::from_secs_f64(bytes as f64 / rate as f64);
+    /// Waits until so many bytes may go; `debt` is kept between calls.
+    pub(crate) async fn space(&self, bytes: usize, debt: &mut Debt) {
+        let mut changes = self.set.subscribe();
+        loop {
+            let rate = changes.borrow_and_update().rate();
+            debt.settle(rate);
+            match debt.rate {
+                Some(rate) if debt.bytes > 0.0 => {
+                    let wait = Duration::from_secs_f64(debt.bytes / rate.max(1.0));
+                    // The sender of changes is this pace.
+                    let _ = tokio::time::timeout(wait, changes.changed()).await;
+                }
+                Some(_) | None => break,
+            }
+        }
+        debt.bytes += bytes as f64;
     }
 
     /// Waits as long as an idle stream should; returns how many bytes to read at most.
     pub(crate) async fn admit(&self, hold: &mut HoldPace, queued_bytes: usize) -> usize {
-        hold.set_released(self.released.load(Ordering::Acquire));
+        hold.set_released(self.set.borrow().released);
         let next = hold.next_read(queued_bytes);
         if !next.pause.is_zero() {
             tokio::select! {
                 () = tokio::time::sleep(next.pause) => {}
-                () = self.changed.notified() => {}
+                () = self.released.notified() => {}
             }
         }
         next.bytes_max
@@ -81,18 +145,41 @@ mod tests {
 
     use super::*;
 
+    fn mbit(rate: u64) -> Option<BitRate> {
+        BitRate::from_bits_per_s(rate * 1_000_000)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_rate_spaces_what_is_sent_and_can_be_taken_away() {
         let pace = Pace::default();
-        pace.set_rate(Some(1_000_000));
-        let (begun, mut due) = (Instant::now(), Instant::now());
+        pace.set_rates(mbit(8), None);
+        let (begun, mut debt) = (Instant::now(), Debt::none());
         for _ in 0..11 {
-            pace.space(100_000, &mut due).await;
+            pace.space(100_000, &mut debt).await;
         }
         assert_eq!(begun.elapsed().as_millis(), 1000);
-        pace.set_rate(None);
-        pace.space(100_000_000, &mut due).await;
+        pace.set_rates(None, None);
+        pace.space(100_000_000, &mut debt).await;
         assert_eq!(begun.elapsed().as_millis(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn from_the_release_on_the_other_rate_holds_also_for_what_is_waited_for() {
+        let pace = Arc::new(Pace::default());
+        pace.set_rates(mbit(1), mbit(100));
+        let (begun, mut debt) = (Instant::now(), Debt::none());
+        pace.space(1_250_000, &mut debt).await;
+        let waiting = {
+            let pace = pace.clone();
+            tokio::spawn(async move {
+                pace.space(1, &mut debt).await;
+                begun.elapsed().as_millis()
+            })
+        };
+        // Of ten seconds' worth a tenth is paid off, the rest goes a hundred times faster.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        pace.release();
+        assert!((1_085..=1_095).contains(&waiting.await.unwrap()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -75,7 +75,8 @@ impl Between {
             .await
             .unwrap();
         let pace = Arc::new(Pace::default());
-        pace.set_rate(Some(RATE));
+        let rate = transhume_model::BitRate::from_bits_per_s(RATE * 8);
+        pace.set_rates(rate, rate);
         let (stream, _ended) = start_source(
             &self.dir.0,
             &self.spec,

@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use transhume_model::{ClusterName, HostName, MigrationId, VmName};
 use transhume_planner::Strategy;
 use transhume_protocol::forecast::MoveForecast;
+use transhume_protocol::migration::Converge;
 use transhume_protocol::report::Ending;
 use utoipa::ToSchema;
 
 /// `POST /v1/clusters/{name}/plan` and `…/migrations`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveOrder {
     /// S1: hosts to leave.
@@ -24,9 +25,19 @@ pub struct MoveOrder {
     /// Budget for the predicted blackout, milliseconds; the coordinator's own where absent.
     #[serde(default)]
     pub blackout_ms_max: Option<u64>,
+    /// How long the move may take in all, milliseconds: what is not committed by then rolls back.
+    #[serde(default)]
+    pub duration_ms_max: Option<u64>,
+    /// What becomes of a VM that does not get ready; it is waited for where absent.
+    #[serde(default)]
+    pub converge: Option<Converge>,
     /// How targets are chosen; exactly where absent.
     #[serde(default)]
     pub strategy: Option<Strategy>,
+    /// Where the links are taken by other moves: begin when they are over, instead of being
+    /// refused.
+    #[serde(default)]
+    pub wait: bool,
 }
 
 /// Answer to a plan.

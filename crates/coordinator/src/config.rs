@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use transhume_model::HostSpec;
+use transhume_model::{BitRate, HostName, HostSpec};
 use transhume_protocol::migration::Limits;
 
 /// Environment variable that overrides [`Config::crash_at`].
@@ -24,12 +24,27 @@ pub struct Config {
     /// The hosts and where their agents listen.
     #[serde(default)]
     pub hosts: Vec<HostSpec>,
+    /// Links that several hosts share towards all others; none where absent.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkSpec>,
     /// How long the parts of a move may take.
     #[serde(default)]
     pub limits: Limits,
     /// Fault injection for tests: at every commit this process aborts there, as if it had been
     /// killed. `TRANSHUME_CRASH_AT` in the environment overrides it.
     pub crash_at: Option<CrashAt>,
+}
+
+/// A link that several hosts share towards all others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkSpec {
+    /// Its name, for messages.
+    pub name: String,
+    /// The hosts behind it.
+    pub hosts: Vec<HostName>,
+    /// What page streams may take of it in each direction.
+    pub rate: BitRate,
 }
 
 /// Where a test wants the coordinator to die.
@@ -101,7 +116,27 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// The host.
-        host: transhume_model::HostName,
+        host: HostName,
+    },
+    /// An uplink has a host behind it that is not there.
+    #[error(
+        "the coordinator's configuration {path} puts host {host} behind uplink {uplink}, but names no such host"
+    )]
+    UplinkHost {
+        /// The file.
+        path: PathBuf,
+        /// The uplink.
+        uplink: String,
+        /// The host.
+        host: HostName,
+    },
+    /// An uplink appears twice.
+    #[error("the coordinator's configuration {path} names uplink {uplink} twice")]
+    UplinkTwice {
+        /// The file.
+        path: PathBuf,
+        /// The uplink.
+        uplink: String,
     },
 }
 
@@ -128,10 +163,32 @@ impl Config {
                 host: twice.name.clone(),
             });
         }
+        config.check_uplinks(path)?;
         if let Some(crash_at) = std::env::var_os(CRASH_AT) {
             config.crash_at = Some(CrashAt::named(&crash_at)?);
         }
         Ok(config)
+    }
+
+    fn check_uplinks(&self, path: &Path) -> Result<(), ConfigError> {
+        let mut seen = std::collections::BTreeSet::new();
+        for uplink in &self.uplinks {
+            if !seen.insert(&uplink.name) {
+                return Err(ConfigError::UplinkTwice {
+                    path: path.to_owned(),
+                    uplink: uplink.name.clone(),
+                });
+            }
+            let known = |host: &&HostName| self.hosts.iter().any(|known| known.name == **host);
+            if let Some(host) = uplink.hosts.iter().find(|host| !known(host)) {
+                return Err(ConfigError::UplinkHost {
+                    path: path.to_owned(),
+                    uplink: uplink.name.clone(),
+                    host: host.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -186,6 +243,14 @@ mod tests {
             (
                 format!("{api}crash_at = \"never\"\n{HOSTS}"),
                 "unknown variant `never`",
+            ),
+            (
+                format!("{api}{HOSTS}[[uplinks]]\nname = \"rack\"\nhosts = [\"h2\"]\nrate = \"1gbit\"\n"),
+                "puts host h2 behind uplink rack, but names no such host",
+            ),
+            (
+                format!("{api}{HOSTS}[[uplinks]]\nname = \"rack\"\nhosts = []\nrate = \"fast\"\n"),
+                "`fast` is no rate",
             ),
             (
                 format!("{api}{}", HOSTS.replace("h1", "H 1")),

@@ -4,6 +4,7 @@
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use transhume_api::{COORDINATOR_ENDING, Problem};
+use transhume_governor::Short;
 use transhume_model::HostName;
 use transhume_protocol::message::Stranded;
 
@@ -78,6 +79,28 @@ impl Refused {
         let Stranded { vm, what, hint } = stranded;
         let message = format!("something of VM {vm} is stranded on host {host}: {what}");
         Self::conflict("vm-stranded", message, hint.clone())
+    }
+
+    /// A migration link does not have what a move needs (§2.2.2).
+    pub(crate) fn no_bandwidth(short: &Short) -> Self {
+        let mbit = |bits: u64| bits as f64 / 1e6;
+        let message = format!(
+            "{}: {:.0} Mbit/s are needed, {:.0} of {:.0} are free: {:.0} Mbit/s are missing",
+            short.link,
+            mbit(short.needed),
+            mbit(short.free),
+            mbit(short.guaranteed.bits_per_s()),
+            mbit(short.missing()),
+        );
+        let holders: Vec<String> = short.held_by.iter().map(ToString::to_string).collect();
+        let hint = match (short.is_for_now(), holders.is_empty()) {
+            (true, false) => format!(
+                "migration {} has the rest: begin when it is over with --wait, or move fewer VMs at once with --batch",
+                holders.join(", ")
+            ),
+            _ => "move fewer VMs at once with --batch, or give VMCT more of this link".to_owned(),
+        };
+        Self::conflict("no-bandwidth", message, hint)
     }
 
     /// Too many requests of this kind are being worked on.

@@ -166,6 +166,16 @@ fn recorded(entry: &JournalEntry) -> Vec<(WallMicros, Happening)> {
             let (batch, reason) = (*batch, trouble.reason.clone());
             with_phases(vms, *at, Happening::RollingBack { batch, reason })
         }
+        JournalEntry::PutOff {
+            vm, batch, into, at, ..
+        } => {
+            let put_off = Happening::PutOff {
+                vm: vm.clone(),
+                batch: *into,
+            };
+            let (batch, step) = (*batch, Step::SelectBatch);
+            vec![(*at, put_off), (*at, Happening::StepEntered { batch, step })]
+        }
         JournalEntry::Committed { batch, at, vms, .. } => {
             let batch = *batch;
             with_phases(vms, *at, Happening::Committed { batch })

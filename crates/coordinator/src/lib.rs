@@ -17,6 +17,7 @@ mod config;
 mod core;
 mod effects;
 mod error;
+mod governing;
 mod history;
 mod hosts;
 mod http;

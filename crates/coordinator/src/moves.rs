@@ -8,7 +8,8 @@ use transhume_api::{MigrationLine, MigrationList, wait_in_words};
 use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::migration::{
-    Input, JournalEntry, Migration, MoveRequest, Now, Ready, RecoverError, RequestError, TimerId,
+    Converge, Input, JournalEntry, Migration, MoveRequest, Now, Ready, RecoverError, RequestError,
+    StreamView, TimerId,
 };
 use transhume_protocol::report::MigrationReport;
 
@@ -117,7 +118,7 @@ impl Moves {
     /// Epochs that a move still needs: as many as it can use, whatever batch it is in.
     pub(crate) fn epochs_of(entries: &[JournalEntry]) -> u64 {
         match entries.first() {
-            Some(JournalEntry::Begun { request, .. }) => request.batches.len() as u64,
+            Some(JournalEntry::Begun { request, .. }) => request.epochs(),
             _ => 1,
         }
     }
@@ -231,6 +232,33 @@ impl Moves {
     fn all_running(&self) -> impl Iterator<Item = (MigrationId, &Migration)> {
         let all = self.moves.iter();
         all.filter_map(|(id, one)| Some((*id, one.running()?)))
+    }
+
+    /// A move under way.
+    pub(crate) fn running(&self, id: MigrationId) -> Option<&Migration> {
+        self.moves.get(&id)?.running()
+    }
+
+    /// Page streams of every move that has some under way.
+    pub(crate) fn streams(&self) -> Vec<(MigrationId, Vec<StreamView<'_>>)> {
+        let all = self
+            .all_running()
+            .map(|(id, migration)| (id, migration.streams()));
+        all.filter(|(_, streams)| !streams.is_empty()).collect()
+    }
+
+    /// The same with what is to become of those VMs that do not get ready.
+    pub(crate) fn converging(&self) -> Vec<(MigrationId, Converge, Vec<StreamView<'_>>)> {
+        let all = self.all_running();
+        all.map(|(id, migration)| (id, migration.request().converge, migration.streams()))
+            .collect()
+    }
+
+    /// Something about a move that is not its machine's to tell.
+    pub(crate) fn tell(&mut self, now: Now, id: MigrationId, what: Happening) {
+        if let Some(one) = self.moves.get_mut(&id) {
+            one.history.extend(0, now.wall, vec![what]);
+        }
     }
 
     /// The move under way that a VM is part of.

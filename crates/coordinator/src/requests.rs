@@ -21,6 +21,11 @@ impl<T> Reply<T> {
         (Self(sender), receiver)
     }
 
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_forsaken(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Whoever asked may have gone; that is no error.
     pub(crate) fn send(self, answer: Result<T, Refused>) {
         let _ = self.0.send(answer);

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use tokio::sync::mpsc;
-use transhume_api::{Accepted, PlanView};
+use transhume_api::{Accepted, MoveOrder, PlanView};
 use transhume_model::{Epoch, HostName, Millis, OrderId};
 use transhume_protocol::message::{Command, HostState};
 
@@ -27,14 +27,21 @@ const MADE_WAITING_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Purpose {
     Show(Reply<PlanView>),
-    Move(Reply<Accepted>),
+    Move(Reply<Accepted>, Option<Box<Waiting>>),
+}
+
+/// An order that may wait for others to end, to be tried again.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) cluster: String,
+    pub(crate) order: MoveOrder,
 }
 
 impl Purpose {
     pub(crate) fn refuse(self, refused: Refused) {
         match self {
             Purpose::Show(reply) => reply.send(Err(refused)),
-            Purpose::Move(reply) => reply.send(Err(refused)),
+            Purpose::Move(reply, _) => reply.send(Err(refused)),
         }
     }
 }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use transhume_model::{BitRate, HostName, MigrationId, Millis, VmName};
 
 use crate::estimate::{Estimate, Figures};
-use crate::limits::{CHANGE_MIN, LEAST_BYTES_PER_S, LEFT_BYTES_MIN, PAYLOAD_SHARE, UNUSED_OFFER, USED_SHARE};
+use crate::limits::{
+    CHANGE_MIN, LEAST_BYTES_PER_S, LEFT_BYTES_MIN, PAYLOAD_SHARE, THROTTLE_STEPS, UNUSED_OFFER, USED_SHARE,
+};
 use crate::network::{Link, Network};
 use crate::outlook::Outlook;
 use crate::share::{Both, Demand, share_in_turn};
@@ -53,6 +55,8 @@ pub struct StreamRates {
     pub copying: Option<BitRate>,
     /// From the catching up before the capture on, until everything is sent.
     pub switching: Option<BitRate>,
+    /// Hundredths of its processors that its guest keeps; `None` for all of them.
+    pub processor_percent: Option<u8>,
 }
 
 /// What is known of one VM.
@@ -63,6 +67,8 @@ struct Known {
     watch: StuckWatch,
     /// Rates as they were decided last, bytes per second.
     given: Option<f64>,
+    /// Hundredths of its processors that its guest keeps.
+    processor_percent: Option<u8>,
     told: Option<StreamRates>,
 }
 
@@ -90,6 +96,28 @@ impl Governor {
             .filter_map(|link| budget(network, link))
             .reduce(f64::min);
         known.watch.see(now, known.figures, &known.estimate, most)
+    }
+
+    /// Slows a VM's guest down by one step of [`THROTTLE_STEPS`] between all of its processors and
+    /// `percent` of them. Whether it helped is looked at anew. What it keeps now; `None` where
+    /// there is no further step.
+    pub fn throttle(&mut self, vm: &VmName, percent: u8) -> Option<u8> {
+        let known = self.vms.get_mut(vm)?;
+        let now = known.processor_percent.unwrap_or(100);
+        let step = (100 - percent.min(99)).div_ceil(THROTTLE_STEPS);
+        if now <= percent {
+            return None;
+        }
+        let slower = now.saturating_sub(step).max(percent);
+        known.processor_percent = Some(slower);
+        known.watch = StuckWatch::default();
+        Some(slower)
+    }
+
+    /// A guest has all of its processors again before it is stopped.
+    fn throttle_of(&self, stream: &Stream) -> Option<u8> {
+        let known = self.vms.get(&stream.vm)?;
+        known.processor_percent.filter(|_| stream.stage != Stage::Stopped)
     }
 
     /// The rates that changed, by source. What is not under way any more is forgotten.
@@ -129,6 +157,7 @@ impl Governor {
                 let rates = StreamRates {
                     copying: now[place][at].and_then(bits),
                     switching: then[at].and_then(bits),
+                    processor_percent: self.throttle_of(stream),
                 };
                 let known = self.vms.entry(stream.vm.clone()).or_default();
                 known.given = now[place][at];
@@ -276,7 +305,9 @@ fn differs(told: StreamRates, now: StreamRates) -> bool {
         }
         (told, now) => told != now,
     };
-    differ(told.copying, now.copying) || differ(told.switching, now.switching)
+    told.processor_percent != now.processor_percent
+        || differ(told.copying, now.copying)
+        || differ(told.switching, now.switching)
 }
 
 #[cfg(test)]

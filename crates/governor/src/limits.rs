@@ -40,3 +40,9 @@ pub const STUCK_MS: Millis = Millis(3_000);
 
 /// Passes before a VM's dirty rate says anything.
 pub const STUCK_AFTER_PASSES: u64 = 2;
+
+/// Steps in which a guest is slowed down to the share that was named.
+pub const THROTTLE_STEPS: u8 = 5;
+
+/// Pause between two outlooks.
+pub const OUTLOOK_MS: Millis = Millis(1_000);

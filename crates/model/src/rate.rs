@@ -5,7 +5,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-const UNITS: [(&str, u64); 3] = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1_000)];
+const UNITS: [(&str, u64); 4] = [
+    ("gbit", 1_000_000_000),
+    ("mbit", 1_000_000),
+    ("kbit", 1_000),
+    ("bit", 1),
+];
 
 /// Bits per second, never 0; written `200mbit`, `1gbit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,10 +75,8 @@ impl FromStr for BitRate {
 impl fmt::Display for BitRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fits = UNITS.iter().find(|(_, factor)| self.0.is_multiple_of(*factor));
-        match fits {
-            Some((unit, factor)) => f.pad(&format!("{}{unit}", self.0 / factor)),
-            None => f.pad(&format!("{}bit", self.0)),
-        }
+        let (unit, factor) = fits.unwrap_or(&("bit", 1));
+        f.pad(&format!("{}{unit}", self.0 / factor))
     }
 }
 
@@ -101,6 +104,7 @@ mod tests {
             ("200mbit", 200_000_000),
             ("1gbit", 1_000_000_000),
             ("64kbit", 64_000),
+            ("1001bit", 1_001),
         ] {
             let rate: BitRate = text.parse().unwrap();
             assert_eq!((rate.bits_per_s(), rate.to_string().as_str()), (bits, text));

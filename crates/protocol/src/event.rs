@@ -6,6 +6,7 @@ use transhume_model::{HostName, MigrationId, VmName, WallMicros};
 use utoipa::ToSchema;
 
 use crate::message::{Fault, PageProgress, Refusal};
+use crate::migration::{Converge, StuckRates};
 use crate::report::Ending;
 use crate::step::{Phase, Step};
 
@@ -54,6 +55,29 @@ pub enum Happening {
         vm: VmName,
         /// How far.
         pages: PageProgress,
+    },
+    /// How far the move is; neither figure ever runs backwards.
+    Outlook {
+        /// Share that is done, 0 to 1.
+        done: f64,
+        /// Time left; absent while nobody can say.
+        left_ms: Option<u64>,
+    },
+    /// A VM dirties its memory as fast as it can be sent.
+    Stuck {
+        /// The VM.
+        vm: VmName,
+        /// Its rates.
+        rates: StuckRates,
+        /// What becomes of it.
+        policy: Converge,
+    },
+    /// The batch under way begins again without a VM, which goes last, alone.
+    PutOff {
+        /// The VM.
+        vm: VmName,
+        /// Its new batch, from 1.
+        batch: usize,
     },
     /// An agent refused an order.
     Refused {

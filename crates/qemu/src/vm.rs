@@ -147,6 +147,20 @@ impl Vm {
         Ok(self.qmp.query::<Answer>("query-status").await?.status)
     }
 
+    /// The threads that are its processors, as the kernel numbers them.
+    pub async fn processor_threads(&self) -> Result<Vec<u32>, QemuError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Processor {
+            thread_id: u32,
+        }
+        let processors = self.qmp.query::<Vec<Processor>>("query-cpus-fast").await?;
+        let mut threads: Vec<u32> = processors.iter().map(|one| one.thread_id).collect();
+        // One thread may play several processors.
+        threads.dedup();
+        Ok(threads)
+    }
+
     /// A look at the migration, on either side.
     pub async fn migration_progress(&self) -> Result<MigrationProgress, QemuError> {
         Ok(migration::progress(&self.qmp).await?)

@@ -162,7 +162,7 @@ impl Role {
 pub fn orders() -> impl Iterator<Item = OrderKind> {
     OrderKind::ALL
         .into_iter()
-        .filter(|kind| *kind != OrderKind::Inspect)
+        .filter(|kind| !matches!(kind, OrderKind::Inspect | OrderKind::Pace))
 }
 
 /// What an answer is, without what it carries.
@@ -256,6 +256,7 @@ impl<S: Subject> Case<S> {
         let migration = MigrationId(1);
         match kind {
             OrderKind::Inspect => Command::inspect(),
+            OrderKind::Pace => Command::Pace { rates: Vec::new() },
             OrderKind::StartVm => Command::StartVm { spec },
             OrderKind::StopVm => Command::StopVm { vm, force: true },
             OrderKind::DestroyVm => Command::DestroyVm { vm },

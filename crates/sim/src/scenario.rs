@@ -6,7 +6,7 @@ use transhume_model::{
     Boot, ClusterName, Epoch, HostName, Mac, Mebibytes, MigrationId, NicSpec, Vcpus, VmName, VmSpec,
 };
 use transhume_protocol::message::Mode;
-use transhume_protocol::migration::{Limits, MoveRequest, MoveVm};
+use transhume_protocol::migration::{Converge, Limits, MoveRequest, MoveVm};
 
 use crate::fault::{ActFault, Fault, Mischief, Weather, WriteFault};
 use crate::random::Random;
@@ -105,6 +105,7 @@ impl Scenario {
         let vms: Vec<MoveVm> = (0..self.vms)
             .map(|index| MoveVm {
                 powered_off: self.guest(index) == GuestKind::Off,
+                need: None,
                 spec: spec(index),
                 source: host("s", index % self.sources),
                 target: host("t", index % self.targets),
@@ -119,6 +120,8 @@ impl Scenario {
             to: (0..self.targets).map(|index| host("t", index)).collect(),
             batches: vms.chunks(self.batch).map(<[MoveVm]>::to_vec).collect(),
             limits: Limits::default(),
+            duration_ms_max: None,
+            converge: Converge::Wait,
             forecast: None,
         }
     }

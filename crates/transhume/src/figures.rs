@@ -206,9 +206,7 @@ pub async fn move_once(
         from: from.iter().map(ToString::to_string).collect(),
         to: to.iter().map(ToString::to_string).collect(),
         batch: Some(batch),
-        offline: false,
-        blackout_ms_max: None,
-        strategy: None,
+        ..MoveOrder::default()
     };
     let cluster = cluster_name("lab")?;
     let migration = client.migrate(&cluster, &order).await?;

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use transhume_api::{Client, ClientError};
 use transhume_model::{MigrationId, VmName};
 use transhume_protocol::event::{Event, Happening};
+use transhume_protocol::migration::{Converge, StuckRates};
 use transhume_protocol::report::MigrationReport;
 
 use crate::failure::{Failure, Kind};
@@ -107,8 +108,35 @@ fn line(event: &Event) -> Option<String> {
             format!("VM {vm} IS LOST on host {host}: {}", fault.reason)
         }
         Happening::Committed { batch } => format!("batch {batch} is committed"),
-        Happening::PhaseEntered { .. } | Happening::Progress { .. } | Happening::Ended { .. } => return None,
+        Happening::Stuck { vm, rates, policy } => stuck(vm, rates, *policy),
+        Happening::PutOff { vm, batch } => {
+            format!("the batch begins again without VM {vm}, which goes last, in batch {batch}")
+        }
+        Happening::PhaseEntered { .. }
+        | Happening::Progress { .. }
+        | Happening::Outlook { .. }
+        | Happening::Ended { .. } => return None,
     })
+}
+
+/// Which VM does not get ready, why, and what becomes of it.
+fn stuck(vm: &VmName, rates: &StuckRates, policy: Converge) -> String {
+    let why = match rates.most_mbit_s {
+        Some(most) => format!("its links carry {most:.0} at most"),
+        None => "pass after pass leaves as much as the one before".to_owned(),
+    };
+    let then = match policy {
+        Converge::Wait => {
+            "it is waited for; --converge throttle, shrink or stop, or --offline, would end that".to_owned()
+        }
+        Converge::Throttle { percent } => format!("its guest is slowed down, to {percent} % at least"),
+        Converge::Shrink => "it goes last, alone".to_owned(),
+        Converge::Stop => "its batch rolls back".to_owned(),
+    };
+    format!(
+        "VM {vm} does not get ready: it dirties {:.0} Mbit/s, and {why}; {then}",
+        rates.dirty_mbit_s
+    )
 }
 
 /// Whether a restarted coordinator may send it again, from its journal.

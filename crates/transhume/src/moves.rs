@@ -28,8 +28,11 @@ fn order(from: Vec<String>, to: Vec<String>, how: &How) -> MoveOrder {
         to,
         batch: how.batch,
         offline: how.offline,
-        blackout_ms_max: how.blackout_ms_max,
+        blackout_ms_max: how.max_blackout.map(|time| time.as_millis() as u64),
+        duration_ms_max: how.max_time.map(|time| time.as_millis() as u64),
+        converge: Some(how.converge),
         strategy: Some(how.strategy.into()),
+        wait: false,
     }
 }
 
@@ -57,7 +60,10 @@ pub async fn plan(client: &Client, args: PlanArgs) -> Result<ExitCode, Failure> 
 pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failure> {
     let cluster = cluster_name(&args.cluster)?;
     let json = args.how.json;
-    let order = order(args.from, args.to, &args.how);
+    let order = MoveOrder {
+        wait: args.wait,
+        ..order(args.from, args.to, &args.how)
+    };
     // Before the order is given: Ctrl-C in between waits for its number, to say which move goes on.
     let interrupts = follow::Interrupts::listen()?;
     let migration = client.migrate(&cluster, &order).await?;

@@ -24,9 +24,9 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
         k: args.how.batch,
         blackout_ms_max: args
             .how
-            .blackout_ms_max
-            .map_or(Options::default().blackout_ms_max, |ms| {
-                u32::try_from(ms).unwrap_or(u32::MAX)
+            .max_blackout
+            .map_or(Options::default().blackout_ms_max, |time| {
+                u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
             }),
         ..Options::default()
     };

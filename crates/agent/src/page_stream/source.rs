@@ -28,7 +28,7 @@ use super::buffers::Buffers;
 use super::share::{SharedKnowledge, locked};
 use super::{SharedSnapshot, StreamSnapshot, Wire, page_threads};
 use crate::limits::{PAGE_CHUNK_BYTES, PAGE_CHUNKS_WAITING_MAX};
-use crate::pace::Pace;
+use crate::pace::{Debt, Pace};
 
 /// Stream bytes after which the encoder is told how long they took.
 const TOOK_BYTES: u64 = 1 << 20;
@@ -113,9 +113,9 @@ async fn send(
     pace: Arc<Pace>,
     buffers: Buffers,
 ) -> io::Result<()> {
-    let mut due = tokio::time::Instant::now();
+    let mut debt = Debt::none();
     while let Some(part) = frames.recv().await {
-        pace.space(part.len(), &mut due).await;
+        pace.space(part.len(), &mut debt).await;
         remote.write_all(&part).await?;
         remote.flush().await?;
         buffers.give(part);

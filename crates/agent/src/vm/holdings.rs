@@ -16,6 +16,7 @@ use crate::context::locked;
 use crate::nics::{SourceBuffers, Taps, TargetBuffers};
 use crate::pace::Pace;
 use crate::page_stream::PageStream;
+use crate::throttle::Throttle;
 
 /// QEMU, by what may be done with it.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl Qemu {
 pub(super) type Slot<B> = Arc<Mutex<Option<B>>>;
 
 /// What signals reach at once, also while an act is under way.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Reach {
     /// How a source's page stream is read.
     pub(super) pace: Arc<Pace>,
@@ -59,6 +60,8 @@ pub(super) struct Reach {
 pub(super) struct Copying {
     /// QEMU was told to write.
     pub(super) begun: Option<Instant>,
+    /// Slows the guest down while that lasts, where the governor wants it.
+    pub(super) throttle: Option<Throttle>,
 }
 
 /// Everything of one VM.
@@ -79,11 +82,14 @@ pub(super) struct Holdings {
 
 impl Holdings {
     /// Of a VM of which nothing is held yet.
-    pub(super) fn new(vm: VmName, inputs: mpsc::Sender<Input>) -> Self {
+    pub(super) fn new(vm: VmName, inputs: mpsc::Sender<Input>, pace: Arc<Pace>) -> Self {
         Self {
             vm,
             inputs,
-            reach: Reach::default(),
+            reach: Reach {
+                pace,
+                stream: Slot::default(),
+            },
             qemu: None,
             watch: None,
             taps: None,

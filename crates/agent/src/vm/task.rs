@@ -15,6 +15,7 @@ use super::holdings::Holdings;
 use super::{Snapshot, span};
 use crate::context::Context;
 use crate::limits::INPUTS_WAITING_MAX;
+use crate::pace::Pace;
 
 /// What a task that ends leaves to do.
 pub(crate) struct Farewell {
@@ -63,9 +64,10 @@ impl VmTask {
         orders: mpsc::Receiver<Order>,
         snapshot: Arc<Mutex<Snapshot>>,
         taken_over: oneshot::Sender<()>,
+        pace: Arc<Pace>,
     ) -> Self {
         let (sender, inputs) = mpsc::channel(INPUTS_WAITING_MAX);
-        let holdings = Holdings::new(machine.name().clone(), sender);
+        let holdings = Holdings::new(machine.name().clone(), sender, pace);
         let reach = holdings.reach.clone();
         Self {
             decisions: Decisions::new(machine, context.clone(), reach, snapshot),

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::warn;
-use transhume_api::ClusterStage;
-use transhume_model::{HostName, MigrationId, Millis, VmName, WallMicros};
-use transhume_protocol::message::{Outcome, Report};
+use transhume_api::{Accepted, ClusterStage};
+use transhume_model::{Epoch, HostName, MigrationId, Millis, VmName, WallMicros};
+use transhume_protocol::message::{Command, Order, OrderKind, Outcome, Report};
 use transhume_protocol::migration::{Input, JournalEntry, Now, OrderIds, Ready, RecoverError};
 
 mod plans;
@@ -21,14 +21,15 @@ mod requests;
 use crate::clock::Estimate;
 use crate::config::Config;
 use crate::effects;
+use crate::governing::{Governing, network};
 use crate::hosts::Hosts;
 use crate::jobs::{ClusterWork, Effect, Jobs};
 use crate::journal::{Journal, JournalError};
 use crate::link::LinkNews;
 use crate::moves::{Moves, Progress};
-use crate::requests::Request;
+use crate::requests::{Reply, Request};
 use crate::store::Store;
-use crate::surveys::Surveys;
+use crate::surveys::{Surveys, Waiting};
 
 /// Why the coordinator stops.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,9 @@ pub(crate) struct Core {
     moves: Moves,
     jobs: Jobs,
     surveys: Surveys,
+    governing: Governing,
+    /// Orders that wait for bandwidth, the first first.
+    waiting: Vec<(Box<Waiting>, Reply<Accepted>)>,
     started: Instant,
 }
 
@@ -71,6 +75,8 @@ impl Core {
             moves: Moves::default(),
             jobs: Jobs::default(),
             surveys: Surveys::new(),
+            governing: Governing::default(),
+            waiting: Vec::new(),
             started: Instant::now(),
         };
         for (id, entries) in core.store.migrations()? {
@@ -97,6 +103,7 @@ impl Core {
             source,
         })?;
         let Some(ready) = recovered else { return Ok(()) };
+        self.reserve(id);
         for host in self.moves.hosts_of(id) {
             if self.hosts.named(host.as_str()).is_err() {
                 warn!(migration = %id, %host, "waits for a host that the configuration does not name any more");
@@ -146,7 +153,8 @@ impl Core {
 
     fn next_due(&self) -> Option<Millis> {
         let jobs = self.jobs.next_due(self.now().mono);
-        let all = [self.moves.next_due(), jobs, self.surveys.next_due()];
+        let round = self.governing.next_round();
+        let all = [self.moves.next_due(), jobs, self.surveys.next_due(), round];
         all.into_iter().flatten().min()
     }
 
@@ -156,6 +164,10 @@ impl Core {
             self.feed(id, Input::Timer(timer))?;
         }
         self.surveys.due(now);
+        if self.governing.next_round().is_some_and(|at| at <= now) {
+            self.govern();
+            self.watch_streams()?;
+        }
         let effects = self.jobs.due(now);
         self.work_on_jobs(effects)
     }
@@ -164,6 +176,7 @@ impl Core {
         match news {
             LinkNews::Back { host, state, orders } => {
                 self.hosts.back(&host, (*state).clone(), orders);
+                self.governing.agent_back(&host, &self.moves.streams());
                 self.work_on_jobs(Vec::new())?;
                 self.feed_all_on(&host, || Input::AgentBack {
                     host: host.clone(),
@@ -270,6 +283,11 @@ impl Core {
             let relocation = self.moves.relocation(id, &persist);
             self.store.append(id, &persist, relocation)?;
         }
+        self.governing.hear(self.now().mono, &events);
+        // The rates of a stream that begins, or whose guest stops, are there before the order.
+        if send.iter().any(|(_, order)| is_turning_point(order)) {
+            self.govern();
+        }
         for (host, order) in send {
             self.hosts.send(&host, order);
         }
@@ -280,10 +298,49 @@ impl Core {
             done,
         };
         if self.moves.progressed(self.now(), id, progress) {
+            self.governing.over(id);
+            self.try_waiting();
             self.hosts.inspect_all();
             self.forget_old_moves()?;
         }
         Ok(())
+    }
+
+    /// Sets aside what a move under way needs of the links.
+    fn reserve(&mut self, id: MigrationId) {
+        let network = network(&self.hosts, &self.config);
+        if let Some(migration) = self.moves.running(id) {
+            self.governing.begun(self.now().mono, &network, migration);
+        }
+    }
+
+    /// Shares the links among the page streams, and tells the agents what changed.
+    fn govern(&mut self) {
+        let network = network(&self.hosts, &self.config);
+        let streams = self.moves.streams();
+        let changed = self.governing.round(self.now().mono, &network, &streams);
+        for (host, rates) in changed {
+            self.hosts.ask(&host, Epoch::default(), Command::Pace { rates });
+        }
+    }
+
+    /// Tells how far the moves are, and which VMs do not get ready.
+    fn watch_streams(&mut self) -> Result<(), CoreError> {
+        let now = self.now();
+        let network = network(&self.hosts, &self.config);
+        let stuck = self.governing.stuck(now.mono, &network, &self.moves.converging());
+        if self.governing.outlook_is_due(now.mono) {
+            let under_way: Vec<MigrationId> = self.moves.streams().into_iter().map(|(id, _)| id).collect();
+            for id in under_way {
+                if let Some(migration) = self.moves.running(id) {
+                    let outlook = self.governing.outlook(now.mono, migration);
+                    self.moves.tell(now, id, outlook);
+                }
+            }
+        }
+        stuck
+            .into_iter()
+            .try_for_each(|(id, vm, rates)| self.feed(id, Input::Stuck { vm, rates }))
     }
 
     fn forget_old_moves(&mut self) -> Result<(), CoreError> {
@@ -292,6 +349,11 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// Whether the links are to be shared anew before this order.
+fn is_turning_point(order: &Order) -> bool {
+    matches!(order.command.kind(), OrderKind::PreCopy | OrderKind::Capture)
 }
 
 fn clock_input(host: &HostName, estimate: Estimate) -> Input {

@@ -1,13 +1,20 @@
 //! From an order to a move: survey, plan, the check that nothing has changed, the beginning.
 
+use tracing::info;
 use transhume_api::{Accepted, MoveOrder};
+use transhume_model::Epoch;
 use transhume_protocol::event::Happening;
 use transhume_protocol::migration::{Input, Limits, MoveRequest};
 
 use super::{Core, CoreError};
 use crate::error::Refused;
+use crate::governing;
 use crate::planning::{self, Known, Lessons, Plan, Scene};
-use crate::surveys::{Planned, Purpose};
+use crate::requests::Reply;
+use crate::surveys::{Planned, Purpose, Waiting};
+
+/// Moves that wait for bandwidth.
+const MOVES_WAITING_MAX: usize = 64;
 
 impl Core {
     pub(super) fn scene(&self, cluster: &str, order: &MoveOrder) -> Result<Scene, Refused> {
@@ -43,12 +50,53 @@ impl Core {
         match (plan, purpose) {
             (Err(refused), purpose) => purpose.refuse(refused),
             (Ok(plan), Purpose::Show(reply)) => reply.send(Ok(plan.view)),
-            (Ok(plan), Purpose::Move(reply)) => {
+            (Ok(plan), Purpose::Move(reply, waiting)) => self.admit_move(scene, plan, reply, waiting)?,
+        }
+        Ok(())
+    }
+
+    /// Plans a move. One that may wait is tried again when another is over.
+    pub(super) fn order_move(&mut self, cluster: String, order: MoveOrder, reply: Reply<Accepted>) {
+        let scene = self.scene(&cluster, &order);
+        let waiting = order.wait.then(|| Box::new(Waiting { cluster, order }));
+        self.survey(scene, Purpose::Move(reply, waiting));
+    }
+
+    /// Phase 2 for the links (§2.2.2): a move begins if they have what it needs.
+    fn admit_move(
+        &mut self,
+        scene: Scene,
+        plan: Plan,
+        reply: Reply<Accepted>,
+        waiting: Option<Box<Waiting>>,
+    ) -> Result<(), CoreError> {
+        let network = governing::network(&self.hosts, &self.config);
+        match (self.governing.admit(&network, &plan.batches), waiting) {
+            (Ok(()), _) => {
                 let accepted = self.begin_move(scene, plan)?;
                 reply.send(accepted);
             }
+            (Err(short), Some(waiting)) if short.is_for_now() => {
+                if self.waiting.len() == MOVES_WAITING_MAX {
+                    reply.send(Err(Refused::busy()));
+                } else {
+                    info!(cluster = waiting.cluster, "waits for bandwidth: {short}");
+                    self.waiting.push((waiting, reply));
+                }
+            }
+            (Err(short), _) => reply.send(Err(Refused::no_bandwidth(&short))),
         }
         Ok(())
+    }
+
+    /// A move is over: others may begin. Whoever no longer waits for an answer is left out.
+    pub(super) fn try_waiting(&mut self) {
+        for (waiting, reply) in std::mem::take(&mut self.waiting) {
+            if !reply.is_forsaken() {
+                let Waiting { cluster, order } = *waiting;
+                self.order_move(cluster, order, reply);
+            }
+        }
     }
 
     pub(super) fn check_unchanged(&self, scene: &Scene) -> Result<(), Refused> {
@@ -73,11 +121,11 @@ impl Core {
         plan: Plan,
     ) -> Result<Result<Accepted, Refused>, CoreError> {
         let id = self.store.new_migration()?;
-        let request = MoveRequest {
+        let mut request = MoveRequest {
             migration: id,
             cluster: scene.cluster.name,
             mode: scene.mode,
-            epoch: self.store.new_epochs(plan.batches.len() as u64)?,
+            epoch: Epoch::default(),
             from: scene.from,
             to: scene.to,
             batches: plan.batches,
@@ -85,10 +133,14 @@ impl Core {
                 blackout_ms_max: scene.blackout_max,
                 ..self.config.limits.clone()
             },
+            duration_ms_max: scene.duration_max,
+            converge: scene.converge,
             forecast: Some(plan.view.forecast),
         };
+        request.epoch = self.store.new_epochs(request.epochs())?;
         match self.moves.begin(self.now(), request) {
             Ok(ready) => {
+                self.reserve(id);
                 self.carry_out(id, ready)?;
                 self.feed_clocks(id)?;
                 Ok(Ok(Accepted { migration: id }))

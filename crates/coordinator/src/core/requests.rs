@@ -28,8 +28,7 @@ impl Core {
                 self.survey(scene, Purpose::Show(reply));
             }
             Request::Move(name, order, reply) => {
-                let scene = self.scene(&name, &order);
-                self.survey(scene, Purpose::Move(reply));
+                self.order_move(name, order, reply);
             }
             Request::Migrations(reply) => reply.send(Ok(self.moves.list(now))),
             Request::Report(id, reply) => reply.send(self.moves.report(now, &id)),

@@ -5,7 +5,7 @@ use transhume_model::{ClusterName, HostName, PlacedVm};
 use transhume_planner::{BatchError, Move, NoSolution, Offer, Offers, Placement, Request, batches, place};
 use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::message::{HostState, QemuState};
-use transhume_protocol::migration::MoveVm;
+use transhume_protocol::migration::{Converge, MoveVm};
 
 use super::forecasts;
 use super::scene::{Scene, list};
@@ -26,6 +26,12 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     }
     for host in &scene.to {
         usable_qemu(host, &scene.states[host])?;
+    }
+    if matches!(scene.converge, Converge::Throttle { .. }) {
+        scene
+            .from
+            .iter()
+            .try_for_each(|host| can_throttle(host, &scene.states[host]))?;
     }
     let placement = choose(scene)?;
     let moves = placement.moves.iter().filter(|planned| !planned.stays()).count();
@@ -94,6 +100,7 @@ fn move_vm(scene: &Scene, planned: &Move) -> MoveVm {
         source: planned.source.clone(),
         target: planned.target.clone(),
         powered_off: scene.is_off(placed),
+        need: forecasts::need(scene, placed),
     }
 }
 
@@ -152,6 +159,18 @@ fn usable_qemu<'a>(host: &HostName, state: &'a HostState) -> Result<&'a QemuStat
             "install QEMU 8.2 or newer (9.2 without KVM) there, or name another target",
         )
     })
+}
+
+/// A policy that a source cannot follow is refused before anything moves.
+fn can_throttle(host: &HostName, state: &HostState) -> Result<(), Refused> {
+    match &state.no_throttle {
+        None => Ok(()),
+        Some(why) => Err(Refused::conflict(
+            "no-throttle",
+            format!("host {host} cannot slow a guest down: {why}"),
+            "give its agent the right to make control groups there, or choose another --converge",
+        )),
+    }
 }
 
 /// Whether the target can run what the source runs. The target's agent checks disks and files at

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_api::{ForecastLine, ForecastRecord, Score};
-use transhume_model::{HostName, Interval, PlacedVm, VmName};
+use transhume_model::{BitRate, HostName, Interval, PlacedVm, VmName};
 use transhume_planner::forecast::sampled_dirty_mib_s;
 use transhume_planner::input::{Amount, Bands, Cluster, Host, MEMORY, MemoryFigures, PlanInput, Vm};
 use transhume_planner::report::{ForecastMove, Forecasts, Refused as TooSlow};
@@ -52,6 +52,13 @@ fn copied(scene: &Scene, batches: &[Batch]) -> Vec<Batch> {
     }
     batches.retain(|batch| !batch.moves.is_empty());
     batches
+}
+
+/// What a VM dirties, as measured: a page stream that is no faster never gets it ready. Absent
+/// where nothing was measured.
+pub(super) fn need(scene: &Scene, vm: &PlacedVm) -> Option<BitRate> {
+    let measured = scene.states.get(&vm.host)?.dirty.get(&vm.spec.name)?;
+    BitRate::from_bits_per_s(measured.per_second.bytes().0.saturating_mul(8))
 }
 
 /// Measured dirty rates with their sampling error, MiB/s.
@@ -164,8 +171,7 @@ fn too_slow(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, vm: &TooSlow) -> 
         "VM {} dirties {:.0} to {:.0} MiB of its memory a second; {:.0} Mbit/s, its share of the migration link, do not carry that within {}",
         vm.vm, measured.low, measured.high, vm.rate_mbit_s, scene.blackout_max
     );
-    let or =
-        "allow more with --blackout-ms-max, move fewer VMs at once with --batch, or move it with --offline";
+    let or = "allow more with --max-blackout, move fewer VMs at once with --batch, or move it with --offline";
     let hint = match vm.rate_needed_mbit_s {
         Some(needed) => format!("{needed:.0} Mbit/s would do; or {or}"),
         None => format!("no rate would do: {or}"),

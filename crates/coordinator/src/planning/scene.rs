@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_api::MoveOrder;
-use transhume_model::{ClusterSpec, HostName, Millis, PlacedVm, VmName};
+use transhume_model::{BandRates, ClusterSpec, HostName, Millis, PlacedVm, VmName};
 use transhume_planner::Strategy;
 use transhume_protocol::message::{DIRTY_RATE_MS_MAX, HostState, Mode, Stranded, VmState};
+use transhume_protocol::migration::Converge;
 
 use super::lessons::Lessons;
 use crate::config::Config;
 use crate::error::Refused;
+use crate::governing;
 use crate::hosts::{Hosts, is_off};
 
 /// A host answers message A within this, and [`DIRTY_RATE_MS_MAX`] where it measures.
@@ -29,6 +31,10 @@ pub(crate) struct Scene {
     pub(crate) mode: Mode,
     /// Budget for the predicted blackout.
     pub(crate) blackout_max: Millis,
+    /// How long the move may take.
+    pub(crate) duration_max: Option<Millis>,
+    /// What becomes of a VM that does not get ready.
+    pub(crate) converge: Converge,
     /// How targets are chosen.
     pub(crate) strategy: Strategy,
     /// Speeds of migration links that the configuration names, Mbit/s.
@@ -113,8 +119,10 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
         lessons,
     } = known;
     let blackout_max = order.blackout_ms_max.map(Millis);
-    let links = config.hosts.iter();
-    let links = links.filter_map(|host| Some((host.name.clone(), host.vmct_mbit_s?)));
+    let links = config.hosts.iter().filter_map(|host| {
+        let of_bands = governing::vmct(hosts, &host.name).map(mbit_s);
+        Some((host.name.clone(), of_bands.or(host.vmct_mbit_s)?))
+    });
     let stranded = hosts.stranded();
     let stranded = stranded.filter(|(_, stranded)| cluster.vms.iter().any(|vm| vm.spec.name == stranded.vm));
     let scene = Scene {
@@ -124,6 +132,8 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
         batch: order.batch,
         mode: mode_of(order),
         blackout_max: blackout_max.unwrap_or(config.limits.blackout_ms_max),
+        duration_max: order.duration_ms_max.map(Millis),
+        converge: order.converge.unwrap_or_default(),
         strategy: order.strategy.unwrap_or_default(),
         vmct_mbit_s: links.collect(),
         lessons,
@@ -134,6 +144,11 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
     };
     check(&scene)?;
     Ok(scene)
+}
+
+/// What a band has for certain, in whole Mbit/s.
+fn mbit_s(rates: BandRates) -> u32 {
+    u32::try_from(rates.guaranteed.bits_per_s() / 1_000_000).unwrap_or(u32::MAX)
 }
 
 fn check(scene: &Scene) -> Result<(), Refused> {
@@ -152,7 +167,23 @@ fn check(scene: &Scene) -> Result<(), Refused> {
         return Err(Refused::bad(
             "bad-budget",
             "a blackout of 0 ms is not possible: no VM would ever be ready to be switched over".to_owned(),
-            "allow at least 1 ms after --blackout-ms-max, or omit it",
+            "allow at least 1 ms after --max-blackout, or omit it",
+        ));
+    }
+    if scene.duration_max == Some(Millis(0)) {
+        return Err(Refused::bad(
+            "bad-limit",
+            "a move cannot be over in 0 ms".to_owned(),
+            "allow more after --max-time, or omit it",
+        ));
+    }
+    if let Converge::Throttle { percent } = scene.converge
+        && !(1..100).contains(&percent)
+    {
+        return Err(Refused::bad(
+            "bad-share",
+            format!("a guest cannot be slowed down to {percent} % of its processors"),
+            "name a share from 1 to 99 after --converge throttle=",
         ));
     }
     if scene.leaving().next().is_none() {

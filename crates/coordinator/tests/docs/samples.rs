@@ -11,6 +11,7 @@ use transhume_protocol::message::{
     Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress, QemuState, Refusal, RefusalKind,
     Stranded, VmRole,
 };
+use transhume_protocol::migration::Converge;
 use transhume_protocol::report::{
     BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, Trouble, VmLoss, VmReport, Wait, WaitReason,
 };
@@ -52,7 +53,10 @@ pub fn all() -> Vec<(&'static str, Value)> {
                 batch: Some(2),
                 offline: true,
                 blackout_ms_max: None,
+                duration_ms_max: Some(600_000),
+                converge: Some(Converge::Throttle { percent: 20 }),
                 strategy: Some(Strategy::Paper),
+                wait: true,
             }),
         ),
         ("order", json!({ "from": ["h1"], "to": ["h2"] })),

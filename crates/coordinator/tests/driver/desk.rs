@@ -132,7 +132,10 @@ impl Desk {
     /// An order is obeyed.
     pub fn obey(&mut self, order: Order) {
         let Some(vm) = order.command.vm().cloned() else {
-            let outcome = Outcome::Host(Box::new(self.host_state(Some(&order.command))));
+            let outcome = match &order.command {
+                Command::Pace { .. } => Outcome::Paced,
+                asked => Outcome::Host(Box::new(self.host_state(Some(asked)))),
+            };
             let report = self.report(Some((order.id, order.epoch)), None, outcome);
             return self.reports.push(report);
         };

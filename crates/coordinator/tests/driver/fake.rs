@@ -13,8 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::interval;
 use transhume_model::{Capacity, HostName, Version, VmName};
 use transhume_protocol::message::{
-    Command, Fault, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, QemuState, Refusal, RefusalKind,
-    Report,
+    Fault, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, QemuState, Refusal, RefusalKind, Report,
 };
 use transhume_protocol::wire;
 
@@ -81,6 +80,7 @@ impl Agent {
             vms: Vec::new(),
             stranded: Vec::new(),
             bands: None,
+            no_throttle: None,
             dirty: BTreeMap::new(),
         };
         Self {
@@ -259,7 +259,7 @@ impl Desk {
         if self.fates.get("*") == Some(&Fate::Hangup) {
             return None;
         }
-        if !matches!(order.command, Command::Inspect { .. }) {
+        if order.command.vm().is_some() {
             self.orders.push(order.clone());
         }
         let (given, vm) = (Some((order.id, order.epoch)), order.command.vm().cloned());

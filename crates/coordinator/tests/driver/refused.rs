@@ -53,7 +53,7 @@ async fn wrong_names_and_sets_are_refused_by_plan_and_move_alike() {
             422,
             "bad-budget",
             "0 ms",
-            "--blackout-ms-max",
+            "--max-blackout",
         ),
         (k(0), 422, "bad-batch", "k = 0", "all 3 at once"),
         (

@@ -142,6 +142,7 @@ impl Site {
             api_socket: Some(self.path("api.sock")),
             journal: self.path("journal.redb"),
             hosts: hosts.collect(),
+            uplinks: Vec::new(),
             limits: Limits::default(),
             crash_at: None,
         }

@@ -171,3 +171,27 @@ fn a_move_goes_forward_only() {
         (0.25, Some(Millis(3000)))
     );
 }
+
+#[test]
+fn a_guest_is_slowed_down_in_steps_and_has_all_before_it_is_stopped() {
+    let mut governor = Governor::default();
+    let percent = |governor: &mut Governor, stage| {
+        let batches = [batch(1, vec![stream("a", "h1", "h3", stage)])];
+        let changed = governor.round(&network(100), &batches);
+        changed
+            .into_values()
+            .flatten()
+            .next()
+            .map(|(_, rates)| rates.processor_percent)
+    };
+    assert_eq!(percent(&mut governor, Stage::Copying), Some(None));
+    let steps: Vec<_> = std::iter::from_fn(|| governor.throttle(&vm("a"), 20)).collect();
+    assert_eq!(steps, [84, 68, 52, 36, 20]);
+    assert_eq!(
+        percent(&mut governor, Stage::Copying),
+        Some(Some(20)),
+        "that alone is news"
+    );
+    assert_eq!(percent(&mut governor, Stage::Stopped), Some(None));
+    assert_eq!(governor.throttle(&vm("unknown"), 20), None);
+}

@@ -1,7 +1,7 @@
 //! What the answers of a move measured: pages, times, frames.
 
 use serde::{Deserialize, Serialize};
-use transhume_model::{Bytes, Millis, WallMicros};
+use transhume_model::{BitRate, Bytes, Millis, VmName, WallMicros};
 use utoipa::ToSchema;
 
 /// Pages of one class and the bytes of their bodies on the wire.
@@ -82,6 +82,23 @@ pub struct PageProgress {
     pub dirty_per_second: Bytes,
     /// Predicted blackout.
     pub blackout: Millis,
+}
+
+/// What a VM's page stream may take of the links, in payload, as much as they let through where
+/// absent; and how much its guest is slowed down for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRates {
+    /// The VM.
+    pub vm: VmName,
+    /// While its guest runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copying: Option<BitRate>,
+    /// From the catching up before the capture on, until everything is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switching: Option<BitRate>,
+    /// Hundredths of its processors that its guest keeps; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor_percent: Option<u8>,
 }
 
 /// The instants of step 5, in order.

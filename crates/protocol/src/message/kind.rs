@@ -13,6 +13,8 @@ use utoipa::ToSchema;
 pub enum OrderKind {
     /// Message A of §3.2.
     Inspect,
+    /// How fast page streams may go.
+    Pace,
     /// Boot a VM.
     StartVm,
     /// Power a VM off.
@@ -55,8 +57,9 @@ pub enum OrderKind {
 
 impl OrderKind {
     /// All of them.
-    pub const ALL: [OrderKind; 20] = [
+    pub const ALL: [OrderKind; 21] = [
         OrderKind::Inspect,
+        OrderKind::Pace,
         OrderKind::StartVm,
         OrderKind::StopVm,
         OrderKind::DestroyVm,
@@ -82,6 +85,7 @@ impl OrderKind {
     pub fn name(self) -> &'static str {
         match self {
             OrderKind::Inspect => "Inspect",
+            OrderKind::Pace => "Pace",
             OrderKind::StartVm => "StartVm",
             OrderKind::StopVm => "StopVm",
             OrderKind::DestroyVm => "DestroyVm",
@@ -116,6 +120,8 @@ impl fmt::Display for OrderKind {
 pub enum OutcomeKind {
     /// [`Outcome::Host`](super::Outcome::Host).
     Host,
+    /// [`Outcome::Paced`](super::Outcome::Paced).
+    Paced,
     /// [`Outcome::Started`](super::Outcome::Started).
     Started,
     /// [`Outcome::Stopped`](super::Outcome::Stopped).
@@ -171,6 +177,7 @@ impl OutcomeKind {
     pub fn name(self) -> &'static str {
         match self {
             OutcomeKind::Host => "Host",
+            OutcomeKind::Paced => "Paced",
             OutcomeKind::Started => "Started",
             OutcomeKind::Stopped => "Stopped",
             OutcomeKind::Destroyed => "Destroyed",

@@ -18,14 +18,14 @@ mod trouble;
 
 pub use figures::{
     ActivationTimes, CaptureTimes, ClassPages, CopyTimes, OldPath, PageClasses, PageProgress, SourceFrames,
-    TargetFrames,
+    TargetFrames, VmRates,
 };
 pub use kind::{OrderKind, OutcomeKind};
 pub use state::{BandsState, DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState};
 pub use trouble::{Fault, FaultKind, Refusal, RefusalKind};
 
 /// Version of these messages; both sides must speak the same.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Longest wait of an agent for the dirty rates that [`Command::Inspect`] asks for; those not known
 /// by then stay unknown.
@@ -62,6 +62,12 @@ pub enum Command {
         /// to [`DIRTY_RATE_MS_MAX`].
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         dirty_of: Vec<VmName>,
+    },
+    /// How fast page streams that leave this host may go, until told otherwise. VMs that have none
+    /// are left out. Answered by [`Outcome::Paced`].
+    Pace {
+        /// The VMs whose rates changed.
+        rates: Vec<VmRates>,
     },
     /// Boot a VM here. Answered by [`Outcome::Started`].
     StartVm {
@@ -192,10 +198,10 @@ impl Command {
         Command::Inspect { dirty_of: Vec::new() }
     }
 
-    /// The VM that the order is about; `None` for [`Command::Inspect`].
+    /// The VM that the order is about; `None` for [`Command::Inspect`] and [`Command::Pace`].
     pub fn vm(&self) -> Option<&VmName> {
         match self {
-            Command::Inspect { .. } => None,
+            Command::Inspect { .. } | Command::Pace { .. } => None,
             Command::StartVm { spec } | Command::Reserve { spec, .. } => Some(&spec.name),
             Command::DestroyVm { vm }
             | Command::StopVm { vm, .. }
@@ -221,6 +227,7 @@ impl Command {
     pub fn kind(&self) -> OrderKind {
         match self {
             Command::Inspect { .. } => OrderKind::Inspect,
+            Command::Pace { .. } => OrderKind::Pace,
             Command::StartVm { .. } => OrderKind::StartVm,
             Command::StopVm { .. } => OrderKind::StopVm,
             Command::DestroyVm { .. } => OrderKind::DestroyVm,
@@ -256,7 +263,7 @@ pub struct Report {
     pub order: Option<OrderId>,
     /// Epoch of the order, or the newest the agent holds for the VM.
     pub epoch: Epoch,
-    /// The VM it is about; `None` for [`Outcome::Host`].
+    /// The VM it is about; `None` for [`Outcome::Host`] and [`Outcome::Paced`].
     pub vm: Option<VmName>,
     /// When, by the host's clock.
     pub at: WallMicros,
@@ -270,6 +277,8 @@ pub struct Report {
 pub enum Outcome {
     /// Message B of §3.2; also the first thing an agent says on a new connection.
     Host(Box<HostState>),
+    /// The rates hold from now on.
+    Paced,
     /// The VM runs; its machine type is filled in.
     Started {
         /// The VM as it was started.
@@ -350,6 +359,7 @@ impl Outcome {
     pub fn kind(&self) -> OutcomeKind {
         match self {
             Outcome::Host(_) => OutcomeKind::Host,
+            Outcome::Paced => OutcomeKind::Paced,
             Outcome::Started { .. } => OutcomeKind::Started,
             Outcome::Stopped => OutcomeKind::Stopped,
             Outcome::Destroyed => OutcomeKind::Destroyed,

@@ -112,6 +112,9 @@ pub struct HostState {
     /// How its links are divided; `None` where nothing is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bands: Option<BandsState>,
+    /// Why no guest can be slowed down here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_throttle: Option<String>,
     /// Dirty rates, of those VMs that were asked for and could be measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dirty: BTreeMap<VmName, DirtyRate>,

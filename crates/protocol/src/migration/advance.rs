@@ -34,9 +34,11 @@ impl Migration {
                 (Course::BeforeCommit, Some(next)) => self.enter(next, now, ready),
                 (Course::Committed, Some(Step::CloseBuffers)) => self.enter_step(Step::CloseBuffers, ready),
                 (Course::Committed, _) => self.finish_batch(now, ready),
-                (Course::BeforeCommit, None) | (Course::RollingBack | Course::Over, _) => {
-                    self.end(now, ready)
-                }
+                (Course::RollingBack, _) => match self.put_off.take() {
+                    Some(vm) => self.begin_without(now, vm, ready),
+                    None => self.end(now, ready),
+                },
+                (Course::BeforeCommit, None) | (Course::Over, _) => self.end(now, ready),
             }
         }
         match news {
@@ -62,7 +64,7 @@ impl Migration {
         self.enter(Step::SelectBatch, now, ready);
     }
 
-    fn enter(&mut self, step: Step, now: Now, ready: &mut Ready) {
+    pub(super) fn enter(&mut self, step: Step, now: Now, ready: &mut Ready) {
         self.enter_step(step, ready);
         self.deadline = None;
         self.set_deadline(now, ready);
@@ -124,6 +126,11 @@ impl Migration {
             self.trouble = Some(trouble::cancelled(self.step));
             return self.end(now, ready);
         }
+        if self.out_of_time {
+            let limit = self.request.duration_ms_max.unwrap_or_default();
+            self.trouble = Some(trouble::out_of_time(self.step, limit));
+            return self.end(now, ready);
+        }
         self.batch += 1;
         self.epoch = self.epoch.next();
         self.begin_batch(now, ready);
@@ -141,6 +148,7 @@ impl Migration {
             at: now.wall,
             trouble: trouble.clone(),
             refused: self.refused,
+            put_off: self.put_off.clone(),
             vms: self.batch_vms().map(|vm| vm.so_far.clone()).collect(),
         });
         ready.events.push(Happening::RollingBack {

@@ -139,6 +139,7 @@ impl Migration {
             | Outcome::CommitNoted
             | Outcome::TargetDropped => {}
             Outcome::Host(_)
+            | Outcome::Paced
             | Outcome::Started { .. }
             | Outcome::Stopped
             | Outcome::Destroyed
@@ -202,6 +203,7 @@ impl Migration {
                 });
             }
             OrderKind::Inspect
+            | OrderKind::Pace
             | OrderKind::StartVm
             | OrderKind::StopVm
             | OrderKind::DestroyVm

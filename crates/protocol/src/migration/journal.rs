@@ -12,7 +12,7 @@ use crate::report::{MigrationReport, Trouble};
 use crate::step::Phase;
 
 /// Version of the entries. Fields may be added with a default; anything else is a new version.
-pub const JOURNAL_VERSION: u16 = 2;
+pub const JOURNAL_VERSION: u16 = 3;
 
 /// One entry of a move's journal. Entries of one move are kept in order; the journal adds nothing
 /// of its own.
@@ -48,8 +48,25 @@ pub enum JournalEntry {
         trouble: Trouble,
         /// Whether it is a refusal.
         refused: bool,
+        /// It begins again without this VM.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        put_off: Option<VmName>,
         /// What is known of its VMs by now.
         vms: Vec<VmSoFar>,
+    },
+    /// The batch is back at its sources and begins again without a VM, which goes last, in a batch
+    /// of its own.
+    PutOff {
+        /// The VM.
+        vm: VmName,
+        /// The batch, from 1.
+        batch: usize,
+        /// The VM's new batch, from 1.
+        into: usize,
+        /// Epoch of the batch's new beginning.
+        epoch: Epoch,
+        /// When.
+        at: WallMicros,
     },
     /// **The decision.** Without it the batch is undone, with it the batch is finished (G2).
     Committed {

@@ -33,6 +33,8 @@ mod open;
 mod ready;
 mod recover;
 mod request;
+mod streams;
+mod stuck;
 mod times;
 mod trouble;
 mod vm;
@@ -46,7 +48,8 @@ use course::Course;
 pub use journal::{ClockUse, JOURNAL_VERSION, JournalEntry, VmSoFar};
 pub use ready::{Illegal, Input, Now, OrderIds, Ready, TimerId};
 pub use recover::RecoverError;
-pub use request::{Limits, MoveRequest, MoveVm, RequestError};
+pub use request::{Converge, Limits, MoveRequest, MoveVm, RequestError, StuckRates};
+pub use streams::{StreamStage, StreamView};
 use transhume_model::{Epoch, HostName, MigrationId, Millis, VmName, WallMicros};
 use vm::Vm;
 
@@ -85,6 +88,10 @@ pub struct Migration {
     /// The latest estimate of each host's clock.
     clocks: BTreeMap<HostName, Clock>,
     cancelled: bool,
+    /// The whole move takes too long.
+    out_of_time: bool,
+    /// Once the batch is back at its sources it begins again without this VM.
+    put_off: Option<VmName>,
     trouble: Option<Trouble>,
     /// Whether the trouble is a refusal.
     refused: bool,
@@ -109,6 +116,7 @@ impl Migration {
             batches: migration.request.batches.len(),
         });
         migration.enter_phase(0..migration.vms.len(), Phase::PreMigration, now.wall, &mut ready);
+        migration.set_move_deadline(now, &mut ready);
         migration.begin_batch(now, &mut ready);
         migration.issue(migration.batch_range(), now, &mut ready);
         Ok((migration, ready))
@@ -138,6 +146,8 @@ impl Migration {
             pre_copy_deadline: None,
             vms,
             cancelled: false,
+            out_of_time: false,
+            put_off: None,
             trouble: None,
             refused: false,
             ignored: 0,
@@ -171,6 +181,7 @@ impl Migration {
                     uncertainty_us,
                 },
             )?,
+            Input::Stuck { vm, rates } => self.vm_stuck(now, &vm, rates, &mut ready),
             Input::Cancel => self.cancel(now, &mut ready),
         };
         self.advance(now, was, news, &mut ready);
@@ -250,6 +261,7 @@ impl Migration {
             }
             TimerId::PreCopy { batch } => *batch == self.batch_number() && self.pre_copy_ran_out(now, ready),
             TimerId::AgentLost { host } => self.agent_stayed_away(now, host, ready),
+            TimerId::Move => self.move_ran_out(now, ready),
             TimerId::Again { vm, order } => {
                 let place = self
                     .places
@@ -305,6 +317,12 @@ impl Migration {
     }
 
     fn cancel(&mut self, now: Now, ready: &mut Ready) -> News {
+        if self.put_off.take().is_some() {
+            // It only rolls back to begin again.
+            self.cancelled = true;
+            ready.persist.push(JournalEntry::CancelAsked { at: now.wall });
+            return News::Nothing;
+        }
         if self.course == Course::RollingBack {
             ready.events.push(Happening::AlreadyRollingBack {
                 batch: self.batch_number(),
@@ -334,8 +352,7 @@ impl Migration {
 
     /// Newest epoch this move may use. The driver's next epoch must be above it.
     pub fn epoch_last(&self) -> Epoch {
-        let batches_left = self.request.batches.len() - 1 - self.batch;
-        Epoch(self.epoch.0 + batches_left as u64)
+        Epoch(self.epoch.0 + self.request.epochs() - self.batch as u64)
     }
 
     /// The step of the batch under way, and during roll-back the one in which it went wrong.

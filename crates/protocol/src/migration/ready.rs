@@ -5,6 +5,7 @@ use std::fmt;
 use transhume_model::{HostName, MigrationId, Millis, OrderId, VmName, WallMicros};
 
 use super::journal::JournalEntry;
+use super::request::StuckRates;
 use crate::event::Happening;
 use crate::message::{HostState, Order, Report};
 use crate::step::Step;
@@ -57,6 +58,13 @@ pub enum Input {
         /// How far the offset may be off, in microseconds.
         uncertainty_us: u64,
     },
+    /// A VM whose memory is being copied dirties it as fast as it can be sent; told once.
+    Stuck {
+        /// The VM.
+        vm: VmName,
+        /// Its rates.
+        rates: StuckRates,
+    },
     /// The user wants to stop: before commit the batch rolls back, after it no further batch
     /// begins.
     Cancel,
@@ -78,6 +86,8 @@ pub enum TimerId {
         /// Which batch, from 1.
         batch: usize,
     },
+    /// The whole move may not take longer.
+    Move,
     /// A lost agent is not waited for any longer.
     AgentLost {
         /// The host.

@@ -95,6 +95,7 @@ impl Migration {
                 batch,
                 trouble,
                 refused,
+                put_off,
                 vms,
                 ..
             } => {
@@ -103,7 +104,21 @@ impl Migration {
                 self.step = trouble.step;
                 self.trouble = Some(trouble.clone());
                 self.refused = *refused;
+                self.put_off.clone_from(put_off);
                 self.restore(vms)?;
+            }
+            JournalEntry::PutOff {
+                vm, batch, epoch, at, ..
+            } => {
+                self.expect(*batch, Course::RollingBack)?;
+                if self.put_off.take().as_ref() != Some(vm) {
+                    return Err("this VM was not to be put off");
+                }
+                self.rearrange(vm);
+                self.epoch = *epoch;
+                self.course = Course::BeforeCommit;
+                self.step = Step::SelectBatch;
+                self.mark_phase(Some(self.batch), Phase::Reservation, *at);
             }
             JournalEntry::Committed { batch, at, vms, .. } => {
                 self.expect(*batch, Course::BeforeCommit)?;
@@ -153,7 +168,10 @@ impl Migration {
                 (vm.source_frames, vm.restored_at, vm.over_at) = (*source, *restored_at, Some(*at));
                 vm.set_done(OrderKind::AbortSource);
             }
-            JournalEntry::CancelAsked { .. } => self.cancelled = true,
+            JournalEntry::CancelAsked { .. } => {
+                self.cancelled = true;
+                self.put_off = None;
+            }
             JournalEntry::Recovered { epoch, .. } => self.epoch = *epoch,
         }
         Ok(())
@@ -176,6 +194,7 @@ impl Migration {
                 vm.touch(Side::Source);
             }
         }
+        self.set_move_deadline(now, &mut ready);
         if self.course == Course::BeforeCommit {
             self.roll_back(now, trouble::coordinator_restarted(self.step), &mut ready);
         }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName, VmSpec};
+use transhume_model::{BitRate, ClusterName, Epoch, HostName, MigrationId, Millis, VmName, VmSpec};
+use utoipa::ToSchema;
 
 use crate::forecast::MoveForecast;
 use crate::message::Mode;
@@ -18,8 +19,8 @@ pub struct MoveRequest {
     pub cluster: ClusterName,
     /// Live or offline.
     pub mode: Mode,
-    /// Epoch of the first batch; each batch takes the next one, [`MoveRequest::epoch_last`] is the
-    /// last. The driver allots epochs: each one is newer than any an agent may hold for these VMs.
+    /// Epoch of the first batch; each batch takes the next one, [`MoveRequest::epochs`] says
+    /// how many there are. The driver allots epochs: each one is newer than any an agent may hold for these VMs.
     pub epoch: Epoch,
     /// S1, for the report.
     pub from: Vec<HostName>,
@@ -30,9 +31,42 @@ pub struct MoveRequest {
     /// How long things may take.
     #[serde(default)]
     pub limits: Limits,
+    /// How long the move may take in all, without what is committed by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms_max: Option<Millis>,
+    /// What becomes of a VM that does not get ready.
+    #[serde(default)]
+    pub converge: Converge,
     /// What is expected, for the report. Nothing is decided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast: Option<MoveForecast>,
+}
+
+/// What becomes of a VM that dirties its memory as fast as it can be sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case", tag = "policy")]
+pub enum Converge {
+    /// Its batch waits for it.
+    #[default]
+    Wait,
+    /// Its guest gets less of its processors until it gets ready.
+    Throttle {
+        /// Hundredths that it keeps at least.
+        percent: u8,
+    },
+    /// It leaves its batch, and goes last, alone.
+    Shrink,
+    /// Its batch rolls back.
+    Stop,
+}
+
+/// Why a VM does not get ready.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StuckRates {
+    /// What it adds to the wire, Mbit/s.
+    pub dirty_mbit_s: f64,
+    /// What its links could give it alone, Mbit/s; absent where no budget is known.
+    pub most_mbit_s: Option<f64>,
 }
 
 /// One VM of a move.
@@ -47,6 +81,10 @@ pub struct MoveVm {
     /// It is powered off: its place moves with the cluster, nothing is copied.
     #[serde(default)]
     pub powered_off: bool,
+    /// The least rate of its page stream at which it gets ready, as far as that is known: so much
+    /// of its links is set aside for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub need: Option<BitRate>,
 }
 
 /// Why a move cannot even begin.
@@ -103,9 +141,14 @@ impl MoveRequest {
         Ok(())
     }
 
-    /// Epoch of the last batch. The driver's next epoch must be above it.
-    pub fn epoch_last(&self) -> Epoch {
-        Epoch(self.epoch.0 + self.batches.len().saturating_sub(1) as u64)
+    /// How many epochs the move may use, the first included: one a batch, and two for each VM that
+    /// may be put off. The driver's next epoch must be above them.
+    pub fn epochs(&self) -> u64 {
+        let put_off = match self.converge {
+            Converge::Shrink => 2 * self.batches.iter().flatten().count(),
+            Converge::Wait | Converge::Throttle { .. } | Converge::Stop => 0,
+        };
+        (self.batches.len() + put_off) as u64
     }
 }
 

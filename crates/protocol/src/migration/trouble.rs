@@ -2,6 +2,7 @@
 
 use transhume_model::{ClusterName, HostName, Millis, VmName};
 
+use super::request::StuckRates;
 use crate::message::{Fault, FaultKind, Refusal};
 use crate::report::Trouble;
 use crate::step::Step;
@@ -106,6 +107,35 @@ pub(super) fn never_converged(step: Step, late: &[(&VmName, &HostName)], limit: 
             "the guest dirties memory faster than the network carries it: give page streams more bandwidth, \
                move fewer VMs in a batch, raise `blackout_ms_max`, or move offline"
                 .to_owned(),
+    }
+}
+
+/// A VM that dirties its memory as fast as it can be sent.
+pub(super) fn stuck(step: Step, vm: &VmName, host: &HostName, rates: StuckRates) -> Trouble {
+    let dirty = rates.dirty_mbit_s;
+    let at_most = match rates.most_mbit_s {
+        Some(most) => format!("its links carry {most:.0} Mbit/s at most"),
+        None => "pass after pass leaves as much as the one before".to_owned(),
+    };
+    Trouble {
+        step,
+        host: Some(host.clone()),
+        vm: Some(vm.clone()),
+        reason: format!("VM {vm} dirties {dirty:.0} Mbit/s of its memory as it goes over the wire, and {at_most}"),
+        hint: "slow its guest down with --converge throttle, move it alone with --converge shrink, allow a longer \
+               blackout with --max-blackout, or move it with --offline"
+            .to_owned(),
+    }
+}
+
+/// The whole move takes too long.
+pub(super) fn out_of_time(step: Step, limit: Millis) -> Trouble {
+    Trouble {
+        step,
+        host: None,
+        vm: None,
+        reason: format!("the move was not over within {} s", limit.0 / 1_000),
+        hint: "what is committed stays where it is; move the rest again with a longer --max-time".to_owned(),
     }
 }
 

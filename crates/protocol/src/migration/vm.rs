@@ -204,7 +204,11 @@ impl Vm {
     pub(super) fn command(&self, order: OrderKind, request: &MoveRequest) -> Option<Command> {
         let vm = self.name().clone();
         Some(match order {
-            OrderKind::Inspect | OrderKind::StartVm | OrderKind::StopVm | OrderKind::DestroyVm => {
+            OrderKind::Inspect
+            | OrderKind::Pace
+            | OrderKind::StartVm
+            | OrderKind::StopVm
+            | OrderKind::DestroyVm => {
                 return None;
             }
             OrderKind::Reserve => Command::Reserve {

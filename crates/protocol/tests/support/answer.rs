@@ -125,6 +125,7 @@ pub fn host_state(host: HostName) -> HostState {
         vms: Vec::new(),
         stranded: Vec::new(),
         bands: None,
+        no_throttle: None,
         dirty: Default::default(),
     }
 }

@@ -44,6 +44,7 @@ pub fn move_vm(index: usize) -> MoveVm {
         source: side("s"),
         target: side("t"),
         powered_off: false,
+        need: None,
     }
 }
 
@@ -59,6 +60,8 @@ pub fn request(vms: usize, k: usize, mode: Mode) -> MoveRequest {
         to: vec![host("t1"), host("t2")],
         batches: vms.chunks(k).map(<[MoveVm]>::to_vec).collect(),
         limits: Limits::default(),
+        duration_ms_max: None,
+        converge: Converge::Wait,
         forecast: None,
     }
 }

@@ -163,6 +163,9 @@ fn render_entry(entry: &JournalEntry) -> String {
         JournalEntry::RollingBack { batch, trouble, .. } => {
             format!("batch {batch} rolls back: {}", trouble.reason)
         }
+        JournalEntry::PutOff { vm, batch, epoch, .. } => {
+            format!("batch {batch} begins again without {vm}, epoch {epoch}")
+        }
         JournalEntry::Committed { batch, epoch, .. } => format!("COMMITTED batch {batch}, epoch {epoch}"),
         JournalEntry::VmActivated { vm, .. } => format!("{vm} activated"),
         JournalEntry::VmClosed { vm, .. } => format!("{vm} closed"),
@@ -179,6 +182,7 @@ fn render_timer(timer: &TimerId) -> String {
     match timer {
         TimerId::Step { batch, step } => format!("{step} of batch {batch} runs out"),
         TimerId::PreCopy { batch } => format!("pre-copy of batch {batch} runs out"),
+        TimerId::Move => "the move runs out".to_owned(),
         TimerId::AgentLost { host } => format!("{host} is waited for no longer"),
         TimerId::Again { vm, order } => format!("order #{} to {vm} again", order.0 & 0xffff_ffff),
     }
@@ -190,6 +194,9 @@ fn render_event(event: &Happening) -> String {
         Happening::StepEntered { batch, step } => format!("batch {batch}: step {} {step}", step.number()),
         Happening::PhaseEntered { vm, phase } => format!("{vm}: {phase}"),
         Happening::Progress { vm, .. } => format!("{vm}: progress"),
+        Happening::Outlook { .. } => "outlook".to_owned(),
+        Happening::Stuck { vm, .. } => format!("{vm} is stuck"),
+        Happening::PutOff { vm, batch } => format!("{vm} goes last, in batch {batch}"),
         Happening::Refused { host, vm, refusal } => format!("{vm} refused by {host}: {refusal}"),
         Happening::Failed { vm, fault, .. } => {
             format!(

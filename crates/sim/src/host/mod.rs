@@ -235,6 +235,7 @@ impl Host {
                 .filter_map(|machine| machine.stranded_state())
                 .collect(),
             bands: None,
+            no_throttle: None,
             dirty: BTreeMap::new(),
         }
     }

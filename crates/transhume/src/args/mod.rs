@@ -1,10 +1,12 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use transhume_planner::Strategy;
+use transhume_protocol::migration::Converge;
 
 mod lab;
 
@@ -151,6 +153,9 @@ pub struct MoveArgs {
     pub to: Vec<String>,
     #[command(flatten)]
     pub how: How,
+    /// Where other moves have the links: begin when they are over, instead of being refused
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// How to move.
@@ -162,15 +167,60 @@ pub struct How {
     /// Stop, copy, start: the VMs do not run meanwhile
     #[arg(long)]
     pub offline: bool,
-    /// A VM may be switched over when its predicted blackout is at most this, milliseconds
-    #[arg(long, value_name = "MS")]
-    pub blackout_ms_max: Option<u64>,
+    /// A VM may be switched over when its predicted blackout is at most this: 300ms, 2s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub max_blackout: Option<Duration>,
+    /// What is not committed after this time rolls back, and no further batch begins: 90s, 20m, 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub max_time: Option<Duration>,
+    /// What becomes of a VM that dirties its memory as fast as it can be sent: wait, stop (its
+    /// batch rolls back), shrink (it goes last, alone), throttle or throttle=PERCENT (its guest
+    /// gets less processor time, this share at least [20])
+    #[arg(long, value_name = "POLICY", value_parser = converge, default_value = "wait")]
+    pub converge: Converge,
     /// How targets are chosen
     #[arg(long, value_enum, default_value_t = PlanStrategy::Exact)]
     pub strategy: PlanStrategy,
     /// One JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// Share of its processors that a guest keeps where none is named, hundredths.
+const THROTTLE_PERCENT: u8 = 20;
+
+/// A length of time: a whole number and ms, s, m or h.
+fn duration(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+    let parsed = units.iter().find_map(|(unit, factor)| {
+        let number = text.strip_suffix(unit)?;
+        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| number.parse::<u64>().ok()?.checked_mul(*factor))?
+    });
+    match parsed {
+        Some(ms) if ms > 0 => Ok(Duration::from_millis(ms)),
+        Some(_) | None => Err("write a whole number above 0 and ms, s, m or h, like 300ms or 20m".to_owned()),
+    }
+}
+
+/// A convergence policy.
+fn converge(text: &str) -> Result<Converge, String> {
+    let percent = |text: &str| text.parse().ok().filter(|percent| (1..100).contains(percent));
+    match text.split_once('=') {
+        None if text == "wait" => Ok(Converge::Wait),
+        None if text == "stop" => Ok(Converge::Stop),
+        None if text == "shrink" => Ok(Converge::Shrink),
+        None if text == "throttle" => Ok(Converge::Throttle {
+            percent: THROTTLE_PERCENT,
+        }),
+        Some(("throttle", share)) => match percent(share) {
+            Some(percent) => Ok(Converge::Throttle { percent }),
+            None => Err(format!(
+                "`{share}` is no share of a guest's processors: write 1 to 99"
+            )),
+        },
+        _ => Err("one of: wait, stop, shrink, throttle, throttle=PERCENT".to_owned()),
+    }
 }
 
 /// Longest search for a plan: a week.

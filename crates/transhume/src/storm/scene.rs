@@ -129,9 +129,7 @@ impl Scene {
             from: names(from),
             to: names(to),
             batch: Some(batch),
-            offline: false,
-            blackout_ms_max: None,
-            strategy: None,
+            ..MoveOrder::default()
         };
         Ok(self.client.migrate(&self.cluster, &order).await?)
     }

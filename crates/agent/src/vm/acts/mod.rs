@@ -16,6 +16,7 @@ use super::holdings::Holdings;
 use super::task::Outcome;
 use crate::context::Context;
 use crate::limits::{ACT_MAX, COPY_ACT_MAX};
+use crate::throttle;
 
 /// Does it. Given up in the middle, everything is still where it was.
 pub(super) async fn carry_out(holdings: &mut Holdings, context: &Context, act: Act) -> Outcome {
@@ -49,6 +50,8 @@ async fn perform(holdings: &mut Holdings, context: &Context, act: Act) -> Outcom
             incoming,
             surrendered,
         } => {
+            // A killed agent lifts nothing.
+            throttle::lift(process.pid as u32);
             let adoption = process::Adoption {
                 process,
                 spec,

@@ -16,6 +16,7 @@ use crate::context::{Context, locked};
 use crate::limits::{CATCH_UP, STOP_AND_COPY_MAX};
 use crate::page_stream::{self, PageStream, SOURCE_SOCKET};
 use crate::text::{failed, qemu_failed};
+use crate::throttle::Throttle;
 use crate::vm::holdings::{Copying, Holdings, Qemu, Slot};
 use crate::vm::task::Outcome;
 use crate::vm::watch::run_state;
@@ -86,6 +87,8 @@ async fn begin(holdings: &mut Holdings, context: &Context) -> Result<(), Trouble
         let started = holdings.here()?.start_migration(&socket).await;
         started.map_err(qemu_failed)?;
         holdings.copying.begun = Some(Instant::now());
+        let vm = holdings.here()?.vm().clone();
+        holdings.copying.throttle = Some(Throttle::follow(vm, &holdings.reach.pace));
     }
     Ok(())
 }

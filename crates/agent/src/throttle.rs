@@ -1,0 +1,277 @@
+//! Slows a guest down while its memory is copied (§2.2.2: a dirty rate that the band cannot carry).
+//!
+//! Only the threads of its processors: those of QEMU that copy, take orders and drive devices go on
+//! as before. They are put into a control group of their own and get a share of a short period.
+//! QEMU's own auto-converge is not used: it takes a stream that is held for one that does not
+//! converge.
+//!
+//! A group carries QEMU's process id in its name, so that an agent that starts anew finds it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::warn;
+use transhume_qemu::Vm;
+
+use crate::pace::Pace;
+
+/// Where version 1 of control groups has its cpu controller.
+const V1: &str = "/sys/fs/cgroup/cpu";
+/// The root of version 2.
+const V2: &str = "/sys/fs/cgroup";
+/// A group's name without QEMU's process id.
+const PREFIX: &str = "transhume-";
+/// A guest stands still for less than this at a time, microseconds: short, so that its peers hardly
+/// notice.
+const PERIOD_US: u64 = 10_000;
+const NO_SUCH_THREAD: i32 = rustix::io::Errno::SRCH.raw_os_error();
+/// The kernel takes no less.
+const QUOTA_US_MIN: u64 = 1_000;
+
+/// The threads of one guest's processors, slowed down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Group {
+    dir: PathBuf,
+    /// Where the threads belong.
+    parent: PathBuf,
+    version: Version,
+}
+
+/// Of the kernel's control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+impl Version {
+    fn found() -> Result<Self, String> {
+        if Path::new(V1).join("tasks").exists() {
+            return Ok(Version::One);
+        }
+        match Path::new(V2).join("cgroup.controllers").exists() {
+            true => Ok(Version::Two),
+            false => Err(format!(
+                "there is no control group for processors, neither {V1} nor {V2}"
+            )),
+        }
+    }
+
+    /// The file that lists a group's threads.
+    fn threads(self) -> &'static str {
+        match self {
+            Version::One => "tasks",
+            Version::Two => "cgroup.threads",
+        }
+    }
+}
+
+impl Group {
+    fn of(pid: u32) -> Result<Self, String> {
+        let version = Version::found()?;
+        let parent = match version {
+            Version::One => PathBuf::from(V1),
+            Version::Two => {
+                own_group(pid).map_err(|error| format!("the control group of process {pid}: {error}"))?
+            }
+        };
+        Ok(Group {
+            dir: parent.join(format!("{PREFIX}{pid}")),
+            parent,
+            version,
+        })
+    }
+
+    /// Lets these threads run for so many hundredths of each of their processors.
+    fn limit(&self, threads: &[u32], percent: u8) -> io::Result<()> {
+        if !self.dir.exists() {
+            fs::create_dir(&self.dir)?;
+        }
+        let whole = PERIOD_US * threads.len().max(1) as u64;
+        let quota = (whole * u64::from(percent) / 100).max(QUOTA_US_MIN);
+        match self.version {
+            Version::One => {
+                fs::write(self.dir.join("cpu.cfs_period_us"), PERIOD_US.to_string())?;
+                fs::write(self.dir.join("cpu.cfs_quota_us"), quota.to_string())?;
+            }
+            Version::Two => {
+                fs::write(self.dir.join("cgroup.type"), "threaded")?;
+                fs::write(self.parent.join("cgroup.subtree_control"), "+cpu")?;
+                fs::write(self.dir.join("cpu.max"), format!("{quota} {PERIOD_US}"))?;
+            }
+        }
+        move_to(&self.dir.join(self.version.threads()), threads)
+    }
+
+    /// The threads run as before. Fine where there is no such group.
+    fn lift(&self) -> io::Result<()> {
+        let there = match fs::read_to_string(self.dir.join(self.version.threads())) {
+            Ok(there) => there,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let threads: Vec<u32> = there.lines().filter_map(|line| line.parse().ok()).collect();
+        move_to(&self.parent.join(self.version.threads()), &threads)?;
+        fs::remove_dir(&self.dir)
+    }
+}
+
+/// One at a time: the kernel takes no list. A thread that has ended is not missed.
+fn move_to(list: &Path, threads: &[u32]) -> io::Result<()> {
+    for thread in threads {
+        match fs::write(list, thread.to_string()) {
+            Err(error) if error.raw_os_error() == Some(NO_SUCH_THREAD) => {}
+            written => written?,
+        }
+    }
+    Ok(())
+}
+
+/// The group of version 2 that a process is in.
+fn own_group(pid: u32) -> io::Result<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let path = path.ok_or_else(|| io::Error::other("none of version 2"))?;
+    Ok(Path::new(V2).join(path))
+}
+
+/// Why no guest can be slowed down on this host.
+pub(crate) fn trouble() -> Option<String> {
+    let probe = match Group::of(std::process::id()) {
+        Ok(group) => group.parent.join(format!("{PREFIX}probe-{}", std::process::id())),
+        Err(why) => return Some(why),
+    };
+    match fs::create_dir(&probe) {
+        Ok(()) => {
+            // It is empty, so that it goes at once.
+            let _ = fs::remove_dir(&probe);
+            None
+        }
+        Err(error) => Some(format!(
+            "no control group can be made as {}: {error}",
+            probe.display()
+        )),
+    }
+}
+
+/// An earlier agent may have been killed while a guest was slowed down.
+pub(crate) fn lift(pid: u32) {
+    if let Err(why) = Group::of(pid).and_then(|group| group.lift().map_err(|error| error.to_string())) {
+        warn!(pid, "its guest may still be slowed down: {why}");
+    }
+}
+
+/// Follows what a pace says of a guest, until it is dropped: then the guest runs as before.
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    pid: u32,
+    task: JoinHandle<()>,
+}
+
+impl Throttle {
+    /// Of a guest whose memory is about to be copied.
+    pub(crate) fn follow(vm: Vm, pace: &Pace) -> Self {
+        let pid = vm.process().pid as u32;
+        let task = tokio::spawn(obey(vm, pid, pace.processor_changes()));
+        Throttle { pid, task }
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        self.task.abort();
+        lift(self.pid);
+    }
+}
+
+async fn obey(vm: Vm, pid: u32, mut changes: watch::Receiver<Option<u8>>) {
+    loop {
+        let percent = *changes.borrow_and_update();
+        let done = match percent {
+            Some(percent) => slow_down(&vm, pid, percent).await,
+            None => Group::of(pid).and_then(|group| group.lift().map_err(|error| error.to_string())),
+        };
+        if let Err(why) = done {
+            warn!(vm = %vm.name(), "its guest cannot be slowed down: {why}");
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn slow_down(vm: &Vm, pid: u32, percent: u8) -> Result<(), String> {
+    let threads = vm.processor_threads().await.map_err(|error| error.to_string())?;
+    let group = Group::of(pid)?;
+    group
+        .limit(&threads, percent)
+        .map_err(|error| format!("{}: {error}", group.dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    /// A process that does nothing but count.
+    struct Busy(Child);
+
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Share of a processor that it had meanwhile.
+    fn share_of(busy: &Busy, for_so_long: Duration) -> f64 {
+        let ticks = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", busy.0.id())).unwrap();
+            let after_name = stat.rsplit(") ").next().unwrap();
+            let words: Vec<&str> = after_name.split(' ').collect();
+            words[11].parse::<u64>().unwrap() + words[12].parse::<u64>().unwrap()
+        };
+        let (before, begun) = (ticks(), Instant::now());
+        std::thread::sleep(for_so_long);
+        (ticks() - before) as f64 / 100.0 / begun.elapsed().as_secs_f64()
+    }
+
+    #[test]
+    fn a_thread_gets_its_share_and_everything_back() {
+        let busy = Busy(
+            Command::new("sh")
+                .args(["-c", "while :; do :; done"])
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        assert_eq!(trouble(), None, "this test needs control groups for processors");
+        let group = Group::of(busy.0.id()).unwrap();
+        group.limit(&[busy.0.id()], 10).unwrap();
+        let limited = share_of(&busy, Duration::from_secs(1));
+        assert!(limited < 0.2, "{limited} of a processor, 0.1 was allowed");
+        // A second step, and a thread that is there already.
+        group.limit(&[busy.0.id()], 50).unwrap();
+        group.lift().unwrap();
+        assert!(!group.dir.exists());
+        let list = fs::read_to_string(group.parent.join(group.version.threads())).unwrap();
+        assert!(
+            list.lines().any(|line| line == busy.0.id().to_string()),
+            "back where it was"
+        );
+        group.lift().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_is_not_missed() {
+        let mut ended = Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let group = Group::of(std::process::id()).unwrap();
+        group.limit(&[ended.id()], 50).unwrap();
+        group.lift().unwrap();
+    }
+}
