@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use transhume_api::{Client, MoveOrder};
-use transhume_model::MigrationId;
+use transhume_api::{Client, ClientError, MoveOrder, TOO_SLOW};
+use transhume_model::{ClusterName, MigrationId};
 use transhume_protocol::report::{Ending, MigrationReport};
 
 use crate::args::{How, MoveArgs, PlanArgs};
@@ -66,8 +66,19 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
     };
     // Before the order is given: Ctrl-C in between waits for its number, to say which move goes on.
     let interrupts = follow::Interrupts::listen()?;
-    let migration = client.migrate(&cluster, &order).await?;
+    let migration = begin(client, &cluster, &order).await?;
     finish(follow::follow(client, migration, json, interrupts).await?, json)
+}
+
+/// One that waits for others asks again where the coordinator has held its request for as long as it
+/// holds any.
+async fn begin(client: &Client, cluster: &ClusterName, order: &MoveOrder) -> Result<MigrationId, ClientError> {
+    loop {
+        match client.migrate(cluster, order).await {
+            Err(ClientError::Problem(problem)) if order.wait && problem.code == TOO_SLOW => {}
+            answered => return answered,
+        }
+    }
 }
 
 pub async fn follow(client: &Client, migration: Option<u64>, json: bool) -> Result<ExitCode, Failure> {
