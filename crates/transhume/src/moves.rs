@@ -137,7 +137,7 @@ pub async fn migrations(client: &Client, json: bool) -> Result<ExitCode, Failure
             line.migration.to_string(),
             line.cluster.to_string(),
             line.vms.to_string(),
-            report::ending(line.outcome).to_owned(),
+            line.outcome.name().to_owned(),
         ]);
     }
     print!("{}", table.text());

@@ -25,6 +25,7 @@ use crate::hosts::Hosts;
 use crate::jobs::{ClusterWork, Effect, Jobs};
 use crate::journal::{Journal, JournalError};
 use crate::link::LinkNews;
+use crate::metrics::Metrics;
 use crate::moves::{Moves, Progress};
 use crate::requests::Request;
 use crate::store::Store;
@@ -55,6 +56,7 @@ pub(crate) struct Core {
     moves: Moves,
     jobs: Jobs,
     surveys: Surveys,
+    metrics: Metrics,
     started: Instant,
 }
 
@@ -62,8 +64,9 @@ impl Core {
     /// Takes up what the journal holds. What is not over goes on as soon as its hosts are
     /// connected.
     pub(crate) fn recover(config: Config, journal: Box<dyn Journal>) -> Result<Self, CoreError> {
-        let store = Store::new(journal, config.crash_at)?;
         let names = config.hosts.iter().map(|host| host.name.clone());
+        let mut metrics = Metrics::new(names.clone());
+        let store = Store::new(metrics.measured(journal), config.crash_at)?;
         let mut core = Self {
             hosts: Hosts::new(names, OrderIds::of(MigrationId(0))),
             config,
@@ -71,6 +74,7 @@ impl Core {
             moves: Moves::default(),
             jobs: Jobs::default(),
             surveys: Surveys::new(),
+            metrics,
             started: Instant::now(),
         };
         for (id, entries) in core.store.migrations()? {
@@ -161,6 +165,7 @@ impl Core {
     }
 
     fn take_news(&mut self, news: LinkNews) -> Result<(), CoreError> {
+        self.metrics.heard(&news);
         match news {
             LinkNews::Back { host, state, orders } => {
                 self.hosts.back(&host, (*state).clone(), orders);
@@ -273,6 +278,7 @@ impl Core {
         for (host, order) in send {
             self.hosts.send(&host, order);
         }
+        events.iter().for_each(|what| self.metrics.happened(what));
         let progress = Progress {
             entries: persist.len(),
             timers,
@@ -280,6 +286,9 @@ impl Core {
             done,
         };
         if self.moves.progressed(self.now(), id, progress) {
+            if let Some(report) = self.moves.over(id) {
+                self.metrics.ended(report);
+            }
             self.hosts.inspect_all();
             self.forget_old_moves()?;
         }
