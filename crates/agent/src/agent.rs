@@ -16,7 +16,8 @@ use crate::context::{Context, locked};
 use crate::dirty_rate;
 use crate::limits::ORDERS_WAITING_MAX;
 use crate::link::OrderHandler;
-use crate::vm::{Farewell, Snapshot, VmTask};
+use crate::metrics::SeenVm;
+use crate::vm::{Farewell, Snapshot, VmMeter, VmTask};
 
 /// All VMs of this host. Clones share them.
 #[derive(Debug, Clone)]
@@ -32,6 +33,7 @@ pub(crate) struct Agent {
 struct Entry {
     orders: mpsc::Sender<Order>,
     snapshot: Arc<Mutex<Snapshot>>,
+    meter: Arc<VmMeter>,
 }
 
 impl Agent {
@@ -60,13 +62,19 @@ impl Agent {
         let (told, taken_over) = oneshot::channel();
         let context = self.context.clone();
         let task = VmTask::new(context, machine, first, queue, snapshot.clone(), told);
+        let meter = task.meter();
         let agent = self.clone();
         tokio::spawn(async move {
             let name = task.name().clone();
             let farewell = task.run().await;
             agent.part_with(&name, farewell);
         });
-        (Entry { orders, snapshot }, taken_over)
+        let entry = Entry {
+            orders,
+            snapshot,
+            meter,
+        };
+        (entry, taken_over)
     }
 
     /// Nothing of the VM is here any more. It is struck out before its last answer, so that the
@@ -139,6 +147,17 @@ impl Agent {
         vms.values()
             .map(|entry| locked(&entry.snapshot).clone())
             .collect()
+    }
+
+    /// All VMs for whoever scrapes, without waiting for any of them.
+    pub(crate) fn seen(&self) -> Vec<SeenVm> {
+        let vms = locked(&self.vms);
+        let seen = vms.iter().map(|(name, entry)| SeenVm {
+            name: name.clone(),
+            snapshot: locked(&entry.snapshot).clone(),
+            figures: entry.meter.read(),
+        });
+        seen.collect()
     }
 
     fn host_state(&self) -> HostState {

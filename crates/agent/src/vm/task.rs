@@ -12,7 +12,7 @@ use transhume_protocol::message::{FaultKind, Order, Report};
 use super::acts;
 use super::decisions::Decisions;
 use super::holdings::Holdings;
-use super::{Snapshot, span};
+use super::{Snapshot, VmMeter, span};
 use crate::context::Context;
 use crate::limits::INPUTS_WAITING_MAX;
 
@@ -80,6 +80,11 @@ impl VmTask {
     /// The VM.
     pub(crate) fn name(&self) -> &VmName {
         self.decisions.name()
+    }
+
+    /// What its parts say of themselves while it works.
+    pub(crate) fn meter(&self) -> Arc<VmMeter> {
+        self.holdings.meter.clone()
     }
 
     /// Until nothing of the VM is here any more.
