@@ -239,4 +239,4 @@ impl OrderHandler for Agent {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

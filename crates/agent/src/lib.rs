@@ -61,9 +61,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The address for metrics is taken or not there.
-    #[error(
-        "cannot serve metrics on {address}; is the port taken, or the address not configured on this host? name another with `metrics`, or leave that out"
-    )]
+    #[error("cannot serve metrics on {address}: is the port taken, or the address not one of this host's?")]
     Metrics {
         /// The address.
         address: SocketAddr,
@@ -92,6 +90,23 @@ pub enum Error {
     /// What an earlier agent left cannot be looked at.
     #[error("cannot take over the VMs of an earlier agent")]
     Recover(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// What would help, where the text does not say it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Error::Metrics { .. } => Some(
+                "name another address in `metrics` of agent.toml; without that line no metrics are served",
+            ),
+            Error::Listen { .. }
+            | Error::Directory { .. }
+            | Error::Store(_)
+            | Error::Bridge(_)
+            | Error::Tls(_)
+            | Error::Recover(_) => None,
+        }
+    }
 }
 
 /// Runs the agent until the process is ended. The VMs outlive it.

@@ -185,6 +185,8 @@ t_wait_seconds_sum{why=\"x\"} 5.5
 t_wait_seconds_count{why=\"x\"} 3
 ";
         assert_eq!(samples.text(), expected);
+        let names = ALL.iter().map(|about| about.name);
+        assert!(names.eq(["t_frames_total", "t_room_bytes", "t_wait_seconds"]));
     }
 
     #[test]
