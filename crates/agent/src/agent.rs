@@ -16,8 +16,9 @@ use crate::context::{Context, locked};
 use crate::dirty_rate;
 use crate::limits::ORDERS_WAITING_MAX;
 use crate::link::OrderHandler;
+use crate::metrics::SeenVm;
 use crate::pace::Pace;
-use crate::vm::{Farewell, Snapshot, VmTask};
+use crate::vm::{Farewell, Snapshot, VmMeter, VmTask};
 
 /// All VMs of this host. Clones share them.
 #[derive(Debug, Clone)]
@@ -34,6 +35,7 @@ struct Entry {
     orders: mpsc::Sender<Order>,
     snapshot: Arc<Mutex<Snapshot>>,
     pace: Arc<Pace>,
+    meter: Arc<VmMeter>,
 }
 
 impl Agent {
@@ -61,9 +63,8 @@ impl Agent {
         let snapshot = Arc::new(Mutex::new(Snapshot::default()));
         let (told, taken_over) = oneshot::channel();
         let context = self.context.clone();
-        let pace = Arc::<Pace>::default();
-        let (seen, paced) = (snapshot.clone(), pace.clone());
-        let task = VmTask::new(context, machine, first, queue, seen, told, paced);
+        let task = VmTask::new(context, machine, first, queue, snapshot.clone(), told);
+        let (meter, pace) = (task.meter(), task.pace());
         let agent = self.clone();
         tokio::spawn(async move {
             let name = task.name().clone();
@@ -74,6 +75,7 @@ impl Agent {
             orders,
             snapshot,
             pace,
+            meter,
         };
         (entry, taken_over)
     }
@@ -148,6 +150,17 @@ impl Agent {
         vms.values()
             .map(|entry| locked(&entry.snapshot).clone())
             .collect()
+    }
+
+    /// All VMs for whoever scrapes, without waiting for any of them.
+    pub(crate) fn seen(&self) -> Vec<SeenVm> {
+        let vms = locked(&self.vms);
+        let seen = vms.iter().map(|(name, entry)| SeenVm {
+            name: name.clone(),
+            snapshot: locked(&entry.snapshot).clone(),
+            figures: entry.meter.read(),
+        });
+        seen.collect()
     }
 
     fn host_state(&self) -> HostState {
@@ -249,4 +262,4 @@ impl OrderHandler for Agent {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use transhume_bands::Bands;
 use transhume_model::{Bytes, Capacity, HostName};
 use transhume_pages::{Classes, PageClass};
@@ -30,6 +30,9 @@ pub struct Config {
     pub bridge: String,
     /// Addresses to listen on, by band.
     pub listen: Listen,
+    /// Address at which Prometheus may ask, `ADDR:PORT`; without it nobody is answered.
+    #[serde(default, deserialize_with = "metrics_address")]
+    pub metrics: Option<SocketAddr>,
     /// The QEMU binary.
     #[serde(default = "default_qemu")]
     pub qemu: PathBuf,
@@ -117,6 +120,16 @@ pub struct Listen {
     pub vmct: IpAddr,
 }
 
+fn metrics_address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    let address = text.parse().map_err(|_| {
+        serde::de::Error::custom(format!(
+            "`{text}` is no address to serve metrics on: write ADDR:PORT with a number for ADDR, like 10.77.1.1:7402"
+        ))
+    })?;
+    Ok(Some(address))
+}
+
 fn default_spool_dir() -> PathBuf {
     PathBuf::from("/dev/shm/transhume")
 }
@@ -188,6 +201,32 @@ mod tests {
         .unwrap();
         assert_eq!(config.buffer_bytes_max, Bytes(64 << 20));
         assert_eq!(config.mtu_max, 1500);
+    }
+
+    #[test]
+    fn metrics_are_off_unless_an_address_stands_there() {
+        let config = |more: &str| {
+            toml::from_str::<Config>(&format!(
+                r#"
+                host = "h1"
+                state_dir = "/run/transhume/h1"
+                bridge = "br-ct"
+                {more}
+                listen = {{ control = "10.77.1.1:7401", ct = "10.77.1.1", vmct = "10.77.2.1" }}
+                capacity = {{ vcpus = 8, memory = 4096 }}
+                "#
+            ))
+        };
+        assert_eq!(config("").unwrap().metrics, None);
+        let on = config(r#"metrics = "[::1]:7402""#).unwrap().metrics;
+        assert_eq!(on, Some("[::1]:7402".parse().unwrap()));
+        for wrong in ["7402", "10.77.1.1", "h1:7402", "10.77.1.1:74020", ""] {
+            let error = config(&format!("metrics = \"{wrong}\"")).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("`{wrong}` is no address")) && error.contains("like 10.77.1.1:7402"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

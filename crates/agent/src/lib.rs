@@ -20,6 +20,7 @@ mod host;
 mod limits;
 mod link;
 mod marks;
+mod metrics;
 mod nics;
 pub mod pace;
 pub mod page_stream;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 use transhume_qemu::{Accel, Launcher, QemuBinary, QemuError};
 
@@ -53,6 +55,15 @@ pub enum Error {
         "cannot listen on {address}; is another agent running on this host, or the address not configured here?"
     )]
     Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The address for metrics is taken or not there.
+    #[error("cannot serve metrics on {address}: is the port taken, or the address not one of this host's?")]
+    Metrics {
         /// The address.
         address: SocketAddr,
         /// Why.
@@ -82,6 +93,23 @@ pub enum Error {
     Recover(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl Error {
+    /// What would help, where the text does not say it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Error::Metrics { .. } => Some(
+                "name another address in `metrics` of agent.toml; without that line no metrics are served",
+            ),
+            Error::Listen { .. }
+            | Error::Directory { .. }
+            | Error::Store(_)
+            | Error::Bridge(_)
+            | Error::Tls(_)
+            | Error::Recover(_) => None,
+        }
+    }
+}
+
 /// Runs the agent until the process is ended. The VMs outlive it.
 pub async fn run(mut config: Config) -> Result<(), Error> {
     config.state_dir = directory(&config.state_dir)?;
@@ -96,6 +124,10 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| Error::Listen { address, source })?;
+    let metrics = match config.metrics {
+        Some(address) => Some(listen_for_metrics(address).await?),
+        None => None,
+    };
     let host = config.host.clone();
     let launcher = launcher(&config).await;
     match &launcher {
@@ -112,6 +144,11 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     let context = Arc::new(context::Context::new(config, store, launcher, tls, bands.clone()));
     let agent = agent::Agent::new(context.clone());
     start::take_over(&agent).await.map_err(Error::Recover)?;
+    // Ends with this function.
+    let mut beside = JoinSet::new();
+    if let Some(listener) = metrics {
+        beside.spawn(metrics::serve(listener, agent.clone()));
+    }
     info!(%host, %address, "waiting for the coordinator");
     let served = link::serve(listener, context.reports.clone(), agent);
     match bands {
@@ -126,6 +163,13 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+async fn listen_for_metrics(address: SocketAddr) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| Error::Metrics { address, source })?;
+    info!(%address, "metrics");
+    Ok(listener)
 }
 
 /// Resolves when the process is asked to end (SIGTERM, SIGINT); never where it cannot be told.

@@ -5,6 +5,21 @@ use std::time::Duration;
 /// Pause between two looks at the bands.
 pub(crate) const BANDS_LOOK: Duration = Duration::from_secs(1);
 
+/// Connections to the address for metrics at the same time; further ones wait.
+pub(crate) const METRICS_CONNECTIONS_MAX: usize = 8;
+
+/// From the acceptance of such a connection to its end, whatever the client does.
+pub(crate) const METRICS_CONVERSATION_MAX: Duration = Duration::from_secs(10);
+
+/// Longest head of a request for metrics: the least that hyper takes.
+pub(crate) const METRICS_HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// Headers of such a request.
+pub(crate) const METRICS_HEADERS_MAX: usize = 32;
+
+/// Pause after such a connection could not be accepted, for want of descriptors as a rule.
+pub(crate) const METRICS_ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// Orders waiting for one VM's task. The coordinator sends at most one per step and VM, and repeats
 /// slowly.
 pub(crate) const ORDERS_WAITING_MAX: usize = 64;

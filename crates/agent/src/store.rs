@@ -10,6 +10,8 @@
 //! A write is: new file, its bytes and its length to disk, renamed over the old one, and the
 //! directory to disk. A kill at any point leaves the old record or the new one.
 
+mod meter;
+
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ use rustix::fs::FlockOperation;
 use transhume_agent_core::{Change, Record};
 use transhume_model::VmName;
 
+use self::meter::WriteMeter;
+pub(crate) use self::meter::Writes;
 use crate::text::chain;
 
 const LOCK: &str = "agent.lock";
@@ -156,6 +160,7 @@ pub(crate) enum KeptRecord {
 pub(crate) struct Store<F = Disk> {
     vms: PathBuf,
     files: F,
+    meter: WriteMeter,
     /// Unlocked when it is closed, however the agent ends.
     _lock: fs::File,
 }
@@ -177,6 +182,7 @@ impl<F: Files> Store<F> {
         Ok(Self {
             vms,
             files,
+            meter: WriteMeter::default(),
             _lock: lock,
         })
     }
@@ -193,10 +199,15 @@ impl<F: Files> Store<F> {
 
     /// Makes a change durable; when it fails the old record is as it was.
     pub(crate) fn apply(&self, vm: &VmName, change: &Change) -> Result<(), StoreError> {
-        match change {
+        self.meter.count(|| match change {
             Change::Write(record) => self.write(vm, record),
             Change::Remove => self.forget(vm),
-        }
+        })
+    }
+
+    /// Changes that were made, or were not.
+    pub(crate) fn writes(&self) -> Writes {
+        self.meter.read()
     }
 
     fn write(&self, vm: &VmName, record: &Record) -> Result<(), StoreError> {

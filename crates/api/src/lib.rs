@@ -20,5 +20,5 @@ pub use clusters::{ClusterLine, ClusterList, ClusterStage, ClusterView, VmLife, 
 pub use forecasts::{ForecastLine, ForecastRecord, Score};
 pub use hosts::{ClockView, HostList, HostView};
 pub use moves::{Accepted, MigrationLine, MigrationList, MoveOrder, PlanView, PlannedMove};
-pub use problem::{COORDINATOR_ENDING, Problem};
+pub use problem::{COORDINATOR_ENDING, Problem, TOO_SLOW};
 pub use waits::wait_in_words;

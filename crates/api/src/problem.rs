@@ -6,6 +6,9 @@ use utoipa::ToSchema;
 /// The code of a coordinator that is going down: what was asked may be asked again of the next one.
 pub const COORDINATOR_ENDING: &str = "coordinator-ending";
 
+/// The code of a request that was not done in the time that the coordinator has for one.
+pub const TOO_SLOW: &str = "too-slow";
+
 /// Any answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {

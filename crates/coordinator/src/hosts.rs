@@ -137,6 +137,10 @@ impl Hosts {
         }
     }
 
+    pub(crate) fn names(&self) -> impl Iterator<Item = &HostName> {
+        self.hosts.keys()
+    }
+
     pub(crate) fn is_connected(&self, name: &HostName) -> bool {
         self.hosts.get(name).is_some_and(|host| host.orders.is_some())
     }

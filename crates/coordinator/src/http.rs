@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use transhume_api::{
     Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
-    Problem, VmStart, VmStop,
+    Problem, TOO_SLOW, VmStart, VmStop,
 };
 use transhume_model::{ClusterSpec, MigrationId};
 use transhume_protocol::event::Event;
@@ -61,6 +61,7 @@ pub(crate) fn router(core: mpsc::Sender<Request>) -> Router {
     let text = document.to_pretty_json().expect("the document has string keys");
     router
         .route("/healthz", axum::routing::get(|| async { "ok\n" }))
+        .route("/metrics", axum::routing::get(metrics))
         .route(
             "/v1/openapi.json",
             axum::routing::get(move || async move { ([(CONTENT_TYPE, "application/json")], text) }),
@@ -77,7 +78,7 @@ async fn in_time(request: extract::Request, next: Next) -> Response {
         Ok(response) => response,
         Err(_) => Refused::new(
             StatusCode::REQUEST_TIMEOUT,
-            "too-slow",
+            TOO_SLOW,
             format!("the request was not done within {} s", REQUEST_MAX.as_secs()),
             "what it began goes on; ask for the cluster or the migration to see how far it is",
         )
@@ -142,6 +143,12 @@ fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Refused> {
         let hint = "see /v1/openapi.json for what is expected";
         Refused::new(rejection.status(), "bad-body", rejection.body_text(), hint)
     })
+}
+
+/// For Prometheus, in its text format; the core only hands over the figures.
+async fn metrics(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {
+    let samples = ask(&api, Request::Metrics).await?;
+    Ok(([(CONTENT_TYPE, transhume_metrics::CONTENT_TYPE)], samples.text()))
 }
 
 /// Hosts, their free resources, and whether their agents answer.

@@ -24,6 +24,7 @@ mod http;
 mod jobs;
 pub mod journal;
 mod link;
+mod metrics;
 mod moves;
 mod planning;
 mod requests;

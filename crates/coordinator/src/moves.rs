@@ -12,6 +12,7 @@ use transhume_protocol::migration::{
     StreamView, TimerId,
 };
 use transhume_protocol::report::MigrationReport;
+use transhume_protocol::step::Step;
 
 use crate::error::Refused;
 use crate::history::History;
@@ -359,6 +360,20 @@ impl Moves {
             Stage::Running(_) => None,
             Stage::Over(report) => Some(&**report),
         })
+    }
+
+    /// The report of a move that is over.
+    pub(crate) fn over(&self, id: MigrationId) -> Option<&MigrationReport> {
+        match &self.moves.get(&id)?.stage {
+            Stage::Running(_) => None,
+            Stage::Over(report) => Some(report),
+        }
+    }
+
+    /// Moves under way: the step of each, and its report so far.
+    pub(crate) fn under_way(&self, now: Now) -> impl Iterator<Item = (Step, MigrationReport)> {
+        self.all_running()
+            .map(move |(_, migration)| (migration.step(), migration.report(now)))
     }
 
     pub(crate) fn list(&self, now: Now) -> MigrationList {

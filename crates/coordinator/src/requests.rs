@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 use transhume_api::{
     Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
 };
+use transhume_metrics::Samples;
 use transhume_model::ClusterSpec;
 use transhume_protocol::report::MigrationReport;
 
@@ -35,6 +36,7 @@ impl<T> Reply<T> {
 /// A request with the place of its answer. Names are as they came.
 #[derive(Debug)]
 pub(crate) enum Request {
+    Metrics(Reply<Samples>),
     Hosts(Reply<HostList>),
     Clusters(Reply<ClusterList>),
     ShowCluster(String, Reply<ClusterView>),

@@ -14,6 +14,8 @@ use crate::{LabError, LabUp, Layout, layout};
 pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// Frames up to this size pass the fabric of the lab.
 const MTU_MAX: u16 = 9000;
+/// Where the agents answer Prometheus, at their address in CT.
+const METRICS_PORT: u16 = 7402;
 
 #[derive(Serialize)]
 struct AgentConfig<'a> {
@@ -26,6 +28,7 @@ struct AgentConfig<'a> {
     mtu_max: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     buffer_bytes_max: Option<u64>,
+    metrics: SocketAddr,
     listen: Listen,
     capacity: Capacity,
     pages: Pages<'a>,
@@ -88,6 +91,7 @@ pub fn write_agent(
             accel: &options.accel,
             mtu_max: MTU_MAX,
             buffer_bytes_max: options.buffer_bytes_max,
+            metrics: SocketAddr::new(addresses.ct, METRICS_PORT),
             listen: Listen {
                 control: layout::control_address(index),
                 ct: addresses.ct,

@@ -18,6 +18,7 @@ use crate::limits::{
     EMPTY_LOOKS, EMPTY_LOOKS_MAX, EMPTY_PAUSE, READ_BATCH_FRAMES, RECONNECT_PAUSE, RECONNECT_WAIT,
     RECONNECTS_REPORTED, RING_FRAMES,
 };
+use crate::meter::Meter;
 use crate::reading::{self, Read};
 use crate::sender::Sender;
 use crate::spool::{Note, Spool};
@@ -153,6 +154,7 @@ pub(crate) struct Worker {
     tunnel: Option<Sender>,
     peer: Option<SocketAddr>,
     wake: Arc<OwnedFd>,
+    meter: Arc<Meter>,
     events: Events,
     bytes_max: usize,
     committed: bool,
@@ -167,6 +169,8 @@ pub(crate) struct Worker {
     /// When a unicast frame was last read.
     pub(super) frame_at: Instant,
     pub(super) marker_seen: bool,
+    /// Unicast frames in the spool.
+    captured: u64,
     own_echo: u64,
     second_speaker: u64,
     /// Unicast frames found in the ring when all was over: nobody delivers them.
@@ -186,6 +190,7 @@ impl Worker {
         spool: Spool,
         outlet: Outlet,
         wake: Arc<OwnedFd>,
+        meter: Arc<Meter>,
         events: Events,
     ) -> Self {
         let (sent, closing) = (spool.start(), Closing::resumed(&spool, Instant::now()));
@@ -194,9 +199,11 @@ impl Worker {
             own: spool.addresses(config.identity.mac),
             tap,
             tunnel: outlet.tunnel.map(|stream| Sender::new(stream, sent)),
+            captured: spool.counts(u64::MAX).unicast,
             spool,
             peer: outlet.peer,
             wake,
+            meter,
             events,
             bytes_max: config.buffer_bytes_max as usize,
             committed: closing != Closing::Forwarding,
@@ -263,7 +270,17 @@ impl Worker {
                 before = Some(self.closing);
                 self.advance(Instant::now());
             }
+            self.tell_meter();
         }
+    }
+
+    fn tell_meter(&self) {
+        let kept = self.spool.bytes();
+        let waiting = self
+            .tunnel
+            .as_ref()
+            .map_or(kept, |tunnel| tunnel.waiting_bytes(&self.spool));
+        self.meter.tell(kept, waiting, self.captured);
     }
 
     fn full(&self) -> bool {
@@ -343,7 +360,10 @@ impl Worker {
 
     fn note_frame(&mut self, class: Class) {
         match class {
-            Class::Unicast => self.frame_at = Instant::now(),
+            Class::Unicast => {
+                self.frame_at = Instant::now();
+                self.captured += 1;
+            }
             Class::Announcement(signature) => {
                 self.own_echo += 1;
                 self.marker_seen |= signature == Signature(self.spool.note(Note::Signature));

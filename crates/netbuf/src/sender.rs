@@ -32,7 +32,12 @@ impl Sender {
 
     /// Whether the spool holds what was not sent yet.
     pub(crate) fn behind(&self, spool: &Spool) -> bool {
-        self.sent < spool.tail()
+        self.waiting_bytes(spool) > 0
+    }
+
+    /// Bytes of the spool that were not sent yet.
+    pub(crate) fn waiting_bytes(&self, spool: &Spool) -> usize {
+        spool.tail().saturating_sub(self.sent)
     }
 
     /// Sends what the spool holds, as much as goes without waiting.

@@ -14,6 +14,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use transhume_model::WallMicros;
@@ -28,6 +29,7 @@ use crate::limits::{
     COMMITTED_GROWTH, FINISH_WAIT_MAX, HANDSHAKE_WAIT, HELD_AGAIN_WAIT, HELD_BEFORE_WAIT, HELD_SETTLE,
     HELD_WAIT, RING_IDLE_MAX, RING_SETTLE, RING_WAIT_MAX,
 };
+use crate::meter::Meter;
 use crate::reading;
 use crate::ring::{self, Emptied, WaitLimits};
 use crate::spool::{Note, Reading, Spool};
@@ -84,6 +86,7 @@ pub struct SourceBuffer {
     watch: Option<Watch>,
     /// As `shut` found it.
     guest: Responsiveness,
+    meter: Arc<Meter>,
     events: Events,
     pub(crate) stage: Stage,
 }
@@ -160,9 +163,15 @@ impl SourceBuffer {
             tap,
             watch: None,
             guest: Responsiveness::Taking,
+            meter: Arc::default(),
             events,
             stage: Stage::Idle(Idle { spool, tunnel: None }),
         })
+    }
+
+    /// What it keeps and has done, also while it works.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
     }
 
     /// Step 4: connects to the target's buffer.
@@ -384,8 +393,9 @@ impl SourceBuffer {
                     tunnel: tunnel.map(|tunnel| tunnel.stream),
                     peer: connected_to.or(peer),
                 };
-                let events = self.events.clone();
-                capture.start(Worker::new(&self.config, tap, spool, outlet, wake, events));
+                let (meter, events) = (self.meter.clone(), self.events.clone());
+                let worker = Worker::new(&self.config, tap, spool, outlet, wake, meter, events);
+                capture.start(worker);
             }
             (before, stage) => *stage = before,
         }
@@ -429,6 +439,7 @@ impl SourceBuffer {
         let known = known + self.injector.refused();
         account.dropped += self.tap.dropped()?.saturating_sub(known);
         account.last_sent_us = self.last_sent_us();
+        self.meter.close(account.dropped);
         self.stage = Stage::Closed(account);
         Ok(account)
     }

@@ -11,6 +11,7 @@
 //! handle leaves what a kill leaves.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use transhume_model::WallMicros;
 
@@ -21,6 +22,7 @@ use crate::deliver::{Deliver, NoAnswer, Worker};
 use crate::error::{Error, IoContext, SpoolContext};
 use crate::frame::Signature;
 use crate::limits::{COMMITTED_GROWTH, FINISH_WAIT_MAX};
+use crate::meter::Meter;
 use crate::spool::{Note, Spool};
 use crate::sys;
 use crate::tap::Tap;
@@ -45,6 +47,7 @@ pub struct TargetBuffer {
     tap: Tap,
     address: SocketAddr,
     dropped_before: u64,
+    meter: Arc<Meter>,
     deliver: Deliver,
     finished: Option<TargetAccount>,
 }
@@ -96,7 +99,8 @@ impl TargetBuffer {
         let dropped_before = spool.note(Note::DroppedBefore);
         let watch = Watch::start(tap.index()).context(&name, "watch the guest's frames")?;
         let own = tap.share(config.mtu, config.plug_bytes_max)?;
-        let mut worker = Worker::new(&config, own, spool, listener, watch, events)?;
+        let meter = Arc::<Meter>::default();
+        let mut worker = Worker::new(&config, own, spool, listener, watch, meter.clone(), events)?;
         worker.take_up(active)?;
         let deliver = Deliver::spawn(worker).context(&name, "start the delivery")?;
         Ok(Self {
@@ -104,6 +108,7 @@ impl TargetBuffer {
             tap,
             address,
             dropped_before,
+            meter,
             deliver,
             finished: None,
         })
@@ -112,6 +117,11 @@ impl TargetBuffer {
     /// Where the source connects to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it keeps and has done, also while it works.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
     }
 
     /// Step 8, the guest running: everything captured so far goes in, then the VM is announced. A
@@ -144,6 +154,7 @@ impl TargetBuffer {
             // The guest takes none: what was dropped found its ring full.
             account.untaken += std::mem::take(&mut account.dropped);
         }
+        self.meter.close(account.dropped);
         self.finished = Some(account);
         Ok(account)
     }

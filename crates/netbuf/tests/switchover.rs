@@ -33,6 +33,7 @@ fn switchover(frames_per_s: u64, length: usize) {
         source.committed();
         target_guest.run(true);
         target.activate().unwrap();
+        let meters = (source.meter(), target.meter());
         let closing = std::thread::spawn(move || source.finish());
         let target = target.finish().unwrap();
         let source = closing.join().unwrap().unwrap();
@@ -40,6 +41,11 @@ fn switchover(frames_per_s: u64, length: usize) {
         let sent = stream.stop();
         let got = || [source_guest.got(), target_guest.got()].concat();
         eventually("every frame is there", || got().len() as u64 >= sent);
+        let (seen_source, seen_target) = (meters.0.read(), meters.1.read());
+        assert_eq!(seen_source.frames, source.captured);
+        assert_eq!(seen_target.frames, target.delivered);
+        assert_eq!(seen_source.kept_bytes, source.peak_bytes);
+        assert_eq!((seen_source.waiting_bytes, seen_target.waiting_bytes), (0, 0));
 
         assert_in_order(&got(), sent);
         assert!(source.captured > 0, "{source:?}");

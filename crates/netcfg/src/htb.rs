@@ -133,8 +133,12 @@ pub struct ClassCounts {
     pub minor: u16,
     /// Bytes sent.
     pub bytes: u64,
+    /// Packets sent.
+    pub packets: u32,
     /// Packets that its queue had no room for.
     pub dropped: u32,
+    /// Times that it had to wait for its rate.
+    pub overlimits: u32,
     /// Bytes that wait.
     pub waiting_bytes: u32,
 }
@@ -151,7 +155,9 @@ impl Netlink {
             counts.extend(stats.map(|stats| ClassCounts {
                 minor: class.header.handle.minor,
                 bytes: stats.bytes,
+                packets: stats.packets,
                 dropped: stats.drops,
+                overlimits: stats.overlimits,
                 waiting_bytes: stats.backlog,
             }));
         })?;

@@ -27,6 +27,29 @@ pub enum Ending {
     Refused,
 }
 
+impl Ending {
+    /// All ways in which a move that is over can have ended.
+    pub const OVER: [Ending; 5] = [
+        Ending::Committed,
+        Ending::CommittedWithLoss,
+        Ending::RolledBack,
+        Ending::PartlyCommitted,
+        Ending::Refused,
+    ];
+
+    /// As JSON, metrics and the command line write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ending::Running => "running",
+            Ending::Committed => "committed",
+            Ending::CommittedWithLoss => "committed-with-loss",
+            Ending::RolledBack => "rolled-back",
+            Ending::PartlyCommitted => "partly-committed",
+            Ending::Refused => "refused",
+        }
+    }
+}
+
 /// Frames of one VM during its switchover. Lost, duplicated and reordered are the proof (G1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Frames {

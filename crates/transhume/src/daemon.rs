@@ -22,9 +22,10 @@ fn log() {
 pub async fn agent(config: &Path) -> Result<ExitCode, Failure> {
     log();
     let config = transhume_agent::Config::read(config).map_err(|error| Failure::of(&error))?;
-    transhume_agent::run(config)
-        .await
-        .map_err(|error| Failure::of(&error))?;
+    transhume_agent::run(config).await.map_err(|error| Failure {
+        hint: error.hint().map(str::to_owned),
+        ..Failure::of(&error)
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

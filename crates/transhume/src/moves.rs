@@ -72,7 +72,11 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
 
 /// One that waits for others asks again where the coordinator has held its request for as long as it
 /// holds any.
-async fn begin(client: &Client, cluster: &ClusterName, order: &MoveOrder) -> Result<MigrationId, ClientError> {
+async fn begin(
+    client: &Client,
+    cluster: &ClusterName,
+    order: &MoveOrder,
+) -> Result<MigrationId, ClientError> {
     loop {
         match client.migrate(cluster, order).await {
             Err(ClientError::Problem(problem)) if order.wait && problem.code == TOO_SLOW => {}
@@ -154,7 +158,7 @@ pub async fn migrations(client: &Client, json: bool) -> Result<ExitCode, Failure
             line.migration.to_string(),
             line.cluster.to_string(),
             line.vms.to_string(),
-            report::ending(line.outcome).to_owned(),
+            line.outcome.name().to_owned(),
         ]);
     }
     print!("{}", table.text());

@@ -2,25 +2,13 @@
 
 use transhume_api::wait_in_words;
 use transhume_protocol::message::GuestState;
-use transhume_protocol::report::{Ending, Frames, MigrationReport, VmLoss, VmReport};
+use transhume_protocol::report::{Frames, MigrationReport, VmLoss, VmReport};
 
 use crate::forecasts;
 use crate::table::Table;
 
 /// Times that are known better than this need no remark.
 const CLOCK_UNCERTAINTY_MS_MAX: f64 = 1.0;
-
-/// As JSON writes it.
-pub fn ending(outcome: Ending) -> &'static str {
-    match outcome {
-        Ending::Running => "running",
-        Ending::Committed => "committed",
-        Ending::CommittedWithLoss => "committed-with-loss",
-        Ending::RolledBack => "rolled-back",
-        Ending::PartlyCommitted => "partly-committed",
-        Ending::Refused => "refused",
-    }
-}
 
 fn ms(value: Option<f64>) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.1}"))
@@ -68,7 +56,7 @@ pub fn show(report: &MigrationReport) {
     println!(
         "migration {} {}: {} VMs in {:.2} s; lost {}, duplicated {}, reordered {}",
         report.migration,
-        ending(report.outcome),
+        report.outcome.name(),
         report.vms.len(),
         report.duration_ms / 1e3,
         frames.lost,

@@ -9,14 +9,18 @@ use transhume_protocol::message::{GuestState, RefusalKind, VmRole};
 use super::*;
 use crate::store::Store;
 
-struct Dir(PathBuf);
+pub(crate) struct Dir(PathBuf);
 
 impl Dir {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("transhume-agent-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(path.join("spool")).unwrap();
         Self(std::fs::canonicalize(path).unwrap())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     fn record(&self, vm: &str, text: &[u8]) {
@@ -33,13 +37,13 @@ impl Drop for Dir {
 }
 
 /// An agent of this directory, on a host without a QEMU, with its reports.
-struct Tested {
-    agent: Agent,
+pub(crate) struct Tested {
+    pub(crate) agent: Agent,
     reports: mpsc::Receiver<Report>,
 }
 
 impl Tested {
-    fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         let state = dir.display();
         let config = toml::from_str(&format!(
             r#"
@@ -90,13 +94,16 @@ fn spec(name: &str) -> VmSpec {
 }
 
 fn record(name: &str, place: Place) -> Vec<u8> {
-    let record = Record {
+    record_of(name, place).to_bytes()
+}
+
+pub(crate) fn record_of(name: &str, place: Place) -> Record {
+    Record {
         version: RECORD_VERSION,
         spec: spec(name),
         epoch: Epoch(2),
         place,
-    };
-    record.to_bytes()
+    }
 }
 
 fn destroy(name: &str) -> Command {

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 use tokio::task::block_in_place;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
-use transhume_bands::{Bands, Plan, Repairs, Verdict, vmct_rates};
+use transhume_bands::{Bands, Plan, Repairs, Verdict, class_of, vmct_rates};
+use transhume_model::Band;
+use transhume_netcfg::ClassCounts;
 use transhume_protocol::message::{BandsState, Fault, FaultKind};
 
-use super::{BandsFault, HostBands};
+use super::{BandsFault, HostBands, Shown};
 use crate::clock;
 use crate::context::locked;
 use crate::limits::BANDS_LOOK;
@@ -20,6 +22,15 @@ pub(crate) struct Keeper {
     bands: HostBands,
     configured: Bands,
     state: Arc<Mutex<BandsState>>,
+    counts: Arc<Mutex<Vec<BandCounts>>>,
+}
+
+/// What went through a band of a circuit that is divided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BandCounts {
+    pub(crate) interface: String,
+    pub(crate) band: Band,
+    pub(crate) class: ClassCounts,
 }
 
 impl Keeper {
@@ -30,6 +41,7 @@ impl Keeper {
             bands,
             configured,
             state: Arc::default(),
+            counts: Arc::default(),
         };
         match keeper.bands.apply() {
             Ok(plans) => {
@@ -48,6 +60,11 @@ impl Keeper {
     /// What the host says of its bands.
     pub(crate) fn state(&self) -> BandsState {
         locked(&self.state).clone()
+    }
+
+    /// As of the last look; none where each band has a circuit of its own.
+    pub(crate) fn counts(&self) -> Vec<BandCounts> {
+        locked(&self.counts).clone()
     }
 
     /// Puts back what was there.
@@ -70,10 +87,12 @@ impl Keeper {
     }
 
     fn look(&self, repairs: &mut Repairs) {
-        let plans = match self.bands.plan() {
-            Ok(plans) => plans,
+        let shown = match self.bands.show() {
+            Ok(shown) => shown,
             Err(fault) => return self.tell_trouble(&fault),
         };
+        *locked(&self.counts) = shown.iter().flat_map(counts_of).collect();
+        let plans: Vec<Plan> = shown.into_iter().map(|shown| shown.plan).collect();
         let as_planned = plans.iter().all(|plan| plan.steps.is_empty());
         match repairs.judge(clock::now().mono, as_planned) {
             Verdict::AsPlanned => self.tell(&plans),
@@ -126,4 +145,16 @@ impl Keeper {
             state.trouble = Some(told);
         }
     }
+}
+
+fn counts_of(shown: &Shown) -> impl Iterator<Item = BandCounts> {
+    Band::ALL.into_iter().filter_map(|band| {
+        let mut classes = shown.counts.iter();
+        let class = classes.find(|class| class.minor == class_of(band))?;
+        Some(BandCounts {
+            interface: shown.plan.interface.clone(),
+            band,
+            class: *class,
+        })
+    })
 }

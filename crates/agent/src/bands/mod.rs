@@ -12,7 +12,7 @@ use transhume_bands::{Bands, BandsError, Plan, Seen, Step, clear, plan};
 use transhume_model::Band;
 use transhume_netcfg::{ClassCounts, Netlink};
 
-pub(crate) use keep::Keeper;
+pub(crate) use keep::{BandCounts, Keeper};
 use record::{Divided, Record};
 
 /// Why bands cannot be looked at, applied or put back.

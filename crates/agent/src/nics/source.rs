@@ -1,9 +1,10 @@
 //! The source's buffers of a VM.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use transhume_model::{Bytes, WallMicros};
-use transhume_netbuf::{Error, OldPath, Responsiveness, SourceAccount, SourceBuffer};
+use transhume_netbuf::{Error, Meter, OldPath, Responsiveness, SourceAccount, SourceBuffer};
 use transhume_protocol::message::{self, SourceFrames};
 
 use super::{Ends, Taps, each};
@@ -59,6 +60,11 @@ impl SourceBuffers {
         Self::of(taps, |nic, tap| {
             SourceBuffer::resume_abort(ends.source(nic), tap, ends.events())
         })
+    }
+
+    /// What each keeps and has done, also while it works.
+    pub(crate) fn meters(&self) -> Vec<Arc<Meter>> {
+        self.buffers.iter().map(SourceBuffer::meter).collect()
     }
 
     /// Step 4.

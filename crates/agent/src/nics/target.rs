@@ -1,9 +1,10 @@
 //! The target's buffers of a VM.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use transhume_model::{Bytes, WallMicros};
-use transhume_netbuf::{Error, Tap, TargetAccount, TargetBuffer};
+use transhume_netbuf::{Error, Meter, Tap, TargetAccount, TargetBuffer};
 use transhume_protocol::message::TargetFrames;
 
 use super::{Ends, Taps, each};
@@ -36,6 +37,11 @@ impl TargetBuffers {
         Self::of(taps, |nic, tap| {
             TargetBuffer::resume(ends.target(nic, port(nic)), tap, activated, ends.events())
         })
+    }
+
+    /// What each keeps and has done, also while it works.
+    pub(crate) fn meters(&self) -> Vec<Arc<Meter>> {
+        self.0.iter().map(TargetBuffer::meter).collect()
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {

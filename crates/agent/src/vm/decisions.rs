@@ -157,6 +157,7 @@ impl Decisions {
         *locked(&self.snapshot) = Snapshot {
             at_home: self.vm.clone().filter(|_| runs_at_home),
             stranded: self.machine.stranded_state(),
+            has_qemu: self.vm.is_some(),
             state,
         };
     }

@@ -11,6 +11,7 @@ use transhume_pages::stream::StreamDigest;
 use transhume_protocol::message::FaultKind;
 use transhume_qemu::{Incoming, Loaded, Running, Surrendered, Vm, Waiting};
 
+use super::meter::VmMeter;
 use super::watch::Watch;
 use crate::context::locked;
 use crate::nics::{SourceBuffers, Taps, TargetBuffers};
@@ -47,7 +48,7 @@ impl Qemu {
 pub(super) type Slot<B> = Arc<Mutex<Option<B>>>;
 
 /// What signals reach at once, also while an act is under way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Reach {
     /// How a source's page stream is read.
     pub(super) pace: Arc<Pace>,
@@ -70,6 +71,7 @@ pub(super) struct Holdings {
     pub(super) vm: VmName,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) reach: Reach,
+    pub(super) meter: Arc<VmMeter>,
     pub(super) qemu: Option<Qemu>,
     pub(super) watch: Option<Watch>,
     pub(super) taps: Option<Taps>,
@@ -82,14 +84,13 @@ pub(super) struct Holdings {
 
 impl Holdings {
     /// Of a VM of which nothing is held yet.
-    pub(super) fn new(vm: VmName, inputs: mpsc::Sender<Input>, pace: Arc<Pace>) -> Self {
+    pub(super) fn new(vm: VmName, inputs: mpsc::Sender<Input>) -> Self {
+        let reach = Reach::default();
         Self {
             vm,
             inputs,
-            reach: Reach {
-                pace,
-                stream: Slot::default(),
-            },
+            meter: Arc::new(VmMeter::new(reach.pace.clone())),
+            reach,
             qemu: None,
             watch: None,
             taps: None,

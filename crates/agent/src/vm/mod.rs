@@ -13,6 +13,7 @@
 mod acts;
 mod decisions;
 mod holdings;
+mod meter;
 mod task;
 mod watch;
 
@@ -20,6 +21,7 @@ use transhume_model::VmName;
 use transhume_protocol::message::{Stranded, VmState};
 use transhume_qemu::Vm;
 
+pub(crate) use self::meter::{VmFigures, VmMeter};
 pub(crate) use self::task::{Farewell, VmTask};
 
 /// A VM as the rest of the agent sees it.
@@ -31,6 +33,8 @@ pub(crate) struct Snapshot {
     pub(crate) stranded: Option<Stranded>,
     /// Its QEMU, while it is at home here and runs.
     pub(crate) at_home: Option<Vm>,
+    /// Whether it has a QEMU, whatever that is for.
+    pub(crate) has_qemu: bool,
 }
 
 /// A span of a VM's log.

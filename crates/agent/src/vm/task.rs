@@ -12,7 +12,7 @@ use transhume_protocol::message::{FaultKind, Order, Report};
 use super::acts;
 use super::decisions::Decisions;
 use super::holdings::Holdings;
-use super::{Snapshot, span};
+use super::{Snapshot, VmMeter, span};
 use crate::context::Context;
 use crate::limits::INPUTS_WAITING_MAX;
 use crate::pace::Pace;
@@ -64,10 +64,9 @@ impl VmTask {
         orders: mpsc::Receiver<Order>,
         snapshot: Arc<Mutex<Snapshot>>,
         taken_over: oneshot::Sender<()>,
-        pace: Arc<Pace>,
     ) -> Self {
         let (sender, inputs) = mpsc::channel(INPUTS_WAITING_MAX);
-        let holdings = Holdings::new(machine.name().clone(), sender, pace);
+        let holdings = Holdings::new(machine.name().clone(), sender);
         let reach = holdings.reach.clone();
         Self {
             decisions: Decisions::new(machine, context.clone(), reach, snapshot),
@@ -79,9 +78,19 @@ impl VmTask {
         }
     }
 
+    /// How fast its page stream may go, for whoever decides that.
+    pub(crate) fn pace(&self) -> Arc<Pace> {
+        self.holdings.reach.pace.clone()
+    }
+
     /// The VM.
     pub(crate) fn name(&self) -> &VmName {
         self.decisions.name()
+    }
+
+    /// What its parts say of themselves while it works.
+    pub(crate) fn meter(&self) -> Arc<VmMeter> {
+        self.holdings.meter.clone()
     }
 
     /// Until nothing of the VM is here any more.

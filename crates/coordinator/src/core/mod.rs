@@ -26,6 +26,7 @@ use crate::hosts::Hosts;
 use crate::jobs::{ClusterWork, Effect, Jobs};
 use crate::journal::{Journal, JournalError};
 use crate::link::LinkNews;
+use crate::metrics::Metrics;
 use crate::moves::{Moves, Progress};
 use crate::requests::{Reply, Request};
 use crate::store::Store;
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     governing: Governing,
     /// Orders that wait for bandwidth, the first first.
     waiting: Vec<(Box<Waiting>, Reply<Accepted>)>,
+    metrics: Metrics,
     started: Instant,
 }
 
@@ -66,8 +68,9 @@ impl Core {
     /// Takes up what the journal holds. What is not over goes on as soon as its hosts are
     /// connected.
     pub(crate) fn recover(config: Config, journal: Box<dyn Journal>) -> Result<Self, CoreError> {
-        let store = Store::new(journal, config.crash_at)?;
         let names = config.hosts.iter().map(|host| host.name.clone());
+        let mut metrics = Metrics::new(names.clone());
+        let store = Store::new(metrics.measured(journal), config.crash_at)?;
         let mut core = Self {
             hosts: Hosts::new(names, OrderIds::of(MigrationId(0))),
             config,
@@ -77,6 +80,7 @@ impl Core {
             surveys: Surveys::new(),
             governing: Governing::default(),
             waiting: Vec::new(),
+            metrics,
             started: Instant::now(),
         };
         for (id, entries) in core.store.migrations()? {
@@ -173,6 +177,7 @@ impl Core {
     }
 
     fn take_news(&mut self, news: LinkNews) -> Result<(), CoreError> {
+        self.metrics.heard(&news);
         match news {
             LinkNews::Back { host, state, orders } => {
                 self.hosts.back(&host, (*state).clone(), orders);
@@ -291,6 +296,7 @@ impl Core {
         for (host, order) in send {
             self.hosts.send(&host, order);
         }
+        events.iter().for_each(|what| self.metrics.happened(what));
         let progress = Progress {
             entries: persist.len(),
             timers,
@@ -300,6 +306,9 @@ impl Core {
         if self.moves.progressed(self.now(), id, progress) {
             self.governing.over(id);
             self.try_waiting();
+            if let Some(report) = self.moves.over(id) {
+                self.metrics.ended(report);
+            }
             self.hosts.inspect_all();
             self.forget_old_moves()?;
         }

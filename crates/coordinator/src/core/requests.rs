@@ -1,12 +1,15 @@
 //! What users ask for: answered, or begun.
 
 use transhume_api::{ClusterList, ClusterStage, ClusterView};
+use transhume_metrics::Samples;
 use transhume_model::{ClusterName, ClusterSpec};
+use transhume_protocol::migration::Now;
 
 use super::{Core, CoreError};
 use crate::error::Refused;
 use crate::jobs::{ClusterJob, ClusterWork, VmJob, VmWork};
 use crate::journal::ClusterRecord;
+use crate::metrics::State;
 use crate::planning;
 use crate::requests::{Reply, Request, VmRequest, VmWish};
 use crate::surveys::Purpose;
@@ -17,6 +20,7 @@ impl Core {
     pub(super) fn serve(&mut self, request: Request) -> Result<(), CoreError> {
         let now = self.now();
         match request {
+            Request::Metrics(reply) => reply.send(Ok(self.scrape(now))),
             Request::Hosts(reply) => reply.send(Ok(self.hosts.list(now.mono))),
             Request::Clusters(reply) => reply.send(Ok(self.list_clusters())),
             Request::ShowCluster(name, reply) => reply.send(self.show_cluster(&name)),
@@ -42,6 +46,15 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    fn scrape(&self, now: Now) -> Samples {
+        self.metrics.scrape(State {
+            hosts: &self.hosts,
+            clusters: self.store.clusters(),
+            moves: &self.moves,
+            now,
+        })
     }
 
     pub(super) fn list_clusters(&self) -> ClusterList {

@@ -9,6 +9,7 @@ mod fake;
 mod forecasts;
 mod http;
 mod links;
+mod metrics;
 mod moves;
 mod paper;
 mod refused;

@@ -26,6 +26,7 @@ use crate::limits::{
     ACTIVATE_IDLE_MAX, ACTIVATE_WAIT_MAX, HANDSHAKE_WAIT, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES,
     UNTAKEN_IDLE_MAX,
 };
+use crate::meter::Meter;
 use crate::ring::{self, IdleClock};
 use crate::spool::{Kind, Note, RecordError, Spool};
 use crate::tap::Tap;
@@ -50,6 +51,7 @@ pub(crate) struct Worker {
     injector: Injector,
     watch: Watch,
     pub(super) wake: Arc<OwnedFd>,
+    meter: Arc<Meter>,
     events: Events,
     /// Offset of the next record to deliver.
     next: usize,
@@ -61,6 +63,8 @@ pub(crate) struct Worker {
     finish: Vec<mpsc::Sender<Closed>>,
     duplicated: u64,
     reordered: u64,
+    /// Unicast frames in the guest's ring.
+    delivered: u64,
 }
 
 /// An activation waits until everything that had come before it is in, but not for ever.
@@ -81,6 +85,7 @@ impl Worker {
         spool: Spool,
         listener: TcpListener,
         watch: Watch,
+        meter: Arc<Meter>,
         events: Events,
     ) -> Result<Self, Error> {
         let name = tap.name().to_owned();
@@ -92,6 +97,7 @@ impl Worker {
             injector: Injector::start(tap.index()).context(&name, "prepare injection")?,
             tap,
             next: spool.after(delivered),
+            delivered: spool.counts(delivered).unicast,
             vnet_header_bytes: spool.vnet_header_bytes(),
             spool,
             partial: 0,
@@ -100,6 +106,7 @@ impl Worker {
             tunnel: None,
             watch,
             wake: Arc::new(wake.context(&name, "make an eventfd")?),
+            meter,
             events,
             activation: Activation::Waiting,
             full: IdleClock::default(),
@@ -162,6 +169,7 @@ impl Worker {
                 ring_full = !self.deliver()?;
                 self.watch.look();
                 self.answer_finish();
+                self.tell_meter();
                 Ok(false)
             });
             match worked {
@@ -174,6 +182,12 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn tell_meter(&self) {
+        let (kept, tail) = (self.spool.bytes(), self.spool.tail());
+        self.meter
+            .tell(kept, tail.saturating_sub(self.next), self.delivered);
     }
 
     fn answer_finish(&mut self) {
@@ -333,6 +347,7 @@ impl Worker {
                 break;
             };
             delivered = Some(record.number);
+            self.delivered += u64::from(record.kind == Kind::Unicast);
             self.next = record.next;
         }
         if let Some(number) = delivered {

@@ -45,6 +45,22 @@ pub struct PageClasses {
     pub raw: ClassPages,
 }
 
+impl PageClasses {
+    /// Each class by its name.
+    pub fn named(&self) -> [(&'static str, ClassPages); 8] {
+        [
+            ("zero", self.zero),
+            ("fill", self.fill),
+            ("known", self.known),
+            ("delta", self.delta),
+            ("wkdm", self.wkdm),
+            ("lz4", self.lz4),
+            ("zstd", self.zstd),
+            ("raw", self.raw),
+        ]
+    }
+}
+
 impl std::ops::Add for PageClasses {
     type Output = Self;
 

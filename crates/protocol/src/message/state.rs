@@ -30,6 +30,19 @@ pub enum VmRole {
     Off,
 }
 
+impl VmRole {
+    /// All of them.
+    pub const ALL: [VmRole; 7] = [
+        VmRole::Home,
+        VmRole::Source,
+        VmRole::Left,
+        VmRole::Expected,
+        VmRole::Target,
+        VmRole::Arrived,
+        VmRole::Off,
+    ];
+}
+
 /// What a VM's guest does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -48,6 +61,15 @@ pub enum GuestState {
 }
 
 impl GuestState {
+    /// All of them.
+    pub const ALL: [GuestState; 5] = [
+        GuestState::Running,
+        GuestState::Paused,
+        GuestState::DiskError,
+        GuestState::Panicked,
+        GuestState::Off,
+    ];
+
     /// As the API and the command line say it.
     pub fn name(self) -> &'static str {
         match self {

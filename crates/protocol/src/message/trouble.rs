@@ -38,6 +38,25 @@ pub enum RefusalKind {
     PoweredOff,
 }
 
+impl RefusalKind {
+    /// All of them.
+    pub const ALL: [RefusalKind; 13] = [
+        RefusalKind::StaleEpoch,
+        RefusalKind::UnknownVm,
+        RefusalKind::AlreadyHere,
+        RefusalKind::WrongState,
+        RefusalKind::NoCapacity,
+        RefusalKind::Qemu,
+        RefusalKind::MachineType,
+        RefusalKind::Mtu,
+        RefusalKind::Disk,
+        RefusalKind::AddressInUse,
+        RefusalKind::BootFile,
+        RefusalKind::Stranded,
+        RefusalKind::PoweredOff,
+    ];
+}
+
 /// An order that was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Refusal {
@@ -77,6 +96,21 @@ pub enum FaultKind {
     PoweredOff,
     /// Anything else.
     Internal,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [FaultKind; 9] = [
+        FaultKind::BufferLimit,
+        FaultKind::Tunnel,
+        FaultKind::PageStream,
+        FaultKind::Qemu,
+        FaultKind::Network,
+        FaultKind::AgentRestarted,
+        FaultKind::Record,
+        FaultKind::PoweredOff,
+        FaultKind::Internal,
+    ];
 }
 
 /// Something broke.

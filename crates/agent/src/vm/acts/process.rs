@@ -160,17 +160,23 @@ impl Adoption {
                 if self.surrendered {
                     resumed.committed();
                 }
+                holdings.meter.source(resumed.meters());
                 holdings.source = slot(resumed);
             }
             AdoptBuffers::Abort => {
                 let resumed = block_in_place(|| SourceBuffers::resume_abort(&ends, taps));
-                holdings.source = slot(resumed.map_err(network_failed)?);
+                let resumed = resumed.map_err(network_failed)?;
+                holdings.meter.source(resumed.meters());
+                holdings.source = slot(resumed);
             }
             AdoptBuffers::Deliver { tunnels, activated } => {
-                holdings.target = slot(self.deliver(&ends, taps, tunnels, *activated)?);
+                let delivers = self.deliver(&ends, taps, tunnels, *activated)?;
+                holdings.meter.target(delivers.meters());
+                holdings.target = slot(delivers);
             }
             AdoptBuffers::Delivered { tunnels } => match self.deliver(&ends, taps, tunnels, true) {
                 Ok(delivered) => {
+                    holdings.meter.target(delivered.meters());
                     holdings.target = slot(delivered);
                     keep_for_a_while(&holdings.target);
                 }

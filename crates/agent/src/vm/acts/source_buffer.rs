@@ -25,7 +25,9 @@ pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, ep
         };
         let taps = holdings.taps()?;
         let opened = tokio::task::block_in_place(|| SourceBuffers::open(&ends, taps));
-        holdings.source = slot(opened.map_err(network_failed)?);
+        let opened = opened.map_err(network_failed)?;
+        holdings.meter.source(opened.meters());
+        holdings.source = slot(opened);
     }
     Ok(Product::Done)
 }

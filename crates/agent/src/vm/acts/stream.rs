@@ -59,6 +59,7 @@ pub(super) async fn open(
     watch_end(ended, holdings.inputs.clone());
     *locked(&holdings.reach.stream) = Some(stream);
     holdings.copying = Copying::default();
+    holdings.meter.leaves();
     // Of the move that brought the VM here: nobody asks them any more.
     holdings.target = Slot::default();
     Ok(Product::Done)
@@ -193,6 +194,7 @@ pub(super) async fn cancel(holdings: &mut Holdings) -> Outcome {
         holdings.here()?.cancel_migration().await.map_err(qemu_failed)?;
     }
     holdings.copying = Copying::default();
+    holdings.meter.stays();
     Ok(Product::Done)
 }
 
@@ -203,7 +205,7 @@ fn progress(seen: &MigrationProgress, holdings: &Holdings) -> PageProgress {
         let stream = locked(&holdings.reach.stream);
         stream.as_ref().map(PageStream::account).unwrap_or_default()
     };
-    PageProgress {
+    let pages = PageProgress {
         total: seen.total,
         transferred: seen.transferred,
         remaining: seen.remaining,
@@ -212,7 +214,9 @@ fn progress(seen: &MigrationProgress, holdings: &Holdings) -> PageProgress {
         rounds: seen.dirty_sync_count,
         dirty_per_second: seen.dirty_bytes_per_second,
         blackout: predicted(seen, holdings.copying.begun),
-    }
+    };
+    holdings.meter.pages(pages);
+    pages
 }
 
 fn predicted(seen: &MigrationProgress, begun: Option<Instant>) -> Millis {

@@ -27,6 +27,7 @@ pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, ep
     let taps = holdings.taps()?;
     let opened = block_in_place(|| TargetBuffers::open(&ends, taps)).map_err(network_failed)?;
     let tunnels = opened.addresses();
+    holdings.meter.target(opened.meters());
     holdings.target = slot(opened);
     Ok(Product::Tunnels(tunnels))
 }

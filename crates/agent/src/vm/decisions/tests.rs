@@ -8,7 +8,6 @@ use transhume_protocol::message::{Command, Outcome};
 
 use super::*;
 use crate::store::{KeptRecord, Store};
-use crate::vm::holdings::Slot;
 
 struct Dir(PathBuf);
 
@@ -35,15 +34,7 @@ fn decisions(name: &str) -> (Dir, Decisions) {
     let context = Context::new(config.unwrap(), store, Err("none".to_owned()), None, None);
     let machine = Machine::new("h1".parse().unwrap(), "vm1".parse().unwrap());
     let snapshot = Arc::default();
-    let decisions = Decisions::new(
-        machine,
-        Arc::new(context),
-        Reach {
-            pace: Arc::default(),
-            stream: Slot::default(),
-        },
-        snapshot,
-    );
+    let decisions = Decisions::new(machine, Arc::new(context), Reach::default(), snapshot);
     (Dir(path), decisions)
 }
 
