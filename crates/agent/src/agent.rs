@@ -87,6 +87,7 @@ impl Agent {
             reports,
             mut postponed,
             mut orders,
+            taken_over,
         } = farewell;
         tokio::task::block_in_place(|| self.forget(vm));
         {
@@ -98,6 +99,7 @@ impl Agent {
             }
         }
         self.context.reservations().release(vm);
+        drop(taken_over);
         for report in reports {
             self.context.reports.send(report);
         }

@@ -17,6 +17,9 @@ pub enum Traffic {
     Mesh,
     /// VM 0 to and from every other (§2.1.1).
     ClientServer,
+    /// Every VM to the one before it and the one behind it: as many streams as VMs, where a mesh
+    /// has them in square.
+    Ring,
 }
 
 impl fmt::Display for Traffic {
@@ -25,6 +28,7 @@ impl fmt::Display for Traffic {
             Traffic::None => "none",
             Traffic::Mesh => "mesh",
             Traffic::ClientServer => "client-server",
+            Traffic::Ring => "ring",
         })
     }
 }
@@ -36,8 +40,9 @@ impl FromStr for Traffic {
             "none" => Ok(Traffic::None),
             "mesh" => Ok(Traffic::Mesh),
             "client-server" => Ok(Traffic::ClientServer),
+            "ring" => Ok(Traffic::Ring),
             other => Err(format!(
-                "`{other}` is no workload: use mesh, client-server or none"
+                "`{other}` is no workload: use mesh, client-server, ring or none"
             )),
         }
     }
@@ -126,7 +131,23 @@ impl Settings {
             Traffic::None => Vec::new(),
             Traffic::Mesh => others.collect(),
             Traffic::ClientServer => others.filter(|&i| i == 0 || self.index == 0).collect(),
+            Traffic::Ring => {
+                let vms = self.peers.len() as u16;
+                let (before, behind) = ((self.index + vms - 1) % vms, (self.index + 1) % vms);
+                others.filter(|&i| i == before || i == behind).collect()
+            }
         }
+    }
+
+    /// Messages per second from one VM to one of its partners, so that whoever has most of them
+    /// receives the rate.
+    pub fn rate_per_pair(&self) -> f64 {
+        let others = self.peers.len().saturating_sub(1);
+        let most_partners = match self.traffic {
+            Traffic::None | Traffic::Mesh | Traffic::ClientServer => others,
+            Traffic::Ring => others.min(2),
+        };
+        f64::from(self.rate) / most_partners.max(1) as f64
     }
 }
 
@@ -208,7 +229,7 @@ mod tests {
         for (from, to, part) in [
             ("transhume.rate=100", "", "lacks transhume.rate"),
             ("transhume.index=1", "transhume.index=7", "at place 7"),
-            ("client-server", "ring", "`ring` is no workload"),
+            ("client-server", "star", "`star` is no workload"),
             ("10.78.0.1-10.78.0.3", "10.78.0.1-10.99.0.3", "more than 1024"),
             ("10.78.0.1-10.78.0.3", "10.78.0.3-10.78.0.1", "backwards"),
         ] {
@@ -226,5 +247,37 @@ mod tests {
         settings.traffic = Traffic::Mesh;
         settings.index = 2;
         assert_eq!(settings.partners(), [0, 1, 3]);
+    }
+
+    #[test]
+    fn in_a_ring_each_speaks_to_its_neighbours_and_they_to_it() {
+        let mut settings = settings((1..=5).map(|i| Ipv4Addr::new(10, 78, 0, i)).collect());
+        settings.traffic = Traffic::Ring;
+        let mut partners_of = |index| {
+            settings.index = index;
+            settings.partners()
+        };
+        assert_eq!(partners_of(0), [1, 4]);
+        assert_eq!(partners_of(2), [1, 3]);
+        assert_eq!(partners_of(4), [0, 3]);
+        settings.peers.truncate(2);
+        settings.index = 1;
+        assert_eq!(settings.partners(), [0], "both neighbours are one");
+        settings.peers.truncate(1);
+        settings.index = 0;
+        assert!(settings.partners().is_empty(), "no VM is its own neighbour");
+    }
+
+    #[test]
+    fn the_rate_is_what_one_vm_receives_whoever_sends_it() {
+        let mut settings = settings((1..=5).map(|i| Ipv4Addr::new(10, 78, 0, i)).collect());
+        for (traffic, per_pair) in [
+            (Traffic::Mesh, 25.0),
+            (Traffic::ClientServer, 25.0),
+            (Traffic::Ring, 50.0),
+        ] {
+            settings.traffic = traffic;
+            assert_eq!(settings.rate_per_pair(), per_pair, "{traffic}");
+        }
     }
 }

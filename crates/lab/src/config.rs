@@ -8,6 +8,8 @@ use serde::Serialize;
 use transhume_model::{Capacity, HostName, HostSpec, Mebibytes, Vcpus};
 
 use crate::authority::Identity;
+use crate::division::{self, AgentBands};
+use crate::layout::Circuits;
 use crate::{LabError, LabUp, Layout, layout};
 
 /// Where the agents find QEMU.
@@ -32,6 +34,8 @@ struct AgentConfig<'a> {
     listen: Listen,
     capacity: Capacity,
     pages: Pages<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bands: Option<AgentBands>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<Identity>,
 }
@@ -100,6 +104,12 @@ pub fn write_agent(
             capacity: capacity(options),
             pages: Pages {
                 off: &options.pages_off,
+            },
+            bands: match options.circuits {
+                Circuits::Shared => options
+                    .link_bits_per_s
+                    .map(|speed| division::of_agent(index, speed)),
+                Circuits::Separate | Circuits::Undivided => None,
             },
             tls,
         },

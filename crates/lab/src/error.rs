@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use transhume_api::ClientError;
-use transhume_model::{IdError, Mebibytes};
+use transhume_model::{Band, IdError, Mebibytes};
 
 /// Why something in the lab was not done.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,15 @@ pub enum LabError {
         option: &'static str,
         /// What is wrong with it.
         reason: String,
+    },
+    /// One link for all bands, unlimited.
+    #[error("a circuit that all bands share needs a link speed")]
+    NoLinkSpeed,
+    /// Bytes of a band were asked for where nothing tells the bands apart.
+    #[error("an undivided circuit does not tell {band} from the other bands")]
+    NotTold {
+        /// Of this one.
+        band: Band,
     },
     /// A host's certificate.
     #[error("cannot make the certificates of the lab's hosts")]
@@ -199,6 +208,8 @@ impl LabError {
                 Some("`transhume hosts` lists the hosts, `transhume cluster show lab` the VMs")
             }
             LabError::Coordinator(error) => error.hint(),
+            LabError::NoLinkSpeed => Some("say it with --link, like --link 1gbit"),
+            LabError::NotTold { .. } => Some("raise the lab with --circuits shared or separate"),
             LabError::Option { .. } => Some("`transhume lab up --help` says what each option takes"),
             LabError::Name(_)
             | LabError::Stock { .. }

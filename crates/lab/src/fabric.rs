@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 
 use transhume_model::Band;
 
-use crate::layout::HOST_PREFIX;
+use crate::division::{self, Room};
+use crate::layout::{Circuit, Circuits, HOST_PREFIX};
 use crate::{LabError, Namespace, tuning};
 
 /// Frames of a guest's burst must fit; at 1 Gbit/s a full queue is 33 ms.
@@ -21,6 +22,8 @@ const MTU_MIN: u16 = 1500;
 pub struct FabricSpec {
     /// Where the bridges are.
     pub namespace: Namespace,
+    /// How the bands share the links.
+    pub circuits: Circuits,
     /// One per host, storage and coordinator and circuit.
     pub links: Vec<FabricLink>,
     /// Per link and direction; absent for unlimited.
@@ -36,32 +39,34 @@ pub struct FabricLink {
     pub peer: String,
     /// Namespace of the other end.
     pub namespace: Namespace,
-    /// Its circuit.
-    pub band: Band,
-    /// Address of the other end.
-    pub address: Ipv4Addr,
-    /// The other end becomes a port of this bridge, which then has the address.
+    /// What it is a part of.
+    pub circuit: Circuit,
+    /// Addresses of the other end.
+    pub addresses: Vec<Ipv4Addr>,
+    /// The other end becomes a port of this bridge, which then has the addresses.
     pub bridge: Option<String>,
+    /// Who limits what the other end sends.
+    pub limited_by: LimitedBy,
+}
+
+/// Who limits what the other end of a link sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitedBy {
+    /// The lab, with one queue.
+    Lab,
+    /// The host's agent, which divides the link.
+    Agent,
 }
 
 impl FabricLink {
     /// The device in the fabric.
     pub fn fabric_device(&self) -> String {
-        format!("{}-{}", circuit(self.band), self.peer)
+        self.circuit.fabric_device(&self.peer)
     }
 
     /// The device in the other namespace.
     pub fn host_device(&self) -> String {
-        format!("{}0", circuit(self.band))
-    }
-}
-
-/// The name of a circuit in device names.
-pub fn circuit(band: Band) -> &'static str {
-    match band {
-        Band::Ct => "ct",
-        Band::Vmct => "vmct",
-        Band::Nast => "nast",
+        self.circuit.host_device()
     }
 }
 
@@ -70,8 +75,8 @@ pub fn build(spec: &FabricSpec) -> Result<(), LabError> {
     let mtu = spec.mtu.max(MTU_MIN);
     tuning::namespace(&spec.namespace)?;
     let mut fabric = Batch::default();
-    for band in Band::ALL {
-        fabric.bridge(&format!("br-{}", circuit(band)), mtu);
+    for circuit in spec.circuits.all() {
+        fabric.bridge(&circuit.bridge(), mtu);
     }
     for link in &spec.links {
         let (inner, outer) = (link.fabric_device(), link.host_device());
@@ -79,9 +84,12 @@ pub fn build(spec: &FabricSpec) -> Result<(), LabError> {
             "link add {inner} mtu {mtu} type veth peer name {outer} mtu {mtu} netns {}",
             link.namespace.name()
         ));
-        fabric.link(format!("link set {inner} master br-{} up", circuit(link.band)));
-        fabric.speed(&inner, spec.bits_per_s);
-        if link.band == Band::Ct {
+        fabric.link(format!("link set {inner} master {} up", link.circuit.bridge()));
+        match spec.circuits {
+            Circuits::Separate | Circuits::Undivided => fabric.speed(&inner, spec.bits_per_s),
+            Circuits::Shared => fabric.divided(&inner, spec.bits_per_s),
+        }
+        if link.circuit == spec.circuits.carrying(Band::Ct) {
             // For faults. Put there later it would take the link's queue away, with what is in it.
             fabric.tc(format!("qdisc add dev {inner} clsact"));
         }
@@ -124,9 +132,14 @@ fn connect(
             batch.link(format!("link set {device} master {bridge}"));
             addressed = bridge;
         }
-        batch.link(format!("addr add {}/{HOST_PREFIX} dev {addressed}", link.address));
+        for address in &link.addresses {
+            batch.link(format!("addr add {address}/{HOST_PREFIX} dev {addressed}"));
+        }
         batch.link(format!("link set {device} up"));
-        batch.speed(&device, speed);
+        match link.limited_by {
+            LimitedBy::Lab => batch.speed(&device, speed),
+            LimitedBy::Agent => {}
+        }
     }
     batch.run(namespace)?;
     let devices: Vec<_> = links.iter().map(|link| link.host_device()).collect();
@@ -162,10 +175,20 @@ impl Batch {
 
     fn speed(&mut self, device: &str, bits_per_s: Option<u64>) {
         if let Some(speed) = bits_per_s {
-            let burst = (speed / 8 / TIMER_HZ_MIN).max(BURST_BYTES_MIN);
+            let burst = burst_bytes(speed);
             self.tc(format!(
                 "qdisc add dev {device} root tbf rate {speed}bit burst {burst} limit {LINK_QUEUE_BYTES}"
             ));
+        }
+    }
+
+    fn divided(&mut self, device: &str, bits_per_s: Option<u64>) {
+        let room = Room {
+            burst_bytes,
+            queue_bytes: LINK_QUEUE_BYTES,
+        };
+        if let Some(speed) = bits_per_s {
+            self.tc.extend(division::of_port(device, speed, room));
         }
     }
 
@@ -181,6 +204,11 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// What a queue of this speed may send at once.
+fn burst_bytes(bits_per_s: u64) -> u64 {
+    (bits_per_s / 8 / TIMER_HZ_MIN).max(BURST_BYTES_MIN)
 }
 
 fn feed(tool: &str, lines: &[String]) -> Result<(), LabError> {

@@ -4,17 +4,17 @@
 use rustix::process::Signal;
 use transhume_model::Band;
 
-use crate::fabric::{self, Batch, circuit};
-use crate::state::Lab;
+use crate::fabric::{self, Batch};
+use crate::filters::{self, Program};
+use crate::layout::Circuit;
+use crate::state::{HostState, Lab};
 use crate::storage::DiskServer;
 use crate::{LabError, Namespace, process};
 
 pub use crate::storage::Room;
 pub use crate::up::{start_agent, start_coordinator};
 
-/// `drop what has the ethertype of RARP, pass the rest`, as classic BPF.
-const DROP_RARP: &str = "4,40 0 0 12,21 0 1 32821,6 0 0 2,6 0 0 4294967295";
-/// Its preference among the filters of a port.
+/// Preference of what drops announcements, among the filters of a port.
 const RARP_FILTER: u16 = 1;
 
 /// Kills a part at once (`agent h1`, `coordinator`, `disk vm1`) and waits until it is gone.
@@ -48,38 +48,92 @@ pub fn serve_disk(lab: &mut Lab, vm: &str, room: Room) -> Result<(), LabError> {
     server.ready(&process)
 }
 
-/// A cut circuit of one host; whole again when dropped.
+/// A host that is cut off one band; whole again when dropped.
 #[derive(Debug)]
 pub struct CutLink {
     fabric: Namespace,
     device: String,
+    how: Cut,
 }
 
-/// Cuts a host off one circuit.
+/// A link of one band goes down; of a link of all bands, one band's packets are dropped.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    Down,
+    Dropped(Band),
+}
+
+/// Cuts a host off one band.
 pub fn cut_link(lab: &Lab, host: &str, band: Band) -> Result<CutLink, LabError> {
     let host = lab.host(host)?;
+    let circuit = lab.state.circuits.carrying(band);
     let cut = CutLink {
         fabric: Namespace::named(lab.layout.fabric_namespace()),
-        device: format!("{}-{}", circuit(band), host.name),
+        device: circuit.fabric_device(host.name.as_str()),
+        how: match circuit {
+            Circuit::Of(_) => Cut::Down,
+            Circuit::Whole => Cut::Dropped(band),
+        },
     };
-    fabric::set_link(&cut.fabric, &cut.device, false)?;
+    match cut.how {
+        Cut::Down => fabric::set_link(&cut.fabric, &cut.device, false)?,
+        Cut::Dropped(band) => drop_both_ways(
+            &cut.fabric,
+            &cut.device,
+            band_filter(band),
+            &filters::drop_band(band),
+        )?,
+    }
     Ok(cut)
 }
 
 impl Drop for CutLink {
     fn drop(&mut self) {
-        if let Err(error) = fabric::set_link(&self.fabric, &self.device, true) {
+        let whole = match self.how {
+            Cut::Down => fabric::set_link(&self.fabric, &self.device, true),
+            Cut::Dropped(band) => pass_both_ways(&self.fabric, &self.device, band_filter(band)),
+        };
+        if let Err(error) = whole {
             tracing::warn!(device = self.device, %error, "the link stays cut");
         }
     }
 }
 
-/// Drops IPv4 packets to 10.77.1.0/24, the hosts' own addresses in the CT circuit, and passes the
-/// guests' frames.
-const DROP_CONTROL: &str =
-    "7,40 0 0 12,21 0 4 2048,32 0 0 30,84 0 0 4294967040,21 0 1 172818688,6 0 0 2,6 0 0 4294967295";
-/// Its preference among the filters of a port; after the one for RARP, so that both can be there.
+/// Preference of what cuts an agent off, after the one for RARP, so that both can be there.
 const CONTROL_FILTER: u16 = 2;
+
+/// Preference of what cuts a band off.
+fn band_filter(band: Band) -> u16 {
+    match band {
+        Band::Ct => 3,
+        Band::Vmct => 4,
+        Band::Nast => 5,
+    }
+}
+
+fn drop_both_ways(
+    fabric: &Namespace,
+    device: &str,
+    preference: u16,
+    program: &Program,
+) -> Result<(), LabError> {
+    let mut batch = Batch::default();
+    for way in WAYS {
+        batch.tc(format!(
+            "filter add dev {device} {way} pref {preference} bpf direct-action bytecode \"{}\"",
+            program.bytecode()
+        ));
+    }
+    batch.run(fabric)
+}
+
+fn pass_both_ways(fabric: &Namespace, device: &str, preference: u16) -> Result<(), LabError> {
+    let mut batch = Batch::default();
+    for way in WAYS {
+        batch.tc(format!("filter del dev {device} {way} pref {preference}"));
+    }
+    batch.run(fabric)
+}
 
 /// A host whose agent hears nobody; whole again when dropped.
 #[derive(Debug)]
@@ -88,37 +142,31 @@ pub struct CutControl {
     device: String,
 }
 
-/// Cuts a host's agent off the CT circuit, orders and tunnels alike; its guests' own frames pass.
+/// Cuts a host's agent off CT, orders and tunnels alike; its guests' own frames pass.
 pub fn cut_control(lab: &Lab, host: &str) -> Result<CutControl, LabError> {
     let host = lab.host(host)?;
     let cut = CutControl {
         fabric: Namespace::named(lab.layout.fabric_namespace()),
-        device: format!("{}-{}", circuit(Band::Ct), host.name),
+        device: ct_device(lab, host),
     };
-    let mut batch = Batch::default();
-    for way in WAYS {
-        batch.tc(format!(
-            "filter add dev {} {way} pref {CONTROL_FILTER} bpf direct-action bytecode \"{DROP_CONTROL}\"",
-            cut.device
-        ));
-    }
-    batch.run(&cut.fabric)?;
+    drop_both_ways(&cut.fabric, &cut.device, CONTROL_FILTER, &filters::drop_control())?;
     Ok(cut)
 }
 
 impl Drop for CutControl {
     fn drop(&mut self) {
-        let mut batch = Batch::default();
-        for way in WAYS {
-            batch.tc(format!(
-                "filter del dev {} {way} pref {CONTROL_FILTER}",
-                self.device
-            ));
-        }
-        if let Err(error) = batch.run(&self.fabric) {
+        if let Err(error) = pass_both_ways(&self.fabric, &self.device, CONTROL_FILTER) {
             tracing::warn!(device = self.device, %error, "the host's agent stays cut off");
         }
     }
+}
+
+/// The fabric's end of the link that carries a host's CT.
+fn ct_device(lab: &Lab, host: &HostState) -> String {
+    lab.state
+        .circuits
+        .carrying(Band::Ct)
+        .fabric_device(host.name.as_str())
 }
 
 /// Both directions of a port.
@@ -131,22 +179,18 @@ pub struct BlockedRarp {
     devices: Vec<String>,
 }
 
-/// Lets the fabric of the CT circuit drop every RARP frame that hosts send.
+/// Lets the fabric drop every RARP frame that hosts send.
 pub fn block_rarp(lab: &Lab) -> Result<BlockedRarp, LabError> {
-    let devices = lab
-        .state
-        .hosts
-        .iter()
-        .map(|host| format!("{}-{}", circuit(Band::Ct), host.name))
-        .collect();
+    let hosts = lab.state.hosts.iter();
     let blocked = BlockedRarp {
         fabric: Namespace::named(lab.layout.fabric_namespace()),
-        devices,
+        devices: hosts.map(|host| ct_device(lab, host)).collect(),
     };
+    let program = filters::drop_rarp().bytecode();
     let mut batch = Batch::default();
     for device in &blocked.devices {
         batch.tc(format!(
-            "filter add dev {device} ingress pref {RARP_FILTER} bpf direct-action bytecode \"{DROP_RARP}\""
+            "filter add dev {device} ingress pref {RARP_FILTER} bpf direct-action bytecode \"{program}\""
         ));
     }
     batch.run(&blocked.fabric)?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use transhume_guest::settings::{PEERS_MAX, Traffic};
 use transhume_model::{Bytes, Mebibytes, Vcpus};
 
+use crate::layout::Circuits;
 use crate::{LabError, LabName, process};
 
 /// Addresses end at .199: .200 is the coordinator, .250 the storage.
@@ -30,7 +31,10 @@ pub struct LabUp {
     pub host_vcpus: Option<Vcpus>,
     /// Likewise for memory.
     pub host_memory: Option<Mebibytes>,
-    /// Speed of every link of every circuit, per direction; absent for unlimited.
+    /// How the bands reach the hosts.
+    pub circuits: Circuits,
+    /// Speed of every link, per direction; absent for unlimited, which only separate circuits can
+    /// be.
     pub link_bits_per_s: Option<u64>,
     /// Largest IP packet of the guests, in bytes.
     pub mtu: u16,
@@ -73,6 +77,7 @@ impl Default for LabUp {
             memory: Mebibytes(96),
             host_vcpus: None,
             host_memory: None,
+            circuits: Circuits::Separate,
             link_bits_per_s: Some(1_000_000_000),
             mtu: 1500,
             disk: Some(Mebibytes(16)),
@@ -114,6 +119,9 @@ impl LabUp {
         {
             return refuse("link speed", "below 1 Mbit/s".to_owned());
         }
+        if self.link_bits_per_s.is_none() && self.circuits != Circuits::Separate {
+            return Err(LabError::NoLinkSpeed);
+        }
         if self.overlay.as_ref().is_some_and(|overlay| !overlay.is_dir()) {
             return refuse("overlay", "is not a directory".to_owned());
         }
@@ -154,6 +162,21 @@ impl fmt::Debug for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_circuit_for_all_bands_asks_for_its_speed() {
+        for circuits in [Circuits::Shared, Circuits::Undivided] {
+            let mut options = LabUp {
+                circuits,
+                ..LabUp::default()
+            };
+            assert!(options.check().is_ok());
+            options.link_bits_per_s = None;
+            let error = options.check().unwrap_err();
+            assert!(error.to_string().contains("speed"), "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("--link")));
+        }
+    }
 
     #[test]
     fn impossible_labs_are_refused_with_the_options_name() {

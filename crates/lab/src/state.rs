@@ -7,8 +7,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use transhume_model::{HostName, VmName};
+use transhume_model::{Band, HostName, VmName};
 
+use crate::layout::Circuits;
 use crate::{LabError, LabName, LabUp, Layout, ProcessRecord, layout, process};
 
 /// The guest's second serial port, in a VM's directory; the name is the agents'.
@@ -34,6 +35,9 @@ pub struct State {
     pub backlog_before: Option<u32>,
     /// The program that is agent and coordinator.
     pub program: PathBuf,
+    /// How the bands reach the hosts.
+    #[serde(default)]
+    pub circuits: Circuits,
 }
 
 /// One host.
@@ -43,11 +47,11 @@ pub struct HostState {
     pub name: HostName,
     /// Its network namespace.
     pub namespace: String,
-    /// Address in the CT circuit.
+    /// Address in CT.
     pub ct: Ipv4Addr,
-    /// Address in the VMCT circuit.
+    /// Address in VMCT.
     pub vmct: Ipv4Addr,
-    /// Address in the NAST circuit.
+    /// Address in NAST.
     pub nast: Ipv4Addr,
     /// Where its agent keeps its VMs.
     pub state_dir: PathBuf,
@@ -69,6 +73,15 @@ pub struct VmState {
 }
 
 impl HostState {
+    /// Its address in a band.
+    pub fn address(&self, band: Band) -> Ipv4Addr {
+        match band {
+            Band::Ct => self.ct,
+            Band::Vmct => self.vmct,
+            Band::Nast => self.nast,
+        }
+    }
+
     /// The console channel of a VM on this host.
     pub fn channel_socket(&self, vm: &VmName) -> PathBuf {
         self.state_dir.join("vms").join(vm.as_str()).join(CHANNEL_SOCKET)

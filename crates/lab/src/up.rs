@@ -9,7 +9,9 @@ use transhume_api::{Client, VmLife};
 use transhume_model::{Band, ClusterName};
 
 use crate::authority::Authority;
+use crate::fabric::LimitedBy;
 use crate::image::{self, Additions, Image};
+use crate::layout::Circuits;
 use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab, State, VmState};
 use crate::{
@@ -105,6 +107,7 @@ fn plan(options: &LabUp) -> Result<Lab, LabError> {
         owner: Some(process::owner(std::process::id())?),
         program,
         backlog_before: tuning::backlog_to_raise(),
+        circuits: options.circuits,
         ..State::default()
     };
     state.namespaces = vec![
@@ -180,43 +183,51 @@ fn coordinator_config(layout: &Layout) -> PathBuf {
 }
 
 fn fabric_spec(lab: &Lab, options: &LabUp) -> FabricSpec {
-    let link = |peer: &str, namespace: &str, band, address, bridge: Option<&str>| FabricLink {
+    let circuits = options.circuits;
+    let part = |peer: &str, namespace: String, band, address| FabricLink {
         peer: peer.to_owned(),
         namespace: Namespace::named(namespace),
-        band,
-        address,
-        bridge: bridge.map(str::to_owned),
+        circuit: circuits.carrying(band),
+        addresses: vec![address],
+        bridge: None,
+        limited_by: LimitedBy::Lab,
     };
     let mut links = vec![
-        link(
+        part(
             STORAGE,
-            &lab.layout.storage_namespace(),
+            lab.layout.storage_namespace(),
             Band::Nast,
             layout::storage_address(),
-            None,
         ),
-        link(
+        part(
             COORDINATOR,
-            &lab.layout.coordinator_namespace(),
+            lab.layout.coordinator_namespace(),
             Band::Ct,
             layout::coordinator_address(),
-            None,
         ),
     ];
     for host in &lab.state.hosts {
-        let name = host.name.as_str();
-        links.push(link(
-            name,
-            &host.namespace,
-            Band::Ct,
-            host.ct,
-            Some(config::BRIDGE),
-        ));
-        links.push(link(name, &host.namespace, Band::Vmct, host.vmct, None));
-        links.push(link(name, &host.namespace, Band::Nast, host.nast, None));
+        links.extend(circuits.all().iter().map(|&circuit| {
+            FabricLink {
+                peer: host.name.to_string(),
+                namespace: Namespace::named(&host.namespace),
+                circuit,
+                addresses: circuit
+                    .bands()
+                    .into_iter()
+                    .map(|band| host.address(band))
+                    .collect(),
+                bridge: (circuit == circuits.carrying(Band::Ct)).then(|| config::BRIDGE.to_owned()),
+                limited_by: match circuits {
+                    Circuits::Shared => LimitedBy::Agent,
+                    Circuits::Separate | Circuits::Undivided => LimitedBy::Lab,
+                },
+            }
+        }));
     }
     FabricSpec {
         namespace: Namespace::named(lab.layout.fabric_namespace()),
+        circuits,
         links,
         bits_per_s: options.link_bits_per_s,
         mtu: options.mtu,

@@ -109,6 +109,7 @@ impl From<LabError> for Failure {
             LabError::AlreadyUp { .. }
                 | LabError::Leftovers { .. }
                 | LabError::Option { .. }
+                | LabError::NoLinkSpeed
                 | LabError::NoLab { .. }
                 | LabError::NoSuch { .. }
         );

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use transhume_lab::{
-    Lab, LabName, LabUp, Progress, Target, Traffic, collect_without, down, exec, log, sweep, up,
+    Lab, LabName, LabUp, Profile, Progress, Target, Traffic, collect_without, down, exec, log, sweep, up,
 };
 use transhume_model::{Mebibytes, VmName};
 
-use crate::args::{LabCommand, UpArgs, Workload};
+use crate::args::{LabCommand, UpArgs};
 use crate::failure::{Failure, Kind};
 use crate::figures;
 use crate::memory;
@@ -59,27 +59,25 @@ pub fn progress() -> Progress {
 }
 
 async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
+    let profile = Profile::from(args.profile).options();
     let options = LabUp {
-        hosts: args.hosts,
-        vms: args.vms,
-        memory: Mebibytes(args.memory_mib),
+        hosts: args.hosts.unwrap_or(profile.hosts),
+        vms: args.vms.unwrap_or(profile.vms),
+        memory: args.memory_mib.map_or(profile.memory, Mebibytes),
+        circuits: args.circuits.into(),
         link_bits_per_s: args.link.0,
         mtu: args.mtu,
         overlay: args.overlay,
         run: args.run,
-        traffic: match args.workload {
-            Workload::Mesh => Traffic::Mesh,
-            Workload::ClientServer => Traffic::ClientServer,
-            Workload::None => Traffic::None,
-        },
-        rate: args.rate,
+        traffic: args.workload.map_or(profile.traffic, Traffic::from),
+        rate: args.rate.unwrap_or(profile.rate),
         accel: args.accel,
         buffer_bytes_max: args.buffer_bytes_max,
         pages_off: args.pages_off,
         tls: !args.no_tls,
         owner: args.owner,
         progress: progress(),
-        ..LabUp::default()
+        ..profile
     };
     up(&options).await?;
     eprintln!(

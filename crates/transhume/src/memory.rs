@@ -11,6 +11,7 @@ use transhume_lab::load::MemoryLoad;
 use transhume_lab::plot::Spread;
 use transhume_lab::stock::{StockLab, StockMode, accelerator};
 use transhume_lab::{LabName, LabUp, Meter, down, up};
+use transhume_model::Band;
 use transhume_protocol::message::PageClasses;
 use transhume_protocol::report::VmReport;
 use transhume_protocol::step::Phase;
@@ -170,7 +171,7 @@ async fn stock(options: &LabUp, case: &Case, reps: usize, rows: &mut Vec<Row>) -
                 case: case.clone(),
                 mover: mode.name(),
                 repetition,
-                bytes: moved.cost.vmct_bytes,
+                bytes: moved.cost.bytes(Band::Vmct)?,
                 seconds: moved.duration.as_secs_f64(),
                 blackout_ms: median(blackouts),
                 busy_s: moved.cost.busy.as_secs_f64(),
@@ -202,7 +203,7 @@ async fn ours(options: &LabUp, case: &Case, first: usize, rows: &mut Vec<Row>) -
             case: case.clone(),
             mover,
             repetition,
-            bytes: cost.vmct_bytes,
+            bytes: cost.bytes(Band::Vmct)?,
             seconds,
             blackout_ms: median(report.vms.iter().filter_map(|vm| vm.blackout_ms)),
             busy_s: cost.busy.as_secs_f64(),

@@ -25,6 +25,9 @@ pub(crate) struct Farewell {
     pub(crate) postponed: Vec<Order>,
     /// Orders that were not even read.
     pub(crate) orders: mpsc::Receiver<Order>,
+    /// Where an agent that starts still waits for it: dropped when nothing of the VM counts any
+    /// more.
+    pub(crate) taken_over: Option<oneshot::Sender<()>>,
 }
 
 /// One VM's task.
@@ -123,6 +126,7 @@ impl VmTask {
             reports,
             postponed,
             orders: self.mail.orders,
+            taken_over: self.taken_over,
         }
     }
 

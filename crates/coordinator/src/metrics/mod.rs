@@ -51,6 +51,7 @@ impl Metrics {
             counted.add(&names::FAULTS, [&word(&kind)], 0.0);
         }
         counted.add(&names::VMS_LOST, [], 0.0);
+        counted.add(&names::VMS_STUCK, [], 0.0);
         report::begin(&mut counted);
         Self {
             counted,

@@ -87,13 +87,11 @@ impl Mesh {
         for (position, &index) in partners.iter().enumerate() {
             place[usize::from(index)] = Some(position);
         }
-        // Every pair carries rate / (n - 1), whatever the number of partners.
-        let per_pair = f64::from(settings.rate) / (settings.peers.len() - 1) as f64;
         let mesh = Mesh {
             me: settings.index,
             run: now().as_nanos() as u64,
             socket,
-            rate: per_pair * partners.len() as f64,
+            rate: settings.rate_per_pair() * partners.len() as f64,
             peers: partners.iter().map(|&index| Peer::new(index, settings)).collect(),
             place,
             next: 0,

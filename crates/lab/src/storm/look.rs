@@ -12,6 +12,7 @@ use transhume_guest::wire::Op;
 use transhume_model::{HostName, VmName};
 
 use super::facts::{GuestSight, QemuSight, RecordSight, Sighting, SpoolSight, TapSight};
+use crate::layout::Circuits;
 use crate::state::{HostState, Lab};
 use crate::{Channel, LabError, Namespace, config, namespace, process};
 
@@ -19,8 +20,6 @@ use crate::{Channel, LabError, Namespace, config, namespace, process};
 const PING_MAX: Duration = Duration::from_secs(15);
 /// What a VM's directory holds as soon as an agent remembers the VM.
 const RECORD: &str = "state.json";
-/// Devices of a host that are no taps.
-const OWN_DEVICES: [&str; 5] = ["lo", config::BRIDGE, "ct0", "vmct0", "nast0"];
 
 /// Looks at everything but the coordinator.
 pub async fn look(lab: &Lab) -> Result<Sighting, LabError> {
@@ -111,7 +110,8 @@ fn taps(lab: &Lab, qemus: &[QemuSight]) -> Result<Vec<TapSight>, LabError> {
             host: host.name.clone(),
             name,
         };
-        Ok(devices(&table).into_iter().map(tap).collect())
+        let own = own_devices(lab.state.circuits);
+        Ok(devices(&table, &own).into_iter().map(tap).collect())
     })
 }
 
@@ -123,15 +123,25 @@ fn read(path: &str) -> Result<String, LabError> {
     })
 }
 
+/// Devices of a host that are no taps.
+fn own_devices(circuits: Circuits) -> Vec<String> {
+    let links = circuits.all().iter().map(|circuit| circuit.host_device());
+    ["lo", config::BRIDGE]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(links)
+        .collect()
+}
+
 /// Names in /proc/net/dev that are not a host's own.
-fn devices(table: &str) -> Vec<String> {
+fn devices(table: &str, own: &[String]) -> Vec<String> {
     let names = table
         .lines()
         .skip(2)
         .filter_map(|line| line.trim().split_once(':'));
     names
         .map(|(name, _)| name.to_owned())
-        .filter(|name| !OWN_DEVICES.contains(&name.as_str()))
+        .filter(|name| !own.contains(name))
         .collect()
 }
 
@@ -251,7 +261,11 @@ mod tests {
     #[test]
     fn a_hosts_own_devices_are_no_taps() {
         let table = "Inter-|\n face |\n    lo: 1\n br-ct: 1\n   ct0: 1\n vmct0: 1\n nast0: 1\n th0abc: 7 1\n";
-        assert_eq!(devices(table), ["th0abc"]);
+        assert_eq!(devices(table, &own_devices(Circuits::Separate)), ["th0abc"]);
+        let table = table.replace("   ct0: 1\n vmct0: 1\n nast0: 1\n", "  all0: 1\n");
+        for circuits in [Circuits::Shared, Circuits::Undivided] {
+            assert_eq!(devices(&table, &own_devices(circuits)), ["th0abc"]);
+        }
     }
 
     #[test]

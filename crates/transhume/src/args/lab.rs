@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use transhume_lab::{Circuits, Profile, Traffic};
 use transhume_model::{BitRate, RateError, VmName};
 
 #[derive(Debug, Subcommand)]
@@ -157,6 +158,9 @@ pub struct StormArgs {
     /// Faults to draw from, by name or kind (kill, freeze, cut, fill, step), or none [default: all]
     #[arg(long, value_delimiter = ',', value_name = "FAULT,..")]
     pub faults: Vec<String>,
+    /// How cluster traffic, migrations and storage reach the hosts
+    #[arg(long, value_enum, default_value_t = CircuitsArg::Separate)]
+    pub circuits: CircuitsArg,
     /// Memory of each VM
     #[arg(long, default_value_t = 96, value_name = "MIB")]
     pub memory_mib: u64,
@@ -207,21 +211,49 @@ pub enum Workload {
     Mesh,
     /// The first VM serves the others (§2.1.1)
     ClientServer,
+    /// Every VM sends to the one before it and the one behind it: for many VMs on few cores
+    Ring,
     /// Nothing
     None,
 }
 
+/// How the bands reach the hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CircuitsArg {
+    /// A link for each band
+    Separate,
+    /// One link for all, divided by the agents and the fabric
+    Shared,
+    /// One link for all, first come, first served
+    Undivided,
+}
+
+/// What the lab is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProfileArg {
+    /// 4 VMs on 4 hosts, each speaks to each, 1000 messages a second
+    Demo,
+    /// The testbed of the paper (§4): 40 VMs on 4 of 8 hosts, in a ring, 20 messages a second
+    Paper,
+}
+
 #[derive(Debug, ClapArgs)]
 pub struct UpArgs {
+    /// What hosts, VMs, memory, workload and rate are where they are not said
+    #[arg(long, value_enum, default_value_t = ProfileArg::Demo)]
+    pub profile: ProfileArg,
     /// Number of hosts; the VMs start on the first half
-    #[arg(long, default_value_t = 4)]
-    pub hosts: u16,
+    #[arg(long)]
+    pub hosts: Option<u16>,
     /// Number of VMs
-    #[arg(long, default_value_t = 4)]
-    pub vms: u16,
-    /// Memory of each VM
-    #[arg(long, default_value_t = 96, value_name = "MIB")]
-    pub memory_mib: u64,
+    #[arg(long)]
+    pub vms: Option<u16>,
+    /// Memory of each VM [default: 96]
+    #[arg(long, value_name = "MIB")]
+    pub memory_mib: Option<u64>,
+    /// How cluster traffic, migrations and storage reach the hosts
+    #[arg(long, value_enum, default_value_t = CircuitsArg::Separate)]
+    pub circuits: CircuitsArg,
     /// Speed of each host's links, like 200mbit, 1gbit or unlimited
     #[arg(long, default_value = "1gbit", value_parser = link_speed)]
     pub link: LinkSpeed,
@@ -236,11 +268,11 @@ pub struct UpArgs {
     #[arg(long, value_name = "CMD")]
     pub run: Option<String>,
     /// What the guests do by themselves
-    #[arg(long, value_enum, default_value_t = Workload::Mesh)]
-    pub workload: Workload,
+    #[arg(long, value_enum)]
+    pub workload: Option<Workload>,
     /// Messages a second into each VM
-    #[arg(long, default_value_t = 1000)]
-    pub rate: u32,
+    #[arg(long)]
+    pub rate: Option<u32>,
     /// auto, kvm or tcg
     #[arg(long, default_value = "auto")]
     pub accel: String,
@@ -256,6 +288,36 @@ pub struct UpArgs {
     /// A process that the lab belongs to: once it has ended, the next `lab up` removes the lab
     #[arg(long, value_name = "PID")]
     pub owner: Option<u32>,
+}
+
+impl From<Workload> for Traffic {
+    fn from(workload: Workload) -> Self {
+        match workload {
+            Workload::Mesh => Traffic::Mesh,
+            Workload::ClientServer => Traffic::ClientServer,
+            Workload::Ring => Traffic::Ring,
+            Workload::None => Traffic::None,
+        }
+    }
+}
+
+impl From<CircuitsArg> for Circuits {
+    fn from(circuits: CircuitsArg) -> Self {
+        match circuits {
+            CircuitsArg::Separate => Circuits::Separate,
+            CircuitsArg::Shared => Circuits::Shared,
+            CircuitsArg::Undivided => Circuits::Undivided,
+        }
+    }
+}
+
+impl From<ProfileArg> for Profile {
+    fn from(profile: ProfileArg) -> Self {
+        match profile {
+            ProfileArg::Demo => Profile::Demo,
+            ProfileArg::Paper => Profile::Paper,
+        }
+    }
 }
 
 /// Bits per second; absent: unlimited.

@@ -37,6 +37,7 @@ impl Scene {
             hosts: args.hosts,
             vms: args.vms,
             memory: Mebibytes(args.memory_mib),
+            circuits: args.circuits.into(),
             rate: args.rate,
             state_bytes_max: Some(STATE_BYTES),
             owner: Some(args.owner.unwrap_or_else(std::process::id)),

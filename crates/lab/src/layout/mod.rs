@@ -1,5 +1,7 @@
 //! Names and addresses of everything in a lab, derived from its name and numbers. Pure.
 
+mod circuits;
+
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use transhume_model::{
 
 use crate::image::Image;
 use crate::{LabError, LabUp};
+
+pub use circuits::{Circuit, Circuits};
 
 /// Every namespace of a lab starts with this.
 pub const NAMESPACE_PREFIX: &str = "th-";
@@ -32,7 +36,7 @@ const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 no_timer_check tsc=reliabl
                        random.trust_cpu=on rcupdate.rcu_expedited=1 ipv6.disable=1 panic=0";
 /// Length of the network prefix of the VMs' addresses.
 pub const VM_PREFIX: u8 = 16;
-/// Length of the network prefix of the hosts' addresses, per circuit.
+/// Length of the network prefix of the hosts' addresses, per band.
 pub const HOST_PREFIX: u8 = 24;
 
 /// A lab's name: part of namespace and directory names.
@@ -163,7 +167,45 @@ pub fn vm_name(index: u16) -> Result<VmName, LabError> {
     Ok(format!("vm{}", index + 1).parse()?)
 }
 
-fn circuit(band: Band, host: u8) -> Ipv4Addr {
+/// A network of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// Bits behind the prefix are 0.
+    pub address: Ipv4Addr,
+    /// Length of its prefix.
+    pub prefix: u8,
+}
+
+impl Network {
+    /// The bits that are the same everywhere in it.
+    pub fn mask(self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// The addresses of a band.
+pub fn network(band: Band) -> Network {
+    Network {
+        address: address(band, 0),
+        prefix: HOST_PREFIX,
+    }
+}
+
+/// The addresses of VMCT and NAST: one network, since theirs are neighbours.
+pub fn network_beside_ct() -> Network {
+    Network {
+        address: address(Band::Vmct, 0),
+        prefix: HOST_PREFIX - 1,
+    }
+}
+
+fn address(band: Band, host: u8) -> Ipv4Addr {
     let net = match band {
         Band::Ct => 1,
         Band::Vmct => 2,
@@ -172,9 +214,9 @@ fn circuit(band: Band, host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, net, host)
 }
 
-/// A host's address in one circuit.
+/// A host's address in one band.
 pub fn host_address(band: Band, index: u16) -> Ipv4Addr {
-    circuit(band, index as u8 + 1)
+    address(band, index as u8 + 1)
 }
 
 /// Where a host's agent binds.
@@ -190,19 +232,19 @@ pub fn control_address(index: u16) -> SocketAddr {
     SocketAddr::new(host_address(Band::Ct, index).into(), CONTROL_PORT)
 }
 
-/// The coordinator in the CT circuit.
+/// The coordinator in CT.
 pub fn api_address() -> SocketAddrV4 {
     SocketAddrV4::new(coordinator_address(), API_PORT)
 }
 
-/// The coordinator's address in the CT circuit.
+/// The coordinator's address in CT.
 pub fn coordinator_address() -> Ipv4Addr {
-    circuit(Band::Ct, COORDINATOR_HOST)
+    address(Band::Ct, COORDINATOR_HOST)
 }
 
-/// The storage's address in the NAST circuit.
+/// The storage's address in NAST.
 pub fn storage_address() -> Ipv4Addr {
-    circuit(Band::Nast, STORAGE_HOST)
+    address(Band::Nast, STORAGE_HOST)
 }
 
 /// The port of a VM's disk.
