@@ -174,7 +174,7 @@ pub(crate) struct Throttle {
 impl Throttle {
     /// Of a guest whose memory is about to be copied.
     pub(crate) fn follow(vm: Vm, pace: &Pace) -> Self {
-        let pid = vm.process().pid as u32;
+        let pid = vm.process().pid;
         let task = tokio::spawn(obey(vm, pid, pace.processor_changes()));
         Throttle { pid, task }
     }

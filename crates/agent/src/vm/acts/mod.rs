@@ -51,7 +51,7 @@ async fn perform(holdings: &mut Holdings, context: &Context, act: Act) -> Outcom
             surrendered,
         } => {
             // A killed agent lifts nothing.
-            throttle::lift(process.pid as u32);
+            throttle::lift(process.pid);
             let adoption = process::Adoption {
                 process,
                 spec,
