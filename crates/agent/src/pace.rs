@@ -91,7 +91,8 @@ impl Pace {
             .send_modify(|set| (set.copying, set.switching) = (copying, switching));
     }
 
-    /// Hundredths of its processors that the guest keeps while its memory is copied; `None` for all.
+    /// Hundredths of its processors that the guest keeps while its memory is copied; `None` for
+    /// all.
     pub fn set_processor(&self, percent: Option<u8>) {
         self.processor
             .send_if_modified(|set| std::mem::replace(set, percent) != percent);

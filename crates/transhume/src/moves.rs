@@ -70,8 +70,8 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
     finish(follow::follow(client, migration, json, interrupts).await?, json)
 }
 
-/// One that waits for others asks again where the coordinator has held its request for as long as it
-/// holds any.
+/// One that waits for others asks again where the coordinator has held its request for as long as
+/// it holds any.
 async fn begin(
     client: &Client,
     cluster: &ClusterName,

@@ -23,8 +23,8 @@ use crate::{
 
 /// Longest wait for an answer that is not a stream.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
-/// Longest wait for work of the agents to be done: the coordinator works on a request for 300 s, and
-/// says so when they are over.
+/// Longest wait for work of the agents to be done: the coordinator works on a request for 300 s,
+/// and says so when they are over.
 const WORK_MAX: Duration = Duration::from_secs(310);
 
 /// A coordinator, from the user's side. Nothing is connected until something is asked.

@@ -19,8 +19,9 @@ pub struct MoveRequest {
     pub cluster: ClusterName,
     /// Live or offline.
     pub mode: Mode,
-    /// Epoch of the first batch; each batch takes the next one, [`MoveRequest::epochs`] says
-    /// how many there are. The driver allots epochs: each one is newer than any an agent may hold for these VMs.
+    /// Epoch of the first batch; each batch takes the next one, [`MoveRequest::epochs`] says how
+    /// many there are. The driver allots epochs: each one is newer than any an agent may hold for
+    /// these VMs.
     pub epoch: Epoch,
     /// S1, for the report.
     pub from: Vec<HostName>,

@@ -1,6 +1,7 @@
 //! A VM that does not get ready, and a move that takes too long: what was ordered for these cases.
 //!
-//! Whether a VM is stuck, and slowing its guest down, are the driver's: both need to know the links.
+//! Whether a VM is stuck, and slowing its guest down, are the driver's: both need to know the
+//! links.
 
 use std::collections::BTreeMap;
 
