@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use transhume_model::{Epoch, Millis, ProcessId, VmSpec};
 use transhume_protocol::message::Mode;
 
+use crate::input::RunState;
+
 /// Pairs an effect with its [`Input::Done`](crate::Input::Done).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -227,6 +229,18 @@ pub enum AdoptBuffers {
     },
 }
 
+impl AdoptBuffers {
+    /// What goes on now that it is known whether the guest runs. An agent may be killed with the
+    /// plug shut and the guest not stopped yet: QEMU reads the tap then, and whoever read it too
+    /// would take every other frame out of its turn. What waits can only be put back.
+    pub fn with_guest(self, run: RunState, surrendered: bool) -> Self {
+        match self {
+            AdoptBuffers::Capture { .. } if run == RunState::Running && !surrendered => AdoptBuffers::Abort,
+            other => other,
+        }
+    }
+}
+
 /// What is done at once, cannot fail and is not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
@@ -270,4 +284,24 @@ pub enum Timer {
     Adopt,
     /// A record that could not be written is written again.
     Write,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beside_a_guest_that_runs_nothing_is_captured() {
+        let capture = || AdoptBuffers::Capture { tunnels: Vec::new() };
+        assert_eq!(
+            capture().with_guest(RunState::Running, false),
+            AdoptBuffers::Abort
+        );
+        assert_eq!(capture().with_guest(RunState::Paused, false), capture());
+        assert_eq!(capture().with_guest(RunState::PostMigrate, true), capture());
+        assert_eq!(
+            AdoptBuffers::None.with_guest(RunState::Running, false),
+            AdoptBuffers::None
+        );
+    }
 }

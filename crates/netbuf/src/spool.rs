@@ -318,6 +318,11 @@ impl Spool {
         word64(self.map.bytes(), VNET_AT) as usize
     }
 
+    /// Target: the length that the source's frames have, as soon as it is known.
+    pub(crate) fn set_vnet_header_bytes(&mut self, bytes: usize) {
+        self.map.store_release(VNET_AT, bytes as u64);
+    }
+
     /// Bytes of records.
     pub(crate) fn bytes(&self) -> usize {
         self.tail - RECORDS_AT

@@ -249,12 +249,15 @@ fn target_killed(at: TargetKilled) {
         stream.goes_on();
         let mut config: TargetConfig = net::target_config();
         let mut source = vm.source(&net::source_config(64 << 20));
+        // As QEMU does it: short until the VM is loaded.
+        net::set_vnet_header_bytes(&vm.target_tap, 10);
         let mut target = TargetBuffer::open(config.clone(), &vm.target_tap, no_events()).unwrap();
         source.connect(target.address()).unwrap();
         config.port = target.address().port();
         vm.capture(&mut source);
         stream.goes_on();
         source.committed();
+        net::set_vnet_header_bytes(&vm.target_tap, 12);
         vm.target_guest.run(true);
         if at != TargetKilled::BeforeActivate {
             let first = target.activate().unwrap();

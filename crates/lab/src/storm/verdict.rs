@@ -15,6 +15,9 @@ use super::strike::Struck;
 /// VM's only copy then.
 const UNNOTICED_MS_MAX: i64 = 1_000;
 
+/// How a move ends that lost a VM.
+const WITH_LOSS: &str = "committed-with-loss";
+
 /// A promise that was not kept.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Violation {
@@ -257,7 +260,9 @@ fn move_found(facts: &Facts, moved: &MoveSight, lost: &BTreeSet<VmName>, found: 
     if moved.ended && facts.struck.is_empty() && moved.outcome != "committed" {
         found.push(Violation::NotCommitted(moved.outcome.clone()));
     }
-    if moved.ended && moved.frames != Counts::default() && lost.is_empty() {
+    // A VM that was lost took frames with it, also where it has been started again since.
+    let with_loss = !lost.is_empty() || moved.outcome == WITH_LOSS;
+    if moved.ended && moved.frames != Counts::default() && !with_loss {
         found.push(Violation::Report(moved.frames));
     }
     for place in &moved.vms {

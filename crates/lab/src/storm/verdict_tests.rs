@@ -398,3 +398,15 @@ fn a_strike_that_missed_excuses_nothing() {
     facts.struck[0].hit = false;
     assert!(matches!(judge(&facts), Verdict::Violated(_)));
 }
+
+#[test]
+fn frames_that_went_with_a_vm_are_no_fault_of_the_report_also_once_it_runs_again() {
+    let mut facts = sound();
+    facts.struck = vec![struck(Fault::KillTargetQemu, 1, 5_500)];
+    let moved = facts.moved.as_mut().unwrap();
+    moved.frames.lost = 14;
+    moved.outcome = "committed-with-loss".to_owned();
+    assert_eq!(judge(&facts), Verdict::Kept);
+    facts.moved.as_mut().unwrap().outcome = "committed".to_owned();
+    assert!(matches!(judge(&facts), Verdict::Violated(_)), "no VM was lost");
+}

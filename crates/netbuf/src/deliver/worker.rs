@@ -47,7 +47,6 @@ pub(crate) struct Worker {
     listener: TcpListener,
     greetings: Greetings,
     tunnel: Option<TcpStream>,
-    vnet_header_bytes: usize,
     injector: Injector,
     watch: Watch,
     pub(super) wake: Arc<OwnedFd>,
@@ -98,7 +97,6 @@ impl Worker {
             tap,
             next: spool.after(delivered),
             delivered: spool.counts(delivered).unicast,
-            vnet_header_bytes: spool.vnet_header_bytes(),
             spool,
             partial: 0,
             listener,
@@ -247,7 +245,9 @@ impl Worker {
             vnet_header_bytes,
         } = greeted;
         self.tunnel = Some(stream);
-        self.vnet_header_bytes = vnet_header_bytes;
+        // QEMU gives the two taps headers of different lengths until the VM is loaded. The frames
+        // are the source's, also for an agent that comes after a kill.
+        self.spool.set_vnet_header_bytes(vnet_header_bytes);
         // A record cut by the break is sent again as a whole.
         self.partial = 0;
         self.answer(Answer::Welcome(self.spool.last()));
@@ -310,7 +310,8 @@ impl Worker {
         }
         loop {
             let now = Instant::now();
-            let batch = batch(&self.spool, self.next, self.vnet_header_bytes);
+            let vnet = self.spool.vnet_header_bytes();
+            let batch = batch(&self.spool, self.next, vnet);
             if batch.is_empty() {
                 self.announce_when_in(now, false)?;
                 if !self.control_record()? {
@@ -319,7 +320,7 @@ impl Worker {
                 continue;
             }
             let wanted = batch.len();
-            let taken = match self.injector.inject(&batch, self.vnet_header_bytes) {
+            let taken = match self.injector.inject(&batch, vnet) {
                 Err(error) if inject::is_refusal(&error) => {
                     self.skip_frame(Note::Unfit);
                     continue;

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each file of tests uses its own part")]
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -517,4 +517,12 @@ pub fn assert_in_order(got: &[u64], count: u64) {
         );
     }
     assert_eq!(got.len() as u64, count, "frames in all");
+}
+
+/// Length of the virtio-net header in front of each frame that is read from a tap or written to it.
+pub fn set_vnet_header_bytes(tap: &Tap, bytes: i32) {
+    const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    let result = unsafe { libc::ioctl(tap.fd().as_raw_fd(), TUNSETVNETHDRSZ, &bytes) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }

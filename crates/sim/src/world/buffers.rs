@@ -59,14 +59,14 @@ impl World {
         run: RunState,
         surrendered: bool,
     ) -> Result<Result<(), Trouble>, Violation> {
-        match buffers {
+        match buffers.with_guest(run, surrendered) {
             AdoptBuffers::None => Ok(Ok(())),
             AdoptBuffers::Abort => {
                 self.end_reading(at);
                 self.take_source(at, SourceBuffer::new(Stage::Stopped));
                 Ok(Ok(()))
             }
-            AdoptBuffers::Capture { tunnels } => self.resume_capture(at, &tunnels, run, surrendered),
+            AdoptBuffers::Capture { tunnels } => self.resume_capture(at, &tunnels, surrendered),
             AdoptBuffers::Deliver { tunnels, activated } => self.resume_delivery(at, &tunnels, activated),
             AdoptBuffers::Delivered { tunnels } => self.resume_delivery(at, &tunnels, true).map(|_| Ok(())),
         }
@@ -82,27 +82,17 @@ impl World {
         &mut self,
         at: At,
         tunnels: &[SocketAddr],
-        run: RunState,
         surrendered: bool,
     ) -> Result<Result<(), Trouble>, Violation> {
         if self.things(at).source_spool.is_none() {
             return Ok(Err(Trouble::failed(FaultKind::Internal, "there is no spool")));
         }
-        // Its agent was killed before the guest had stopped: it can only be put back.
-        let stage = match run {
-            RunState::Running => Stage::Stopped,
-            _ => Stage::Capturing,
-        };
-        let mut source = SourceBuffer::new(stage);
+        let mut source = SourceBuffer::new(Stage::Capturing);
         (source.peer, source.committed) = (tunnels.first().copied(), surrendered);
         self.take_source(at, source);
-        if stage == Stage::Capturing {
-            self.keep_ring(at);
-            if let Some(tap) = &mut self.things(at).tap {
-                tap.open();
-            }
-        } else {
-            self.end_reading(at);
+        self.keep_ring(at);
+        if let Some(tap) = &mut self.things(at).tap {
+            tap.open();
         }
         self.pump(at.host, at.vm)?;
         if !self.connect(at) && surrendered {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use transhume_lab::PairFigures;
 use transhume_lab::storm::{
     Account, Counts, Facts, MoveSight, RoundLine, RoundPlan, RoundVerdict, Sighting, StruckLine, Verdict,
     VmPlace, judge, look, may_be_lost, revive,
@@ -28,6 +29,8 @@ pub struct Told {
     facts: Facts,
     report: Option<MigrationReport>,
     events: Vec<Event>,
+    /// Since the lab was raised.
+    pairs: Vec<PairFigures>,
 }
 
 /// Where the cluster goes from where it is.
@@ -90,6 +93,7 @@ pub async fn run(scene: &mut Scene, plan: &RoundPlan) -> Result<Told, Failure> {
         facts,
         report,
         events: course.events,
+        pairs: scene.pairs.clone(),
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use transhume_api::{Client, HostView, MoveOrder, VmLife, VmStart, VmView};
 use transhume_lab::storm::{ClusterSight, Counts, HostSight, VmSight};
-use transhume_lab::{Figures, Lab, LabUp, collect, up};
+use transhume_lab::{Figures, Lab, LabUp, PairFigures, collect, up};
 use transhume_model::{Bytes, ClusterName, HostName, IdError, Mebibytes, MigrationId, VmName};
 use transhume_protocol::message::VmRole;
 
@@ -29,6 +29,8 @@ pub struct Scene {
     pub client: Client,
     cluster: ClusterName,
     before: Counts,
+    /// Pairs that lost, doubled or reordered something so far, for the evidence.
+    pub pairs: Vec<PairFigures>,
 }
 
 impl Scene {
@@ -50,6 +52,7 @@ impl Scene {
             client: client::of_lab()?,
             cluster: CLUSTER.parse().map_err(|error: IdError| Failure::of(&error))?,
             before: Counts::default(),
+            pairs: Vec::new(),
         };
         scene.before = counts(&scene.traffic().await?);
         Ok(scene)
@@ -89,7 +92,9 @@ impl Scene {
     pub async fn count(&mut self, lost: &[VmName]) -> Result<Counts, Failure> {
         let mut lab = self.lab();
         lab.state.vms.retain(|vm| !lost.contains(&vm.name));
-        let now = counts(&collect(&lab, true).await?);
+        let figures = collect(&lab, true).await?;
+        let now = counts(&figures);
+        self.pairs = figures.pairs;
         let counted = now.since(&self.before);
         self.before = now;
         Ok(counted)

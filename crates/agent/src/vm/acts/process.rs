@@ -104,8 +104,8 @@ impl Adoption {
             let taken = block_in_place(|| Taps::take(&self.spec, self.process.pid));
             holdings.taps = Some(taken.map_err(network_failed)?);
         }
-        self.buffers(holdings, context)?;
         let run = run_state(&vm.query_status().await.map_err(qemu_failed)?);
+        self.buffers(holdings, context, run)?;
         tracing::info!(pid = self.process.pid, ?run, "taken over");
         Ok(Product::Adopted { run })
     }
@@ -119,8 +119,8 @@ impl Adoption {
             let taps = block_in_place(|| Taps::create(&context.config, &context.owner, &self.spec, purpose));
             holdings.taps = Some(taps.map_err(network_failed)?);
         }
-        self.buffers(holdings, context)?;
         let run = RunState::PostMigrate;
+        self.buffers(holdings, context, run)?;
         Ok(Product::Adopted { run })
     }
 
@@ -143,7 +143,7 @@ impl Adoption {
         adopted.map_err(qemu_failed)
     }
 
-    fn buffers(&self, holdings: &mut Holdings, context: &Context) -> Result<(), Trouble> {
+    fn buffers(&self, holdings: &mut Holdings, context: &Context, run: RunState) -> Result<(), Trouble> {
         let ends = Ends {
             config: &context.config,
             spec: &self.spec,
@@ -151,11 +151,11 @@ impl Adoption {
             inputs: &holdings.inputs,
         };
         let taps = holdings.taps()?;
-        match &self.buffers {
+        match self.buffers.clone().with_guest(run, self.surrendered) {
             // Whatever an earlier move kept is of no use any more.
             AdoptBuffers::None => remove_spools(&context.config, &self.spec.name),
             AdoptBuffers::Capture { tunnels } => {
-                let resumed = block_in_place(|| SourceBuffers::resume(&ends, taps, tunnels));
+                let resumed = block_in_place(|| SourceBuffers::resume(&ends, taps, &tunnels));
                 let mut resumed = resumed.map_err(network_failed)?;
                 if self.surrendered {
                     resumed.committed();
@@ -170,11 +170,11 @@ impl Adoption {
                 holdings.source = slot(resumed);
             }
             AdoptBuffers::Deliver { tunnels, activated } => {
-                let delivers = self.deliver(&ends, taps, tunnels, *activated)?;
+                let delivers = self.deliver(&ends, taps, &tunnels, activated)?;
                 holdings.meter.target(delivers.meters());
                 holdings.target = slot(delivers);
             }
-            AdoptBuffers::Delivered { tunnels } => match self.deliver(&ends, taps, tunnels, true) {
+            AdoptBuffers::Delivered { tunnels } => match self.deliver(&ends, taps, &tunnels, true) {
                 Ok(delivered) => {
                     holdings.meter.target(delivered.meters());
                     holdings.target = slot(delivered);
