@@ -10,7 +10,7 @@ pub const ROUND_MS: Millis = Millis(250);
 pub const LEAST_BYTES_PER_S: f64 = 125_000.0;
 
 /// Least rate that admission counts for a VM, bits per second.
-pub const NEED_BITS_PER_S_MIN: u64 = 8_000_000;
+pub const NEED_BITS_PER_S_MIN: u64 = 1_000_000;
 
 /// Share of a budget that page streams are given: the rest are headers. Of a full frame of 1 514
 /// bytes 1 448 are a stream's.
@@ -30,7 +30,7 @@ pub const USED_SHARE: f64 = 0.8;
 pub const CHANGE_MIN: f64 = 0.02;
 
 /// Passes in a row that leave as much as the one before, until a VM counts as stuck.
-pub const STUCK_PASSES: u32 = 3;
+pub const STUCK_PASSES: u32 = 2;
 
 /// A pass leaves less than the one before where it leaves at most this share of it.
 pub const STUCK_SHRINK: f64 = 0.9;

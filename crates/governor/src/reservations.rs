@@ -160,7 +160,7 @@ mod tests {
         let need = |link: Link| needs[&link] / 1_000_000;
         assert_eq!(need(Link::Up(host("h1"))), 150, "of the first batch");
         assert_eq!(need(Link::Down(host("h2"))), 120, "of the second");
-        assert_eq!(need(Link::Up(host("h2"))), 8, "a VM counts for 8 Mbit/s at least");
+        assert_eq!(need(Link::Up(host("h2"))), 1, "a VM counts for 1 Mbit/s at least");
     }
 
     #[test]

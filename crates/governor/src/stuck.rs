@@ -29,9 +29,9 @@ pub enum Why {
 #[derive(Debug, Clone, Default)]
 pub struct StuckWatch {
     passes: u64,
-    /// Most that was left since the last pass ended, and of the pass before.
+    /// Most that was left since the last pass ended, and the least that a whole pass had.
     left: u64,
-    left_before: Option<u64>,
+    least: Option<u64>,
     in_a_row: u32,
     /// Since when passes do not shrink, and since when it dirties too fast.
     since: Option<Millis>,
@@ -80,10 +80,11 @@ impl StuckWatch {
             self.left = self.left.max(seen.remaining);
             return;
         }
-        let shrinks = match self.left_before {
+        // What a pass leaves goes up and down: only a new least is progress.
+        let shrinks = match self.least {
             // The first pass carries everything.
-            Some(before) if self.passes >= STUCK_AFTER_PASSES => {
-                self.left as f64 <= before as f64 * STUCK_SHRINK
+            Some(least) if self.passes >= STUCK_AFTER_PASSES => {
+                self.left as f64 <= least as f64 * STUCK_SHRINK
             }
             Some(_) | None => true,
         };
@@ -93,7 +94,9 @@ impl StuckWatch {
             self.in_a_row += (seen.passes - self.passes) as u32;
             self.since.get_or_insert(now);
         }
-        self.left_before = Some(self.left);
+        if self.passes > 0 {
+            self.least = Some(self.least.map_or(self.left, |least| least.min(self.left)));
+        }
         (self.passes, self.left) = (seen.passes, seen.remaining);
     }
 }
@@ -146,6 +149,14 @@ mod tests {
             None,
         )
         .unwrap();
+        assert_eq!(stuck.why, Why::PassesDoNotShrink);
+        assert!(pass <= 7, "told in pass {pass}");
+    }
+
+    #[test]
+    fn passes_that_go_up_and_down_are_no_progress() {
+        let lefts = [100, 9, 8, 9, 8, 9, 8, 9].map(|mb| mb * MB);
+        let (pass, stuck) = told_after(&lefts, MB, None).unwrap();
         assert_eq!(stuck.why, Why::PassesDoNotShrink);
         assert!(pass <= 7, "told in pass {pass}");
     }

@@ -16,6 +16,7 @@ use transhume_planner::report::{ForecastMove, Forecasts, Refused as TooSlow};
 use transhume_planner::{Batch, forecast};
 use transhume_protocol::forecast::{Expected, ForecastVsActual, MoveForecast, VmForecast};
 use transhume_protocol::message::Mode;
+use transhume_protocol::migration::Converge;
 use transhume_protocol::report::{Ending, MigrationReport};
 
 use super::scene::Scene;
@@ -36,7 +37,9 @@ pub(super) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Ref
     let batches = copied(scene, batches);
     let made =
         forecast(&input(scene, &dirty), &batches, way).expect("the batches name hosts and VMs of the scene");
-    match made.refused.first() {
+    // A guest that may be slowed down gets ready at any rate.
+    let slowed_down = matches!(scene.converge, Converge::Throttle { .. });
+    match made.refused.first().filter(|_| !slowed_down) {
         Some(vm) => Err(too_slow(scene, &dirty, vm)),
         None => Ok(assembled(scene, &dirty, made)),
     }
@@ -55,8 +58,11 @@ fn copied(scene: &Scene, batches: &[Batch]) -> Vec<Batch> {
 }
 
 /// What a VM dirties, as measured: a page stream that is no faster never gets it ready. Absent
-/// where nothing was measured.
+/// where nothing was measured, and for a guest that may be slowed down.
 pub(super) fn need(scene: &Scene, vm: &PlacedVm) -> Option<BitRate> {
+    if matches!(scene.converge, Converge::Throttle { .. }) {
+        return None;
+    }
     let measured = scene.states.get(&vm.host)?.dirty.get(&vm.spec.name)?;
     BitRate::from_bits_per_s(measured.per_second.bytes().0.saturating_mul(8))
 }
@@ -171,7 +177,7 @@ fn too_slow(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, vm: &TooSlow) -> 
         "VM {} dirties {:.0} to {:.0} MiB of its memory a second; {:.0} Mbit/s, its share of the migration link, do not carry that within {}",
         vm.vm, measured.low, measured.high, vm.rate_mbit_s, scene.blackout_max
     );
-    let or = "allow more with --max-blackout, move fewer VMs at once with --batch, or move it with --offline";
+    let or = "allow more with --max-blackout, move fewer VMs at once with --batch, slow it down with --converge throttle, or move it with --offline";
     let hint = match vm.rate_needed_mbit_s {
         Some(needed) => format!("{needed:.0} Mbit/s would do; or {or}"),
         None => format!("no rate would do: {or}"),

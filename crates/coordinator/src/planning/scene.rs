@@ -146,9 +146,10 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
     Ok(scene)
 }
 
-/// What a band has for certain, in whole Mbit/s.
+/// What a band has when the others leave theirs, in whole Mbit/s: what it has for certain is
+/// admission's.
 fn mbit_s(rates: BandRates) -> u32 {
-    u32::try_from(rates.guaranteed.bits_per_s() / 1_000_000).unwrap_or(u32::MAX)
+    u32::try_from(rates.ceiling.bits_per_s() / 1_000_000).unwrap_or(u32::MAX)
 }
 
 fn check(scene: &Scene) -> Result<(), Refused> {
