@@ -27,6 +27,8 @@ enum Shown {
     Bars {
         all: MultiProgress,
         bars: BTreeMap<VmName, ProgressBar>,
+        /// Of the whole move.
+        whole: Option<ProgressBar>,
     },
     Lines,
     Nothing,
@@ -40,6 +42,7 @@ impl Shown {
             Shown::Bars {
                 all: MultiProgress::new(),
                 bars: BTreeMap::new(),
+                whole: None,
             }
         } else {
             Shown::Lines
@@ -47,19 +50,28 @@ impl Shown {
     }
 
     fn bar(&mut self, vm: &VmName, model: &Bars) {
-        let Shown::Bars { all, bars } = self else { return };
-        let bar = bars.entry(vm.clone()).or_insert_with(|| {
-            let style = ProgressStyle::with_template("{prefix:12} {bar:40} {msg}")
-                .expect("a template that is tested by use");
-            all.add(
-                ProgressBar::new(FULL)
-                    .with_style(style)
-                    .with_prefix(vm.to_string()),
-            )
-        });
+        let Shown::Bars { all, bars, .. } = self else {
+            return;
+        };
+        let bar = bars
+            .entry(vm.clone())
+            .or_insert_with(|| all.add(new_bar(vm.as_str())));
         let (position, phase) = model.of(vm);
         bar.set_position(position);
         bar.set_message(phase.to_string());
+    }
+
+    /// How far the whole move is; below the bars of its VMs.
+    fn outlook(&mut self, done: f64, left_ms: Option<u64>) {
+        let Shown::Bars { all, whole, .. } = self else {
+            return;
+        };
+        let bar = whole.get_or_insert_with(|| all.add(new_bar("all")));
+        bar.set_position((done * FULL as f64) as u64);
+        bar.set_message(match left_ms {
+            Some(ms) => format!("{:.0} %, about {} s left", done * 100.0, ms.div_ceil(1_000)),
+            None => format!("{:.0} %", done * 100.0),
+        });
     }
 
     fn line(&self, text: &str) {
@@ -80,11 +92,19 @@ impl Shown {
     }
 
     fn end(&mut self, model: &mut Bars) {
-        if let Shown::Bars { bars, .. } = self {
+        if let Shown::Bars { bars, whole, .. } = self {
             model.fill();
-            bars.values().for_each(|bar| bar.abandon());
+            bars.values().chain(whole.as_ref()).for_each(ProgressBar::abandon);
         }
     }
+}
+
+fn new_bar(name: &str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{prefix:12} {bar:40} {msg}").expect("a template that is tested by use");
+    ProgressBar::new(FULL)
+        .with_style(style)
+        .with_prefix(name.to_owned())
 }
 
 /// What is worth a line.
@@ -248,6 +268,9 @@ impl<'a> Follower<'a> {
             self.shown.notice("the coordinator answers again");
         }
         self.seen = event.number;
+        if let Happening::Outlook { done, left_ms } = event.what {
+            self.shown.outlook(done, left_ms);
+        }
         if let Some(vm) = self.bars.take(event) {
             self.shown.bar(&vm, &self.bars);
         }
