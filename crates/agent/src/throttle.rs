@@ -157,10 +157,17 @@ pub(crate) fn trouble() -> Option<String> {
     }
 }
 
-/// An earlier agent may have been killed while a guest was slowed down.
+/// Lets a guest run as before, also one that an earlier agent had slowed down before it was killed.
+/// Where there are no control groups there is nothing to lift.
 pub(crate) fn lift(pid: u32) {
-    if let Err(why) = Group::of(pid).and_then(|group| group.lift().map_err(|error| error.to_string())) {
-        warn!(pid, "its guest may still be slowed down: {why}");
+    if let Ok(group) = Group::of(pid)
+        && let Err(error) = group.lift()
+    {
+        warn!(
+            pid,
+            "its guest is still slowed down: {}: {error}",
+            group.dir.display()
+        );
     }
 }
 
@@ -190,12 +197,13 @@ impl Drop for Throttle {
 async fn obey(vm: Vm, pid: u32, mut changes: watch::Receiver<Option<u8>>) {
     loop {
         let percent = *changes.borrow_and_update();
-        let done = match percent {
-            Some(percent) => slow_down(&vm, pid, percent).await,
-            None => Group::of(pid).and_then(|group| group.lift().map_err(|error| error.to_string())),
-        };
-        if let Err(why) = done {
-            warn!(vm = %vm.name(), "its guest cannot be slowed down: {why}");
+        match percent {
+            Some(percent) => {
+                if let Err(why) = slow_down(&vm, pid, percent).await {
+                    warn!(vm = %vm.name(), "its guest cannot be slowed down: {why}");
+                }
+            }
+            None => lift(pid),
         }
         if changes.changed().await.is_err() {
             return;

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use tracing::info;
 use transhume_governor::limits::{OUTLOOK_MS, ROUND_MS};
 use transhume_governor::{
-    Batch, Figures, Flow, Governor, Needs, Network, Reservations, Short, Stage, Stream, Uplink, needs,
+    Batch, Figures, Flow, Governor, Needs, Network, Reservations, Short, Stream, Uplink, needs,
 };
 use transhume_model::{BandRates, BitRate, HostName, MigrationId, Millis, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::{PageProgress, VmRates};
 use transhume_protocol::migration::{Converge, Migration, MoveVm, StreamStage, StreamView, StuckRates};
+use transhume_protocol::step::Phase;
 
 use crate::config::Config;
 use crate::hosts::Hosts;
@@ -85,8 +86,13 @@ impl Governing {
     /// What happened in a move, as far as it is about page streams.
     pub(crate) fn hear(&mut self, now: Millis, events: &[Happening]) {
         for event in events {
-            if let Happening::Progress { vm, pages } = event {
-                self.governor.see(now, vm, figures(pages));
+            match event {
+                Happening::PhaseEntered {
+                    vm,
+                    phase: Phase::PreCopy,
+                } => self.governor.forget(vm),
+                Happening::Progress { vm, pages } => self.governor.see(now, vm, figures(pages)),
+                _ => {}
             }
         }
     }
@@ -108,17 +114,7 @@ impl Governing {
     ) -> BTreeMap<HostName, Vec<VmRates>> {
         let batches: Vec<Batch> = moves.iter().map(|(id, streams)| batch(*id, streams)).collect();
         self.next_round = (!batches.is_empty()).then_some(now + ROUND_MS);
-        let changed = self.governor.round(network, &batches);
-        let rates = |(vm, rates): (VmName, transhume_governor::StreamRates)| VmRates {
-            vm,
-            copying: rates.copying,
-            switching: rates.switching,
-            processor_percent: rates.processor_percent,
-        };
-        let by_host = changed.into_iter();
-        by_host
-            .map(|(host, vms)| (host, vms.into_iter().map(rates).collect()))
-            .collect()
+        self.governor.round(network, &batches)
     }
 
     /// When the next round is due.
@@ -208,11 +204,7 @@ fn stream(view: &StreamView<'_>) -> Stream {
         source: view.source.clone(),
         target: view.target.clone(),
         memory: view.memory.bytes().0,
-        stage: match view.stage {
-            StreamStage::Copying => Stage::Copying,
-            StreamStage::Ready => Stage::Ready,
-            StreamStage::Stopped => Stage::Stopped,
-        },
+        stage: view.stage,
     }
 }
 

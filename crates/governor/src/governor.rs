@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_model::{BitRate, HostName, MigrationId, Millis, VmName};
+use transhume_protocol::message::VmRates;
+use transhume_protocol::migration::StreamStage;
 
 use crate::estimate::{Estimate, Figures};
 use crate::limits::{
@@ -10,19 +12,8 @@ use crate::limits::{
 };
 use crate::network::{Link, Network};
 use crate::outlook::Outlook;
-use crate::share::{Both, Demand, share_in_turn};
+use crate::share::{Both, Demand, share_alone, share_in_turn};
 use crate::stuck::{Stuck, StuckWatch};
-
-/// How far a VM's stream is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Its guest runs, memory is copied.
-    Copying,
-    /// It is ready and waits for its batch.
-    Ready,
-    /// Its guest stands still.
-    Stopped,
-}
 
 /// One page stream under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +27,7 @@ pub struct Stream {
     /// Its memory, bytes: what is left before its first look.
     pub memory: u64,
     /// How far.
-    pub stage: Stage,
+    pub stage: StreamStage,
 }
 
 /// The batch under way of one move.
@@ -46,17 +37,6 @@ pub struct Batch {
     pub migration: MigrationId,
     /// Its streams.
     pub streams: Vec<Stream>,
-}
-
-/// What a stream may take, in payload; `None` where no link has a budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamRates {
-    /// While its guest runs.
-    pub copying: Option<BitRate>,
-    /// From the catching up before the capture on, until everything is sent.
-    pub switching: Option<BitRate>,
-    /// Hundredths of its processors that its guest keeps; `None` for all of them.
-    pub processor_percent: Option<u8>,
 }
 
 /// What is known of one VM.
@@ -69,7 +49,7 @@ struct Known {
     given: Option<f64>,
     /// Hundredths of its processors that its guest keeps.
     processor_percent: Option<u8>,
-    told: Option<StreamRates>,
+    told: Option<VmRates>,
 }
 
 /// Of all moves.
@@ -85,6 +65,11 @@ impl Governor {
         let known = self.vms.entry(vm.clone()).or_default();
         known.estimate.see(now, figures);
         known.figures = figures;
+    }
+
+    /// A VM's stream begins, maybe not for the first time: what was known is of another one.
+    pub fn forget(&mut self, vm: &VmName) {
+        self.vms.remove(vm);
     }
 
     /// Whether a VM that is not ready is stuck; told once.
@@ -117,15 +102,13 @@ impl Governor {
     /// A guest has all of its processors again before it is stopped.
     fn throttle_of(&self, stream: &Stream) -> Option<u8> {
         let known = self.vms.get(&stream.vm)?;
-        known.processor_percent.filter(|_| stream.stage != Stage::Stopped)
+        known
+            .processor_percent
+            .filter(|_| stream.stage != StreamStage::Stopped)
     }
 
     /// The rates that changed, by source. What is not under way any more is forgotten.
-    pub fn round(
-        &mut self,
-        network: &Network,
-        batches: &[Batch],
-    ) -> BTreeMap<HostName, Vec<(VmName, StreamRates)>> {
+    pub fn round(&mut self, network: &Network, batches: &[Batch]) -> BTreeMap<HostName, Vec<VmRates>> {
         let under_way = |vm: &VmName| {
             batches
                 .iter()
@@ -143,30 +126,25 @@ impl Governor {
             .collect();
         let stopped: Vec<bool> = batches.iter().map(is_stopped).collect();
         let now = share_in_turn(&links.budgets, &both, &stopped);
-        let mut changed: BTreeMap<HostName, Vec<(VmName, StreamRates)>> = BTreeMap::new();
+        let mut changed: BTreeMap<HostName, Vec<VmRates>> = BTreeMap::new();
         for (place, batch) in batches.iter().enumerate() {
             // What it will have when its guests stand still.
             let then = match stopped[place] {
                 true => now[place].clone(),
-                false => {
-                    let alone: Vec<bool> = (0..batches.len()).map(|other| other == place).collect();
-                    share_in_turn(&links.budgets, &both, &alone)[place].clone()
-                }
+                false => share_alone(&links.budgets, &both, place),
             };
             for (at, stream) in batch.streams.iter().enumerate() {
-                let rates = StreamRates {
+                let rates = VmRates {
+                    vm: stream.vm.clone(),
                     copying: now[place][at].and_then(bits),
                     switching: then[at].and_then(bits),
                     processor_percent: self.throttle_of(stream),
                 };
                 let known = self.vms.entry(stream.vm.clone()).or_default();
                 known.given = now[place][at];
-                if known.told.is_none_or(|told| differs(told, rates)) {
-                    known.told = Some(rates);
-                    changed
-                        .entry(stream.source.clone())
-                        .or_default()
-                        .push((stream.vm.clone(), rates));
+                if known.told.as_ref().is_none_or(|told| differs(told, &rates)) {
+                    known.told = Some(rates.clone());
+                    changed.entry(stream.source.clone()).or_default().push(rates);
                 }
             }
         }
@@ -232,7 +210,7 @@ impl Governor {
             let used = estimate.and_then(Estimate::bytes_per_s);
             let most = match (given, used) {
                 (Some(given), Some(used))
-                    if stream.stage != Stage::Stopped && !stopped && used < given * USED_SHARE =>
+                    if stream.stage != StreamStage::Stopped && !stopped && used < given * USED_SHARE =>
                 {
                     (used * UNUSED_OFFER).max(LEAST_BYTES_PER_S)
                 }
@@ -252,7 +230,10 @@ impl Governor {
 }
 
 fn is_stopped(batch: &Batch) -> bool {
-    batch.streams.iter().any(|stream| stream.stage == Stage::Stopped)
+    batch
+        .streams
+        .iter()
+        .any(|stream| stream.stage == StreamStage::Stopped)
 }
 
 /// The links with a budget that any stream passes.
@@ -297,7 +278,7 @@ fn bits(bytes_per_s: f64) -> Option<BitRate> {
     BitRate::from_bits_per_s((bytes_per_s * 8.0) as u64)
 }
 
-fn differs(told: StreamRates, now: StreamRates) -> bool {
+fn differs(told: &VmRates, now: &VmRates) -> bool {
     let differ = |told: Option<BitRate>, now: Option<BitRate>| match (told, now) {
         (Some(told), Some(now)) => {
             let (told, now) = (told.bits_per_s() as f64, now.bits_per_s() as f64);

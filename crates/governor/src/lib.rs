@@ -15,7 +15,7 @@ mod share;
 mod stuck;
 
 pub use estimate::{Estimate, Figures};
-pub use governor::{Batch, Governor, Stage, Stream, StreamRates};
+pub use governor::{Batch, Governor, Stream};
 pub use network::{Link, Network, Uplink};
 pub use outlook::Outlook;
 pub use reservations::{Flow, Needs, Reservations, Short, needs};

@@ -78,21 +78,15 @@ pub(crate) fn share_in_turn(budgets: &[f64], batches: &[Both], stopped: &[bool])
         true => &batches[place].switching,
         false => &batches[place].copying,
     };
-    let mut aside = vec![0.0; budgets.len()];
-    let waiting = (0..batches.len()).filter(|place| !stopped[*place]);
-    for demand in waiting.flat_map(|place| wanted(place).iter().flatten()) {
-        demand.links.iter().for_each(|link| aside[*link] += demand.least);
-    }
-    let both = budgets.iter().zip(&aside);
-    let first: Vec<f64> = both
-        .map(|(budget, aside)| budget - aside.min(budget / 2.0))
-        .collect();
     let mut rates: Vec<Vec<Option<f64>>> = (0..batches.len())
         .map(|place| vec![None; wanted(place).len()])
         .collect();
     let mut left = budgets.to_vec();
-    for (turn, available) in [(true, first), (false, Vec::new())] {
-        let available = if turn { available } else { left.clone() };
+    for turn in [true, false] {
+        let available = match turn {
+            true => beside(budgets, batches, |place| stopped[place]),
+            false => left.clone(),
+        };
         let places: Vec<usize> = (0..batches.len())
             .filter(|place| stopped[*place] == turn)
             .collect();
@@ -115,6 +109,30 @@ pub(crate) fn share_in_turn(budgets: &[f64], batches: &[Both], stopped: &[bool])
         }
     }
     rates
+}
+
+/// What one batch would have, its guests standing still and no other's.
+pub(crate) fn share_alone(budgets: &[f64], batches: &[Both], place: usize) -> Vec<Option<f64>> {
+    let available = beside(budgets, batches, |other| other == place);
+    let wanted = &batches[place].switching;
+    let group = wanted.iter().flatten().cloned().collect();
+    let mut rates = share(&available, &[group]).into_iter().flatten();
+    wanted
+        .iter()
+        .map(|demand| demand.as_ref().and_then(|_| rates.next()))
+        .collect()
+}
+
+/// What the least rates of all others leave of each link, half of it at least.
+fn beside(budgets: &[f64], batches: &[Both], first: impl Fn(usize) -> bool) -> Vec<f64> {
+    let mut aside = vec![0.0; budgets.len()];
+    let others = batches.iter().enumerate().filter(|(place, _)| !first(*place));
+    for demand in others.flat_map(|(_, other)| other.copying.iter().flatten()) {
+        demand.links.iter().for_each(|link| aside[*link] += demand.least);
+    }
+    let both = budgets.iter().zip(aside);
+    both.map(|(budget, aside)| budget - aside.min(budget / 2.0))
+        .collect()
 }
 
 /// A rate for each stream of each group; each stream has a link. No link's sum is above its budget:

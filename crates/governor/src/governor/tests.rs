@@ -22,7 +22,7 @@ fn network(mbit: u64) -> Network {
     }
 }
 
-fn stream(name: &str, from: &str, to: &str, stage: Stage) -> Stream {
+fn stream(name: &str, from: &str, to: &str, stage: StreamStage) -> Stream {
     Stream {
         vm: vm(name),
         source: host(from),
@@ -49,10 +49,10 @@ fn look(remaining: u64, wire: u64) -> Figures {
 }
 
 /// Mbit/s of each VM, copying and switching.
-fn rates(changed: BTreeMap<HostName, Vec<(VmName, StreamRates)>>) -> BTreeMap<VmName, (u64, u64)> {
+fn rates(changed: BTreeMap<HostName, Vec<VmRates>>) -> BTreeMap<VmName, (u64, u64)> {
     let mbit = |rate: Option<BitRate>| (rate.unwrap().bits_per_s() as f64 / 1e6).round() as u64;
     let all = changed.into_values().flatten();
-    all.map(|(vm, rates)| (vm, (mbit(rates.copying), mbit(rates.switching))))
+    all.map(|rates| (rates.vm, (mbit(rates.copying), mbit(rates.switching))))
         .collect()
 }
 
@@ -62,8 +62,8 @@ fn rates_follow_what_is_left_and_are_told_where_the_stream_begins() {
     governor.see(Millis(0), &vm("a"), look(75_000_000, 25_000_000));
     governor.see(Millis(0), &vm("b"), look(25_000_000, 75_000_000));
     let streams = vec![
-        stream("a", "h1", "h3", Stage::Copying),
-        stream("b", "h1", "h4", Stage::Copying),
+        stream("a", "h1", "h3", StreamStage::Copying),
+        stream("b", "h1", "h4", StreamStage::Copying),
     ];
     let changed = governor.round(&network(100), &[batch(1, streams.clone())]);
     assert_eq!(changed.keys().collect::<Vec<_>>(), [&host("h1")]);
@@ -96,8 +96,8 @@ fn rates_follow_what_is_left_and_are_told_where_the_stream_begins() {
 #[test]
 fn a_batch_whose_guests_stand_still_comes_first() {
     let mut governor = Governor::default();
-    let stopped = batch(1, vec![stream("a", "h1", "h3", Stage::Stopped)]);
-    let other = batch(2, vec![stream("b", "h1", "h4", Stage::Copying)]);
+    let stopped = batch(1, vec![stream("a", "h1", "h3", StreamStage::Stopped)]);
+    let other = batch(2, vec![stream("b", "h1", "h4", StreamStage::Copying)]);
     let told = rates(governor.round(&network(100), &[stopped, other]));
     assert_eq!((told[&vm("a")].0, told[&vm("b")].0), (94, 1));
     assert_eq!(told[&vm("b")].1, 94, "and so will the other when its time comes");
@@ -107,8 +107,8 @@ fn a_batch_whose_guests_stand_still_comes_first() {
 fn a_stream_that_does_not_use_its_rate_leaves_it_to_others() {
     let mut governor = Governor::default();
     let batches = [
-        batch(1, vec![stream("slow", "h1", "h3", Stage::Copying)]),
-        batch(2, vec![stream("fast", "h1", "h4", Stage::Copying)]),
+        batch(1, vec![stream("slow", "h1", "h3", StreamStage::Copying)]),
+        batch(2, vec![stream("fast", "h1", "h4", StreamStage::Copying)]),
     ];
     let mut told = rates(governor.round(&network(100), &batches));
     assert_eq!((told[&vm("slow")].0, told[&vm("fast")].0), (48, 48));
@@ -136,13 +136,14 @@ fn a_shared_uplink_is_a_link_like_others_and_without_budgets_nothing_is_limited(
     let batches = [batch(
         1,
         vec![
-            stream("a", "h1", "h3", Stage::Copying),
-            stream("b", "h2", "h4", Stage::Copying),
-            stream("c", "h1", "h2", Stage::Copying),
+            stream("a", "h1", "h3", StreamStage::Copying),
+            stream("b", "h2", "h4", StreamStage::Copying),
+            stream("c", "h1", "h2", StreamStage::Copying),
         ],
     )];
     let changed = governor.round(&only_uplink, &batches);
-    let all: BTreeMap<_, _> = changed.into_values().flatten().collect();
+    let all = changed.into_values().flatten();
+    let all: BTreeMap<_, _> = all.map(|rates| (rates.vm.clone(), rates)).collect();
     assert_eq!(all[&vm("c")].copying, None, "it stays behind the uplink");
     let sum = |vms: [&str; 2]| {
         vms.iter()
@@ -156,7 +157,7 @@ fn a_shared_uplink_is_a_link_like_others_and_without_budgets_nothing_is_limited(
 fn a_move_goes_forward_only() {
     let mut governor = Governor::default();
     governor.begun(MigrationId(1), Millis(60_000));
-    let batch = batch(1, vec![stream("a", "h1", "h3", Stage::Copying)]);
+    let batch = batch(1, vec![stream("a", "h1", "h3", StreamStage::Copying)]);
     let before = governor.outlook(Millis(0), &batch, 0, 100_000_000);
     assert_eq!(
         (before.done(), before.left(Millis(0))),
@@ -182,16 +183,30 @@ fn a_guest_is_slowed_down_in_steps_and_has_all_before_it_is_stopped() {
             .into_values()
             .flatten()
             .next()
-            .map(|(_, rates)| rates.processor_percent)
+            .map(|rates| rates.processor_percent)
     };
-    assert_eq!(percent(&mut governor, Stage::Copying), Some(None));
+    assert_eq!(percent(&mut governor, StreamStage::Copying), Some(None));
     let steps: Vec<_> = std::iter::from_fn(|| governor.throttle(&vm("a"), 20)).collect();
     assert_eq!(steps, [84, 68, 52, 36, 20]);
     assert_eq!(
-        percent(&mut governor, Stage::Copying),
+        percent(&mut governor, StreamStage::Copying),
         Some(Some(20)),
         "that alone is news"
     );
-    assert_eq!(percent(&mut governor, Stage::Stopped), Some(None));
+    assert_eq!(percent(&mut governor, StreamStage::Stopped), Some(None));
     assert_eq!(governor.throttle(&vm("unknown"), 20), None);
+}
+
+#[test]
+fn a_stream_that_begins_again_is_told_and_looked_at_anew() {
+    let mut governor = Governor::default();
+    let batches = [batch(1, vec![stream("a", "h1", "h3", StreamStage::Copying)])];
+    governor.see(Millis(0), &vm("a"), look(10_000_000, 90_000_000));
+    governor.round(&network(100), &batches);
+    governor.forget(&vm("a"));
+    let told = governor.round(&network(100), &batches);
+    assert_eq!(told[&host("h1")].len(), 1, "its agent may know nothing of it");
+    governor.see(Millis(100), &vm("a"), look(100_000_000, 0));
+    let outlook = governor.outlook(Millis(100), &batches[0], 0, 0);
+    assert_eq!(outlook.done(), 0.0, "nothing of the new stream has gone");
 }

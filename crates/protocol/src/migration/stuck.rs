@@ -100,10 +100,13 @@ impl Migration {
     /// The whole move has a limit.
     pub(super) fn set_move_deadline(&self, now: Now, ready: &mut Ready) {
         if let Some(limit) = self.request.duration_ms_max {
-            let passed = Millis(now.wall.0.saturating_sub(self.begun_at.0) / 1_000);
-            let left = Millis(limit.0.saturating_sub(passed.0));
+            let left = limit.saturating_sub(self.passed(now));
             ready.timers.push((now.mono + left, TimerId::Move));
         }
+    }
+
+    fn passed(&self, now: Now) -> Millis {
+        Millis(now.wall.saturating_sub(self.begun_at).0 / 1_000)
     }
 
     /// Its time is over: the batch under way rolls back if it is not committed, no other begins.
@@ -111,8 +114,7 @@ impl Migration {
         let Some(limit) = self.request.duration_ms_max else {
             return false;
         };
-        let passed = Millis(now.wall.0.saturating_sub(self.begun_at.0) / 1_000);
-        if passed < limit || self.out_of_time {
+        if self.passed(now) < limit || self.out_of_time {
             return false;
         }
         self.out_of_time = true;
