@@ -19,4 +19,4 @@ pub use error::BandsError;
 pub use plan::{Plan, Step, clear, plan, vmct_rates};
 pub use repairs::{Repairs, Verdict};
 pub use seen::{Link, Previous, Role, Root, Seen};
-pub use tree::{Class, Filter, HANDLE, Key, Tree, class_of, socket_priority};
+pub use tree::{Class, Filter, HANDLE, Key, Tree, class_of, priority, socket_priority};

@@ -83,7 +83,7 @@ pub fn socket_priority(band: Band) -> u32 {
 }
 
 /// CT first, VMCT last: a migration is the one that can wait.
-fn priority(band: Band) -> u32 {
+pub fn priority(band: Band) -> u32 {
     match band {
         Band::Ct => 0,
         Band::Nast => 1,

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use serde::Serialize;
-use transhume_bands::{HANDLE, class_of};
+use transhume_bands::{HANDLE, class_of, priority};
 use transhume_model::{Band, BitRate};
 
 use crate::layout::{self, Circuit};
@@ -23,15 +23,6 @@ fn share(band: Band) -> u8 {
     match band {
         Band::Ct | Band::Vmct => 40,
         Band::Nast => 20,
-    }
-}
-
-/// As on the host: CT borrows first, a migration last.
-fn priority(band: Band) -> u8 {
-    match band {
-        Band::Ct => 0,
-        Band::Nast => 1,
-        Band::Vmct => 2,
     }
 }
 
@@ -97,7 +88,7 @@ pub struct Room {
 /// Lines for tc(8) that divide the fabric's end of a link: the whole of it, since this end is the
 /// link.
 pub fn of_port(device: &str, bits_per_s: u64, room: Room) -> Vec<String> {
-    let class = |parent: &str, minor: u16, rate: u64, priority: u8| {
+    let class = |parent: &str, minor: u16, rate: u64, priority: u32| {
         let (burst, ceil_burst) = ((room.burst_bytes)(rate), (room.burst_bytes)(bits_per_s));
         format!(
             "class add dev {device} parent {parent} classid {HANDLE:x}:{minor:x} htb rate {rate}bit \
