@@ -8,15 +8,22 @@ use transhume_protocol::message::DirtyRate;
 use transhume_protocol::report::{Ending, MigrationReport};
 
 use crate::fake::Fate;
-use crate::support::{Site, VMCT_MBIT_S, order};
+use crate::support::{Site, VMCT_MBIT_S, order, until};
 
 const VMS: [(&str, &str); 3] = [("vm1", "h1"), ("vm2", "h1"), ("vm3", "h2")];
 
 async fn lab() -> Site {
-    Site::new(&[("h1", 4), ("h2", 4), ("h3", 4)])
+    let site = Site::new(&[("h1", 4), ("h2", 4), ("h3", 4)])
         .await
         .with_lab(&VMS)
-        .await
+        .await;
+    // A blackout between a clock that is known and one that is not yet is rightly not given.
+    until("every clock is known", async || {
+        let hosts = site.hosts().await.hosts;
+        hosts.iter().all(|host| host.clock.is_some()).then_some(())
+    })
+    .await;
+    site
 }
 
 fn dirties(site: &Site, host: &str, vm: &str, mib_s: u64) {
