@@ -20,6 +20,8 @@ const BLOCK_BYTES: usize = 4096;
 const REGION_BLOCKS_MAX: u64 = 2048;
 const WRITE_INTERVAL: Duration = Duration::from_millis(100);
 const WRITES_PER_FLUSH: u64 = 10;
+/// Read at once when everything is verified: one request costs an emulated disk more than its bytes.
+const BLOCKS_PER_READ: usize = 64;
 
 /// The disk and what it must hold.
 pub struct Disk {
@@ -50,7 +52,7 @@ impl Disk {
         let disk = Arc::new(Mutex::new(Disk {
             device,
             written: vec![0; blocks.min(REGION_BLOCKS_MAX) as usize],
-            buffer: Aligned::new(),
+            buffer: Aligned::new(1),
             stats: DiskStats::default(),
         }));
         let shared = Arc::clone(&disk);
@@ -66,10 +68,10 @@ impl Disk {
     fn write_next(&mut self) {
         let number = self.stats.writes + 1;
         let block = (number - 1) % self.written.len() as u64;
-        fill(self.buffer.bytes(), block, number);
+        fill(self.buffer.bytes(1), block, number);
         let mut result = self
             .device
-            .write_all_at(self.buffer.bytes(), block * BLOCK_BYTES as u64);
+            .write_all_at(self.buffer.bytes(1), block * BLOCK_BYTES as u64);
         if result.is_ok() && number.is_multiple_of(WRITES_PER_FLUSH) {
             result = self.device.sync_data();
         }
@@ -82,22 +84,28 @@ impl Disk {
         }
     }
 
-    /// Reads back every block ever written and compares it with its last write.
+    /// Reads back every block ever written and compares it with its last write. Where a read fails,
+    /// each written block of it is an error.
     pub fn verify(&mut self) -> DiskStats {
+        let mut pieces = Aligned::new(BLOCKS_PER_READ);
         let mut expected = vec![0; BLOCK_BYTES];
         self.stats.verified = 0;
-        for block in 0..self.written.len() as u64 {
-            let number = self.written[block as usize];
-            if number == 0 {
+        for (piece, numbers) in self.written.chunks(BLOCKS_PER_READ).enumerate() {
+            if numbers.iter().all(|&number| number == 0) {
                 continue;
             }
-            fill(&mut expected, block, number);
-            let read = self
-                .device
-                .read_exact_at(self.buffer.bytes(), block * BLOCK_BYTES as u64);
-            self.stats.verified += 1;
-            if read.is_err() || self.buffer.bytes() != expected {
-                self.stats.errors += 1;
+            let first = (piece * BLOCKS_PER_READ) as u64;
+            let bytes = pieces.bytes(numbers.len());
+            let read = self.device.read_exact_at(bytes, first * BLOCK_BYTES as u64);
+            for ((block, &number), found) in (first..).zip(numbers).zip(bytes.chunks_exact(BLOCK_BYTES)) {
+                if number == 0 {
+                    continue;
+                }
+                fill(&mut expected, block, number);
+                self.stats.verified += 1;
+                if read.is_err() || found != expected {
+                    self.stats.errors += 1;
+                }
             }
         }
         self.stats
@@ -119,21 +127,22 @@ fn fill(bytes: &mut [u8], block: u64, number: u64) {
     }
 }
 
-/// One block at an address that O_DIRECT takes.
+/// Blocks at an address that O_DIRECT takes.
 struct Aligned {
     memory: Vec<u8>,
     start: usize,
 }
 
 impl Aligned {
-    fn new() -> Self {
-        let memory = vec![0; 2 * BLOCK_BYTES];
+    fn new(blocks: usize) -> Self {
+        let memory = vec![0; (blocks + 1) * BLOCK_BYTES];
         let start = memory.as_ptr().align_offset(BLOCK_BYTES);
         Aligned { memory, start }
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + BLOCK_BYTES]
+    /// The first so many blocks.
+    fn bytes(&mut self, blocks: usize) -> &mut [u8] {
+        &mut self.memory[self.start..][..blocks * BLOCK_BYTES]
     }
 }
 
@@ -147,7 +156,7 @@ mod tests {
         Disk {
             device,
             written: vec![0; 8],
-            buffer: Aligned::new(),
+            buffer: Aligned::new(1),
             stats: DiskStats::default(),
         }
     }

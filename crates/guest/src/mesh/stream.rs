@@ -23,7 +23,7 @@ const CONNECT_RETRY: Duration = Duration::from_millis(200);
 const PIECE_BYTES: usize = 16;
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// A VM sends at most one piece in this time over all its streams.
-const INTERVAL_PER_STREAM: Duration = Duration::from_millis(20);
+const INTERVAL_PER_STREAM: Duration = Duration::from_millis(50);
 /// Bytes read from one stream in one step.
 const READ_PER_STEP_MAX: usize = 4096;
 
