@@ -61,6 +61,8 @@ pub(crate) const LATE_QUIET: Duration = Duration::from_millis(200);
 /// Longest wait for that silence: a fabric that never heard the announcement goes on sending here
 /// until the VM itself sends.
 pub(crate) const LATE_WAIT: Duration = Duration::from_secs(2);
+/// Shortest time between two announcements to a fabric that still sends to the source.
+pub(crate) const REMIND_PAUSE: Duration = Duration::from_millis(10);
 /// A queue must be seen empty so often, with the ring read in between, before it counts as empty.
 pub(crate) const EMPTY_LOOKS: u32 = 2;
 /// Pause between two looks.

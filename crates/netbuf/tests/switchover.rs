@@ -381,6 +381,51 @@ fn frames_that_come_by_the_old_path_after_fin_are_forwarded_as_late() {
     });
 }
 
+/// Found by the storm: the target's link went down just after the switchover. The fabric forgot the
+/// VM and flooded to both sides, which is no more its exactly-once delivery.
+#[test]
+fn a_fabric_that_forgets_the_vm_while_the_old_path_closes_is_told_again() {
+    in_own_network(|| {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
+        source_guest.send([0xff; 6], 1 << 40);
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
+        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
+        source.connect(target.address()).unwrap();
+        source.announce().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
+        source_guest.run(false);
+        source.capture().unwrap();
+        source.committed();
+        target_guest.run(true);
+        target.activate().unwrap();
+        let closing = std::thread::spawn(move || source.finish());
+        eventually("FIN is there", || net::floods("dst"));
+        ip("link set fb down");
+        ip("link set fb up");
+        let peer = Peer::new();
+        let sent = 200;
+        for number in 0..sent {
+            peer.send(net::vm_mac().bytes(), number, 60);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let target = target.finish().unwrap();
+        let source = closing.join().unwrap().unwrap();
+        let got = target_guest.got();
+        let doubled = got.len() as u64 - sent;
+        assert_eq!(source.captured, target.delivered);
+        assert!(target.late >= 1, "nothing was flooded: {target:?}");
+        assert!(doubled <= target.late, "{doubled} came twice: {target:?}");
+        assert!(
+            doubled < sent / 4,
+            "{doubled} of {sent} came twice: the fabric was not told"
+        );
+        assert!(source_guest.got().is_empty());
+    });
+}
+
 fn source_tap_readable(tap: &transhume_netbuf::Tap) -> bool {
     let mut frame = [0; 2048];
     let mut found = false;

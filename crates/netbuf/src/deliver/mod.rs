@@ -1,6 +1,7 @@
 //! The thread that delivers, from outside: told to activate, to finish, to end. What it does is in
 //! `worker`.
 
+mod announcing;
 mod worker;
 
 use std::io;

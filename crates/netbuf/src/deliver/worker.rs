@@ -16,6 +16,7 @@ use std::time::Instant;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
+use super::announcing::Activation;
 use super::{Closed, Command};
 use crate::account::TargetAccount;
 use crate::config::{NicIdentity, TargetConfig};
@@ -23,25 +24,23 @@ use crate::error::{Error, IoContext};
 use crate::frame::{self, Addresses, Signature};
 use crate::inject::{self, Injector};
 use crate::limits::{
-    ACTIVATE_IDLE_MAX, ACTIVATE_WAIT_MAX, HANDSHAKE_WAIT, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES,
-    UNTAKEN_IDLE_MAX,
+    ACTIVATE_IDLE_MAX, HANDSHAKE_WAIT, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES, UNTAKEN_IDLE_MAX,
 };
 use crate::meter::Meter;
 use crate::ring::{self, IdleClock};
 use crate::spool::{Kind, Note, RecordError, Spool};
 use crate::tap::Tap;
-use crate::target::Activated;
 use crate::tunnel::{self, Answer, Greeted, Greetings};
 use crate::watch::Watch;
-use crate::{Event, Events, wall};
+use crate::{Event, Events};
 
 /// What the thread owns.
 pub(crate) struct Worker {
     identity: NicIdentity,
     /// The guest's addresses; those beside its NIC's come first of all records.
-    own: Addresses,
+    pub(super) own: Addresses,
     pub(super) tap: Tap,
-    spool: Spool,
+    pub(super) spool: Spool,
     /// Bytes behind the spool's tail that are not a whole record yet.
     partial: usize,
     listener: TcpListener,
@@ -53,8 +52,10 @@ pub(crate) struct Worker {
     meter: Arc<Meter>,
     events: Events,
     /// Offset of the next record to deliver.
-    next: usize,
-    activation: Activation,
+    pub(super) next: usize,
+    pub(super) activation: Activation,
+    /// When the fabric was last told again where the VM is.
+    pub(super) reminded_at: Option<Instant>,
     /// How long the guest has left its ring full.
     full: IdleClock,
     fin: bool,
@@ -64,17 +65,6 @@ pub(crate) struct Worker {
     reordered: u64,
     /// Unicast frames in the guest's ring.
     delivered: u64,
-}
-
-/// An activation waits until everything that had come before it is in, but not for ever.
-enum Activation {
-    Waiting,
-    Injecting {
-        up_to: usize,
-        since: Instant,
-        answers: Vec<mpsc::Sender<Activated>>,
-    },
-    Done(Activated),
 }
 
 impl Worker {
@@ -107,6 +97,7 @@ impl Worker {
             meter,
             events,
             activation: Activation::Waiting,
+            reminded_at: None,
             full: IdleClock::default(),
             fin: false,
             closed: None,
@@ -129,26 +120,6 @@ impl Worker {
             self.close();
         }
         Ok(())
-    }
-
-    fn begin_activation(&mut self, now: Instant) {
-        if let Activation::Waiting = self.activation {
-            self.activation = Activation::Injecting {
-                up_to: self.spool.tail(),
-                since: now,
-                answers: Vec::new(),
-            };
-        }
-    }
-
-    fn activate(&mut self, answer: mpsc::Sender<Activated>) {
-        self.begin_activation(Instant::now());
-        match &mut self.activation {
-            Activation::Injecting { answers, .. } => answers.push(answer),
-            // An agent that gave up waiting needs no answer.
-            Activation::Done(activated) => drop(answer.send(*activated)),
-            Activation::Waiting => {}
-        }
     }
 
     pub(super) fn run(&mut self, commands: &mpsc::Receiver<Command>) {
@@ -261,7 +232,7 @@ impl Worker {
         }
     }
 
-    fn signature(&self) -> Signature {
+    pub(super) fn signature(&self) -> Signature {
         Signature(self.spool.note(Note::Signature))
     }
 
@@ -327,7 +298,11 @@ impl Worker {
                 }
                 taken => taken?,
             };
+            let before = self.delivered;
             self.note_delivered(taken);
+            if self.fin && self.delivered > before {
+                self.remind_fabric(now)?;
+            }
             let idle = self.full.look(now, taken > 0);
             self.announce_when_in(now, idle > ACTIVATE_IDLE_MAX)?;
             if taken < wanted {
@@ -377,52 +352,6 @@ impl Worker {
     fn pass(&mut self, number: u64) {
         self.spool.set_note(Note::Delivered, number);
         self.answer(Answer::Delivered(number));
-    }
-
-    /// Once everything that had come before the activation is in, the VM is announced; or when the
-    /// guest has left its ring full for too long. No frame is overtaken by that: the plug opens on
-    /// FIN, which lies behind them.
-    fn announce_when_in(&mut self, now: Instant, deaf: bool) -> io::Result<()> {
-        let Activation::Injecting { up_to, since, .. } = &self.activation else {
-            return Ok(());
-        };
-        if self.next < *up_to && !deaf && now - *since <= ACTIVATE_WAIT_MAX {
-            return Ok(());
-        }
-        let injected_at = wall();
-        let waiting_frames = self.frames_before(*up_to);
-        self.announce()?;
-        let activated = Activated {
-            injected_at,
-            announced_at: wall(),
-            waiting_frames,
-        };
-        let before = std::mem::replace(&mut self.activation, Activation::Done(activated));
-        if let Activation::Injecting { answers, .. } = before {
-            for answer in answers {
-                // An agent that gave up waiting needs no answer.
-                let _ = answer.send(activated);
-            }
-        }
-        Ok(())
-    }
-
-    /// Frames from the next one on that lie before an offset.
-    fn frames_before(&self, offset: usize) -> u64 {
-        let (mut at, mut frames) = (self.next, 0);
-        while at < offset
-            && let Ok(Some(record)) = self.spool.record(at)
-        {
-            frames += u64::from(record.kind.is_frame());
-            at = record.next;
-        }
-        frames
-    }
-
-    fn announce(&self) -> io::Result<()> {
-        self.tap
-            .announce(&self.own, Some(self.signature()))
-            .map_err(io::Error::other)
     }
 
     /// FIN, CLOSE, or a record that is no frame; false when there is none.
