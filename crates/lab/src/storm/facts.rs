@@ -149,6 +149,8 @@ pub struct MoveSight {
     pub duration_ms: f64,
     /// The buffers' own account.
     pub frames: Counts,
+    /// Frames that came by the old path when it was being closed.
+    pub late: u64,
 }
 
 /// What the guests lost, doubled and reordered in this round, by their own account.
@@ -169,6 +171,8 @@ pub struct Facts {
     pub moved: Result<MoveSight, String>,
     /// The lab's VMs.
     pub vms: Vec<VmName>,
+    /// VMs that were lost in this round and have been started again since.
+    pub started_again: Vec<VmName>,
     /// Parts that ended without being killed by the storm.
     pub ended_by_themselves: Vec<String>,
     /// The machine.

@@ -64,8 +64,10 @@ fn sound() -> Facts {
             committed_at_ms: BTreeMap::from([(1, 5_000)]),
             duration_ms: 3_000.0,
             frames: Counts::default(),
+            late: 0,
         }),
         vms: vec![vm(1), vm(2)],
+        started_again: Vec::new(),
         ended_by_themselves: Vec::new(),
         seen: Sighting {
             qemus: vec![qemu(1, 3), qemu(2, 3)],
@@ -405,8 +407,25 @@ fn frames_that_went_with_a_vm_are_no_fault_of_the_report_also_once_it_runs_again
     facts.struck = vec![struck(Fault::KillTargetQemu, 1, 5_500)];
     let moved = facts.moved.as_mut().unwrap();
     moved.frames.lost = 14;
-    moved.outcome = "committed-with-loss".to_owned();
+    facts.started_again = vec![vm(1)];
     assert_eq!(judge(&facts), Verdict::Kept);
-    facts.moved.as_mut().unwrap().outcome = "committed".to_owned();
+    facts.started_again.clear();
     assert!(matches!(judge(&facts), Verdict::Violated(_)), "no VM was lost");
+}
+
+#[test]
+fn a_frame_comes_twice_only_where_the_fabric_lost_a_link_and_the_report_saw_it_come_late() {
+    let mut facts = sound();
+    facts.struck = vec![struck(Fault::CutTargetCt, 1, 5_500)];
+    facts.account = Account::Counted(Counts {
+        lost: 23,
+        duplicated: 1,
+        reordered: 6,
+        ..Counts::default()
+    });
+    assert!(matches!(judge(&facts), Verdict::Violated(_)), "nothing came late");
+    moved(&mut facts).late = 8;
+    assert_eq!(judge(&facts), Verdict::Kept);
+    facts.struck[0].hit = false;
+    assert!(matches!(judge(&facts), Verdict::Violated(_)), "no link was lost");
 }

@@ -74,6 +74,7 @@ pub async fn run(scene: &mut Scene, plan: &RoundPlan) -> Result<Told, Failure> {
         struck: course.struck.clone(),
         moved,
         vms,
+        started_again: Vec::new(),
         ended_by_themselves,
         seen: Sighting::default(),
         account: Account::Counted(Counts::default()),
@@ -146,6 +147,7 @@ fn sight(report: &MigrationReport, course: &Course) -> MoveSight {
             reordered: report.frames.reordered,
             ..Counts::default()
         },
+        late: report.frames.late,
     }
 }
 
@@ -208,6 +210,7 @@ async fn start_lost(scene: &Scene, facts: &mut Facts, line: &mut RoundLine) -> R
         }
     }
     if line.violations.is_empty() {
+        facts.started_again = line.lost_vms.clone();
         settle(scene, facts, &[]).await?;
         if let Verdict::Violated(found) = judge(facts) {
             line.violations.extend(
