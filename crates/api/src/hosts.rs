@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Capacity, HostName, VmName};
-use transhume_protocol::message::{QemuState, Stranded};
+use transhume_protocol::message::{BandsState, QemuState, Stranded};
 use utoipa::ToSchema;
 
 /// `GET /v1/hosts`.
@@ -35,6 +35,9 @@ pub struct HostView {
     /// What is there and its agent cannot take over.
     #[serde(default)]
     pub stranded: Vec<Stranded>,
+    /// How its links are divided; `None` where nothing is configured.
+    #[serde(default)]
+    pub bands: Option<BandsState>,
     /// Its clock beside the coordinator's; `None` until it was measured.
     #[serde(default)]
     pub clock: Option<ClockView>,

@@ -6,7 +6,9 @@ use tokio::sync::mpsc;
 use tracing::warn;
 use transhume_api::{ClockView, HostList, HostView};
 use transhume_model::{Epoch, HostName, Millis, OrderId, VmName, VmSpec};
-use transhume_protocol::message::{Command, GuestState, HostState, Order, Stranded, VmRole, VmState};
+use transhume_protocol::message::{
+    BandsChange, Command, GuestState, HostState, Order, Stranded, VmRole, VmState,
+};
 use transhume_protocol::migration::OrderIds;
 
 use crate::clock::{Clock, Estimate, Sample};
@@ -64,9 +66,11 @@ impl Hosts {
         self.of(name).away = Some(why);
     }
 
-    /// Message B.
-    pub(crate) fn reported(&mut self, name: &HostName, state: HostState) {
-        self.of(name).state = Some(state);
+    /// Message B. What became of the host's bands since the one before, if anything.
+    pub(crate) fn reported(&mut self, name: &HostName, state: HostState) -> Option<BandsChange> {
+        let before = self.of(name).state.replace(state)?.bands?;
+        let now = self.state(name)?.bands.as_ref()?;
+        now.change_since(&before)
     }
 
     /// A heartbeat was answered. The estimate, where it is known now.
@@ -218,6 +222,7 @@ fn view(name: &HostName, host: &Host, now: Millis) -> HostView {
         qemu_error: state.and_then(|state| state.qemu_error.clone()),
         vms: vms.map(|vm| vm.spec.name.clone()).collect(),
         stranded: stranded.cloned().collect(),
+        bands: state.and_then(|state| state.bands.clone()),
         clock: host.clock.estimate(now).map(clock_view),
     }
 }

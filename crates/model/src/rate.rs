@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 const UNITS: [(&str, u64); 4] = [
     ("gbit", 1_000_000_000),
@@ -13,12 +14,13 @@ const UNITS: [(&str, u64); 4] = [
 ];
 
 /// Bits per second, never 0; written `200mbit`, `1gbit`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "200mbit")]
 pub struct BitRate(u64);
 
 /// What a band has of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BandRates {
     /// Always.
     pub guaranteed: BitRate,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use transhume_model::{HostName, MigrationId, VmName, WallMicros};
 use utoipa::ToSchema;
 
-use crate::message::{Fault, PageProgress, Refusal};
+use crate::message::{BandsChange, Fault, PageProgress, Refusal};
 use crate::migration::{Converge, StuckRates};
 use crate::report::Ending;
 use crate::step::{Phase, Step};
@@ -106,6 +106,13 @@ pub enum Happening {
     AgentBack {
         /// The host.
         host: HostName,
+    },
+    /// How the links of a host of this move are divided has changed (§3.1).
+    Bands {
+        /// The host.
+        host: HostName,
+        /// What became of them.
+        change: BandsChange,
     },
     /// A batch begins to return to its sources.
     RollingBack {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use transhume_api::{Client, ClockView, ClusterView, HostList, HostView, VmLife};
-use transhume_model::{ClusterName, IdError};
+use transhume_model::{BandRates, ClusterName, IdError};
 
 use crate::args::ClusterCommand;
 use crate::failure::{Failure, Kind};
@@ -86,7 +86,7 @@ pub async fn hosts(client: &Client, json: bool) -> Result<ExitCode, Failure> {
 }
 
 fn hosts_text(list: &HostList) -> String {
-    let mut table = Table::new(&["HOST", "AGENT", "FREE VCPUS", "FREE MIB", "QEMU", "VMS"]);
+    let mut table = Table::new(&["HOST", "AGENT", "FREE VCPUS", "FREE MIB", "VMCT", "QEMU", "VMS"]);
     for host in &list.hosts {
         let free = |amount: Option<u64>| amount.map_or("-".to_owned(), |amount| amount.to_string());
         let qemu = host.qemu.as_ref();
@@ -96,12 +96,22 @@ fn hosts_text(list: &HostList) -> String {
             if host.connected { "answers" } else { "away" }.to_owned(),
             free(host.free.map(|free| free.vcpus.0)),
             free(host.free.map(|free| free.memory.0)),
+            vmct(host),
             qemu.map_or("-".to_owned(), |qemu| format!("{} {}", qemu.version, qemu.accel)),
             vms.join(","),
         ]);
     }
     let notes = list.hosts.iter().flat_map(notes);
     table.text() + &notes.map(|note| note + "\n").collect::<String>()
+}
+
+/// What its bands give to migrations: always, and at most where that is more.
+fn vmct(host: &HostView) -> String {
+    match host.bands.as_ref().and_then(|bands| bands.vmct) {
+        None => "-".to_owned(),
+        Some(BandRates { guaranteed, ceiling }) if guaranteed == ceiling => guaranteed.to_string(),
+        Some(BandRates { guaranteed, ceiling }) => format!("{guaranteed} to {ceiling}"),
+    }
 }
 
 /// What is wrong on a host, each with what would help.
@@ -114,6 +124,13 @@ fn notes(host: &HostView) -> Vec<String> {
             stranded.vm, stranded.what
         ));
         notes.push(format!("hint: {}", stranded.hint));
+    }
+    if let Some(fault) = host.bands.as_ref().and_then(|bands| bands.trouble.as_ref()) {
+        let what = &fault.reason;
+        notes.push(format!(
+            "the links of host {name} are not divided as configured: {what}"
+        ));
+        notes.extend(fault.hint.iter().map(|hint| format!("hint: {hint}")));
     }
     if let Some(ClockView {
         offset_ms,
@@ -157,6 +174,7 @@ mod tests {
             qemu_error: None,
             vms: vec!["vm1".parse().unwrap()],
             stranded,
+            bands: None,
             clock,
         }
     }
@@ -171,8 +189,8 @@ mod tests {
         let hosts = vec![host(None, vec![stranded])];
         assert_eq!(
             hosts_text(&HostList { hosts }),
-            "HOST  AGENT    FREE VCPUS  FREE MIB  QEMU  VMS\n\
-             h1    answers           -         -     -  vm1\n\
+            "HOST  AGENT    FREE VCPUS  FREE MIB  VMCT  QEMU  VMS\n\
+             h1    answers           -         -     -     -  vm1\n\
              stranded on host h1: VM vm2: QEMU with pid 71 and no record\n\
              hint: end process 71\n"
         );

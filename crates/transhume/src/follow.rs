@@ -9,8 +9,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 use transhume_api::{Client, ClientError};
-use transhume_model::{MigrationId, VmName};
+use transhume_model::{HostName, MigrationId, VmName};
 use transhume_protocol::event::{Event, Happening};
+use transhume_protocol::message::BandsChange;
 use transhume_protocol::migration::{Converge, StuckRates};
 use transhume_protocol::report::MigrationReport;
 
@@ -120,6 +121,7 @@ fn line(event: &Event) -> Option<String> {
         Happening::Failed { fault, .. } => format!("fault: {}", fault.reason),
         Happening::AgentLost { host } => format!("host {host}: its agent does not answer"),
         Happening::AgentBack { host } => format!("host {host}: its agent answers again"),
+        Happening::Bands { host, change } => bands(host, change),
         Happening::RollingBack { batch, reason } => format!("batch {batch} rolls back: {reason}"),
         Happening::AlreadyRollingBack { batch } => {
             format!("batch {batch} is to be cancelled, and rolls back already")
@@ -137,6 +139,19 @@ fn line(event: &Event) -> Option<String> {
         | Happening::Outlook { .. }
         | Happening::Ended { .. } => return None,
     })
+}
+
+fn bands(host: &HostName, change: &BandsChange) -> String {
+    match change {
+        BandsChange::PutBack => format!("host {host}: somebody changed its bands; they were put back"),
+        BandsChange::Trouble { fault } => {
+            format!(
+                "host {host}: its links are not divided as configured: {}",
+                fault.reason
+            )
+        }
+        BandsChange::AsConfigured => format!("host {host}: its bands are as configured again"),
+    }
 }
 
 /// Which VM does not get ready, why, and what becomes of it.

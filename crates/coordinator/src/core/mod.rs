@@ -12,7 +12,8 @@ use tokio::time::sleep_until;
 use tracing::warn;
 use transhume_api::{Accepted, ClusterStage};
 use transhume_model::{Epoch, HostName, MigrationId, Millis, VmName, WallMicros};
-use transhume_protocol::message::{Command, Order, OrderKind, Outcome, Report};
+use transhume_protocol::event::Happening;
+use transhume_protocol::message::{BandsChange, Command, Order, OrderKind, Outcome, Report};
 use transhume_protocol::migration::{Input, JournalEntry, Now, OrderIds, Ready, RecoverError};
 
 mod plans;
@@ -214,7 +215,9 @@ impl Core {
             if let Some(order) = report.order {
                 self.surveys.answered(order, &state);
             }
-            self.hosts.reported(&host, *state);
+            if let Some(change) = self.hosts.reported(&host, *state) {
+                self.tell_of_bands(&host, &change);
+            }
             return Ok(());
         }
         let of_move = match report.order.map(OrderIds::migration_of) {
@@ -350,6 +353,16 @@ impl Core {
         stuck
             .into_iter()
             .try_for_each(|(id, vm, rates)| self.feed(id, Input::Stuck { vm, rates }))
+    }
+
+    /// Whoever follows a move through this host learns it; so does the log.
+    fn tell_of_bands(&mut self, host: &HostName, change: &BandsChange) {
+        warn!(%host, ?change, "its bands");
+        let now = self.now();
+        for id in self.moves.on_host(host) {
+            let (host, change) = (host.clone(), change.clone());
+            self.moves.tell(now, id, Happening::Bands { host, change });
+        }
     }
 
     fn forget_old_moves(&mut self) -> Result<(), CoreError> {

@@ -95,6 +95,7 @@ impl Metrics {
             | Happening::PutOff { .. }
             | Happening::AgentLost { .. }
             | Happening::AgentBack { .. }
+            | Happening::Bands { .. }
             | Happening::AlreadyRollingBack { .. }
             | Happening::Ended { .. } => {}
         }

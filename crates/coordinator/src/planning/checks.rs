@@ -24,6 +24,9 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     for vm in scene.leaving() {
         present(scene, vm)?;
     }
+    for (host, state) in &scene.states {
+        bands_as_configured(host, state)?;
+    }
     for host in &scene.to {
         usable_qemu(host, &scene.states[host])?;
     }
@@ -159,6 +162,25 @@ fn usable_qemu<'a>(host: &HostName, state: &'a HostState) -> Result<&'a QemuStat
             "install QEMU 8.2 or newer (9.2 without KVM) there, or name another target",
         )
     })
+}
+
+/// Where a host's links are not divided as configured, nobody keeps his share (G5).
+fn bands_as_configured(host: &HostName, state: &HostState) -> Result<(), Refused> {
+    let Some(fault) = state.bands.as_ref().and_then(|bands| bands.trouble.as_ref()) else {
+        return Ok(());
+    };
+    let hint = fault
+        .hint
+        .as_deref()
+        .unwrap_or("`transhume bands show` there shows what is");
+    Err(Refused::conflict(
+        "bands-in-trouble",
+        format!(
+            "the links of host {host} are not divided as configured: {}",
+            fault.reason
+        ),
+        format!("{hint}; to move without bands, take [bands] out of its agent's configuration"),
+    ))
 }
 
 /// A policy that a source cannot follow is refused before anything moves.

@@ -8,8 +8,8 @@ use transhume_planner::{Options, Strategy, generate, plan};
 use transhume_protocol::event::{Event, Happening};
 use transhume_protocol::forecast::{Actual, Comparison, Expected, MoveForecast, VmComparison, VmForecast};
 use transhume_protocol::message::{
-    Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress, QemuState, Refusal, RefusalKind,
-    Stranded, VmRole,
+    BandsChange, BandsState, Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress, QemuState,
+    Refusal, RefusalKind, Stranded, VmRole,
 };
 use transhume_protocol::migration::Converge;
 use transhume_protocol::report::{
@@ -143,6 +143,14 @@ fn hosts() -> HostList {
             what: "QEMU with pid 71 and no record".into(),
             hint: "end it by hand".into(),
         }],
+        bands: Some(BandsState {
+            vmct: Some(BandRates {
+                guaranteed: rate("500mbit"),
+                ceiling: rate("1gbit"),
+            }),
+            put_back: 1,
+            trouble: Some(Fault::new(FaultKind::Network, "somebody has a queue there")),
+        }),
         clock: Some(ClockView {
             offset_ms: -3.5,
             uncertainty_ms: 0.25,
@@ -158,11 +166,16 @@ fn hosts() -> HostList {
         qemu_error: Some("it is not installed".into()),
         vms: Vec::new(),
         stranded: Vec::new(),
+        bands: None,
         clock: None,
     };
     HostList {
         hosts: vec![there, away],
     }
+}
+
+fn rate(text: &str) -> BitRate {
+    text.parse().unwrap()
 }
 
 fn line(migration: Option<MigrationId>) -> ClusterLine {
@@ -476,7 +489,11 @@ fn happenings() -> impl Iterator<Item = Happening> {
             fault,
         },
         Happening::AgentLost { host: host.clone() },
-        Happening::AgentBack { host },
+        Happening::AgentBack { host: host.clone() },
+        Happening::Bands {
+            host,
+            change: BandsChange::PutBack,
+        },
         Happening::RollingBack {
             batch: 1,
             reason: "it broke".into(),

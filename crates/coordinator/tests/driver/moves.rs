@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use transhume_api::{Accepted, ClusterView, MigrationList, PlanView};
 use transhume_model::Capacity;
-use transhume_protocol::message::RefusalKind;
+use transhume_protocol::message::{BandsState, RefusalKind};
 use transhume_protocol::report::{Ending, Frames};
 use transhume_protocol::step::Step;
 
@@ -226,6 +226,50 @@ async fn a_cancelled_move_goes_home_and_a_second_one_is_not_begun_meanwhile() {
     site.post(&cancel, &Value::Null)
         .await
         .refused(409, "migration-over");
+}
+
+#[tokio::test]
+async fn who_follows_a_move_learns_that_the_bands_of_its_hosts_were_changed() {
+    let site = lab().await;
+    let bands = |host: &str, put_back| {
+        site.agents[host].desk().state.bands = Some(BandsState {
+            put_back,
+            ..BandsState::default()
+        });
+    };
+    for host in ["h1", "h4"] {
+        bands(host, 0);
+    }
+    let told = async |host: &str, put_back| {
+        let all = site.hosts().await.hosts;
+        let view = all.into_iter().find(|view| view.name.as_str() == host);
+        (view?.bands?.put_back == put_back).then_some(())
+    };
+    until("h1's bands are known", async || told("h1", 0).await).await;
+    until("h4's bands are known", async || told("h4", 0).await).await;
+    site.agents["h1"].meets("PreCopy", Fate::Nothing);
+    let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+    site.ordered("h1", "PreCopy").await;
+    for host in ["h1", "h4"] {
+        bands(host, 1);
+    }
+    until("h4's change is known", async || told("h4", 1).await).await;
+    until("h1's change is known", async || told("h1", 1).await).await;
+    site.post(&format!("/v1/migrations/{migration}/cancel"), &Value::Null)
+        .await
+        .is::<Accepted>();
+    site.ended(migration).await;
+    let events = site.events(migration, 0).await;
+    let of_bands: Vec<_> = events
+        .iter()
+        .map(|event| &event["what"])
+        .filter(|what| what["event"] == "bands")
+        .collect();
+    assert_eq!(
+        of_bands,
+        [&json!({ "event": "bands", "host": "h1", "change": { "is": "put-back" } })],
+        "h4 has no part in it"
+    );
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use transhume_model::{MachineType, Version};
-use transhume_protocol::message::HostState;
+use transhume_protocol::message::{BandsState, Fault, FaultKind, HostState};
 
 use crate::fake::Fate;
 use crate::support::{Site, order};
@@ -99,7 +99,7 @@ async fn all_of_n_is_a_batch() {
 #[tokio::test]
 async fn a_target_that_cannot_run_the_vm_is_found_before_anything_moves() {
     type Change = fn(&mut HostState);
-    let cases: [(Change, &str, &str); 5] = [
+    let cases: [(Change, &str, &str); 6] = [
         (
             |state| (state.qemu, state.qemu_error) = (None, Some("it is not installed".to_owned())),
             "no-qemu",
@@ -122,6 +122,16 @@ async fn a_target_that_cannot_run_the_vm_is_found_before_anything_moves() {
             "pc-q35-10.0",
         ),
         (|state| state.mtu_max = 1400, "mtu", "carries 1400"),
+        (
+            |state| {
+                state.bands = Some(BandsState {
+                    trouble: Some(Fault::new(FaultKind::Network, "somebody's queue")),
+                    ..BandsState::default()
+                });
+            },
+            "bands-in-trouble",
+            "somebody's queue",
+        ),
         (|state| state.capacity = Default::default(), "no-solution", "h3"),
     ];
     for (change, code, says) in cases {

@@ -21,7 +21,9 @@ pub use figures::{
     TargetFrames, VmRates,
 };
 pub use kind::{OrderKind, OutcomeKind};
-pub use state::{BandsState, DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState};
+pub use state::{
+    BandsChange, BandsState, DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState,
+};
 pub use trouble::{Fault, FaultKind, Refusal, RefusalKind};
 
 /// Version of these messages; both sides must speak the same.

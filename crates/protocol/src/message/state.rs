@@ -143,7 +143,7 @@ pub struct HostState {
 }
 
 /// How a host's links are divided between the bands (§3.1).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BandsState {
     /// What VMCT has of its link, each way; `None` while nobody knows.
     pub vmct: Option<BandRates>,
@@ -151,6 +151,36 @@ pub struct BandsState {
     pub put_back: u64,
     /// Why they are not as configured.
     pub trouble: Option<Fault>,
+}
+
+/// What became of a host's bands between two of its messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum BandsChange {
+    /// Somebody changed them, and the agent put them back.
+    PutBack,
+    /// They are not as configured, and stay so.
+    Trouble {
+        /// Why.
+        fault: Fault,
+    },
+    /// They are as configured again.
+    AsConfigured,
+}
+
+impl BandsState {
+    /// What is to be told, now that the same agent said something else before. An agent that
+    /// started anew counts from 0.
+    pub fn change_since(&self, before: &BandsState) -> Option<BandsChange> {
+        match (&before.trouble, &self.trouble) {
+            (before, Some(fault)) if before.as_ref() != Some(fault) => {
+                Some(BandsChange::Trouble { fault: fault.clone() })
+            }
+            (Some(_), None) => Some(BandsChange::AsConfigured),
+            _ if self.put_back > before.put_back => Some(BandsChange::PutBack),
+            _ => None,
+        }
+    }
 }
 
 /// How fast a VM writes to its memory, as QEMU estimated it from a sample of its pages.
@@ -171,4 +201,29 @@ pub struct QemuState {
     pub machines: Vec<MachineType>,
     /// `kvm` or `tcg`.
     pub accel: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::FaultKind;
+
+    #[test]
+    fn a_change_of_the_bands_is_told_once() {
+        let state = |put_back, trouble: Option<&str>| BandsState {
+            vmct: None,
+            put_back,
+            trouble: trouble.map(|reason| Fault::new(FaultKind::Network, reason)),
+        };
+        let change = |now: &BandsState, before: &BandsState| now.change_since(before);
+        let (whole, again) = (state(0, None), state(1, None));
+        let broken = state(1, Some("no HTB"));
+        let trouble = broken.trouble.clone().map(|fault| BandsChange::Trouble { fault });
+        assert_eq!(change(&whole, &whole), None);
+        assert_eq!(change(&again, &whole), Some(BandsChange::PutBack));
+        assert_eq!(change(&whole, &again), None, "an agent that started anew");
+        assert_eq!(change(&broken, &again), trouble);
+        assert_eq!(change(&broken, &broken), None);
+        assert_eq!(change(&again, &broken), Some(BandsChange::AsConfigured));
+    }
 }

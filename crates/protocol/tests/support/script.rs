@@ -207,6 +207,7 @@ fn render_event(event: &Happening) -> String {
         }
         Happening::AgentLost { host } => format!("{host} lost"),
         Happening::AgentBack { host } => format!("{host} back"),
+        Happening::Bands { host, change } => format!("{host}: bands {change:?}"),
         Happening::RollingBack { batch, reason } => format!("batch {batch} rolls back: {reason}"),
         Happening::AlreadyRollingBack { batch } => format!("batch {batch} rolls back already"),
         Happening::Committed { batch } => format!("batch {batch} committed"),

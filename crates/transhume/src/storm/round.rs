@@ -19,6 +19,8 @@ use crate::failure::Failure;
 /// Agents are connected again, and what a move left is cleared away, within this time after its
 /// end.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// A lost VM that is started again boots, on a machine whose others go on.
+const BOOT_MAX: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(500);
 
 /// A round, and everything known of it.
@@ -79,7 +81,7 @@ pub async fn run(scene: &mut Scene, plan: &RoundPlan) -> Result<Told, Failure> {
         seen: Sighting::default(),
         account: Account::Counted(Counts::default()),
     };
-    settle(scene, &mut facts, &dead).await?;
+    settle(scene, &mut facts, &dead, SETTLE_MAX).await?;
     facts.account = match scene.count(&gone(&facts)).await {
         Ok(counts) => Account::Counted(counts),
         Err(failure) => Account::Missing(failure.message),
@@ -180,7 +182,7 @@ fn ended_by_themselves(scene: &Scene, course: &Course) -> Vec<String> {
 }
 
 /// Looks until nothing is wrong any more, or for as long as things may take to come right.
-async fn settle(scene: &Scene, facts: &mut Facts, dead: &[String]) -> Result<(), Failure> {
+async fn settle(scene: &Scene, facts: &mut Facts, dead: &[String], within: Duration) -> Result<(), Failure> {
     let begun = Instant::now();
     loop {
         let cluster = scene.cluster().await.ok();
@@ -192,7 +194,7 @@ async fn settle(scene: &Scene, facts: &mut Facts, dead: &[String]) -> Result<(),
             dead.to_vec()
         };
         facts.seen = Sighting { cluster, ..seen };
-        if !matches!(judge(facts), Verdict::Violated(_)) || begun.elapsed() > SETTLE_MAX {
+        if !matches!(judge(facts), Verdict::Violated(_)) || begun.elapsed() > within {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;
@@ -211,7 +213,7 @@ async fn start_lost(scene: &Scene, facts: &mut Facts, line: &mut RoundLine) -> R
     }
     if line.violations.is_empty() {
         facts.started_again = line.lost_vms.clone();
-        settle(scene, facts, &[]).await?;
+        settle(scene, facts, &[], BOOT_MAX).await?;
         if let Verdict::Violated(found) = judge(facts) {
             line.violations.extend(
                 found
