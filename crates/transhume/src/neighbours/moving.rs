@@ -1,0 +1,118 @@
+//! One move, watched for the instants between which is measured.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use transhume_api::{Client, Events, MoveOrder};
+use transhume_lab::neighbours::Reading;
+use transhume_model::{MigrationId, VmName, WallMicros};
+use transhume_protocol::event::{Event, Happening};
+use transhume_protocol::report::{Ending, MigrationReport};
+use transhume_protocol::step::Step;
+
+use crate::clusters::cluster_name;
+use crate::failure::Failure;
+
+/// A move under way.
+pub struct Moving {
+    migration: MigrationId,
+    events: Events,
+    /// Bytes that each VM's page stream sent so far.
+    wire: BTreeMap<VmName, u64>,
+    sent: Vec<Reading>,
+    copying: Option<WallMicros>,
+    committed: Option<WallMicros>,
+    over: bool,
+}
+
+/// A move from the start of copying to its commit.
+pub struct Span {
+    /// How long.
+    pub seconds: f64,
+    /// What its page streams had sent, by the coordinator's clock.
+    pub sent: Vec<Reading>,
+}
+
+impl Moving {
+    /// Begins a move of all VMs of a cluster on one host, in one batch.
+    pub async fn order(client: &Client, cluster: &str, from: &str, to: &str) -> Result<Self, Failure> {
+        let order = MoveOrder {
+            from: vec![from.to_owned()],
+            to: vec![to.to_owned()],
+            ..MoveOrder::default()
+        };
+        let migration = client.migrate(&cluster_name(cluster)?, &order).await?;
+        Ok(Moving {
+            migration,
+            events: client.events(migration, 0).await?,
+            wire: BTreeMap::new(),
+            sent: Vec::new(),
+            copying: None,
+            committed: None,
+            over: false,
+        })
+    }
+
+    /// Until all page streams have begun.
+    pub async fn until_copying(&mut self) -> Result<(), Failure> {
+        self.until(|moving| moving.copying.is_some()).await
+    }
+
+    /// Until the journal holds the commit.
+    pub async fn until_committed(&mut self) -> Result<(), Failure> {
+        self.until(|moving| moving.committed.is_some()).await
+    }
+
+    /// Until the end; anything but a commit is a failure.
+    pub async fn until_over(mut self, client: &Client) -> Result<(Span, MigrationReport), Failure> {
+        self.until(|moving| moving.over).await?;
+        let report = client.report(self.migration).await?;
+        if report.outcome != Ending::Committed {
+            let (migration, trouble) = (self.migration, &report.trouble);
+            let message = format!("migration {migration} ended as {:?}: {trouble:?}", report.outcome);
+            return Err(Failure::other(message));
+        }
+        let seconds = self
+            .copying
+            .zip(self.committed)
+            .map_or(0.0, |(begin, end)| end.0.saturating_sub(begin.0) as f64 / 1e6);
+        Ok((
+            Span {
+                seconds,
+                sent: self.sent,
+            },
+            report,
+        ))
+    }
+
+    /// A move that ends sooner has no more to wait for.
+    async fn until(&mut self, reached: impl Fn(&Self) -> bool) -> Result<(), Failure> {
+        while !self.over && !reached(self) {
+            let Some(event) = self.events.next().await? else {
+                let message = format!("the coordinator no longer tells of migration {}", self.migration);
+                return Err(Failure::other(message));
+            };
+            self.take(event);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) {
+        match event.what {
+            Happening::StepEntered {
+                step: Step::CreateTargetBuffers,
+                ..
+            } => self.copying = self.copying.or(Some(event.at)),
+            Happening::Progress { vm, pages } => {
+                self.wire.insert(vm, pages.wire.0);
+                self.sent.push(Reading {
+                    at: Duration::from_micros(event.at.0),
+                    bytes: self.wire.values().sum(),
+                });
+            }
+            Happening::Committed { .. } => self.committed = self.committed.or(Some(event.at)),
+            Happening::Ended { .. } => self.over = true,
+            _ => {}
+        }
+    }
+}
