@@ -112,7 +112,7 @@ mod tests {
         let told = Arc::clone(&enough);
         // Twice as many blocks as there are: each second read is behind the end.
         let thread = thread::spawn(move || read(&file, 8, 1000, &told));
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(500));
         enough.store(true, Ordering::Relaxed);
         let reads = thread.join().unwrap();
         assert!(!reads.micros.is_empty() && reads.failed > 0);

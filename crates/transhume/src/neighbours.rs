@@ -13,13 +13,13 @@ use transhume_lab::stock::accelerator;
 use transhume_lab::{Circuits, LabName, LabUp, down};
 use transhume_model::BitRate;
 
-use crate::args::NeighboursArgs;
+use crate::args::{NeighboursArgs, Part};
 use crate::failure::{Failure, Kind};
 use crate::figures::drawn;
 use crate::labs::{progress, refuse_lab};
 use crate::machine;
 use crate::moves::print_json;
-use measured::{Part, Row};
+use measured::Row;
 use scene::Scene;
 use tables::{boxes, csv, summary};
 
@@ -83,7 +83,7 @@ fn wanted(args: &NeighboursArgs) -> Result<Wanted, Failure> {
     };
     let parts = match args.parts.is_empty() {
         true => Part::ALL.to_vec(),
-        false => args.parts.iter().copied().map(Part::from).collect(),
+        false => args.parts.clone(),
     };
     Ok(Wanted {
         parts,

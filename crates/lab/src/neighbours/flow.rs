@@ -34,7 +34,8 @@ impl Flow {
         let listener = Namespace::named(&to.namespace).run(|| TcpListener::bind(place).map_err(failed))?;
         let sender = Namespace::named(&from.namespace).run(|| TcpStream::connect(place).map_err(failed))?;
         let (receiver, _) = listener.accept().map_err(failed)?;
-        let (output, received) = (sender.try_clone().map_err(failed)?, Arc::default());
+        let output = sender.try_clone().map_err(failed)?;
+        let received = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&received);
         Ok(Flow {
             begun: Instant::now(),

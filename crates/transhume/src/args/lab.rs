@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use serde::Serialize;
 use transhume_lab::{Circuits, Profile, Traffic};
 use transhume_model::{BitRate, RateError, VmName};
 
@@ -117,7 +118,7 @@ pub enum Load {
 pub struct NeighboursArgs {
     /// Of these only [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,..")]
-    pub parts: Vec<NeighboursPart>,
+    pub parts: Vec<Part>,
     /// How cluster traffic, migrations and storage reach the hosts, each form in turn
     #[arg(
         long,
@@ -148,8 +149,9 @@ pub struct NeighboursArgs {
 }
 
 /// A part of `lab neighbours`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum NeighboursPart {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
     /// What probes see while nothing moves
     Rest,
     /// What probes see while memory is copied

@@ -4,27 +4,12 @@ use serde::Serialize;
 use transhume_lab::{Circuits, Figures, VmFigures};
 use transhume_protocol::report::MigrationReport;
 
-use crate::args::NeighboursPart;
-
-/// What a row is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Part {
-    /// The probes while nothing moves.
-    Rest,
-    /// The probes while memory is copied.
-    Latency,
-    /// A flow in CT that takes what it gets.
-    Bulk,
-    /// Memory alone on the link.
-    Alone,
-    /// Two moves over one link.
-    Two,
-}
+use crate::args::Part;
 
 impl Part {
     pub const ALL: [Part; 5] = [Part::Rest, Part::Latency, Part::Bulk, Part::Alone, Part::Two];
 
+    /// As it stands in the CSV and the tables.
     pub fn name(self) -> &'static str {
         match self {
             Part::Rest => "rest",
@@ -32,18 +17,6 @@ impl Part {
             Part::Bulk => "bulk",
             Part::Alone => "alone",
             Part::Two => "two",
-        }
-    }
-}
-
-impl From<NeighboursPart> for Part {
-    fn from(part: NeighboursPart) -> Self {
-        match part {
-            NeighboursPart::Rest => Part::Rest,
-            NeighboursPart::Latency => Part::Latency,
-            NeighboursPart::Bulk => Part::Bulk,
-            NeighboursPart::Alone => Part::Alone,
-            NeighboursPart::Two => Part::Two,
         }
     }
 }

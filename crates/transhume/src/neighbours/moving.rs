@@ -21,6 +21,8 @@ pub struct Moving {
     wire: BTreeMap<VmName, u64>,
     sent: Vec<Reading>,
     copying: Option<WallMicros>,
+    /// Guests stand still or will: what is left to send is no longer the links' matter alone.
+    captured: bool,
     committed: Option<WallMicros>,
     over: bool,
 }
@@ -29,7 +31,7 @@ pub struct Moving {
 pub struct Span {
     /// How long.
     pub seconds: f64,
-    /// What its page streams had sent, by the coordinator's clock.
+    /// What its page streams had sent until capture, by the coordinator's clock.
     pub sent: Vec<Reading>,
 }
 
@@ -48,6 +50,7 @@ impl Moving {
             wire: BTreeMap::new(),
             sent: Vec::new(),
             copying: None,
+            captured: false,
             committed: None,
             over: false,
         })
@@ -103,7 +106,10 @@ impl Moving {
                 step: Step::CreateTargetBuffers,
                 ..
             } => self.copying = self.copying.or(Some(event.at)),
-            Happening::Progress { vm, pages } => {
+            Happening::StepEntered {
+                step: Step::Capture, ..
+            } => self.captured = true,
+            Happening::Progress { vm, pages } if !self.captured => {
                 self.wire.insert(vm, pages.wire.0);
                 self.sent.push(Reading {
                     at: Duration::from_micros(event.at.0),

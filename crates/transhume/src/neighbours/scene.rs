@@ -13,8 +13,9 @@ use transhume_model::{Band, BandRates, BitRate, Mebibytes};
 use transhume_protocol::report::MigrationReport;
 
 use super::Wanted;
-use super::measured::{Account, Part, Row};
+use super::measured::{Account, Row};
 use super::moving::{Moving, Span};
+use crate::args::Part;
 use crate::client;
 use crate::failure::Failure;
 use crate::labs::progress;
@@ -206,9 +207,9 @@ impl Scene {
 }
 
 async fn end(probes: Probes, row: &mut Row) -> Result<(), Failure> {
+    let hosts = probes.hosts.end();
     let (asks, reads) = (probes.asks.end(), probes.reads.end());
     let (asks, reads): (ProbeStats, ProbeStats) = futures::future::try_join(asks, reads).await?;
-    let hosts = probes.hosts.end();
     row.ct_p99_ms = p99(waits(&asks.answers_us, asks.answers_missing));
     row.ct_hosts_p99_ms = p99(waits(&hosts.micros, hosts.missing));
     row.nast_p99_ms = p99(waits(&reads.reads_us, reads.reads_failed));

@@ -7,7 +7,8 @@ use transhume_lab::boxes::{Boxes, Group};
 use transhume_lab::neighbours::Ratio;
 use transhume_lab::plot::Spread;
 
-use super::measured::{Account, Part, Row};
+use super::measured::{Account, Row};
+use crate::args::Part;
 use crate::table::Table;
 
 type Value = fn(&Row) -> Option<f64>;
@@ -48,7 +49,7 @@ fn spread(rows: &[Row], circuits: Circuits, part: Part, value: Value) -> Option<
 
 /// A form's values over those of separate circuits, by repetition.
 fn ratio(rows: &[Row], circuits: Circuits, part: Part, value: Value) -> Option<Ratio> {
-    let of = |circuits| {
+    let of = |circuits: Circuits| {
         let of = rows
             .iter()
             .filter(move |row| (row.circuits, row.part) == (circuits, part));
