@@ -11,7 +11,12 @@ use transhume_protocol::report::{Ending, MigrationReport};
 use transhume_protocol::step::Step;
 
 use crate::clusters::cluster_name;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
+
+/// A guest that still writes its random memory is refused: it is asked again, so often and after so
+/// long.
+const ORDERS_MAX: usize = 10;
+const AGAIN: Duration = Duration::from_secs(3);
 
 /// A move under way.
 pub struct Moving {
@@ -43,7 +48,7 @@ impl Moving {
             to: vec![to.to_owned()],
             ..MoveOrder::default()
         };
-        let migration = client.migrate(&cluster_name(cluster)?, &order).await?;
+        let migration = accepted(client, cluster, &order).await?;
         Ok(Moving {
             migration,
             events: client.events(migration, 0).await?,
@@ -121,4 +126,18 @@ impl Moving {
             _ => {}
         }
     }
+}
+
+async fn accepted(client: &Client, cluster: &str, order: &MoveOrder) -> Result<MigrationId, Failure> {
+    let cluster = cluster_name(cluster)?;
+    for _ in 1..ORDERS_MAX {
+        match client.migrate(&cluster, order).await.map_err(Failure::from) {
+            Err(failure) if failure.kind == Kind::Refused => {
+                eprintln!("refused, and asked again: {}", failure.message);
+                tokio::time::sleep(AGAIN).await;
+            }
+            answer => return answer,
+        }
+    }
+    Ok(client.migrate(&cluster, order).await?)
 }
