@@ -16,7 +16,8 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use transhume_guest::wire::DiskStats;
 
-const BLOCK_BYTES: usize = 4096;
+/// What is read or written at once.
+pub const BLOCK_BYTES: usize = 4096;
 const REGION_BLOCKS_MAX: u64 = 2048;
 const WRITE_INTERVAL: Duration = Duration::from_millis(100);
 const WRITES_PER_FLUSH: u64 = 10;
@@ -128,20 +129,21 @@ fn fill(bytes: &mut [u8], block: u64, number: u64) {
 }
 
 /// Blocks at an address that O_DIRECT takes.
-struct Aligned {
+pub struct Aligned {
     memory: Vec<u8>,
     start: usize,
 }
 
 impl Aligned {
-    fn new(blocks: usize) -> Self {
+    /// Room for so many.
+    pub fn new(blocks: usize) -> Self {
         let memory = vec![0; (blocks + 1) * BLOCK_BYTES];
         let start = memory.as_ptr().align_offset(BLOCK_BYTES);
         Aligned { memory, start }
     }
 
     /// The first so many blocks.
-    fn bytes(&mut self, blocks: usize) -> &mut [u8] {
+    pub fn bytes(&mut self, blocks: usize) -> &mut [u8] {
         &mut self.memory[self.start..][..blocks * BLOCK_BYTES]
     }
 }

@@ -13,24 +13,28 @@ mod disk;
 mod exec;
 mod load;
 mod mesh;
+mod probe;
 mod run;
 
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, WaitOptions, wait};
+use transhume_guest::latency::{self, Answerer};
 use transhume_guest::settings::Settings;
 use transhume_guest::wire::{CHUNK_BYTES_MAX, LOG_BYTES_MAX, Op, Outcome, Reply, Request, Stats, Stream};
 
 use disk::Disk;
 use mesh::Mesh;
+use probe::Probe;
 use run::Run;
 
 const CHANNEL: &str = "/dev/ttyS1";
@@ -105,6 +109,8 @@ fn serve() -> io::Result<()> {
         mesh: Mesh::start(&settings)?,
         disk: Disk::start(Path::new(DISK))?,
         run: Run::start(&settings, &cmdline)?,
+        probe: Mutex::default(),
+        _answerer: Answerer::start(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, latency::PORT))?)?,
     };
     boot::report("power button", button::watch());
     println!("transhume-guest: {} is up", settings.name);
@@ -116,6 +122,9 @@ struct Guest {
     mesh: Option<Arc<Mutex<Mesh>>>,
     disk: Option<Arc<Mutex<Disk>>>,
     run: Option<Arc<Mutex<Run>>>,
+    probe: Mutex<Option<Probe>>,
+    /// Answers the probes of others as long as this lives.
+    _answerer: Answerer,
 }
 
 impl Guest {
@@ -159,6 +168,23 @@ impl Guest {
                 Some(disk) => Ok(Outcome::Disk(disk.lock().expect("no holder panics").verify())),
                 None => Err(io::Error::other("this VM has no disk")),
             },
+            Op::ProbeStart {
+                peer,
+                asks_per_s,
+                reads_per_s,
+            } => Probe::start(*peer, *asks_per_s, Path::new(DISK), *reads_per_s).map(|probe| {
+                let before = self.probe().replace(probe);
+                if let Some(before) = before {
+                    before.end();
+                }
+                Outcome::ProbeStarted
+            }),
+            Op::ProbeEnd => {
+                let probe = self.probe().take();
+                probe
+                    .map(|probe| Outcome::Probe(probe.end()))
+                    .ok_or_else(|| io::Error::other("no probe was begun"))
+            }
             Op::Log { offset } => self.log(*offset).map(|(offset, bytes)| {
                 chunks.extend(
                     bytes
@@ -172,6 +198,10 @@ impl Guest {
             }),
         };
         replies(&request.id, &chunks, result)
+    }
+
+    fn probe(&self) -> MutexGuard<'_, Option<Probe>> {
+        self.probe.lock().expect("no holder panics")
     }
 
     fn with_mesh(&self, action: impl FnOnce(&mut Mesh)) {

@@ -15,6 +15,8 @@
 //! nothing is carried out twice. Lines that are not JSON are the rests of cut lines; both sides
 //! skip them.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// A longer line is skipped by the guest.
@@ -61,6 +63,17 @@ pub enum Op {
     Resume,
     /// Reads back every block that was ever written to the disk.
     VerifyDisk,
+    /// Begins to ask a peer and to read the disk, by the clock, in place of what was begun before.
+    ProbeStart {
+        /// Who is asked.
+        peer: Ipv4Addr,
+        /// Questions a second.
+        asks_per_s: u32,
+        /// Reads a second.
+        reads_per_s: u32,
+    },
+    /// Ends that.
+    ProbeEnd,
     /// The user workload's log from a byte offset on.
     Log {
         /// Counted from the log's first byte, including what was dropped since.
@@ -142,6 +155,10 @@ pub enum Outcome {
     Stats(Stats),
     /// Of `VerifyDisk`.
     Disk(DiskStats),
+    /// Of `ProbeStart`.
+    ProbeStarted,
+    /// Of `ProbeEnd`.
+    Probe(ProbeStats),
     /// Of `Log`: where the next read goes on.
     Log {
         /// Offset of the first byte of this reply.
@@ -215,6 +232,19 @@ pub struct DiskStats {
     pub verified: u64,
     /// Writes or reads that failed, and blocks that held something else than what was written last.
     pub errors: u64,
+}
+
+/// What a probe saw; at most `latency::SAMPLES_MAX` of each kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeStats {
+    /// Microseconds from each question to its answer.
+    pub answers_us: Vec<u32>,
+    /// Questions without an answer.
+    pub answers_missing: u64,
+    /// Microseconds of each read.
+    pub reads_us: Vec<u32>,
+    /// Reads that failed.
+    pub reads_failed: u64,
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const WHOLE: u16 = 1;
 const KBIT: u64 = 1000;
 
 /// What a band always gets, in hundredths; all of it is given out.
-fn share(band: Band) -> u8 {
+pub fn share(band: Band) -> u8 {
     match band {
         Band::Ct | Band::Vmct => 40,
         Band::Nast => 20,

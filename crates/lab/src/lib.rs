@@ -24,6 +24,7 @@ mod logs;
 mod meter;
 mod mounts;
 mod namespace;
+pub mod neighbours;
 mod options;
 pub mod plot;
 mod process;

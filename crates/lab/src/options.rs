@@ -25,6 +25,9 @@ pub struct LabUp {
     pub hosts: u16,
     /// Number of VMs, placed in turn on the first half of the hosts.
     pub vms: u16,
+    /// The last so many of them are a cluster of their own, `stay`, which no move of `lab` names:
+    /// in turn on the first host and on the first of the other half.
+    pub staying: u16,
     /// Memory of each VM.
     pub memory: Mebibytes,
     /// What a host may promise; enough for twice its share of the VMs where absent.
@@ -74,6 +77,7 @@ impl Default for LabUp {
             name: LabName::default(),
             hosts: 4,
             vms: 4,
+            staying: 0,
             memory: Mebibytes(96),
             host_vcpus: None,
             host_memory: None,
@@ -109,6 +113,12 @@ impl LabUp {
         }
         if self.vms == 0 || usize::from(self.vms) > PEERS_MAX {
             return refuse("vms", format!("{} is not between 1 and {PEERS_MAX}", self.vms));
+        }
+        if self.staying >= self.vms {
+            return refuse(
+                "staying",
+                format!("{} leave none of {} VMs to move", self.staying, self.vms),
+            );
         }
         if !MTU_RANGE.contains(&self.mtu) {
             return refuse("mtu", format!("{} is not between 68 and 9000", self.mtu));
@@ -193,6 +203,13 @@ mod tests {
                 "vms",
                 LabUp {
                     vms: 0,
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "staying",
+                LabUp {
+                    staying: 4,
                     ..LabUp::default()
                 },
             ),

@@ -48,7 +48,7 @@ mod tests {
         options.check().unwrap();
         let mut vms = [0; 8];
         for vm in 0..options.vms {
-            vms[usize::from(first_host(vm, options.hosts))] += 1;
+            vms[usize::from(first_host(vm, &options))] += 1;
         }
         assert_eq!(vms, [10, 10, 10, 10, 0, 0, 0, 0]);
     }

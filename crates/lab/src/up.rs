@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use transhume_api::{Client, VmLife};
-use transhume_model::{Band, ClusterName};
+use transhume_model::Band;
 
 use crate::authority::Authority;
 use crate::fabric::LimitedBy;
@@ -45,7 +45,7 @@ pub async fn up(options: &LabUp) -> Result<Lab, LabError> {
         Ok(lab)
     })
     .await?;
-    let mut lab = create_cluster(lab, options, &image).await?;
+    let mut lab = create_clusters(lab, options, &image).await?;
     options.progress.step("waiting for the guests");
     wait_for_guests(&lab).await?;
     lab.complete(options)?;
@@ -134,7 +134,7 @@ fn plan(options: &LabUp) -> Result<Lab, LabError> {
             name: layout::vm_name(index)?,
             index,
             ip: layout::vm_address(index),
-            first_host: layout::host_name(layout::first_host(index, options.hosts))?,
+            first_host: layout::host_name(layout::first_host(index, options))?,
         });
     }
     Ok(Lab { layout, state })
@@ -296,11 +296,12 @@ async fn all_connected(client: &Client) -> Result<bool, LabError> {
     }
 }
 
-async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab, LabError> {
-    let spec = layout::cluster(options, image)?;
-    options.progress.step(&format!("starting {} VMs", spec.vms.len()));
+async fn create_clusters(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab, LabError> {
+    let specs = layout::clusters(options, image)?;
+    let vms = usize::from(options.vms);
+    options.progress.step(&format!("starting {vms} VMs"));
     let client = Client::unix(&lab.layout.api_socket())?;
-    let limit_ms = start_limit_ms(spec.vms.len());
+    let limit_ms = start_limit_ms(vms);
     let deadline = Instant::now() + Duration::from_millis(limit_ms);
     while !all_connected(&client).await? {
         if Instant::now() > deadline {
@@ -311,20 +312,20 @@ async fn create_cluster(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab,
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    client.create_cluster(&spec).await?;
-    let name: ClusterName = spec.name;
+    for spec in &specs {
+        client.create_cluster(spec).await?;
+    }
     loop {
-        let view = client.cluster(&name).await?;
-        let running = view.vms.iter().filter(|vm| vm.state == VmLife::Running).count();
-        if running == spec.vms.len() {
+        let mut running = 0;
+        for spec in &specs {
+            let view = client.cluster(&spec.name).await?;
+            running += view.vms.iter().filter(|vm| vm.state == VmLife::Running).count();
+        }
+        if running == vms {
             return Ok(lab);
         }
         if Instant::now() > deadline {
-            let what = format!(
-                "the start of {} of {} VMs",
-                spec.vms.len() - running,
-                spec.vms.len()
-            );
+            let what = format!("the start of {} of {vms} VMs", vms - running);
             return Err(LabError::Timeout {
                 what,
                 waited_ms: limit_ms,

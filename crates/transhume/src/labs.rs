@@ -14,6 +14,7 @@ use crate::failure::{Failure, Kind};
 use crate::figures;
 use crate::memory;
 use crate::moves::print_json;
+use crate::neighbours;
 use crate::storm;
 use crate::table::Table;
 
@@ -30,6 +31,7 @@ pub async fn run(command: LabCommand) -> Result<ExitCode, Failure> {
         LabCommand::Logs { name, console } => logs(&name, console).await,
         LabCommand::Figures(args) => figures::figures(args).await,
         LabCommand::Memory(args) => memory::memory(args).await,
+        LabCommand::Neighbours(args) => neighbours::neighbours(args).await,
         LabCommand::Storm(args) => storm::storm(args).await,
         LabCommand::Stock(args) => figures::stock(args).await,
         LabCommand::Workload {

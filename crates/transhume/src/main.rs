@@ -15,6 +15,7 @@ mod labs;
 mod machine;
 mod memory;
 mod moves;
+mod neighbours;
 mod plan_file;
 mod progress;
 mod report;

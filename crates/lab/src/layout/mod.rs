@@ -263,9 +263,14 @@ pub fn vm_mac(index: u16) -> Mac {
     Mac::new([0x52, 0x54, 0x00, 0x4c, high, low]).expect("neither group nor zero")
 }
 
-/// The host on which a VM starts: in turn on the first half.
-pub fn first_host(vm: u16, hosts: u16) -> u16 {
-    vm % (hosts / 2)
+/// The host on which a VM starts: in turn on the first half; those that stay in turn on the first
+/// of each half.
+pub fn first_host(vm: u16, options: &LabUp) -> u16 {
+    let half = options.hosts / 2;
+    match vm.checked_sub(options.vms - options.staying) {
+        None => vm % half,
+        Some(staying) => staying % 2 * half,
+    }
 }
 
 /// What a guest is told on its command line.
@@ -287,10 +292,25 @@ pub fn guest_cmdline(options: &LabUp, index: u16) -> Result<String, LabError> {
     Ok(format!("{CMDLINE} {}", guest_settings(options, index)?.cmdline()))
 }
 
-/// The cluster as the coordinator takes it.
-pub fn cluster(options: &LabUp, image: &Image) -> Result<ClusterSpec, LabError> {
-    let name: ClusterName = "lab".parse()?;
-    let vms = (0..options.vms).map(|index| -> Result<PlacedVm, LabError> {
+/// The clusters as the coordinator takes them, their VMs by index: `lab`, and `stay` where some are
+/// to stay.
+pub fn clusters(options: &LabUp, image: &Image) -> Result<Vec<ClusterSpec>, LabError> {
+    let moving = options.vms - options.staying;
+    let mut clusters = vec![cluster("lab", 0..moving, options, image)?];
+    if options.staying > 0 {
+        clusters.push(cluster("stay", moving..options.vms, options, image)?);
+    }
+    Ok(clusters)
+}
+
+fn cluster(
+    name: &str,
+    indices: std::ops::Range<u16>,
+    options: &LabUp,
+    image: &Image,
+) -> Result<ClusterSpec, LabError> {
+    let name: ClusterName = name.parse()?;
+    let vms = indices.map(|index| -> Result<PlacedVm, LabError> {
         let vm = vm_name(index)?;
         let disks = options.disk.iter().map(|_| Disk::Nbd {
             host: storage_address().to_string(),
@@ -298,7 +318,7 @@ pub fn cluster(options: &LabUp, image: &Image) -> Result<ClusterSpec, LabError> 
             export: vm.to_string(),
         });
         Ok(PlacedVm {
-            host: host_name(first_host(index, options.hosts))?,
+            host: host_name(first_host(index, options))?,
             spec: VmSpec {
                 cluster: name.clone(),
                 vcpus: Vcpus(1),
@@ -349,17 +369,18 @@ mod tests {
             kernel: "/k".into(),
             initrd: "/i".into(),
         };
-        let options = LabUp {
+        let hosts = |options: &LabUp| -> Vec<Vec<String>> {
+            let clusters = clusters(options, &image).unwrap();
+            let hosts = |cluster: &ClusterSpec| cluster.vms.iter().map(|vm| vm.host.to_string()).collect();
+            clusters.iter().map(hosts).collect()
+        };
+        let mut options = LabUp {
             hosts: 5,
             vms: 5,
             ..LabUp::default()
         };
-        let hosts: Vec<_> = cluster(&options, &image)
-            .unwrap()
-            .vms
-            .iter()
-            .map(|vm| vm.host.to_string())
-            .collect();
-        assert_eq!(hosts, ["h1", "h2", "h1", "h2", "h1"]);
+        assert_eq!(hosts(&options), [["h1", "h2", "h1", "h2", "h1"]]);
+        options.staying = 3;
+        assert_eq!(hosts(&options), [vec!["h1", "h2"], vec!["h1", "h3", "h1"]]);
     }
 }

@@ -141,9 +141,10 @@ async fn boot(
     image: &Image,
 ) -> Result<Vec<StockVm>, LabError> {
     let mut vms = Vec::new();
-    for (index, placed) in layout::cluster(options, image)?.vms.into_iter().enumerate() {
+    let clusters = layout::clusters(options, image)?;
+    for (index, placed) in clusters.into_iter().flat_map(|cluster| cluster.vms).enumerate() {
         let index = index as u16;
-        let host = usize::from(layout::first_host(index, options.hosts));
+        let host = usize::from(layout::first_host(index, options));
         vms.push(StockVm::boot(lab, launcher, placed.spec, index, host).await?);
     }
     Ok(vms)

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use serde::Serialize;
 use transhume_lab::{Circuits, Profile, Traffic};
 use transhume_model::{BitRate, RateError, VmName};
 
@@ -40,6 +41,9 @@ pub enum LabCommand {
     /// Measure how memory is sent: bytes, time and processor beside stock QEMU's ways, every VM at
     /// once
     Memory(MemoryArgs),
+    /// Measure what those who stay notice of a move on their links: shared, separate and undivided
+    /// circuits in turn
+    Neighbours(NeighboursArgs),
     /// Move a cluster once as people do today, with stock QEMU, and say what its guests lost
     Stock(StockArgs),
     /// Move a cluster back and forth while parts die, hang and lose their links, and look whether
@@ -107,6 +111,57 @@ pub enum Load {
     Compressible,
     /// Rewrite memory that does not
     Random,
+}
+
+/// What to measure of those who stay.
+#[derive(Debug, ClapArgs)]
+pub struct NeighboursArgs {
+    /// Of these only [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,..")]
+    pub parts: Vec<Part>,
+    /// How cluster traffic, migrations and storage reach the hosts, each form in turn
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "CIRCUITS,..",
+        default_value = "shared,separate,undivided"
+    )]
+    pub circuits: Vec<CircuitsArg>,
+    /// Speed of each host's links
+    #[arg(long, default_value = "100mbit", value_parser = link_speed)]
+    pub link: LinkSpeed,
+    /// Moves of each kind, which are pairs; 5 at most where there is nothing to pair
+    #[arg(long, default_value_t = 20)]
+    pub reps: usize,
+    /// VMs that move; two more stay
+    #[arg(long, default_value_t = 2)]
+    pub vms: u16,
+    /// Random memory of each VM: how long a move takes
+    #[arg(long, default_value_t = 48, value_name = "MIB")]
+    pub random_mib: u64,
+    /// Where neighbours.csv, its tables and boxes and the machine's description go
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// One JSON document instead of tables: every move
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A part of `lab neighbours`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// What probes see while nothing moves
+    Rest,
+    /// What probes see while memory is copied
+    Latency,
+    /// What a greedy flow of cluster traffic gets meanwhile
+    Bulk,
+    /// What memory gets of a link that nobody else wants
+    Alone,
+    /// Two moves at once over one link
+    Two,
 }
 
 /// What to measure and draw.
