@@ -60,12 +60,16 @@ impl Meter {
         self.waiting_bytes.store(waiting_bytes as u64, Relaxed);
         self.waiting_peak_bytes.fetch_max(waiting_bytes as u64, Relaxed);
         self.frames.store(frames, Relaxed);
+        self.add_to_trace(kept_bytes as u64, waiting_bytes as u64, frames);
+    }
+
+    fn add_to_trace(&self, kept_bytes: u64, waiting_bytes: u64, frames: u64) {
         if let Some(trace) = &self.trace {
             // A trace whose holder panicked is a trace all the same.
             trace.lock().unwrap_or_else(PoisonError::into_inner).add(Sample {
                 at: wall(),
-                waiting_bytes: waiting_bytes as u64,
-                kept_bytes: kept_bytes as u64,
+                waiting_bytes,
+                kept_bytes,
                 frames,
             });
         }
@@ -79,6 +83,8 @@ impl Meter {
 
     pub(crate) fn close(&self, dropped: u64) {
         self.dropped.store(dropped, Relaxed);
+        // What a closed buffer kept is of no more use; the figures go on saying what it was.
+        self.add_to_trace(0, 0, self.frames.load(Relaxed));
     }
 }
 
@@ -119,12 +125,17 @@ mod tests {
         let meter = Meter::new(true);
         meter.tell(100, 100, 1);
         meter.tell(150, 0, 2);
-        let waited: Vec<u64> = meter
+        meter.close(0);
+        let held: Vec<(u64, u64)> = meter
             .trace()
             .unwrap()
             .iter()
-            .map(|sample| sample.waiting_bytes)
+            .map(|sample| (sample.waiting_bytes, sample.kept_bytes))
             .collect();
-        assert_eq!(waited, [100, 0]);
+        assert_eq!(
+            held,
+            [(100, 100), (0, 150), (0, 0)],
+            "nothing is kept once it is closed"
+        );
     }
 }
