@@ -47,6 +47,11 @@ pub struct Config {
     /// Limit of one VM's virtual network buffer; reaching it before commit rolls the batch back.
     #[serde(default = "default_buffer_bytes_max")]
     pub buffer_bytes_max: Bytes,
+    /// Where each buffer's occupancy over time is written when it has closed, a file for each VM,
+    /// side and NIC, in place of that of the VM's last move; for measurements. Without it none is
+    /// kept.
+    #[serde(default)]
+    pub buffer_traces: Option<PathBuf>,
     /// How memory travels.
     #[serde(default)]
     pub pages: PagesConfig,
@@ -201,6 +206,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.buffer_bytes_max, Bytes(64 << 20));
         assert_eq!(config.mtu_max, 1500);
+        assert_eq!(config.buffer_traces, None);
     }
 
     #[test]

@@ -79,6 +79,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Traces of buffers cannot be written where the configuration says.
+    #[error("cannot write traces of buffers to {path}")]
+    BufferTraces {
+        /// The directory.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The state directory cannot be used.
     #[error("the records of this host's VMs cannot be kept")]
     Store(#[from] StoreError),
@@ -100,6 +109,9 @@ impl Error {
             Error::Metrics { .. } => Some(
                 "name another address in `metrics` of agent.toml; without that line no metrics are served",
             ),
+            Error::BufferTraces { .. } => Some(
+                "name another directory in `buffer_traces` of agent.toml; without that line no traces are kept",
+            ),
             Error::Listen { .. }
             | Error::Directory { .. }
             | Error::Store(_)
@@ -114,6 +126,12 @@ impl Error {
 pub async fn run(mut config: Config) -> Result<(), Error> {
     config.state_dir = directory(&config.state_dir)?;
     config.spool_dir = directory(&config.spool_dir)?;
+    if let Some(path) = &config.buffer_traces {
+        nics::prepare_traces(path).map_err(|source| Error::BufferTraces {
+            path: path.clone(),
+            source,
+        })?;
+    }
     let store = store::Store::open(&config.state_dir)?;
     let tls = config.tls.as_ref().map(page_stream::Tls::read).transpose()?;
     if tls.is_none() {

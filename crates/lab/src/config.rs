@@ -30,6 +30,8 @@ struct AgentConfig<'a> {
     mtu_max: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     buffer_bytes_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buffer_traces: Option<&'a Path>,
     metrics: SocketAddr,
     listen: Listen,
     capacity: Capacity,
@@ -95,6 +97,7 @@ pub fn write_agent(
             accel: &options.accel,
             mtu_max: MTU_MAX,
             buffer_bytes_max: options.buffer_bytes_max,
+            buffer_traces: options.buffer_traces.as_deref(),
             metrics: SocketAddr::new(addresses.ct, METRICS_PORT),
             listen: Listen {
                 control: layout::control_address(index),
@@ -116,9 +119,10 @@ pub fn write_agent(
     )
 }
 
-/// Speed of the migration links, for forecasts; unknown when they are not limited.
+/// Speed of the migration links, for forecasts and rates; unknown when they are not limited, or it
+/// is not told.
 fn vmct_mbit_s(options: &LabUp) -> Option<u32> {
-    let mbit_s = options.link_bits_per_s? / 1_000_000;
+    let mbit_s = options.link_bits_per_s.filter(|_| options.links_told)? / 1_000_000;
     Some(u32::try_from(mbit_s).unwrap_or(u32::MAX))
 }
 

@@ -55,6 +55,11 @@ pub struct LabUp {
     pub accel: String,
     /// Limit of a VM's network buffer, bytes; the agents' own where absent.
     pub buffer_bytes_max: Option<u64>,
+    /// Where the agents write what their buffers held; none of it where absent.
+    pub buffer_traces: Option<PathBuf>,
+    /// Whether the coordinator is told the links' speed. Where it is not, links have no budget and
+    /// no page stream has a rate.
+    pub links_told: bool,
     /// Size of each agent's state directory, which is then a file system in memory; no limit of
     /// its own where absent.
     pub state_bytes_max: Option<Bytes>,
@@ -91,6 +96,8 @@ impl Default for LabUp {
             rate: 100,
             accel: "auto".to_owned(),
             buffer_bytes_max: None,
+            buffer_traces: None,
+            links_told: true,
             state_bytes_max: None,
             pages_off: Vec::new(),
             tls: true,

@@ -178,7 +178,8 @@ fn create_dir(path: &Path) -> Result<(), LabError> {
     })
 }
 
-fn coordinator_config(layout: &Layout) -> PathBuf {
+/// Where the coordinator's configuration is.
+pub fn coordinator_config(layout: &Layout) -> PathBuf {
     layout.coordinator_dir().join("coordinator.toml")
 }
 
@@ -288,7 +289,7 @@ pub fn start_coordinator(lab: &mut Lab) -> Result<ProcessRecord, LabError> {
 }
 
 /// Whether every agent is connected. A coordinator opens its socket after its TCP address.
-async fn all_connected(client: &Client) -> Result<bool, LabError> {
+pub async fn all_connected(client: &Client) -> Result<bool, LabError> {
     match client.hosts().await {
         Ok(list) => Ok(list.hosts.iter().all(|host| host.connected)),
         Err(error) if error.is_away() => Ok(false),

@@ -138,6 +138,7 @@ fn run(length: usize) -> Run {
         spool: spool("source"),
         buffer_bytes_max: BUFFER_BYTES_MAX,
         plug_bytes_max: PLUG_BYTES_MAX,
+        traced: false,
     };
     let target_config = TargetConfig {
         identity,
@@ -145,6 +146,7 @@ fn run(length: usize) -> Run {
         spool: spool("target"),
         buffer_bytes_max: BUFFER_BYTES_MAX,
         plug_bytes_max: PLUG_BYTES_MAX,
+        traced: false,
         listen: Ipv4Addr::LOCALHOST.into(),
         port: 0,
     };

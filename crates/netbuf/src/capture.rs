@@ -247,6 +247,7 @@ impl Worker {
     }
 
     fn run(&mut self, commands: &mpsc::Receiver<Command>) {
+        self.tell_meter();
         while !self.is_over() {
             if let Err(error) = self.wait() {
                 return self.broken(format!("waiting for frames failed: {error}"));

@@ -31,6 +31,8 @@ pub struct SourceConfig {
     pub buffer_bytes_max: u64,
     /// Bytes the plug holds while it is shut.
     pub plug_bytes_max: u32,
+    /// Whether it keeps a trace of what it holds over time.
+    pub traced: bool,
 }
 
 /// The configuration of a target's buffer.
@@ -46,6 +48,8 @@ pub struct TargetConfig {
     pub buffer_bytes_max: u64,
     /// Bytes the plug holds while it is shut.
     pub plug_bytes_max: u32,
+    /// Whether it keeps a trace of what it holds over time.
+    pub traced: bool,
     /// Address to listen on (CT band).
     pub listen: IpAddr,
     /// Port to listen on; 0 for any, or the one that a resumed buffer had.

@@ -40,6 +40,7 @@ mod spool;
 mod sys;
 mod tap;
 mod target;
+mod trace;
 mod tunnel;
 mod watch;
 
@@ -56,6 +57,7 @@ pub use plug::PlugState;
 pub use source::{Responsiveness, Shut, SourceBuffer};
 pub use tap::{Tap, TapConfig};
 pub use target::{Activated, TargetBuffer};
+pub use trace::{Sample, trace_csv};
 
 /// What a buffer reports by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

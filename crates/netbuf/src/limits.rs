@@ -6,6 +6,9 @@ use std::time::Duration;
 pub const RING_FRAMES: u32 = 16_384;
 /// Bytes a plug holds while it is shut.
 pub const PLUG_BYTES_MAX: u32 = 256 << 20;
+/// Samples of one NIC's trace, 512 KiB: the changes of some ten seconds under load. Beyond it every
+/// second one goes.
+pub const TRACE_SAMPLES_MAX: usize = 16_384;
 /// Limit of one NIC's buffer before commit unless configured otherwise.
 pub const BUFFER_BYTES_MAX: u64 = 64 << 20;
 /// After commit a buffer may grow to so many times its limit before it stops reading; frames then

@@ -1,8 +1,12 @@
 //! What a buffer keeps and has done, for whoever looks while its thread works: three stores after
-//! each batch of frames, and no lock.
+//! each batch of frames, and no lock but where it keeps a trace.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, PoisonError};
+
+use crate::trace::{Sample, Trace};
+use crate::wall;
 
 /// Shared by a buffer's thread, which writes, and anybody who reads.
 #[derive(Debug, Default)]
@@ -12,6 +16,8 @@ pub struct Meter {
     waiting_peak_bytes: AtomicU64,
     frames: AtomicU64,
     dropped: AtomicU64,
+    /// Locked by the thread and, when all is over, by who writes it down.
+    trace: Option<Mutex<Trace>>,
 }
 
 /// As they were read one after the other.
@@ -30,6 +36,14 @@ pub struct Figures {
 }
 
 impl Meter {
+    /// One that also keeps a trace, where `traced` says so.
+    pub(crate) fn new(traced: bool) -> Self {
+        Self {
+            trace: traced.then(Mutex::default),
+            ..Self::default()
+        }
+    }
+
     /// What it says now.
     pub fn read(&self) -> Figures {
         Figures {
@@ -46,10 +60,31 @@ impl Meter {
         self.waiting_bytes.store(waiting_bytes as u64, Relaxed);
         self.waiting_peak_bytes.fetch_max(waiting_bytes as u64, Relaxed);
         self.frames.store(frames, Relaxed);
+        self.add_to_trace(kept_bytes as u64, waiting_bytes as u64, frames);
+    }
+
+    fn add_to_trace(&self, kept_bytes: u64, waiting_bytes: u64, frames: u64) {
+        if let Some(trace) = &self.trace {
+            // A trace whose holder panicked is a trace all the same.
+            trace.lock().unwrap_or_else(PoisonError::into_inner).add(Sample {
+                at: wall(),
+                waiting_bytes,
+                kept_bytes,
+                frames,
+            });
+        }
+    }
+
+    /// What it held over time; `None` where no trace is kept.
+    pub fn trace(&self) -> Option<Vec<Sample>> {
+        let trace = self.trace.as_ref()?;
+        Some(trace.lock().unwrap_or_else(PoisonError::into_inner).samples())
     }
 
     pub(crate) fn close(&self, dropped: u64) {
         self.dropped.store(dropped, Relaxed);
+        // What a closed buffer kept is of no more use; the figures go on saying what it was.
+        self.add_to_trace(0, 0, self.frames.load(Relaxed));
     }
 }
 
@@ -82,5 +117,25 @@ mod tests {
         assert_eq!((read.kept_bytes, read.waiting_bytes), (150, 0));
         assert_eq!((read.waiting_peak_bytes, read.frames, read.dropped), (100, 2, 3));
         assert_eq!((read + read).frames, 4);
+        assert_eq!(meter.trace(), None);
+    }
+
+    #[test]
+    fn a_traced_one_knows_what_it_held_before() {
+        let meter = Meter::new(true);
+        meter.tell(100, 100, 1);
+        meter.tell(150, 0, 2);
+        meter.close(0);
+        let held: Vec<(u64, u64)> = meter
+            .trace()
+            .unwrap()
+            .iter()
+            .map(|sample| (sample.waiting_bytes, sample.kept_bytes))
+            .collect();
+        assert_eq!(
+            held,
+            [(100, 100), (0, 150), (0, 0)],
+            "nothing is kept once it is closed"
+        );
     }
 }

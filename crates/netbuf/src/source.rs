@@ -159,11 +159,11 @@ impl SourceBuffer {
         Ok(Self {
             injector: Injector::start(tap.index()).context(tap.name(), "prepare to inject frames")?,
             own: spool.addresses(config.identity.mac),
+            meter: Arc::new(Meter::new(config.traced)),
             config,
             tap,
             watch: None,
             guest: Responsiveness::Taking,
-            meter: Arc::default(),
             events,
             stage: Stage::Idle(Idle { spool, tunnel: None }),
         })

@@ -99,7 +99,7 @@ impl TargetBuffer {
         let dropped_before = spool.note(Note::DroppedBefore);
         let watch = Watch::start(tap.index()).context(&name, "watch the guest's frames")?;
         let own = tap.share(config.mtu, config.plug_bytes_max)?;
-        let meter = Arc::<Meter>::default();
+        let meter = Arc::new(Meter::new(config.traced));
         let mut worker = Worker::new(&config, own, spool, listener, watch, meter.clone(), events)?;
         worker.take_up(active)?;
         let deliver = Deliver::spawn(worker).context(&name, "start the delivery")?;

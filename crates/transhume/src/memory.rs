@@ -196,7 +196,7 @@ async fn ours(options: &LabUp, case: &Case, first: usize, rows: &mut Vec<Row>) -
         (OURS_AGAIN, first + 1, ["h2"], ["h1"]),
     ] {
         let before = Meter::read(&lab)?;
-        let report = move_once(&client, &from, &to, usize::from(case.vms)).await?;
+        let report = move_once(&client, &from, &to, Some(usize::from(case.vms))).await?;
         let cost = Meter::read(&lab)?.since(&before);
         let seconds = report.vms.iter().map(copying_ms).fold(0.0, f64::max) / 1e3;
         rows.push(Row {
@@ -358,11 +358,10 @@ fn write(out: &Path, rows: &[Row], machine: &str) -> Result<(), Failure> {
         ("memory.txt".to_owned(), summary(rows).into_bytes()),
         ("machine.txt".to_owned(), machine.as_bytes().to_vec()),
     ];
-    files.extend(drawn(
-        "memory-bytes",
-        &boxes(rows, "Bytes on the wire", megabytes),
-    )?);
-    files.extend(drawn("memory-seconds", &boxes(rows, "Time", seconds))?);
+    let bytes = boxes(rows, "Bytes on the wire", megabytes);
+    files.extend(drawn("memory-bytes", bytes.svg(), bytes.png())?);
+    let times = boxes(rows, "Time", seconds);
+    files.extend(drawn("memory-seconds", times.svg(), times.png())?);
     for (name, content) in files {
         let path = out.join(name);
         std::fs::write(&path, content)

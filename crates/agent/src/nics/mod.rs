@@ -4,6 +4,7 @@
 mod source;
 mod taps;
 mod target;
+mod traces;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,13 +19,23 @@ use transhume_protocol::message::FaultKind;
 pub(crate) use self::source::{SourceBuffers, TakenAs};
 pub(crate) use self::taps::Taps;
 pub(crate) use self::target::TargetBuffers;
+pub(crate) use self::traces::prepare as prepare_traces;
 use crate::config::Config;
 
-/// Which side's buffers a spool belongs to.
+/// Which side's buffers a file belongs to.
 #[derive(Debug, Clone, Copy)]
 enum Side {
     Source,
     Target,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Side::Source => "source",
+            Side::Target => "target",
+        }
+    }
 }
 
 /// What the buffers of a VM's NICs have in common on both sides.
@@ -52,6 +63,7 @@ impl Ends<'_> {
             spool: spool(self.config, &self.spec.name, Side::Source, nic),
             buffer_bytes_max: self.config.buffer_bytes_max.0,
             plug_bytes_max: PLUG_BYTES_MAX,
+            traced: self.config.buffer_traces.is_some(),
         }
     }
 
@@ -62,6 +74,7 @@ impl Ends<'_> {
             spool: spool(self.config, &self.spec.name, Side::Target, nic),
             buffer_bytes_max: self.config.buffer_bytes_max.0,
             plug_bytes_max: PLUG_BYTES_MAX,
+            traced: self.config.buffer_traces.is_some(),
             listen: self.config.listen.ct,
             port,
         }
@@ -97,11 +110,7 @@ fn trouble(vm: &VmName, limit: Bytes, event: Event) -> Trouble {
 }
 
 fn spool(config: &Config, vm: &VmName, side: Side, nic: usize) -> PathBuf {
-    let side = match side {
-        Side::Source => "source",
-        Side::Target => "target",
-    };
-    let name = format!("{}-{vm}-{side}-{nic}.spool", config.host);
+    let name = format!("{}-{vm}-{}-{nic}.spool", config.host, side.name());
     config.spool_dir.join(name)
 }
 

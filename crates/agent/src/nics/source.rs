@@ -7,7 +7,8 @@ use transhume_model::{Bytes, WallMicros};
 use transhume_netbuf::{Error, Meter, OldPath, Responsiveness, SourceAccount, SourceBuffer};
 use transhume_protocol::message::{self, SourceFrames};
 
-use super::{Ends, Taps, each};
+use super::traces::TraceFiles;
+use super::{Ends, Side, Taps, each};
 
 /// By NIC index.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub(crate) struct SourceBuffers {
     buffers: Vec<SourceBuffer>,
     /// As each NIC was found when its guest was asked last.
     guest: Vec<Responsiveness>,
+    traces: TraceFiles,
 }
 
 /// How a guest is taken at the capture.
@@ -30,6 +32,7 @@ pub(crate) enum TakenAs {
 
 impl SourceBuffers {
     fn of(
+        ends: &Ends<'_>,
         taps: &Taps,
         make: impl Fn(usize, &transhume_netbuf::Tap) -> Result<SourceBuffer, Error>,
     ) -> Result<Self, Error> {
@@ -38,26 +41,30 @@ impl SourceBuffers {
             .map(|(nic, tap)| make(nic, tap))
             .collect::<Result<_, _>>()?;
         let guest = vec![Responsiveness::Taking; buffers.len()];
-        Ok(Self { buffers, guest })
+        Ok(Self {
+            buffers,
+            guest,
+            traces: TraceFiles::of(ends, Side::Source),
+        })
     }
 
     /// Step 3.
     pub(crate) fn open(ends: &Ends<'_>, taps: &Taps) -> Result<Self, Error> {
-        Self::of(taps, |nic, tap| {
+        Self::of(ends, taps, |nic, tap| {
             SourceBuffer::open(ends.source(nic), tap, ends.events())
         })
     }
 
     /// Goes on capturing where a killed agent left off.
     pub(crate) fn resume(ends: &Ends<'_>, taps: &Taps, tunnels: &[SocketAddr]) -> Result<Self, Error> {
-        Self::of(taps, |nic, tap| {
+        Self::of(ends, taps, |nic, tap| {
             SourceBuffer::resume(ends.source(nic), tap, tunnels.get(nic).copied(), ends.events())
         })
     }
 
     /// Goes on putting frames back where a killed agent left off.
     pub(crate) fn resume_abort(ends: &Ends<'_>, taps: &Taps) -> Result<Self, Error> {
-        Self::of(taps, |nic, tap| {
+        Self::of(ends, taps, |nic, tap| {
             SourceBuffer::resume_abort(ends.source(nic), tap, ends.events())
         })
     }
@@ -112,7 +119,8 @@ impl SourceBuffers {
 
     /// Step 9; the marker may take its time.
     pub(crate) fn finish(&mut self) -> Result<SourceFrames, Error> {
-        each(&mut self.buffers, SourceBuffer::finish).map(|accounts| frames(&accounts))
+        let accounts = each(&mut self.buffers, SourceBuffer::finish)?;
+        Ok(self.closed(&accounts))
     }
 
     /// Abort, first half.
@@ -122,12 +130,19 @@ impl SourceBuffers {
 
     /// Abort, second half.
     pub(crate) fn put_back(&mut self) -> Result<SourceFrames, Error> {
-        each(&mut self.buffers, SourceBuffer::put_back).map(|accounts| frames(&accounts))
+        let accounts = each(&mut self.buffers, SourceBuffer::put_back)?;
+        Ok(self.closed(&accounts))
     }
 
     /// There is no guest any more for whom they are kept.
     pub(crate) fn give_up(&mut self) -> Result<SourceFrames, Error> {
-        each(&mut self.buffers, SourceBuffer::give_up).map(|accounts| frames(&accounts))
+        let accounts = each(&mut self.buffers, SourceBuffer::give_up)?;
+        Ok(self.closed(&accounts))
+    }
+
+    fn closed(&self, accounts: &[SourceAccount]) -> SourceFrames {
+        self.traces.write(&self.meters());
+        frames(accounts)
     }
 }
 

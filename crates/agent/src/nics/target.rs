@@ -7,21 +7,32 @@ use transhume_model::{Bytes, WallMicros};
 use transhume_netbuf::{Error, Meter, Tap, TargetAccount, TargetBuffer};
 use transhume_protocol::message::TargetFrames;
 
-use super::{Ends, Taps, each};
+use super::traces::TraceFiles;
+use super::{Ends, Side, Taps, each};
 
 /// By NIC index.
 #[derive(Debug)]
-pub(crate) struct TargetBuffers(Vec<TargetBuffer>);
+pub(crate) struct TargetBuffers {
+    buffers: Vec<TargetBuffer>,
+    traces: TraceFiles,
+}
 
 impl TargetBuffers {
-    fn of(taps: &Taps, make: impl Fn(usize, &Tap) -> Result<TargetBuffer, Error>) -> Result<Self, Error> {
+    fn of(
+        ends: &Ends<'_>,
+        taps: &Taps,
+        make: impl Fn(usize, &Tap) -> Result<TargetBuffer, Error>,
+    ) -> Result<Self, Error> {
         let buffers = taps.iter().map(|(nic, tap)| make(nic, tap));
-        Ok(Self(buffers.collect::<Result<_, _>>()?))
+        Ok(Self {
+            buffers: buffers.collect::<Result<_, _>>()?,
+            traces: TraceFiles::of(ends, Side::Target),
+        })
     }
 
     /// Step 4.
     pub(crate) fn open(ends: &Ends<'_>, taps: &Taps) -> Result<Self, Error> {
-        Self::of(taps, |nic, tap| {
+        Self::of(ends, taps, |nic, tap| {
             TargetBuffer::open(ends.target(nic, 0), tap, ends.events())
         })
     }
@@ -34,24 +45,24 @@ impl TargetBuffers {
         activated: bool,
     ) -> Result<Self, Error> {
         let port = |nic: usize| tunnels.get(nic).map_or(0, SocketAddr::port);
-        Self::of(taps, |nic, tap| {
+        Self::of(ends, taps, |nic, tap| {
             TargetBuffer::resume(ends.target(nic, port(nic)), tap, activated, ends.events())
         })
     }
 
     /// What each keeps and has done, also while it works.
     pub(crate) fn meters(&self) -> Vec<Arc<Meter>> {
-        self.0.iter().map(TargetBuffer::meter).collect()
+        self.buffers.iter().map(TargetBuffer::meter).collect()
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.0.iter().map(TargetBuffer::address).collect()
+        self.buffers.iter().map(TargetBuffer::address).collect()
     }
 
     /// Step 8. Returns when the last NIC's frames were delivered as far as the guest takes them,
     /// and when it was announced.
     pub(crate) fn activate(&mut self) -> Result<(WallMicros, WallMicros), Error> {
-        let activated = each(&mut self.0, TargetBuffer::activate)?;
+        let activated = each(&mut self.buffers, TargetBuffer::activate)?;
         Ok(activated
             .iter()
             .fold((WallMicros(0), WallMicros(0)), |last, nic| {
@@ -61,12 +72,14 @@ impl TargetBuffers {
 
     /// Step 9.
     pub(crate) fn finish(&mut self) -> Result<TargetFrames, Error> {
-        each(&mut self.0, TargetBuffer::finish).map(|accounts| frames(&accounts))
+        let accounts = each(&mut self.buffers, TargetBuffer::finish)?;
+        self.traces.write(&self.meters());
+        Ok(frames(&accounts))
     }
 
     /// Removes the spools, whatever is in them.
     pub(crate) fn discard(self) -> Result<(), Error> {
-        self.0.into_iter().try_for_each(TargetBuffer::discard)
+        self.buffers.into_iter().try_for_each(TargetBuffer::discard)
     }
 }
 

@@ -179,6 +179,7 @@ pub fn source_config(buffer_bytes_max: u64) -> SourceConfig {
         spool: spool("source"),
         buffer_bytes_max,
         plug_bytes_max: PLUG_BYTES_MAX,
+        traced: false,
     }
 }
 
@@ -189,6 +190,7 @@ pub fn target_config() -> TargetConfig {
         spool: spool("target"),
         buffer_bytes_max: 64 << 20,
         plug_bytes_max: PLUG_BYTES_MAX,
+        traced: false,
         listen: "127.0.0.1".parse().unwrap(),
         port: 0,
     }

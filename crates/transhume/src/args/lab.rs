@@ -35,8 +35,9 @@ pub enum LabCommand {
         #[arg(long)]
         console: bool,
     },
-    /// Draw figures 6 (message loss) and 7 (blackout) of the paper anew, stock QEMU beside
-    /// Transhume, in labs of their own
+    /// Draw figures of the paper anew, in labs of their own: 6 (message loss), 7 (blackout),
+    /// 8 (time to move a cluster, by its VMs and their memory), 9 (what the network buffers hold
+    /// through a move); stock QEMU beside Transhume in 6, 7 and 8
     Figures(FiguresArgs),
     /// Measure how memory is sent: bytes, time and processor beside stock QEMU's ways, every VM at
     /// once
@@ -167,29 +168,55 @@ pub enum Part {
 /// What to measure and draw.
 #[derive(Debug, ClapArgs)]
 pub struct FiguresArgs {
-    /// 6, 7 [default: both]
+    /// 6, 7, 8, 9 [default: 6 7]
     pub figures: Vec<u8>,
     /// Where CSV, SVG, PNG and the machine's description go
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Moves of each kind and MTU
-    #[arg(long, default_value_t = 20)]
-    pub reps: usize,
-    /// VMs of the cluster
+    /// Moves of each kind: with each MTU, number and memory [default: 20, of figure 8 3, of 9 5]
+    #[arg(long)]
+    pub reps: Option<usize>,
+    /// VMs of the cluster of figures 6, 7 and 9
     #[arg(long, default_value_t = 4)]
     pub vms: u16,
-    /// k, comma-separated for several [default: 1 and all]
+    /// Numbers of VMs of figure 8; stock QEMU moves up to 10
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "N,..",
+        default_value = "1,2,5,10,20,40"
+    )]
+    pub vm_counts: Vec<u16>,
+    /// Memory of each VM of figure 8
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "MIB,..",
+        default_value = "80,96,128"
+    )]
+    pub memory_mib: Vec<u64>,
+    /// Speed of each host's links in figure 8
+    #[arg(long, default_value = "200mbit", value_parser = link_speed)]
+    pub link: LinkSpeed,
+    /// k, comma-separated for several; of figure 9 the first [default: 1 and all, of 9 all]
     #[arg(long, value_delimiter = ',', value_name = "K")]
     pub batch: Vec<usize>,
     /// Transhume alone
     #[arg(long)]
     pub without_stock: bool,
-    /// Messages a second into each VM
-    #[arg(long, default_value_t = 1000)]
-    pub rate: u32,
-    /// One JSON document: every VM of every move
+    /// Messages a second into each VM [default: 1000, of figure 8 20]
+    #[arg(long)]
+    pub rate: Option<u32>,
+    /// One JSON document: every VM of every move of figures 6 and 7
     #[arg(long)]
     pub json: bool,
+}
+
+impl FiguresArgs {
+    /// Of figures 6, 7 and 9.
+    pub fn rate(&self) -> u32 {
+        self.rate.unwrap_or(1000)
+    }
 }
 
 /// How to storm.

@@ -1,0 +1,197 @@
+//! `transhume lab figures`: the paper's figures drawn anew, each in labs of its own. See
+//! docs/design/figures.md.
+
+mod buffers;
+mod growth;
+mod loss;
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::process::ExitCode;
+
+use transhume_api::{Client, MoveOrder};
+use transhume_lab::growth::ClusterMove;
+use transhume_lab::occupancy::Passage;
+use transhume_lab::plot::Row;
+use transhume_lab::stock::accelerator;
+use transhume_lab::{Figures, LabName, LabUp, VmFigures, down};
+use transhume_model::VmName;
+use transhume_protocol::report::{Ending, MigrationReport};
+
+use crate::args::FiguresArgs;
+use crate::clusters::cluster_name;
+use crate::failure::{Failure, Kind};
+use crate::follow;
+use crate::labs::{progress, refuse_lab};
+use crate::machine;
+use crate::moves::print_json;
+pub use loss::stock;
+
+const REPETITIONS: RangeInclusive<usize> = 1..=200;
+const LOSS_AND_BLACKOUT: [u8; 2] = [6, 7];
+const GROWTH: u8 = 8;
+const BUFFERS: u8 = 9;
+
+/// A file's name and content.
+type File = (String, Vec<u8>);
+
+/// What was measured so far.
+#[derive(Debug, Default)]
+struct Measured {
+    rows: Vec<Row>,
+    moves: Vec<ClusterMove>,
+    passages: Vec<Passage>,
+}
+
+pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
+    let wanted = wanted(&args)?;
+    refuse_lab("measurement").await?;
+    std::fs::create_dir_all(&args.out)
+        .map_err(|error| Failure::other(format!("cannot create {}: {error}", args.out.display())))?;
+    let mut measured = Measured::default();
+    let done = measure(&args, &wanted, &mut measured).await;
+    // Nothing stays, whatever happened; what was measured is written.
+    let removed = down(&LabName::default(), &progress()).await;
+    let machine = machine::description(accelerator(&LabUp::default()).await?);
+    write(&args.out, &wanted, &measured, &machine)?;
+    done?;
+    removed?;
+    if args.json {
+        return print_json(&measured.rows);
+    }
+    if !measured.rows.is_empty() {
+        print!("{}", loss::summary(&measured.rows));
+    }
+    if !measured.moves.is_empty() {
+        print!("{}", growth::summary(&measured.moves));
+    }
+    println!("written to {}", args.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what cannot be measured.
+fn wanted(args: &FiguresArgs) -> Result<Vec<u8>, Failure> {
+    if args.reps.is_some_and(|reps| !REPETITIONS.contains(&reps)) {
+        return refused(
+            format!("{} repetitions are not between 1 and 200", args.reps.unwrap_or(0)),
+            "20 give a good picture of figures 6 and 7, 3 of figure 8",
+        );
+    }
+    loss::check(args)?;
+    growth::check(args)?;
+    let wanted = match args.figures.is_empty() {
+        true => LOSS_AND_BLACKOUT.to_vec(),
+        false => args.figures.clone(),
+    };
+    if let Some(other) = wanted.iter().find(|number| !(6..=9).contains(*number)) {
+        return refused(
+            format!("figure {other} is not drawn"),
+            "6 is message loss, 7 blackout, 8 the time to move a cluster, 9 what its buffers hold",
+        );
+    }
+    if args.json && wanted.iter().any(|number| !LOSS_AND_BLACKOUT.contains(number)) {
+        return refused(
+            "there is one JSON document, of figures 6 and 7".to_owned(),
+            "the CSV of figures 8 and 9 has all that was measured",
+        );
+    }
+    Ok(wanted)
+}
+
+fn refused<T>(message: String, hint: &str) -> Result<T, Failure> {
+    Err(Failure::new(Kind::Refused, message, hint))
+}
+
+async fn measure(args: &FiguresArgs, wanted: &[u8], measured: &mut Measured) -> Result<(), Failure> {
+    if LOSS_AND_BLACKOUT.iter().any(|number| wanted.contains(number)) {
+        loss::measure(args, &mut measured.rows).await?;
+    }
+    if wanted.contains(&GROWTH) {
+        growth::measure(args, &mut measured.moves).await?;
+    }
+    if wanted.contains(&BUFFERS) {
+        buffers::measure(args, &mut measured.passages).await?;
+    }
+    Ok(())
+}
+
+fn write(out: &Path, wanted: &[u8], measured: &Measured, machine: &str) -> Result<(), Failure> {
+    let mut files = loss::files(&measured.rows, wanted)?;
+    files.extend(growth::files(&measured.moves)?);
+    files.extend(buffers::files(&measured.passages)?);
+    if !files.is_empty() {
+        files.push(("machine.txt".to_owned(), machine.as_bytes().to_vec()));
+    }
+    for (name, content) in files {
+        let path = out.join(name);
+        std::fs::write(&path, content)
+            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// A drawing's two files.
+pub fn drawn(name: &str, svg: String, png: Result<Vec<u8>, String>) -> Result<[File; 2], Failure> {
+    let png = png.map_err(|error| Failure::other(format!("cannot draw {name}: {error}")))?;
+    Ok([
+        (format!("{name}.svg"), svg.into_bytes()),
+        (format!("{name}.png"), png),
+    ])
+}
+
+/// Moves the lab's cluster and waits for the end.
+pub async fn move_once(
+    client: &Client,
+    from: &[&str],
+    to: &[&str],
+    batch: Option<usize>,
+) -> Result<MigrationReport, Failure> {
+    let order = MoveOrder {
+        from: from.iter().map(ToString::to_string).collect(),
+        to: to.iter().map(ToString::to_string).collect(),
+        batch,
+        ..MoveOrder::default()
+    };
+    let cluster = cluster_name("lab")?;
+    let migration = client.migrate(&cluster, &order).await?;
+    let report = follow::follow(client, migration, true, follow::Interrupts::listen()?).await?;
+    match report.outcome {
+        Ending::Committed => Ok(report),
+        other => Err(Failure::other(format!(
+            "migration {migration} ended as {other:?}: {:?}",
+            report.trouble
+        ))),
+    }
+}
+
+/// What was missed between two accounts.
+struct Counted {
+    lost: u64,
+    duplicated: u64,
+    reordered: u64,
+}
+
+impl Counted {
+    /// By one VM.
+    fn between(before: &Figures, after: &Figures, vm: &VmName) -> Self {
+        let one = |row: &VmFigures| row.id == *vm;
+        Self::summed(before, after, one)
+    }
+
+    /// By all of them.
+    fn by_all(before: &Figures, after: &Figures) -> Self {
+        Self::summed(before, after, |_| true)
+    }
+
+    fn summed(before: &Figures, after: &Figures, counts: impl Fn(&VmFigures) -> bool) -> Self {
+        let difference = |of: fn(&VmFigures) -> u64| {
+            let sum = |figures: &Figures| figures.vms.iter().filter(|row| counts(row)).map(of).sum::<u64>();
+            sum(after).saturating_sub(sum(before))
+        };
+        Self {
+            lost: difference(|row| row.lost),
+            duplicated: difference(|row| row.duplicated),
+            reordered: difference(|row| row.reordered),
+        }
+    }
+}
