@@ -157,7 +157,7 @@ fn write(out: &Path, rows: &[Row], machine: &str) -> Result<(), Failure> {
     ];
     let boxes = boxes(rows);
     if !boxes.groups.is_empty() {
-        files.extend(drawn("neighbours", &boxes)?);
+        files.extend(drawn("neighbours", boxes.svg(), boxes.png())?);
     }
     for (name, content) in files {
         let path = out.join(name);
