@@ -21,7 +21,7 @@ pub const BLOCK_BYTES: usize = 4096;
 const REGION_BLOCKS_MAX: u64 = 2048;
 const WRITE_INTERVAL: Duration = Duration::from_millis(100);
 const WRITES_PER_FLUSH: u64 = 10;
-/// Read at once when everything is verified: one request costs an emulated disk more than its bytes.
+/// Read at once when everything is verified: a request costs an emulated disk more than its bytes.
 const BLOCKS_PER_READ: usize = 64;
 
 /// The disk and what it must hold.

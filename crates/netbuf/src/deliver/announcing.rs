@@ -91,11 +91,13 @@ impl Worker {
     /// A frame that came by the old path behind the marker: some bridge does not know where the VM
     /// is. One of a link that went down has forgotten it and floods to both sides, so that the VM
     /// has each frame twice until it is heard from. It is, now.
-    pub(super) fn remind_fabric(&mut self, now: Instant) -> io::Result<()> {
+    pub(super) fn remind_fabric(&mut self, now: Instant) {
         if self.reminded_at.is_some_and(|before| now - before < REMIND_PAUSE) {
-            return Ok(());
+            return;
         }
         self.reminded_at = Some(now);
-        self.announce()
+        if let Err(error) = self.announce() {
+            tracing::warn!(vm = %self.identity.vm, "not announced again: {error}");
+        }
     }
 }

@@ -36,7 +36,7 @@ use crate::{Event, Events};
 
 /// What the thread owns.
 pub(crate) struct Worker {
-    identity: NicIdentity,
+    pub(super) identity: NicIdentity,
     /// The guest's addresses; those beside its NIC's come first of all records.
     pub(super) own: Addresses,
     pub(super) tap: Tap,
@@ -301,7 +301,7 @@ impl Worker {
             let before = self.delivered;
             self.note_delivered(taken);
             if self.fin && self.delivered > before {
-                self.remind_fabric(now)?;
+                self.remind_fabric(now);
             }
             let idle = self.full.look(now, taken > 0);
             self.announce_when_in(now, idle > ACTIVATE_IDLE_MAX)?;
