@@ -49,13 +49,18 @@ impl Hosts {
     }
 
     /// Connected. The host may have been started anew, so that its clock is measured anew too.
-    pub(crate) fn back(&mut self, name: &HostName, state: HostState, orders: mpsc::Sender<Order>) {
-        *self.of(name) = Host {
-            orders: Some(orders),
-            state: Some(state),
-            away: None,
-            clock: Clock::default(),
-        };
+    /// What became of its bands meanwhile, if anything.
+    pub(crate) fn back(
+        &mut self,
+        name: &HostName,
+        state: HostState,
+        orders: mpsc::Sender<Order>,
+    ) -> Option<BandsChange> {
+        let host = self.of(name);
+        host.orders = Some(orders);
+        host.away = None;
+        host.clock = Clock::default();
+        self.reported(name, state)
     }
 
     pub(crate) fn lost(&mut self, name: &HostName) {

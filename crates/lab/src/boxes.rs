@@ -4,6 +4,8 @@ use kuva::plot::BoxPlot;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot;
 
+use crate::drawing::Drawing;
+
 /// Jitter of the points over their box, in the plot's own unit.
 const JITTER: f64 = 0.25;
 /// Opaque: the PNG half of the drawing library leaves out points of a colour it cannot read, like
@@ -17,8 +19,6 @@ const HEIGHT: f64 = 480.0;
 const UPRIGHT_CHARS_MAX: usize = 20;
 const SLANT_DEGREES: f64 = -60.0;
 const SLANTED_HEIGHT: f64 = 680.0;
-/// Pixels of a PNG per unit of the drawing.
-const PIXELS_PER_UNIT: f32 = 2.0;
 
 /// One drawing.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,19 +44,7 @@ pub struct Group {
     pub sample: Vec<f64>,
 }
 
-impl Boxes {
-    /// As SVG.
-    pub fn svg(&self) -> String {
-        let (plots, layout) = self.draw();
-        kuva::render_to_svg(plots, layout)
-    }
-
-    /// As PNG; the drawing library's words where it cannot.
-    pub fn png(&self) -> Result<Vec<u8>, String> {
-        let (plots, layout) = self.draw();
-        kuva::render_to_png(plots, layout, PIXELS_PER_UNIT)
-    }
-
+impl Drawing for Boxes {
     fn draw(&self) -> (Vec<Plot>, Layout) {
         let mut boxes = BoxPlot::new().with_strip(JITTER).with_overlay_color(POINT_COLOR);
         for group in &self.groups {

@@ -7,10 +7,12 @@
 
 mod authority;
 pub mod boxes;
+mod chance;
 mod channel;
 mod config;
 mod division;
 mod down;
+pub mod drawing;
 mod error;
 mod exec;
 mod fabric;

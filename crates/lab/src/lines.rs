@@ -4,12 +4,12 @@ use kuva::plot::{LinePlot, ScatterPlot};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot;
 
+use crate::drawing::Drawing;
+
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 520.0;
 const STROKE_WIDTH: f64 = 2.0;
 const POINT_SIZE: f64 = 3.0;
-/// Pixels of a PNG per unit of the drawing.
-const PIXELS_PER_UNIT: f32 = 2.0;
 
 /// One drawing.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,19 +39,7 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-impl Lines {
-    /// As SVG.
-    pub fn svg(&self) -> String {
-        let (plots, layout) = self.draw();
-        kuva::render_to_svg(plots, layout)
-    }
-
-    /// As PNG; the drawing library's words where it cannot.
-    pub fn png(&self) -> Result<Vec<u8>, String> {
-        let (plots, layout) = self.draw();
-        kuva::render_to_png(plots, layout, PIXELS_PER_UNIT)
-    }
-
+impl Drawing for Lines {
     fn draw(&self) -> (Vec<Plot>, Layout) {
         let mut plots = Vec::new();
         for line in self.lines.iter().filter(|line| !line.path.is_empty()) {

@@ -67,7 +67,10 @@ fn read(path: &'static str) -> Result<String, LabError> {
 fn bytes_of_links(lab: &Lab) -> Result<[u64; 3], LabError> {
     let fabric = Namespace::named(lab.layout.fabric_namespace());
     let devices = fabric.run(|| read("/proc/thread-self/net/dev"))?;
-    Ok(Band::ALL.map(|band| received(&devices, &Circuit::Of(band).fabric_device(""))))
+    Ok(Band::ALL.map(|band| {
+        let prefix = Circuit::Of(band).fabric_device("");
+        device_bytes(&devices, Direction::Received, |name| name.starts_with(&prefix))
+    }))
 }
 
 /// Of all ports: towards hosts, storage and coordinator.
@@ -78,15 +81,8 @@ fn bytes_of_classes(lab: &Lab) -> Result<[u64; 3], LabError> {
             let mut netlink = Netlink::open()?;
             let mut sums = [0; 3];
             for link in netlink.all_links()? {
-                for count in netlink.class_counts(link.index)? {
-                    for (sum, band) in sums.iter_mut().zip(Band::ALL) {
-                        *sum += if count.minor == class_of(band) {
-                            count.bytes
-                        } else {
-                            0
-                        };
-                    }
-                }
+                let own = class_bytes(&mut netlink, link.index)?;
+                sums.iter_mut().zip(own).for_each(|(sum, bytes)| *sum += bytes);
             }
             Ok(sums)
         };
@@ -98,14 +94,31 @@ fn bytes_of_classes(lab: &Lab) -> Result<[u64; 3], LabError> {
     })
 }
 
-/// Bytes received by all devices of this prefix (proc(5), net/dev).
-fn received(devices: &str, prefix: &str) -> u64 {
+/// A figure of proc(5)'s net/dev, by its place in a line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Direction {
+    Received = 0,
+    Sent = 8,
+}
+
+/// Bytes of all devices that are meant.
+pub(crate) fn device_bytes(devices: &str, direction: Direction, meant: impl Fn(&str) -> bool) -> u64 {
     let of = |line: &str| {
         let (name, figures) = line.trim().split_once(':')?;
-        name.starts_with(prefix)
-            .then(|| figures.split_ascii_whitespace().next()?.parse::<u64>().ok())?
+        let mut figures = figures.split_ascii_whitespace();
+        meant(name).then(|| figures.nth(direction as usize)?.parse::<u64>().ok())?
     };
     devices.lines().filter_map(of).sum()
+}
+
+/// Bytes that a link's class of each band sent, in the order of [`Band::ALL`].
+pub(crate) fn class_bytes(netlink: &mut Netlink, link: u32) -> io::Result<[u64; Band::ALL.len()]> {
+    let counts = netlink.class_counts(link)?;
+    let sent = |band| {
+        let own = counts.iter().filter(|count| count.minor == class_of(band));
+        own.map(|count| count.bytes).sum()
+    };
+    Ok(Band::ALL.map(sent))
 }
 
 /// user, nice, system, irq, softirq of all processors (proc(5), stat).
@@ -121,9 +134,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_circuits_devices_count() {
-        let devices = "Inter-| Receive\n face |bytes packets\n    lo: 5 1 0\nvmct-h1: 100 2 0 0\n vmct-h2:20 1 0\n ct-h1: 7 1\n";
-        assert_eq!(received(devices, "vmct-"), 120);
+    fn only_the_devices_that_are_meant_count_in_the_direction_asked_for() {
+        let devices = "Inter-| Receive\n face |bytes packets\n    lo: 5 1 0 0 0 0 0 0 6 1\n\
+                       vmct-h1: 100 2 0 0 0 0 0 0 77 3\n vmct-h2:20 1 0 0 0 0 0 0 3 1\n ct-h1: 7 1\n";
+        let bytes =
+            |direction, prefix: &str| device_bytes(devices, direction, |name| name.starts_with(prefix));
+        assert_eq!(bytes(Direction::Received, "vmct-"), 120);
+        assert_eq!(bytes(Direction::Sent, "vmct-h1"), 77);
     }
 
     #[test]

@@ -173,6 +173,7 @@ pub fn csv(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drawing::Drawing;
 
     fn row(mover: Mover, repetition: usize, lost: u64, blackout_ms: f64) -> Row {
         Row {

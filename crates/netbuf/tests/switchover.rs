@@ -6,7 +6,7 @@ mod net;
 use std::time::{Duration, Instant};
 
 use net::{
-    Guest, Peer, Stream, address, assert_in_order, build, eventually, in_own_network, ip, kept_events,
+    Guest, Moved, Peer, Stream, address, assert_in_order, build, eventually, in_own_network, ip, kept_events,
     no_events, tap,
 };
 use transhume_netbuf::{Event, OldPath, PlugState, Responsiveness, SourceBuffer, TargetBuffer};
@@ -314,30 +314,16 @@ fn broadcast_reaches_the_guest_and_its_own_does_not_come_back() {
 #[test]
 fn a_frame_that_the_announcement_overtook_is_still_captured() {
     in_own_network(|| {
-        net::build();
-        let source_tap = net::tap("src", "br-a", PlugState::Open);
-        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
-        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
-        source_guest.send([0xff; 6], 1 << 40);
-        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
-        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
-        source.announce().unwrap();
-        source.shut(Responsiveness::Taking).unwrap();
-        source_guest.run(false);
-        source.capture().unwrap();
-        source.committed();
-        target_guest.run(true);
-        target.activate().unwrap();
+        let mut moved = Moved::new();
         std::thread::sleep(Duration::from_millis(20));
         // The fabric's end of the source's link: what is sent here reaches the source's bridge from
         // its uplink.
         let fabric = Peer::on("fa");
         (0..10).for_each(|number| fabric.send(net::vm_mac().bytes(), number, 60));
-        let closing = std::thread::spawn(move || source.finish());
-        let target = target.finish().unwrap();
+        let closing = std::thread::spawn(move || moved.source.finish());
+        let target = moved.target.finish().unwrap();
         let source = closing.join().unwrap().unwrap();
-        assert_in_order(&target_guest.got(), 10);
+        assert_in_order(&moved.target_guest.got(), 10);
         assert_eq!((source.captured, target.delivered), (10, 10));
     });
 }
@@ -346,36 +332,22 @@ fn a_frame_that_the_announcement_overtook_is_still_captured() {
 #[test]
 fn frames_that_come_by_the_old_path_after_fin_are_forwarded_as_late() {
     in_own_network(|| {
-        net::build();
-        let source_tap = net::tap("src", "br-a", PlugState::Open);
-        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
-        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
-        source_guest.send([0xff; 6], 1 << 40);
-        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
-        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
-        source.announce().unwrap();
-        source.shut(Responsiveness::Taking).unwrap();
-        source_guest.run(false);
-        source.capture().unwrap();
-        source.committed();
-        target_guest.run(true);
-        target.activate().unwrap();
-        let closing = std::thread::spawn(move || source.finish());
+        let mut moved = Moved::new();
+        let closing = std::thread::spawn(move || moved.source.finish());
         let fabric = Peer::on("fa");
         for number in 0..30 {
             fabric.send(net::vm_mac().bytes(), number, 60);
             std::thread::sleep(Duration::from_millis(2));
         }
-        let target = target.finish().unwrap();
+        let target = moved.target.finish().unwrap();
         let source = closing.join().unwrap().unwrap();
-        assert_in_order(&target_guest.got(), 30);
+        assert_in_order(&moved.target_guest.got(), 30);
         assert_eq!((source.captured, target.delivered), (30, 30));
         // The old path is closed: nothing leads past the bridge any more.
         fabric.send(net::vm_mac().bytes(), 30, 60);
         std::thread::sleep(Duration::from_millis(20));
         assert!(
-            !source_tap_readable(&source_tap),
+            !source_tap_readable(&moved.source_tap),
             "a closed path still leads here"
         );
     });
@@ -386,22 +358,8 @@ fn frames_that_come_by_the_old_path_after_fin_are_forwarded_as_late() {
 #[test]
 fn a_fabric_that_forgets_the_vm_while_the_old_path_closes_is_told_again() {
     in_own_network(|| {
-        net::build();
-        let source_tap = net::tap("src", "br-a", PlugState::Open);
-        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
-        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
-        source_guest.send([0xff; 6], 1 << 40);
-        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
-        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
-        source.announce().unwrap();
-        source.shut(Responsiveness::Taking).unwrap();
-        source_guest.run(false);
-        source.capture().unwrap();
-        source.committed();
-        target_guest.run(true);
-        target.activate().unwrap();
-        let closing = std::thread::spawn(move || source.finish());
+        let mut moved = Moved::new();
+        let closing = std::thread::spawn(move || moved.source.finish());
         eventually("FIN is there", || net::floods("dst"));
         ip("link set fb down");
         ip("link set fb up");
@@ -411,9 +369,9 @@ fn a_fabric_that_forgets_the_vm_while_the_old_path_closes_is_told_again() {
             peer.send(net::vm_mac().bytes(), number, 60);
             std::thread::sleep(Duration::from_millis(1));
         }
-        let target = target.finish().unwrap();
+        let target = moved.target.finish().unwrap();
         let source = closing.join().unwrap().unwrap();
-        let got = target_guest.got();
+        let got = moved.target_guest.got();
         let doubled = got.len() as u64 - sent;
         assert_eq!(source.captured, target.delivered);
         assert!(target.late >= 1, "nothing was flooded: {target:?}");
@@ -422,7 +380,7 @@ fn a_fabric_that_forgets_the_vm_while_the_old_path_closes_is_told_again() {
             doubled < sent / 4,
             "{doubled} of {sent} came twice: the fabric was not told"
         );
-        assert!(source_guest.got().is_empty());
+        assert!(moved.source_guest.got().is_empty());
     });
 }
 

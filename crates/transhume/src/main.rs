@@ -13,6 +13,7 @@ mod follow;
 mod forecasts;
 mod labs;
 mod machine;
+mod measurement;
 mod memory;
 mod moves;
 mod neighbours;

@@ -19,9 +19,9 @@ use transhume_protocol::step::Phase;
 use crate::args::{LinkSpeed, Load, MemoryArgs};
 use crate::client;
 use crate::failure::{Failure, Kind};
-use crate::figures::{drawn, move_once};
 use crate::labs::{progress, refuse_lab};
 use crate::machine;
+use crate::measurement::{self, File, drawn, move_once};
 use crate::moves::print_json;
 use crate::table::Table;
 
@@ -73,8 +73,7 @@ pub async fn memory(args: MemoryArgs) -> Result<ExitCode, Failure> {
     check(&args)?;
     refuse_lab("measurement").await?;
     let scratch = args.out.join("scratch");
-    std::fs::create_dir_all(&scratch)
-        .map_err(|error| Failure::other(format!("cannot create {}: {error}", scratch.display())))?;
+    measurement::prepare(&scratch)?;
     let mut rows = Vec::new();
     let measured = measure(&args, &scratch, &mut rows).await;
     // Nothing stays, whatever happened; what was measured is written.
@@ -82,7 +81,7 @@ pub async fn memory(args: MemoryArgs) -> Result<ExitCode, Failure> {
     // What it held was copied from this machine.
     let _ = std::fs::remove_dir_all(&scratch);
     let machine = machine::description(accelerator(&LabUp::default()).await?);
-    write(&args.out, &rows, &machine)?;
+    measurement::write(&args.out, files(&rows)?, &machine)?;
     measured?;
     removed?;
     if args.json {
@@ -349,23 +348,18 @@ fn boxes(rows: &[Row], measure: &str, value: fn(&Row) -> f64) -> Boxes {
     }
 }
 
-fn write(out: &Path, rows: &[Row], machine: &str) -> Result<(), Failure> {
+fn files(rows: &[Row]) -> Result<Vec<File>, Failure> {
     if rows.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let mut files = vec![
         ("memory.csv".to_owned(), csv(rows).into_bytes()),
         ("memory.txt".to_owned(), summary(rows).into_bytes()),
-        ("machine.txt".to_owned(), machine.as_bytes().to_vec()),
     ];
-    let bytes = boxes(rows, "Bytes on the wire", megabytes);
-    files.extend(drawn("memory-bytes", bytes.svg(), bytes.png())?);
-    let times = boxes(rows, "Time", seconds);
-    files.extend(drawn("memory-seconds", times.svg(), times.png())?);
-    for (name, content) in files {
-        let path = out.join(name);
-        std::fs::write(&path, content)
-            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
-    }
-    Ok(())
+    files.extend(drawn(
+        "memory-bytes",
+        &boxes(rows, "Bytes on the wire", megabytes),
+    )?);
+    files.extend(drawn("memory-seconds", &boxes(rows, "Time", seconds))?);
+    Ok(files)
 }

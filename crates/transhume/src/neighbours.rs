@@ -6,7 +6,6 @@ mod moving;
 mod scene;
 mod tables;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use transhume_lab::stock::accelerator;
@@ -15,9 +14,9 @@ use transhume_model::BitRate;
 
 use crate::args::{NeighboursArgs, Part};
 use crate::failure::{Failure, Kind};
-use crate::figures::drawn;
 use crate::labs::{progress, refuse_lab};
 use crate::machine;
+use crate::measurement::{self, File, drawn};
 use crate::moves::print_json;
 use measured::Row;
 use scene::Scene;
@@ -43,14 +42,13 @@ struct Wanted {
 pub async fn neighbours(args: NeighboursArgs) -> Result<ExitCode, Failure> {
     let wanted = wanted(&args)?;
     refuse_lab("measurement").await?;
-    std::fs::create_dir_all(&args.out)
-        .map_err(|error| Failure::other(format!("cannot create {}: {error}", args.out.display())))?;
+    measurement::prepare(&args.out)?;
     let mut rows = Vec::new();
     let measured = measure(&wanted, &mut rows).await;
     // Nothing stays, whatever happened; what was measured is written.
     let removed = down(&LabName::default(), &progress()).await;
     let machine = machine::description(accelerator(&LabUp::default()).await?);
-    write(&args.out, &rows, &machine)?;
+    measurement::write(&args.out, files(&rows)?, &machine)?;
     measured?;
     removed?;
     if args.json {
@@ -146,25 +144,19 @@ fn todo(wanted: &Wanted, form: Circuits, first: usize) -> Vec<(Part, usize)> {
     todo
 }
 
-fn write(out: &Path, rows: &[Row], machine: &str) -> Result<(), Failure> {
+fn files(rows: &[Row]) -> Result<Vec<File>, Failure> {
     if rows.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let mut files = vec![
         ("neighbours.csv".to_owned(), csv(rows).into_bytes()),
         ("neighbours.txt".to_owned(), summary(rows).into_bytes()),
-        ("machine.txt".to_owned(), machine.as_bytes().to_vec()),
     ];
     let boxes = boxes(rows);
     if !boxes.groups.is_empty() {
-        files.extend(drawn("neighbours", boxes.svg(), boxes.png())?);
+        files.extend(drawn("neighbours", &boxes)?);
     }
-    for (name, content) in files {
-        let path = out.join(name);
-        std::fs::write(&path, content)
-            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
-    }
-    Ok(())
+    Ok(files)
 }
 
 #[cfg(test)]

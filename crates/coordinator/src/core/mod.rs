@@ -181,7 +181,9 @@ impl Core {
         self.metrics.heard(&news);
         match news {
             LinkNews::Back { host, state, orders } => {
-                self.hosts.back(&host, (*state).clone(), orders);
+                if let Some(change) = self.hosts.back(&host, (*state).clone(), orders) {
+                    self.tell_of_bands(&host, &change);
+                }
                 self.governing.agent_back(&host, &self.moves.streams());
                 self.work_on_jobs(Vec::new())?;
                 self.feed_all_on(&host, || Input::AgentBack {

@@ -4,6 +4,7 @@
 //! When a type has changed on purpose: `UPDATE_DOCS=1 cargo test -p transhume-coordinator --test
 //! docs`, and commit the files.
 
+mod happenings;
 mod page;
 mod samples;
 mod validate;

@@ -1,15 +1,16 @@
 //! Values of the very types, written as the API and the CLI write them.
 
+use crate::happenings;
 use serde_json::{Value, json};
 use transhume_api::*;
 use transhume_model::*;
 use transhume_planner::report::{Answer, PlanReport};
 use transhume_planner::{Options, Strategy, generate, plan};
-use transhume_protocol::event::{Event, Happening};
+use transhume_protocol::event::Event;
 use transhume_protocol::forecast::{Actual, Comparison, Expected, MoveForecast, VmComparison, VmForecast};
 use transhume_protocol::message::{
-    BandsChange, BandsState, Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress, QemuState,
-    Refusal, RefusalKind, Stranded, VmRole,
+    BandsState, Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress, QemuState, Stranded,
+    VmRole,
 };
 use transhume_protocol::migration::Converge;
 use transhume_protocol::report::{
@@ -17,11 +18,11 @@ use transhume_protocol::report::{
 };
 use transhume_protocol::step::{Phase, Step};
 
-fn host(name: &str) -> HostName {
+pub fn host(name: &str) -> HostName {
     name.parse().unwrap()
 }
 
-fn vm(name: &str) -> VmName {
+pub fn vm(name: &str) -> VmName {
     name.parse().unwrap()
 }
 
@@ -89,7 +90,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
     ];
     all.extend(plans_from_files().map(|plan| ("plan-inventory", json!(plan))));
     all.extend(endings().map(|ending| ("report", json!(report(ending)))));
-    all.extend(happenings().map(|what| {
+    all.extend(happenings::all().map(|what| {
         (
             "event",
             json!(Event {
@@ -447,67 +448,4 @@ fn waits(outcome: Ending) -> Vec<Wait> {
         why,
     };
     reasons.into_iter().map(wait).collect()
-}
-
-fn happenings() -> impl Iterator<Item = Happening> {
-    let (vm, host) = (vm("vm1"), host("h1"));
-    let refusal = Refusal {
-        kind: RefusalKind::Disk,
-        reason: "no export".into(),
-        hint: "start it".into(),
-    };
-    let fault = Fault {
-        kind: FaultKind::BufferLimit,
-        reason: "full".into(),
-        hint: None,
-    };
-    let (vm_lost, lost_on, lost) = (vm.clone(), host.clone(), fault.clone().with_hint("start it"));
-    let steps = Step::ALL
-        .into_iter()
-        .map(|step| Happening::StepEntered { batch: 1, step });
-    let others = [
-        Happening::Begun {
-            vms: vec![vm.clone()],
-            batches: 1,
-        },
-        Happening::PhaseEntered {
-            vm: vm.clone(),
-            phase: Phase::PreCopy,
-        },
-        Happening::Progress {
-            vm: vm.clone(),
-            pages: PageProgress::default(),
-        },
-        Happening::Refused {
-            host: host.clone(),
-            vm: vm.clone(),
-            refusal,
-        },
-        Happening::Failed {
-            host: Some(host.clone()),
-            vm: None,
-            fault,
-        },
-        Happening::AgentLost { host: host.clone() },
-        Happening::AgentBack { host: host.clone() },
-        Happening::Bands {
-            host,
-            change: BandsChange::PutBack,
-        },
-        Happening::RollingBack {
-            batch: 1,
-            reason: "it broke".into(),
-        },
-        Happening::AlreadyRollingBack { batch: 1 },
-        Happening::Committed { batch: 1 },
-        Happening::VmLost {
-            vm: vm_lost,
-            host: lost_on,
-            fault: lost,
-        },
-        Happening::Ended {
-            ending: Ending::Committed,
-        },
-    ];
-    steps.chain(others)
 }

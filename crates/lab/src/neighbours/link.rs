@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use transhume_bands::class_of;
 use transhume_model::Band;
 use transhume_netcfg::Netlink;
 
 use super::Reading;
 use crate::layout::Circuits;
+use crate::meter::{Direction, class_bytes, device_bytes};
 use crate::state::{HostState, Lab};
 use crate::{LabError, Namespace};
 
@@ -63,7 +63,8 @@ fn watch(circuits: Circuits, enough: &AtomicBool) -> io::Result<Vec<Reading>> {
         let bytes = match circuits {
             Circuits::Shared => of_class(&mut netlink, &device)?,
             Circuits::Separate | Circuits::Undivided => {
-                sent(&fs::read_to_string("/proc/thread-self/net/dev")?, &device)
+                let devices = fs::read_to_string("/proc/thread-self/net/dev")?;
+                device_bytes(&devices, Direction::Sent, |name| name == device)
             }
         };
         readings.push(Reading {
@@ -79,27 +80,10 @@ fn watch(circuits: Circuits, enough: &AtomicBool) -> io::Result<Vec<Reading>> {
 
 fn of_class(netlink: &mut Netlink, device: &str) -> io::Result<u64> {
     let link = netlink.look_at(device)?.ok_or(io::ErrorKind::NotFound)?;
-    let counts = netlink.class_counts(link.index)?;
-    let own = counts.iter().filter(|count| count.minor == class_of(Band::Vmct));
-    Ok(own.map(|count| count.bytes).sum())
-}
-
-/// Bytes that a device sent (proc(5), net/dev: the ninth figure).
-fn sent(devices: &str, device: &str) -> u64 {
-    let of = |line: &str| {
-        let (name, figures) = line.trim().split_once(':')?;
-        (name == device).then(|| figures.split_ascii_whitespace().nth(8)?.parse::<u64>().ok())?
-    };
-    devices.lines().filter_map(of).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_the_device_sent_counts() {
-        let devices = "face |bytes\n  lo: 5 1 0 0 0 0 0 0 6 1\nvmct0: 100 2 0 0 0 0 0 0 77 3\nvmct01: 1 1 1 1 1 1 1 1 9";
-        assert_eq!(sent(devices, "vmct0"), 77);
-    }
+    let bytes = class_bytes(netlink, link.index)?;
+    let vmct = Band::ALL
+        .into_iter()
+        .zip(bytes)
+        .find(|(band, _)| *band == Band::Vmct);
+    Ok(vmct.map_or(0, |(_, bytes)| bytes))
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::chance::Chance;
+use crate::plot::Spread;
+
 /// Bootstrap samples, and where their drawing starts.
 const RESAMPLES: usize = 10_000;
 const SEED: u64 = 0x5eed_0f0e_15a1;
@@ -26,12 +29,7 @@ fn sorted(sample: impl IntoIterator<Item = f64>) -> Vec<f64> {
 }
 
 fn median(sample: impl IntoIterator<Item = f64>) -> Option<f64> {
-    let sorted = sorted(sample);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        1 => sorted.get(middle).copied(),
-        _ => Some((sorted.get(middle.checked_sub(1)?)? + sorted.get(middle)?) / 2.0),
-    }
+    Spread::of(sample).map(|spread| spread.median)
 }
 
 /// How much greater one of a pair is than the other.
@@ -53,13 +51,13 @@ impl Ratio {
     pub fn of(pairs: impl IntoIterator<Item = (f64, f64)>) -> Option<Self> {
         let told = pairs.into_iter().filter(|(_, second)| *second > 0.0);
         let ratios: Vec<f64> = told.map(|(first, second)| first / second).collect();
-        let mut state = SEED;
-        let resample = |state: &mut u64| {
-            let drawn = (0..ratios.len()).map(|_| ratios[draw(state, ratios.len())]);
-            median(drawn).unwrap_or(f64::NAN)
-        };
         let own = median(ratios.iter().copied())?;
-        let medians = sorted((0..RESAMPLES).map(|_| resample(&mut state)));
+        let mut chance = Chance::of(SEED);
+        let resampled = (0..RESAMPLES).filter_map(|_| {
+            let drawn = (0..ratios.len()).map(|_| ratios[chance.below(ratios.len() as u64) as usize]);
+            median(drawn)
+        });
+        let medians = sorted(resampled);
         Some(Ratio {
             pairs: ratios.len(),
             median: own,
@@ -67,15 +65,6 @@ impl Ratio {
             high: medians[RESAMPLES * HIGH_PERMILLE / 1000 - 1],
         })
     }
-}
-
-/// One of so many (splitmix64, Steele et al. 2014).
-fn draw(state: &mut u64, of: usize) -> usize {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut x = *state;
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((x ^ (x >> 31)) % of as u64) as usize
 }
 
 /// A counter at an instant.

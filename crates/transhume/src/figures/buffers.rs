@@ -7,17 +7,17 @@ use transhume_lab::{LabName, LabUp, Layout, down, up};
 use transhume_protocol::report::VmReport;
 
 use super::loss::{WARM_UP, options};
-use super::{File, drawn, move_once};
 use crate::args::FiguresArgs;
 use crate::client;
 use crate::failure::Failure;
+use crate::measurement::{File, drawn, move_once};
 
 const REPETITIONS_DEFAULT: usize = 5;
 const MTU: u16 = 1500;
 /// The only NIC of a lab's VM.
 const NIC: usize = 0;
 
-/// The whole cluster to and fro, under the load of figures 6 and 7.
+/// The whole cluster back and forth, under the load of figures 6 and 7.
 pub async fn measure(args: &FiguresArgs, passages: &mut Vec<Passage>) -> Result<(), Failure> {
     let traces = Layout::new(&LabName::default()).dir().join("buffer-traces");
     let options = LabUp {
@@ -77,6 +77,6 @@ pub fn files(passages: &[Passage]) -> Result<Vec<File>, Failure> {
             samples_csv(passages).into_bytes(),
         ),
     ];
-    files.extend(drawn("figure-9", lines.svg(), lines.png())?);
+    files.extend(drawn("figure-9", &lines)?);
     Ok(files)
 }

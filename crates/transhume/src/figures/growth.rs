@@ -10,11 +10,12 @@ use transhume_lab::{Figures, Lab, LabUp, Profile, collect, down, renew, up};
 use transhume_model::{Mebibytes, Vcpus};
 
 use super::loss::WARM_UP;
-use super::{Counted, File, drawn, move_once, refused};
+use super::refused;
 use crate::args::{FiguresArgs, LinkSpeed};
 use crate::client;
 use crate::failure::Failure;
 use crate::labs::progress;
+use crate::measurement::{Account, File, drawn, move_once};
 use crate::table::Table;
 
 const REPETITIONS_DEFAULT: usize = 3;
@@ -162,7 +163,7 @@ struct Moved {
 
 impl Moved {
     async fn counted(self, options: &LabUp, lab: &Lab, before: &Figures) -> Result<ClusterMove, Failure> {
-        let counted = Counted::by_all(before, &collect(lab, false).await?);
+        let counted = Account::between(before, &collect(lab, false).await?, |_| true);
         Ok(ClusterMove {
             vms: options.vms,
             memory_mib: options.memory,
@@ -234,13 +235,11 @@ pub fn files(moves: &[ClusterMove]) -> Result<Vec<File>, Failure> {
         ("figure-8.txt".to_owned(), summary(moves).into_bytes()),
     ];
     let all = by_memory(moves);
-    files.extend(drawn("figure-8", all.svg(), all.png())?);
+    files.extend(drawn("figure-8", &all)?);
     for memory in memories(moves) {
-        let lines = by_way(moves, memory);
         files.extend(drawn(
             &format!("figure-8-{}mib", memory.0),
-            lines.svg(),
-            lines.png(),
+            &by_way(moves, memory),
         )?);
     }
     Ok(files)

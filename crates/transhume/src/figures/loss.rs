@@ -9,11 +9,12 @@ use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, StockLab};
 use transhume_lab::{LabName, LabUp, Traffic, collect, down, up};
 use transhume_model::VmName;
 
-use super::{Counted, File, drawn, move_once, refused};
+use super::refused;
 use crate::args::{FiguresArgs, StockArgs};
 use crate::client;
 use crate::failure::Failure;
 use crate::labs::{progress, refuse_lab};
+use crate::measurement::{Account, File, drawn, move_once};
 use crate::moves::print_json;
 use crate::table::Table;
 
@@ -108,7 +109,7 @@ async fn stock_block(
             let after = collect(&stock.lab, false).await?;
             for moved in moves {
                 let blackout_ms = moved.blackout.as_secs_f64() * 1e3;
-                let vm = Counted::between(&before, &after, &moved.vm);
+                let vm = Account::between(&before, &after, |row| row.id == moved.vm);
                 rows.push(row(
                     vm,
                     mover,
@@ -149,7 +150,7 @@ async fn own_block(
             let ours = vm
                 .blackout_parts
                 .map(|parts| parts.capture_ms + parts.commit_ms + parts.resume_ms);
-            let counted = Counted::between(&before, &after, &vm.id);
+            let counted = Account::between(&before, &after, |row| row.id == vm.id);
             let blackout_ms = vm.blackout_ms.unwrap_or(0.0);
             rows.push(row(
                 counted,
@@ -168,7 +169,7 @@ async fn own_block(
 }
 
 fn row(
-    counted: Counted,
+    counted: Account,
     mover: Mover,
     mtu: u16,
     repetition: usize,
@@ -243,8 +244,7 @@ pub fn files(rows: &[Row], wanted: &[u8]) -> Result<Vec<File>, Failure> {
     ];
     for (number, figure) in [(6, Figure::Loss), (7, Figure::Blackout)] {
         if wanted.contains(&number) {
-            let boxes = figure.boxes(rows);
-            files.extend(drawn(&format!("figure-{number}"), boxes.svg(), boxes.png())?);
+            files.extend(drawn(&format!("figure-{number}"), &figure.boxes(rows))?);
         }
     }
     Ok(files)

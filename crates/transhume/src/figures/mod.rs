@@ -6,24 +6,19 @@ mod growth;
 mod loss;
 
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::process::ExitCode;
 
-use transhume_api::{Client, MoveOrder};
 use transhume_lab::growth::ClusterMove;
 use transhume_lab::occupancy::Passage;
 use transhume_lab::plot::Row;
 use transhume_lab::stock::accelerator;
-use transhume_lab::{Figures, LabName, LabUp, VmFigures, down};
-use transhume_model::VmName;
-use transhume_protocol::report::{Ending, MigrationReport};
+use transhume_lab::{LabName, LabUp, down};
 
 use crate::args::FiguresArgs;
-use crate::clusters::cluster_name;
 use crate::failure::{Failure, Kind};
-use crate::follow;
 use crate::labs::{progress, refuse_lab};
 use crate::machine;
+use crate::measurement::{self, File};
 use crate::moves::print_json;
 pub use loss::stock;
 
@@ -31,9 +26,6 @@ const REPETITIONS: RangeInclusive<usize> = 1..=200;
 const LOSS_AND_BLACKOUT: [u8; 2] = [6, 7];
 const GROWTH: u8 = 8;
 const BUFFERS: u8 = 9;
-
-/// A file's name and content.
-type File = (String, Vec<u8>);
 
 /// What was measured so far.
 #[derive(Debug, Default)]
@@ -46,14 +38,13 @@ struct Measured {
 pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
     let wanted = wanted(&args)?;
     refuse_lab("measurement").await?;
-    std::fs::create_dir_all(&args.out)
-        .map_err(|error| Failure::other(format!("cannot create {}: {error}", args.out.display())))?;
+    measurement::prepare(&args.out)?;
     let mut measured = Measured::default();
     let done = measure(&args, &wanted, &mut measured).await;
     // Nothing stays, whatever happened; what was measured is written.
     let removed = down(&LabName::default(), &progress()).await;
     let machine = machine::description(accelerator(&LabUp::default()).await?);
-    write(&args.out, &wanted, &measured, &machine)?;
+    measurement::write(&args.out, files(&wanted, &measured)?, &machine)?;
     done?;
     removed?;
     if args.json {
@@ -115,83 +106,9 @@ async fn measure(args: &FiguresArgs, wanted: &[u8], measured: &mut Measured) -> 
     Ok(())
 }
 
-fn write(out: &Path, wanted: &[u8], measured: &Measured, machine: &str) -> Result<(), Failure> {
+fn files(wanted: &[u8], measured: &Measured) -> Result<Vec<File>, Failure> {
     let mut files = loss::files(&measured.rows, wanted)?;
     files.extend(growth::files(&measured.moves)?);
     files.extend(buffers::files(&measured.passages)?);
-    if !files.is_empty() {
-        files.push(("machine.txt".to_owned(), machine.as_bytes().to_vec()));
-    }
-    for (name, content) in files {
-        let path = out.join(name);
-        std::fs::write(&path, content)
-            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
-    }
-    Ok(())
-}
-
-/// A drawing's two files.
-pub fn drawn(name: &str, svg: String, png: Result<Vec<u8>, String>) -> Result<[File; 2], Failure> {
-    let png = png.map_err(|error| Failure::other(format!("cannot draw {name}: {error}")))?;
-    Ok([
-        (format!("{name}.svg"), svg.into_bytes()),
-        (format!("{name}.png"), png),
-    ])
-}
-
-/// Moves the lab's cluster and waits for the end.
-pub async fn move_once(
-    client: &Client,
-    from: &[&str],
-    to: &[&str],
-    batch: Option<usize>,
-) -> Result<MigrationReport, Failure> {
-    let order = MoveOrder {
-        from: from.iter().map(ToString::to_string).collect(),
-        to: to.iter().map(ToString::to_string).collect(),
-        batch,
-        ..MoveOrder::default()
-    };
-    let cluster = cluster_name("lab")?;
-    let migration = client.migrate(&cluster, &order).await?;
-    let report = follow::follow(client, migration, true, follow::Interrupts::listen()?).await?;
-    match report.outcome {
-        Ending::Committed => Ok(report),
-        other => Err(Failure::other(format!(
-            "migration {migration} ended as {other:?}: {:?}",
-            report.trouble
-        ))),
-    }
-}
-
-/// What was missed between two accounts.
-struct Counted {
-    lost: u64,
-    duplicated: u64,
-    reordered: u64,
-}
-
-impl Counted {
-    /// By one VM.
-    fn between(before: &Figures, after: &Figures, vm: &VmName) -> Self {
-        let one = |row: &VmFigures| row.id == *vm;
-        Self::summed(before, after, one)
-    }
-
-    /// By all of them.
-    fn by_all(before: &Figures, after: &Figures) -> Self {
-        Self::summed(before, after, |_| true)
-    }
-
-    fn summed(before: &Figures, after: &Figures, counts: impl Fn(&VmFigures) -> bool) -> Self {
-        let difference = |of: fn(&VmFigures) -> u64| {
-            let sum = |figures: &Figures| figures.vms.iter().filter(|row| counts(row)).map(of).sum::<u64>();
-            sum(after).saturating_sub(sum(before))
-        };
-        Self {
-            lost: difference(|row| row.lost),
-            duplicated: difference(|row| row.duplicated),
-            reordered: difference(|row| row.reordered),
-        }
-    }
+    Ok(files)
 }

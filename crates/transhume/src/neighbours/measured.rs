@@ -1,10 +1,10 @@
 //! What was measured: one row a move. Pure.
 
 use serde::Serialize;
-use transhume_lab::{Circuits, Figures, VmFigures};
-use transhume_protocol::report::MigrationReport;
+use transhume_lab::Circuits;
 
 use crate::args::Part;
+use crate::measurement::Account;
 
 impl Part {
     pub const ALL: [Part; 5] = [Part::Rest, Part::Latency, Part::Bulk, Part::Alone, Part::Two];
@@ -18,53 +18,6 @@ impl Part {
             Part::Alone => "alone",
             Part::Two => "two",
         }
-    }
-}
-
-/// Lost, duplicated, reordered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Account {
-    pub lost: u64,
-    pub duplicated: u64,
-    pub reordered: u64,
-}
-
-impl Account {
-    /// Of frames, by the reports of the moves.
-    pub fn of(reports: &[MigrationReport]) -> Self {
-        let sum = |count: fn(&MigrationReport) -> u64| reports.iter().map(count).sum();
-        Account {
-            lost: sum(|report| report.frames.lost),
-            duplicated: sum(|report| report.frames.duplicated),
-            reordered: sum(|report| report.frames.reordered),
-        }
-    }
-
-    /// Of messages, by the guests' accounts before and after.
-    pub fn between(before: &Figures, after: &Figures) -> Self {
-        let sum = |count: fn(&VmFigures) -> u64| {
-            let of = |figures: &Figures| figures.vms.iter().map(count).sum::<u64>();
-            of(after).saturating_sub(of(before))
-        };
-        Account {
-            lost: sum(|vm| vm.lost),
-            duplicated: sum(|vm| vm.duplicated),
-            reordered: sum(|vm| vm.reordered),
-        }
-    }
-
-    pub fn text(self) -> String {
-        format!("{}/{}/{}", self.lost, self.duplicated, self.reordered)
-    }
-}
-
-impl std::iter::Sum for Account {
-    fn sum<I: Iterator<Item = Self>>(accounts: I) -> Self {
-        accounts.fold(Account::default(), |sum, one| Account {
-            lost: sum.lost + one.lost,
-            duplicated: sum.duplicated + one.duplicated,
-            reordered: sum.reordered + one.reordered,
-        })
     }
 }
 

@@ -7,11 +7,12 @@ use transhume_api::{Client, Events, MoveOrder};
 use transhume_lab::neighbours::Reading;
 use transhume_model::{MigrationId, VmName, WallMicros};
 use transhume_protocol::event::{Event, Happening};
-use transhume_protocol::report::{Ending, MigrationReport};
+use transhume_protocol::report::MigrationReport;
 use transhume_protocol::step::Step;
 
 use crate::clusters::cluster_name;
 use crate::failure::{Failure, Kind};
+use crate::measurement::committed;
 
 /// A guest that still writes its random memory is refused: it is asked again, so often and after so
 /// long.
@@ -74,12 +75,7 @@ impl Moving {
     /// Until the end; anything but a commit is a failure.
     pub async fn until_over(mut self, client: &Client) -> Result<(Span, MigrationReport), Failure> {
         self.until(|moving| moving.over).await?;
-        let report = client.report(self.migration).await?;
-        if report.outcome != Ending::Committed {
-            let (migration, trouble) = (self.migration, &report.trouble);
-            let message = format!("migration {migration} ended as {:?}: {trouble:?}", report.outcome);
-            return Err(Failure::other(message));
-        }
+        let report = committed(client.report(self.migration).await?)?;
         let seconds = self
             .copying
             .zip(self.committed)

@@ -13,12 +13,13 @@ use transhume_model::{Band, BandRates, BitRate, Mebibytes};
 use transhume_protocol::report::MigrationReport;
 
 use super::Wanted;
-use super::measured::{Account, Row};
+use super::measured::Row;
 use super::moving::{Moving, Span};
 use crate::args::Part;
 use crate::client;
 use crate::failure::Failure;
 use crate::labs::progress;
+use crate::measurement::Account;
 
 /// Those of the guests that stay: one on each host.
 const STAYING: u16 = 2;
@@ -119,7 +120,7 @@ impl Scene {
             self.at = 1 - self.at;
         }
         let after = collect(&self.lab, false).await?;
-        row.guests = Account::between(&self.before, &after);
+        row.guests = Account::between(&self.before, &after, |_| true);
         row.frames = Account::of(&reports);
         self.before = after;
         Ok(row)

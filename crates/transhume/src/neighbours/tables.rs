@@ -7,8 +7,9 @@ use transhume_lab::boxes::{Boxes, Group};
 use transhume_lab::neighbours::Ratio;
 use transhume_lab::plot::Spread;
 
-use super::measured::{Account, Row};
+use super::measured::Row;
 use crate::args::Part;
+use crate::measurement::Account;
 use crate::table::Table;
 
 type Value = fn(&Row) -> Option<f64>;

@@ -1,0 +1,134 @@
+//! What the measuring commands of the lab have in common: where their files go, a move, and what
+//! was missed.
+
+use std::path::Path;
+
+use serde::Serialize;
+use transhume_api::{Client, MoveOrder};
+use transhume_lab::drawing::Drawing;
+use transhume_lab::{Figures, VmFigures};
+use transhume_protocol::report::{Ending, MigrationReport};
+
+use crate::clusters::cluster_name;
+use crate::failure::{Failure, Kind};
+use crate::follow;
+
+/// A file's name and content.
+pub type File = (String, Vec<u8>);
+
+/// The directory is there, before anything is measured.
+pub fn prepare(out: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(out)
+        .map_err(|error| Failure::other(format!("cannot create {}: {error}", out.display())))
+}
+
+/// Writes what was measured, with the machine's description; nothing where nothing was.
+pub fn write(out: &Path, mut files: Vec<File>, machine: &str) -> Result<(), Failure> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    files.push(("machine.txt".to_owned(), machine.as_bytes().to_vec()));
+    for (name, content) in files {
+        let path = out.join(name);
+        std::fs::write(&path, content)
+            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// A drawing's two files.
+pub fn drawn(name: &str, drawing: &impl Drawing) -> Result<[File; 2], Failure> {
+    let png = drawing
+        .png()
+        .map_err(|error| Failure::other(format!("cannot draw {name}: {error}")))?;
+    Ok([
+        (format!("{name}.svg"), drawing.svg().into_bytes()),
+        (format!("{name}.png"), png),
+    ])
+}
+
+/// Moves the lab's cluster and waits for the end.
+pub async fn move_once(
+    client: &Client,
+    from: &[&str],
+    to: &[&str],
+    batch: Option<usize>,
+) -> Result<MigrationReport, Failure> {
+    let order = MoveOrder {
+        from: from.iter().map(ToString::to_string).collect(),
+        to: to.iter().map(ToString::to_string).collect(),
+        batch,
+        ..MoveOrder::default()
+    };
+    let cluster = cluster_name("lab")?;
+    let migration = client.migrate(&cluster, &order).await?;
+    let followed = follow::follow(client, migration, true, follow::Interrupts::listen()?).await;
+    // The move ends with its lab: there is nothing to watch again.
+    let report = followed.map_err(|failure| match failure.kind {
+        Kind::Detached => Failure::new(
+            Kind::Detached,
+            "interrupted: the measurement and its lab are ended".to_owned(),
+            "what was measured by then is written",
+        ),
+        _ => failure,
+    })?;
+    committed(report)
+}
+
+/// A measurement wants a commit; anything else is a failure.
+pub fn committed(report: MigrationReport) -> Result<MigrationReport, Failure> {
+    match report.outcome {
+        Ending::Committed => Ok(report),
+        other => Err(Failure::other(format!(
+            "migration {} ended as {other:?}: {:?}",
+            report.migration, report.trouble
+        ))),
+    }
+}
+
+/// Lost, duplicated, reordered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Account {
+    pub lost: u64,
+    pub duplicated: u64,
+    pub reordered: u64,
+}
+
+impl Account {
+    /// Of frames, by the reports of the moves.
+    pub fn of(reports: &[MigrationReport]) -> Self {
+        let sum = |count: fn(&MigrationReport) -> u64| reports.iter().map(count).sum();
+        Account {
+            lost: sum(|report| report.frames.lost),
+            duplicated: sum(|report| report.frames.duplicated),
+            reordered: sum(|report| report.frames.reordered),
+        }
+    }
+
+    /// Of messages, by the guests' accounts before and after, of those VMs that count.
+    pub fn between(before: &Figures, after: &Figures, counts: impl Fn(&VmFigures) -> bool) -> Self {
+        let difference = |of: fn(&VmFigures) -> u64| {
+            let sum = |figures: &Figures| figures.vms.iter().filter(|row| counts(row)).map(of).sum::<u64>();
+            sum(after).saturating_sub(sum(before))
+        };
+        Account {
+            lost: difference(|vm| vm.lost),
+            duplicated: difference(|vm| vm.duplicated),
+            reordered: difference(|vm| vm.reordered),
+        }
+    }
+
+    pub fn text(self) -> String {
+        format!("{}/{}/{}", self.lost, self.duplicated, self.reordered)
+    }
+}
+
+impl std::iter::Sum for Account {
+    fn sum<I: Iterator<Item = Self>>(accounts: I) -> Self {
+        accounts.fold(Account::default(), |sum, one| Account {
+            lost: sum.lost + one.lost,
+            duplicated: sum.duplicated + one.duplicated,
+            reordered: sum.reordered + one.reordered,
+        })
+    }
+}
