@@ -196,6 +196,11 @@ impl Interrupts {
             .map(Self)
             .map_err(|error| Failure::of(&error))
     }
+
+    /// The next one, also where it came before anybody waited.
+    pub async fn heard(&mut self) {
+        self.0.recv().await;
+    }
 }
 
 /// Follows a move to its end; the report.
@@ -203,12 +208,12 @@ pub async fn follow(
     client: &Client,
     migration: MigrationId,
     quiet: bool,
-    mut interrupts: Interrupts,
+    interrupts: &mut Interrupts,
 ) -> Result<MigrationReport, Failure> {
     let mut follower = Follower::new(client, migration, quiet);
     tokio::select! {
         biased;
-        _ = interrupts.0.recv() => Err(detached(migration)),
+        () = interrupts.heard() => Err(detached(migration)),
         report = follower.until_over() => report,
     }
 }

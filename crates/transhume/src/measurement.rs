@@ -11,7 +11,7 @@ use transhume_protocol::report::{Ending, MigrationReport};
 
 use crate::clusters::cluster_name;
 use crate::failure::{Failure, Kind};
-use crate::follow;
+use crate::follow::{self, Interrupts};
 
 /// A file's name and content.
 pub type File = (String, Vec<u8>);
@@ -47,8 +47,31 @@ pub fn drawn(name: &str, drawing: &impl Drawing) -> Result<[File; 2], Failure> {
     ])
 }
 
+/// Does a part of a measurement, unless a Ctrl-C comes, or has come since the part before: one
+/// listener for all of it, for between two parts nobody waits.
+pub async fn unless_interrupted<T, E: Into<Failure>>(
+    ctrl_c: &mut Interrupts,
+    part: impl Future<Output = Result<T, E>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        () = ctrl_c.heard() => Err(interrupted()),
+        done = part => done.map_err(Into::into),
+    }
+}
+
+/// A move ends with its lab: there is nothing to watch again.
+fn interrupted() -> Failure {
+    Failure::new(
+        Kind::Detached,
+        "interrupted: the measurement and its lab are ended".to_owned(),
+        "with --out, what was measured by then is written",
+    )
+}
+
 /// Moves the lab's cluster and waits for the end.
 pub async fn move_once(
+    ctrl_c: &mut Interrupts,
     client: &Client,
     from: &[&str],
     to: &[&str],
@@ -62,14 +85,9 @@ pub async fn move_once(
     };
     let cluster = cluster_name("lab")?;
     let migration = client.migrate(&cluster, &order).await?;
-    let followed = follow::follow(client, migration, true, follow::Interrupts::listen()?).await;
-    // The move ends with its lab: there is nothing to watch again.
+    let followed = follow::follow(client, migration, true, ctrl_c).await;
     let report = followed.map_err(|failure| match failure.kind {
-        Kind::Detached => Failure::new(
-            Kind::Detached,
-            "interrupted: the measurement and its lab are ended".to_owned(),
-            "what was measured by then is written",
-        ),
+        Kind::Detached => interrupted(),
         _ => failure,
     })?;
     committed(report)

@@ -19,9 +19,10 @@ use transhume_protocol::step::Phase;
 use crate::args::{LinkSpeed, Load, MemoryArgs};
 use crate::client;
 use crate::failure::{Failure, Kind};
+use crate::follow::Interrupts;
 use crate::labs::{progress, refuse_lab};
 use crate::machine;
-use crate::measurement::{self, File, drawn, move_once};
+use crate::measurement::{self, File, drawn, move_once, unless_interrupted};
 use crate::moves::print_json;
 use crate::table::Table;
 
@@ -75,7 +76,8 @@ pub async fn memory(args: MemoryArgs) -> Result<ExitCode, Failure> {
     let scratch = args.out.join("scratch");
     measurement::prepare(&scratch)?;
     let mut rows = Vec::new();
-    let measured = measure(&args, &scratch, &mut rows).await;
+    let mut ctrl_c = Interrupts::listen()?;
+    let measured = measure(&mut ctrl_c, &args, &scratch, &mut rows).await;
     // Nothing stays, whatever happened; what was measured is written.
     let removed = down(&LabName::default(), &progress()).await;
     // What it held was copied from this machine.
@@ -115,7 +117,12 @@ fn load_of(load: Load) -> MemoryLoad {
     }
 }
 
-async fn measure(args: &MemoryArgs, scratch: &Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
+async fn measure(
+    ctrl_c: &mut Interrupts,
+    args: &MemoryArgs,
+    scratch: &Path,
+    rows: &mut Vec<Row>,
+) -> Result<(), Failure> {
     for load in args.loads.iter().copied().map(load_of) {
         for LinkSpeed(bits_per_s) in args.links.iter().copied() {
             for &vms in &args.vms {
@@ -133,7 +140,7 @@ async fn measure(args: &MemoryArgs, scratch: &Path, rows: &mut Vec<Row>) -> Resu
                     progress: progress(),
                     ..load.lab(vms, bits_per_s, scratch)?
                 };
-                match one(&options, &case, args.reps, rows).await {
+                match one(ctrl_c, &options, &case, args.reps, rows).await {
                     Err(failure) if failure.kind == Kind::Refused => {
                         eprintln!("{what}: not measured, for it was refused: {}", failure.message);
                         down(&options.name, &options.progress).await?;
@@ -148,20 +155,32 @@ async fn measure(args: &MemoryArgs, scratch: &Path, rows: &mut Vec<Row>) -> Resu
 
 /// Every way of one case. Ours first of all has to take it: guests that write faster than their
 /// share of the link are refused.
-async fn one(options: &LabUp, case: &Case, reps: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
+async fn one(
+    ctrl_c: &mut Interrupts,
+    options: &LabUp,
+    case: &Case,
+    reps: usize,
+    rows: &mut Vec<Row>,
+) -> Result<(), Failure> {
     for first in (1..=reps).step_by(2) {
-        ours(options, case, first, rows).await?;
+        ours(ctrl_c, options, case, first, rows).await?;
     }
-    stock(options, case, reps, rows).await
+    stock(ctrl_c, options, case, reps, rows).await
 }
 
 /// Stock QEMU's ways in turn, so that no way has the machine's better minutes.
-async fn stock(options: &LabUp, case: &Case, reps: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
+async fn stock(
+    ctrl_c: &mut Interrupts,
+    options: &LabUp,
+    case: &Case,
+    reps: usize,
+    rows: &mut Vec<Row>,
+) -> Result<(), Failure> {
     let mut lab = StockLab::up(options).await?;
     tokio::time::sleep(SETTLE).await;
     for repetition in 1..=reps {
         for mode in StockMode::ALL {
-            let moved = lab.move_together(1, mode).await?;
+            let moved = unless_interrupted(ctrl_c, lab.move_together(1, mode)).await?;
             let blackouts = moved
                 .blackouts
                 .iter()
@@ -184,7 +203,13 @@ async fn stock(options: &LabUp, case: &Case, reps: usize, rows: &mut Vec<Row>) -
 
 /// To and fro in a new lab, to hosts that have seen nothing of the cluster; then once more to and
 /// fro, to hosts that keep its pages.
-async fn ours(options: &LabUp, case: &Case, first: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
+async fn ours(
+    ctrl_c: &mut Interrupts,
+    options: &LabUp,
+    case: &Case,
+    first: usize,
+    rows: &mut Vec<Row>,
+) -> Result<(), Failure> {
     let lab = up(options).await?;
     let client = client::of_lab()?;
     tokio::time::sleep(SETTLE).await;
@@ -195,7 +220,7 @@ async fn ours(options: &LabUp, case: &Case, first: usize, rows: &mut Vec<Row>) -
         (OURS_AGAIN, first + 1, ["h2"], ["h1"]),
     ] {
         let before = Meter::read(&lab)?;
-        let report = move_once(&client, &from, &to, Some(usize::from(case.vms))).await?;
+        let report = move_once(ctrl_c, &client, &from, &to, Some(usize::from(case.vms))).await?;
         let cost = Meter::read(&lab)?.since(&before);
         let seconds = report.vms.iter().map(copying_ms).fold(0.0, f64::max) / 1e3;
         rows.push(Row {

@@ -65,9 +65,12 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
         ..order(args.from, args.to, &args.how)
     };
     // Before the order is given: Ctrl-C in between waits for its number, to say which move goes on.
-    let interrupts = follow::Interrupts::listen()?;
+    let mut interrupts = follow::Interrupts::listen()?;
     let migration = begin(client, &cluster, &order).await?;
-    finish(follow::follow(client, migration, json, interrupts).await?, json)
+    finish(
+        follow::follow(client, migration, json, &mut interrupts).await?,
+        json,
+    )
 }
 
 /// One that waits for others asks again where the coordinator has held its request for as long as
@@ -86,10 +89,13 @@ async fn begin(
 }
 
 pub async fn follow(client: &Client, migration: Option<u64>, json: bool) -> Result<ExitCode, Failure> {
-    let interrupts = follow::Interrupts::listen()?;
+    let mut interrupts = follow::Interrupts::listen()?;
     // Only a coordinator that was there once is waited for.
     let migration = asked(client, migration).await?.migration;
-    finish(follow::follow(client, migration, json, interrupts).await?, json)
+    finish(
+        follow::follow(client, migration, json, &mut interrupts).await?,
+        json,
+    )
 }
 
 /// Prints a report and says by the exit code how the move ended.

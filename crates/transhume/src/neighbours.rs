@@ -14,9 +14,10 @@ use transhume_model::BitRate;
 
 use crate::args::{NeighboursArgs, Part};
 use crate::failure::{Failure, Kind};
+use crate::follow::Interrupts;
 use crate::labs::{progress, refuse_lab};
 use crate::machine;
-use crate::measurement::{self, File, drawn};
+use crate::measurement::{self, File, drawn, unless_interrupted};
 use crate::moves::print_json;
 use measured::Row;
 use scene::Scene;
@@ -44,7 +45,8 @@ pub async fn neighbours(args: NeighboursArgs) -> Result<ExitCode, Failure> {
     refuse_lab("measurement").await?;
     measurement::prepare(&args.out)?;
     let mut rows = Vec::new();
-    let measured = measure(&wanted, &mut rows).await;
+    let mut ctrl_c = Interrupts::listen()?;
+    let measured = measure(&mut ctrl_c, &wanted, &mut rows).await;
     // Nothing stays, whatever happened; what was measured is written.
     let removed = down(&LabName::default(), &progress()).await;
     let machine = machine::description(accelerator(&LabUp::default()).await?);
@@ -108,7 +110,7 @@ impl Part {
 }
 
 /// Every form in turn, a block at a time; the one that begins is another from block to block.
-async fn measure(wanted: &Wanted, rows: &mut Vec<Row>) -> Result<(), Failure> {
+async fn measure(ctrl_c: &mut Interrupts, wanted: &Wanted, rows: &mut Vec<Row>) -> Result<(), Failure> {
     for (block, first) in (0..wanted.reps).step_by(BLOCK).enumerate() {
         for turn in 0..wanted.forms.len() {
             let form = wanted.forms[(block + turn) % wanted.forms.len()];
@@ -119,7 +121,7 @@ async fn measure(wanted: &Wanted, rows: &mut Vec<Row>) -> Result<(), Failure> {
             eprintln!("{form:?}, repetitions from {} of {}", first + 1, wanted.reps);
             let mut scene = Scene::up(wanted, form).await?;
             for (part, repetition) in todo {
-                rows.push(scene.measure(part, repetition).await?);
+                rows.push(unless_interrupted(ctrl_c, scene.measure(part, repetition)).await?);
             }
             scene.down().await?;
         }

@@ -10,6 +10,7 @@ use super::loss::{WARM_UP, options};
 use crate::args::FiguresArgs;
 use crate::client;
 use crate::failure::Failure;
+use crate::follow::Interrupts;
 use crate::measurement::{File, drawn, move_once};
 
 const REPETITIONS_DEFAULT: usize = 5;
@@ -18,7 +19,11 @@ const MTU: u16 = 1500;
 const NIC: usize = 0;
 
 /// The whole cluster back and forth, under the load of figures 6 and 7.
-pub async fn measure(args: &FiguresArgs, passages: &mut Vec<Passage>) -> Result<(), Failure> {
+pub async fn measure(
+    ctrl_c: &mut Interrupts,
+    args: &FiguresArgs,
+    passages: &mut Vec<Passage>,
+) -> Result<(), Failure> {
     let traces = Layout::new(&LabName::default()).dir().join("buffer-traces");
     let options = LabUp {
         buffer_traces: Some(traces.clone()),
@@ -32,7 +37,7 @@ pub async fn measure(args: &FiguresArgs, passages: &mut Vec<Passage>) -> Result<
     for number in 1..=reps {
         eprintln!("buffers: move {number} of {reps}");
         let (from, to) = (&sides[(number + 1) % 2], &sides[number % 2]);
-        let report = move_once(&client, from, to, args.batch.first().copied()).await?;
+        let report = move_once(ctrl_c, &client, from, to, args.batch.first().copied()).await?;
         for vm in &report.vms {
             passages.push(passage(&traces, number, vm)?);
         }

@@ -14,8 +14,9 @@ use super::refused;
 use crate::args::{FiguresArgs, LinkSpeed};
 use crate::client;
 use crate::failure::Failure;
+use crate::follow::Interrupts;
 use crate::labs::progress;
-use crate::measurement::{Account, File, drawn, move_once};
+use crate::measurement::{Account, File, drawn, move_once, unless_interrupted};
 use crate::table::Table;
 
 const REPETITIONS_DEFAULT: usize = 3;
@@ -63,15 +64,19 @@ fn options(args: &FiguresArgs, vms: u16, memory: Mebibytes) -> LabUp {
     }
 }
 
-pub async fn measure(args: &FiguresArgs, moves: &mut Vec<ClusterMove>) -> Result<(), Failure> {
+pub async fn measure(
+    ctrl_c: &mut Interrupts,
+    args: &FiguresArgs,
+    moves: &mut Vec<ClusterMove>,
+) -> Result<(), Failure> {
     let reps = args.reps.unwrap_or(REPETITIONS_DEFAULT);
     for &vms in &args.vm_counts {
         for memory in args.memory_mib.iter().copied().map(Mebibytes) {
             let options = options(args, vms, memory);
             eprintln!("{vms} VMs of {} MiB: {reps} moves each way", memory.0);
-            ours(&options, reps, moves).await?;
+            ours(ctrl_c, &options, reps, moves).await?;
             if vms <= STOCK_VMS_MAX && !args.without_stock {
-                stock(&options, reps, moves).await?;
+                stock(ctrl_c, &options, reps, moves).await?;
             }
         }
     }
@@ -88,7 +93,12 @@ fn in_turn<const N: usize>(ways: [Way; N], reps: usize) -> impl Iterator<Item = 
 }
 
 /// Before each move agents and coordinator are new: no host knows pages of an earlier one.
-async fn ours(options: &LabUp, reps: usize, moves: &mut Vec<ClusterMove>) -> Result<(), Failure> {
+async fn ours(
+    ctrl_c: &mut Interrupts,
+    options: &LabUp,
+    reps: usize,
+    moves: &mut Vec<ClusterMove>,
+) -> Result<(), Failure> {
     let mut lab = up(options).await?;
     let client = client::of_lab()?;
     tokio::time::sleep(WARM_UP).await;
@@ -104,7 +114,7 @@ async fn ours(options: &LabUp, reps: usize, moves: &mut Vec<ClusterMove>) -> Res
             Way::Parallel => Some(usize::from(options.vms)),
             _ => None,
         };
-        let report = move_once(&client, &SIDES[place % 2], &SIDES[(place + 1) % 2], batch).await?;
+        let report = move_once(ctrl_c, &client, &SIDES[place % 2], &SIDES[(place + 1) % 2], batch).await?;
         let blackouts = report.vms.iter().filter_map(|vm| vm.blackout_ms);
         let moved = Moved {
             way,
@@ -119,7 +129,12 @@ async fn ours(options: &LabUp, reps: usize, moves: &mut Vec<ClusterMove>) -> Res
     Ok(())
 }
 
-async fn stock(options: &LabUp, reps: usize, moves: &mut Vec<ClusterMove>) -> Result<(), Failure> {
+async fn stock(
+    ctrl_c: &mut Interrupts,
+    options: &LabUp,
+    reps: usize,
+    moves: &mut Vec<ClusterMove>,
+) -> Result<(), Failure> {
     let mut stock = StockLab::up(options).await?;
     tokio::time::sleep(WARM_UP).await;
     let away = SIDES[0].len();
@@ -128,11 +143,11 @@ async fn stock(options: &LabUp, reps: usize, moves: &mut Vec<ClusterMove>) -> Re
         let begun = Instant::now();
         let (batch, blackouts) = match way {
             Way::StockSerial => {
-                let moved = stock.move_all(away, DOWNTIME_MS_DEFAULT).await?;
+                let moved = unless_interrupted(ctrl_c, stock.move_all(away, DOWNTIME_MS_DEFAULT)).await?;
                 (1, moved.iter().map(|vm| vm.blackout).collect::<Vec<_>>())
             }
             _ => {
-                let moved = stock.move_together(away, StockMode::Precopy).await?;
+                let moved = unless_interrupted(ctrl_c, stock.move_together(away, StockMode::Precopy)).await?;
                 (usize::from(options.vms), moved.blackouts)
             }
         };

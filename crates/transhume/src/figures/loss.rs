@@ -13,8 +13,9 @@ use super::refused;
 use crate::args::{FiguresArgs, StockArgs};
 use crate::client;
 use crate::failure::Failure;
+use crate::follow::Interrupts;
 use crate::labs::{progress, refuse_lab};
-use crate::measurement::{Account, File, drawn, move_once};
+use crate::measurement::{Account, File, drawn, move_once, unless_interrupted};
 use crate::moves::print_json;
 use crate::table::Table;
 
@@ -63,7 +64,11 @@ pub fn check(args: &FiguresArgs) -> Result<(), Failure> {
 }
 
 /// Blocks of stock QEMU and of Transhume, in turn.
-pub async fn measure(args: &FiguresArgs, rows: &mut Vec<Row>) -> Result<(), Failure> {
+pub async fn measure(
+    ctrl_c: &mut Interrupts,
+    args: &FiguresArgs,
+    rows: &mut Vec<Row>,
+) -> Result<(), Failure> {
     let all = usize::from(args.vms);
     let reps = args.reps.unwrap_or(REPETITIONS_DEFAULT);
     let batches = match args.batch.is_empty() {
@@ -82,9 +87,9 @@ pub async fn measure(args: &FiguresArgs, rows: &mut Vec<Row>) -> Result<(), Fail
             );
             let options = options(args.vms, args.rate(), mtu);
             if !args.without_stock {
-                stock_block(&options, done, block, rows).await?;
+                stock_block(ctrl_c, &options, done, block, rows).await?;
             }
-            own_block(&options, &batches, done, block, rows).await?;
+            own_block(ctrl_c, &options, &batches, done, block, rows).await?;
             done += block;
         }
     }
@@ -92,6 +97,7 @@ pub async fn measure(args: &FiguresArgs, rows: &mut Vec<Row>) -> Result<(), Fail
 }
 
 async fn stock_block(
+    ctrl_c: &mut Interrupts,
     options: &LabUp,
     first: usize,
     count: usize,
@@ -105,7 +111,7 @@ async fn stock_block(
         (Mover::StockTuned, DOWNTIME_MS_TUNED),
     ] {
         for number in first..first + count {
-            let moves = stock.move_all(AWAY, downtime_ms).await?;
+            let moves = unless_interrupted(ctrl_c, stock.move_all(AWAY, downtime_ms)).await?;
             let after = collect(&stock.lab, false).await?;
             for moved in moves {
                 let blackout_ms = moved.blackout.as_secs_f64() * 1e3;
@@ -128,6 +134,7 @@ async fn stock_block(
 }
 
 async fn own_block(
+    ctrl_c: &mut Interrupts,
     options: &LabUp,
     batches: &[usize],
     first: usize,
@@ -144,7 +151,14 @@ async fn own_block(
         .flat_map(|&batch| (first..first + count).map(move |number| (batch, number)));
     for (place, (batch, number)) in moves.enumerate() {
         let mover = Mover::Batch(batch);
-        let report = move_once(&client, &sides[place % 2], &sides[(place + 1) % 2], Some(batch)).await?;
+        let report = move_once(
+            ctrl_c,
+            &client,
+            &sides[place % 2],
+            &sides[(place + 1) % 2],
+            Some(batch),
+        )
+        .await?;
         let after = collect(&lab, false).await?;
         for vm in report.vms {
             let ours = vm
@@ -254,7 +268,15 @@ pub fn files(rows: &[Row], wanted: &[u8]) -> Result<Vec<File>, Failure> {
 pub async fn stock(args: StockArgs) -> Result<ExitCode, Failure> {
     refuse_lab("comparison").await?;
     let mut rows = Vec::new();
-    let done = stock_block(&options(args.vms, args.rate, args.mtu), 0, 1, &mut rows).await;
+    let mut ctrl_c = Interrupts::listen()?;
+    let done = stock_block(
+        &mut ctrl_c,
+        &options(args.vms, args.rate, args.mtu),
+        0,
+        1,
+        &mut rows,
+    )
+    .await;
     if done.is_err() {
         down(&LabName::default(), &progress()).await?;
     }

@@ -16,6 +16,7 @@ use transhume_lab::{LabName, LabUp, down};
 
 use crate::args::FiguresArgs;
 use crate::failure::{Failure, Kind};
+use crate::follow::Interrupts;
 use crate::labs::{progress, refuse_lab};
 use crate::machine;
 use crate::measurement::{self, File};
@@ -40,7 +41,8 @@ pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
     refuse_lab("measurement").await?;
     measurement::prepare(&args.out)?;
     let mut measured = Measured::default();
-    let done = measure(&args, &wanted, &mut measured).await;
+    let mut ctrl_c = Interrupts::listen()?;
+    let done = measure(&mut ctrl_c, &args, &wanted, &mut measured).await;
     // Nothing stays, whatever happened; what was measured is written.
     let removed = down(&LabName::default(), &progress()).await;
     let machine = machine::description(accelerator(&LabUp::default()).await?);
@@ -93,15 +95,20 @@ fn refused<T>(message: String, hint: &str) -> Result<T, Failure> {
     Err(Failure::new(Kind::Refused, message, hint))
 }
 
-async fn measure(args: &FiguresArgs, wanted: &[u8], measured: &mut Measured) -> Result<(), Failure> {
+async fn measure(
+    ctrl_c: &mut Interrupts,
+    args: &FiguresArgs,
+    wanted: &[u8],
+    measured: &mut Measured,
+) -> Result<(), Failure> {
     if LOSS_AND_BLACKOUT.iter().any(|number| wanted.contains(number)) {
-        loss::measure(args, &mut measured.rows).await?;
+        loss::measure(ctrl_c, args, &mut measured.rows).await?;
     }
     if wanted.contains(&GROWTH) {
-        growth::measure(args, &mut measured.moves).await?;
+        growth::measure(ctrl_c, args, &mut measured.moves).await?;
     }
     if wanted.contains(&BUFFERS) {
-        buffers::measure(args, &mut measured.passages).await?;
+        buffers::measure(ctrl_c, args, &mut measured.passages).await?;
     }
     Ok(())
 }
