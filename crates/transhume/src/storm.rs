@@ -50,7 +50,7 @@ pub async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
         return summarise(&args.summary, args.json);
     }
     let faults = chosen(&args.faults)?;
-    check(&args)?;
+    check(&args, &faults)?;
     let mut ledger = Ledger::open(args.log.as_deref())?;
     refuse_lab("storm").await?;
     let stop = stop_at_interrupt()?;
@@ -96,7 +96,7 @@ fn chosen(names: &[String]) -> Result<Vec<Fault>, Failure> {
     }
 }
 
-fn check(args: &StormArgs) -> Result<(), Failure> {
+fn check(args: &StormArgs, faults: &[Fault]) -> Result<(), Failure> {
     if args.hosts < 2 || !args.hosts.is_multiple_of(2) {
         let message = format!("{} hosts cannot be halved", args.hosts);
         return Err(refused(
@@ -108,6 +108,12 @@ fn check(args: &StormArgs) -> Result<(), Failure> {
         return Err(refused(
             format!("--vms {} leaves nobody to send to", args.vms),
             "two VMs at least",
+        ));
+    }
+    if args.moves > 1 && !faults.is_empty() {
+        return Err(refused(
+            format!("--moves {} with faults", args.moves),
+            "a round with faults has one move; several go with `--faults none`",
         ));
     }
     Ok(())
@@ -145,7 +151,7 @@ async fn rounds(
             None => Scene::raise(args).await?,
         };
         let plan = RoundPlan::draw(args.seed, round, faults, args.batch);
-        let told_of = round::run(&mut current, &plan).await?;
+        let told_of = round::run(&mut current, &plan, args.moves).await?;
         eprintln!("{}", sentence(&told_of.line));
         let verdict = told_of.line.verdict;
         if verdict == RoundVerdict::Violated {

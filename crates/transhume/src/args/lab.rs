@@ -219,6 +219,9 @@ impl FiguresArgs {
     }
 }
 
+/// A violation in a longer round would be hard to place.
+const MOVES_OF_A_ROUND_MAX: i64 = 100;
+
 /// How to storm.
 #[derive(Debug, ClapArgs)]
 pub struct StormArgs {
@@ -240,6 +243,9 @@ pub struct StormArgs {
     /// Faults to draw from, by name or kind (kill, freeze, cut, fill, step), or none [default: all]
     #[arg(long, value_delimiter = ',', value_name = "FAULT,..")]
     pub faults: Vec<String>,
+    /// Moves of a round, there and back, before its guests are counted; more than one needs `--faults none`
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOVES_OF_A_ROUND_MAX))]
+    pub moves: u32,
     /// How cluster traffic, migrations and storage reach the hosts
     #[arg(long, value_enum, default_value_t = CircuitsArg::Separate)]
     pub circuits: CircuitsArg,

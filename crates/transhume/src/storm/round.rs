@@ -8,7 +8,7 @@ use transhume_lab::storm::{
     Account, Counts, Facts, MoveSight, RoundLine, RoundPlan, RoundVerdict, Sighting, StruckLine, Verdict,
     VmPlace, judge, look, may_be_lost, revive,
 };
-use transhume_model::{HostName, VmName};
+use transhume_model::{HostName, MigrationId, VmName};
 use transhume_protocol::event::Event;
 use transhume_protocol::report::{Ending, MigrationReport, Wait};
 
@@ -42,21 +42,79 @@ struct Way {
     vms: usize,
 }
 
-pub async fn run(scene: &mut Scene, plan: &RoundPlan) -> Result<Told, Failure> {
+/// One move of a round, as the coordinator tells it.
+struct Moved {
+    k: usize,
+    vms: usize,
+    course: Course,
+    /// The move, or why it was refused.
+    migration: Result<MigrationId, String>,
+}
+
+/// A round's moves go there and back; the first that did not end as a calm move should is the
+/// last. The last one is judged, and the guests' account is of all.
+pub async fn run(scene: &mut Scene, plan: &RoundPlan, moves: u32) -> Result<Told, Failure> {
     let begun = Instant::now();
+    let mut earlier = 0;
+    for _ in 1..moves {
+        let moved = one_move(scene, plan).await?;
+        if !calm(scene, &moved).await? {
+            return last(scene, plan, moved, earlier, begun).await;
+        }
+        earlier += moved.vms;
+    }
+    let moved = one_move(scene, plan).await?;
+    last(scene, plan, moved, earlier, begun).await
+}
+
+async fn one_move(scene: &Scene, plan: &RoundPlan) -> Result<Moved, Failure> {
     let way = way(scene).await?;
     let k = plan.batch.of(way.vms);
     let mut course = Course::default();
-    let mut report = None;
-    let mut refused = None;
-    match scene.migrate(&way.from, &way.to, k).await {
-        Err(failure) => refused = Some(failure.message),
+    let migration = match scene.migrate(&way.from, &way.to, k).await {
+        Err(failure) => Err(failure.message),
         Ok(migration) => {
             let places = places(&scene.client.report(migration).await?);
             course = moving::follow(scene, migration, plan, &places).await?;
-            report = Some(migration);
+            Ok(migration)
         }
-    }
+    };
+    Ok(Moved {
+        k,
+        vms: way.vms,
+        course,
+        migration,
+    })
+}
+
+/// Committed as a whole, and every frame accounted for.
+async fn calm(scene: &Scene, moved: &Moved) -> Result<bool, Failure> {
+    let Ok(migration) = moved.migration else {
+        return Ok(false);
+    };
+    let report = scene.client.report(migration).await?;
+    let frames = sight(&report, &moved.course).frames;
+    Ok(report.outcome == Ending::Committed && frames == Counts::default())
+}
+
+/// Judges a round by its last move; `earlier` VMs changed their host before it.
+async fn last(
+    scene: &mut Scene,
+    plan: &RoundPlan,
+    moved: Moved,
+    earlier: usize,
+    begun: Instant,
+) -> Result<Told, Failure> {
+    let Moved {
+        k,
+        vms,
+        course,
+        migration,
+    } = moved;
+    let (report, refused) = match migration {
+        Ok(migration) => (Some(migration), None),
+        Err(reason) => (None, Some(reason)),
+    };
     let ended_by_themselves = ended_by_themselves(scene, &course);
     let shared = scene.shared();
     let dead = tokio::task::spawn_blocking(move || revive(&shared))
@@ -71,11 +129,10 @@ pub async fn run(scene: &mut Scene, plan: &RoundPlan) -> Result<Told, Failure> {
         (Some(report), None) => Ok(sight(report, &course)),
         (None, None) => Ok(MoveSight::default()),
     };
-    let vms: Vec<VmName> = scene.lab().state.vms.iter().map(|vm| vm.name.clone()).collect();
     let mut facts = Facts {
         struck: course.struck.clone(),
         moved,
-        vms,
+        vms: scene.lab().state.vms.iter().map(|vm| vm.name.clone()).collect(),
         started_again: Vec::new(),
         ended_by_themselves,
         seen: Sighting::default(),
@@ -86,7 +143,8 @@ pub async fn run(scene: &mut Scene, plan: &RoundPlan) -> Result<Told, Failure> {
         Ok(counts) => Account::Counted(counts),
         Err(failure) => Account::Missing(failure.message),
     };
-    let mut line = line(plan, k, &way, &course, &facts, begun.elapsed());
+    let mut line = line(plan, (k, vms), &course, &facts, begun.elapsed());
+    line.switchovers += earlier;
     if line.verdict == RoundVerdict::LostAndReported {
         start_lost(scene, &mut facts, &mut line).await?;
     }
@@ -234,7 +292,14 @@ fn gone(facts: &Facts) -> Vec<VmName> {
     facts.vms.iter().filter(|vm| !there(vm)).cloned().collect()
 }
 
-fn line(plan: &RoundPlan, k: usize, way: &Way, course: &Course, facts: &Facts, took: Duration) -> RoundLine {
+/// `k` VMs at a time of so many.
+fn line(
+    plan: &RoundPlan,
+    (k, vms): (usize, usize),
+    course: &Course,
+    facts: &Facts,
+    took: Duration,
+) -> RoundLine {
     let nothing = MoveSight::default();
     let moved = facts.moved.as_ref().unwrap_or(&nothing);
     let (verdict, violations, lost_vms) = match judge(facts) {
@@ -260,7 +325,7 @@ fn line(plan: &RoundPlan, k: usize, way: &Way, course: &Course, facts: &Facts, t
         seed: plan.seed,
         round: plan.round,
         k,
-        vms: way.vms,
+        vms,
         struck: struck_lines(course, moved),
         missed: course.missed.iter().copied().chain(missed).collect(),
         outcome: match &facts.moved {
