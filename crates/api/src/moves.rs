@@ -19,6 +19,10 @@ pub struct MoveOrder {
     /// k: VMs per batch; all in one where absent.
     #[serde(default)]
     pub batch: Option<usize>,
+    /// Batches are cut by what links and guests bear, and anew while the move runs; k is then the
+    /// most at once.
+    #[serde(default)]
+    pub adaptive: bool,
     /// Stop, copy, start.
     #[serde(default)]
     pub offline: bool,

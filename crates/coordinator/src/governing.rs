@@ -63,7 +63,19 @@ fn configured(mbit_s: u32) -> Option<BandRates> {
 impl Governing {
     /// Whether a move may begin.
     pub(crate) fn admit(&self, network: &Network, batches: &[Vec<MoveVm>]) -> Result<(), Short> {
-        self.reservations.check(network, &needs_of(network, batches))
+        self.reservations
+            .check(None, network, &needs_of(network, batches))
+    }
+
+    /// A move under way would go on in other batches: whether its links have what these need, which
+    /// is set aside for it then.
+    pub(crate) fn arranged(&mut self, id: MigrationId, network: &Network, batches: &[Vec<MoveVm>]) -> bool {
+        let needs = needs_of(network, batches);
+        let fits = self.reservations.check(Some(id), network, &needs).is_ok();
+        if fits {
+            self.reservations.hold(id, needs);
+        }
+        fits
     }
 
     /// A move begins, or is taken up from the journal.

@@ -176,6 +176,13 @@ fn recorded(entry: &JournalEntry) -> Vec<(WallMicros, Happening)> {
             let (batch, step) = (*batch, Step::SelectBatch);
             vec![(*at, put_off), (*at, Happening::StepEntered { batch, step })]
         }
+        JournalEntry::Rearranged { batch, batches, at } => {
+            let rearranged = Happening::Rearranged {
+                batches: batch + batches.len(),
+                batch_max: batches.iter().map(Vec::len).max().unwrap_or_default(),
+            };
+            vec![(*at, rearranged)]
+        }
         JournalEntry::Committed { batch, at, vms, .. } => {
             let batch = *batch;
             with_phases(vms, *at, Happening::Committed { batch })

@@ -5,6 +5,7 @@
 //! Pure: the coordinator feeds figures and the time, and sends the rates to the agents.
 #![forbid(unsafe_code)]
 
+mod cut;
 mod estimate;
 mod governor;
 pub mod limits;
@@ -14,6 +15,7 @@ mod reservations;
 mod share;
 mod stuck;
 
+pub use cut::{BatchSize, Candidate, cut};
 pub use estimate::{Estimate, Figures};
 pub use governor::{Batch, Governor, Stream};
 pub use network::{Link, Network, Uplink};

@@ -44,5 +44,18 @@ pub const STUCK_AFTER_PASSES: u64 = 2;
 /// Steps in which a guest is slowed down to the share that was named.
 pub const THROTTLE_STEPS: u8 = 5;
 
+/// VMs of the first batch of a move whose batches are cut by what they cost.
+pub const BATCH_FIRST: usize = 4;
+
+/// What the VMs of such a batch dirty takes at most this share of a link: the rest brings them
+/// over.
+pub const DIRTY_SHARE_MAX: f64 = 0.5;
+
+/// Blackouts of at most this share of what is allowed let the next batch be larger.
+pub const BLACKOUT_SHARE_SMALL: f64 = 0.5;
+
+/// So many times.
+pub const BATCH_GROWTH: usize = 2;
+
 /// Pause between two outlooks.
 pub const OUTLOOK_MS: Millis = Millis(1_000);

@@ -81,13 +81,21 @@ pub struct Reservations {
 }
 
 impl Reservations {
-    /// Whether a move could have what it needs.
-    pub fn check(&self, network: &Network, needs: &Needs) -> Result<(), Short> {
+    /// Whether a move could have what it needs. What it holds already is its own.
+    pub fn check(
+        &self,
+        migration: Option<MigrationId>,
+        network: &Network,
+        needs: &Needs,
+    ) -> Result<(), Short> {
         for (link, &needed) in needs {
             let Some(rates) = network.rates(link) else {
                 continue;
             };
-            let holders = || self.held.iter().filter(|(_, held)| held.contains_key(link));
+            let holders = || {
+                let others = self.held.iter().filter(|(id, _)| Some(**id) != migration);
+                others.filter(|(_, held)| held.contains_key(link))
+            };
             let taken: u64 = holders().map(|(_, held)| held[link]).sum();
             let free = rates.guaranteed.bits_per_s().saturating_sub(taken);
             if needed > free {
@@ -169,17 +177,17 @@ mod tests {
         let mut held = Reservations::default();
         let of = |rate| needs(&network, [&[flow("h1", "h2", rate)][..]]);
         held.hold(MigrationId(1), of(150));
-        let short = held.check(&network, &of(80)).unwrap_err();
+        let short = held.check(None, &network, &of(80)).unwrap_err();
         assert_eq!(short.link, Link::Up(host("h1")));
         assert_eq!((short.missing(), short.free), (30_000_000, 50_000_000));
         assert_eq!(
             (short.held_by.as_slice(), short.is_for_now()),
             (&[MigrationId(1)][..], true)
         );
-        assert!(!held.check(&network, &of(201)).unwrap_err().is_for_now());
-        held.check(&network, &of(50)).unwrap();
+        assert!(!held.check(None, &network, &of(201)).unwrap_err().is_for_now());
+        held.check(None, &network, &of(50)).unwrap();
         held.free(MigrationId(1));
-        held.check(&network, &of(80)).unwrap();
+        held.check(None, &network, &of(80)).unwrap();
         assert_eq!(held.held_of(&Link::Up(host("h1"))), 0);
     }
 
@@ -188,6 +196,6 @@ mod tests {
         let network = Network::default();
         let needs = needs(&network, [&[flow("h1", "h2", 100_000)][..]]);
         assert_eq!(needs, Needs::new());
-        Reservations::default().check(&network, &needs).unwrap();
+        Reservations::default().check(None, &network, &needs).unwrap();
     }
 }

@@ -68,11 +68,10 @@ pub const BRIDGE: &str = "br-ct";
 /// What a host may promise: as asked, or twice its share, so that half of the hosts can leave.
 pub fn capacity(options: &LabUp) -> Capacity {
     let share = u64::from(options.vms.div_ceil(options.hosts / 2));
+    let (_, largest) = options.memory_range();
     Capacity {
         vcpus: options.host_vcpus.unwrap_or(Vcpus(2 * share)),
-        memory: options
-            .host_memory
-            .unwrap_or(Mebibytes(2 * share * options.memory.0)),
+        memory: options.host_memory.unwrap_or(Mebibytes(2 * share * largest.0)),
     }
 }
 

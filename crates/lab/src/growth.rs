@@ -20,6 +20,8 @@ pub enum Way {
     Parallel,
     /// Transhume as it comes: the coordinator chooses k and sets each stream's rate.
     Governed,
+    /// The same with `--batch auto`: batches are cut by what links and guests bear.
+    Auto,
     /// Plain QEMU in a loop, one VM after the other.
     StockSerial,
     /// Plain QEMU, all VMs at once.
@@ -28,7 +30,7 @@ pub enum Way {
 
 impl Way {
     /// Transhume's.
-    pub const OURS: [Way; 3] = [Way::Serial, Way::Parallel, Way::Governed];
+    pub const OURS: [Way; 4] = [Way::Serial, Way::Parallel, Way::Governed, Way::Auto];
     /// The opponent's.
     pub const STOCK: [Way; 2] = [Way::StockSerial, Way::StockParallel];
 
@@ -38,6 +40,7 @@ impl Way {
             Way::Serial => "serial",
             Way::Parallel => "parallel",
             Way::Governed => "governed",
+            Way::Auto => "governed, k auto",
             Way::StockSerial => "stock serial",
             Way::StockParallel => "stock parallel",
         }
@@ -48,6 +51,7 @@ impl Way {
             Way::Serial => "#4878a8",
             Way::Parallel => "#8a6bb1",
             Way::Governed => "#2f6f4f",
+            Way::Auto => "#5aa37a",
             Way::StockSerial => "#b0413e",
             Way::StockParallel => "#c98a3c",
         }
@@ -75,6 +79,9 @@ pub struct ClusterMove {
     pub seconds: f64,
     /// The longest that a guest stood still.
     pub blackout_ms_worst: f64,
+    /// From the first VM of a batch that was ready to the last, as a share of the time of the last:
+    /// the largest of all batches with more than one VM. Stock QEMU waits for nobody.
+    pub ready_spread: Option<f64>,
     /// Messages sent around the move that never came, by the guests' own account.
     pub lost: u64,
     /// Messages that came twice.
@@ -86,12 +93,12 @@ pub struct ClusterMove {
 /// One line per move, with a header.
 pub fn csv(moves: &[ClusterMove]) -> String {
     let mut text =
-        "vms,memory_mib,mover,k,repetition,seconds,blackout_ms_worst,lost,duplicated,reordered\n".to_owned();
+        "vms,memory_mib,mover,k,repetition,seconds,blackout_ms_worst,ready_spread,lost,duplicated,reordered\n".to_owned();
     for row in moves {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "{},{},{},{},{},{:.3},{:.3},{},{},{}",
+            "{},{},{},{},{},{:.3},{:.3},{},{},{},{}",
             row.vms,
             row.memory_mib.0,
             row.way.name(),
@@ -99,6 +106,8 @@ pub fn csv(moves: &[ClusterMove]) -> String {
             row.repetition,
             row.seconds,
             row.blackout_ms_worst,
+            row.ready_spread
+                .map_or(String::new(), |spread| format!("{spread:.3}")),
             row.lost,
             row.duplicated,
             row.reordered
@@ -185,6 +194,7 @@ mod tests {
             repetition,
             seconds,
             blackout_ms_worst: 30.25,
+            ready_spread: None,
             lost: 0,
             duplicated: 0,
             reordered: 0,
@@ -236,7 +246,7 @@ mod tests {
         let text = csv(&[row(5, 96, Way::StockParallel, 2, 7.5)]);
         assert_eq!(
             text.lines().nth(1),
-            Some("5,96,stock parallel,1,2,7.500,30.250,0,0,0")
+            Some("5,96,stock parallel,1,2,7.500,30.250,,0,0,0")
         );
     }
 }

@@ -30,6 +30,8 @@ pub struct LabUp {
     pub staying: u16,
     /// Memory of each VM.
     pub memory: Mebibytes,
+    /// Memory of the VMs in turn, where they are not alike; all have `memory` where it is empty.
+    pub memory_in_turn: Vec<Mebibytes>,
     /// What a host may promise; enough for twice its share of the VMs where absent.
     pub host_vcpus: Option<Vcpus>,
     /// Likewise for memory.
@@ -84,6 +86,7 @@ impl Default for LabUp {
             vms: 4,
             staying: 0,
             memory: Mebibytes(96),
+            memory_in_turn: Vec::new(),
             host_vcpus: None,
             host_memory: None,
             circuits: Circuits::Separate,
@@ -109,6 +112,22 @@ impl Default for LabUp {
 }
 
 impl LabUp {
+    /// Memory of the VM with this index, from 0.
+    pub fn memory_of(&self, index: u16) -> Mebibytes {
+        let mut in_turn = self.memory_in_turn.iter().cycle();
+        in_turn.nth(usize::from(index)).copied().unwrap_or(self.memory)
+    }
+
+    /// Of the smallest and the largest VM.
+    pub fn memory_range(&self) -> (Mebibytes, Mebibytes) {
+        let least = self.memory_in_turn.iter().min();
+        let most = self.memory_in_turn.iter().max();
+        (
+            least.copied().unwrap_or(self.memory),
+            most.copied().unwrap_or(self.memory),
+        )
+    }
+
     /// Refuses what cannot be built, before anything is.
     pub fn check(&self) -> Result<(), LabError> {
         let refuse = |option, reason: String| Err(LabError::Option { option, reason });

@@ -75,7 +75,7 @@ pub async fn infrastructure(options: &LabUp) -> Result<(Lab, Image), LabError> {
         Path::new(image::CACHE),
         initrd,
         &additions,
-        options.memory,
+        options.memory_range().0,
         &options.progress,
     )
     .await?;

@@ -79,6 +79,13 @@ pub enum Happening {
         /// Its new batch, from 1.
         batch: usize,
     },
+    /// Batches that are to come are cut anew, by what has been measured since.
+    Rearranged {
+        /// Batches of the move in all, by now.
+        batches: usize,
+        /// VMs of the largest that is to come.
+        batch_max: usize,
+    },
     /// An agent refused an order.
     Refused {
         /// The host.

@@ -155,6 +155,9 @@ pub struct VmReport {
     pub buffer_peak_bytes: u64,
     /// The page stream.
     pub pages: PageProgress,
+    /// From the beginning of its pre-copy until it was ready to be switched over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_ms: Option<f64>,
     /// Time in each phase.
     pub phases: Vec<PhaseTime>,
     /// What was expected before the move, with what was measured; `None` where no forecast was

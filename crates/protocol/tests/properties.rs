@@ -7,7 +7,7 @@ mod support;
 
 use proptest::prelude::*;
 use support::{Hand, answer, host, request, vm};
-use transhume_model::{Epoch, OrderId, WallMicros};
+use transhume_model::{Epoch, OrderId, VmName, WallMicros};
 use transhume_protocol::message::{
     Command, Fault, FaultKind, GuestState, Mode, Order, OrderKind, Outcome, RefusalKind, Report,
 };
@@ -74,6 +74,11 @@ enum Move {
     /// The same, by an agent whose guest is paused, or whose VM is gone.
     AnswerBadlyNth(usize),
     Anything(Box<Input>),
+    /// What is to come goes in batches of so many, maybe the last first.
+    CutAnew {
+        k: usize,
+        turned: bool,
+    },
     Wait(u64),
     Restart,
 }
@@ -103,6 +108,7 @@ fn any_move() -> impl Strategy<Value = Move> {
             most_mbit_s: None,
         },
     });
+    let arranged = (1usize..=3, any::<bool>()).prop_map(|(k, turned)| Move::CutAnew { k, turned });
     let said = (any_host(), report()).prop_map(|(host, report)| Input::Report { host, report });
     prop_oneof![
         600 => any::<usize>().prop_map(Move::AnswerNth),
@@ -112,6 +118,7 @@ fn any_move() -> impl Strategy<Value = Move> {
         1 => timer.prop_map(anything),
         1 => lost.prop_map(anything),
         2 => stuck.prop_map(anything),
+        2 => arranged,
         4 => back.prop_map(anything),
         1 => (0u64..100_000).prop_map(Move::Wait),
         1 => Just(Move::Restart),
@@ -166,6 +173,14 @@ fn play(hand: &mut Hand, moved: Move) {
         Move::Anything(input) => {
             // Illegal is fine; a panic is not.
             let _named_error = hand.give(*input);
+        }
+        Move::CutAnew { k, turned } => {
+            let mut vms: Vec<VmName> = hand.to_come().concat();
+            if turned {
+                vms.reverse();
+            }
+            let batches = vms.chunks(k).map(<[VmName]>::to_vec).collect();
+            let _fixed = hand.give(Input::Arrange { batches });
         }
         Move::Wait(ms) => hand.wait(ms),
         Move::Restart if !hand.done => hand.restart(hand.machine.epoch_last().0 + 1),
@@ -253,9 +268,11 @@ proptest! {
     fn no_sequence_of_inputs_breaks_the_machine(
         off in prop::collection::vec(prop::bool::weighted(0.2), 2 * K),
         converge in prop::sample::select(vec![Converge::Wait, Converge::Shrink, Converge::Shrink, Converge::Stop]),
+        adaptive in any::<bool>(),
         moves in prop::collection::vec(any_move(), 1..250),
     ) {
         let mut request = request(2 * K, K, Mode::Live);
+        request.batch_max = adaptive.then_some(2 * K);
         let vms = request.batches.iter_mut().flatten();
         vms.zip(off).for_each(|(vm, off)| vm.powered_off = off);
         request.converge = converge;
@@ -289,10 +306,15 @@ proptest! {
     }
 }
 
-/// A move of two batches, a VM of the first lost, the second rolled back, cancelled and recovered
-/// on the way: every kind of entry.
+/// A move of two batches that become three, a VM of the first lost, the second rolled back,
+/// cancelled and recovered on the way: every kind of entry.
 fn full_journal() -> Vec<JournalEntry> {
-    let mut hand = Hand::begin(3, 2);
+    let mut hand = Hand::begin_with(MoveRequest {
+        batch_max: Some(4),
+        ..request(4, 2, Mode::Live)
+    });
+    let batches = vec![vec![vm(3)], vec![vm(4)]];
+    hand.give(Input::Arrange { batches }).unwrap();
     hand.up_to(2, "Activate");
     hand.restart(5);
     ["s1", "t1", "s2", "t2"]
@@ -354,7 +376,7 @@ fn every_kind_of_entry_survives_its_encoding() {
         .for_each(|kind| kind.truncate(kind.find([' ', '{']).unwrap()));
     kinds.sort();
     kinds.dedup();
-    assert_eq!(kinds.len(), 13, "a kind of entry is missing here: {kinds:?}");
+    assert_eq!(kinds.len(), 14, "a kind of entry is missing here: {kinds:?}");
 }
 
 /// The journal as each version wrote it, kept in `testdata`: every later version must read it.
@@ -433,6 +455,6 @@ fn a_newer_journal_is_refused_by_name() {
     let error = Migration::recover(Hand::begin(1, 1).now, &[entry], Epoch(9)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the journal of the move has version 4, this program knows up to 3"
+        "the journal of the move has version 5, this program knows up to 4"
     );
 }

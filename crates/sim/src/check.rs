@@ -1,11 +1,11 @@
 //! What must hold: after every event for the VM it was about, and for all at the end.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use transhume_model::{HostName, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::{Command, Order, VmRole};
-use transhume_protocol::migration::{Illegal, JournalEntry, MoveRequest, RecoverError};
+use transhume_protocol::migration::{Illegal, JournalEntry, RecoverError};
 use transhume_protocol::report::{Ending, MigrationReport};
 
 /// A promise that was broken.
@@ -174,7 +174,7 @@ pub(crate) fn check_sent(journal: &[JournalEntry], order: &Order) -> Result<(), 
 
 /// Steps, phases, decisions and the end are told once in a coordinator's life.
 pub(crate) fn check_told(events: &[Happening]) -> Result<(), Violation> {
-    let mut told = BTreeSet::new();
+    let mut told: BTreeMap<String, &Happening> = BTreeMap::new();
     for event in events {
         let once = matches!(
             event,
@@ -185,20 +185,33 @@ pub(crate) fn check_told(events: &[Happening]) -> Result<(), Violation> {
                 | Happening::Committed { .. }
                 | Happening::Ended { .. }
         );
+        // The batch begins anew.
+        if let Happening::PutOff { .. } = event {
+            told.retain(|_, event| !is_of_batch(event));
+        }
         if !once {
             continue;
         }
-        let event = format!("{event:?}");
-        if !told.insert(event.clone()) {
-            return Err(Violation::ToldTwice { event });
+        let text = format!("{event:?}");
+        if told.insert(text.clone(), event).is_some() {
+            return Err(Violation::ToldTwice { event: text });
         }
     }
     Ok(())
 }
 
-pub(crate) fn check_batches(request: &MoveRequest, report: &MigrationReport) -> Result<(), Violation> {
+/// What is told again where a batch begins anew.
+fn is_of_batch(event: &Happening) -> bool {
+    matches!(
+        event,
+        Happening::StepEntered { .. } | Happening::PhaseEntered { .. } | Happening::RollingBack { .. }
+    )
+}
+
+pub(crate) fn check_batches(report: &MigrationReport) -> Result<(), Violation> {
     let mut committed = 0;
-    for batch in 1..=request.batches.len() {
+    let batches = report.vms.iter().map(|vm| vm.batch).max().unwrap_or_default();
+    for batch in 1..=batches {
         let mut vms = report
             .vms
             .iter()
@@ -211,8 +224,8 @@ pub(crate) fn check_batches(request: &MoveRequest, report: &MigrationReport) -> 
         committed += usize::from(moved);
     }
     let fits = match report.outcome {
-        Ending::Committed | Ending::CommittedWithLoss => committed == request.batches.len(),
-        Ending::PartlyCommitted => (1..request.batches.len()).contains(&committed),
+        Ending::Committed | Ending::CommittedWithLoss => committed == batches,
+        Ending::PartlyCommitted => (1..batches).contains(&committed),
         Ending::RolledBack | Ending::Refused => committed == 0,
         Ending::Running => true,
     };

@@ -150,13 +150,17 @@ pub enum Mischief {
     TunnelBreaks,
     /// The user cancels.
     Cancelled,
+    /// The coordinator's driver finds that a VM does not get ready.
+    GetsStuck,
+    /// The coordinator's driver cuts what is to come anew.
+    CutAnew,
     /// A host dies for good.
     HostDies,
 }
 
 impl Mischief {
     /// All but the loss of a host.
-    pub const CURABLE: [Mischief; 15] = [
+    pub const CURABLE: [Mischief; 17] = [
         Mischief::AgentDies,
         Mischief::CoordinatorDies,
         Mischief::QemuDies,
@@ -172,6 +176,8 @@ impl Mischief {
         Mischief::StreamBreaks,
         Mischief::TunnelBreaks,
         Mischief::Cancelled,
+        Mischief::GetsStuck,
+        Mischief::CutAnew,
     ];
 }
 

@@ -43,6 +43,10 @@ pub struct Scenario {
     pub targets: usize,
     /// Live or offline.
     pub mode: Mode,
+    /// What becomes of a VM that does not get ready.
+    pub converge: Converge,
+    /// Whether batches that are to come may be cut anew, with so many VMs at most.
+    pub batch_max: Option<usize>,
     /// What the guests do, one after the other and again from the first.
     pub guests: Vec<GuestKind>,
     /// Longest pause between two frames for one VM while it is being switched over.
@@ -63,6 +67,8 @@ impl Scenario {
             sources: 2,
             targets: 2,
             mode: Mode::Live,
+            converge: Converge::Wait,
+            batch_max: None,
             guests: vec![GuestKind::Healthy],
             frame_gap_micros_max: 3_000,
             faults: Vec::new(),
@@ -82,6 +88,8 @@ impl Scenario {
             mode: if offline { Mode::Offline } else { Mode::Live },
             sources: random.between(1, vms.min(2) as u64) as usize,
             targets: random.between(1, vms.min(2) as u64) as usize,
+            converge: *random.pick(&[Converge::Wait, Converge::Shrink, Converge::Stop]),
+            batch_max: random.happens(500_000).then_some(vms),
             guests: guests(&mut random),
             weather: weather(&mut random),
             ..Scenario::calm(seed, vms, batch)
@@ -106,6 +114,7 @@ impl Scenario {
             .map(|index| MoveVm {
                 powered_off: self.guest(index) == GuestKind::Off,
                 need: None,
+                round: index / (2 * self.batch),
                 spec: spec(index),
                 source: host("s", index % self.sources),
                 target: host("t", index % self.targets),
@@ -121,7 +130,8 @@ impl Scenario {
             batches: vms.chunks(self.batch).map(<[MoveVm]>::to_vec).collect(),
             limits: Limits::default(),
             duration_ms_max: None,
-            converge: Converge::Wait,
+            converge: self.converge,
+            batch_max: self.batch_max,
             forecast: None,
         }
     }

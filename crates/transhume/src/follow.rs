@@ -134,6 +134,9 @@ fn line(event: &Event) -> Option<String> {
         Happening::PutOff { vm, batch } => {
             format!("the batch begins again without VM {vm}, which goes last, in batch {batch}")
         }
+        Happening::Rearranged { batches, batch_max } => {
+            format!("what is to come is cut anew: {batches} batches in all, of {batch_max} VMs at most")
+        }
         Happening::PhaseEntered { .. }
         | Happening::Progress { .. }
         | Happening::Outlook { .. }

@@ -9,6 +9,7 @@ use transhume_lab::drawing::Drawing;
 use transhume_lab::{Figures, VmFigures};
 use transhume_protocol::report::{Ending, MigrationReport};
 
+use crate::args::Batches;
 use crate::clusters::cluster_name;
 use crate::failure::{Failure, Kind};
 use crate::follow::{self, Interrupts};
@@ -75,12 +76,13 @@ pub async fn move_once(
     client: &Client,
     from: &[&str],
     to: &[&str],
-    batch: Option<usize>,
+    batch: Option<Batches>,
 ) -> Result<MigrationReport, Failure> {
     let order = MoveOrder {
         from: from.iter().map(ToString::to_string).collect(),
         to: to.iter().map(ToString::to_string).collect(),
-        batch,
+        batch: batch.and_then(Batches::at_most),
+        adaptive: matches!(batch, Some(Batches::Auto { .. })),
         ..MoveOrder::default()
     };
     let cluster = cluster_name("lab")?;

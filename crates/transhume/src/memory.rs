@@ -16,7 +16,7 @@ use transhume_protocol::message::PageClasses;
 use transhume_protocol::report::VmReport;
 use transhume_protocol::step::Phase;
 
-use crate::args::{LinkSpeed, Load, MemoryArgs};
+use crate::args::{Batches, LinkSpeed, Load, MemoryArgs};
 use crate::client;
 use crate::failure::{Failure, Kind};
 use crate::follow::Interrupts;
@@ -220,7 +220,14 @@ async fn ours(
         (OURS_AGAIN, first + 1, ["h2"], ["h1"]),
     ] {
         let before = Meter::read(&lab)?;
-        let report = move_once(ctrl_c, &client, &from, &to, Some(usize::from(case.vms))).await?;
+        let report = move_once(
+            ctrl_c,
+            &client,
+            &from,
+            &to,
+            Some(Batches::Of(usize::from(case.vms))),
+        )
+        .await?;
         let cost = Meter::read(&lab)?.since(&before);
         let seconds = report.vms.iter().map(copying_ms).fold(0.0, f64::max) / 1e3;
         rows.push(Row {

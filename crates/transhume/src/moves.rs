@@ -7,7 +7,7 @@ use transhume_api::{Client, ClientError, MoveOrder, TOO_SLOW};
 use transhume_model::{ClusterName, MigrationId};
 use transhume_protocol::report::{Ending, MigrationReport};
 
-use crate::args::{How, MoveArgs, PlanArgs};
+use crate::args::{Batches, How, MoveArgs, PlanArgs};
 use crate::clusters::cluster_name;
 use crate::failure::{Failure, Kind};
 use crate::follow;
@@ -26,7 +26,8 @@ fn order(from: Vec<String>, to: Vec<String>, how: &How) -> MoveOrder {
     MoveOrder {
         from,
         to,
-        batch: how.batch,
+        batch: how.batch.and_then(Batches::at_most),
+        adaptive: matches!(how.batch, Some(Batches::Auto { .. })),
         offline: how.offline,
         blackout_ms_max: how.max_blackout.map(|time| time.as_millis() as u64),
         duration_ms_max: how.max_time.map(|time| time.as_millis() as u64),

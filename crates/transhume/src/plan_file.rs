@@ -12,7 +12,7 @@ use transhume_planner::report::{Answer, Interval, Plan};
 use transhume_planner::words::{listed, some};
 use transhume_planner::{Go, Options, PlanError, plan_while, svg};
 
-use crate::args::PlanArgs;
+use crate::args::{Batches, PlanArgs};
 use crate::failure::{Failure, Kind};
 use crate::moves::print_json;
 use crate::table::Table;
@@ -21,7 +21,7 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
     let input = read(file)?;
     let options = Options {
         strategy: args.how.strategy.into(),
-        k: args.how.batch,
+        k: args.how.batch.and_then(Batches::at_most),
         blackout_ms_max: args
             .how
             .max_blackout

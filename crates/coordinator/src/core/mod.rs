@@ -16,9 +16,11 @@ use transhume_protocol::event::Happening;
 use transhume_protocol::message::{BandsChange, Command, Order, OrderKind, Outcome, Report};
 use transhume_protocol::migration::{Input, JournalEntry, Now, OrderIds, Ready, RecoverError};
 
+mod arranging;
 mod plans;
 mod requests;
 
+use crate::arranging::{Arranging, moments};
 use crate::clock::Estimate;
 use crate::config::Config;
 use crate::effects;
@@ -59,6 +61,7 @@ pub(crate) struct Core {
     jobs: Jobs,
     surveys: Surveys,
     governing: Governing,
+    arranging: Arranging,
     /// Orders that wait for bandwidth, the first first.
     waiting: Vec<(Box<Waiting>, Reply<Accepted>)>,
     metrics: Metrics,
@@ -80,6 +83,7 @@ impl Core {
             jobs: Jobs::default(),
             surveys: Surveys::new(),
             governing: Governing::default(),
+            arranging: Arranging::default(),
             waiting: Vec::new(),
             metrics,
             started: Instant::now(),
@@ -217,6 +221,7 @@ impl Core {
             if let Some(order) = report.order {
                 self.surveys.answered(order, &state);
             }
+            self.arranging.measured(&state.dirty);
             if let Some(change) = self.hosts.reported(&host, *state) {
                 self.tell_of_bands(&host, &change);
             }
@@ -275,7 +280,13 @@ impl Core {
     /// Gives a move one input and does what it wants done.
     fn feed(&mut self, id: MigrationId, input: Input) -> Result<(), CoreError> {
         match self.moves.handle(self.now(), id, input) {
-            Some(ready) => self.carry_out(id, ready),
+            Some(ready) => {
+                let moments = moments(&ready.events);
+                self.carry_out(id, ready)?;
+                moments
+                    .into_iter()
+                    .try_for_each(|moment| self.think_ahead(id, moment))
+            }
             None => Ok(()),
         }
     }
@@ -310,6 +321,7 @@ impl Core {
         };
         if self.moves.progressed(self.now(), id, progress) {
             self.governing.over(id);
+            self.arranging.over(id);
             self.try_waiting();
             if let Some(report) = self.moves.over(id) {
                 self.metrics.ended(report);
@@ -325,6 +337,7 @@ impl Core {
         let network = network(&self.hosts, &self.config);
         if let Some(migration) = self.moves.running(id) {
             self.governing.begun(self.now().mono, &network, migration);
+            self.arranging.begun(migration);
         }
     }
 

@@ -135,6 +135,7 @@ impl Core {
             },
             duration_ms_max: scene.duration_max,
             converge: scene.converge,
+            batch_max: plan.batch_max,
             forecast: Some(plan.view.forecast),
         };
         request.epoch = self.store.new_epochs(request.epochs())?;

@@ -93,6 +93,7 @@ impl Metrics {
             | Happening::Progress { .. }
             | Happening::Outlook { .. }
             | Happening::PutOff { .. }
+            | Happening::Rearranged { .. }
             | Happening::AgentLost { .. }
             | Happening::AgentBack { .. }
             | Happening::Bands { .. }

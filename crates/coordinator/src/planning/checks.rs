@@ -7,14 +7,16 @@ use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::message::{HostState, QemuState};
 use transhume_protocol::migration::{Converge, MoveVm};
 
-use super::forecasts;
 use super::scene::{Scene, list};
+use super::{auto, forecasts};
 use crate::error::Refused;
 
 /// A move that can be begun.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) batches: Vec<Vec<MoveVm>>,
+    /// See [`transhume_protocol::migration::MoveRequest::batch_max`].
+    pub(crate) batch_max: Option<usize>,
     pub(crate) view: PlanView,
 }
 
@@ -38,7 +40,11 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     }
     let placement = choose(scene)?;
     let moves = placement.moves.iter().filter(|planned| !planned.stays()).count();
-    let k = scene.batch.unwrap_or(moves);
+    // Rounds of a move whose batches are cut later are as large as capacity allows.
+    let k = match scene.adaptive {
+        true if scene.batch != Some(0) => moves,
+        _ => scene.batch.unwrap_or(moves),
+    };
     if moves == 0 && scene.batch != Some(0) {
         return Err(Refused::bad(
             "nothing-to-move",
@@ -53,23 +59,30 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     let chosen = batches(&placement, k).map_err(batch_refused)?;
     let rounds: Vec<Vec<MoveVm>> = chosen
         .iter()
-        .map(|round| {
-            round
-                .moves
-                .iter()
-                .map(|planned| move_vm(scene, planned))
-                .collect()
+        .zip(0..)
+        .map(|(round, number)| {
+            let moves = round.moves.iter();
+            moves.map(|planned| move_vm(scene, planned, number)).collect()
         })
         .collect();
     for vm in rounds.iter().flatten() {
         compatible(scene, vm)?;
     }
+    let batch_max = scene.adaptive.then(|| scene.batch.unwrap_or(moves).min(moves));
+    let (batches, forecast) = match batch_max {
+        Some(max) => auto::batches(scene, &rounds, &chosen, max)?,
+        None => {
+            let forecast = forecasts::make(scene, &chosen)?;
+            (rounds, forecast)
+        }
+    };
     let view = PlanView {
-        forecast: forecasts::make(scene, &chosen)?,
-        ..view(&scene.cluster.name, k, &placement, &rounds)
+        forecast,
+        ..view(&scene.cluster.name, &placement, &batches)
     };
     Ok(Plan {
-        batches: rounds,
+        batches,
+        batch_max,
         view,
     })
 }
@@ -94,7 +107,7 @@ fn present(scene: &Scene, vm: &PlacedVm) -> Result<(), Refused> {
     ))
 }
 
-fn move_vm(scene: &Scene, planned: &Move) -> MoveVm {
+fn move_vm(scene: &Scene, planned: &Move, round: usize) -> MoveVm {
     let mut leaving = scene.leaving();
     let placed = leaving.find(|placed| placed.spec.name == planned.vm);
     let placed = placed.expect("the planner places what it was asked to place");
@@ -104,6 +117,8 @@ fn move_vm(scene: &Scene, planned: &Move) -> MoveVm {
         target: planned.target.clone(),
         powered_off: scene.is_off(placed),
         need: forecasts::need(scene, placed),
+        // Batches that stay as they are have none.
+        round: if scene.adaptive { round } else { 0 },
     }
 }
 
@@ -236,7 +251,7 @@ fn compatible(scene: &Scene, vm: &MoveVm) -> Result<(), Refused> {
     Ok(())
 }
 
-fn view(cluster: &ClusterName, k: usize, placement: &Placement, rounds: &[Vec<MoveVm>]) -> PlanView {
+fn view(cluster: &ClusterName, placement: &Placement, rounds: &[Vec<MoveVm>]) -> PlanView {
     let moves = rounds.iter().zip(1..).flat_map(|(round, batch)| {
         round.iter().map(move |vm| PlannedMove {
             vm: vm.spec.name.clone(),
@@ -248,7 +263,7 @@ fn view(cluster: &ClusterName, k: usize, placement: &Placement, rounds: &[Vec<Mo
     let stay = placement.moves.iter().filter(|planned| planned.stays());
     PlanView {
         cluster: cluster.clone(),
-        batch: k,
+        batch: rounds.iter().map(Vec::len).max().unwrap_or_default(),
         hosts_used: placement.hosts_used,
         hosts_min: placement.hosts_min,
         moves: moves.collect(),

@@ -6,6 +6,7 @@
 //!
 //! [`plan`] works on its [`Scene`] alone, and may take its time on another thread.
 
+mod auto;
 mod checks;
 mod forecasts;
 mod lessons;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_api::MoveOrder;
+use transhume_governor::Network;
 use transhume_model::{BandRates, ClusterSpec, HostName, Millis, PlacedVm, VmName};
 use transhume_planner::Strategy;
 use transhume_protocol::message::{DIRTY_RATE_MS_MAX, HostState, Mode, Stranded, VmState};
@@ -27,6 +28,10 @@ pub(crate) struct Scene {
     pub(crate) to: Vec<HostName>,
     /// k; all VMs that move where absent.
     pub(crate) batch: Option<usize>,
+    /// Batches are cut by what links and guests bear; k is the most at once.
+    pub(crate) adaptive: bool,
+    /// What page streams have of the links.
+    pub(crate) network: Network,
     /// Live or offline.
     pub(crate) mode: Mode,
     /// Budget for the predicted blackout.
@@ -130,6 +135,8 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
         from: named(hosts, "from", &order.from)?,
         to: named(hosts, "to", &order.to)?,
         batch: order.batch,
+        adaptive: order.adaptive,
+        network: governing::network(hosts, config),
         mode: mode_of(order),
         blackout_max: blackout_max.unwrap_or(config.limits.blackout_ms_max),
         duration_max: order.duration_ms_max.map(Millis),

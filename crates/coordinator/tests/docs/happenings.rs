@@ -53,6 +53,10 @@ pub fn all() -> impl Iterator<Item = Happening> {
             vm: vm.clone(),
             batch: 2,
         },
+        Happening::Rearranged {
+            batches: 4,
+            batch_max: 8,
+        },
         Happening::Refused {
             host: host.clone(),
             vm: vm.clone(),

@@ -52,6 +52,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
                 from: vec!["h1".into()],
                 to: vec!["h2".into()],
                 batch: Some(2),
+                adaptive: true,
                 offline: true,
                 blackout_ms_max: None,
                 duration_ms_max: Some(600_000),
@@ -381,6 +382,7 @@ fn report(outcome: Ending) -> MigrationReport {
         old_path: Some(OldPath::Marker),
         buffer_peak_bytes: 4096,
         pages: PageProgress::default(),
+        ready_ms: Some(1_250.5),
         phases: Phase::ALL.map(|phase| PhaseTime { phase, ms: 1.5 }).to_vec(),
         forecast: Some(vm_comparison(Some(2.0))),
     };

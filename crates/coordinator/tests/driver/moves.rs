@@ -107,6 +107,55 @@ async fn batches_go_one_after_the_other() {
     site.assert_runs(&AFTER);
 }
 
+/// Twelve VMs of which nothing is known go by four at first; what the first four cost lets the
+/// other eight go at once.
+#[tokio::test]
+async fn batches_that_are_left_to_the_coordinator_follow_what_they_cost() {
+    let names: Vec<String> = (1..=12).map(|number| format!("vm{number}")).collect();
+    let vms: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "h1")).collect();
+    let site = Site::new(&[("h1", 12), ("h2", 12)]).await.with_lab(&vms).await;
+    let mut order = order(&["h1"], &["h2"]);
+    order["adaptive"] = json!(true);
+    order["blackout_ms_max"] = json!(60_000);
+    let plan: PlanView = site.post("/v1/clusters/lab/plan", &order).await.is();
+    assert_eq!((plan.batch, plan.moves.last().unwrap().batch), (4, 3));
+    let migration = site.migrate(&order).await;
+    let events = site.events(migration, 0).await;
+    let of = |name: &str| {
+        events
+            .iter()
+            .filter(|event| event["what"]["event"] == name)
+            .collect::<Vec<_>>()
+    };
+    let cut = of("rearranged");
+    assert_eq!(cut.len(), 1);
+    assert_eq!(
+        (&cut[0]["what"]["batches"], &cut[0]["what"]["batch_max"]),
+        (&json!(2), &json!(8))
+    );
+    assert_eq!(of("committed").len(), 2);
+    let report = site.ended(migration).await;
+    assert_eq!(report.outcome, Ending::Committed);
+    let first = report.vms.iter().filter(|vm| vm.batch == 1).count();
+    assert_eq!((first, report.batch), (4, 8));
+}
+
+#[tokio::test]
+async fn at_most_so_many_go_at_once_where_it_is_said() {
+    let vms = ["vm1", "vm2", "vm3", "vm4", "vm5", "vm6"].map(|name| (name, "h1"));
+    let site = Site::new(&[("h1", 12), ("h2", 12)]).await.with_lab(&vms).await;
+    let mut order = order(&["h1"], &["h2"]);
+    order["adaptive"] = json!(true);
+    order["batch"] = json!(0);
+    site.post("/v1/clusters/lab/plan", &order)
+        .await
+        .refused(422, "bad-batch");
+    order["batch"] = json!(2);
+    let migration = site.migrate(&order).await;
+    let report = site.ended(migration).await;
+    assert_eq!((report.outcome, report.batch), (Ending::Committed, 2));
+}
+
 #[tokio::test]
 async fn offline_the_cluster_moves_too() {
     let site = lab().await;

@@ -322,7 +322,7 @@ fn cluster(
             spec: VmSpec {
                 cluster: name.clone(),
                 vcpus: Vcpus(1),
-                memory: options.memory,
+                memory: options.memory_of(index),
                 machine: None,
                 nics: vec![NicSpec {
                     mac: vm_mac(index),

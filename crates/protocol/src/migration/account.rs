@@ -40,7 +40,13 @@ impl Migration {
             from: self.request.from.clone(),
             to: self.request.to.clone(),
             used: used(&vms, outcome),
-            batch: self.request.batches[0].len(),
+            batch: self
+                .request
+                .batches
+                .iter()
+                .map(Vec::len)
+                .max()
+                .unwrap_or_default(),
             started_at: self.begun_at,
             duration_ms,
             frames: vms.iter().filter_map(|vm| vm.frames).sum(),
@@ -80,6 +86,7 @@ impl Migration {
             old_path: source.old_path,
             buffer_peak_bytes: source.peak.max(target.peak).0,
             pages: vm.so_far.pages,
+            ready_ms: ready_ms(vm),
             phases: phase_times(vm, now),
             forecast: forecast.map(|forecast| comparison(vm, &silence, forecast)),
             clocks: silence.contradiction,
@@ -92,6 +99,14 @@ impl Migration {
             hint: trouble::start_again(&self.request.cluster, vm.name()),
         }
     }
+}
+
+/// From the beginning of its pre-copy.
+fn ready_ms(vm: &Vm) -> Option<f64> {
+    let mut entered = vm.so_far.entered.iter();
+    let (_, begun) = entered.rfind(|(phase, _)| *phase == Phase::PreCopy)?;
+    let ready = vm.so_far.ready_at?;
+    Some(ready.saturating_sub(*begun).0 as f64 / 1e3)
 }
 
 /// What a VM's guest does, as far as the journal knows.

@@ -114,6 +114,7 @@ impl Migration {
             Outcome::Converged(pages) => {
                 vm.set_started(OrderKind::PreCopy);
                 vm.so_far.pages = pages;
+                vm.so_far.ready_at.get_or_insert(at);
             }
             Outcome::TargetBufferOpen { tunnels } => vm.tunnels = tunnels,
             Outcome::Captured { times, guest } => {

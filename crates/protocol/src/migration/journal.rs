@@ -12,7 +12,7 @@ use crate::report::{MigrationReport, Trouble};
 use crate::step::Phase;
 
 /// Version of the entries. Fields may be added with a default; anything else is a new version.
-pub const JOURNAL_VERSION: u16 = 3;
+pub const JOURNAL_VERSION: u16 = 4;
 
 /// One entry of a move's journal. Entries of one move are kept in order; the journal adds nothing
 /// of its own.
@@ -65,6 +65,15 @@ pub enum JournalEntry {
         into: usize,
         /// Epoch of the batch's new beginning.
         epoch: Epoch,
+        /// When.
+        at: WallMicros,
+    },
+    /// Batches that were to come are cut anew.
+    Rearranged {
+        /// The batch under way, from 1.
+        batch: usize,
+        /// The VMs of each batch behind the one under way.
+        batches: Vec<Vec<VmName>>,
         /// When.
         at: WallMicros,
     },
@@ -169,6 +178,9 @@ pub struct VmSoFar {
     pub loaded_at: Option<WallMicros>,
     /// Its page stream.
     pub pages: PageProgress,
+    /// When its predicted blackout was within its budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<WallMicros>,
     /// When it entered each phase so far, by the coordinator's clock, in order.
     pub entered: Vec<(Phase, WallMicros)>,
     /// When step 5 was ordered, by the coordinator's clock: it cannot have been stopped earlier.
@@ -192,6 +204,7 @@ impl VmSoFar {
             copy: None,
             loaded_at: None,
             pages: PageProgress::default(),
+            ready_at: None,
             entered: Vec::new(),
             capture_sent_at: None,
             source_clock: ClockUse::default(),

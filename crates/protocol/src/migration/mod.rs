@@ -26,6 +26,7 @@
 mod account;
 mod advance;
 mod answer;
+mod arrange;
 mod clock;
 mod course;
 mod journal;
@@ -182,6 +183,7 @@ impl Migration {
                 },
             )?,
             Input::Stuck { vm, rates } => self.vm_stuck(now, &vm, rates, &mut ready),
+            Input::Arrange { batches } => self.arrange(now, batches, &mut ready)?,
             Input::Cancel => self.cancel(now, &mut ready),
         };
         self.advance(now, was, news, &mut ready);

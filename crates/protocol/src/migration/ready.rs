@@ -65,6 +65,11 @@ pub enum Input {
         /// Its rates.
         rates: StuckRates,
     },
+    /// Batches that are to come are cut anew: exactly their VMs, in these batches, in this order.
+    Arrange {
+        /// The VMs of each batch.
+        batches: Vec<Vec<VmName>>,
+    },
     /// The user wants to stop: before commit the batch rolls back, after it no further batch
     /// begins.
     Cancel,

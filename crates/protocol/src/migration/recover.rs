@@ -120,6 +120,7 @@ impl Migration {
                 self.step = Step::SelectBatch;
                 self.mark_phase(Some(self.batch), Phase::Reservation, *at);
             }
+            JournalEntry::Rearranged { batch, batches, .. } => self.replay_arranged(*batch, batches)?,
             JournalEntry::Committed { batch, at, vms, .. } => {
                 self.expect(*batch, Course::BeforeCommit)?;
                 self.course = Course::Committed;

@@ -38,6 +38,10 @@ pub struct MoveRequest {
     /// What becomes of a VM that does not get ready.
     #[serde(default)]
     pub converge: Converge,
+    /// Where present, the driver may cut the batches that are to come anew, with so many VMs at
+    /// once at most. Without it they are as they stand here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_max: Option<usize>,
     /// What is expected, for the report. Nothing is decided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast: Option<MoveForecast>,
@@ -86,6 +90,15 @@ pub struct MoveVm {
     /// of its links is set aside for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub need: Option<BitRate>,
+    /// VMs of one round may go in any batches and order; those of a later one only behind all of
+    /// them, because they may need the room that these give back. From 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub round: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(round: &usize) -> bool {
+    *round == 0
 }
 
 /// Why a move cannot even begin.
@@ -145,11 +158,23 @@ impl MoveRequest {
     /// How many epochs the move may use, the first included: one a batch, and two for each VM that
     /// may be put off. The driver's next epoch must be above them.
     pub fn epochs(&self) -> u64 {
+        let vms = self.batches.iter().flatten().count();
         let put_off = match self.converge {
-            Converge::Shrink => 2 * self.batches.iter().flatten().count(),
+            Converge::Shrink => 2 * vms,
             Converge::Wait | Converge::Throttle { .. } | Converge::Stop => 0,
         };
-        (self.batches.len() + put_off) as u64
+        // At worst each VM goes alone.
+        let batches = match self.batch_max {
+            Some(_) => vms,
+            None => self.batches.len(),
+        };
+        (batches + put_off) as u64
+    }
+
+    /// Rounds are numbered below this.
+    pub(super) fn rounds(&self) -> usize {
+        let rounds = self.batches.iter().flatten().map(|vm| vm.round + 1);
+        rounds.max().unwrap_or_default()
     }
 }
 

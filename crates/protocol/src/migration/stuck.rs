@@ -3,8 +3,6 @@
 //! Whether a VM is stuck, and slowing its guest down, are the driver's: both need to know the
 //! links.
 
-use std::collections::BTreeMap;
-
 use transhume_model::{Millis, VmName};
 
 use super::course::Course;
@@ -12,8 +10,8 @@ use super::vm::Vm;
 use super::{JournalEntry, Migration, News, Now, Ready, TimerId, trouble};
 use crate::event::Happening;
 use crate::message::OrderKind;
-use crate::migration::request::{Converge, StuckRates};
-use crate::step::{Phase, Step};
+use crate::migration::request::{Converge, MoveVm, StuckRates};
+use crate::step::Step;
 
 impl Migration {
     /// A VM of the batch dirties its memory as fast as it can be sent.
@@ -75,26 +73,16 @@ impl Migration {
     pub(super) fn rearrange(&mut self, name: &VmName) {
         (self.trouble, self.refused) = (None, false);
         let batch = self.batch;
+        let behind_all = self.request.rounds();
         let own = &mut self.request.batches[batch];
         if let Some(place) = own.iter().position(|vm| vm.spec.name == *name) {
             let last = own.remove(place);
-            self.request.batches.push(vec![last]);
+            let round = behind_all;
+            self.request.batches.push(vec![MoveVm { round, ..last }]);
         }
         let before = std::mem::take(&mut self.vms).into_iter();
         let others = before.filter(|vm| vm.batch != batch);
-        let mut others: BTreeMap<VmName, Vm> = others.map(|vm| (vm.name().clone(), vm)).collect();
-        for (index, vms) in self.request.batches.iter().enumerate() {
-            for vm in vms {
-                let vm = others.remove(&vm.spec.name).unwrap_or_else(|| {
-                    let mut anew = Vm::new(vm, index);
-                    anew.enter(Phase::PreMigration, self.begun_at);
-                    anew
-                });
-                self.vms.push(vm);
-            }
-        }
-        let names = self.vms.iter().enumerate();
-        self.places = names.map(|(place, vm)| (vm.name().clone(), place)).collect();
+        self.line_up(others.map(|vm| (vm.name().clone(), vm)).collect());
     }
 
     /// The whole move has a limit.

@@ -45,6 +45,7 @@ pub fn move_vm(index: usize) -> MoveVm {
         target: side("t"),
         powered_off: false,
         need: None,
+        round: 0,
     }
 }
 
@@ -62,6 +63,7 @@ pub fn request(vms: usize, k: usize, mode: Mode) -> MoveRequest {
         limits: Limits::default(),
         duration_ms_max: None,
         converge: Converge::Wait,
+        batch_max: None,
         forecast: None,
     }
 }
@@ -112,6 +114,12 @@ impl Hand {
         self.timers.extend(ready.timers.clone());
         self.done |= ready.done;
         self.last = ready;
+    }
+
+    /// Names of what is to come, batch by batch.
+    pub fn to_come(&self) -> Vec<Vec<VmName>> {
+        let names = |batch: &Vec<MoveVm>| batch.iter().map(|vm| vm.spec.name.clone()).collect();
+        self.machine.to_come().iter().map(names).collect()
     }
 
     pub fn pass(&mut self, ms: u64) {

@@ -166,6 +166,11 @@ fn render_entry(entry: &JournalEntry) -> String {
         JournalEntry::PutOff { vm, batch, epoch, .. } => {
             format!("batch {batch} begins again without {vm}, epoch {epoch}")
         }
+        JournalEntry::Rearranged { batches, .. } => {
+            let names = |batch: &Vec<VmName>| batch.iter().map(VmName::as_str).collect::<Vec<_>>().join(" ");
+            let batches: Vec<_> = batches.iter().map(names).collect();
+            format!("to come: {}", batches.join(" | "))
+        }
         JournalEntry::Committed { batch, epoch, .. } => format!("COMMITTED batch {batch}, epoch {epoch}"),
         JournalEntry::VmActivated { vm, .. } => format!("{vm} activated"),
         JournalEntry::VmClosed { vm, .. } => format!("{vm} closed"),
@@ -197,6 +202,9 @@ fn render_event(event: &Happening) -> String {
         Happening::Outlook { .. } => "outlook".to_owned(),
         Happening::Stuck { vm, .. } => format!("{vm} is stuck"),
         Happening::PutOff { vm, batch } => format!("{vm} goes last, in batch {batch}"),
+        Happening::Rearranged { batches, batch_max } => {
+            format!("{batches} batches in all, {batch_max} VMs at most in those to come")
+        }
         Happening::Refused { host, vm, refusal } => format!("{vm} refused by {host}: {refusal}"),
         Happening::Failed { vm, fault, .. } => {
             format!(

@@ -111,9 +111,9 @@ impl World {
         if self.over_at.is_none() && !self.names_what_it_waits_for(&report.waiting) {
             return Err(self.never_ends(&format!("{:?}", report.waiting)));
         }
-        check_batches(&self.request, &report)?;
-        for (vm, line) in report.vms.iter().enumerate() {
-            self.check_end_of(vm, line)?;
+        check_batches(&report)?;
+        for line in &report.vms {
+            self.check_end_of(self.vm_places[&line.id], line)?;
         }
         Ok(report)
     }

@@ -1,8 +1,11 @@
 //! What happens by itself, and what its guest and user do to a VM.
 
+use std::collections::BTreeMap;
+
 use transhume_agent_core::RunState;
+use transhume_model::VmName;
 use transhume_protocol::message::VmRole;
-use transhume_protocol::migration::Input;
+use transhume_protocol::migration::{Input, StuckRates};
 
 use super::World;
 use crate::check::Violation;
@@ -53,9 +56,47 @@ impl World {
                 }
             }
             Mischief::Cancelled => self.feed_coordinator(Input::Cancel)?,
+            Mischief::GetsStuck => self.gets_stuck(vm)?,
+            Mischief::CutAnew => self.cut_anew()?,
             Mischief::HostDies => self.host_dies(host)?,
         }
         self.check_vm(vm)
+    }
+
+    fn gets_stuck(&mut self, vm: VmIx) -> Result<(), Violation> {
+        let rates = StuckRates {
+            dirty_mbit_s: 900.0,
+            most_mbit_s: None,
+        };
+        let vm = self.guests[vm].name.clone();
+        self.feed_coordinator(Input::Stuck { vm, rates })
+    }
+
+    /// Any batches and order that keep the rounds apart.
+    fn cut_anew(&mut self) -> Result<(), Violation> {
+        let Some(machine) = self.coordinator.machine() else {
+            return Ok(());
+        };
+        let Some(batch_max) = machine.request().batch_max else {
+            return Ok(());
+        };
+        let mut rounds: BTreeMap<usize, Vec<VmName>> = BTreeMap::new();
+        for vm in machine.to_come().iter().flatten() {
+            rounds.entry(vm.round).or_default().push(vm.spec.name.clone());
+        }
+        let mut batches = Vec::new();
+        for mut vms in rounds.into_values() {
+            for place in (1..vms.len()).rev() {
+                let other = self.random.between(0, place as u64) as usize;
+                vms.swap(place, other);
+            }
+            while !vms.is_empty() {
+                let most = vms.len().min(batch_max) as u64;
+                let rest = vms.split_off(self.random.between(1, most) as usize);
+                batches.push(std::mem::replace(&mut vms, rest));
+            }
+        }
+        self.feed_coordinator(Input::Arrange { batches })
     }
 
     fn one_of_its_hosts(&self, vm: VmIx, host: HostIx) -> HostIx {

@@ -195,6 +195,9 @@ pub struct FiguresArgs {
         default_value = "80,96,128"
     )]
     pub memory_mib: Vec<u64>,
+    /// Figure 8 of VMs that are not alike: memory in turn from these sizes, and some rewrite theirs
+    #[arg(long)]
+    pub unequal: bool,
     /// Speed of each host's links in figure 8
     #[arg(long, default_value = "200mbit", value_parser = link_speed)]
     pub link: LinkSpeed,
@@ -243,7 +246,8 @@ pub struct StormArgs {
     /// Faults to draw from, by name or kind (kill, freeze, cut, fill, step), or none [default: all]
     #[arg(long, value_delimiter = ',', value_name = "FAULT,..")]
     pub faults: Vec<String>,
-    /// Moves of a round, there and back, before its guests are counted; more than one needs `--faults none`
+    /// Moves of a round, there and back, before its guests are counted; more than one needs
+    /// `--faults none`
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOVES_OF_A_ROUND_MAX))]
     pub moves: u32,
     /// How cluster traffic, migrations and storage reach the hosts

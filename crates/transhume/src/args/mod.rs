@@ -161,9 +161,10 @@ pub struct MoveArgs {
 /// How to move.
 #[derive(Debug, ClapArgs)]
 pub struct How {
-    /// k: VMs per batch [default: all at once; with --inventory: chosen]
-    #[arg(long)]
-    pub batch: Option<usize>,
+    /// k: VMs per batch; or auto: as many as links and guests bear, found anew before each batch
+    /// (auto=N: N at most) [default: all at once; with --inventory: chosen]
+    #[arg(long, value_name = "K", value_parser = batches)]
+    pub batch: Option<Batches>,
     /// Stop, copy, start: the VMs do not run meanwhile
     #[arg(long)]
     pub offline: bool,
@@ -184,6 +185,39 @@ pub struct How {
     /// One JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// How many VMs go at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batches {
+    /// So many.
+    Of(usize),
+    /// As many as links and guests bear.
+    Auto {
+        /// At most.
+        max: Option<usize>,
+    },
+}
+
+impl Batches {
+    /// VMs at once at most, where that is said.
+    pub fn at_most(self) -> Option<usize> {
+        match self {
+            Batches::Of(k) => Some(k),
+            Batches::Auto { max } => max,
+        }
+    }
+}
+
+fn batches(text: &str) -> Result<Batches, String> {
+    let number = |text: &str| text.parse::<usize>().ok();
+    let read = match text.split_once('=') {
+        None if text == "auto" => Some(Batches::Auto { max: None }),
+        None => number(text).map(Batches::Of),
+        Some(("auto", most)) => number(most).map(|most| Batches::Auto { max: Some(most) }),
+        Some(_) => None,
+    };
+    read.ok_or_else(|| "a number of VMs, auto, or auto=N for N at most".to_owned())
 }
 
 /// Share of its processors that a guest keeps where none is named, hundredths.

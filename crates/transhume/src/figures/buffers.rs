@@ -7,7 +7,7 @@ use transhume_lab::{LabName, LabUp, Layout, down, up};
 use transhume_protocol::report::VmReport;
 
 use super::loss::{WARM_UP, options};
-use crate::args::FiguresArgs;
+use crate::args::{Batches, FiguresArgs};
 use crate::client;
 use crate::failure::Failure;
 use crate::follow::Interrupts;
@@ -37,7 +37,14 @@ pub async fn measure(
     for number in 1..=reps {
         eprintln!("buffers: move {number} of {reps}");
         let (from, to) = (&sides[(number + 1) % 2], &sides[number % 2]);
-        let report = move_once(ctrl_c, &client, from, to, args.batch.first().copied()).await?;
+        let report = move_once(
+            ctrl_c,
+            &client,
+            from,
+            to,
+            args.batch.first().copied().map(Batches::Of),
+        )
+        .await?;
         for vm in &report.vms {
             passages.push(passage(&traces, number, vm)?);
         }

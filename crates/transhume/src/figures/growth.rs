@@ -1,5 +1,6 @@
 //! Figure 8: the time to move a whole cluster, by its VMs and their memory.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
@@ -8,10 +9,11 @@ use transhume_lab::plot::Spread;
 use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, StockLab, StockMode};
 use transhume_lab::{Figures, Lab, LabUp, Profile, collect, down, renew, up};
 use transhume_model::{Mebibytes, Vcpus};
+use transhume_protocol::report::MigrationReport;
 
 use super::loss::WARM_UP;
 use super::refused;
-use crate::args::{FiguresArgs, LinkSpeed};
+use crate::args::{Batches, FiguresArgs, LinkSpeed};
 use crate::client;
 use crate::failure::Failure;
 use crate::follow::Interrupts;
@@ -27,6 +29,14 @@ const MEMORY_MIB: RangeInclusive<u64> = 80..=1024;
 const SIDES: [[&str; 4]; 2] = [["h1", "h2", "h3", "h4"], ["h5", "h6", "h7", "h8"]];
 /// Larger clusters people do not move with loops, and two cores do not carry.
 const STOCK_VMS_MAX: u16 = 10;
+
+/// What guests do whose cluster is unequal, by the last digit of their names: MiB that they go
+/// through again and again, and MiB a second.
+const UNEQUAL_LOADS: &str = "case $(hostname) in
+*2|*6) /init load compressible 16 4 ;;
+*4) /init load random 8 1 ;;
+*8) /init load random 16 3 ;;
+esac";
 
 /// Refuses what cannot be measured.
 pub fn check(args: &FiguresArgs) -> Result<(), Failure> {
@@ -71,16 +81,46 @@ pub async fn measure(
 ) -> Result<(), Failure> {
     let reps = args.reps.unwrap_or(REPETITIONS_DEFAULT);
     for &vms in &args.vm_counts {
+        if args.unequal {
+            let options = unequal(args, vms);
+            eprintln!("{vms} unequal VMs: {reps} moves each way");
+            both(ctrl_c, args, &options, reps, moves).await?;
+            continue;
+        }
         for memory in args.memory_mib.iter().copied().map(Mebibytes) {
             let options = options(args, vms, memory);
             eprintln!("{vms} VMs of {} MiB: {reps} moves each way", memory.0);
-            ours(ctrl_c, &options, reps, moves).await?;
-            if vms <= STOCK_VMS_MAX && !args.without_stock {
-                stock(ctrl_c, &options, reps, moves).await?;
-            }
+            both(ctrl_c, args, &options, reps, moves).await?;
         }
     }
     Ok(())
+}
+
+async fn both(
+    ctrl_c: &mut Interrupts,
+    args: &FiguresArgs,
+    options: &LabUp,
+    reps: usize,
+    moves: &mut Vec<ClusterMove>,
+) -> Result<(), Failure> {
+    ours(ctrl_c, options, reps, moves).await?;
+    if options.vms <= STOCK_VMS_MAX && !args.without_stock {
+        stock(ctrl_c, options, reps, moves).await?;
+    }
+    Ok(())
+}
+
+/// Memory in turn from the sizes that were named, and every second VM rewrites some of it.
+fn unequal(args: &FiguresArgs, vms: u16) -> LabUp {
+    let sizes: Vec<Mebibytes> = args.memory_mib.iter().copied().map(Mebibytes).collect();
+    let largest = sizes.iter().max().copied().unwrap_or(Mebibytes(0));
+    let mean = sizes.iter().map(|size| size.0).sum::<u64>() / sizes.len().max(1) as u64;
+    LabUp {
+        memory: Mebibytes(mean),
+        memory_in_turn: sizes,
+        run: Some(UNEQUAL_LOADS.to_owned()),
+        ..options(args, vms, largest)
+    }
 }
 
 /// The ways in turn, another one first each time, so that none has the machine's better minutes.
@@ -110,9 +150,10 @@ async fn ours(
         lab = renew(lab, &told).await?;
         let before = collect(&lab, false).await?;
         let batch = match way {
-            Way::Serial => Some(1),
-            Way::Parallel => Some(usize::from(options.vms)),
-            _ => None,
+            Way::Serial => Some(Batches::Of(1)),
+            Way::Parallel => Some(Batches::Of(usize::from(options.vms))),
+            Way::Auto => Some(Batches::Auto { max: None }),
+            Way::Governed | Way::StockSerial | Way::StockParallel => None,
         };
         let report = move_once(ctrl_c, &client, &SIDES[place % 2], &SIDES[(place + 1) % 2], batch).await?;
         let blackouts = report.vms.iter().filter_map(|vm| vm.blackout_ms);
@@ -122,6 +163,7 @@ async fn ours(
             repetition,
             seconds: report.duration_ms / 1e3,
             blackout_ms_worst: blackouts.fold(0.0, f64::max),
+            ready_spread: ready_spread(&report),
         };
         moves.push(moved.counted(options, &lab, &before).await?);
     }
@@ -160,11 +202,27 @@ async fn stock(
                 .iter()
                 .map(|of| of.as_secs_f64() * 1e3)
                 .fold(0.0, f64::max),
+            ready_spread: None,
         };
         moves.push(moved.counted(options, &stock.lab, &before).await?);
     }
     down(&options.name, &options.progress).await?;
     Ok(())
+}
+
+/// See [`ClusterMove::ready_spread`].
+fn ready_spread(report: &MigrationReport) -> Option<f64> {
+    let mut batches: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for vm in &report.vms {
+        batches.entry(vm.batch).or_default().extend(vm.ready_ms);
+    }
+    let spread = |ready: &Vec<f64>| {
+        let (first, last) = ready.iter().fold((f64::INFINITY, 0.0_f64), |(first, last), ms| {
+            (first.min(*ms), last.max(*ms))
+        });
+        (ready.len() > 1 && last > 0.0).then(|| (last - first) / last)
+    };
+    batches.values().filter_map(spread).reduce(f64::max)
 }
 
 /// A move before its guests were asked.
@@ -174,6 +232,7 @@ struct Moved {
     repetition: usize,
     seconds: f64,
     blackout_ms_worst: f64,
+    ready_spread: Option<f64>,
 }
 
 impl Moved {
@@ -182,6 +241,7 @@ impl Moved {
         Ok(ClusterMove {
             vms: options.vms,
             memory_mib: options.memory,
+            ready_spread: self.ready_spread,
             way: self.way,
             batch: self.batch,
             repetition: self.repetition,
@@ -204,6 +264,7 @@ pub fn summary(moves: &[ClusterMove]) -> String {
         "SECONDS",
         "MIN-MAX",
         "WORST BLACKOUT ms",
+        "READY WITHIN",
         "LOST",
         "DUPLICATED",
         "REORDERED",
@@ -232,6 +293,8 @@ pub fn summary(moves: &[ClusterMove]) -> String {
             format!("{:.2}", seconds.median),
             format!("{:.2}-{:.2}", seconds.min, seconds.max),
             format!("{blackout:.1}"),
+            Spread::of(of.iter().filter_map(|row| row.ready_spread))
+                .map_or("-".to_owned(), |spread| format!("{:.0} %", spread.median * 100.0)),
             sum(|row| row.lost),
             sum(|row| row.duplicated),
             sum(|row| row.reordered),
@@ -249,6 +312,10 @@ pub fn files(moves: &[ClusterMove]) -> Result<Vec<File>, Failure> {
         ("figure-8.csv".to_owned(), csv(moves).into_bytes()),
         ("figure-8.txt".to_owned(), summary(moves).into_bytes()),
     ];
+    // A line needs two points.
+    if moves.iter().all(|row| row.vms == moves[0].vms) {
+        return Ok(files);
+    }
     let all = by_memory(moves);
     files.extend(drawn("figure-8", &all)?);
     for memory in memories(moves) {
@@ -266,8 +333,8 @@ mod tests {
 
     #[test]
     fn each_way_is_first_once() {
-        let order: Vec<(usize, Way)> = in_turn(Way::OURS, 3).collect();
-        let first: Vec<Way> = order.iter().step_by(3).map(|(_, way)| *way).collect();
+        let order: Vec<(usize, Way)> = in_turn(Way::OURS, 4).collect();
+        let first: Vec<Way> = order.iter().step_by(4).map(|(_, way)| *way).collect();
         assert_eq!(first, Way::OURS);
         for way in Way::OURS {
             let numbers: Vec<usize> = order
@@ -275,7 +342,7 @@ mod tests {
                 .filter(|(_, of)| *of == way)
                 .map(|(n, _)| *n)
                 .collect();
-            assert_eq!(numbers, [1, 2, 3]);
+            assert_eq!(numbers, [1, 2, 3, 4]);
         }
     }
 }

@@ -10,7 +10,7 @@ use transhume_lab::{LabName, LabUp, Traffic, collect, down, up};
 use transhume_model::VmName;
 
 use super::refused;
-use crate::args::{FiguresArgs, StockArgs};
+use crate::args::{Batches, FiguresArgs, StockArgs};
 use crate::client;
 use crate::failure::Failure;
 use crate::follow::Interrupts;
@@ -156,7 +156,7 @@ async fn own_block(
             &client,
             &sides[place % 2],
             &sides[(place + 1) % 2],
-            Some(batch),
+            Some(Batches::Of(batch)),
         )
         .await?;
         let after = collect(&lab, false).await?;
