@@ -40,7 +40,7 @@ impl Way {
             Way::Serial => "serial",
             Way::Parallel => "parallel",
             Way::Governed => "governed",
-            Way::Auto => "governed, k auto",
+            Way::Auto => "auto",
             Way::StockSerial => "stock serial",
             Way::StockParallel => "stock parallel",
         }
