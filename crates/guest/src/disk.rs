@@ -19,7 +19,11 @@ use transhume_guest::wire::DiskStats;
 /// What is read or written at once.
 pub const BLOCK_BYTES: usize = 4096;
 const REGION_BLOCKS_MAX: u64 = 2048;
+/// Pause between two writes; a guest that sends seldom writes seldom, too: it is to be cheap.
 const WRITE_INTERVAL: Duration = Duration::from_millis(100);
+const WRITE_INTERVAL_SELDOM: Duration = Duration::from_millis(500);
+/// Messages a second below which a guest sends seldom.
+const RATE_SELDOM: u32 = 10;
 const WRITES_PER_FLUSH: u64 = 10;
 /// Read at once when everything is verified: a request costs an emulated disk more than its bytes.
 const BLOCKS_PER_READ: usize = 64;
@@ -34,8 +38,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Starts writing; `None` where the VM has no such device.
-    pub fn start(path: &Path) -> io::Result<Option<Arc<Mutex<Disk>>>> {
+    /// Starts writing, beside `rate` messages a second; `None` where the VM has no such device.
+    pub fn start(path: &Path, rate: u32) -> io::Result<Option<Arc<Mutex<Disk>>>> {
         let mut device = match OpenOptions::new()
             .read(true)
             .write(true)
@@ -57,9 +61,14 @@ impl Disk {
             stats: DiskStats::default(),
         }));
         let shared = Arc::clone(&disk);
+        let interval = if rate < RATE_SELDOM {
+            WRITE_INTERVAL_SELDOM
+        } else {
+            WRITE_INTERVAL
+        };
         thread::spawn(move || {
             loop {
-                thread::sleep(WRITE_INTERVAL);
+                thread::sleep(interval);
                 shared.lock().expect("no holder panics").write_next();
             }
         });

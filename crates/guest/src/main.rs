@@ -107,7 +107,7 @@ fn serve() -> io::Result<()> {
     let guest = Guest {
         index: settings.index,
         mesh: Mesh::start(&settings)?,
-        disk: Disk::start(Path::new(DISK))?,
+        disk: Disk::start(Path::new(DISK), settings.rate)?,
         run: Run::start(&settings, &cmdline)?,
         probe: Mutex::default(),
         _answerer: Answerer::start(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, latency::PORT))?)?,

@@ -30,7 +30,7 @@ impl Profile {
                 vms: 40,
                 memory: Mebibytes(96),
                 traffic: Traffic::Ring,
-                rate: 20,
+                rate: 4,
                 ..LabUp::default()
             },
         }

@@ -207,7 +207,7 @@ pub struct FiguresArgs {
     /// Transhume alone
     #[arg(long)]
     pub without_stock: bool,
-    /// Messages a second into each VM [default: 1000, of figure 8 20]
+    /// Messages a second into each VM [default: 1000, of figure 8 4]
     #[arg(long)]
     pub rate: Option<u32>,
     /// One JSON document: every VM of every move of figures 6 and 7
@@ -325,7 +325,7 @@ pub enum CircuitsArg {
 pub enum ProfileArg {
     /// 4 VMs on 4 hosts, each speaks to each, 1000 messages a second
     Demo,
-    /// The testbed of the paper (§4): 40 VMs on 4 of 8 hosts, in a ring, 20 messages a second
+    /// The testbed of the paper (§4): 40 VMs on 4 of 8 hosts, in a ring, 4 messages a second
     Paper,
 }
 
