@@ -132,6 +132,11 @@ impl Cx<'_> {
         }
     }
 
+    /// Whether an order of this kind waits for its answer.
+    pub(crate) fn is_waiting(&self, kind: OrderKind) -> bool {
+        self.answers.is_waiting(kind)
+    }
+
     /// The order of this kind failed; it may be given again.
     pub(crate) fn fail(&mut self, kind: OrderKind, trouble: Trouble) {
         self.answer(kind, trouble.into());
@@ -230,6 +235,7 @@ impl Machine {
             role,
             epoch: self.state.epoch,
             guest,
+            whole: self.state.role.is_whole_target(),
         })
     }
 
