@@ -11,6 +11,7 @@
 //! send. Deliberately absent: how a switchover is done (agents), when a step is over (protocol).
 #![forbid(unsafe_code)]
 
+mod cleaning;
 mod clock;
 mod clusters;
 mod config;

@@ -95,6 +95,10 @@ impl Metrics {
             | Happening::PutOff { .. }
             | Happening::AgentLost { .. }
             | Happening::AgentBack { .. }
+            | Happening::HostGone { .. }
+            | Happening::GivenUp { .. }
+            | Happening::DecisionWanted { .. }
+            | Happening::Resolved { .. }
             | Happening::Bands { .. }
             | Happening::AlreadyRollingBack { .. }
             | Happening::Ended { .. } => {}
