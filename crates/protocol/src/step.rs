@@ -119,7 +119,7 @@ pub const STEPS: [StepRow; 10] = {
         row(Step::StopAndCopy,         Phase::StopAndCopy, &[Done(O::StopAndCopy), Done(O::AwaitLoaded)],        RollBack),
         row(Step::Commit,              Phase::Commitment,  &[],                                                  RollBack),
         row(Step::Activate,            Phase::Activation,  &[Done(O::Activate)],                                 RollForward),
-        row(Step::CloseBuffers,        Phase::Activation,  &[Done(O::Discard), Done(O::OpenPlug)],               RollForward),
+        row(Step::CloseBuffers,        Phase::Activation,  &[Done(O::CloseTargetBuffer), Done(O::OpenPlug), Done(O::Discard)], RollForward),
         row(Step::NextBatch,           Phase::Activation,  &[],                                                  RollForward),
     ]
 };

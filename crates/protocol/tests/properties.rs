@@ -433,6 +433,6 @@ fn a_newer_journal_is_refused_by_name() {
     let error = Migration::recover(Hand::begin(1, 1).now, &[entry], Epoch(9)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the journal of the move has version 4, this program knows up to 3"
+        "the journal of the move has version 5, this program knows up to 4"
     );
 }

@@ -357,6 +357,10 @@ impl Migration {
             return;
         }
         vm.open.forget_side(side);
+        if side == Side::Source {
+            // Its answer might come of the opened plug, and would count as FIN.
+            vm.open.close(OrderKind::CloseTargetBuffer);
+        }
         let (vm, host) = (vm.name().clone(), vm.host(side).clone());
         ready.persist.push(JournalEntry::GivenUp {
             vm: vm.clone(),

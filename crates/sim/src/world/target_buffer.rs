@@ -64,9 +64,13 @@ impl World {
     /// Its source is lost: what came in order is with the guest, the plug opens.
     pub(super) fn open_plug(&mut self, at: At) -> Result<Applied, Violation> {
         self.is_busy();
-        if let Some(spool) = &mut self.things(at).target_spool {
+        if let Some(spool) = &mut self.things(at).target_spool
+            && !spool.closed
+        {
             spool.cut = true;
-            spool.fin = spool.fin.or(Some(spool.injected));
+            spool.fin = Some(spool.injected);
+            let guest = &mut self.guests[at.vm];
+            (guest.cut, guest.may_miss_frames) = (true, true);
         }
         self.inject(at.host, at.vm)?;
         Ok(DONE)
