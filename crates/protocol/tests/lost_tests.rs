@@ -38,12 +38,15 @@ fn cleanings(hand: &Hand) -> Vec<(String, Cleaning)> {
 
 fn decisions(hand: &Hand) -> usize {
     let waits = hand.report().waiting;
-    let open = waits.iter().filter(|wait| matches!(wait.why, WaitReason::Decision { .. }));
+    let open = waits
+        .iter()
+        .filter(|wait| matches!(wait.why, WaitReason::Decision { .. }));
     open.count()
 }
 
 fn resolve(hand: &mut Hand, run_on: RunOn) {
-    hand.give(Input::Resolve { vm: vm(1), run_on }).expect("it waits for that");
+    hand.give(Input::Resolve { vm: vm(1), run_on })
+        .expect("it waits for that");
 }
 
 #[test]
@@ -60,7 +63,11 @@ fn a_lost_target_ends_the_move_within_its_limit_before_commit() {
         let report = hand.report();
         assert_eq!(report.outcome, Ending::RolledBack, "{stop}");
         assert!(report.vms[0].lost.is_none(), "{stop}: it lives on its source");
-        assert_eq!(cleanings(&hand), [("t1".to_owned(), Cleaning::DropTarget)], "{stop}");
+        assert_eq!(
+            cleanings(&hand),
+            [("t1".to_owned(), Cleaning::DropTarget)],
+            "{stop}"
+        );
     }
 }
 
@@ -97,7 +104,10 @@ fn a_vm_died_with_its_source_when_there_was_no_other_whole_copy() {
     let report = hand.report();
     assert_eq!(report.outcome, Ending::RolledBack);
     let lost = report.vms[0].lost.as_ref().expect("it is told");
-    assert!(lost.hint.contains("transhume host fence s1 --powered-off"), "{lost:?}");
+    assert!(
+        lost.hint.contains("transhume host fence s1 --powered-off"),
+        "{lost:?}"
+    );
     assert!(lost.hint.contains("transhume vm restart"), "{lost:?}");
     assert_eq!(cleanings(&hand), [("s1".to_owned(), Cleaning::RestoreSource)]);
 }
@@ -116,7 +126,13 @@ fn the_only_whole_copy_is_kept_until_somebody_decides() {
         machine.check_resolution(&vm(1), RunOn::Source),
         Err(Cannot::NotThere { .. })
     ));
-    assert!(hand.give(Input::Resolve { vm: vm(1), run_on: RunOn::Source }).is_err());
+    assert!(
+        hand.give(Input::Resolve {
+            vm: vm(1),
+            run_on: RunOn::Source
+        })
+        .is_err()
+    );
 }
 
 #[test]
@@ -166,7 +182,13 @@ fn a_source_that_is_back_needs_no_decision() {
     hand.wait(limit());
     hand.bring_back("s1");
     assert_eq!(decisions(&hand), 0);
-    assert!(hand.give(Input::Resolve { vm: vm(1), run_on: RunOn::Target }).is_err());
+    assert!(
+        hand.give(Input::Resolve {
+            vm: vm(1),
+            run_on: RunOn::Target
+        })
+        .is_err()
+    );
     hand.answer(&vm(1), "AbortSource");
     hand.answer(&vm(1), "AbortTarget");
     let report = hand.report();
@@ -189,7 +211,10 @@ fn after_commit_a_target_goes_on_without_its_lost_source() {
 
 #[test]
 fn a_fence_or_an_order_does_not_wait_for_the_limit() {
-    let inputs = [Input::Fenced { host: host("s1") }, Input::GiveUpSource { vm: vm(1) }];
+    let inputs = [
+        Input::Fenced { host: host("s1") },
+        Input::GiveUpSource { vm: vm(1) },
+    ];
     for input in inputs {
         let mut hand = up_to("Activate");
         hand.answer(&vm(1), "Activate");
@@ -221,7 +246,14 @@ fn after_commit_a_lost_target_is_a_decision_and_the_old_copy_is_kept() {
     hand.answer(&vm(1), "Discard");
     let report = hand.report();
     assert_eq!(report.outcome, Ending::CommittedWithLoss);
-    assert!(report.vms[0].lost.as_ref().unwrap().hint.contains("host fence t1"));
+    assert!(
+        report.vms[0]
+            .lost
+            .as_ref()
+            .unwrap()
+            .hint
+            .contains("host fence t1")
+    );
     assert_eq!(cleanings(&hand), [("t1".to_owned(), Cleaning::Destroy)]);
 }
 

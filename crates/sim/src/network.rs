@@ -56,9 +56,13 @@ pub(crate) enum Event {
         coordinator_run: u64,
     },
     /// Somebody has looked whether a lost host is off.
-    Decides { coordinator_run: u64 },
+    Decides {
+        coordinator_run: u64,
+    },
     /// What is left on a host is asked for.
-    Cleans { host: HostIx },
+    Cleans {
+        host: HostIx,
+    },
     /// Coordinator and agent try to connect.
     LinkBack {
         host: HostIx,

@@ -261,10 +261,13 @@ fn each_order_act_and_record_and_each_fault_end_as_written_down() {
 #[test]
 fn the_order_table_follows_from_the_protocol() {
     let of_every_move = |row: &&transhume_protocol::step::OrderRow| row.order != OrderKind::OpenPlug;
-    let steps = ORDERS.iter().filter(of_every_move).filter_map(|row| match row.part {
-        Part::Step(step) => Some((step, row.order)),
-        Part::RollBack => None,
-    });
+    let steps = ORDERS
+        .iter()
+        .filter(of_every_move)
+        .filter_map(|row| match row.part {
+            Part::Step(step) => Some((step, row.order)),
+            Part::RollBack => None,
+        });
     for (index, (step, order)) in steps.enumerate() {
         for (offset, (name, what)) in ORDER_FAULTS.into_iter().enumerate() {
             let seed = (1_000 + index * ORDER_FAULTS.len() + offset) as u64;

@@ -44,7 +44,10 @@ pub async fn host(client: &Client, command: HostCommand) -> Result<ExitCode, Fai
         HostCommand::Forget { host, deciding } => (host, "forget", deciding),
     };
     let host = host_name(&host)?;
-    decide(&deciding, |dry_run| client.decide_host(&host, verb, Decision { dry_run })).await
+    decide(&deciding, |dry_run| {
+        client.decide_host(&host, verb, Decision { dry_run })
+    })
+    .await
 }
 
 pub async fn migration(client: &Client, command: MigrationCommand) -> Result<ExitCode, Failure> {
@@ -87,11 +90,15 @@ fn confirm(planned: &Verdict) -> Result<(), Failure> {
     let refused = |message: &str| Failure::new(Kind::Refused, message, "--yes decides without asking back");
     eprint!("{}", text(planned));
     if !std::io::stdin().is_terminal() {
-        return Err(refused("nobody can be asked whether that may be lost; nothing was changed"));
+        return Err(refused(
+            "nobody can be asked whether that may be lost; nothing was changed",
+        ));
     }
     eprint!("go on? [y/N] ");
     let mut answer = String::new();
-    let read = std::io::stderr().flush().and_then(|()| std::io::stdin().lock().read_line(&mut answer));
+    let read = std::io::stderr()
+        .flush()
+        .and_then(|()| std::io::stdin().lock().read_line(&mut answer));
     match read {
         Ok(_) if matches!(answer.trim(), "y" | "yes") => Ok(()),
         Ok(_) | Err(_) => Err(refused("nothing was changed")),

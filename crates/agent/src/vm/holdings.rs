@@ -7,9 +7,9 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use transhume_agent_core::{Input, Trouble};
 use transhume_model::VmName;
+use transhume_netbuf::PlugOpener;
 use transhume_pages::stream::StreamDigest;
 use transhume_protocol::message::FaultKind;
-use transhume_netbuf::PlugOpener;
 use transhume_qemu::{Incoming, Loaded, Running, Surrendered, Vm, Waiting};
 
 use super::meter::VmMeter;

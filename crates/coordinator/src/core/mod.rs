@@ -164,7 +164,13 @@ impl Core {
         let jobs = self.jobs.next_due(self.now().mono);
         let round = self.governing.next_round();
         let cleaning = self.cleaner.next_due();
-        let all = [self.moves.next_due(), jobs, self.surveys.next_due(), round, cleaning];
+        let all = [
+            self.moves.next_due(),
+            jobs,
+            self.surveys.next_due(),
+            round,
+            cleaning,
+        ];
         all.into_iter().flatten().min()
     }
 

@@ -106,7 +106,9 @@ impl Core {
             return Err(Refused::conflict(
                 "host-answers",
                 format!("the agent of host {host} answers: it is not off"),
-                format!("power it off first; `transhume host fence {host} --powered-off --force` takes your word all the same"),
+                format!(
+                    "power it off first; `transhume host fence {host} --powered-off --force` takes your word all the same"
+                ),
             ));
         }
         let mut may_be_lost: Vec<String> = Vec::new();
@@ -223,16 +225,20 @@ impl Core {
             })?;
             self.check_fenced(&lost, vm)?;
             may_be_lost.push(match run_on {
-                RunOn::Target => format!(
-                    "VM {vm}: frames that host {lost} had captured for it; how many nobody can say"
-                ),
+                RunOn::Target => {
+                    format!("VM {vm}: frames that host {lost} had captured for it; how many nobody can say")
+                }
                 RunOn::Source | RunOn::Nowhere => format!("VM {vm}: everything that it held in memory"),
             });
         }
         let names: Vec<String> = named.iter().map(ToString::to_string).collect();
         let what = match run_on {
             RunOn::Nowhere => format!("VM {} of migration {id} is given up", names.join(", ")),
-            on => format!("VM {} of migration {id} runs on its {}", names.join(", "), on.name()),
+            on => format!(
+                "VM {} of migration {id} runs on its {}",
+                names.join(", "),
+                on.name()
+            ),
         };
         let inputs = named.into_iter().map(|vm| Input::Resolve { vm, run_on });
         Ok(Checked {
@@ -243,14 +249,19 @@ impl Core {
 
     /// A VM runs elsewhere only when its host is known to be off.
     fn check_fenced(&self, host: &HostName, vm: &VmName) -> Result<(), Refused> {
-        let fenced = self.store.host(host).is_some_and(|record| record.fenced_at.is_some());
+        let fenced = self
+            .store
+            .host(host)
+            .is_some_and(|record| record.fenced_at.is_some());
         if fenced && !self.hosts.is_connected(host) {
             return Ok(());
         }
         Err(Refused::conflict(
             "host-not-fenced",
             format!("VM {vm} may still run on host {host}, which does not answer"),
-            format!("make sure that host {host} is off, then say so: `transhume host fence {host} --powered-off`"),
+            format!(
+                "make sure that host {host} is off, then say so: `transhume host fence {host} --powered-off`"
+            ),
         ))
     }
 
@@ -274,7 +285,10 @@ impl Core {
             let message = format!("VM {vm} is not being moved");
             return Err(Refused::conflict("no-plug", message, hint));
         };
-        let checked = self.moves.running(id).map(|migration| migration.check_open_plug(&vm));
+        let checked = self
+            .moves
+            .running(id)
+            .map(|migration| migration.check_open_plug(&vm));
         if let Some(Err(why)) = checked {
             return Err(Refused::conflict("no-plug", why, hint));
         }

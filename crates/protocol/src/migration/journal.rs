@@ -12,7 +12,6 @@ use crate::message::{
 use crate::report::{MigrationReport, Trouble};
 use crate::step::{Phase, Side};
 
-
 /// Version of the entries. Fields may be added with a default; anything else is a new version.
 pub const JOURNAL_VERSION: u16 = 4;
 

@@ -63,7 +63,8 @@ impl Resolvable {
 
     /// What can be decided, and how.
     pub(super) fn hint(self, migration: MigrationId, vm: &VmName, lost: &HostName) -> String {
-        let fence = format!("if host {lost} is off, `transhume host fence {lost} --powered-off` says so, then");
+        let fence =
+            format!("if host {lost} is off, `transhume host fence {lost} --powered-off` says so, then");
         let resolve = format!("`transhume migration resolve {migration} --vm {vm} --run-on");
         match self {
             Resolvable::OnlyCopyOnTarget => format!(
@@ -105,7 +106,10 @@ impl Migration {
 
     pub(super) fn fenced(&mut self, now: Now, host: &HostName, ready: &mut Ready) -> Result<News, Illegal> {
         match self.links.get(host) {
-            None => Err(self.illegal(None, format!("the fence of host {host}, which has no part in the move"))),
+            None => Err(self.illegal(
+                None,
+                format!("the fence of host {host}, which has no part in the move"),
+            )),
             Some(Link::Up | Link::Gone { .. }) => Ok(self.ignore()),
             Some(Link::Lost { .. }) => {
                 self.gone(now, host, ready);
@@ -146,9 +150,8 @@ impl Migration {
     pub(super) fn learn_what_is_whole(&mut self, host: &HostName, state: &HostState) {
         for vm in self.batch_vms_mut().filter(|vm| vm.target == *host) {
             let mut there = state.vms.iter();
-            let whole = there.any(|there| {
-                there.spec.name == vm.spec.name && there.role == VmRole::Target && there.whole
-            });
+            let whole = there
+                .any(|there| there.spec.name == vm.spec.name && there.role == VmRole::Target && there.whole);
             vm.whole = whole;
         }
     }
@@ -193,7 +196,10 @@ impl Migration {
     /// Whether [`Input::Resolve`](super::Input::Resolve) can be given, and which host must be off
     /// for it.
     pub fn check_resolution(&self, vm: &VmName, run_on: RunOn) -> Result<HostName, Cannot> {
-        let place = self.places.get(vm).ok_or_else(|| Cannot::NotInBatch(vm.clone()))?;
+        let place = self
+            .places
+            .get(vm)
+            .ok_or_else(|| Cannot::NotInBatch(vm.clone()))?;
         let vm = &self.vms[*place];
         let open = self.resolvable(vm)?;
         let cannot = |why: String| {
@@ -205,7 +211,9 @@ impl Migration {
                 "host {} is lost; when it is back the VM goes on there by itself",
                 vm.source
             )),
-            (Resolvable::OnlyCopyOnTarget, RunOn::Target) if self.links.get(&vm.target) != Some(&Link::Up) => {
+            (Resolvable::OnlyCopyOnTarget, RunOn::Target)
+                if self.links.get(&vm.target) != Some(&Link::Up) =>
+            {
                 cannot(format!("host {} is lost too", vm.target))
             }
             (Resolvable::TargetLost, RunOn::Target) => cannot(format!(
@@ -234,7 +242,11 @@ impl Migration {
         };
         let index = self.places[name];
         let vm = &mut self.vms[index];
-        let side = if vm.source == host { Side::Source } else { Side::Target };
+        let side = if vm.source == host {
+            Side::Source
+        } else {
+            Side::Target
+        };
         vm.resolved = Some(run_on);
         ready.persist.push(JournalEntry::Resolved {
             vm: name.clone(),
@@ -291,7 +303,10 @@ impl Migration {
             return Err(format!("the batch of VM {name} is not committed"));
         }
         if self.links.get(&vm.source) == Some(&Link::Up) {
-            return Err(format!("its source, host {}, is connected and will send FIN", vm.source));
+            return Err(format!(
+                "its source, host {}, is connected and will send FIN",
+                vm.source
+            ));
         }
         if vm.powered_off || vm.lost.is_some() {
             return Err(format!("VM {name} has no guest that waits behind a plug"));

@@ -158,7 +158,11 @@ impl Migration {
             }
             JournalEntry::LeftBehind { vm, host, .. } => {
                 let vm = self.vm_of_batch(vm)?;
-                let side = if vm.source == *host { Side::Source } else { Side::Target };
+                let side = if vm.source == *host {
+                    Side::Source
+                } else {
+                    Side::Target
+                };
                 vm.left_behind.insert(side);
             }
             JournalEntry::Resolved { vm, run_on, .. } => {

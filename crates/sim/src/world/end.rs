@@ -157,7 +157,11 @@ impl World {
         self.check_vm(vm)?;
         let guest = &self.guests[vm];
         // With the host that it lives on everything of it is gone.
-        let home = if guest.committed { guest.target } else { guest.source };
+        let home = if guest.committed {
+            guest.target
+        } else {
+            guest.source
+        };
         if self.over_at.is_none() || self.hosts[home].lost || self.is_stranded(vm) {
             return self.check_not_lost(vm);
         }

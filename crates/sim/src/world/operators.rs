@@ -48,7 +48,11 @@ impl World {
             let kept = self.random.happens(KEPT);
             let machine = self.coordinator.machine();
             let can = machine.is_some_and(|machine| machine.check_resolution(&vm, RunOn::Target).is_ok());
-            let run_on = if kept && can { RunOn::Target } else { RunOn::Nowhere };
+            let run_on = if kept && can {
+                RunOn::Target
+            } else {
+                RunOn::Nowhere
+            };
             self.feed_coordinator(Input::Resolve { vm, run_on })?;
         }
         Ok(())
@@ -80,7 +84,9 @@ impl World {
 
     fn ask_to_clean(&mut self, host: HostIx, vm: VmIx, clean: Cleaning, step: usize) {
         let epoch = self.coordinator.next_epoch();
-        let ids = self.cleaning_ids.get_or_insert_with(|| OrderIds::of(MigrationId(0)));
+        let ids = self
+            .cleaning_ids
+            .get_or_insert_with(|| OrderIds::of(MigrationId(0)));
         let id = ids.next_id();
         self.asked.insert(id, (host, vm, step));
         let command = commands(clean, &self.guests[vm].name)[step].clone();

@@ -86,7 +86,8 @@ impl World {
             return Ok(());
         }
         while !spool.cut
-            && let Some(frame) = spool.waiting.remove(&(spool.injected + 1)) {
+            && let Some(frame) = spool.waiting.remove(&(spool.injected + 1))
+        {
             spool.injected += 1;
             tap.ring.push_back(frame);
         }
