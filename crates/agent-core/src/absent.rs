@@ -27,6 +27,7 @@ pub fn absent(host: &HostName, order: &Order) -> Option<Outcome> {
         | OrderKind::Commit
         | OrderKind::CloseSourceBuffer
         | OrderKind::CloseTargetBuffer
+        | OrderKind::OpenPlug
         | OrderKind::AbortSource => {
             let vm = order.command.vm().map_or("", |vm| vm.as_str());
             let trouble = Trouble::refused(

@@ -11,6 +11,8 @@ use transhume_protocol::message::{OrderKind, Outcome};
 pub(crate) struct Answers {
     done: BTreeMap<OrderKind, Outcome>,
     waiting: BTreeMap<OrderKind, (OrderId, Epoch)>,
+    /// The batch that was undone here last.
+    undone: Option<Epoch>,
 }
 
 /// Orders that are not of a move are carried out each time they are given.
@@ -25,6 +27,11 @@ impl Answers {
     /// The answer given before, if any.
     pub(crate) fn done(&self, kind: OrderKind) -> Option<&Outcome> {
         self.done.get(&kind)
+    }
+
+    /// Whether an order to begin a batch came late: the batch is undone already.
+    pub(crate) fn is_undone(&self, kind: OrderKind, epoch: Epoch) -> bool {
+        kind == OrderKind::PreCopy && self.undone == Some(epoch)
     }
 
     /// Whether such an order is being carried out.
@@ -43,7 +50,11 @@ impl Answers {
         if !failed && is_kept(kind) {
             self.done.insert(kind, outcome.clone());
         }
-        self.waiting.remove(&kind)
+        let waited = self.waiting.remove(&kind);
+        if let (OrderKind::AbortSource, Some((_, epoch)), false) = (kind, waited, failed) {
+            self.undone = Some(epoch);
+        }
+        waited
     }
 
     /// What was answered holds no longer; who waits goes on waiting.

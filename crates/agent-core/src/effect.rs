@@ -151,6 +151,9 @@ pub enum Act {
         /// Of the order.
         epoch: Epoch,
     },
+    /// Step 9 at the target, its source lost: the plug opens without FIN, what is here is delivered,
+    /// what still comes from the source is dropped and counted.
+    OpenPlug,
     /// Step 9 at the target: on FIN the plug opens. `TargetFrames`. Takes as long as its limits
     /// allow.
     FinishTargetBuffer,
@@ -187,6 +190,7 @@ impl Act {
             Act::OpenTargetBuffer { .. } => "open-target-buffer",
             Act::RunArrived { .. } => "run-arrived",
             Act::ActivateBuffer { .. } => "activate-buffer",
+            Act::OpenPlug => "open-plug",
             Act::FinishTargetBuffer => "finish-target-buffer",
         }
     }

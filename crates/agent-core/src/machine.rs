@@ -132,6 +132,11 @@ impl Cx<'_> {
         }
     }
 
+    /// Whether an order of this kind waits for its answer.
+    pub(crate) fn is_waiting(&self, kind: OrderKind) -> bool {
+        self.answers.is_waiting(kind)
+    }
+
     /// The order of this kind failed; it may be given again.
     pub(crate) fn fail(&mut self, kind: OrderKind, trouble: Trouble) {
         self.answer(kind, trouble.into());
@@ -230,6 +235,7 @@ impl Machine {
             role,
             epoch: self.state.epoch,
             guest,
+            whole: self.state.role.is_whole_target(),
         })
     }
 
@@ -394,6 +400,10 @@ impl Machine {
         if let Some(ticket) = self.state.role.busy_with() {
             return self.take_order_while_busy(now, order, ticket);
         }
+        // A copy of it that was under way: the move would begin here anew, and nobody end it.
+        if self.state.answers.is_undone(kind, order.epoch) {
+            return self.report_alone(now, order, self.undone(order).into());
+        }
         if let Some(outcome) = self.state.answers.done(kind)
             && !self.state.role.begins_anew(kind)
         {
@@ -434,6 +444,19 @@ impl Machine {
             signals: vec![Signal::Interrupt(ticket)],
             ..After::default()
         }
+    }
+
+    fn undone(&self, order: &Order) -> Trouble {
+        Trouble::refused(
+            RefusalKind::StaleEpoch,
+            format!(
+                "{} of VM {} belongs to a batch that was undone on host {} already",
+                order.command.name(),
+                self.name,
+                self.host
+            ),
+            "it is an old copy of the order, and nothing is to be done",
+        )
     }
 
     fn stale(&self, order: &Order) -> Trouble {

@@ -138,6 +138,14 @@ pub struct VmStart {
     pub host: Option<String>,
 }
 
+/// `POST /v1/clusters/{name}/vms/{vm}/restart`: on another host, from its disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmRestart {
+    /// The host; the VM's own must be fenced.
+    pub on: String,
+}
+
 /// `POST /v1/clusters/{name}/vms/{vm}/stop`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

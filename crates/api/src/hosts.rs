@@ -1,8 +1,9 @@
 //! Hosts.
 
 use serde::{Deserialize, Serialize};
-use transhume_model::{Capacity, HostName, VmName};
+use transhume_model::{Capacity, HostName, VmName, WallMicros};
 use transhume_protocol::message::{BandsState, QemuState, Stranded};
+use transhume_protocol::migration::RunOn;
 use utoipa::ToSchema;
 
 /// `GET /v1/hosts`.
@@ -41,6 +42,73 @@ pub struct HostView {
     /// Its clock beside the coordinator's; `None` until it was measured.
     #[serde(default)]
     pub clock: Option<ClockView>,
+    /// Since when it counts as powered off, by an operator's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced_at: Option<WallMicros>,
+    /// Nothing is put on it.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// VMs of which something is to be cleaned away there before it is used again.
+    #[serde(default)]
+    pub leftovers: Vec<VmName>,
+}
+
+/// `POST /v1/hosts/{name}/fence`: the host is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostFence {
+    /// The operator's word that it is; must be true.
+    pub powered_off: bool,
+    /// Although its agent answers.
+    #[serde(default)]
+    pub force: bool,
+    /// Only says what would follow.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A decision without anything to choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Decision {
+    /// Only says what would follow.
+    pub dry_run: bool,
+}
+
+/// `POST /v1/migrations/{id}/resolve`: where a VM runs whose other host is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveResolution {
+    /// The VM; all that wait for a decision where absent.
+    #[serde(default)]
+    pub vm: Option<String>,
+    /// Where.
+    pub run_on: RunOn,
+    /// Only says what would follow.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What an operator's decision does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Verdict {
+    /// Whether it is done, or only was asked for.
+    pub done: bool,
+    /// What.
+    pub what: String,
+    /// What may be lost by it.
+    pub may_be_lost: Vec<String>,
+}
+
+impl Verdict {
+    /// Not done yet.
+    pub fn planned(what: String, may_be_lost: Vec<String>) -> Self {
+        Verdict {
+            done: false,
+            what,
+            may_be_lost,
+        }
+    }
 }
 
 /// A host's clock beside the coordinator's, as measured over the link to its agent.

@@ -16,9 +16,11 @@ mod waits;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Events};
-pub use clusters::{ClusterLine, ClusterList, ClusterStage, ClusterView, VmLife, VmStart, VmStop, VmView};
+pub use clusters::{
+    ClusterLine, ClusterList, ClusterStage, ClusterView, VmLife, VmRestart, VmStart, VmStop, VmView,
+};
 pub use forecasts::{ForecastLine, ForecastRecord, Score};
-pub use hosts::{ClockView, HostList, HostView};
+pub use hosts::{ClockView, Decision, HostFence, HostList, HostView, MoveResolution, Verdict};
 pub use moves::{Accepted, MigrationLine, MigrationList, MoveOrder, PlanView, PlannedMove};
 pub use problem::{COORDINATOR_ENDING, Problem, TOO_SLOW};
 pub use waits::wait_in_words;

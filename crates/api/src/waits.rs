@@ -26,6 +26,10 @@ pub fn wait_in_words(wait: &Wait) -> String {
             "host {host}, where `{}` for VM {vm} failed and is tried again: {reason}",
             order.name()
         ),
+        WaitReason::Decision { lost_ms, hint } => {
+            let lost = seconds(*lost_ms);
+            format!("a decision about VM {vm}, for host {host} has been lost for {lost}: {hint}")
+        }
         WaitReason::NotConnected { lost_ms } => {
             let lost = seconds(*lost_ms);
             format!(

@@ -69,7 +69,9 @@ impl Refused {
         Self::conflict(
             "agent-unreachable",
             format!("the agent of host {host} does not answer{why}"),
-            "start it, or look at its log and the network between; `transhume hosts` shows who answers",
+            format!(
+                "start it, or look at its log and the network between; if the host is off for good, `transhume host fence {host} --powered-off` says so"
+            ),
         )
     }
 

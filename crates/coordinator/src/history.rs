@@ -200,7 +200,16 @@ fn recorded(entry: &JournalEntry) -> Vec<(WallMicros, Happening)> {
             let (vm, host, fault) = (vm.clone(), host.clone(), fault.clone());
             vec![(*at, Happening::VmLost { vm, host, fault })]
         }
+        JournalEntry::GivenUp { vm, side, host, at } => {
+            let (vm, host, side) = (vm.clone(), host.clone(), *side);
+            vec![(*at, Happening::GivenUp { vm, host, side })]
+        }
+        JournalEntry::Resolved { vm, at, run_on } => {
+            let (vm, run_on) = (vm.clone(), *run_on);
+            vec![(*at, Happening::Resolved { vm, run_on })]
+        }
         JournalEntry::VmClosed { .. }
+        | JournalEntry::LeftBehind { .. }
         | JournalEntry::VmDiscarded { .. }
         | JournalEntry::VmRestored { .. }
         | JournalEntry::CancelAsked { .. }

@@ -25,6 +25,8 @@ struct Host {
     state: Option<HostState>,
     /// Why its agent is away.
     away: Option<String>,
+    /// What an earlier loss of it left there is not cleaned away yet.
+    cleaning: bool,
     clock: Clock,
 }
 
@@ -64,7 +66,24 @@ impl Hosts {
     }
 
     pub(crate) fn lost(&mut self, name: &HostName) {
-        self.of(name).orders = None;
+        let host = self.of(name);
+        (host.orders, host.cleaning) = (None, false);
+    }
+
+    pub(crate) fn set_cleaning(&mut self, name: &HostName, cleaning: bool) {
+        self.of(name).cleaning = cleaning;
+    }
+
+    /// Refused while something is being cleaned away there.
+    pub(crate) fn check_clean(&self, name: &HostName) -> Result<(), Refused> {
+        if !self.hosts.get(name).is_some_and(|host| host.cleaning) {
+            return Ok(());
+        }
+        Err(Refused::conflict(
+            "host-cleaning",
+            format!("host {name} is back, and what it still had of VMs is being cleaned away"),
+            format!("try again in a moment; `transhume host show {name}` shows what is left"),
+        ))
     }
 
     pub(crate) fn away(&mut self, name: &HostName, why: String) {
@@ -101,6 +120,7 @@ impl Hosts {
                 spec,
                 role: VmRole::Home,
                 epoch,
+                whole: false,
                 guest: GuestState::Running,
             });
         }
@@ -157,7 +177,7 @@ impl Hosts {
     /// Refused, with the reason, while its agent is away.
     pub(crate) fn check_connected(&self, name: &HostName) -> Result<(), Refused> {
         if self.is_connected(name) {
-            return Ok(());
+            return self.check_clean(name);
         }
         let why = self.hosts.get(name).and_then(|host| host.away.as_deref());
         Err(Refused::unreachable(name, why))
@@ -229,6 +249,9 @@ fn view(name: &HostName, host: &Host, now: Millis) -> HostView {
         stranded: stranded.cloned().collect(),
         bands: state.and_then(|state| state.bands.clone()),
         clock: host.clock.estimate(now).map(clock_view),
+        fenced_at: None,
+        cordoned: false,
+        leftovers: Vec::new(),
     }
 }
 

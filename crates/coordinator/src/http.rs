@@ -18,8 +18,9 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use transhume_api::{
-    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
-    Problem, TOO_SLOW, VmStart, VmStop,
+    Accepted, ClusterList, ClusterView, Decision, ForecastRecord, HostFence, HostList, HostView,
+    MigrationList, MoveOrder, MoveResolution, PlanView, Problem, TOO_SLOW, Verdict, VmRestart, VmStart,
+    VmStop,
 };
 use transhume_model::{ClusterSpec, MigrationId};
 use transhume_protocol::event::Event;
@@ -29,7 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::Refused;
-use crate::requests::{Reply, Request, VmRequest, VmWish};
+use crate::requests::{HostWish, Reply, Request, VmRequest, VmWish};
 
 /// A request body longer than this is refused; a cluster of a thousand VMs is below.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -105,9 +106,16 @@ async fn no_method(method: Method, uri: Uri) -> Refused {
 fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(hosts))
+        .routes(routes!(host))
+        .routes(routes!(fence_host))
+        .routes(routes!(cordon_host))
+        .routes(routes!(uncordon_host))
+        .routes(routes!(forget_host))
         .routes(routes!(clusters, create_cluster))
         .routes(routes!(cluster, delete_cluster))
         .routes(routes!(start_vm))
+        .routes(routes!(restart_vm))
+        .routes(routes!(open_plug))
         .routes(routes!(stop_vm))
         .routes(routes!(forget_vm))
         .routes(routes!(plan))
@@ -117,6 +125,7 @@ fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .routes(routes!(forecasts))
         .routes(routes!(events))
         .routes(routes!(cancel))
+        .routes(routes!(resolve))
         .split_for_parts()
 }
 
@@ -155,6 +164,84 @@ async fn metrics(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {
 #[utoipa::path(get, path = "/v1/hosts", responses((status = 200, body = HostList)))]
 async fn hosts(State(api): State<Api>) -> Answer<HostList> {
     ask(&api, Request::Hosts).await.map(Json)
+}
+
+/// One host.
+#[utoipa::path(get, path = "/v1/hosts/{name}", params(Host),
+    responses((status = 200, body = HostView), (status = 404, body = Problem)))]
+async fn host(State(api): State<Api>, Path(Host { name }): Path<Host>) -> Answer<HostView> {
+    ask(&api, |reply| Request::ShowHost(name, reply)).await.map(Json)
+}
+
+/// Takes the operator's word that a host is off: only then may a VM that could still run there be
+/// run elsewhere.
+#[utoipa::path(post, path = "/v1/hosts/{name}/fence", params(Host), request_body = HostFence,
+    responses((status = 200, body = Verdict), (status = "4XX", body = Problem)))]
+async fn fence_host(
+    State(api): State<Api>,
+    Path(Host { name }): Path<Host>,
+    fence: Result<Json<HostFence>, JsonRejection>,
+) -> Answer<Verdict> {
+    let HostFence {
+        powered_off,
+        force,
+        dry_run,
+    } = body(fence)?;
+    if !powered_off {
+        return Err(Refused::bad(
+            "not-powered-off",
+            format!("host {name} is fenced only when it is off"),
+            "make sure that it is, then say so with `powered_off`",
+        ));
+    }
+    ask_about_host(&api, name, HostWish::Fence { force }, dry_run).await
+}
+
+/// Nothing is put on the host any more.
+#[utoipa::path(post, path = "/v1/hosts/{name}/cordon", params(Host), request_body = Decision,
+    responses((status = 200, body = Verdict), (status = "4XX", body = Problem)))]
+async fn cordon_host(
+    State(api): State<Api>,
+    Path(Host { name }): Path<Host>,
+    decision: Result<Json<Decision>, JsonRejection>,
+) -> Answer<Verdict> {
+    let Decision { dry_run } = body(decision)?;
+    ask_about_host(&api, name, HostWish::Cordon(true), dry_run).await
+}
+
+/// VMs may be put on the host again.
+#[utoipa::path(post, path = "/v1/hosts/{name}/uncordon", params(Host), request_body = Decision,
+    responses((status = 200, body = Verdict), (status = "4XX", body = Problem)))]
+async fn uncordon_host(
+    State(api): State<Api>,
+    Path(Host { name }): Path<Host>,
+    decision: Result<Json<Decision>, JsonRejection>,
+) -> Answer<Verdict> {
+    let Decision { dry_run } = body(decision)?;
+    ask_about_host(&api, name, HostWish::Cordon(false), dry_run).await
+}
+
+/// Forgets what is remembered of a host that never comes back: its fence, and what was to be
+/// cleaned away there.
+#[utoipa::path(post, path = "/v1/hosts/{name}/forget", params(Host), request_body = Decision,
+    responses((status = 200, body = Verdict), (status = "4XX", body = Problem)))]
+async fn forget_host(
+    State(api): State<Api>,
+    Path(Host { name }): Path<Host>,
+    decision: Result<Json<Decision>, JsonRejection>,
+) -> Answer<Verdict> {
+    let Decision { dry_run } = body(decision)?;
+    ask_about_host(&api, name, HostWish::Forget, dry_run).await
+}
+
+async fn ask_about_host(api: &Api, host: String, wish: HostWish, dry_run: bool) -> Answer<Verdict> {
+    let request = |reply| Request::Host {
+        host,
+        wish,
+        dry_run,
+        reply,
+    };
+    ask(api, request).await.map(Json)
 }
 
 /// All clusters.
@@ -204,6 +291,36 @@ async fn start_vm(
 ) -> Answer<ClusterView> {
     let VmStart { host } = body(start)?;
     ask_about(&api, vm, VmWish::Start { host }).await
+}
+
+/// Boots a VM from its disks on another host, its own being fenced; answers when it runs.
+#[utoipa::path(post, path = "/v1/clusters/{name}/vms/{vm}/restart", params(Vm), request_body = VmRestart,
+    responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
+async fn restart_vm(
+    State(api): State<Api>,
+    Path(vm): Path<Vm>,
+    restart: Result<Json<VmRestart>, JsonRejection>,
+) -> Answer<ClusterView> {
+    let VmRestart { on } = body(restart)?;
+    ask_about(&api, vm, VmWish::Restart { on }).await
+}
+
+/// Opens the plug of a committed VM whose source is lost, without waiting for it any longer.
+#[utoipa::path(post, path = "/v1/clusters/{name}/vms/{vm}/open-plug", params(Vm), request_body = Decision,
+    responses((status = 200, body = Verdict), (status = "4XX", body = Problem)))]
+async fn open_plug(
+    State(api): State<Api>,
+    Path(Vm { name: cluster, vm }): Path<Vm>,
+    decision: Result<Json<Decision>, JsonRejection>,
+) -> Answer<Verdict> {
+    let Decision { dry_run } = body(decision)?;
+    let request = |reply| Request::OpenPlug {
+        cluster,
+        vm,
+        dry_run,
+        reply,
+    };
+    ask(&api, request).await.map(Json)
 }
 
 /// Powers a VM off; its place stays, and it can be started again.
@@ -286,6 +403,13 @@ struct Cluster {
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Path)]
+struct Host {
+    /// The host.
+    name: String,
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
 struct Vm {
     /// The cluster.
     name: String,
@@ -347,4 +471,23 @@ fn sse_event(event: Event) -> Result<sse::Event, Infallible> {
 #[utoipa::path(post, path = "/v1/migrations/{id}/cancel", params(Number), responses((status = 200, body = Accepted), (status = "4XX", body = Problem)))]
 async fn cancel(State(api): State<Api>, Path(Number { id }): Path<Number>) -> Answer<Accepted> {
     ask(&api, |reply| Request::Cancel(id, reply)).await.map(Json)
+}
+
+/// Decides where VMs run whose other host is lost.
+#[utoipa::path(post, path = "/v1/migrations/{id}/resolve", params(Number), request_body = MoveResolution,
+    responses((status = 200, body = Verdict), (status = "4XX", body = Problem)))]
+async fn resolve(
+    State(api): State<Api>,
+    Path(Number { id: migration }): Path<Number>,
+    resolution: Result<Json<MoveResolution>, JsonRejection>,
+) -> Answer<Verdict> {
+    let MoveResolution { vm, run_on, dry_run } = body(resolution)?;
+    let request = |reply| Request::Resolve {
+        migration,
+        vm,
+        run_on,
+        dry_run,
+        reply,
+    };
+    ask(&api, request).await.map(Json)
 }

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod arranging;
+mod cleaning;
 mod clock;
 mod clusters;
 mod config;

@@ -8,7 +8,7 @@ use transhume_api::{MigrationLine, MigrationList, wait_in_words};
 use transhume_model::{ClusterName, Epoch, HostName, MigrationId, Millis, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::migration::{
-    Converge, Input, JournalEntry, Migration, MoveRequest, Now, Ready, RecoverError, RequestError,
+    Converge, Input, JournalEntry, Migration, MoveRequest, Now, Ready, RecoverError, RequestError, RunOn,
     StreamView, TimerId,
 };
 use transhume_protocol::report::MigrationReport;
@@ -16,6 +16,7 @@ use transhume_protocol::step::Step;
 
 use crate::error::Refused;
 use crate::history::History;
+use crate::journal::Leftover;
 
 /// Moves that are over are kept, oldest forgotten first.
 const OVER_KEPT_MAX: usize = 1_000;
@@ -205,6 +206,20 @@ impl Moves {
         id: MigrationId,
         entries: &[JournalEntry],
     ) -> Option<(ClusterName, BTreeMap<VmName, HostName>)> {
+        let kept = entries.iter().find_map(|entry| match entry {
+            JournalEntry::Resolved {
+                vm,
+                run_on: RunOn::Target,
+                ..
+            } => Some(vm),
+            _ => None,
+        });
+        if let Some(kept) = kept {
+            let one = self.moves.get(&id)?;
+            let mut moved = one.running()?.request().batches.iter().flatten();
+            let moved = moved.find(|moved| moved.spec.name == *kept)?;
+            return Some((one.cluster.clone(), [(kept.clone(), moved.target.clone())].into()));
+        }
         let batch = entries.iter().find_map(|entry| match entry {
             JournalEntry::Committed { batch, .. } => Some(*batch),
             _ => None,
@@ -213,6 +228,23 @@ impl Moves {
         let moved = one.running()?.request().batches.get(batch.checked_sub(1)?)?;
         let places = moved.iter().map(|vm| (vm.spec.name.clone(), vm.target.clone()));
         Some((one.cluster.clone(), places.collect()))
+    }
+
+    /// What these entries leave behind on hosts that were given up.
+    pub(crate) fn left_behind(id: MigrationId, entries: &[JournalEntry]) -> Vec<(HostName, Leftover)> {
+        let left = entries.iter().filter_map(|entry| match entry {
+            JournalEntry::LeftBehind { vm, host, at, clean } => Some((
+                host.clone(),
+                Leftover {
+                    vm: vm.clone(),
+                    migration: Some(id),
+                    clean: *clean,
+                    at: *at,
+                },
+            )),
+            _ => None,
+        });
+        left.collect()
     }
 
     /// Forgets what is long over: histories first, then whole moves, which are returned.
@@ -297,13 +329,22 @@ impl Moves {
     pub(crate) fn check_idle(&self, cluster: &ClusterName) -> Result<(), Refused> {
         match self.of_cluster(cluster) {
             None => Ok(()),
-            Some(id) => Err(Refused::conflict(
-                "move-under-way",
-                format!("cluster {cluster} is being moved by migration {id}"),
-                format!(
-                    "wait for it with `transhume follow {id}`, or cancel it with `transhume cancel {id}`"
-                ),
-            )),
+            Some(id) => {
+                let undecided = self.running(id).map(Migration::undecided).unwrap_or_default();
+                let hint = match undecided.first() {
+                    None => format!(
+                        "wait for it with `transhume follow {id}`, or cancel it with `transhume cancel {id}`"
+                    ),
+                    Some((vm, host)) => format!(
+                        "host {host} is lost, and somebody must decide about VM {vm}: `transhume report {id}` says how"
+                    ),
+                };
+                Err(Refused::conflict(
+                    "move-under-way",
+                    format!("cluster {cluster} is being moved by migration {id}"),
+                    hint,
+                ))
+            }
         }
     }
 

@@ -2,10 +2,12 @@
 
 use tokio::sync::oneshot;
 use transhume_api::{
-    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
+    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, HostView, MigrationList, MoveOrder,
+    PlanView, Verdict,
 };
 use transhume_metrics::Samples;
 use transhume_model::ClusterSpec;
+use transhume_protocol::migration::RunOn;
 use transhume_protocol::report::MigrationReport;
 
 use crate::error::Refused;
@@ -50,6 +52,37 @@ pub(crate) enum Request {
     Forecasts(Reply<ForecastRecord>),
     Follow(String, Reply<History>),
     Cancel(String, Reply<Accepted>),
+    ShowHost(String, Reply<HostView>),
+    Host {
+        host: String,
+        wish: HostWish,
+        dry_run: bool,
+        reply: Reply<Verdict>,
+    },
+    Resolve {
+        migration: String,
+        vm: Option<String>,
+        run_on: RunOn,
+        dry_run: bool,
+        reply: Reply<Verdict>,
+    },
+    OpenPlug {
+        cluster: String,
+        vm: String,
+        dry_run: bool,
+        reply: Reply<Verdict>,
+    },
+}
+
+/// What is to become of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HostWish {
+    /// It is off.
+    Fence { force: bool },
+    /// Nothing is put on it, or something may be again.
+    Cordon(bool),
+    /// Nothing is remembered of it.
+    Forget,
 }
 
 /// What is to become of one VM.
@@ -65,6 +98,8 @@ pub(crate) struct VmRequest {
 pub(crate) enum VmWish {
     /// Boot it, on another host than its own where that is named.
     Start { host: Option<String> },
+    /// Boot it from its disks on another host, its own being off.
+    Restart { on: String },
     /// Power it off.
     Stop { force: bool },
     /// Take it out of its cluster.

@@ -8,7 +8,7 @@ use transhume_protocol::migration::JournalEntry;
 
 use crate::clusters::Clusters;
 use crate::config::CrashAt;
-use crate::journal::{ClusterRecord, Journal, JournalError};
+use crate::journal::{ClusterRecord, HostRecord, Journal, JournalError, Leftover};
 
 /// VMs of a cluster and where they live from now on.
 pub(crate) type Relocation = (ClusterName, BTreeMap<VmName, HostName>);
@@ -17,6 +17,7 @@ pub(crate) type Relocation = (ClusterName, BTreeMap<VmName, HostName>);
 pub(crate) struct Store {
     journal: Box<dyn Journal>,
     clusters: Clusters,
+    hosts: BTreeMap<HostName, HostRecord>,
     crash_at: Option<CrashAt>,
 }
 
@@ -24,6 +25,7 @@ impl Store {
     pub(crate) fn new(journal: Box<dyn Journal>, crash_at: Option<CrashAt>) -> Result<Self, JournalError> {
         Ok(Self {
             clusters: Clusters::new(journal.clusters()?),
+            hosts: named(journal.hosts()?).collect(),
             journal,
             crash_at,
         })
@@ -31,6 +33,27 @@ impl Store {
 
     pub(crate) fn clusters(&self) -> &Clusters {
         &self.clusters
+    }
+
+    /// What is remembered of a host.
+    pub(crate) fn host(&self, host: &HostName) -> Option<&HostRecord> {
+        self.hosts.get(host)
+    }
+
+    pub(crate) fn keep_host(&mut self, record: HostRecord) -> Result<(), JournalError> {
+        self.keep_hosts(vec![record], None)
+    }
+
+    /// Keeps these in place of what was kept of the same hosts and cluster.
+    pub(crate) fn keep_hosts(
+        &mut self,
+        records: Vec<HostRecord>,
+        cluster: Option<ClusterRecord>,
+    ) -> Result<(), JournalError> {
+        self.journal.put_hosts(&records, cluster.as_ref())?;
+        self.hosts.extend(named(records));
+        cluster.into_iter().for_each(|cluster| self.clusters.put(cluster));
+        Ok(())
     }
 
     pub(crate) fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError> {
@@ -60,19 +83,31 @@ impl Store {
         Ok(())
     }
 
-    /// Appends entries of a move; where VMs live changes in the same transaction as the commit.
+    /// Appends entries of a move; where VMs live, and what is left behind on hosts, changes in the
+    /// same transaction.
     pub(crate) fn append(
         &mut self,
         id: MigrationId,
         entries: &[JournalEntry],
         relocation: Option<Relocation>,
+        left_behind: Vec<(HostName, Leftover)>,
     ) -> Result<(), JournalError> {
+        let mut hosts: BTreeMap<HostName, HostRecord> = BTreeMap::new();
+        for (host, leftover) in left_behind {
+            let known = || self.hosts.get(&host).cloned();
+            let record = hosts
+                .entry(host.clone())
+                .or_insert_with(|| known().unwrap_or_else(|| HostRecord::new(host.clone())));
+            record.leftovers.push(leftover);
+        }
+        let hosts: Vec<HostRecord> = hosts.into_values().collect();
         let crash_at = self.crash_at.filter(|_| relocation.is_some());
         let cluster = relocation.and_then(|(cluster, places)| self.clusters.relocated(&cluster, &places));
         if crash_at == Some(CrashAt::BeforeCommitted) {
             std::process::abort();
         }
-        self.journal.append(id, entries, cluster.as_ref())?;
+        self.journal.append_with(id, entries, cluster.as_ref(), &hosts)?;
+        self.hosts.extend(named(hosts));
         if crash_at == Some(CrashAt::AfterCommitted) {
             std::process::abort();
         }
@@ -84,4 +119,8 @@ impl Store {
     pub(crate) fn forget_move(&mut self, id: MigrationId) -> Result<(), JournalError> {
         self.journal.remove_migration(id)
     }
+}
+
+fn named(records: Vec<HostRecord>) -> impl Iterator<Item = (HostName, HostRecord)> {
+    records.into_iter().map(|record| (record.host.clone(), record))
 }

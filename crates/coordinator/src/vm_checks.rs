@@ -14,6 +14,7 @@ pub(crate) fn check(placed: &PlacedVm, wish: &VmWish, hosts: &Hosts) -> Result<H
     let life = views::life(placed, hosts);
     match wish {
         VmWish::Start { host } => start(placed, life, host.as_deref(), hosts),
+        VmWish::Restart { on } => start(placed, life, Some(on), hosts),
         VmWish::Stop { .. } => stop(placed, life),
         VmWish::Forget => {
             hosts.check_not_stranded(&placed.spec.name)?;

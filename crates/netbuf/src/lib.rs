@@ -49,6 +49,7 @@ use std::sync::Arc;
 pub use account::{OldPath, SourceAccount, TargetAccount};
 pub use clock::wall;
 pub use config::{NicIdentity, SourceConfig, TargetConfig};
+pub use deliver::PlugOpener;
 pub use delivered::Delivered;
 pub use error::Error;
 pub use mark::{MarkedTap, TapMark, marked_taps};

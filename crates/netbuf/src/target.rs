@@ -18,7 +18,7 @@ use transhume_model::WallMicros;
 use crate::Events;
 use crate::account::TargetAccount;
 use crate::config::{NicIdentity, TargetConfig};
-use crate::deliver::{Deliver, NoAnswer, Worker};
+use crate::deliver::{Deliver, NoAnswer, PlugOpener, Worker};
 use crate::error::{Error, IoContext, SpoolContext};
 use crate::frame::Signature;
 use crate::limits::{COMMITTED_GROWTH, FINISH_WAIT_MAX};
@@ -117,6 +117,11 @@ impl TargetBuffer {
     /// Where the source connects to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Opens its plug without FIN, also while [`TargetBuffer::finish`] waits.
+    pub fn opener(&self) -> PlugOpener {
+        self.deliver.opener()
     }
 
     /// What it keeps and has done, also while it works.

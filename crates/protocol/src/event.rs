@@ -6,9 +6,9 @@ use transhume_model::{HostName, MigrationId, VmName, WallMicros};
 use utoipa::ToSchema;
 
 use crate::message::{BandsChange, Fault, PageProgress, Refusal};
-use crate::migration::{Converge, StuckRates};
+use crate::migration::{Converge, RunOn, StuckRates};
 use crate::report::Ending;
-use crate::step::{Phase, Step};
+use crate::step::{Phase, Side, Step};
 
 /// An event with its place in the migration's history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -113,6 +113,36 @@ pub enum Happening {
     AgentBack {
         /// The host.
         host: HostName,
+    },
+    /// A host is lost for good, as far as can be seen.
+    HostGone {
+        /// The host.
+        host: HostName,
+    },
+    /// The move goes on without one of a VM's hosts.
+    GivenUp {
+        /// The VM.
+        vm: VmName,
+        /// Its host.
+        host: HostName,
+        /// Which of the two it is.
+        side: Side,
+    },
+    /// An operator has to say what becomes of a VM, unless its host comes back.
+    DecisionWanted {
+        /// The VM.
+        vm: VmName,
+        /// The host that is lost.
+        host: HostName,
+        /// What can be decided, and how.
+        hint: String,
+    },
+    /// An operator said where a VM runs.
+    Resolved {
+        /// The VM.
+        vm: VmName,
+        /// Where.
+        run_on: RunOn,
     },
     /// How the links of a host of this move are divided has changed (§3.1).
     Bands {

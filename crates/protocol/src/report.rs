@@ -130,6 +130,9 @@ pub struct VmReport {
     /// That it is lost, and what can be done about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<VmLoss>,
+    /// That its source was lost before it had delivered all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_lost: Option<SourceLoss>,
     /// Furthest phase reached.
     pub phase: Phase,
     /// VM stopped → running. `None` if it was never stopped.
@@ -164,6 +167,17 @@ pub struct VmReport {
     /// made.
     #[serde(default)]
     pub forecast: Option<VmComparison>,
+}
+
+/// What a source took with it that was lost after commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SourceLoss {
+    /// The host.
+    pub host: HostName,
+    /// Frames that it had captured and not delivered; absent where nobody can say how many.
+    pub frames_lost: Option<u64>,
+    /// Frames that the target had from it.
+    pub delivered: u64,
 }
 
 /// Why a VM that was committed does not run.
@@ -224,6 +238,14 @@ pub enum WaitReason {
     BackingOff {
         /// Why it failed.
         reason: String,
+    },
+    /// The host is lost for good, as far as can be seen: somebody must decide what becomes of the
+    /// VM, unless the host comes back.
+    Decision {
+        /// How long it has been lost, in milliseconds.
+        lost_ms: u64,
+        /// What can be decided, and how.
+        hint: String,
     },
     /// The host's agent is not connected: the order goes out when it is back.
     NotConnected {

@@ -194,6 +194,11 @@ impl OrderRow {
         self
     }
 
+    pub(crate) const fn after(mut self, needs: &'static [Need]) -> Self {
+        self.needs = needs;
+        self
+    }
+
     pub(crate) const fn may_lose_the_vm(mut self) -> Self {
         self.may_lose = true;
         self

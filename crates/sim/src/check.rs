@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use transhume_model::{HostName, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::{Command, Order, VmRole};
-use transhume_protocol::migration::{Illegal, JournalEntry, RecoverError};
+use transhume_protocol::migration::{Illegal, JournalEntry, RecoverError, RunOn};
 use transhume_protocol::report::{Ending, MigrationReport};
 
 /// A promise that was broken.
@@ -157,10 +157,16 @@ pub(crate) fn check_sent(journal: &[JournalEntry], order: &Order) -> Result<(), 
             | Command::Commit { .. }
             | Command::CloseSourceBuffer { .. }
             | Command::CloseTargetBuffer { .. }
+            | Command::OpenPlug { .. }
             | Command::Discard { .. }
     );
     let decided = |entry: &JournalEntry| match entry {
         JournalEntry::Committed { vms, .. } => vms.iter().any(|so_far| so_far.vm == *vm),
+        JournalEntry::Resolved {
+            vm: kept,
+            run_on: RunOn::Target,
+            ..
+        } => kept == vm,
         _ => false,
     };
     if decides && !journal.iter().any(decided) {

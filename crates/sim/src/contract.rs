@@ -286,6 +286,7 @@ impl<S: Subject> Case<S> {
             OrderKind::Commit => Command::Commit { vm },
             OrderKind::CloseSourceBuffer => Command::CloseSourceBuffer { vm },
             OrderKind::CloseTargetBuffer => Command::CloseTargetBuffer { vm },
+            OrderKind::OpenPlug => Command::OpenPlug { vm },
             OrderKind::Discard => Command::Discard { vm },
             OrderKind::AbortSource => Command::AbortSource { vm },
             OrderKind::AbortTarget => Command::AbortTarget { vm },

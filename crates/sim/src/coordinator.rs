@@ -73,6 +73,12 @@ impl Coordinator {
         self.begin(now, request)
     }
 
+    /// One that nobody has had.
+    pub(crate) fn next_epoch(&mut self) -> Epoch {
+        self.newest_epoch = self.newest_epoch.next();
+        self.newest_epoch
+    }
+
     /// `None` while it is down or done.
     pub(crate) fn handle(&mut self, now: Now, input: Input) -> Option<Result<Ready, Illegal>> {
         self.machine.as_mut().map(|machine| machine.handle(now, input))

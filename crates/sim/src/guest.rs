@@ -28,6 +28,8 @@ pub(crate) struct Guest {
     pub(crate) killed: bool,
     /// A host that held frames for it is lost: some may be missing.
     pub(crate) may_miss_frames: bool,
+    /// Its plug was opened without FIN: the report must say so.
+    pub(crate) cut: bool,
     /// What QEMU had read for a guest that took nothing.
     pub(crate) untaken: BTreeSet<u64>,
 }
@@ -44,6 +46,7 @@ impl Guest {
             committed: false,
             killed: false,
             may_miss_frames: false,
+            cut: false,
             untaken: BTreeSet::new(),
         }
     }

@@ -55,6 +55,14 @@ pub(crate) enum Event {
         host: HostIx,
         coordinator_run: u64,
     },
+    /// Somebody has looked whether a lost host is off.
+    Decides {
+        coordinator_run: u64,
+    },
+    /// What is left on a host is asked for.
+    Cleans {
+        host: HostIx,
+    },
     /// Coordinator and agent try to connect.
     LinkBack {
         host: HostIx,

@@ -85,6 +85,16 @@ pub async fn hosts(client: &Client, json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// One host.
+pub fn show_host(host: &HostView, json: bool) -> Result<ExitCode, Failure> {
+    if json {
+        return print_json(host);
+    }
+    let hosts = vec![host.clone()];
+    print!("{}", hosts_text(&HostList { hosts }));
+    Ok(ExitCode::SUCCESS)
+}
+
 fn hosts_text(list: &HostList) -> String {
     let mut table = Table::new(&["HOST", "AGENT", "FREE VCPUS", "FREE MIB", "VMCT", "QEMU", "VMS"]);
     for host in &list.hosts {
@@ -93,7 +103,7 @@ fn hosts_text(list: &HostList) -> String {
         let vms: Vec<String> = host.vms.iter().map(ToString::to_string).collect();
         table.row([
             host.name.to_string(),
-            if host.connected { "answers" } else { "away" }.to_owned(),
+            agent(host).to_owned(),
             free(host.free.map(|free| free.vcpus.0)),
             free(host.free.map(|free| free.memory.0)),
             vmct(host),
@@ -103,6 +113,15 @@ fn hosts_text(list: &HostList) -> String {
     }
     let notes = list.hosts.iter().flat_map(notes);
     table.text() + &notes.map(|note| note + "\n").collect::<String>()
+}
+
+fn agent(host: &HostView) -> &'static str {
+    match (host.connected, host.fenced_at) {
+        (true, _) if !host.leftovers.is_empty() => "cleaning",
+        (true, _) => "answers",
+        (false, Some(_)) => "fenced",
+        (false, None) => "away",
+    }
 }
 
 /// What its bands give to migrations: always, and at most where that is more.
@@ -118,6 +137,17 @@ fn vmct(host: &HostView) -> String {
 fn notes(host: &HostView) -> Vec<String> {
     let name = &host.name;
     let mut notes = Vec::new();
+    if host.cordoned {
+        notes.push(format!("host {name} is cordoned: nothing is put on it"));
+        notes.push(format!("hint: `transhume host uncordon {name}` lifts that"));
+    }
+    if !host.leftovers.is_empty() {
+        let vms: Vec<&str> = host.leftovers.iter().map(|vm| vm.as_str()).collect();
+        notes.push(format!(
+            "host {name} still holds something of VM {}: it is cleaned away when its agent is back",
+            vms.join(", ")
+        ));
+    }
     for stranded in &host.stranded {
         notes.push(format!(
             "stranded on host {name}: VM {}: {}",
@@ -176,6 +206,9 @@ mod tests {
             stranded,
             bands: None,
             clock,
+            fenced_at: None,
+            cordoned: false,
+            leftovers: Vec::new(),
         }
     }
 

@@ -121,6 +121,18 @@ fn line(event: &Event) -> Option<String> {
         Happening::Failed { fault, .. } => format!("fault: {}", fault.reason),
         Happening::AgentLost { host } => format!("host {host}: its agent does not answer"),
         Happening::AgentBack { host } => format!("host {host}: its agent answers again"),
+        Happening::HostGone { host } => {
+            format!("host {host} is lost; the move does not wait for it any longer")
+        }
+        Happening::GivenUp { vm, host, side } => {
+            format!("VM {vm} goes on without its {side}, host {host}")
+        }
+        Happening::DecisionWanted { vm, host, hint } => {
+            format!("VM {vm} waits for a decision, for host {host} is lost: {hint}")
+        }
+        Happening::Resolved { vm, run_on } => {
+            format!("an operator decided: VM {vm} runs on {}", run_on.name())
+        }
         Happening::Bands { host, change } => bands(host, change),
         Happening::RollingBack { batch, reason } => format!("batch {batch} rolls back: {reason}"),
         Happening::AlreadyRollingBack { batch } => {

@@ -17,6 +17,7 @@ mod measurement;
 mod memory;
 mod moves;
 mod neighbours;
+mod operators;
 mod plan_file;
 mod progress;
 mod report;
@@ -48,6 +49,8 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Lab { command } => labs::run(command).await,
         Command::Cluster { command } => clusters::run(&client()?, command).await,
         Command::Vm { command } => vms::run(&client()?, command).await,
+        Command::Host { command } => operators::host(&client()?, command).await,
+        Command::Migration { command } => operators::migration(&client()?, command).await,
         Command::Hosts { json } => clusters::hosts(&client()?, json).await,
         Command::Plan(args) => match args.inventory.clone() {
             Some(file) => plan_file::run(&file, &args),

@@ -115,7 +115,13 @@ fn finish(report: MigrationReport, json: bool) -> Result<ExitCode, Failure> {
 
 fn code(report: &MigrationReport) -> ExitCode {
     let kind = match report.outcome {
-        _ if report.vms.iter().any(|vm| vm.lost.is_some()) => Kind::Lost,
+        _ if report
+            .vms
+            .iter()
+            .any(|vm| vm.lost.is_some() || vm.source_lost.is_some()) =>
+        {
+            Kind::Lost
+        }
         Ending::Committed | Ending::Running => return ExitCode::SUCCESS,
         Ending::CommittedWithLoss => Kind::Lost,
         Ending::RolledBack | Ending::PartlyCommitted => Kind::RolledBack,

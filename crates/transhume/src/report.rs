@@ -59,7 +59,7 @@ pub fn show(report: &MigrationReport) {
         report.outcome.name(),
         report.vms.len(),
         report.duration_ms / 1e3,
-        frames.lost,
+        lost(report),
         frames.duplicated,
         frames.reordered
     );
@@ -73,6 +73,17 @@ pub fn show(report: &MigrationReport) {
         println!("waits for {}", wait_in_words(wait));
     }
     forecasts::show_report(report);
+}
+
+/// Frames that are lost, as far as anybody can say.
+fn lost(report: &MigrationReport) -> String {
+    let losses = || report.vms.iter().filter_map(|vm| vm.source_lost.as_ref());
+    let known: u64 = losses().filter_map(|loss| loss.frames_lost).sum();
+    let counted = report.frames.lost + known;
+    match losses().any(|loss| loss.frames_lost.is_none()) {
+        true => format!("{counted} and an unknown number"),
+        false => counted.to_string(),
+    }
 }
 
 /// How far the figures that compare two hosts' clocks may be off, where that matters.
@@ -93,6 +104,16 @@ fn notes(vm: &VmReport) -> Vec<String> {
         notes.push(format!(
             "VM {id} on host {host} is {}, as it was before",
             vm.guest.name()
+        ));
+    }
+    if let Some(loss) = &vm.source_lost {
+        let lost = match loss.frames_lost {
+            Some(frames) => format!("{frames} frames are lost with it"),
+            None => "how many frames are lost with it nobody can say".to_owned(),
+        };
+        notes.push(format!(
+            "VM {id}: its source, host {}, was lost before it had delivered all; {} frames came from it, {lost}",
+            loss.host, loss.delivered
         ));
     }
     if let Some(why) = &vm.clocks {

@@ -2,15 +2,34 @@
 
 use std::process::ExitCode;
 
-use transhume_api::{Client, VmStart, VmStop};
+use transhume_api::{Client, Decision, VmRestart, VmStart, VmStop};
 use transhume_model::{ClusterName, IdError, VmName};
 
 use crate::args::VmCommand;
 use crate::clusters::{cluster_name, show};
 use crate::failure::{Failure, Kind};
+use crate::operators;
 
 pub async fn run(client: &Client, command: VmCommand) -> Result<ExitCode, Failure> {
     let (view, json) = match command {
+        VmCommand::Restart {
+            cluster,
+            vm,
+            on,
+            json,
+        } => {
+            let (cluster, vm) = names(&cluster, &vm)?;
+            (client.restart_vm(&cluster, &vm, &VmRestart { on }).await?, json)
+        }
+        VmCommand::OpenPlug {
+            cluster,
+            vm,
+            deciding,
+        } => {
+            let (cluster, vm) = names(&cluster, &vm)?;
+            let ask = |dry_run| client.open_plug(&cluster, &vm, Decision { dry_run });
+            return operators::decide(&deciding, ask).await;
+        }
         VmCommand::Start {
             cluster,
             vm,

@@ -199,6 +199,10 @@ impl Adopting {
         self.ticket
     }
 
+    pub(super) fn is_target(&self) -> bool {
+        matches!(self.record.place, Place::Target { .. })
+    }
+
     pub(super) fn record(&self, epoch: Epoch) -> Record {
         Record {
             epoch,

@@ -52,10 +52,18 @@ enum Doing {
     },
     /// It is closed, but nothing runs: what is left is cleared away.
     ClearAway(Ticket, TargetFrames),
+    /// Its source is lost: the plug opens without FIN.
+    OpenPlug(Ticket),
     /// It never ran.
     Lose(Ticket),
     /// It is destroyed.
     End(Ticket),
+}
+
+/// Both orders that open the plug are answered by the same account.
+fn say_closed(cx: &mut Cx<'_>, frames: TargetFrames) {
+    cx.answer(OrderKind::CloseTargetBuffer, Outcome::TargetClosed(frames));
+    cx.answer(OrderKind::OpenPlug, Outcome::TargetClosed(frames));
 }
 
 /// Whether a guest that was stopped when it came must have run since.
@@ -143,6 +151,7 @@ impl Arrived {
             Doing::Run { ticket, .. }
             | Doing::Deliver { ticket, .. }
             | Doing::ClearAway(ticket, _)
+            | Doing::OpenPlug(ticket)
             | Doing::Lose(ticket)
             | Doing::End(ticket) => Some(ticket),
         }
@@ -206,6 +215,13 @@ impl Arrived {
                 }
                 Ok(Role::Arrived(self))
             }
+            Command::OpenPlug { .. } if self.activated.is_some() => {
+                if let Some(frames) = self.delivered {
+                    return Ok(self.closed(cx, frames));
+                }
+                self.doing = Doing::OpenPlug(cx.act(Act::OpenPlug));
+                Ok(Role::Arrived(self))
+            }
             Command::DestroyVm { .. } if self.closing.is_some() => {
                 self.then_end = true;
                 Ok(Role::Arrived(self))
@@ -258,6 +274,10 @@ impl Arrived {
             Ok(Product::TargetFrames(frames)) if !self.then_end => return self.closed(cx, frames),
             result => result.err().unwrap_or_else(super::unexpected),
         };
+        // Whoever opens the plug by order waits for the same account.
+        if cx.is_waiting(OrderKind::OpenPlug) && !matches!(self.doing, Doing::OpenPlug(_)) {
+            cx.fail(OrderKind::OpenPlug, trouble.clone());
+        }
         cx.fail(OrderKind::CloseTargetBuffer, trouble);
         if self.then_end {
             self.doing = Doing::End(cx.act(Act::End));
@@ -305,7 +325,7 @@ impl Arrived {
                 Role::Arrived(self)
             }
             (Doing::ClearAway(_, frames), Ok(_)) => {
-                cx.answer(OrderKind::CloseTargetBuffer, Outcome::TargetClosed(frames));
+                say_closed(cx, frames);
                 let why = self.ended.take().unwrap_or_default();
                 let arrival = self.arrival(Some(frames));
                 Role::Off(Off::new(self.spec, why, Some(arrival)))
@@ -313,7 +333,18 @@ impl Arrived {
             // The frames are accounted for; the next order clears away again.
             (Doing::ClearAway(_, frames), Err(trouble)) => {
                 self.delivered = Some(frames);
+                cx.fail(OrderKind::OpenPlug, trouble.clone());
                 cx.fail(OrderKind::CloseTargetBuffer, trouble);
+                Role::Arrived(self)
+            }
+            (Doing::OpenPlug(_), Ok(_)) => {
+                if self.closing.is_none() {
+                    self.closing = Some(cx.act(Act::FinishTargetBuffer));
+                }
+                Role::Arrived(self)
+            }
+            (Doing::OpenPlug(_), Err(trouble)) => {
+                cx.fail(OrderKind::OpenPlug, trouble);
                 Role::Arrived(self)
             }
             (Doing::Lose(_), Ok(_)) => self.lost(cx),
@@ -339,7 +370,7 @@ impl Arrived {
             self.doing = Doing::ClearAway(cx.act(Act::End), frames);
             return Role::Arrived(self);
         }
-        cx.answer(OrderKind::CloseTargetBuffer, Outcome::TargetClosed(frames));
+        say_closed(cx, frames);
         let arrival = self.arrival(Some(frames));
         Role::Home(Home::new(
             self.spec,

@@ -182,6 +182,24 @@ impl Role {
         }
     }
 
+    /// A target that holds the whole VM, or may: one that is being taken over has not said so yet.
+    pub(crate) fn is_whole_target(&self) -> bool {
+        match self {
+            Role::Target(role) => role.is_whole(),
+            Role::Adopting(role) => role.is_target(),
+            Role::Vacant(_)
+            | Role::Booting(_)
+            | Role::Home(_)
+            | Role::Off(_)
+            | Role::Source(_)
+            | Role::Left(_)
+            | Role::Expected(_)
+            | Role::Arrived(_)
+            | Role::Stranded(_)
+            | Role::Gone => false,
+        }
+    }
+
     pub(crate) fn stranded(&self) -> Option<(&str, &str)> {
         match self {
             Role::Stranded(role) => Some(role.why()),

@@ -69,6 +69,7 @@ impl Off {
             }
             Command::Activate { .. }
             | Command::CloseTargetBuffer { .. }
+            | Command::OpenPlug { .. }
             | Command::OpenTargetBuffer { .. } => {
                 let outcome = answer_again(&self.arrival, kind).or_else(|| self.lost(kind));
                 match outcome {
@@ -101,7 +102,7 @@ pub(super) fn answer_again(arrival: &Option<Arrival>, kind: OrderKind) -> Option
             tunnels: arrival.tunnels.clone(),
         }),
         OrderKind::Activate => arrival.activated.map(Outcome::Activated),
-        OrderKind::CloseTargetBuffer => arrival.closed.map(Outcome::TargetClosed),
+        OrderKind::CloseTargetBuffer | OrderKind::OpenPlug => arrival.closed.map(Outcome::TargetClosed),
         _ => None,
     }
 }

@@ -114,6 +114,11 @@ impl Target {
         &self.spec
     }
 
+    /// The whole VM is here and could run.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.arrival, Memory::Whole(_)) && self.ended.is_none()
+    }
+
     pub(super) fn busy_with(&self) -> Option<Ticket> {
         match &self.doing {
             Doing::Nothing => None,

@@ -247,6 +247,7 @@ impl Rig {
                 injected_at: self.now.wall,
                 announced_at: self.now.wall,
             },
+            Act::OpenPlug => Product::Done,
             Act::FinishTargetBuffer => Product::TargetFrames(TargetFrames {
                 delivered: KEPT,
                 ..TargetFrames::default()

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use transhume_model::{Bytes, WallMicros};
-use transhume_netbuf::{Error, Meter, Tap, TargetAccount, TargetBuffer};
+use transhume_netbuf::{Error, Meter, PlugOpener, Tap, TargetAccount, TargetBuffer};
 use transhume_protocol::message::TargetFrames;
 
 use super::traces::TraceFiles;
@@ -68,6 +68,11 @@ impl TargetBuffers {
             .fold((WallMicros(0), WallMicros(0)), |last, nic| {
                 (last.0.max(nic.injected_at), last.1.max(nic.announced_at))
             }))
+    }
+
+    /// Open the plugs without FIN, also while they are being closed.
+    pub(crate) fn openers(&self) -> Vec<PlugOpener> {
+        self.buffers.iter().map(TargetBuffer::opener).collect()
     }
 
     /// Step 9.

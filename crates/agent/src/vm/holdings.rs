@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use transhume_agent_core::{Input, Trouble};
 use transhume_model::VmName;
+use transhume_netbuf::PlugOpener;
 use transhume_pages::stream::StreamDigest;
 use transhume_protocol::message::FaultKind;
 use transhume_qemu::{Incoming, Loaded, Running, Surrendered, Vm, Waiting};
@@ -80,6 +81,8 @@ pub(super) struct Holdings {
     pub(super) whole: Option<oneshot::Receiver<StreamDigest>>,
     pub(super) source: Slot<SourceBuffers>,
     pub(super) target: Slot<TargetBuffers>,
+    /// Its target's plugs, which are opened also while a closing holds the buffers.
+    pub(super) plugs: Vec<PlugOpener>,
 }
 
 impl Holdings {
@@ -98,6 +101,7 @@ impl Holdings {
             whole: None,
             source: Slot::default(),
             target: Slot::default(),
+            plugs: Vec::new(),
         }
     }
 

@@ -10,15 +10,15 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use transhume_model::{ClusterName, ClusterSpec, MigrationId, VmName};
+use transhume_model::{ClusterName, ClusterSpec, HostName, MigrationId, VmName};
 use transhume_protocol::report::MigrationReport;
 
 pub use error::ClientError;
 pub use events::Events;
 
 use crate::{
-    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
-    Problem, VmStart, VmStop,
+    Accepted, ClusterList, ClusterView, Decision, ForecastRecord, HostFence, HostList, HostView,
+    MigrationList, MoveOrder, MoveResolution, PlanView, Problem, Verdict, VmRestart, VmStart, VmStop,
 };
 
 /// Longest wait for an answer that is not a stream.
@@ -72,6 +72,60 @@ impl Client {
     /// All hosts.
     pub async fn hosts(&self) -> Result<HostList, ClientError> {
         self.get("/v1/hosts").await
+    }
+
+    /// One host.
+    pub async fn host(&self, name: &HostName) -> Result<HostView, ClientError> {
+        self.get(&format!("/v1/hosts/{name}")).await
+    }
+
+    /// The host is off.
+    pub async fn fence_host(&self, name: &HostName, fence: &HostFence) -> Result<Verdict, ClientError> {
+        let path = format!("/v1/hosts/{name}/fence");
+        self.send(Method::POST, &path, fence, ANSWER_MAX).await
+    }
+
+    /// `cordon`, `uncordon` or `forget`.
+    pub async fn decide_host(
+        &self,
+        name: &HostName,
+        verb: &str,
+        decision: Decision,
+    ) -> Result<Verdict, ClientError> {
+        let path = format!("/v1/hosts/{name}/{verb}");
+        self.send(Method::POST, &path, &decision, ANSWER_MAX).await
+    }
+
+    /// Where VMs run whose other host is lost.
+    pub async fn resolve(
+        &self,
+        migration: MigrationId,
+        resolution: &MoveResolution,
+    ) -> Result<Verdict, ClientError> {
+        let path = format!("/v1/migrations/{migration}/resolve");
+        self.send(Method::POST, &path, resolution, ANSWER_MAX).await
+    }
+
+    /// Opens the plug of a VM whose source is lost.
+    pub async fn open_plug(
+        &self,
+        cluster: &ClusterName,
+        vm: &VmName,
+        decision: Decision,
+    ) -> Result<Verdict, ClientError> {
+        let path = format!("/v1/clusters/{cluster}/vms/{vm}/open-plug");
+        self.send(Method::POST, &path, &decision, ANSWER_MAX).await
+    }
+
+    /// Boots a VM from its disks on another host, its own being fenced.
+    pub async fn restart_vm(
+        &self,
+        cluster: &ClusterName,
+        vm: &VmName,
+        restart: &VmRestart,
+    ) -> Result<ClusterView, ClientError> {
+        let path = format!("/v1/clusters/{cluster}/vms/{vm}/restart");
+        self.work(Method::POST, &path, restart).await
     }
 
     /// All clusters.

@@ -17,10 +17,12 @@ use transhume_protocol::message::{BandsChange, Command, Order, OrderKind, Outcom
 use transhume_protocol::migration::{Input, JournalEntry, Now, OrderIds, Ready, RecoverError};
 
 mod arranging;
+mod operators;
 mod plans;
 mod requests;
 
 use crate::arranging::{Arranging, moments};
+use crate::cleaning::Cleaner;
 use crate::clock::Estimate;
 use crate::config::Config;
 use crate::effects;
@@ -62,6 +64,7 @@ pub(crate) struct Core {
     surveys: Surveys,
     governing: Governing,
     arranging: Arranging,
+    cleaner: Cleaner,
     /// Orders that wait for bandwidth, the first first.
     waiting: Vec<(Box<Waiting>, Reply<Accepted>)>,
     metrics: Metrics,
@@ -84,6 +87,7 @@ impl Core {
             surveys: Surveys::new(),
             governing: Governing::default(),
             arranging: Arranging::default(),
+            cleaner: Cleaner::default(),
             waiting: Vec::new(),
             metrics,
             started: Instant::now(),
@@ -163,7 +167,14 @@ impl Core {
     fn next_due(&self) -> Option<Millis> {
         let jobs = self.jobs.next_due(self.now().mono);
         let round = self.governing.next_round();
-        let all = [self.moves.next_due(), jobs, self.surveys.next_due(), round];
+        let cleaning = self.cleaner.next_due();
+        let all = [
+            self.moves.next_due(),
+            jobs,
+            self.surveys.next_due(),
+            round,
+            cleaning,
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -173,6 +184,7 @@ impl Core {
             self.feed(id, Input::Timer(timer))?;
         }
         self.surveys.due(now);
+        self.cleaner.due(now, &mut self.hosts);
         if self.governing.next_round().is_some_and(|at| at <= now) {
             self.govern();
             self.watch_streams()?;
@@ -188,6 +200,7 @@ impl Core {
                 if let Some(change) = self.hosts.back(&host, (*state).clone(), orders) {
                     self.tell_of_bands(&host, &change);
                 }
+                self.clean(&host)?;
                 self.governing.agent_back(&host, &self.moves.streams());
                 self.work_on_jobs(Vec::new())?;
                 self.feed_all_on(&host, || Input::AgentBack {
@@ -198,6 +211,7 @@ impl Core {
             LinkNews::Lost { host } => {
                 self.hosts.lost(&host);
                 self.surveys.host_lost(&host);
+                self.cleaner.host_lost(&host);
                 let effects = self.jobs.host_lost(&host);
                 self.work_on_jobs(effects)?;
                 self.feed_all_on(&host, || Input::AgentLost { host: host.clone() })
@@ -229,6 +243,14 @@ impl Core {
         }
         let of_move = match report.order.map(OrderIds::migration_of) {
             Some(None) => {
+                let now = self.now().mono;
+                if let Some(order) = report.order
+                    && let Some(cleaned) =
+                        self.cleaner
+                            .answered(&host, order, &report.outcome, now, &mut self.hosts)
+                {
+                    return cleaned.map_or(Ok(()), |cleaned| self.cleaned(cleaned));
+                }
                 let effects = self.jobs.answered(self.now().mono, &host, report);
                 return self.work_on_jobs(effects);
             }
@@ -302,7 +324,11 @@ impl Core {
         } = ready;
         if !persist.is_empty() {
             let relocation = self.moves.relocation(id, &persist);
-            self.store.append(id, &persist, relocation)?;
+            let left_behind = Moves::left_behind(id, &persist);
+            let hosts: Vec<HostName> = left_behind.iter().map(|(host, _)| host.clone()).collect();
+            self.store.append(id, &persist, relocation, left_behind)?;
+            // One that is back by now is cleaned at once.
+            hosts.iter().try_for_each(|host| self.clean(host))?;
         }
         self.governing.hear(self.now().mono, &events);
         // The rates of a stream that begins, or whose guest stops, are there before the order.

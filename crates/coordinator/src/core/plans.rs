@@ -29,6 +29,10 @@ impl Core {
         let scene = planning::scene(order, known)?;
         self.check_idle(&cluster.name)?;
         scene
+            .to
+            .iter()
+            .try_for_each(|host| self.check_not_cordoned(host))?;
+        scene
             .hosts()
             .iter()
             .try_for_each(|host| self.hosts.check_connected(host))?;

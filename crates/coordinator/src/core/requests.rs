@@ -21,7 +21,27 @@ impl Core {
         let now = self.now();
         match request {
             Request::Metrics(reply) => reply.send(Ok(self.scrape(now))),
-            Request::Hosts(reply) => reply.send(Ok(self.hosts.list(now.mono))),
+            Request::Hosts(reply) => reply.send(Ok(self.host_list())),
+            Request::ShowHost(name, reply) => reply.send(self.show_host(&name)),
+            Request::Host {
+                host,
+                wish,
+                dry_run,
+                reply,
+            } => self.work_on_host(&host, wish, dry_run, reply)?,
+            Request::Resolve {
+                migration,
+                vm,
+                run_on,
+                dry_run,
+                reply,
+            } => self.resolve(&migration, vm.as_deref(), run_on, dry_run, reply)?,
+            Request::OpenPlug {
+                cluster,
+                vm,
+                dry_run,
+                reply,
+            } => self.open_plug(&cluster, &vm, dry_run, reply)?,
             Request::Clusters(reply) => reply.send(Ok(self.list_clusters())),
             Request::ShowCluster(name, reply) => reply.send(self.show_cluster(&name)),
             Request::CreateCluster(cluster, reply) => self.create_cluster(cluster, reply)?,
@@ -99,6 +119,7 @@ impl Core {
         for vm in &spec.vms {
             let host = self.hosts.named(vm.host.as_str())?;
             self.hosts.check_connected(&host)?;
+            self.check_not_cordoned(&host)?;
             self.hosts.check_not_stranded(&vm.spec.name)?;
         }
         Ok(())
@@ -145,7 +166,10 @@ impl Core {
         let found = self.store.clusters().vm(&request.cluster, &request.vm).cloned();
         let found = found.and_then(|placed| {
             self.check_idle(&placed.spec.cluster)?;
-            let host = vm_checks::check(&placed, &request.wish, &self.hosts)?;
+            let host = match &request.wish {
+                VmWish::Restart { on } => self.check_restart(&placed, on)?,
+                wish => vm_checks::check(&placed, wish, &self.hosts)?,
+            };
             Ok((placed, host))
         });
         let (placed, host) = match found {
@@ -156,7 +180,9 @@ impl Core {
             }
         };
         let (cluster, vm) = (placed.spec.cluster.clone(), placed.spec.name.clone());
-        if host != placed.host {
+        if let VmWish::Restart { .. } = request.wish {
+            self.relocate_from_fenced(&placed, &host)?;
+        } else if host != placed.host {
             // Where it lives is durable before it can run there.
             let places = [(vm.clone(), host.clone())].into();
             if let Some(record) = self.store.clusters().relocated(&cluster, &places) {
@@ -168,7 +194,7 @@ impl Core {
             vm,
             host,
             work: match request.wish {
-                VmWish::Start { .. } => VmWork::Start(Box::new(placed.spec)),
+                VmWish::Start { .. } | VmWish::Restart { .. } => VmWork::Start(Box::new(placed.spec)),
                 VmWish::Stop { force } => VmWork::Stop { force },
                 VmWish::Forget => VmWork::Forget,
             },

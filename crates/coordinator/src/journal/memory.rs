@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use transhume_model::{ClusterName, Epoch, MigrationId};
+use transhume_model::{ClusterName, Epoch, HostName, MigrationId};
 use transhume_protocol::migration::JournalEntry;
 
-use super::{ClusterRecord, Journal, JournalError};
+use super::{ClusterRecord, HostRecord, Journal, JournalError};
 
 /// A journal in memory.
 #[derive(Debug, Default)]
 pub struct MemoryJournal {
     entries: BTreeMap<MigrationId, Vec<JournalEntry>>,
     clusters: BTreeMap<ClusterName, ClusterRecord>,
+    hosts: BTreeMap<HostName, HostRecord>,
     last_migration: u64,
     last_epoch: u64,
 }
@@ -28,17 +29,32 @@ impl Journal for MemoryJournal {
         Ok(Epoch(first))
     }
 
-    fn append(
+    fn append_with(
         &mut self,
         migration: MigrationId,
         entries: &[JournalEntry],
         cluster: Option<&ClusterRecord>,
+        hosts: &[HostRecord],
     ) -> Result<(), JournalError> {
         if !entries.is_empty() {
             let kept = self.entries.entry(migration).or_default();
             kept.extend_from_slice(entries);
         }
+        self.put_hosts(hosts, cluster)
+    }
+
+    fn put_hosts(
+        &mut self,
+        hosts: &[HostRecord],
+        cluster: Option<&ClusterRecord>,
+    ) -> Result<(), JournalError> {
+        let named = hosts.iter().map(|record| (record.host.clone(), record.clone()));
+        self.hosts.extend(named);
         cluster.map_or(Ok(()), |cluster| self.put_cluster(cluster))
+    }
+
+    fn hosts(&self) -> Result<Vec<HostRecord>, JournalError> {
+        Ok(self.hosts.values().cloned().collect())
     }
 
     fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError> {

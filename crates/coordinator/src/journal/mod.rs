@@ -13,14 +13,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use transhume_api::ClusterStage;
-use transhume_model::{ClusterName, ClusterSpec, Epoch, MigrationId};
-use transhume_protocol::migration::JournalEntry;
+use transhume_model::{ClusterName, ClusterSpec, Epoch, HostName, MigrationId, VmName, WallMicros};
+use transhume_protocol::migration::{Cleaning, JournalEntry};
 
 pub use self::memory::MemoryJournal;
 pub use self::redb::RedbJournal;
 
 /// Version of the tables and records. A journal of a newer one is refused by name.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 
 /// Why the journal cannot be used. The coordinator stops: without a journal it must not decide
 /// anything.
@@ -83,6 +83,48 @@ pub struct ClusterRecord {
     pub stage: ClusterStage,
 }
 
+/// What is remembered of a host beside its place in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// The host.
+    pub host: HostName,
+    /// Since when it is off, by an operator's word; until it is back and clean.
+    #[serde(default)]
+    pub fenced_at: Option<WallMicros>,
+    /// Nothing new is put on it.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// What is to be cleaned away there before anything else is done with it.
+    #[serde(default)]
+    pub leftovers: Vec<Leftover>,
+}
+
+impl HostRecord {
+    /// Of a host of which nothing is to be remembered.
+    pub fn new(host: HostName) -> Self {
+        HostRecord {
+            host,
+            fenced_at: None,
+            cordoned: false,
+            leftovers: Vec::new(),
+        }
+    }
+}
+
+/// What a host that was given up still has of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    /// The VM.
+    pub vm: VmName,
+    /// The move that left it behind; absent where the VM was started elsewhere.
+    #[serde(default)]
+    pub migration: Option<MigrationId>,
+    /// How it is cleaned away.
+    pub clean: Cleaning,
+    /// Since when.
+    pub at: WallMicros,
+}
+
 /// What a coordinator remembers. Everything that returns `Ok` is durable, and all of it or nothing
 /// is there after a crash.
 pub trait Journal: Send {
@@ -92,13 +134,35 @@ pub trait Journal: Send {
     /// The first of `count` epochs in a row that nobody has had.
     fn new_epochs(&mut self, count: u64) -> Result<Epoch, JournalError>;
 
-    /// Appends entries of one move and, in the same transaction, where its cluster's VMs live now.
+    /// Appends entries of one move and, in the same transaction, where its cluster's VMs live now
+    /// and what is left behind on hosts.
+    fn append_with(
+        &mut self,
+        migration: MigrationId,
+        entries: &[JournalEntry],
+        cluster: Option<&ClusterRecord>,
+        hosts: &[HostRecord],
+    ) -> Result<(), JournalError>;
+
+    /// The same, where nothing is left behind.
     fn append(
         &mut self,
         migration: MigrationId,
         entries: &[JournalEntry],
         cluster: Option<&ClusterRecord>,
+    ) -> Result<(), JournalError> {
+        self.append_with(migration, entries, cluster, &[])
+    }
+
+    /// Keeps these in place of what was kept of the same hosts and cluster, all or none.
+    fn put_hosts(
+        &mut self,
+        hosts: &[HostRecord],
+        cluster: Option<&ClusterRecord>,
     ) -> Result<(), JournalError>;
+
+    /// Everything that is remembered of hosts, by name.
+    fn hosts(&self) -> Result<Vec<HostRecord>, JournalError>;
 
     /// All moves with their entries, in order.
     fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError>;

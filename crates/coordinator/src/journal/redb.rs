@@ -11,10 +11,11 @@ use transhume_model::{ClusterName, Epoch, MigrationId};
 use transhume_protocol::migration::JournalEntry;
 
 use super::record::{seal, unseal};
-use super::{ClusterRecord, FORMAT, Journal, JournalError};
+use super::{ClusterRecord, FORMAT, HostRecord, Journal, JournalError};
 
 const ENTRIES: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("entries");
 const CLUSTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("clusters");
+const HOSTS: TableDefinition<&str, &[u8]> = TableDefinition::new("hosts");
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 const LAST_MIGRATION: &str = "last-migration";
 const LAST_EPOCH: &str = "last-epoch";
@@ -57,9 +58,11 @@ impl RedbJournal {
         let found = self.write(|transaction| {
             transaction.open_table(ENTRIES)?;
             transaction.open_table(CLUSTERS)?;
+            transaction.open_table(HOSTS)?;
             let mut numbers = transaction.open_table(NUMBERS)?;
             let found = numbers.get(FORMAT_KEY)?.map(|found| found.value());
-            if found.is_none() {
+            // Format 1 had no hosts; an older release would not know of what is kept there.
+            if found.is_none_or(|found| found < FORMAT) {
                 numbers.insert(FORMAT_KEY, FORMAT)?;
             }
             Ok(found.unwrap_or(FORMAT))
@@ -132,6 +135,14 @@ fn put(transaction: &WriteTransaction, cluster: &ClusterRecord) -> Result<(), Er
     Ok(())
 }
 
+fn put_hosts(transaction: &WriteTransaction, hosts: &[HostRecord]) -> Result<(), Error> {
+    let mut table = transaction.open_table(HOSTS)?;
+    for record in hosts {
+        table.insert(record.host.as_str(), seal(record).as_slice())?;
+    }
+    Ok(())
+}
+
 impl Journal for RedbJournal {
     fn new_migration(&mut self) -> Result<MigrationId, JournalError> {
         self.count_up(LAST_MIGRATION, 1).map(MigrationId)
@@ -141,11 +152,12 @@ impl Journal for RedbJournal {
         self.count_up(LAST_EPOCH, count).map(Epoch)
     }
 
-    fn append(
+    fn append_with(
         &mut self,
         migration: MigrationId,
         entries: &[JournalEntry],
         cluster: Option<&ClusterRecord>,
+        hosts: &[HostRecord],
     ) -> Result<(), JournalError> {
         self.write(|transaction| {
             let mut table = transaction.open_table(ENTRIES)?;
@@ -153,8 +165,28 @@ impl Journal for RedbJournal {
             for (index, entry) in (first..).zip(entries) {
                 table.insert((migration.0, index), seal(entry).as_slice())?;
             }
+            put_hosts(transaction, hosts)?;
             cluster.map_or(Ok(()), |cluster| put(transaction, cluster))
         })
+    }
+
+    fn put_hosts(
+        &mut self,
+        hosts: &[HostRecord],
+        cluster: Option<&ClusterRecord>,
+    ) -> Result<(), JournalError> {
+        self.write(|transaction| {
+            put_hosts(transaction, hosts)?;
+            cluster.map_or(Ok(()), |cluster| put(transaction, cluster))
+        })
+    }
+
+    fn hosts(&self) -> Result<Vec<HostRecord>, JournalError> {
+        let rows = self.rows(HOSTS, str::to_owned)?;
+        let records = rows
+            .iter()
+            .map(|(name, bytes)| unseal(&self.path, bytes, || format!("host {name}")));
+        records.collect()
     }
 
     fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError> {
@@ -222,6 +254,6 @@ mod tests {
         assert!(error.to_string().contains("entry 0 of migration 1"), "{error}");
         drop(journal);
         let error = RedbJournal::open(&path).unwrap_err();
-        assert!(matches!(error, JournalError::Format { found: 2, .. }), "{error}");
+        assert!(matches!(error, JournalError::Format { found: 3, .. }), "{error}");
     }
 }

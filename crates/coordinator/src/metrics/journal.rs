@@ -9,7 +9,7 @@ use transhume_metrics::{Histogram, Samples, coordinator as names};
 use transhume_model::{ClusterName, Epoch, MigrationId};
 use transhume_protocol::migration::JournalEntry;
 
-use crate::journal::{ClusterRecord, Journal, JournalError};
+use crate::journal::{ClusterRecord, HostRecord, Journal, JournalError};
 
 /// Entries that were appended.
 #[derive(Debug, Clone, Default)]
@@ -62,15 +62,30 @@ impl Journal for Measured {
         timed(&self.numbers, || self.journal.new_epochs(count))
     }
 
-    fn append(
+    fn append_with(
         &mut self,
         migration: MigrationId,
         entries: &[JournalEntry],
         cluster: Option<&ClusterRecord>,
+        hosts: &[HostRecord],
     ) -> Result<(), JournalError> {
-        timed(&self.appends, || self.journal.append(migration, entries, cluster))?;
+        timed(&self.appends, || {
+            self.journal.append_with(migration, entries, cluster, hosts)
+        })?;
         self.entries.0.fetch_add(entries.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn put_hosts(
+        &mut self,
+        hosts: &[HostRecord],
+        cluster: Option<&ClusterRecord>,
+    ) -> Result<(), JournalError> {
+        timed(&self.clusters, || self.journal.put_hosts(hosts, cluster))
+    }
+
+    fn hosts(&self) -> Result<Vec<HostRecord>, JournalError> {
+        self.journal.hosts()
     }
 
     fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError> {

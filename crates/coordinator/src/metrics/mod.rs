@@ -96,6 +96,10 @@ impl Metrics {
             | Happening::Rearranged { .. }
             | Happening::AgentLost { .. }
             | Happening::AgentBack { .. }
+            | Happening::HostGone { .. }
+            | Happening::GivenUp { .. }
+            | Happening::DecisionWanted { .. }
+            | Happening::Resolved { .. }
             | Happening::Bands { .. }
             | Happening::AlreadyRollingBack { .. }
             | Happening::Ended { .. } => {}

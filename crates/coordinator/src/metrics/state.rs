@@ -93,6 +93,7 @@ fn why(reason: &WaitReason) -> &'static str {
     match reason {
         WaitReason::InFlight => "in-flight",
         WaitReason::BackingOff { .. } => "backing-off",
+        WaitReason::Decision { .. } => "decision",
         WaitReason::NotConnected { .. } => "not-connected",
     }
 }

@@ -2,9 +2,9 @@
 
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::{BandsChange, Fault, FaultKind, PageProgress, Refusal, RefusalKind};
-use transhume_protocol::migration::{Converge, StuckRates};
+use transhume_protocol::migration::{Converge, RunOn, StuckRates};
 use transhume_protocol::report::Ending;
-use transhume_protocol::step::{Phase, Step};
+use transhume_protocol::step::{Phase, Side, Step};
 
 use crate::samples::{host, vm};
 
@@ -69,6 +69,21 @@ pub fn all() -> impl Iterator<Item = Happening> {
         },
         Happening::AgentLost { host: host.clone() },
         Happening::AgentBack { host: host.clone() },
+        Happening::HostGone { host: host.clone() },
+        Happening::GivenUp {
+            vm: vm.clone(),
+            host: host.clone(),
+            side: Side::Source,
+        },
+        Happening::DecisionWanted {
+            vm: vm.clone(),
+            host: host.clone(),
+            hint: "fence it".into(),
+        },
+        Happening::Resolved {
+            vm: vm.clone(),
+            run_on: RunOn::Target,
+        },
         Happening::Bands {
             host,
             change: BandsChange::PutBack,

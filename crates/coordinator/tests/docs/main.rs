@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use transhume_api::{
-    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, MigrationList, MoveOrder, PlanView,
-    Problem, VmStart, VmStop,
+    Accepted, ClusterList, ClusterView, Decision, ForecastRecord, HostFence, HostList, MigrationList,
+    MoveOrder, MoveResolution, PlanView, Problem, Verdict, VmRestart, VmStart, VmStop,
 };
 use transhume_model::ClusterSpec;
 use transhume_planner::report::PlanReport;
@@ -86,6 +86,25 @@ fn documents() -> BTreeMap<&'static str, Value> {
         (
             "vm-stop",
             document::<VmStop>("POST /v1/clusters/NAME/vms/VM/stop"),
+        ),
+        (
+            "vm-restart",
+            document::<VmRestart>("POST /v1/clusters/NAME/vms/VM/restart"),
+        ),
+        ("host-fence", document::<HostFence>("POST /v1/hosts/NAME/fence")),
+        (
+            "decision",
+            document::<Decision>(
+                "POST /v1/hosts/NAME/cordon, uncordon, forget; POST /v1/clusters/NAME/vms/VM/open-plug",
+            ),
+        ),
+        (
+            "move-resolution",
+            document::<MoveResolution>("POST /v1/migrations/N/resolve"),
+        ),
+        (
+            "verdict",
+            document::<Verdict>("transhume host fence --json, migration resolve --json, vm open-plug --json"),
         ),
         ("plan", document::<PlanView>("transhume plan NAME --json")),
         (

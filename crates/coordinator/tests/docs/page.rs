@@ -68,9 +68,11 @@ fn every_code_is_in_the_table() {
     let files = [
         "clusters",
         "core/mod",
+        "core/operators",
         "core/plans",
         "core/requests",
         "error",
+        "hosts",
         "http",
         "jobs/clusters",
         "jobs/effect",

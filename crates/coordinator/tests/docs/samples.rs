@@ -12,9 +12,10 @@ use transhume_protocol::message::{
     BandsState, Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress, QemuState, Stranded,
     VmRole,
 };
-use transhume_protocol::migration::Converge;
+use transhume_protocol::migration::{Converge, RunOn};
 use transhume_protocol::report::{
-    BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, Trouble, VmLoss, VmReport, Wait, WaitReason,
+    BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, SourceLoss, Trouble, VmLoss, VmReport, Wait,
+    WaitReason,
 };
 use transhume_protocol::step::{Phase, Step};
 
@@ -70,6 +71,31 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ),
         ("vm-start", json!(VmStart::default())),
         ("vm-stop", json!(VmStop { force: true })),
+        ("vm-restart", json!(VmRestart { on: "h3".into() })),
+        (
+            "host-fence",
+            json!(HostFence {
+                powered_off: true,
+                force: false,
+                dry_run: true,
+            }),
+        ),
+        ("decision", json!(Decision { dry_run: true })),
+        (
+            "move-resolution",
+            json!(MoveResolution {
+                vm: Some("vm1".into()),
+                run_on: RunOn::Target,
+                dry_run: false,
+            }),
+        ),
+        (
+            "verdict",
+            json!(Verdict::planned(
+                "host h1 counts as powered off".into(),
+                vec!["what VM vm1 held in memory".into()]
+            )),
+        ),
         ("vm-stop", json!({})),
         ("plan", json!(live_plan())),
         (
@@ -157,6 +183,9 @@ fn hosts() -> HostList {
             offset_ms: -3.5,
             uncertainty_ms: 0.25,
         }),
+        fenced_at: None,
+        cordoned: true,
+        leftovers: Vec::new(),
     };
     let away = HostView {
         name: host("h2"),
@@ -170,6 +199,9 @@ fn hosts() -> HostList {
         stranded: Vec::new(),
         bands: None,
         clock: None,
+        fenced_at: Some(WallMicros(1_800_000_000_000_000)),
+        cordoned: false,
+        leftovers: vec![vm("vm3")],
     };
     HostList {
         hosts: vec![there, away],
@@ -371,6 +403,11 @@ fn report(outcome: Ending) -> MigrationReport {
         target: host("h2"),
         host: host("h2"),
         guest: GuestState::Running,
+        source_lost: Some(SourceLoss {
+            host: host("h1"),
+            frames_lost: None,
+            delivered: 12,
+        }),
         lost: None,
         phase: Phase::Activation,
         blackout_ms: Some(41.5),

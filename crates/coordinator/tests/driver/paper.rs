@@ -235,6 +235,10 @@ impl Paper {
                     announced_at,
                 }))
             }
+            Act::OpenPlug => {
+                things.fin = true;
+                Some(Ok(Product::Done))
+            }
             Act::FinishTargetBuffer => things.fin.then(|| {
                 Ok(Product::TargetFrames(TargetFrames {
                     delivered: FRAMES,

@@ -178,7 +178,7 @@ async fn an_agent_that_does_not_answer_is_named() {
         .await
         .refused(409, "agent-unreachable");
     assert!(
-        problem.message.contains("h3") && problem.hint.contains("transhume hosts"),
+        problem.message.contains("h3") && problem.hint.contains("transhume host fence h3 --powered-off"),
         "{problem:?}"
     );
     site.assert_runs(&VMS);

@@ -19,9 +19,11 @@ pub(crate) use worker::Worker;
 /// The account, and how often the guest's ring was full.
 type Closed = (TargetAccount, u64);
 
-enum Command {
+#[derive(Debug)]
+pub(crate) enum Command {
     Activate(mpsc::Sender<Activated>),
     Finish(mpsc::Sender<Closed>),
+    OpenPlug,
     End,
 }
 
@@ -30,6 +32,27 @@ enum Command {
 pub(crate) enum NoAnswer {
     NotInTime,
     ThreadGone,
+}
+
+/// Opens a plug for which no FIN comes; also while somebody waits for the buffer to close.
+#[derive(Debug, Clone)]
+pub struct PlugOpener {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<OwnedFd>,
+}
+
+impl PlugOpener {
+    /// The source is lost. What is here is delivered, then the plug opens and the buffer closes.
+    /// What the source still sends is dropped, counted in the log. Fine when it is open.
+    pub fn open(&self) {
+        tell(&self.commands, &self.wake, Command::OpenPlug);
+    }
+}
+
+fn tell(commands: &mpsc::Sender<Command>, wake: &OwnedFd, command: Command) {
+    // A thread that has ended is noticed when its answer does not come.
+    let _ = commands.send(command);
+    let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
 }
 
 /// The handle of a running thread; dropping it ends the thread.
@@ -54,9 +77,14 @@ impl Deliver {
     }
 
     fn command(&self, command: Command) {
-        // A thread that has ended is noticed when its answer does not come.
-        let _ = self.commands.send(command);
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        tell(&self.commands, &self.wake, command);
+    }
+
+    pub(crate) fn opener(&self) -> PlugOpener {
+        PlugOpener {
+            commands: self.commands.clone(),
+            wake: self.wake.clone(),
+        }
     }
 
     /// The thread has its own limits for this; `None` where it has ended.

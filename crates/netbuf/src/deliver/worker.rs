@@ -59,6 +59,10 @@ pub(crate) struct Worker {
     /// How long the guest has left its ring full.
     full: IdleClock,
     fin: bool,
+    /// No FIN comes: offset up to which is delivered, before the plug opens.
+    cut: Option<usize>,
+    /// Frames that came behind it, dropped.
+    dropped_late: u64,
     closed: Option<Closed>,
     finish: Vec<mpsc::Sender<Closed>>,
     duplicated: u64,
@@ -100,6 +104,8 @@ impl Worker {
             reminded_at: None,
             full: IdleClock::default(),
             fin: false,
+            cut: None,
+            dropped_late: 0,
             closed: None,
             finish: Vec::new(),
             duplicated: 0,
@@ -131,6 +137,7 @@ impl Worker {
                         Command::End => return Ok(true),
                         Command::Activate(answer) => self.activate(answer),
                         Command::Finish(answer) => self.finish.push(answer),
+                        Command::OpenPlug => self.cut_off(),
                     }
                 }
                 self.greet();
@@ -280,6 +287,11 @@ impl Worker {
             return Ok(true);
         }
         loop {
+            if self.cut.is_some_and(|cut| self.next >= cut) {
+                self.open_without_fin()?;
+                self.drop_late();
+                return Ok(true);
+            }
             let now = Instant::now();
             let vnet = self.spool.vnet_header_bytes();
             let batch = batch(&self.spool, self.next, vnet);
@@ -311,6 +323,45 @@ impl Worker {
                 }
                 self.skip_frame(Note::Undelivered);
             }
+        }
+    }
+
+    /// The source is lost: what is here by now is all that is delivered.
+    fn cut_off(&mut self) {
+        if self.closed.is_none() && self.cut.is_none() {
+            self.cut = Some(self.spool.tail());
+        }
+    }
+
+    fn open_without_fin(&mut self) -> io::Result<()> {
+        if !self.fin {
+            self.open().map_err(io::Error::other)?;
+        }
+        if self.closed.is_none() {
+            self.close();
+        }
+        Ok(())
+    }
+
+    /// A source that is back sends what it kept: newer frames were delivered meanwhile, so none of
+    /// it goes in. It is answered, so that it can close.
+    fn drop_late(&mut self) {
+        let before = self.dropped_late;
+        while let Ok(Some(record)) = self.spool.record(self.next) {
+            let (kind, number, next) = (record.kind, record.number, record.next);
+            self.dropped_late += u64::from(kind.is_frame());
+            if kind == Kind::Fin {
+                self.answer(Answer::FloodingOn);
+            }
+            self.next = next;
+            self.pass(number);
+        }
+        if self.dropped_late > before {
+            tracing::warn!(
+                vm = %self.identity.vm,
+                frames = self.dropped_late,
+                "frames that its lost source sent after all were dropped"
+            );
         }
     }
 

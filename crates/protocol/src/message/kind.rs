@@ -47,6 +47,8 @@ pub enum OrderKind {
     CloseSourceBuffer,
     /// On FIN open the plug.
     CloseTargetBuffer,
+    /// Open the plug without FIN: the source is lost.
+    OpenPlug,
     /// Destroy the QEMU that was left.
     Discard,
     /// Run the VM here again.
@@ -57,7 +59,7 @@ pub enum OrderKind {
 
 impl OrderKind {
     /// All of them.
-    pub const ALL: [OrderKind; 21] = [
+    pub const ALL: [OrderKind; 22] = [
         OrderKind::Inspect,
         OrderKind::Pace,
         OrderKind::StartVm,
@@ -76,6 +78,7 @@ impl OrderKind {
         OrderKind::Commit,
         OrderKind::CloseSourceBuffer,
         OrderKind::CloseTargetBuffer,
+        OrderKind::OpenPlug,
         OrderKind::Discard,
         OrderKind::AbortSource,
         OrderKind::AbortTarget,
@@ -102,6 +105,7 @@ impl OrderKind {
             OrderKind::Commit => "Commit",
             OrderKind::CloseSourceBuffer => "CloseSourceBuffer",
             OrderKind::CloseTargetBuffer => "CloseTargetBuffer",
+            OrderKind::OpenPlug => "OpenPlug",
             OrderKind::Discard => "Discard",
             OrderKind::AbortSource => "AbortSource",
             OrderKind::AbortTarget => "AbortTarget",

@@ -27,7 +27,7 @@ pub use state::{
 pub use trouble::{Fault, FaultKind, Refusal, RefusalKind};
 
 /// Version of these messages; both sides must speak the same.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// Longest wait of an agent for the dirty rates that [`Command::Inspect`] asks for; those not known
 /// by then stay unknown.
@@ -176,6 +176,12 @@ pub enum Command {
         /// The VM.
         vm: VmName,
     },
+    /// Step 9, target: no FIN comes, for the source's host is lost. The plug opens; what the source
+    /// still sends is dropped and counted. [`Outcome::TargetClosed`].
+    OpenPlug {
+        /// The VM.
+        vm: VmName,
+    },
     /// Step 9, source: destroy the QEMU that was left. [`Outcome::Discarded`].
     Discard {
         /// The VM.
@@ -219,6 +225,7 @@ impl Command {
             | Command::Activate { vm, .. }
             | Command::CloseSourceBuffer { vm }
             | Command::CloseTargetBuffer { vm }
+            | Command::OpenPlug { vm }
             | Command::Discard { vm }
             | Command::AbortSource { vm }
             | Command::AbortTarget { vm } => Some(vm),
@@ -246,6 +253,7 @@ impl Command {
             Command::Commit { .. } => OrderKind::Commit,
             Command::CloseSourceBuffer { .. } => OrderKind::CloseSourceBuffer,
             Command::CloseTargetBuffer { .. } => OrderKind::CloseTargetBuffer,
+            Command::OpenPlug { .. } => OrderKind::OpenPlug,
             Command::Discard { .. } => OrderKind::Discard,
             Command::AbortSource { .. } => OrderKind::AbortSource,
             Command::AbortTarget { .. } => OrderKind::AbortTarget,

@@ -105,6 +105,9 @@ pub struct VmState {
     pub epoch: Epoch,
     /// What its guest does.
     pub guest: GuestState,
+    /// A target: the whole VM is here, as it was sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
 }
 
 /// Message B of §3.2: what a host is, has and holds.

@@ -94,13 +94,15 @@ pub enum FaultKind {
     Record,
     /// The guest powered itself off.
     PoweredOff,
+    /// A host is lost for good.
+    HostLost,
     /// Anything else.
     Internal,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 9] = [
+    pub const ALL: [FaultKind; 10] = [
         FaultKind::BufferLimit,
         FaultKind::Tunnel,
         FaultKind::PageStream,
@@ -109,6 +111,7 @@ impl FaultKind {
         FaultKind::AgentRestarted,
         FaultKind::Record,
         FaultKind::PoweredOff,
+        FaultKind::HostLost,
         FaultKind::Internal,
     ];
 }

@@ -6,9 +6,9 @@ use super::times::{Silence, ms, phase_times, silence};
 use super::vm::Vm;
 use super::{Migration, Now, trouble};
 use crate::forecast::{Actual, Comparison, VmComparison, VmForecast};
-use crate::message::{Fault, GuestState, SourceFrames, TargetFrames};
-use crate::report::{Ending, Frames, MigrationReport, VmLoss, VmReport};
-use crate::step::Phase;
+use crate::message::{Fault, FaultKind, GuestState, SourceFrames, TargetFrames};
+use crate::report::{Ending, Frames, MigrationReport, SourceLoss, VmLoss, VmReport};
+use crate::step::{Phase, Side};
 
 impl Migration {
     /// The report as of now.
@@ -72,6 +72,7 @@ impl Migration {
                 vm.source.clone()
             },
             guest: guest(vm),
+            source_lost: source_loss(vm),
             lost: vm.lost.as_ref().map(|fault| self.loss(vm, fault)),
             phase: vm
                 .so_far
@@ -96,7 +97,13 @@ impl Migration {
     fn loss(&self, vm: &Vm, fault: &Fault) -> VmLoss {
         VmLoss {
             reason: fault.reason.clone(),
-            hint: trouble::start_again(&self.request.cluster, vm.name()),
+            hint: match fault.kind {
+                FaultKind::HostLost => {
+                    let host = if vm.committed { &vm.target } else { &vm.source };
+                    trouble::restart_elsewhere(&self.request.cluster, vm.name(), host)
+                }
+                _ => trouble::start_again(&self.request.cluster, vm.name()),
+            },
         }
     }
 }
@@ -175,15 +182,39 @@ fn comparison(vm: &Vm, silence: &Silence, forecast: &VmForecast) -> VmComparison
     }
 }
 
+/// What a source took with it. Its own account did not come, so that nobody can say how many frames
+/// it still held.
+fn source_loss(vm: &Vm) -> Option<SourceLoss> {
+    vm.without_fin.then(|| {
+        let delivered = vm.target_frames.map_or(0, |frames| frames.delivered);
+        let captured = vm.source_frames.map(|frames| frames.captured);
+        SourceLoss {
+            host: vm.source.clone(),
+            frames_lost: captured.map(|captured| captured.saturating_sub(delivered)),
+            delivered,
+        }
+    })
+}
+
 /// The account is closed when both halves are there, or the source's alone after an abort that
 /// captured something, or where the target lost the VM: then nothing was delivered.
 fn frames(vm: &Vm) -> Option<Frames> {
     match (vm.committed, vm.source_frames, vm.target_frames) {
-        (true, Some(source), Some(target)) => Some(moved(&source, &target)),
+        // Nobody knows what the source had captured.
+        (true, _, Some(_)) if vm.without_fin => None,
+        // All that it ever sent is delivered: the last record of its stream is here.
+        (true, None, Some(target)) if vm.given_up.contains(&Side::Source) => {
+            let source = SourceFrames {
+                captured: target.delivered + target.given_up,
+                ..SourceFrames::default()
+            };
+            Some(moved(&source, &target))
+        }
         (true, Some(source), None) if vm.lost.is_some() => Some(moved(&source, &TargetFrames::default())),
         (false, Some(source), _) if vm.so_far.capture.is_some() || source.captured > 0 => {
             Some(put_back(&source))
         }
+        (true, Some(source), Some(target)) => Some(moved(&source, &target)),
         (true, _, None) | (true, None, _) | (false, _, _) => None,
     }
 }

@@ -28,6 +28,7 @@ impl Migration {
     /// `news`, or for all if the batch has come further than it was, or `news` is about more than
     /// one.
     pub(super) fn advance(&mut self, now: Now, was: (usize, Course, Step), news: News, ready: &mut Ready) {
+        self.end_without_lost_hosts(now, ready);
         while self.is_step_done() {
             match (self.course, self.step.next()) {
                 (Course::BeforeCommit, Some(Step::Commit)) => self.commit(now, ready),
@@ -35,8 +36,10 @@ impl Migration {
                 (Course::Committed, Some(Step::CloseBuffers)) => self.enter_step(Step::CloseBuffers, ready),
                 (Course::Committed, _) => self.finish_batch(now, ready),
                 (Course::RollingBack, _) => match self.put_off.take() {
-                    Some(vm) => self.begin_without(now, vm, ready),
-                    None => self.end(now, ready),
+                    Some(vm) if self.batch_vms().all(|vm| vm.given_up.is_empty()) => {
+                        self.begin_without(now, vm, ready)
+                    }
+                    Some(_) | None => self.end(now, ready),
                 },
                 (Course::BeforeCommit, None) | (Course::Over, _) => self.end(now, ready),
             }
@@ -180,7 +183,7 @@ impl Migration {
     fn ending(&self) -> Ending {
         let any_committed = self.vms.iter().any(|vm| vm.committed);
         let touched_nothing = self.step == Step::SelectBatch && self.refused;
-        let any_lost = self.vms.iter().any(|vm| vm.lost.is_some());
+        let any_lost = self.vms.iter().any(|vm| vm.lost.is_some() || vm.without_fin);
         match (any_committed, self.trouble.is_some()) {
             (_, false) if any_lost => Ending::CommittedWithLoss,
             (_, false) => Ending::Committed,
@@ -216,7 +219,9 @@ impl Migration {
             epoch: self.epoch,
             command,
         };
-        let again_at = match self.course {
+        let course = self.course_of(&self.vms[index]);
+        let vm = &mut self.vms[index];
+        let again_at = match course {
             Course::BeforeCommit => None,
             Course::Committed | Course::RollingBack | Course::Over => {
                 Some(now.mono + self.request.limits.of(row.limit))

@@ -86,7 +86,13 @@ impl Migration {
         outcome: Outcome,
         ready: &mut Ready,
     ) -> News {
+        let late = self.course == Course::RollingBack && row.order == OrderKind::AwaitLoaded;
         match outcome {
+            // Only whether the VM is whole still matters.
+            Outcome::Refused(_) | Outcome::Failed(_) if late => {
+                self.vms[index].open.close(row.order);
+                return self.ignore();
+            }
             Outcome::Refused(refusal) => self.refused(now, index, row, refusal, ready),
             Outcome::Failed(fault) => self.failed(now, index, row, &fault, ready),
             Outcome::Lost(fault) => self.lost(now, index, row, fault, ready),
@@ -125,7 +131,10 @@ impl Migration {
                 vm.so_far.pages = pages;
                 vm.so_far.copy = Some(times);
             }
-            Outcome::Loaded { loaded_at } => vm.so_far.loaded_at = Some(loaded_at),
+            Outcome::Loaded { loaded_at } => {
+                vm.so_far.loaded_at = Some(loaded_at);
+                vm.whole = true;
+            }
             Outcome::Activated(times) => vm.activation = Some(times),
             Outcome::SourceClosed(frames) => vm.source_frames = Some(frames),
             Outcome::TargetClosed(frames) => vm.target_frames = Some(frames),
@@ -162,9 +171,20 @@ impl Migration {
         let name = vm.name().clone();
         match order {
             OrderKind::StopAndCopy | OrderKind::AwaitLoaded => {
-                if vm.is_done(OrderKind::StopAndCopy) && vm.is_done(OrderKind::AwaitLoaded) {
+                let both = vm.is_done(OrderKind::StopAndCopy) && vm.is_done(OrderKind::AwaitLoaded);
+                if both && self.course == Course::BeforeCommit {
                     self.enter_phase(index..index + 1, Phase::Commitment, now.wall, ready);
                 }
+            }
+            OrderKind::OpenPlug => {
+                vm.without_fin = true;
+                ready.persist.push(JournalEntry::VmClosed {
+                    vm: name,
+                    at: now.wall,
+                    source: vm.source_frames,
+                    target: vm.target_frames,
+                    without_fin: true,
+                });
             }
             OrderKind::Activate => {
                 vm.activated_at = Some(now.wall);
@@ -183,6 +203,7 @@ impl Migration {
                         at: now.wall,
                         source: vm.source_frames,
                         target: vm.target_frames,
+                        without_fin: false,
                     });
                 }
             }

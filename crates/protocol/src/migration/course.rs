@@ -9,7 +9,7 @@
 use super::Migration;
 use super::vm::Vm;
 use crate::message::OrderKind;
-use crate::step::{Fact, Need, ORDERS, OrderRow, Part, Step};
+use crate::step::{Fact, Need, ORDERS, OrderRow, Part, Side, Step};
 
 /// Where the batch is heading. The step alone does not say: a fault keeps the step in which it
 /// came.
@@ -47,7 +47,7 @@ impl Migration {
             .filter(|row| self.is_due(row, vm) && vm.takes(row) && !vm.is_done(row.order))
             .filter(|row| row.needs.iter().all(|need| self.is_met(*need, vm)))
             .collect();
-        if self.course == Course::Committed {
+        if self.course_of(vm) == Course::Committed {
             // What makes the VM run goes before what connects its buffers anew.
             wanted.sort_by_key(|row| row.part < Part::Step(Step::Commit));
         }
@@ -55,7 +55,7 @@ impl Migration {
     }
 
     fn is_due(&self, row: &OrderRow, vm: &Vm) -> bool {
-        match (self.course, row.part) {
+        match (self.course_of(vm), row.part) {
             (Course::BeforeCommit, Part::Step(step)) => step <= self.step,
             (Course::Committed, Part::Step(_)) => true,
             (Course::RollingBack, Part::RollBack) => vm.is_touched(row.side),
@@ -65,8 +65,18 @@ impl Migration {
         }
     }
 
+    /// A VM that an operator keeps on its target goes on there, whatever its batch does.
+    pub(super) fn course_of(&self, vm: &Vm) -> Course {
+        match self.course {
+            Course::RollingBack if vm.is_kept_on_target() => Course::Committed,
+            course => course,
+        }
+    }
+
     fn is_met(&self, need: Need, vm: &Vm) -> bool {
         match need {
+            // A side that got no order has nothing to undo.
+            Need::Own(OrderKind::AbortSource) if !vm.is_touched(Side::Source) => true,
             Need::Own(order) => vm.has(order),
             Need::All(order) => self.batch_vms().all(|vm| vm.has(order)),
         }

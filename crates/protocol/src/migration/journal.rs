@@ -3,13 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Epoch, HostName, VmName, WallMicros};
+use utoipa::ToSchema;
 
 use super::request::MoveRequest;
 use crate::message::{
     ActivationTimes, CaptureTimes, CopyTimes, Fault, GuestState, PageProgress, SourceFrames, TargetFrames,
 };
 use crate::report::{MigrationReport, Trouble};
-use crate::step::Phase;
+use crate::step::{Phase, Side};
 
 /// Version of the entries. Fields may be added with a default; anything else is a new version.
 pub const JOURNAL_VERSION: u16 = 4;
@@ -108,6 +109,41 @@ pub enum JournalEntry {
         source: Option<SourceFrames>,
         /// The target's account; `None` if the agent had lost the VM.
         target: Option<TargetFrames>,
+        /// No FIN came: the source is lost, and frames that it held may be.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        without_fin: bool,
+    },
+    /// The move goes on without one of a VM's hosts: it wants nothing of it any more.
+    GivenUp {
+        /// The VM.
+        vm: VmName,
+        /// Which of its hosts.
+        side: Side,
+        /// Its name.
+        host: HostName,
+        /// When.
+        at: WallMicros,
+    },
+    /// What a given-up host still has of a VM is to be cleaned away when it is back; durable before
+    /// the move ends. Whoever keeps the journal keeps this longer than the move.
+    LeftBehind {
+        /// The VM.
+        vm: VmName,
+        /// The host.
+        host: HostName,
+        /// When.
+        at: WallMicros,
+        /// How.
+        clean: Cleaning,
+    },
+    /// An operator decided where a VM runs.
+    Resolved {
+        /// The VM.
+        vm: VmName,
+        /// When.
+        at: WallMicros,
+        /// Where.
+        run_on: RunOn,
     },
     /// A VM is gone after the decision: it is started no more by this move.
     VmLost {
@@ -160,6 +196,45 @@ pub enum JournalEntry {
         /// The whole report.
         report: Box<MigrationReport>,
     },
+}
+
+/// What becomes of a VM on a host that was given up and is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cleaning {
+    /// A target of a batch that rolled back: dropped (`AbortTarget`).
+    DropTarget,
+    /// A source of a batch that rolled back: it is at home again, as far as it lives
+    /// (`AbortSource`).
+    RestoreSource,
+    /// A source whose VM runs elsewhere: it never runs here again (`Commit`, `Discard`). What it
+    /// captured and could not deliver is dropped, and counted.
+    DiscardSource,
+    /// Whatever it is: ended (`DestroyVm`).
+    Destroy,
+}
+
+/// Where a VM is to run whose other host is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunOn {
+    /// On its source.
+    Source,
+    /// On its target.
+    Target,
+    /// Nowhere: the VM is given up, and can be started from its disks.
+    Nowhere,
+}
+
+impl RunOn {
+    /// As the API, the journal and the command line write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunOn::Source => "source",
+            RunOn::Target => "target",
+            RunOn::Nowhere => "nowhere",
+        }
+    }
 }
 
 /// What the report needs to know of a VM when its batch is decided.

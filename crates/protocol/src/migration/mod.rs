@@ -30,6 +30,7 @@ mod arrange;
 mod clock;
 mod course;
 mod journal;
+mod lost;
 mod open;
 mod ready;
 mod recover;
@@ -46,7 +47,8 @@ use std::collections::BTreeMap;
 use advance::News;
 use clock::Clock;
 use course::Course;
-pub use journal::{ClockUse, JOURNAL_VERSION, JournalEntry, VmSoFar};
+pub use journal::{Cleaning, ClockUse, JOURNAL_VERSION, JournalEntry, RunOn, VmSoFar};
+pub use lost::{Cannot, Resolvable};
 pub use ready::{Illegal, Input, Now, OrderIds, Ready, TimerId};
 pub use recover::RecoverError;
 pub use request::{Converge, Limits, MoveRequest, MoveVm, RequestError, StuckRates};
@@ -63,7 +65,13 @@ use crate::step::{Phase, Step, WaitLimit};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Up,
-    Lost { since: Millis },
+    Lost {
+        since: Millis,
+    },
+    /// Lost for so long that it is not waited for any more, or fenced.
+    Gone {
+        since: Millis,
+    },
 }
 
 /// One move of a cluster, from request to report.
@@ -88,6 +96,8 @@ pub struct Migration {
     links: BTreeMap<HostName, Link>,
     /// The latest estimate of each host's clock.
     clocks: BTreeMap<HostName, Clock>,
+    /// A coordinator's earlier life gave orders that this one does not know of.
+    recovered: bool,
     cancelled: bool,
     /// The whole move takes too long.
     out_of_time: bool,
@@ -146,6 +156,7 @@ impl Migration {
             deadline: None,
             pre_copy_deadline: None,
             vms,
+            recovered: false,
             cancelled: false,
             out_of_time: false,
             put_off: None,
@@ -169,7 +180,11 @@ impl Migration {
         let news = match input {
             Input::Report { host, report } => self.report_came(now, &host, report, &mut ready)?,
             Input::AgentLost { host } => self.agent_lost(now, &host, &mut ready)?,
-            Input::AgentBack { host, state: _ } => self.agent_back(now, &host, &mut ready)?,
+            Input::AgentBack { host, state } => {
+                let news = self.agent_back(now, &host, &mut ready)?;
+                self.learn_what_is_whole(&host, &state);
+                news
+            }
             Input::Timer(timer) => self.timer_fired(now, &timer, &mut ready),
             Input::Clock {
                 host,
@@ -184,6 +199,9 @@ impl Migration {
             )?,
             Input::Stuck { vm, rates } => self.vm_stuck(now, &vm, rates, &mut ready),
             Input::Arrange { batches } => self.arrange(now, batches, &mut ready)?,
+            Input::Fenced { host } => self.fenced(now, &host, &mut ready)?,
+            Input::GiveUpSource { vm } => self.give_up_source(now, &vm, &mut ready)?,
+            Input::Resolve { vm, run_on } => self.resolve(now, &vm, run_on, &mut ready)?,
             Input::Cancel => self.cancel(now, &mut ready),
         };
         self.advance(now, was, news, &mut ready);
@@ -207,6 +225,7 @@ impl Migration {
             return Ok(self.ignore());
         }
         *link = Link::Lost { since: now.mono };
+        self.set_host_timer(now, host, ready);
         ready.events.push(Happening::AgentLost { host: host.clone() });
         for vm in &mut self.vms {
             vm.park_orders_to(host);
@@ -263,6 +282,7 @@ impl Migration {
             }
             TimerId::PreCopy { batch } => *batch == self.batch_number() && self.pre_copy_ran_out(now, ready),
             TimerId::AgentLost { host } => self.agent_stayed_away(now, host, ready),
+            TimerId::HostLost { host } => self.host_ran_out(now, host, ready),
             TimerId::Move => self.move_ran_out(now, ready),
             TimerId::Again { vm, order } => {
                 let place = self

@@ -114,8 +114,13 @@ impl OpenOrders {
         }
     }
 
-    /// Nothing that was issued matters any more.
+    /// Nothing is wanted of this side any more.
+    pub(super) fn forget_side(&mut self, side: Side) {
+        self.0.retain(|_, open| open.row.side != side);
+    }
+
+    /// Nothing that was issued matters any more, but whether the VM is whole on its target.
     pub(super) fn forget_all(&mut self) {
-        self.0.clear();
+        self.0.retain(|order, _| *order == OrderKind::AwaitLoaded);
     }
 }

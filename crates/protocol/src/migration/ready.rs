@@ -4,7 +4,7 @@ use std::fmt;
 
 use transhume_model::{HostName, MigrationId, Millis, OrderId, VmName, WallMicros};
 
-use super::journal::JournalEntry;
+use super::journal::{JournalEntry, RunOn};
 use super::request::StuckRates;
 use crate::event::Happening;
 use crate::message::{HostState, Order, Report};
@@ -70,6 +70,25 @@ pub enum Input {
         /// The VMs of each batch.
         batches: Vec<Vec<VmName>>,
     },
+    /// The user, or a fence agent, says that a host is off: it is lost for good. Of a host that is
+    /// connected it means nothing.
+    Fenced {
+        /// The host.
+        host: HostName,
+    },
+    /// The user does not wait for the source of a committed VM any longer: it is given up now.
+    GiveUpSource {
+        /// The VM.
+        vm: VmName,
+    },
+    /// The user decides where a VM runs whose other host is lost.
+    /// [`Migration::check_resolution`](super::Migration::check_resolution) says what is open.
+    Resolve {
+        /// The VM.
+        vm: VmName,
+        /// Where.
+        run_on: RunOn,
+    },
     /// The user wants to stop: before commit the batch rolls back, after it no further batch
     /// begins.
     Cancel,
@@ -95,6 +114,11 @@ pub enum TimerId {
     Move,
     /// A lost agent is not waited for any longer.
     AgentLost {
+        /// The host.
+        host: HostName,
+    },
+    /// A lost host is given up.
+    HostLost {
         /// The host.
         host: HostName,
     },

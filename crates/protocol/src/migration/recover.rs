@@ -3,7 +3,7 @@
 
 use transhume_model::{Epoch, VmName, WallMicros};
 
-use super::journal::{JOURNAL_VERSION, JournalEntry, VmSoFar};
+use super::journal::{JOURNAL_VERSION, JournalEntry, RunOn, VmSoFar};
 use super::ready::{Now, Ready};
 use super::request::{MoveRequest, RequestError};
 use super::{Course, Link, Migration, News, trouble};
@@ -135,21 +135,47 @@ impl Migration {
                 self.mark_phase(Some(self.batch), Phase::Activation, *at);
             }
             JournalEntry::VmActivated { vm, times, at } => {
-                let vm = self.vm_in(vm, Course::Committed)?;
+                let vm = self.vm_on_target(vm)?;
                 vm.activated_at = Some(*at);
                 vm.activation = Some(*times);
                 vm.set_done(OrderKind::Activate);
             }
             JournalEntry::VmClosed {
-                vm, source, target, ..
+                vm,
+                source,
+                target,
+                without_fin,
+                ..
             } => {
-                let vm = self.vm_in(vm, Course::Committed)?;
+                let vm = self.vm_on_target(vm)?;
                 (vm.source_frames, vm.target_frames) = (*source, *target);
+                vm.without_fin = *without_fin;
                 vm.set_done(OrderKind::CloseSourceBuffer);
                 vm.set_done(OrderKind::CloseTargetBuffer);
+                vm.set_done(OrderKind::OpenPlug);
+            }
+            JournalEntry::GivenUp { vm, side, .. } => {
+                self.vm_of_batch(vm)?.given_up.insert(*side);
+            }
+            JournalEntry::LeftBehind { vm, host, .. } => {
+                let vm = self.vm_of_batch(vm)?;
+                let side = if vm.source == *host {
+                    Side::Source
+                } else {
+                    Side::Target
+                };
+                vm.left_behind.insert(side);
+            }
+            JournalEntry::Resolved { vm, run_on, .. } => {
+                let vm = self.vm_of_batch(vm)?;
+                vm.resolved = Some(*run_on);
+                vm.committed |= *run_on == RunOn::Target;
+                if vm.is_kept_on_target() {
+                    vm.set_prepared();
+                }
             }
             JournalEntry::VmLost { vm, fault, .. } => {
-                let vm = self.vm_in(vm, Course::Committed)?;
+                let vm = self.vm_of_batch(vm)?;
                 vm.lost = Some(fault.clone());
                 vm.set_done(OrderKind::Activate);
             }
@@ -181,6 +207,7 @@ impl Migration {
     fn take_up(&mut self, now: Now, new_epoch: Epoch) -> Ready {
         let mut ready = Ready::default();
         self.epoch = new_epoch;
+        self.recovered = true;
         ready.persist.push(JournalEntry::Recovered {
             batch: self.batch_number(),
             epoch: new_epoch,
@@ -189,6 +216,9 @@ impl Migration {
         self.links
             .values_mut()
             .for_each(|link| *link = Link::Lost { since: now.mono });
+        for host in self.links.keys().cloned().collect::<Vec<_>>() {
+            self.set_host_timer(now, &host, &mut ready);
+        }
         for vm in self.batch_vms_mut() {
             vm.touch(Side::Target);
             if !vm.powered_off {
@@ -219,6 +249,22 @@ impl Migration {
             Ok(vm)
         } else {
             Err("the VM's batch is not in this stage")
+        }
+    }
+
+    fn vm_of_batch(&mut self, name: &VmName) -> Result<&mut super::vm::Vm, &'static str> {
+        match self.course {
+            Course::Committed | Course::RollingBack => self.vm_in(name, self.course),
+            Course::BeforeCommit | Course::Over => Err("nothing is decided about the VM yet"),
+        }
+    }
+
+    /// A VM that is committed, with its batch or by an operator's word.
+    fn vm_on_target(&mut self, name: &VmName) -> Result<&mut super::vm::Vm, &'static str> {
+        let vm = self.vm_of_batch(name)?;
+        match vm.committed {
+            true => Ok(vm),
+            false => Err("the VM is not committed"),
         }
     }
 

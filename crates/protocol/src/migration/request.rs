@@ -206,6 +206,9 @@ pub struct Limits {
     /// How long a lost agent is tolerated before commit. Its restart breaks page stream and tunnel,
     /// so 0.
     pub agent_lost_ms_max: Millis,
+    /// A host that is lost for so long is given up: what the move still wants of it is ended
+    /// without it.
+    pub host_lost_ms_max: Millis,
     /// Pause before an order that failed is given again, after commit and during roll-back; doubles
     /// each time.
     pub retry_ms: Millis,
@@ -246,6 +249,7 @@ impl Default for Limits {
             close_ms_max: Millis(30_000),
             abort_ms_max: Millis(30_000),
             agent_lost_ms_max: Millis(0),
+            host_lost_ms_max: Millis(30_000),
             retry_ms: Millis(100),
             retry_ms_max: Millis(5_000),
             blackout_ms_max: Millis(300),

@@ -44,6 +44,7 @@ pub(super) fn hint(host: &HostName, fault: &Fault) -> String {
             format!("free space in the agent's state directory on host {host}, then move again")
         }
         FaultKind::PoweredOff => "move again: its place moves with the cluster".to_owned(),
+        FaultKind::HostLost => format!("see `transhume host show {host}`"),
         FaultKind::Internal => format!("the agent's log on host {host} says more"),
     }
 }
@@ -56,6 +57,30 @@ pub(super) fn forgotten(host: &HostName, vm: &VmName, refusal: &Refusal) -> Faul
             "host {host} knows nothing of VM {vm} any more: {}",
             refusal.reason
         ),
+    )
+}
+
+/// A VM that went with its source, before there was another copy of it.
+pub(super) fn died_with(host: &HostName) -> Fault {
+    Fault::new(
+        FaultKind::HostLost,
+        format!("its host {host} is lost, and there was no other copy of it"),
+    )
+}
+
+/// A VM that an operator gave up with its host.
+pub(super) fn given_up(host: &HostName) -> Fault {
+    Fault::new(
+        FaultKind::HostLost,
+        format!("host {host} is lost with it, and an operator gave it up"),
+    )
+}
+
+/// What can be done about a VM that is lost with a host.
+pub(super) fn restart_elsewhere(cluster: &ClusterName, vm: &VmName, host: &HostName) -> String {
+    format!(
+        "if host {host} is off, `transhume host fence {host} --powered-off` says so, then `transhume vm restart \
+         {cluster} {vm} --on HOST` boots it from its disks; if the host comes back, see `transhume cluster show {cluster}`"
     )
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use transhume_model::{HostName, Millis, OrderId, VmName, VmSpec, WallMicros};
 
 use super::Now;
-use super::journal::VmSoFar;
+use super::journal::{RunOn, VmSoFar};
 use super::open::OpenOrders;
 use super::request::{MoveRequest, MoveVm};
 use crate::message::{ActivationTimes, Command, Fault, GuestState, OrderKind, SourceFrames, TargetFrames};
@@ -36,6 +36,16 @@ pub(super) struct Vm {
     pub(super) committed: bool,
     /// Committed, and gone before it ran for good: why.
     pub(super) lost: Option<Fault>,
+    /// Sides whose host is lost for good: nothing is wanted of them any more.
+    pub(super) given_up: BTreeSet<Side>,
+    /// Of those, what is to be cleaned away when they are back is in the journal.
+    pub(super) left_behind: BTreeSet<Side>,
+    /// An operator's word where it runs.
+    pub(super) resolved: Option<RunOn>,
+    /// The whole VM is on its target, as far as is known.
+    pub(super) whole: bool,
+    /// The plug was opened without FIN: frames that the source held may be lost.
+    pub(super) without_fin: bool,
     /// What was measured before the decision: the journal keeps it there.
     pub(super) so_far: VmSoFar,
     pub(super) activation: Option<ActivationTimes>,
@@ -67,6 +77,11 @@ impl Vm {
             tunnels: Vec::new(),
             committed: false,
             lost: None,
+            given_up: BTreeSet::new(),
+            left_behind: BTreeSet::new(),
+            resolved: None,
+            whole: false,
+            without_fin: false,
             so_far: VmSoFar::new(vm.spec.name.clone()),
             activation: None,
             source_frames: None,
@@ -94,7 +109,24 @@ impl Vm {
 
     /// Whether the order is given to this VM at all.
     pub(super) fn takes(&self, row: &OrderRow) -> bool {
-        row.without_guest || !(self.powered_off || self.lost.is_some())
+        let guest = row.without_guest || !(self.powered_off || self.lost.is_some());
+        let comes = match row.order {
+            OrderKind::OpenPlug => self.opens_without_fin(),
+            OrderKind::CloseTargetBuffer => !self.opens_without_fin(),
+            _ => true,
+        };
+        guest && comes && !self.given_up.contains(&row.side)
+    }
+
+    /// Its source is given up before it could send FIN.
+    fn opens_without_fin(&self) -> bool {
+        let closed = self.is_done(OrderKind::CloseSourceBuffer) || self.is_done(OrderKind::CloseTargetBuffer);
+        self.committed && self.given_up.contains(&Side::Source) && !closed
+    }
+
+    /// Whether it runs on its target by an operator's word, though its batch rolls back.
+    pub(super) fn is_kept_on_target(&self) -> bool {
+        self.resolved == Some(RunOn::Target)
     }
 
     pub(super) fn is_done(&self, order: OrderKind) -> bool {
@@ -177,9 +209,23 @@ impl Vm {
 
     /// Whether every side that got an order is undone.
     pub(super) fn is_undone(&self) -> bool {
+        if self.is_kept_on_target() {
+            return self.is_settled();
+        }
         let undo = ORDERS.iter().filter(|row| row.part == Part::RollBack);
-        undo.filter(|row| self.is_touched(row.side))
+        undo.filter(|row| self.is_touched(row.side) && !self.given_up.contains(&row.side))
             .all(|row| self.is_done(row.order))
+    }
+
+    /// After commit: nothing is wanted of its target any more.
+    pub(super) fn is_settled(&self) -> bool {
+        [
+            OrderKind::Activate,
+            OrderKind::CloseTargetBuffer,
+            OrderKind::OpenPlug,
+        ]
+        .into_iter()
+        .all(|order| self.has(order))
     }
 
     /// Notes that an order leaves under this id.
@@ -240,6 +286,7 @@ impl Vm {
             OrderKind::Commit => Command::Commit { vm },
             OrderKind::CloseSourceBuffer => Command::CloseSourceBuffer { vm },
             OrderKind::CloseTargetBuffer => Command::CloseTargetBuffer { vm },
+            OrderKind::OpenPlug => Command::OpenPlug { vm },
             OrderKind::Discard => Command::Discard { vm },
             OrderKind::AbortSource => Command::AbortSource { vm },
             OrderKind::AbortTarget => Command::AbortTarget { vm },

@@ -28,6 +28,17 @@ impl Migration {
     fn wait(&self, vm: &Vm, row: &OrderRow, now: Now) -> Wait {
         let host = vm.host(row.side);
         let open = vm.open.get(row.order);
+        let undecided = self.resolvable(vm).ok().filter(|_| self.is_gone(host));
+        if let (Some(open), Some(lost_ms)) = (undecided, self.lost_for(host, now)) {
+            let hint = open.hint(self.id(), vm.name(), host);
+            return Wait {
+                vm: vm.name().clone(),
+                order: row.order,
+                host: host.clone(),
+                since_ms: lost_ms,
+                why: WaitReason::Decision { lost_ms, hint },
+            };
+        }
         let why = match (self.lost_for(host, now), open.map(|open| open.state)) {
             (Some(lost_ms), _) => WaitReason::NotConnected { lost_ms },
             (None, Some(OrderState::BackingOff { .. })) => WaitReason::BackingOff {
@@ -46,7 +57,7 @@ impl Migration {
 
     fn lost_for(&self, host: &HostName, now: Now) -> Option<u64> {
         match self.links.get(host) {
-            Some(Link::Lost { since }) => Some(now.mono.saturating_sub(*since).0),
+            Some(Link::Lost { since } | Link::Gone { since }) => Some(now.mono.saturating_sub(*since).0),
             Some(Link::Up) | None => None,
         }
     }

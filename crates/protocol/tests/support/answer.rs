@@ -84,7 +84,7 @@ pub fn natural(command: &str, at: WallMicros) -> Outcome {
             old_path: Some(OldPath::Marker),
             ..SourceFrames::default()
         }),
-        "CloseTargetBuffer" => Outcome::TargetClosed(TargetFrames {
+        "CloseTargetBuffer" | "OpenPlug" => Outcome::TargetClosed(TargetFrames {
             delivered: 40,
             first_sent_at: Some(at),
             ..TargetFrames::default()

@@ -173,7 +173,15 @@ fn render_entry(entry: &JournalEntry) -> String {
         }
         JournalEntry::Committed { batch, epoch, .. } => format!("COMMITTED batch {batch}, epoch {epoch}"),
         JournalEntry::VmActivated { vm, .. } => format!("{vm} activated"),
+        JournalEntry::VmClosed {
+            vm,
+            without_fin: true,
+            ..
+        } => format!("{vm} closed without FIN"),
         JournalEntry::VmClosed { vm, .. } => format!("{vm} closed"),
+        JournalEntry::GivenUp { vm, side, host, .. } => format!("{vm} goes on without its {side}, {host}"),
+        JournalEntry::LeftBehind { vm, host, clean, .. } => format!("{vm} left behind on {host}: {clean:?}"),
+        JournalEntry::Resolved { vm, run_on, .. } => format!("{vm} resolved: {}", run_on.name()),
         JournalEntry::VmLost { vm, .. } => format!("{vm} lost"),
         JournalEntry::VmDiscarded { vm, .. } => format!("{vm} discarded"),
         JournalEntry::VmRestored { vm, .. } => format!("{vm} restored"),
@@ -189,6 +197,7 @@ fn render_timer(timer: &TimerId) -> String {
         TimerId::PreCopy { batch } => format!("pre-copy of batch {batch} runs out"),
         TimerId::Move => "the move runs out".to_owned(),
         TimerId::AgentLost { host } => format!("{host} is waited for no longer"),
+        TimerId::HostLost { host } => format!("{host} is given up"),
         TimerId::Again { vm, order } => format!("order #{} to {vm} again", order.0 & 0xffff_ffff),
     }
 }
@@ -215,6 +224,10 @@ fn render_event(event: &Happening) -> String {
         }
         Happening::AgentLost { host } => format!("{host} lost"),
         Happening::AgentBack { host } => format!("{host} back"),
+        Happening::HostGone { host } => format!("{host} is gone"),
+        Happening::GivenUp { vm, host, side } => format!("{vm} goes on without its {side}, {host}"),
+        Happening::DecisionWanted { vm, host, hint } => format!("{vm}, {host} being lost: {hint}"),
+        Happening::Resolved { vm, run_on } => format!("{vm} resolved: {}", run_on.name()),
         Happening::Bands { host, change } => format!("{host}: bands {change:?}"),
         Happening::RollingBack { batch, reason } => format!("batch {batch} rolls back: {reason}"),
         Happening::AlreadyRollingBack { batch } => format!("batch {batch} rolls back already"),
@@ -249,6 +262,14 @@ fn render_report(hand: &Hand) -> String {
                 out,
                 ", frames {}/{} lost {}",
                 frames.delivered, frames.captured, frames.lost
+            )
+            .unwrap();
+        }
+        if let Some(loss) = &vm.source_lost {
+            write!(
+                out,
+                ", source {} lost after {} frames, lost {:?}",
+                loss.host, loss.delivered, loss.frames_lost
             )
             .unwrap();
         }

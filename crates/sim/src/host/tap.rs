@@ -55,6 +55,8 @@ pub(crate) struct TargetSpool {
     pub(crate) active: bool,
     /// Numbers that came twice.
     pub(crate) duplicated: u64,
+    /// No FIN comes: what still does is dropped.
+    pub(crate) cut: bool,
     /// FIN was carried out: the plug is open.
     pub(crate) closed: bool,
 }

@@ -66,6 +66,7 @@ impl World {
             Act::OpenTargetBuffer { .. } => self.open_target_buffer(at),
             Act::RunArrived { .. } => return self.run_arrived(at),
             Act::ActivateBuffer { .. } => return self.activate_buffer(at),
+            Act::OpenPlug => return self.open_plug(at),
             Act::FinishTargetBuffer => return self.finish_target_buffer(at),
         })
     }

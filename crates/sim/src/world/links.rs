@@ -1,7 +1,8 @@
 //! The coordinator's and the agents' lives, and the connections between them.
 
+use transhume_protocol::event::Happening;
 use transhume_protocol::message::{Order, Report};
-use transhume_protocol::migration::{Input, JournalEntry, Ready};
+use transhume_protocol::migration::{Input, JournalEntry, Ready, RunOn};
 
 use super::World;
 use crate::check::{Violation, check_sent};
@@ -32,6 +33,10 @@ impl World {
                 self.journalled(entry)?;
             }
         }
+        let wanted = |what: &Happening| matches!(what, Happening::DecisionWanted { .. });
+        if ready.events.iter().any(wanted) {
+            self.decide_later();
+        }
         let todo = self.coordinator.carry_out(ready, crash);
         for (host, order) in todo.send {
             check_sent(&self.coordinator.journal, &order)?;
@@ -54,7 +59,7 @@ impl World {
         Ok(())
     }
 
-    fn send_order(&mut self, host: HostIx, order: Order) {
+    pub(super) fn send_order(&mut self, host: HostIx, order: Order) {
         let Some(link) = self.links[host] else { return };
         let order = Box::new(order);
         let event = Event::OrderArrives { host, link, order };
@@ -72,6 +77,30 @@ impl World {
                 self.check_prepared(vm)?;
                 self.guests[vm].committed = true;
             }
+        }
+        match entry {
+            JournalEntry::Resolved {
+                vm,
+                run_on: RunOn::Target,
+                ..
+            } => {
+                let vm = self.vm_places[vm];
+                let there = self.hosts[self.guests[vm].target].things[vm].qemu.as_ref();
+                // It was killed with its source, and lives here.
+                let killed = there.is_none_or(|qemu| !qemu.loaded);
+                let guest = &mut self.guests[vm];
+                (guest.committed, guest.killed, guest.may_miss_frames) = (true, killed, true);
+            }
+            JournalEntry::Resolved {
+                vm,
+                run_on: RunOn::Nowhere,
+                ..
+            } => self.guests[self.vm_places[vm]].killed = true,
+            JournalEntry::LeftBehind { vm, host, clean, .. } => {
+                let (host, vm) = (self.host_places[host], self.vm_places[vm]);
+                self.left_behind(host, vm, *clean);
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -163,7 +192,8 @@ impl World {
     }
 
     pub(super) fn link_back(&mut self, host: HostIx, coordinator_run: u64) -> Result<(), Violation> {
-        let is_current = coordinator_run == self.coordinator.run && self.coordinator.is_up();
+        let works = self.coordinator.is_up() || self.coordinator.is_over;
+        let is_current = coordinator_run == self.coordinator.run && works;
         let here = &self.hosts[host];
         if !is_current || here.agent.is_none() || here.partitioned || self.links[host].is_some() {
             return Ok(());

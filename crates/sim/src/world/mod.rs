@@ -8,6 +8,7 @@ mod buffers;
 mod end;
 mod faults;
 mod links;
+mod operators;
 mod pages;
 mod source_buffer;
 mod strikes;
@@ -20,7 +21,7 @@ use transhume_agent_core::{Machine, RunState, SpawnFor};
 use transhume_model::{Epoch, HostName, Millis, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::Report;
-use transhume_protocol::migration::{Input, JournalEntry, MoveRequest, Now};
+use transhume_protocol::migration::{Cleaning, Input, JournalEntry, MoveRequest, Now, OrderIds};
 use transhume_protocol::report::MigrationReport;
 
 use crate::check::Violation;
@@ -101,6 +102,11 @@ pub struct World {
     /// Links, runs, streams, tunnels and addresses take their numbers from here.
     serial: u64,
     faults: Vec<Fault>,
+    /// What hosts that were given up still have of VMs.
+    left: BTreeMap<(HostIx, VmIx), Cleaning>,
+    /// Orders that clean it away: host, VM, which of its orders.
+    asked: BTreeMap<transhume_model::OrderId, (HostIx, VmIx, usize)>,
+    cleaning_ids: Option<OrderIds>,
     /// Changes of each VM's record so far, on its source and on its target.
     writes: Vec<[usize; 2]>,
     acts: Vec<(VmIx, bool, &'static str)>,
@@ -135,6 +141,9 @@ impl World {
             streams: (0..vms).map(|_| None).collect(),
             serial: 0,
             faults: scenario.faults.clone(),
+            left: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            cleaning_ids: None,
             writes: vec![[0; 2]; vms],
             acts: Vec::new(),
             answered_twice: None,
@@ -294,7 +303,7 @@ impl World {
                 }
             }
             Event::ReportArrives { host, link, report } => {
-                if self.links[host] == Some(link) {
+                if self.links[host] == Some(link) && !self.cleaned(&report) {
                     let host = self.hosts[host].name.clone();
                     let report = *report;
                     self.feed_coordinator(Input::Report { host, report })?;
@@ -309,6 +318,12 @@ impl World {
                     self.feed_coordinator(Input::AgentLost { host })?;
                 }
             }
+            Event::Decides { coordinator_run } => {
+                if coordinator_run == self.coordinator.run {
+                    self.decides()?;
+                }
+            }
+            Event::Cleans { host } => self.clean(host),
             Event::LinkBack {
                 host,
                 coordinator_run,

@@ -61,6 +61,21 @@ impl World {
         Ok(None)
     }
 
+    /// Its source is lost: what came in order is with the guest, the plug opens.
+    pub(super) fn open_plug(&mut self, at: At) -> Result<Applied, Violation> {
+        self.is_busy();
+        if let Some(spool) = &mut self.things(at).target_spool
+            && !spool.closed
+        {
+            spool.cut = true;
+            spool.fin = Some(spool.injected);
+            let guest = &mut self.guests[at.vm];
+            (guest.cut, guest.may_miss_frames) = (true, true);
+        }
+        self.inject(at.host, at.vm)?;
+        Ok(DONE)
+    }
+
     /// Frames of an activated VM go to its guest in their order; behind FIN the plug opens.
     pub(super) fn inject(&mut self, host: HostIx, vm: VmIx) -> Result<(), Violation> {
         let things = &mut self.hosts[host].things[vm];
@@ -70,9 +85,14 @@ impl World {
         if !spool.active {
             return Ok(());
         }
-        while let Some(frame) = spool.waiting.remove(&(spool.injected + 1)) {
+        while !spool.cut
+            && let Some(frame) = spool.waiting.remove(&(spool.injected + 1))
+        {
             spool.injected += 1;
             tap.ring.push_back(frame);
+        }
+        if spool.cut {
+            spool.waiting.clear();
         }
         let closes = spool.fin == Some(spool.injected) && !spool.closed;
         if closes {

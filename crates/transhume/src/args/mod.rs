@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use transhume_planner::Strategy;
-use transhume_protocol::migration::Converge;
+use transhume_protocol::migration::{Converge, RunOn};
 
 mod lab;
 
@@ -50,6 +50,16 @@ pub enum Command {
         /// One JSON document
         #[arg(long)]
         json: bool,
+    },
+    /// One host: what is left there, whether it is off, whether VMs may be put on it
+    Host {
+        #[command(subcommand)]
+        command: HostCommand,
+    },
+    /// A move that waits for an operator's decision
+    Migration {
+        #[command(subcommand)]
+        command: MigrationCommand,
     },
     /// Show which VM would go where, in which batch; nothing is changed
     Plan(PlanArgs),
@@ -325,8 +335,134 @@ pub enum ClusterCommand {
     },
 }
 
+/// How an operator's decision is taken.
+#[derive(Debug, ClapArgs)]
+pub struct Deciding {
+    /// Only say what would be done, and what may be lost by it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask back
+    #[arg(long)]
+    pub yes: bool,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// All hosts
+    List {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// One host
+    Show {
+        /// The host
+        host: String,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say that a host is off: only then may a VM that could still run there be run elsewhere
+    Fence {
+        /// The host
+        host: String,
+        /// It is; nobody checks
+        #[arg(long, required = true)]
+        powered_off: bool,
+        /// Although its agent answers
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+    /// Put nothing on a host any more
+    Cordon {
+        /// The host
+        host: String,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+    /// Let VMs be put on a host again
+    Uncordon {
+        /// The host
+        host: String,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+    /// Forget what is remembered of a host that never comes back
+    Forget {
+        /// The host
+        host: String,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MigrationCommand {
+    /// Decide where VMs run whose other host is lost and fenced
+    Resolve {
+        /// Number of the move
+        migration: u64,
+        /// One VM [default: all that wait for a decision]
+        #[arg(long)]
+        vm: Option<String>,
+        /// Where
+        #[arg(long, value_enum)]
+        run_on: RunSide,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+}
+
+/// Where a VM is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RunSide {
+    /// On its source
+    Source,
+    /// On its target, from its loaded copy
+    Target,
+    /// Nowhere: it is given up, and can be restarted from its disks
+    Nowhere,
+}
+
+impl From<RunSide> for RunOn {
+    fn from(side: RunSide) -> Self {
+        match side {
+            RunSide::Source => RunOn::Source,
+            RunSide::Target => RunOn::Target,
+            RunSide::Nowhere => RunOn::Nowhere,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum VmCommand {
+    /// Boot a VM from its disks on another host, its own being fenced
+    Restart {
+        /// The cluster
+        cluster: String,
+        /// The VM
+        vm: String,
+        /// The other host
+        #[arg(long, value_name = "HOST")]
+        on: String,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Open the plug of a VM that has come and whose source is lost, without waiting any longer
+    OpenPlug {
+        /// The cluster
+        cluster: String,
+        /// The VM
+        vm: String,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
     /// Boot a VM that is powered off or missing
     Start {
         /// The cluster

@@ -90,6 +90,7 @@ async fn perform(holdings: &mut Holdings, context: &Context, act: Act) -> Outcom
         Act::OpenTargetBuffer { spec, epoch } => target_buffer::open(holdings, context, &spec, epoch),
         Act::RunArrived { epoch } => target_buffer::run_arrived(holdings, epoch).await,
         Act::ActivateBuffer { epoch } => target_buffer::activate(holdings, epoch),
+        Act::OpenPlug => target_buffer::open_plug(holdings),
         // Begun by `begin_beside`.
         Act::FinishSourceBuffer | Act::FinishTargetBuffer => Ok(Product::Done),
     }

@@ -172,6 +172,7 @@ impl Adoption {
             AdoptBuffers::Deliver { tunnels, activated } => {
                 let delivers = self.deliver(&ends, taps, &tunnels, activated)?;
                 holdings.meter.target(delivers.meters());
+                holdings.plugs = delivers.openers();
                 holdings.target = slot(delivers);
             }
             AdoptBuffers::Delivered { tunnels } => match self.deliver(&ends, taps, &tunnels, true) {

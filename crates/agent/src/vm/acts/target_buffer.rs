@@ -3,6 +3,7 @@
 use tokio::task::block_in_place;
 use transhume_agent_core::Product;
 use transhume_model::{Epoch, VmSpec};
+use transhume_netbuf::PlugOpener;
 use transhume_qemu::{CommitPermit, RunState};
 
 use super::process::slot;
@@ -28,6 +29,7 @@ pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, ep
     let opened = block_in_place(|| TargetBuffers::open(&ends, taps)).map_err(network_failed)?;
     let tunnels = opened.addresses();
     holdings.meter.target(opened.meters());
+    holdings.plugs = opened.openers();
     holdings.target = slot(opened);
     Ok(Product::Tunnels(tunnels))
 }
@@ -54,6 +56,12 @@ pub(super) async fn run_arrived(holdings: &mut Holdings, epoch: Epoch) -> Outcom
             Ok(Product::Done)
         }
     }
+}
+
+/// Step 9 without its source. The buffers close then by themselves.
+pub(super) fn open_plug(holdings: &Holdings) -> Outcome {
+    holdings.plugs.iter().for_each(PlugOpener::open);
+    Ok(Product::Done)
 }
 
 /// Step 8, second half.

@@ -1,0 +1,417 @@
+//! What operators decide about hosts that are lost, and what is cleaned away when one is back.
+
+use tracing::info;
+use transhume_api::{HostView, Verdict};
+use transhume_model::{HostName, MigrationId, VmName};
+use transhume_protocol::migration::{Cleaning, Input, RunOn};
+
+use super::{Core, CoreError};
+use crate::cleaning::Cleaned;
+use crate::error::Refused;
+use crate::journal::{HostRecord, Leftover};
+use crate::requests::{HostWish, Reply};
+
+/// One line for each decision that an operator took, and for what came of it later.
+macro_rules! audit {
+    ($($arguments:tt)*) => { info!(target: "audit", $($arguments)*) };
+}
+
+/// A decision that is checked: what it does, and what may be lost by it.
+struct Checked {
+    verdict: Verdict,
+    doing: Doing,
+}
+
+enum Doing {
+    Keep(HostRecord),
+    Fence(HostRecord),
+    Feed(MigrationId, Vec<Input>),
+}
+
+impl Core {
+    pub(super) fn show_host(&self, name: &str) -> Result<HostView, Refused> {
+        let host = self.hosts.named(name)?;
+        let list = self.host_list();
+        let found = list.hosts.into_iter().find(|view| view.name == host);
+        found.ok_or_else(|| Refused::unknown("host", name, std::iter::empty()))
+    }
+
+    pub(super) fn host_list(&self) -> transhume_api::HostList {
+        let mut list = self.hosts.list(self.now().mono);
+        for view in &mut list.hosts {
+            if let Some(record) = self.store.host(&view.name) {
+                view.fenced_at = record.fenced_at;
+                view.cordoned = record.cordoned;
+                view.leftovers = record.leftovers.iter().map(|left| left.vm.clone()).collect();
+            }
+        }
+        list
+    }
+
+    /// Carries a checked decision out, unless it was only asked what it would do.
+    fn decide(
+        &mut self,
+        checked: Result<Checked, Refused>,
+        dry_run: bool,
+        reply: Reply<Verdict>,
+    ) -> Result<(), CoreError> {
+        let Checked { mut verdict, doing } = match checked {
+            Ok(checked) => checked,
+            Err(refused) => {
+                reply.send(Err(refused));
+                return Ok(());
+            }
+        };
+        if !dry_run {
+            audit!(done = verdict.what, lost = ?verdict.may_be_lost, "decided");
+            match doing {
+                Doing::Keep(record) => self.store.keep_host(record)?,
+                Doing::Fence(record) => {
+                    let host = record.host.clone();
+                    self.store.keep_host(record)?;
+                    self.feed_all_on(&host, || Input::Fenced { host: host.clone() })?;
+                }
+                Doing::Feed(id, inputs) => inputs.into_iter().try_for_each(|input| self.feed(id, input))?,
+            }
+            verdict.done = true;
+        }
+        reply.send(Ok(verdict));
+        Ok(())
+    }
+
+    pub(super) fn work_on_host(
+        &mut self,
+        name: &str,
+        wish: HostWish,
+        dry_run: bool,
+        reply: Reply<Verdict>,
+    ) -> Result<(), CoreError> {
+        let checked = self.hosts.named(name).and_then(|host| match wish {
+            HostWish::Fence { force } => self.check_fence(host, force),
+            HostWish::Cordon(cordoned) => Ok(self.check_cordon(host, cordoned)),
+            HostWish::Forget => self.check_forget_host(host),
+        });
+        self.decide(checked, dry_run, reply)
+    }
+
+    fn record_of(&self, host: &HostName) -> HostRecord {
+        let known = self.store.host(host).cloned();
+        known.unwrap_or_else(|| HostRecord::new(host.clone()))
+    }
+
+    /// The operator's word that a host is off. Only then may a VM that could still run there be run
+    /// elsewhere.
+    fn check_fence(&self, host: HostName, force: bool) -> Result<Checked, Refused> {
+        if self.hosts.is_connected(&host) && !force {
+            return Err(Refused::conflict(
+                "host-answers",
+                format!("the agent of host {host} answers: it is not off"),
+                format!(
+                    "power it off first; `transhume host fence {host} --powered-off --force` takes your word all the same"
+                ),
+            ));
+        }
+        let mut may_be_lost: Vec<String> = Vec::new();
+        for record in self.store.clusters().all() {
+            for placed in record.spec.vms.iter().filter(|placed| placed.host == host) {
+                may_be_lost.push(format!(
+                    "what VM {} of cluster {} held in memory, once it is restarted elsewhere",
+                    placed.spec.name, record.spec.name
+                ));
+            }
+        }
+        let record = HostRecord {
+            fenced_at: Some(self.now().wall),
+            ..self.record_of(&host)
+        };
+        let what = format!("host {host} counts as powered off until its agent is back and clean");
+        Ok(Checked {
+            verdict: Verdict::planned(what, may_be_lost),
+            doing: Doing::Fence(record),
+        })
+    }
+
+    fn check_cordon(&self, host: HostName, cordoned: bool) -> Checked {
+        let what = match cordoned {
+            true => format!("no VM is moved or started to host {host}"),
+            false => format!("VMs may be moved and started to host {host}"),
+        };
+        let record = HostRecord {
+            cordoned,
+            ..self.record_of(&host)
+        };
+        Checked {
+            verdict: Verdict::planned(what, Vec::new()),
+            doing: Doing::Keep(record),
+        }
+    }
+
+    /// For a host that never comes back, or comes back empty.
+    fn check_forget_host(&self, host: HostName) -> Result<Checked, Refused> {
+        if self.hosts.is_connected(&host) {
+            return Err(Refused::conflict(
+                "host-answers",
+                format!("the agent of host {host} answers: what is left there is being cleaned away"),
+                format!("`transhume host show {host}` shows what is left"),
+            ));
+        }
+        let lives = |placed: &&transhume_model::PlacedVm| placed.host == host;
+        let mut all = self.store.clusters().all().flat_map(|record| &record.spec.vms);
+        if let Some(placed) = all.find(lives) {
+            let (vm, cluster) = (&placed.spec.name, &placed.spec.cluster);
+            return Err(Refused::conflict(
+                "host-holds-vms",
+                format!("VM {vm} of cluster {cluster} lives on host {host}"),
+                format!(
+                    "`transhume host fence {host} --powered-off`, then `transhume vm restart {cluster} {vm} --on HOST`"
+                ),
+            ));
+        }
+        let record = self.record_of(&host);
+        let lost = record.leftovers.iter().map(|left| {
+            format!(
+                "the order to clean VM {} away there: if the host comes back as it was, do it by hand",
+                left.vm
+            )
+        });
+        Ok(Checked {
+            verdict: Verdict::planned(
+                format!("nothing is remembered of host {host} any more"),
+                lost.collect(),
+            ),
+            doing: Doing::Keep(HostRecord::new(host)),
+        })
+    }
+
+    /// Where a VM is to run whose other host is lost.
+    pub(super) fn resolve(
+        &mut self,
+        id: &str,
+        vm: Option<&str>,
+        run_on: RunOn,
+        dry_run: bool,
+        reply: Reply<Verdict>,
+    ) -> Result<(), CoreError> {
+        let checked = self.check_resolve(id, vm, run_on);
+        self.decide(checked, dry_run, reply)
+    }
+
+    fn check_resolve(&self, id: &str, vm: Option<&str>, run_on: RunOn) -> Result<Checked, Refused> {
+        let id = self.moves.cancellable(id)?;
+        let migration = self.moves.running(id).ok_or_else(Refused::ending)?;
+        let undecided = migration.undecided();
+        let named: Vec<VmName> = match vm {
+            Some(name) => vec![
+                name.parse()
+                    .map_err(|_| Refused::unknown("vm", name, std::iter::empty()))?,
+            ],
+            None => undecided.iter().map(|(vm, _)| vm.clone()).collect(),
+        };
+        if named.is_empty() {
+            return Err(Refused::conflict(
+                "nothing-to-resolve",
+                format!("migration {id} waits for no decision"),
+                format!("`transhume report {id}` shows what it waits for"),
+            ));
+        }
+        let mut may_be_lost = Vec::new();
+        for vm in &named {
+            let lost = migration.check_resolution(vm, run_on).map_err(|cannot| {
+                Refused::conflict(
+                    "cannot-resolve",
+                    cannot.to_string(),
+                    format!("`transhume report {id}` shows which VMs wait for a decision, and which one"),
+                )
+            })?;
+            self.check_fenced(&lost, vm)?;
+            may_be_lost.push(match run_on {
+                RunOn::Target => {
+                    format!("VM {vm}: frames that host {lost} had captured for it; how many nobody can say")
+                }
+                RunOn::Source | RunOn::Nowhere => format!("VM {vm}: everything that it held in memory"),
+            });
+        }
+        let names: Vec<String> = named.iter().map(ToString::to_string).collect();
+        let what = match run_on {
+            RunOn::Nowhere => format!("VM {} of migration {id} is given up", names.join(", ")),
+            on => format!(
+                "VM {} of migration {id} runs on its {}",
+                names.join(", "),
+                on.name()
+            ),
+        };
+        let inputs = named.into_iter().map(|vm| Input::Resolve { vm, run_on });
+        Ok(Checked {
+            verdict: Verdict::planned(what, may_be_lost),
+            doing: Doing::Feed(id, inputs.collect()),
+        })
+    }
+
+    /// A VM runs elsewhere only when its host is known to be off.
+    fn check_fenced(&self, host: &HostName, vm: &VmName) -> Result<(), Refused> {
+        let fenced = self
+            .store
+            .host(host)
+            .is_some_and(|record| record.fenced_at.is_some());
+        if fenced && !self.hosts.is_connected(host) {
+            return Ok(());
+        }
+        Err(Refused::conflict(
+            "host-not-fenced",
+            format!("VM {vm} may still run on host {host}, which does not answer"),
+            format!(
+                "make sure that host {host} is off, then say so: `transhume host fence {host} --powered-off`"
+            ),
+        ))
+    }
+
+    /// The plug of a committed VM opens before the limit.
+    pub(super) fn open_plug(
+        &mut self,
+        cluster: &str,
+        vm: &str,
+        dry_run: bool,
+        reply: Reply<Verdict>,
+    ) -> Result<(), CoreError> {
+        let checked = self.check_open_plug(cluster, vm);
+        self.decide(checked, dry_run, reply)
+    }
+
+    fn check_open_plug(&self, cluster: &str, vm: &str) -> Result<Checked, Refused> {
+        let placed = self.store.clusters().vm(cluster, vm)?;
+        let vm = placed.spec.name.clone();
+        let hint = "nothing is to be opened; `transhume cluster show` says what the VM does";
+        let Some(id) = self.moves.with_vm(&vm) else {
+            let message = format!("VM {vm} is not being moved");
+            return Err(Refused::conflict("no-plug", message, hint));
+        };
+        let checked = self
+            .moves
+            .running(id)
+            .map(|migration| migration.check_open_plug(&vm));
+        if let Some(Err(why)) = checked {
+            return Err(Refused::conflict("no-plug", why, hint));
+        }
+        let lost = format!("VM {vm}: frames that its source holds; how many nobody can say");
+        let what = format!("the plug of VM {vm} opens on its target without waiting for its source");
+        Ok(Checked {
+            verdict: Verdict::planned(what, vec![lost]),
+            doing: Doing::Feed(id, vec![Input::GiveUpSource { vm }]),
+        })
+    }
+
+    /// A VM whose host is off is booted elsewhere: the old copy is ended when that host is back.
+    pub(super) fn check_restart(
+        &self,
+        placed: &transhume_model::PlacedVm,
+        on: &str,
+    ) -> Result<HostName, Refused> {
+        let (vm, host) = (&placed.spec.name, &placed.host);
+        let cluster = &placed.spec.cluster;
+        let target = self.hosts.named(on)?;
+        self.hosts.check_not_stranded(vm)?;
+        self.hosts.check_connected(&target)?;
+        self.check_not_cordoned(&target)?;
+        if self.hosts.is_connected(host) {
+            return Err(Refused::conflict(
+                "host-answers",
+                format!("VM {vm} lives on host {host}, whose agent answers"),
+                format!(
+                    "`transhume vm stop {cluster} {vm}`, then `transhume vm start {cluster} {vm}`; `transhume migrate {cluster}` moves it"
+                ),
+            ));
+        }
+        self.check_fenced(host, vm)?;
+        let knows = |name: &&HostName| self.hosts.is_connected(name);
+        if let Some(found) = self.hosts.with_vm(vm).find(knows) {
+            return Err(Refused::conflict(
+                "vm-elsewhere",
+                format!("host {found} knows VM {vm} already"),
+                format!("`transhume host show {found}` shows what is there"),
+            ));
+        }
+        Ok(target)
+    }
+
+    /// Where it lives, and that its old copy is to be ended, are durable before it can run.
+    pub(super) fn relocate_from_fenced(
+        &mut self,
+        placed: &transhume_model::PlacedVm,
+        target: &HostName,
+    ) -> Result<(), CoreError> {
+        let vm = placed.spec.name.clone();
+        let mut old = self.record_of(&placed.host);
+        old.leftovers.retain(|left| left.vm != vm);
+        old.leftovers.push(Leftover {
+            vm: vm.clone(),
+            migration: None,
+            clean: Cleaning::Destroy,
+            at: self.now().wall,
+        });
+        audit!(%vm, from = %placed.host, to = %target, "restarted from its disks");
+        let places = [(vm, target.clone())].into();
+        let cluster = self.store.clusters().relocated(&placed.spec.cluster, &places);
+        self.store.keep_hosts(vec![old], cluster)?;
+        Ok(())
+    }
+
+    pub(super) fn check_not_cordoned(&self, host: &HostName) -> Result<(), Refused> {
+        match self.store.host(host).is_some_and(|record| record.cordoned) {
+            false => Ok(()),
+            true => Err(Refused::conflict(
+                "host-cordoned",
+                format!("host {host} is cordoned: nothing is put on it"),
+                format!("name other hosts, or `transhume host uncordon {host}`"),
+            )),
+        }
+    }
+
+    // What is left behind.
+
+    /// Asks a host for everything that is left there, if it is connected.
+    pub(super) fn clean(&mut self, host: &HostName) -> Result<(), CoreError> {
+        if !self.hosts.is_connected(host) {
+            return Ok(());
+        }
+        let leftovers = self.record_of(host).leftovers;
+        if leftovers.is_empty() {
+            return self.lift_fence(host);
+        }
+        for leftover in leftovers {
+            let epoch = self.store.new_epochs(1)?;
+            let now = self.now().mono;
+            self.cleaner.begin(host, leftover, epoch, now, &mut self.hosts);
+        }
+        Ok(())
+    }
+
+    pub(super) fn cleaned(&mut self, cleaned: Cleaned) -> Result<(), CoreError> {
+        let Cleaned {
+            host,
+            leftover,
+            frames,
+        } = cleaned;
+        let captured = frames.map(|frames| frames.captured - frames.put_back.min(frames.captured));
+        audit!(%host, vm = %leftover.vm, how = ?leftover.clean, frames_dropped = captured, "cleaned away");
+        let mut record = self.record_of(&host);
+        record.leftovers.retain(|left| *left != leftover);
+        let clean = record.leftovers.is_empty();
+        self.store.keep_host(record)?;
+        if clean {
+            self.lift_fence(&host)?;
+            self.hosts.inspect_all();
+        }
+        Ok(())
+    }
+
+    /// A host that is back and clean is a host like any other.
+    fn lift_fence(&mut self, host: &HostName) -> Result<(), CoreError> {
+        let record = self.record_of(host);
+        if record.fenced_at.is_some() {
+            audit!(%host, "is back and clean: no longer fenced");
+            let fenced_at = None;
+            self.store.keep_host(HostRecord { fenced_at, ..record })?;
+        }
+        Ok(())
+    }
+}

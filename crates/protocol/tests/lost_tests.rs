@@ -1,0 +1,325 @@
+//! A host that is lost for good: every move ends without it, or names the decision that it waits
+//! for.
+
+mod support;
+
+use support::{Hand, host, request, vm};
+use transhume_model::Millis;
+use transhume_protocol::event::Happening;
+use transhume_protocol::message::{GuestState, HostState, Mode, VmRole, VmState};
+use transhume_protocol::migration::{Cannot, Cleaning, Input, JournalEntry, Limits, RunOn};
+use transhume_protocol::report::{Ending, WaitReason};
+
+/// The named limit, and a little.
+fn limit() -> u64 {
+    Limits::default().host_lost_ms_max.0 + 1
+}
+
+fn up_to(stop: &str) -> Hand {
+    let mut hand = Hand::begin(1, 1);
+    hand.up_to(1, stop);
+    hand
+}
+
+/// All loaded on the target, the source not yet known to have sent everything.
+fn loaded() -> Hand {
+    let mut hand = up_to("StopAndCopy");
+    hand.answer(&vm(1), "AwaitLoaded");
+    hand
+}
+
+fn cleanings(hand: &Hand) -> Vec<(String, Cleaning)> {
+    let left = hand.journal.iter().filter_map(|entry| match entry {
+        JournalEntry::LeftBehind { host, clean, .. } => Some((host.to_string(), *clean)),
+        _ => None,
+    });
+    left.collect()
+}
+
+fn decisions(hand: &Hand) -> usize {
+    let waits = hand.report().waiting;
+    let open = waits
+        .iter()
+        .filter(|wait| matches!(wait.why, WaitReason::Decision { .. }));
+    open.count()
+}
+
+fn resolve(hand: &mut Hand, run_on: RunOn) {
+    hand.give(Input::Resolve { vm: vm(1), run_on })
+        .expect("it waits for that");
+}
+
+#[test]
+fn a_lost_target_ends_the_move_within_its_limit_before_commit() {
+    for stop in ["Prepare", "PreCopy", "OpenTargetBuffer", "Capture", "StopAndCopy"] {
+        let mut hand = up_to(stop);
+        hand.lose("t1");
+        if hand.was_sent("AbortSource") {
+            hand.answer(&vm(1), "AbortSource");
+        }
+        hand.wait(limit() - 10);
+        assert_eq!(hand.report().outcome, Ending::Running, "{stop}");
+        hand.wait(20);
+        let report = hand.report();
+        assert_eq!(report.outcome, Ending::RolledBack, "{stop}");
+        assert!(report.vms[0].lost.is_none(), "{stop}: it lives on its source");
+        assert_eq!(
+            cleanings(&hand),
+            [("t1".to_owned(), Cleaning::DropTarget)],
+            "{stop}"
+        );
+    }
+}
+
+#[test]
+fn what_is_left_behind_is_durable_before_the_end() {
+    let mut hand = up_to("Capture");
+    hand.lose("t1");
+    hand.answer(&vm(1), "AbortSource");
+    hand.wait(limit());
+    let at = |is: fn(&JournalEntry) -> bool| hand.journal.iter().position(is);
+    let left = at(|entry| matches!(entry, JournalEntry::LeftBehind { .. }));
+    let end = at(|entry| matches!(entry, JournalEntry::Ended { .. }));
+    assert!(left.is_some() && left < end);
+}
+
+#[test]
+fn a_target_that_is_back_in_time_is_dropped_as_ever() {
+    let mut hand = up_to("Capture");
+    hand.lose("t1");
+    hand.answer(&vm(1), "AbortSource");
+    hand.wait(limit() / 2);
+    hand.bring_back("t1");
+    hand.answer(&vm(1), "AbortTarget");
+    assert_eq!(hand.report().outcome, Ending::RolledBack);
+    assert!(cleanings(&hand).is_empty());
+}
+
+#[test]
+fn a_vm_died_with_its_source_when_there_was_no_other_whole_copy() {
+    let mut hand = up_to("Converge");
+    hand.lose("s1");
+    hand.wait(limit());
+    hand.answer(&vm(1), "AbortTarget");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::RolledBack);
+    let lost = report.vms[0].lost.as_ref().expect("it is told");
+    assert!(
+        lost.hint.contains("transhume host fence s1 --powered-off"),
+        "{lost:?}"
+    );
+    assert!(lost.hint.contains("transhume vm restart"), "{lost:?}");
+    assert_eq!(cleanings(&hand), [("s1".to_owned(), Cleaning::RestoreSource)]);
+}
+
+#[test]
+fn the_only_whole_copy_is_kept_until_somebody_decides() {
+    let mut hand = loaded();
+    hand.lose("s1");
+    hand.wait(10 * limit());
+    assert!(!hand.was_sent("AbortTarget"), "it would be the end of the VM");
+    assert_eq!(decisions(&hand), 1);
+    let machine = &hand.machine;
+    assert_eq!(machine.undecided(), [(vm(1), host("s1"))]);
+    assert_eq!(machine.check_resolution(&vm(1), RunOn::Target), Ok(host("s1")));
+    assert!(matches!(
+        machine.check_resolution(&vm(1), RunOn::Source),
+        Err(Cannot::NotThere { .. })
+    ));
+    assert!(
+        hand.give(Input::Resolve {
+            vm: vm(1),
+            run_on: RunOn::Source
+        })
+        .is_err()
+    );
+}
+
+#[test]
+fn a_target_that_reports_loaded_while_its_batch_rolls_back_is_whole() {
+    let mut hand = up_to("StopAndCopy");
+    hand.lose("s1");
+    hand.answer(&vm(1), "AwaitLoaded");
+    hand.wait(limit());
+    assert_eq!(decisions(&hand), 1);
+}
+
+#[test]
+fn a_copy_that_is_kept_runs_on_the_target_without_fin_and_the_loss_is_told() {
+    let mut hand = loaded();
+    hand.lose("s1");
+    hand.wait(limit());
+    resolve(&mut hand, RunOn::Target);
+    hand.answer(&vm(1), "Activate");
+    hand.answer(&vm(1), "OpenPlug");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::PartlyCommitted);
+    let line = &report.vms[0];
+    assert_eq!((&line.host, line.guest), (&host("t1"), GuestState::Running));
+    let loss = line.source_lost.as_ref().expect("it is told");
+    assert_eq!(loss.frames_lost, None, "nobody can say how many");
+    assert_eq!(line.frames, None, "no zero stands for an unknown number");
+    assert_eq!(cleanings(&hand), [("s1".to_owned(), Cleaning::DiscardSource)]);
+}
+
+#[test]
+fn a_copy_that_is_given_up_is_dropped_and_the_vm_lost() {
+    let mut hand = loaded();
+    hand.lose("s1");
+    hand.wait(limit());
+    resolve(&mut hand, RunOn::Nowhere);
+    hand.answer(&vm(1), "AbortTarget");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::RolledBack);
+    assert!(report.vms[0].lost.is_some());
+    assert_eq!(cleanings(&hand), [("s1".to_owned(), Cleaning::RestoreSource)]);
+}
+
+#[test]
+fn a_source_that_is_back_needs_no_decision() {
+    let mut hand = loaded();
+    hand.lose("s1");
+    hand.wait(limit());
+    hand.bring_back("s1");
+    assert_eq!(decisions(&hand), 0);
+    assert!(
+        hand.give(Input::Resolve {
+            vm: vm(1),
+            run_on: RunOn::Target
+        })
+        .is_err()
+    );
+    hand.answer(&vm(1), "AbortSource");
+    hand.answer(&vm(1), "AbortTarget");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::RolledBack);
+    assert!(report.vms[0].lost.is_none());
+}
+
+#[test]
+fn after_commit_a_target_goes_on_without_its_lost_source() {
+    let mut hand = up_to("Activate");
+    hand.answer(&vm(1), "Activate");
+    hand.lose("s1");
+    hand.wait(limit());
+    hand.answer(&vm(1), "OpenPlug");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::CommittedWithLoss);
+    assert!(report.vms[0].source_lost.is_some() && report.vms[0].lost.is_none());
+    assert_eq!(cleanings(&hand), [("s1".to_owned(), Cleaning::DiscardSource)]);
+}
+
+#[test]
+fn a_fence_or_an_order_does_not_wait_for_the_limit() {
+    let inputs = [
+        Input::Fenced { host: host("s1") },
+        Input::GiveUpSource { vm: vm(1) },
+    ];
+    for input in inputs {
+        let mut hand = up_to("Activate");
+        hand.answer(&vm(1), "Activate");
+        hand.lose("s1");
+        assert!(!hand.was_sent("OpenPlug"));
+        hand.give(input).unwrap();
+        hand.answer(&vm(1), "OpenPlug");
+        assert_eq!(hand.report().outcome, Ending::CommittedWithLoss);
+    }
+}
+
+#[test]
+fn a_fence_of_a_host_that_answers_means_nothing_and_its_plug_is_not_opened() {
+    let mut hand = up_to("Activate");
+    hand.give(Input::Fenced { host: host("s1") }).unwrap();
+    assert!(hand.give(Input::GiveUpSource { vm: vm(1) }).is_err());
+    assert!(!hand.was_sent("OpenPlug"));
+}
+
+#[test]
+fn after_commit_a_lost_target_is_a_decision_and_the_old_copy_is_kept() {
+    let mut hand = up_to("Activate");
+    hand.answer(&vm(1), "Commit");
+    hand.lose("t1");
+    hand.wait(10 * limit());
+    assert_eq!(decisions(&hand), 1);
+    assert!(!hand.was_sent("Discard"), "the old copy is kept");
+    resolve(&mut hand, RunOn::Nowhere);
+    hand.answer(&vm(1), "Discard");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::CommittedWithLoss);
+    assert!(
+        report.vms[0]
+            .lost
+            .as_ref()
+            .unwrap()
+            .hint
+            .contains("host fence t1")
+    );
+    assert_eq!(cleanings(&hand), [("t1".to_owned(), Cleaning::Destroy)]);
+}
+
+#[test]
+fn what_was_given_up_and_resolved_holds_across_a_restart() {
+    let mut hand = loaded();
+    hand.lose("s1");
+    hand.wait(limit());
+    resolve(&mut hand, RunOn::Target);
+    hand.restart(50);
+    hand.bring_back("t1");
+    hand.answer(&vm(1), "Activate");
+    hand.answer(&vm(1), "OpenPlug");
+    assert_eq!(hand.report().outcome, Ending::PartlyCommitted);
+    assert_eq!(hand.count(&vm(1), "AbortTarget"), 0);
+}
+
+/// Nothing of the earlier life is known but the journal: what the target says decides.
+#[test]
+fn after_a_restart_the_target_says_whether_it_is_whole() {
+    for whole in [true, false] {
+        let mut hand = loaded();
+        hand.restart(50);
+        let moved = hand.machine.request().batches[0][0].spec.clone();
+        let state = VmState {
+            spec: moved,
+            role: VmRole::Target,
+            epoch: transhume_model::Epoch(1),
+            guest: GuestState::Paused,
+            whole,
+        };
+        let state = HostState {
+            vms: vec![state],
+            ..support::answer::host_state(host("t1"))
+        };
+        hand.give(Input::AgentBack {
+            host: host("t1"),
+            state: Box::new(state),
+        })
+        .unwrap();
+        hand.wait(limit());
+        assert_eq!(decisions(&hand), usize::from(whole));
+        assert_eq!(hand.was_sent("AbortTarget"), !whole);
+    }
+}
+
+#[test]
+fn a_decision_is_told_once_a_loss_and_a_bystander_is_nobodys_business() {
+    let mut hand = Hand::begin_with(request(2, 1, Mode::Live));
+    hand.up_to(1, "StopAndCopy");
+    hand.answer(&vm(1), "AwaitLoaded");
+    let wanted = |hand: &Hand| {
+        let is = |what: &&Happening| matches!(what, Happening::DecisionWanted { .. });
+        hand.last.events.iter().filter(is).count()
+    };
+    hand.lose("s1");
+    hand.pass(limit());
+    hand.give(Input::Timer(transhume_protocol::migration::TimerId::HostLost {
+        host: host("s1"),
+    }))
+    .unwrap();
+    assert_eq!(wanted(&hand), 1);
+    hand.pass(Millis(60_000).0);
+    hand.give(Input::Timer(transhume_protocol::migration::TimerId::HostLost {
+        host: host("s1"),
+    }))
+    .unwrap();
+    assert_eq!(wanted(&hand), 0);
+}

@@ -1,0 +1,121 @@
+//! What operators do, and what the coordinator cleans away on hosts that are back.
+//!
+//! The operator of a run looks whether a host is off before deciding: only then is it fenced, and
+//! what waits for a decision is resolved.
+
+use transhume_model::MigrationId;
+use transhume_protocol::message::{Command, Order, Outcome, RefusalKind, Report};
+use transhume_protocol::migration::{Cleaning, Input, OrderIds, RunOn};
+
+use super::World;
+use crate::check::Violation;
+use crate::network::{Event, HostIx, Micros, SECOND, VmIx};
+
+/// Until somebody has looked.
+const DECISION_MICROS: (Micros, Micros) = (SECOND, 60 * SECOND);
+/// Pause before what is left is asked for again.
+const CLEAN_AGAIN_MICROS: Micros = 3 * SECOND;
+/// Of two ways out, how often the one that runs the VM is taken, per million.
+const KEPT: u32 = 600_000;
+
+fn commands(clean: Cleaning, vm: &transhume_model::VmName) -> Vec<Command> {
+    let vm = vm.clone();
+    match clean {
+        Cleaning::DropTarget => vec![Command::AbortTarget { vm }],
+        Cleaning::RestoreSource => vec![Command::AbortSource { vm }],
+        Cleaning::DiscardSource => vec![Command::Commit { vm: vm.clone() }, Command::Discard { vm }],
+        Cleaning::Destroy => vec![Command::DestroyVm { vm }],
+    }
+}
+
+impl World {
+    pub(super) fn decide_later(&mut self) {
+        let coordinator_run = self.coordinator.run;
+        let delay = self.random.between(DECISION_MICROS.0, DECISION_MICROS.1);
+        self.network.after(delay, Event::Decides { coordinator_run });
+    }
+
+    /// One that is only cut off is waited for.
+    pub(super) fn decides(&mut self) -> Result<(), Violation> {
+        let undecided = self
+            .coordinator
+            .machine()
+            .map(transhume_protocol::migration::Migration::undecided);
+        for (vm, host) in undecided.unwrap_or_default() {
+            if !self.hosts[self.host_places[&host]].lost {
+                continue;
+            }
+            let kept = self.random.happens(KEPT);
+            let machine = self.coordinator.machine();
+            let can = machine.is_some_and(|machine| machine.check_resolution(&vm, RunOn::Target).is_ok());
+            let run_on = if kept && can {
+                RunOn::Target
+            } else {
+                RunOn::Nowhere
+            };
+            self.feed_coordinator(Input::Resolve { vm, run_on })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn left_behind(&mut self, host: HostIx, vm: VmIx, clean: Cleaning) {
+        self.left.insert((host, vm), clean);
+        self.network.after(SECOND, Event::Cleans { host });
+    }
+
+    /// Asks for everything that is left on a host, until it is gone.
+    pub(super) fn clean(&mut self, host: HostIx) {
+        let left: Vec<(VmIx, Cleaning)> = self
+            .left
+            .iter()
+            .filter(|((there, _), _)| *there == host)
+            .map(|((_, vm), clean)| (*vm, *clean))
+            .collect();
+        if left.is_empty() || self.hosts[host].lost {
+            return;
+        }
+        if self.coordinator.is_up() || self.coordinator.is_over {
+            for (vm, clean) in left {
+                self.ask_to_clean(host, vm, clean, 0);
+            }
+        }
+        self.network.after(CLEAN_AGAIN_MICROS, Event::Cleans { host });
+    }
+
+    fn ask_to_clean(&mut self, host: HostIx, vm: VmIx, clean: Cleaning, step: usize) {
+        let epoch = self.coordinator.next_epoch();
+        let ids = self
+            .cleaning_ids
+            .get_or_insert_with(|| OrderIds::of(MigrationId(0)));
+        let id = ids.next_id();
+        self.asked.insert(id, (host, vm, step));
+        let command = commands(clean, &self.guests[vm].name)[step].clone();
+        self.send_order(host, Order { id, epoch, command });
+    }
+
+    /// Whether it answers a cleaning.
+    pub(super) fn cleaned(&mut self, report: &Report) -> bool {
+        let Some((host, vm, step)) = report.order.and_then(|order| self.asked.remove(&order)) else {
+            return report
+                .order
+                .is_some_and(|order| OrderIds::migration_of(order).is_none());
+        };
+        let done = match &report.outcome {
+            Outcome::Failed(_) => false,
+            Outcome::Refused(refusal) => matches!(
+                refusal.kind,
+                RefusalKind::UnknownVm | RefusalKind::WrongState | RefusalKind::StaleEpoch
+            ),
+            _ => true,
+        };
+        let Some(clean) = self.left.get(&(host, vm)).copied().filter(|_| done) else {
+            return true;
+        };
+        if step + 1 < commands(clean, &self.guests[vm].name).len() {
+            self.ask_to_clean(host, vm, clean, step + 1);
+        } else {
+            self.left.remove(&(host, vm));
+        }
+        true
+    }
+}
