@@ -151,8 +151,8 @@ pub enum Act {
         /// Of the order.
         epoch: Epoch,
     },
-    /// Step 9 at the target, its source lost: the plug opens without FIN, what is here is delivered,
-    /// what still comes from the source is dropped and counted.
+    /// Step 9 at the target, its source lost: the plug opens without FIN, what is here is
+    /// delivered, what still comes from the source is dropped and counted.
     OpenPlug,
     /// Step 9 at the target: on FIN the plug opens. `TargetFrames`. Takes as long as its limits
     /// allow.
