@@ -1,7 +1,8 @@
 //! Large sites of which little moves, from the text of their inventory:
-//! `cargo run --release -p transhume-planner --example site -- drain 20000`, `rack`, `islands 100`.
+//! `cargo run --release -p transhume-planner --example site -- drain 20000`, `rack`, `islands 100`, `file PATH`.
 #![allow(clippy::disallowed_methods, reason = "measures times and memory")]
 
+use std::path::Path;
 use std::time::Instant;
 
 use transhume_planner::input::read;
@@ -11,6 +12,11 @@ use transhume_planner::{Go, Options, generate, plan_while, validate};
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, or: usize| arguments.get(at).and_then(|n| n.parse().ok()).unwrap_or(or);
+    if let [word, path] = arguments.as_slice()
+        && word == "file"
+    {
+        return planned(path.as_ref());
+    }
     let input = match arguments.first().map(String::as_str) {
         Some("drain") => generate::drain_one_of_many(number(1, 20_000)),
         Some("rack") => generate::drain_a_rack(number(1, 10_000), 10, 40, 1),
@@ -27,9 +33,13 @@ fn main() {
     std::fs::write(&path, &text).expect("the temporary directory is writable");
     drop(text);
     let _ = std::fs::write("/proc/self/clear_refs", "5");
-    let begun = Instant::now();
-    let text = std::fs::read_to_string(&path).expect("it was written");
+    planned(&path);
     let _ = std::fs::remove_file(&path);
+}
+
+fn planned(path: &Path) {
+    let begun = Instant::now();
+    let text = std::fs::read_to_string(path).expect("it can be read");
     let input = read("site", &text).expect("it is a good inventory");
     let read_s = begun.elapsed().as_secs_f64();
     let mut ask = || match begun.elapsed().as_secs_f64() < 30.0 {

@@ -32,7 +32,26 @@ pub(crate) fn notes(input: &PlanInput, moves: &Moves<'_>, memory_unknown: &[VmNa
     some_of(&mut notes, overfull(input, &placed));
     some_of(&mut notes, broken_groups(input, &placed));
     some_of(&mut notes, in_maintenance(input, &placed));
+    notes.extend(not_in_maintenance(input, moves));
     notes
+}
+
+/// Where hosts are in maintenance and `from` is empty, VMs of other hosts may move too, which is not
+/// what everybody expects.
+fn not_in_maintenance(input: &PlanInput, moves: &Moves<'_>) -> Option<String> {
+    if !input.from.is_empty() || !input.hosts.iter().any(|host| host.maintenance) {
+        return None;
+    }
+    let ends = moves.source.iter().zip(&moves.target);
+    let moving = ends.filter(|(source, target)| source != target && !input.hosts[**source].maintenance);
+    let moving = moving.count();
+    (moving > 0).then(|| {
+        format!(
+            "{} {} a host that is not in maintenance, for a better placement: `from` is empty, so that every host is placed anew",
+            some(moving, "VM"),
+            if moving == 1 { "leaves" } else { "leave" }
+        )
+    })
 }
 
 fn some_of(notes: &mut Vec<String>, of_a_kind: Vec<String>) {

@@ -74,8 +74,14 @@ pub(super) fn help(input: &PlanInput, conflict: &[Constraint], watch: &mut Watch
     found
 }
 
-fn does(input: &PlanInput, watch: &mut Watch<'_>) -> bool {
-    is_feasible(&Problem::of(input), watch) == Ok(true)
+/// Whether all VMs have a place after a change; large inputs are not copied when time is over.
+fn does(input: &PlanInput, watch: &mut Watch<'_>, change: impl FnOnce(&mut PlanInput)) -> bool {
+    if watch.is_over() {
+        return false;
+    }
+    let mut changed = input.clone();
+    change(&mut changed);
+    is_feasible(&Problem::of(&changed), watch) == Ok(true)
 }
 
 /// One more host whose VMs may move, else all of them.
@@ -97,11 +103,12 @@ fn widen_from(input: &PlanInput, watch: &mut Watch<'_>) -> Vec<Help> {
         .cloned()
         .collect();
     let mut widened = |hosts: Vec<HostName>| {
-        let mut changed = input.clone();
-        changed.from.extend(hosts.iter().cloned());
-        changed.to = to.clone();
         let to = to.clone();
-        does(&changed, watch).then_some(Help::WidenFrom { hosts, to })
+        let widen = |changed: &mut PlanInput| {
+            changed.from.extend(hosts.iter().cloned());
+            changed.to.clone_from(&to);
+        };
+        does(input, watch, widen).then_some(Help::WidenFrom { hosts, to })
     };
     let singles = more.iter().take(TRIED_MAX);
     let one = singles.cloned().find_map(|host| widened(vec![host]));
@@ -123,9 +130,8 @@ fn widen_to(input: &PlanInput, watch: &mut Watch<'_>) -> Vec<Help> {
         .take(TRIED_MAX)
         .collect();
     let mut widened = |hosts: Vec<HostName>| {
-        let mut changed = input.clone();
-        changed.to.extend(hosts.iter().cloned());
-        does(&changed, watch).then_some(Help::WidenTo { hosts })
+        let widen = |changed: &mut PlanInput| changed.to.extend(hosts.iter().cloned());
+        does(input, watch, widen).then_some(Help::WidenTo { hosts })
     };
     let one = more.iter().find_map(|host| widened(vec![(*host).clone()]));
     let all = more.into_iter().cloned().collect();
@@ -143,9 +149,8 @@ fn tell_model(input: &PlanInput, watch: &mut Watch<'_>) -> Vec<Help> {
     let silent = input.hosts.iter().enumerate();
     let silent = silent.filter(|(_, host)| host.cpu_model.is_none() && roles.receives(&host.name));
     let found = silent.take(TRIED_MAX).find_map(|(h, host)| {
-        let mut changed = input.clone();
-        changed.hosts[h].cpu_model = Some(model.clone());
-        does(&changed, watch).then(|| Help::TellModel {
+        let tell = |changed: &mut PlanInput| changed.hosts[h].cpu_model = Some(model.clone());
+        does(input, watch, tell).then(|| Help::TellModel {
             host: host.name.clone(),
             model: model.clone(),
         })
@@ -156,6 +161,9 @@ fn tell_model(input: &PlanInput, watch: &mut Watch<'_>) -> Vec<Help> {
 fn loosen(input: &PlanInput, conflict: &[Constraint], watch: &mut Watch<'_>) -> Vec<Help> {
     let position = |name: &VmName| input.cluster.vms.iter().position(|vm| vm.name == *name);
     let tried = conflict.iter().take(TRIED_MAX).filter(|constraint| {
+        if watch.is_over() {
+            return false;
+        }
         let mut without = Without::default();
         match constraint {
             Constraint::Group(name) => {

@@ -1,6 +1,7 @@
 //! serde over the node tree: every error gets the line and the path of the value it is about.
 
 use std::fmt;
+use std::rc::Rc;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
@@ -192,7 +193,7 @@ impl<'de> Deserializer<'de> for Decode<'_> {
                 variants.join(", ")
             )));
         };
-        let word: StrDeserializer<'_, Fault> = text.as_str().into_deserializer();
+        let word: StrDeserializer<'_, Fault> = (**text).into_deserializer();
         visitor.visit_enum(word).map_err(|_| Fault {
             line: Some(self.node.line),
             what: format!("`{text}` is not one of {}", variants.join(", ")),
@@ -262,7 +263,7 @@ impl<'de> SeqAccess<'de> for List<'_> {
 }
 
 struct Map<'a> {
-    fields: &'a [(String, Node)],
+    fields: &'a [(Rc<str>, Node)],
     next: usize,
 }
 
@@ -273,7 +274,7 @@ impl<'de> MapAccess<'de> for Map<'_> {
         let Some((key, node)) = self.fields.get(self.next) else {
             return Ok(None);
         };
-        let word: StrDeserializer<'_, Fault> = key.as_str().into_deserializer();
+        let word: StrDeserializer<'_, Fault> = (**key).into_deserializer();
         seed.deserialize(word).map(Some).map_err(|mut fault| {
             fault.line.get_or_insert(node.line);
             fault

@@ -8,6 +8,9 @@
 //! built. Scalars are those of YAML's core schema. Deliberately absent: aliases, other tags,
 //! several documents.
 
+use std::collections::HashSet;
+use std::rc::Rc;
+
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use serde::Deserialize;
 
@@ -26,9 +29,13 @@ pub(super) struct Node {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
-    Scalar { text: String, quoted: bool },
+    Scalar {
+        text: Box<str>,
+        quoted: bool,
+    },
     List(Vec<Node>),
-    Map(Vec<(String, Node)>),
+    /// Keys are few and repeat: each is kept once.
+    Map(Vec<(Rc<str>, Node)>),
 }
 
 /// Reads and checks an inventory. `file` is only for messages.
@@ -75,7 +82,7 @@ impl Rounded {
                 for (key, value) in fields {
                     match &value.value {
                         Value::Scalar { text, .. } if are_amounts => self.count(text, value.line),
-                        _ => self.look(value, matches!(key.as_str(), "capacity" | "used" | "demand")),
+                        _ => self.look(value, matches!(&**key, "capacity" | "used" | "demand")),
                     }
                 }
             }
@@ -102,6 +109,16 @@ impl Rounded {
 }
 
 impl Node {
+    /// A list or map to which nothing is added any more.
+    fn closed(mut self) -> Self {
+        match &mut self.value {
+            Value::List(items) => items.shrink_to_fit(),
+            Value::Map(fields) => fields.shrink_to_fit(),
+            Value::Scalar { .. } => {}
+        }
+        self
+    }
+
     /// The line of a path like `hosts[3].capacity`; of its nearest parent where the path goes
     /// beyond the text. Keys may hold points and brackets themselves.
     fn line_of(&self, path: &str) -> Option<usize> {
@@ -145,7 +162,7 @@ fn fault(line: usize, what: impl Into<String>) -> Fault {
 /// A map or list being built, with the key that waits for its value.
 struct Open {
     node: Node,
-    key: Option<(String, usize)>,
+    key: Option<(Rc<str>, usize)>,
 }
 
 fn parse(text: &str) -> Result<Node, Fault> {
@@ -158,6 +175,7 @@ fn parse(text: &str) -> Result<Node, Fault> {
     // Editors on Windows put a byte order mark first.
     let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
     let mut open: Vec<Open> = Vec::new();
+    let mut keys: HashSet<Rc<str>> = HashSet::new();
     let mut root = None;
     while let Some(event) = parser.next_event() {
         let (event, span) =
@@ -171,7 +189,7 @@ fn parse(text: &str) -> Result<Node, Fault> {
                 line,
                 value: Value::Scalar {
                     quoted: is_text(style, tag.as_deref()).map_err(|what| fault(line, what))?,
-                    text: text.into_owned(),
+                    text: text.into(),
                 },
             }),
             Event::SequenceStart(..) => {
@@ -182,10 +200,10 @@ fn parse(text: &str) -> Result<Node, Fault> {
                 descend(&mut open, line, Value::Map(Vec::new()))?;
                 None
             }
-            Event::SequenceEnd | Event::MappingEnd => open.pop().map(|o| o.node),
+            Event::SequenceEnd | Event::MappingEnd => open.pop().map(|o| o.node.closed()),
         };
         if let Some(node) = done {
-            attach(&mut open, &mut root, node)?;
+            attach(&mut open, &mut root, &mut keys, node)?;
         }
     }
     root.ok_or_else(|| fault(1, "the text is empty: `hosts` and `cluster` are needed"))
@@ -219,7 +237,12 @@ fn descend(open: &mut Vec<Open>, line: usize, value: Value) -> Result<(), Fault>
     Ok(())
 }
 
-fn attach(open: &mut [Open], root: &mut Option<Node>, node: Node) -> Result<(), Fault> {
+fn attach(
+    open: &mut [Open],
+    root: &mut Option<Node>,
+    keys: &mut HashSet<Rc<str>>,
+    node: Node,
+) -> Result<(), Fault> {
     let Some(parent) = open.last_mut() else {
         if root.is_some() {
             return Err(fault(node.line, "a second document: one is expected"));
@@ -234,10 +257,18 @@ fn attach(open: &mut [Open], root: &mut Option<Node>, node: Node) -> Result<(), 
             Value::Scalar { text, .. } => {
                 // Maps of the inventory's own keys are short; a map of names is checked by its
                 // length first.
-                if fields.len() < DUPLICATES_CHECKED_MAX && fields.iter().any(|(key, _)| *key == text) {
+                if fields.len() < DUPLICATES_CHECKED_MAX && fields.iter().any(|(key, _)| **key == *text) {
                     return Err(fault(node.line, format!("`{text}` is given twice")));
                 }
-                parent.key = Some((text, node.line));
+                let key = match keys.get(&*text) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let key: Rc<str> = text.into();
+                        keys.insert(key.clone());
+                        key
+                    }
+                };
+                parent.key = Some((key, node.line));
             }
             Value::List(_) | Value::Map(_) => return Err(fault(node.line, "a key must be a word")),
         },
