@@ -300,6 +300,7 @@ fn check_traffic(input: &PlanInput) -> Result<(), InputError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Amount;
     use super::*;
 
     #[test]
