@@ -36,8 +36,8 @@ pub(crate) fn notes(input: &PlanInput, moves: &Moves<'_>, memory_unknown: &[VmNa
     notes
 }
 
-/// Where hosts are in maintenance and `from` is empty, VMs of other hosts may move too, which is not
-/// what everybody expects.
+/// Where hosts are in maintenance and `from` is empty, VMs of other hosts may move too, which is
+/// not what everybody expects.
 fn not_in_maintenance(input: &PlanInput, moves: &Moves<'_>) -> Option<String> {
     if !input.from.is_empty() || !input.hosts.iter().any(|host| host.maintenance) {
         return None;

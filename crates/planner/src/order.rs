@@ -370,7 +370,7 @@ impl OnTheWay {
             all.into_iter().filter(|other| *other != vm).collect()
         };
         let together = moves.item_of.iter().enumerate();
-        let apart = moves.item_of.iter().enumerate().map(|(_, item)| {
+        let apart = moves.item_of.iter().map(|item| {
             let groups = problem.items[*item].groups.iter();
             let mates = groups
                 .flat_map(|group| &problem.groups[*group])
@@ -450,7 +450,7 @@ impl OnTheWay {
                 let goes = hop_of[*other].filter(|_| taken[*other] || all.iter().any(|one| one.vm == *other));
                 goes.is_some_and(|goes| goes.target == hop.target)
             };
-            if self.apart[hop.vm].iter().any(|other| arrives(other)) {
+            if self.apart[hop.vm].iter().any(arrives) {
                 return None;
             }
         }
