@@ -1,7 +1,6 @@
 //! Large sites of which little moves, from the text of their inventory:
 //! `cargo run --release -p transhume-planner --example site -- drain 20000`,
 //! `rack 10000`, `islands 100` or `file PATH`.
-//! `file PATH`.
 #![allow(clippy::disallowed_methods, reason = "measures times and memory")]
 
 use std::path::Path;
