@@ -96,6 +96,9 @@ fn command_line(pid: u32) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A tap's alias has room for so much of a host's name.
+const OWNER_HOST_LEN_MAX: usize = 40;
+
 /// Whose taps are this agent's: short, and different for each state directory of a host.
 pub(crate) fn owner(host: &HostName, state_dir: &Path) -> String {
     let path = state_dir.as_os_str().as_encoded_bytes();
@@ -103,6 +106,8 @@ pub(crate) fn owner(host: &HostName, state_dir: &Path) -> String {
     let hash = path.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
+    // Host names are ASCII.
+    let host = &host.as_str()[..host.as_str().len().min(OWNER_HOST_LEN_MAX)];
     format!("{host}-{hash:016x}")
 }
 
@@ -170,7 +175,7 @@ mod tests {
 
     #[test]
     fn an_owner_fits_its_mark_and_tells_directories_apart() {
-        let host: HostName = "h".repeat(40).parse().unwrap();
+        let host: HostName = "h".repeat(253).parse().unwrap();
         let (one, two) = (owner(&host, "/run/a".as_ref()), owner(&host, "/run/b".as_ref()));
         assert_ne!(one, two);
         assert!(one.len() <= 64 && !one.contains(':'), "{one}");

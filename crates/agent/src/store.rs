@@ -244,7 +244,7 @@ impl<F: Files> Store<F> {
         let entries = fs::read_dir(&self.vms).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let mut kept = Vec::new();
         for entry in entries.map_err(read)? {
-            let vm = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let vm = entry.file_name().to_str().and_then(plain_name);
             match vm {
                 Some(vm) => {
                     let found = self.read(&vm)?;
@@ -329,6 +329,11 @@ pub fn holder(state_dir: &Path) -> Result<Option<String>, StoreError> {
         Err(StoreError::Taken { holder, .. }) => Ok(Some(holder)),
         locked => locked.map(|_| None),
     }
+}
+
+/// VMs that we start have plain names; a file system's own `lost+found` is none.
+fn plain_name(name: &str) -> Option<VmName> {
+    name.parse().ok().filter(VmName::is_plain)
 }
 
 #[cfg(test)]

@@ -175,6 +175,13 @@ fn check_vm(cluster: &ClusterSpec, vm: &VmSpec) -> Result<(), Refused> {
             "write the same cluster in both places",
         ));
     }
+    if !name.is_plain() {
+        return Err(Refused::bad(
+            "vm-name",
+            format!("VM {name}: a VM that Transhume starts needs a name that fits a socket path"),
+            "use 1 to 40 of a-z, 0-9 and `-`, starting with a letter or digit",
+        ));
+    }
     if vm.vcpus.0 == 0 || vm.memory.0 == 0 {
         return Err(Refused::bad(
             "no-resources",

@@ -58,7 +58,8 @@ impl TapMark {
         (prefix == PREFIX && next().is_none()).then_some(())?;
         Some(Self {
             owner: owner.to_owned(),
-            vm: vm.parse().ok()?,
+            // What is ours has a plain name.
+            vm: vm.parse().ok().filter(VmName::is_plain)?,
             nic: NicIndex(nic.parse().ok()?),
         })
     }

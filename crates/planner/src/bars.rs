@@ -4,14 +4,14 @@ use transhume_model::VmName;
 
 use crate::input::PlanInput;
 use crate::order::Moves;
-use crate::problem::Problem;
+use crate::problem::{Problem, promised};
 use crate::report::{Bar, Total};
 
 /// Thousandths in a whole bar.
 const WHOLE: u128 = 1000;
 
-/// Hosts that hold or held anything, with what others and each VM take of the resource that is
-/// fullest.
+/// Hosts that hold or held a VM that was to be placed, with what others (those of the cluster that
+/// stay too) and each VM take of the resource that is fullest.
 pub(crate) fn bars(input: &PlanInput, problem: &Problem, moves: &Moves<'_>) -> Vec<Bar> {
     let mut on: Vec<[Vec<usize>; 2]> = vec![[Vec::new(), Vec::new()]; problem.hosts.len()];
     for vm in 0..moves.source.len() {
@@ -28,11 +28,10 @@ pub(crate) fn bars(input: &PlanInput, problem: &Problem, moves: &Moves<'_>) -> V
 
 fn bar(input: &PlanInput, problem: &Problem, moves: &Moves<'_>, host: usize, sides: &[Vec<usize>; 2]) -> Bar {
     let described = &input.hosts[host];
-    let others = |r: usize| {
-        let used = described.used.get(&problem.resources[r]);
-        u128::from(used.map_or(0, |used| used.thousandths()))
-    };
-    let whole = |r: usize| u128::from(problem.hosts[host][r]) + others(r);
+    let offered = |r: usize| u128::from(promised(described, &problem.resources[r]));
+    // The free rest is never more than what is promised.
+    let others = |r: usize| offered(r).saturating_sub(u128::from(problem.hosts[host][r]));
+    let whole = |r: usize| offered(r);
     let share = |amount: u128, r: usize| (amount * WHOLE / whole(r).max(1)).min(WHOLE) as u32;
     let fill = |r: &usize| {
         let of = |vms: &Vec<usize>| vms.iter().map(|v| u128::from(moves.demand[*v][*r])).sum::<u128>();
@@ -44,7 +43,10 @@ fn bar(input: &PlanInput, problem: &Problem, moves: &Moves<'_>, host: usize, sid
     let shares = |vms: &Vec<usize>| -> Vec<(VmName, u32)> {
         let shares = vms.iter().map(|v| {
             let demand = u128::from(moves.demand[*v][fullest]);
-            (input.cluster.vms[*v].name.clone(), share(demand, fullest))
+            (
+                input.cluster.vms[moves.vms[*v]].name.clone(),
+                share(demand, fullest),
+            )
         });
         shares.collect()
     };

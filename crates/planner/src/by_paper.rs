@@ -8,8 +8,7 @@ use crate::paper::{self, Lists, Outcome};
 use crate::problem::{Problem, Roles};
 use crate::solve::{self, Cost, Ended, Solution};
 
-/// The placement that the paper's algorithm finds. VMs outside S1 are not requested: they stay, and
-/// what they occupy is not free.
+/// The placement that the paper's algorithm finds.
 pub(crate) fn solve(input: &PlanInput, problem: &Problem) -> Result<Solution, InputError> {
     amounts_only(input)?;
     let roles = Roles::of(input);
@@ -22,26 +21,13 @@ pub(crate) fn solve(input: &PlanInput, problem: &Problem) -> Result<Solution, In
         work: 0,
     };
     // Without groups every item is one VM with one home.
-    let mut host_of: Vec<usize> = problem.items.iter().map(|item| item.homes[0].0).collect();
-    let leaves = |item: &usize| roles.leaves(&input.hosts[host_of[*item]].name);
-    let (requested, stay): (Vec<usize>, Vec<usize>) = (0..host_of.len()).partition(leaves);
-    let mut free = problem.hosts.clone();
-    for item in stay {
-        let demand = &problem.items[item].demand;
-        for (free, demand) in free[host_of[item]].iter_mut().zip(demand) {
-            match free.checked_sub(*demand) {
-                Some(left) => *free = left,
-                // What stays does not fit where it is.
-                None => return Ok(solution),
-            }
-        }
-    }
+    let homes: Vec<usize> = problem.items.iter().map(|item| item.homes[0].0).collect();
     let targets: Vec<usize> = (0..input.hosts.len())
         .filter(|h| roles.receives(&input.hosts[*h].name))
         .collect();
-    if requested.is_empty() {
-        (solution.cost, solution.least) = solve::costs(problem, &host_of, 0);
-        solution.host_of = Some(host_of);
+    if homes.is_empty() {
+        (solution.cost, solution.least) = solve::costs(problem, &[], 0);
+        solution.host_of = Some(Vec::new());
         return Ok(solution);
     }
     if targets.is_empty() {
@@ -49,15 +35,9 @@ pub(crate) fn solve(input: &PlanInput, problem: &Problem) -> Result<Solution, In
     }
     let place_of: BTreeMap<usize, usize> = targets.iter().enumerate().map(|(i, h)| (*h, i)).collect();
     let outcome = paper::map(&Lists {
-        hosts: targets.iter().map(|h| free[*h].clone()).collect(),
-        requests: requested
-            .iter()
-            .map(|i| problem.items[*i].demand.clone())
-            .collect(),
-        home: requested
-            .iter()
-            .map(|i| place_of.get(&host_of[*i]).copied())
-            .collect(),
+        hosts: targets.iter().map(|h| problem.hosts[*h].clone()).collect(),
+        requests: problem.items.iter().map(|item| item.demand.clone()).collect(),
+        home: homes.iter().map(|home| place_of.get(home).copied()).collect(),
     });
     match outcome {
         Outcome::Mapped {
@@ -65,9 +45,7 @@ pub(crate) fn solve(input: &PlanInput, problem: &Problem) -> Result<Solution, In
             hosts_min,
             ..
         } => {
-            for (item, target) in requested.iter().zip(mapped) {
-                host_of[*item] = targets[target];
-            }
+            let host_of: Vec<usize> = mapped.into_iter().map(|target| targets[target]).collect();
             (solution.cost, solution.least) = solve::costs(problem, &host_of, hosts_min);
             solution.host_of = Some(host_of);
         }

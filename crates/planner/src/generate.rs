@@ -207,6 +207,58 @@ pub fn data_centre(shape: DataCentre, seed: u64) -> PlanInput {
     input
 }
 
+/// A site of equal hosts with one VM each, of which one host is left.
+pub fn drain_one_of_many(hosts: usize) -> PlanInput {
+    let names = ["vcpus", "memory"];
+    let all = (0..hosts).map(|i| host(host_name(i), amounts(&names, &[64, 524_288])));
+    let vms = (0..hosts).map(|i| vm(vm_name(i), host_name(i), amounts(&names, &[4, 16_384])));
+    let mut input = input(all.collect(), vms.collect());
+    input.from = vec![host_name(0)];
+    input
+}
+
+/// A site of `hosts` hosts with `per_host` VMs each, of which the first `rack` hosts are left; the
+/// VMs are of many kinds, the hosts about half full.
+pub fn drain_a_rack(hosts: usize, per_host: usize, rack: usize, seed: u64) -> PlanInput {
+    let mut rng = Seeded::new(seed);
+    let names = ["vcpus", "memory"];
+    let all = (0..hosts).map(|i| host(host_name(i), amounts(&names, &[128, 1_048_576])));
+    let vms = (0..hosts * per_host).map(|i| {
+        let vcpus = rng.between(1, 8);
+        let demand = amounts(&names, &[vcpus, vcpus * 1024 * rng.between(2, 16)]);
+        vm(vm_name(i), host_name(i / per_host), demand)
+    });
+    let vms = vms.collect();
+    let mut input = input(all.collect(), vms);
+    input.from = (0..rack).map(host_name).collect();
+    input
+}
+
+/// Islands of nearly full hosts: every VM is to leave its host for another one of its island.
+pub fn islands(count: usize, hosts: usize, seed: u64) -> PlanInput {
+    let mut rng = Seeded::new(seed);
+    let (mut all, mut vms) = (Vec::new(), Vec::new());
+    for island in 0..count {
+        let names: Vec<HostName> = (0..hosts).map(|h| host_name(island * hosts + h)).collect();
+        for (h, name) in names.iter().enumerate() {
+            let sizes: Vec<u64> = (0..4).map(|_| 1024 * rng.between(5, 9)).collect();
+            let spare = if h == 0 { 5 * 1024 } else { 512 };
+            let room = sizes.iter().sum::<u64>() + spare;
+            all.push(host(name.clone(), amounts(&["vcpus", "memory"], &[64, room])));
+            for size in sizes {
+                let mut one = vm(
+                    vm_name(vms.len()),
+                    name.clone(),
+                    amounts(&["vcpus", "memory"], &[1, size]),
+                );
+                one.pin = names.iter().filter(|other| *other != name).cloned().collect();
+                vms.push(one);
+            }
+        }
+    }
+    input(all, vms)
+}
+
 /// A small cluster with every kind of constraint, for comparison with trying everything.
 pub fn small(seed: u64) -> PlanInput {
     let mut rng = Seeded::new(seed);

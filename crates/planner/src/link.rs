@@ -2,18 +2,11 @@
 
 use crate::forecast::REACHED;
 use crate::input::PlanInput;
-use crate::order::{Hop, Moves};
+use crate::order::{Hop, Moves, Sends};
 use crate::report::{Interval, LinkUse};
 
 /// Traffic is given for both directions together: the busier one carries at least this share of it.
 const BUSIER_SHARE_MIN: f64 = 0.5;
-
-/// Mbit/s at one host.
-#[derive(Clone, Copy, Default)]
-struct Load {
-    ct: f64,
-    nast: f64,
-}
 
 /// Use of the three bands on the hosts that take part; `place` is where the VMs are before the
 /// batch.
@@ -67,13 +60,21 @@ pub(crate) fn uses(
 }
 
 /// What the VMs send beside the move, with each at its place.
-fn loads(input: &PlanInput, moves: &Moves<'_>, place: &[usize], taking: &[usize]) -> Vec<Load> {
-    let mut loads = vec![Load::default(); taking.len()];
+fn loads(input: &PlanInput, moves: &Moves<'_>, place: &[usize], taking: &[usize]) -> Vec<Sends> {
+    let mut loads: Vec<Sends> = taking.iter().map(|host| moves.staying[*host]).collect();
+    let mbit_s = |amount: u128| amount as f64 / 1000.0;
     for (vm, host) in place.iter().enumerate() {
-        if let Ok(at) = taking.binary_search(host) {
+        let here = taking.binary_search(host);
+        if let Ok(at) = here {
             let crossing = moves.peers[vm].iter().filter(|(peer, _)| place[*peer] != *host);
-            loads[at].ct += crossing.map(|(_, amount)| *amount as f64 / 1000.0).sum::<f64>();
-            loads[at].nast += input.cluster.vms[vm].storage_mbit_s.as_f64();
+            loads[at].ct += crossing.map(|(_, amount)| mbit_s(*amount)).sum::<f64>();
+            loads[at].nast += input.cluster.vms[moves.vms[vm]].storage_mbit_s.as_f64();
+        }
+        for (there, amount) in moves.peers_staying[vm].iter().filter(|(there, _)| there != host) {
+            let ends = [here, taking.binary_search(there)];
+            ends.into_iter()
+                .flatten()
+                .for_each(|at| loads[at].ct += mbit_s(*amount));
         }
     }
     loads

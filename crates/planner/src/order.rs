@@ -1,9 +1,10 @@
 //! In which order the VMs move: batches whose targets hold both copies, talkers near each other,
 //! cycles freed through a spare host.
 //!
-//! Greedy: whoever fits moves. Where that gets stuck, [`crate::sequence`] is asked, which also says
-//! whether there is an order at all. Amounts hold at every moment; groups hold before the first and
-//! after the last batch, not in between.
+//! Greedy: whoever fits moves, with those whose groups ask for it in the same batch. Where that
+//! gets stuck, groups are given up on the way, and [`crate::sequence`] is asked, which also says
+//! whether there is an order at all. Amounts hold at every moment; which groups do not is looked up
+//! in the order that comes out ([`crate::meanwhile`]).
 
 use std::cell::OnceCell;
 
@@ -13,6 +14,7 @@ use crate::sequence::{self, Sequence};
 /// A move by indices of VM and hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hop {
+    /// Index among the VMs that were to be placed.
     pub vm: usize,
     pub source: usize,
     pub target: usize,
@@ -20,9 +22,11 @@ pub(crate) struct Hop {
     pub spare: bool,
 }
 
-/// What the order needs to know, by VM rather than by item.
+/// What the order needs to know, by VM rather than by item; only VMs that were to be placed.
 pub(crate) struct Moves<'a> {
     pub problem: &'a Problem,
+    /// Index of each VM among the cluster's.
+    pub vms: Vec<usize>,
     /// Demand of each VM by resource.
     pub demand: Vec<Vec<u64>>,
     /// Memory that one move of each VM carries, thousandths.
@@ -32,10 +36,23 @@ pub(crate) struct Moves<'a> {
     pub target: Vec<usize>,
     /// Item of each VM.
     pub item_of: Vec<usize>,
-    /// Traffic between VMs.
+    /// Traffic between them.
     pub peers: Vec<Vec<(usize, u128)>>,
+    /// Traffic with VMs that stay, by their host.
+    pub peers_staying: Vec<Vec<(usize, u128)>>,
+    /// What VMs that stay send to each other from each host, and to their disks.
+    pub staying: Vec<Sends>,
     /// The order one by one; the same for every k, so it is sought once.
     pub sequence: OnceCell<Sequence>,
+}
+
+/// Mbit/s at one host.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sends {
+    /// To VMs on other hosts.
+    pub ct: f64,
+    /// To disks.
+    pub nast: f64,
 }
 
 /// Batches of at most k, or what could not be ordered.
@@ -66,6 +83,14 @@ impl Order {
 
 /// Orders all moves.
 pub(crate) fn order(moves: &Moves<'_>, k: usize) -> Order {
+    if moves.has_groups() {
+        let mut keeping = Progress::keeping_groups(moves);
+        let mut batches = Vec::new();
+        keeping.run(k, true, &mut batches);
+        if keeping.waiting.is_empty() {
+            return Order::of(batches);
+        }
+    }
     let mut progress = Progress::start(moves);
     let mut batches = Vec::new();
     progress.run(k, false, &mut batches);
@@ -116,6 +141,11 @@ impl Moves<'_> {
     /// The order one by one.
     pub fn sequence(&self) -> &Sequence {
         self.sequence.get_or_init(|| sequence::find(self))
+    }
+
+    /// Whether any VMs must, or must not, share a host.
+    fn has_groups(&self) -> bool {
+        !self.problem.groups.is_empty() || self.problem.items.iter().any(|item| item.vms.len() > 1)
     }
 
     /// VMs that move.
@@ -215,6 +245,8 @@ pub(crate) struct Progress<'m, 'a> {
     moves: &'m Moves<'a>,
     free: Vec<Left>,
     hopped: Vec<bool>,
+    /// Where groups are kept on the way: the host of each VM by now, and who matters to it.
+    groups: Option<OnTheWay>,
     /// Moves still to come, from where their VMs are by now.
     pub waiting: Vec<Hop>,
 }
@@ -225,7 +257,15 @@ impl<'m, 'a> Progress<'m, 'a> {
             moves,
             free: moves.free_now(),
             hopped: vec![false; moves.source.len()],
+            groups: None,
             waiting: moves.by_traffic(),
+        }
+    }
+
+    pub fn keeping_groups(moves: &'m Moves<'a>) -> Self {
+        Self {
+            groups: Some(OnTheWay::start(moves)),
+            ..Self::start(moves)
         }
     }
 
@@ -242,12 +282,20 @@ impl<'m, 'a> Progress<'m, 'a> {
             }
             for hop in &batch {
                 add(&mut self.free[hop.source], &self.moves.demand[hop.vm]);
+                if let Some(groups) = &mut self.groups {
+                    groups.at[hop.vm] = hop.target;
+                }
             }
             batches.push(batch);
         }
     }
 
     fn take_batch(&mut self, k: usize) -> Vec<Hop> {
+        if let Some(groups) = &self.groups {
+            let taken = groups.take(self.moves, &self.waiting, &mut self.free, k);
+            self.waiting.retain(|hop| !taken.contains(hop));
+            return taken;
+        }
         let mut batch: Vec<Hop> = Vec::new();
         let (moves, free) = (self.moves, &mut self.free);
         self.waiting.retain(|hop| {
@@ -274,8 +322,15 @@ impl<'m, 'a> Progress<'m, 'a> {
         for (_, at) in candidates {
             let hop = self.waiting[at];
             let allowed = self.moves.allowed(hop.vm);
+            let keeps = |host: usize| {
+                let groups = self.groups.as_ref();
+                groups.is_none_or(|groups| groups.may_go_alone(hop.vm, host))
+            };
             let spare = (0..self.free.len()).find(|h| {
-                *h != hop.source && allowed[*h] && fits(&self.moves.demand[hop.vm], &self.free[*h])
+                *h != hop.source
+                    && allowed[*h]
+                    && fits(&self.moves.demand[hop.vm], &self.free[*h])
+                    && keeps(*h)
             });
             if let Some(spare) = spare {
                 self.hopped[hop.vm] = true;
@@ -289,5 +344,116 @@ impl<'m, 'a> Progress<'m, 'a> {
             }
         }
         None
+    }
+}
+
+/// Who has to be where while the batches run.
+struct OnTheWay {
+    /// Host of each VM by now.
+    at: Vec<usize>,
+    /// VMs that affinity ties to each.
+    together: Vec<Vec<usize>>,
+    /// VMs that each is kept apart from.
+    apart: Vec<Vec<usize>>,
+}
+
+impl OnTheWay {
+    fn start(moves: &Moves<'_>) -> Self {
+        let problem = moves.problem;
+        let mut of_item: Vec<Vec<usize>> = vec![Vec::new(); problem.items.len()];
+        moves
+            .item_of
+            .iter()
+            .enumerate()
+            .for_each(|(vm, item)| of_item[*item].push(vm));
+        let others = |vm: usize, all: Vec<usize>| -> Vec<usize> {
+            all.into_iter().filter(|other| *other != vm).collect()
+        };
+        let together = moves.item_of.iter().enumerate();
+        let apart = moves.item_of.iter().map(|item| {
+            let groups = problem.items[*item].groups.iter();
+            let mates = groups
+                .flat_map(|group| &problem.groups[*group])
+                .filter(|other| *other != item);
+            mates.flat_map(|other| of_item[*other].iter().copied()).collect()
+        });
+        Self {
+            at: moves.source.clone(),
+            together: together
+                .map(|(vm, item)| others(vm, of_item[*item].clone()))
+                .collect(),
+            apart: apart.collect(),
+        }
+    }
+
+    /// Whether a VM that goes to a host by itself leaves its groups whole.
+    fn may_go_alone(&self, vm: usize, host: usize) -> bool {
+        self.together[vm].is_empty() && self.apart[vm].iter().all(|other| self.at[*other] != host)
+    }
+
+    /// Whoever fits, with those that have to move at the same time.
+    fn take(&self, moves: &Moves<'_>, waiting: &[Hop], free: &mut [Left], k: usize) -> Vec<Hop> {
+        let mut hop_of: Vec<Option<Hop>> = vec![None; self.at.len()];
+        waiting.iter().for_each(|hop| hop_of[hop.vm] = Some(*hop));
+        let mut batch: Vec<Hop> = Vec::new();
+        let mut taken = vec![false; self.at.len()];
+        for hop in waiting {
+            if taken[hop.vm] {
+                continue;
+            }
+            let Some(with) = self.at_once(*hop, &hop_of, &taken) else {
+                continue;
+            };
+            if batch.len() + with.len() > k {
+                continue;
+            }
+            let mut subtracted = 0;
+            for hop in &with {
+                if !fits(&moves.demand[hop.vm], &free[hop.target]) {
+                    break;
+                }
+                subtract(&mut free[hop.target], &moves.demand[hop.vm]);
+                subtracted += 1;
+            }
+            if subtracted < with.len() {
+                let undone = with[..subtracted].iter();
+                undone.for_each(|hop| add(&mut free[hop.target], &moves.demand[hop.vm]));
+                continue;
+            }
+            with.iter().for_each(|hop| taken[hop.vm] = true);
+            batch.extend(with);
+        }
+        batch
+    }
+
+    /// A hop with all that have to go in the same batch; `None` where one of them does not go.
+    fn at_once(&self, first: Hop, hop_of: &[Option<Hop>], taken: &[bool]) -> Option<Vec<Hop>> {
+        let mut all = vec![first];
+        let mut next = 0;
+        while let Some(hop) = all.get(next).copied() {
+            next += 1;
+            let in_the_place = self.apart[hop.vm]
+                .iter()
+                .filter(|other| self.at[**other] == hop.target);
+            // Those that were apart before come together in the end.
+            let left_alone = self.together[hop.vm]
+                .iter()
+                .filter(|other| self.at[**other] == hop.source && hop_of[**other].is_some());
+            for other in in_the_place.chain(left_alone) {
+                if taken[*other] || all.iter().any(|one| one.vm == *other) {
+                    continue;
+                }
+                all.push(hop_of[*other]?);
+            }
+            // Another one that is kept apart may be about to arrive there.
+            let arrives = |other: &usize| {
+                let goes = hop_of[*other].filter(|_| taken[*other] || all.iter().any(|one| one.vm == *other));
+                goes.is_some_and(|goes| goes.target == hop.target)
+            };
+            if self.apart[hop.vm].iter().any(arrives) {
+                return None;
+            }
+        }
+        Some(all)
     }
 }

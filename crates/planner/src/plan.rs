@@ -1,7 +1,7 @@
 //! The whole planner in one call: input in, report out.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{HostName, VmName};
@@ -12,12 +12,14 @@ use crate::detour::{Shortened, shorten};
 use crate::explain;
 use crate::infeasible;
 use crate::input::{InputError, MEMORY, PlanInput, check};
-use crate::order::Moves;
+use crate::notes;
+use crate::order::{Moves, Sends};
+use crate::partial::{self, Partial};
 use crate::place::Strategy;
 use crate::problem::Problem;
 use crate::report::{Answer, Placed, Plan, PlanReport, Proof, Total};
 use crate::schedule::{Schedule, schedule};
-use crate::solve::{self, Go, Solution, Watch};
+use crate::solve::{self, Ended, Go, Solution, Watch};
 use crate::validate::validate;
 use crate::words::some;
 
@@ -37,6 +39,8 @@ pub struct Options {
     pub k: Option<usize>,
     /// Longest blackout wanted, without the fixed part of switching, milliseconds.
     pub blackout_ms_max: u32,
+    /// All or nothing: no plan where a VM has no place.
+    pub strict: bool,
 }
 
 impl Default for Options {
@@ -46,6 +50,7 @@ impl Default for Options {
             work_max: 2_000_000_000,
             k: None,
             blackout_ms_max: 300,
+            strict: false,
         }
     }
 }
@@ -85,26 +90,60 @@ pub fn plan_while(
         Strategy::Exact => solve::solve(&problem, &mut watch),
         Strategy::Paper => by_paper::solve(input, &problem)?,
     };
+    let mut ended = solution.ended;
     let answer = match &solution.host_of {
         Some(host_of) => {
             let plan = assemble(input, &problem, &solution, host_of, options);
             k_is_possible(options.k, &plan)?;
             Answer::Planned(Box::new(sound(input, plan)?))
         }
-        None if solution.impossible => {
-            let why = infeasible::explain(input, &problem, solution.least.hosts, &mut watch);
-            Answer::Impossible(Box::new(why))
+        None => {
+            let (answer, ended_by) = without_all(input, options, &problem, &solution, &mut watch)?;
+            ended = ended_by;
+            answer
         }
-        None => Answer::NotFound {
-            hosts_min: solution.least.hosts,
-        },
     };
     Ok(PlanReport {
         cluster: input.cluster.name.clone(),
         answer,
-        ended: solution.ended,
+        ended,
         work: watch.spent().max(solution.work),
     })
+}
+
+/// Not all VMs have a place: the plan for the others, or why there is none.
+fn without_all(
+    input: &PlanInput,
+    options: &Options,
+    problem: &Problem,
+    solution: &Solution,
+    watch: &mut Watch<'_>,
+) -> Result<(Answer, Ended), PlanError> {
+    let in_part = !options.strict && options.strategy == Strategy::Exact;
+    let partial = in_part.then(|| partial::find(input, watch)).flatten();
+    let hosts_min = solution.least.hosts;
+    let why = solution
+        .impossible
+        .then(|| Box::new(infeasible::explain(input, problem, hosts_min, watch)));
+    let Some(partial) = partial else {
+        let answer = match why {
+            Some(why) => Answer::Impossible(why),
+            None => {
+                let (addition, _) = infeasible::addition(input, problem, watch);
+                Answer::NotFound { hosts_min, addition }
+            }
+        };
+        return Ok((answer, solution.ended));
+    };
+    let Partial {
+        problem, solution, ..
+    } = &partial;
+    let host_of = solution.host_of.as_deref().unwrap_or_default();
+    let mut plan = assemble(input, problem, solution, host_of, options);
+    k_is_possible(options.k, &plan)?;
+    plan.unplaced = infeasible::unplaced(input, &partial);
+    plan.why_not_all = why;
+    Ok((Answer::Planned(Box::new(sound(input, plan)?)), solution.ended))
 }
 
 /// The plan, if it keeps every rule.
@@ -154,20 +193,35 @@ fn assemble(
         refused,
         duration_s,
         split_mbit,
+        broken,
         tried,
     } = schedule(input, &moves, options.k, f64::from(options.blackout_ms_max));
-    let placed = input.cluster.vms.iter().zip(&moves.target);
+    let goes: BTreeMap<usize, usize> = moves
+        .vms
+        .iter()
+        .copied()
+        .zip(moves.target.iter().copied())
+        .collect();
+    let placed = input.cluster.vms.iter().enumerate().map(|(i, vm)| {
+        let target = goes.get(&i).map_or(&vm.host, |host| &input.hosts[*host].name);
+        Placed {
+            vm: vm.name.clone(),
+            source: vm.host.clone(),
+            target: target.clone(),
+        }
+    });
     let least = solution.least;
     let hosts_optimal = cost.hosts == least.hosts;
     let memory_optimal = hosts_optimal && cost.memory == least.memory;
+    let memory_unknown = notes::memory_unknown(input, &moves);
+    let memory_optimal = memory_optimal && memory_unknown.is_empty();
     let mut plan = Plan {
-        placement: placed
-            .map(|(vm, target)| Placed {
-                vm: vm.name.clone(),
-                source: vm.host.clone(),
-                target: input.hosts[*target].name.clone(),
-            })
-            .collect(),
+        placement: placed.collect(),
+        unplaced: Vec::new(),
+        why_not_all: None,
+        broken_meanwhile: broken,
+        notes: notes::notes(input, &moves, &memory_unknown),
+        memory_unknown,
         targets: Proof {
             value: Total::units(cost.hosts),
             at_least: Total::units(least.hosts),
@@ -207,43 +261,74 @@ fn assemble(
 /// The moves by VM.
 fn moves<'a>(input: &PlanInput, problem: &'a Problem, host_of: &[usize]) -> Moves<'a> {
     let vms = &input.cluster.vms;
-    let hosts: BTreeMap<&HostName, usize> = input
+    let hosts: HashMap<&HostName, usize> = input
         .hosts
         .iter()
         .enumerate()
         .map(|(i, h)| (&h.name, i))
         .collect();
-    let index: BTreeMap<&VmName, usize> = vms.iter().enumerate().map(|(i, v)| (&v.name, i)).collect();
-    let mut item_of = vec![0; vms.len()];
+    let mut item_of: BTreeMap<usize, usize> = BTreeMap::new();
     for (i, item) in problem.items.iter().enumerate() {
-        item.vms.iter().for_each(|vm| item_of[*vm] = i);
+        item_of.extend(item.vms.iter().map(|vm| (*vm, i)));
     }
-    let mut peers = vec![Vec::new(); vms.len()];
-    for traffic in &input.cluster.traffic {
-        let [a, b] = [0, 1].map(|end| index[&traffic.between[end]]);
-        let amount = u128::from(traffic.mbit_s.thousandths());
-        peers[a].push((b, amount));
-        peers[b].push((a, amount));
-    }
-    let demand = vms.iter().map(|vm| {
-        let amounts = problem
-            .resources
-            .iter()
-            .map(|r| vm.demand.get(r).map_or(0, |a| a.thousandths()));
-        amounts.collect()
+    let placed: Vec<usize> = item_of.keys().copied().collect();
+    let amount = |vm: &usize, resource: &str| {
+        let amount = vms[*vm].demand.get(resource);
+        amount.map_or(0, |amount| amount.thousandths())
+    };
+    let demand = placed.iter().map(|vm| {
+        let resources = problem.resources.iter();
+        resources.map(|resource| amount(vm, resource)).collect()
     });
-    let memory = vms
-        .iter()
-        .map(|vm| vm.demand.get(MEMORY).map_or(0, |a| u128::from(a.thousandths())));
-    Moves {
+    let mut moves = Moves {
         problem,
-        memory: memory.collect(),
+        memory: placed.iter().map(|vm| u128::from(amount(vm, MEMORY))).collect(),
         demand: demand.collect(),
-        source: vms.iter().map(|v| hosts[&v.host]).collect(),
-        target: item_of.iter().map(|item| host_of[*item]).collect(),
-        item_of,
-        peers,
+        source: placed.iter().map(|vm| hosts[&vms[*vm].host]).collect(),
+        target: item_of.values().map(|item| host_of[*item]).collect(),
+        item_of: item_of.values().copied().collect(),
+        peers: vec![Vec::new(); placed.len()],
+        peers_staying: vec![Vec::new(); placed.len()],
+        staying: vec![Sends::default(); input.hosts.len()],
+        vms: placed,
         sequence: OnceCell::new(),
+    };
+    talk(input, &hosts, &mut moves);
+    moves
+}
+
+/// Who talks to whom, and what the VMs that stay send.
+fn talk(input: &PlanInput, hosts: &HashMap<&HostName, usize>, moves: &mut Moves<'_>) {
+    let vms = &input.cluster.vms;
+    let index: HashMap<&VmName, usize> = vms.iter().enumerate().map(|(i, v)| (&v.name, i)).collect();
+    let mut mover: Vec<Option<usize>> = vec![None; vms.len()];
+    moves
+        .vms
+        .iter()
+        .enumerate()
+        .for_each(|(i, vm)| mover[*vm] = Some(i));
+    let home = |vm: usize| hosts[&vms[vm].host];
+    for traffic in &input.cluster.traffic {
+        let ends = [0, 1].map(|end| index[&traffic.between[end]]);
+        let amount = u128::from(traffic.mbit_s.thousandths());
+        match ends.map(|vm| mover[vm]) {
+            [Some(a), Some(b)] => {
+                moves.peers[a].push((b, amount));
+                moves.peers[b].push((a, amount));
+            }
+            [Some(moving), None] => moves.peers_staying[moving].push((home(ends[1]), amount)),
+            [None, Some(moving)] => moves.peers_staying[moving].push((home(ends[0]), amount)),
+            [None, None] if home(ends[0]) != home(ends[1]) => {
+                let mbit_s = traffic.mbit_s.as_f64();
+                ends.iter().for_each(|vm| moves.staying[home(*vm)].ct += mbit_s);
+            }
+            [None, None] => {}
+        }
+    }
+    for (vm, mover) in vms.iter().zip(mover) {
+        if mover.is_none() {
+            moves.staying[hosts[&vm.host]].nast += vm.storage_mbit_s.as_f64();
+        }
     }
 }
 

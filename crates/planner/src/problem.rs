@@ -1,12 +1,14 @@
 //! The input as numbers: what every solver works on.
 //!
-//! VMs that affinity ties together are one item. Hosts that do not differ share a kind, items
+//! Only VMs that have to be placed are items; of the others it matters what they leave free, which
+//! hosts their groups close or ask for, and who talks to them. They are never judged. VMs that
+//! affinity ties together are one item. Hosts that do not differ share a kind, items
 //! too; solvers break symmetry over kinds. Amounts are thousandths of units, so every comparison is
 //! exact.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use transhume_model::HostName;
+use transhume_model::{HostName, VmName};
 
 use crate::input::{Group, GroupKind, MEMORY, PlanInput, Vm};
 use crate::offer::Resource;
@@ -30,6 +32,8 @@ pub(crate) struct Item {
     pub groups: Vec<usize>,
     /// Traffic with other items.
     pub peers: Vec<(usize, u128)>,
+    /// Traffic with VMs that stay, by their host.
+    pub peers_staying: Vec<(usize, u128)>,
     /// Items of one kind have the same demand and the same allowed hosts.
     pub kind: usize,
 }
@@ -47,7 +51,8 @@ impl Item {
 pub(crate) struct Problem {
     /// Names of the resources.
     pub resources: Vec<String>,
-    /// What each host holds for the cluster, by resource. Indices are those of the input's hosts.
+    /// What each host has for the items, by resource: nothing where what stays there takes it all
+    /// or more. Indices are those of the input's hosts.
     pub hosts: Vec<Vec<u64>>,
     /// Kind of each host: equal amounts and allowed to the same items.
     pub host_kind: Vec<usize>,
@@ -63,27 +68,34 @@ pub(crate) struct Problem {
     pub group_names: Vec<String>,
     /// Members of each item kind.
     pub item_kinds: Vec<Vec<usize>>,
+    /// Traffic between hosts of VMs that stay.
+    pub traffic_staying: u128,
 }
 
-/// Which constraints to consider; explanations leave some out.
+/// What to leave out of the input: explanations ignore constraints, partial plans leave VMs where
+/// they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Without {
     /// Names of groups to ignore.
     pub groups: BTreeSet<String>,
     /// VMs whose pin, selector and processor models are ignored.
     pub limits_of: BTreeSet<usize>,
+    /// VMs that stay although they were to leave.
+    pub moving: BTreeSet<usize>,
 }
 
 /// Which hosts are left, and which may be targets.
 pub(crate) struct Roles<'a> {
     from: BTreeSet<&'a HostName>,
     to: BTreeSet<&'a HostName>,
+    /// Hosts that have to be empty in the end, as far as they are no targets.
+    emptied: BTreeSet<&'a HostName>,
 }
 
 impl<'a> Roles<'a> {
     pub fn of(input: &'a PlanInput) -> Self {
         let named: BTreeSet<&HostName> = input.from.iter().collect();
-        let usable = input.hosts.iter().filter(|h| !h.maintenance);
+        let usable = input.hosts.iter().filter(|h| !h.maintenance && has_anything(h));
         let to = match input.to.is_empty() {
             true => usable.map(|h| &h.name).filter(|h| !named.contains(h)).collect(),
             false => {
@@ -92,16 +104,24 @@ impl<'a> Roles<'a> {
             }
         };
         let maintained = input.hosts.iter().filter(|h| h.maintenance).map(|h| &h.name);
-        let from = match named.is_empty() {
-            true => input.cluster.vms.iter().map(|v| &v.host).collect(),
-            false => named.into_iter().chain(maintained).collect(),
+        let (from, emptied) = match named.is_empty() {
+            true => (
+                input.hosts.iter().map(|h| &h.name).collect(),
+                maintained.collect(),
+            ),
+            false => (named.clone(), named),
         };
-        Self { from, to }
+        Self { from, to, emptied }
     }
 
     /// Whether the VMs of a host are to leave it or be placed anew.
     pub fn leaves(&self, host: &HostName) -> bool {
         self.from.contains(host)
+    }
+
+    /// Whether the VMs of a host have to leave it, unless it is a target too.
+    pub fn is_emptied(&self, host: &HostName) -> bool {
+        self.emptied.contains(host)
     }
 
     /// Whether a host may take VMs.
@@ -110,10 +130,7 @@ impl<'a> Roles<'a> {
     }
 
     /// Whether a VM that has to be placed may run on a host, constraints of groups aside.
-    fn admits(&self, vm: &Vm, host: &crate::input::Host, limits: bool) -> bool {
-        if !self.leaves(&vm.host) {
-            return vm.host == host.name;
-        }
+    pub fn admits(&self, vm: &Vm, host: &crate::input::Host, limits: bool) -> bool {
         if !self.receives(&host.name) {
             return false;
         }
@@ -134,7 +151,7 @@ impl Problem {
         Self::without(input, &Without::default())
     }
 
-    /// The input with some constraints left out.
+    /// The input with some things left out.
     pub fn without(input: &PlanInput, without: &Without) -> Self {
         let names: BTreeSet<&String> = input.hosts.iter().flat_map(|h| h.capacity.keys()).collect();
         let resources: Vec<String> = names.into_iter().cloned().collect();
@@ -150,10 +167,13 @@ impl Problem {
             .iter()
             .filter(|g| !without.groups.contains(&g.name))
             .collect();
-        let item_of = problem.bundle(input, &groups);
-        problem.allow_hosts(input, without);
-        problem.keep_apart(input, &groups, &item_of);
-        problem.connect(input, &item_of);
+        let scene = Scene::of(input, without);
+        let item_of = problem.bundle(&scene, &groups);
+        problem.take_what_stays(&scene, &item_of);
+        let near = scene.near_what_stays(&groups, &item_of);
+        problem.allow_hosts(&scene, without, &near);
+        problem.keep_apart(&scene, &groups, &item_of);
+        problem.connect(&scene, &item_of);
         problem.sort_into_kinds();
         problem
     }
@@ -180,49 +200,40 @@ impl Problem {
         problem
     }
 
-    /// Makes the items; returns the item of each VM.
-    fn bundle(&mut self, input: &PlanInput, groups: &[&Group]) -> Vec<usize> {
-        let vms = &input.cluster.vms;
-        let index: BTreeMap<&str, usize> = vms
-            .iter()
-            .enumerate()
-            .map(|(i, v)| (v.name.as_str(), i))
-            .collect();
+    /// Makes the items; returns the item of each VM that has to be placed.
+    fn bundle(&mut self, scene: &Scene<'_>, groups: &[&Group]) -> Vec<Option<usize>> {
+        let vms = &scene.input.cluster.vms;
         let mut leader: Vec<usize> = (0..vms.len()).collect();
         for group in groups.iter().filter(|g| g.kind == GroupKind::Affinity) {
-            let members = group.vms.iter().map(|v| index[v.as_str()]);
-            let roots: Vec<usize> = members.map(|vm| root(&mut leader, vm)).collect();
-            for other in &roots[1..] {
-                let (a, b) = (root(&mut leader, roots[0]), root(&mut leader, *other));
+            let members: Vec<usize> = group.vms.iter().map(|v| scene.vm[v]).collect();
+            let mut moving = members.into_iter().filter(|vm| scene.moves[*vm]);
+            let Some(first) = moving.next() else {
+                continue;
+            };
+            for other in moving {
+                let (a, b) = (root(&mut leader, first), root(&mut leader, other));
                 leader[a.max(b)] = a.min(b);
             }
         }
-        let host_index: BTreeMap<&HostName, usize> = input
-            .hosts
-            .iter()
-            .enumerate()
-            .map(|(i, h)| (&h.name, i))
-            .collect();
-        let mut item_of = vec![0; vms.len()];
-        for (i, vm) in vms.iter().enumerate() {
+        let mut item_of = vec![None; vms.len()];
+        for (i, vm) in vms.iter().enumerate().filter(|(i, _)| scene.moves[*i]) {
             let first = root(&mut leader, i);
-            if first == i {
+            let at = *item_of[first].get_or_insert(self.items.len());
+            item_of[i] = Some(at);
+            if at == self.items.len() {
                 self.items.push(Item {
                     demand: vec![0; self.resources.len()],
                     ..Item::default()
                 });
-                item_of[i] = self.items.len() - 1;
-            } else {
-                item_of[i] = item_of[first];
             }
-            let item = &mut self.items[item_of[i]];
+            let item = &mut self.items[at];
             item.vms.push(i);
             for (r, name) in self.resources.iter().enumerate() {
                 item.demand[r] += vm.demand.get(name).map_or(0, |a| a.thousandths());
             }
             let memory = vm.demand.get(MEMORY).map_or(0, |a| u128::from(a.thousandths()));
             item.memory += memory;
-            let host = host_index[&vm.host];
+            let host = scene.home[i];
             match item.homes.iter_mut().find(|(h, _)| *h == host) {
                 Some((_, stays)) => *stays += memory,
                 None => item.homes.push((host, memory)),
@@ -231,22 +242,40 @@ impl Problem {
         item_of
     }
 
-    fn allow_hosts(&mut self, input: &PlanInput, without: &Without) {
-        let roles = Roles::of(input);
+    /// What VMs that stay occupy is not there for others.
+    fn take_what_stays(&mut self, scene: &Scene<'_>, item_of: &[Option<usize>]) {
+        let vms = scene.input.cluster.vms.iter().enumerate();
+        for (i, vm) in vms.filter(|(i, _)| item_of[*i].is_none()) {
+            let free = &mut self.hosts[scene.home[i]];
+            for (name, amount) in &vm.demand {
+                if let Ok(r) = self.resources.binary_search(name) {
+                    free[r] = free[r].saturating_sub(amount.thousandths());
+                }
+            }
+        }
+    }
+
+    fn allow_hosts(&mut self, scene: &Scene<'_>, without: &Without, near: &[Near]) {
+        let input = scene.input;
         let mut known: BTreeMap<Vec<bool>, usize> = BTreeMap::new();
         // VMs with equal limits share the work of testing every host.
         let mut by_limits: BTreeMap<Limits<'_>, Vec<bool>> = BTreeMap::new();
-        for item in &mut self.items {
+        for (item, near) in self.items.iter_mut().zip(near) {
             let mut allowed = vec![true; input.hosts.len()];
             for &i in &item.vms {
                 let vm = &input.cluster.vms[i];
                 let limited = !without.limits_of.contains(&i);
-                let fixed = (!roles.leaves(&vm.host)).then_some(&vm.host);
-                let key = (fixed, limited, &vm.pin, &vm.selector, &vm.cpu_models);
-                let of_vm = by_limits
-                    .entry(key)
-                    .or_insert_with(|| input.hosts.iter().map(|h| roles.admits(vm, h, limited)).collect());
+                let key = (limited, &vm.pin, &vm.selector, &vm.cpu_models);
+                let of_vm = by_limits.entry(key).or_insert_with(|| {
+                    let hosts = input.hosts.iter();
+                    hosts.map(|h| scene.roles.admits(vm, h, limited)).collect()
+                });
                 allowed.iter_mut().zip(of_vm).for_each(|(all, one)| *all &= *one);
+            }
+            near.closed.iter().for_each(|host| allowed[*host] = false);
+            for wanted in &near.wanted {
+                let hosts = allowed.iter_mut().enumerate();
+                hosts.for_each(|(host, may)| *may &= wanted.contains(&host));
             }
             let next = known.len();
             item.allow = *known.entry(allowed).or_insert(next);
@@ -256,11 +285,12 @@ impl Problem {
         self.allow = sets.into_iter().map(|(_, set)| set).collect();
     }
 
-    fn keep_apart(&mut self, input: &PlanInput, groups: &[&Group], item_of: &[usize]) {
-        let vms = input.cluster.vms.iter().enumerate();
-        let index: BTreeMap<&str, usize> = vms.map(|(i, v)| (v.name.as_str(), i)).collect();
+    fn keep_apart(&mut self, scene: &Scene<'_>, groups: &[&Group], item_of: &[Option<usize>]) {
         for group in groups.iter().filter(|g| g.kind == GroupKind::AntiAffinity) {
-            let members: Vec<usize> = group.vms.iter().map(|v| item_of[index[v.as_str()]]).collect();
+            let members: Vec<usize> = group.vms.iter().filter_map(|v| item_of[scene.vm[v]]).collect();
+            if members.len() < 2 {
+                continue;
+            }
             for item in &members {
                 self.items[*item].groups.push(self.groups.len());
             }
@@ -269,23 +299,31 @@ impl Problem {
         }
     }
 
-    fn connect(&mut self, input: &PlanInput, item_of: &[usize]) {
-        let vms = input.cluster.vms.iter().enumerate();
-        let index: BTreeMap<&str, usize> = vms.map(|(i, v)| (v.name.as_str(), i)).collect();
+    fn connect(&mut self, scene: &Scene<'_>, item_of: &[Option<usize>]) {
         let mut pairs: BTreeMap<(usize, usize), u128> = BTreeMap::new();
-        for traffic in &input.cluster.traffic {
-            let [a, b] = [0, 1].map(|end| item_of[index[traffic.between[end].as_str()]]);
-            if a != b {
-                *pairs.entry((a.min(b), a.max(b))).or_default() += u128::from(traffic.mbit_s.thousandths());
+        let mut staying: BTreeMap<(usize, usize), u128> = BTreeMap::new();
+        for traffic in &scene.input.cluster.traffic {
+            let ends = [0, 1].map(|end| scene.vm[&traffic.between[end]]);
+            let amount = u128::from(traffic.mbit_s.thousandths());
+            match ends.map(|vm| item_of[vm]) {
+                [Some(a), Some(b)] if a == b => {}
+                [Some(a), Some(b)] => *pairs.entry((a.min(b), a.max(b))).or_default() += amount,
+                [Some(item), None] => *staying.entry((item, scene.home[ends[1]])).or_default() += amount,
+                [None, Some(item)] => *staying.entry((item, scene.home[ends[0]])).or_default() += amount,
+                [None, None] if scene.home[ends[0]] != scene.home[ends[1]] => self.traffic_staying += amount,
+                [None, None] => {}
             }
         }
         for ((a, b), amount) in pairs {
             self.items[a].peers.push((b, amount));
             self.items[b].peers.push((a, amount));
         }
+        for ((item, host), amount) in staying {
+            self.items[item].peers_staying.push((host, amount));
+        }
     }
 
-    fn sort_into_kinds(&mut self) {
+    pub(crate) fn sort_into_kinds(&mut self) {
         let mut kinds: BTreeMap<(Vec<u64>, usize), usize> = BTreeMap::new();
         for (i, item) in self.items.iter_mut().enumerate() {
             let next = kinds.len();
@@ -314,8 +352,71 @@ impl Problem {
     }
 }
 
+/// The input with its names resolved, and who has to be placed.
+struct Scene<'a> {
+    input: &'a PlanInput,
+    roles: Roles<'a>,
+    vm: HashMap<&'a VmName, usize>,
+    home: Vec<usize>,
+    moves: Vec<bool>,
+}
+
+/// What groups with VMs that stay ask of an item.
+#[derive(Debug, Clone, Default)]
+struct Near {
+    /// Hosts where a VM stays that it is kept apart from.
+    closed: BTreeSet<usize>,
+    /// Of each affinity group with VMs that stay, their hosts.
+    wanted: Vec<BTreeSet<usize>>,
+}
+
+impl<'a> Scene<'a> {
+    fn of(input: &'a PlanInput, without: &Without) -> Self {
+        let hosts = input.hosts.iter().enumerate();
+        let host: HashMap<&HostName, usize> = hosts.map(|(i, h)| (&h.name, i)).collect();
+        let roles = Roles::of(input);
+        let leaves: Vec<bool> = input.hosts.iter().map(|h| roles.leaves(&h.name)).collect();
+        let vms = &input.cluster.vms;
+        let home: Vec<usize> = vms.iter().map(|v| host[&v.host]).collect();
+        let moves = home.iter().enumerate();
+        let moves = moves.map(|(i, home)| leaves[*home] && !without.moving.contains(&i));
+        Self {
+            moves: moves.collect(),
+            vm: vms.iter().enumerate().map(|(i, v)| (&v.name, i)).collect(),
+            input,
+            roles,
+            home,
+        }
+    }
+
+    fn near_what_stays(&self, groups: &[&Group], item_of: &[Option<usize>]) -> Vec<Near> {
+        let items = item_of.iter().flatten().max().map_or(0, |last| last + 1);
+        let mut near = vec![Near::default(); items];
+        for group in groups {
+            let members: Vec<usize> = group.vms.iter().map(|v| self.vm[v]).collect();
+            let staying = members.iter().filter(|vm| item_of[**vm].is_none());
+            let hosts: BTreeSet<usize> = staying.map(|vm| self.home[*vm]).collect();
+            if hosts.is_empty() {
+                continue;
+            }
+            let moving: BTreeSet<usize> = members.iter().filter_map(|vm| item_of[*vm]).collect();
+            for item in moving {
+                match group.kind {
+                    GroupKind::AntiAffinity => near[item].closed.extend(&hosts),
+                    GroupKind::Affinity => near[item].wanted.push(hosts.clone()),
+                }
+            }
+        }
+        near
+    }
+}
+
+/// A host with nothing of any resource is no target.
+fn has_anything(host: &crate::input::Host) -> bool {
+    host.capacity.values().any(|amount| amount.thousandths() > 0)
+}
+
 type Limits<'a> = (
-    Option<&'a HostName>,
     bool,
     &'a Vec<HostName>,
     &'a BTreeMap<String, String>,
@@ -338,12 +439,14 @@ pub(crate) fn root(leader: &mut [usize], mut i: usize) -> usize {
 
 fn host_amounts(host: &crate::input::Host, resources: &[String]) -> Vec<u64> {
     let amount = |name: &String| {
-        let capacity = host.capacity.get(name).copied().unwrap_or_default();
-        let promised = host
-            .overcommit
-            .get(name)
-            .map_or(capacity.thousandths(), |ratio| ratio.of(capacity));
-        promised.saturating_sub(host.used.get(name).map_or(0, |used| used.thousandths()))
+        promised(host, name).saturating_sub(host.used.get(name).map_or(0, |used| used.thousandths()))
     };
     resources.iter().map(amount).collect()
+}
+
+/// What a host may promise of a resource, overcommit included, thousandths.
+pub(crate) fn promised(host: &crate::input::Host, name: &str) -> u64 {
+    let capacity = host.capacity.get(name).copied().unwrap_or_default();
+    let ratio = host.overcommit.get(name);
+    ratio.map_or(capacity.thousandths(), |ratio| ratio.of(capacity))
 }

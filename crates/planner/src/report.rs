@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 pub use transhume_model::Interval;
 
-use crate::infeasible::Impossible;
+use crate::infeasible::{Addition, Impossible, Unplaced};
 use crate::solve::Ended;
 
 /// The answer to [`plan()`](crate::plan()).
@@ -29,7 +29,7 @@ pub struct PlanReport {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case", tag = "answer")]
 pub enum Answer {
-    /// Every VM has a place.
+    /// Every VM has a place, or all but those that are named in `unplaced`.
     Planned(Box<Plan>),
     /// Proved: there is no placement.
     Impossible(Box<Impossible>),
@@ -37,6 +37,8 @@ pub enum Answer {
     NotFound {
         /// A placement would need at least so many targets.
         hosts_min: usize,
+        /// With these hosts more a placement was found.
+        addition: Option<Addition>,
     },
 }
 
@@ -46,7 +48,18 @@ pub enum Answer {
 pub struct Plan {
     /// Where every VM of the cluster goes or stays, in the order of the input.
     pub placement: Vec<Placed>,
-    /// Targets used, N(S2).
+    /// VMs that were to be placed and have no place; they stay where they are.
+    pub unplaced: Vec<Unplaced>,
+    /// Where some are unplaced: proved that not all can be placed, and what would help.
+    pub why_not_all: Option<Box<Impossible>>,
+    /// Groups that no order was found to keep on the way.
+    pub broken_meanwhile: Vec<BrokenMeanwhile>,
+    /// VMs that move without a resource `memory`: what moving them carries and how long it takes
+    /// is not known.
+    pub memory_unknown: Vec<VmName>,
+    /// What was seen of hosts and VMs that have no part in the plan.
+    pub notes: Vec<String>,
+    /// Targets used, N(S2): hosts that receive or keep VMs that were to be placed.
     pub targets: Proof,
     /// Memory of the VMs that move, MiB.
     pub memory_moved_mib: Proof,
@@ -81,6 +94,11 @@ impl Plan {
     /// Whether the plan can be carried out as it is.
     pub fn is_executable(&self) -> bool {
         self.cycle.is_empty() && self.refused.is_empty()
+    }
+
+    /// VMs that have to leave their hosts and cannot.
+    pub fn in_the_way(&self) -> impl Iterator<Item = &Unplaced> {
+        self.unplaced.iter().filter(|unplaced| unplaced.must_leave)
     }
 }
 
@@ -179,6 +197,30 @@ pub struct Step {
     pub target: HostName,
     /// It goes on to its own target later: this host only frees a cycle.
     pub spare: bool,
+}
+
+/// A group that holds before the first and after the last batch, and not all the time between.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct BrokenMeanwhile {
+    /// The group.
+    pub group: String,
+    /// Broken when this batch has committed, from 1 ...
+    pub after_batch: usize,
+    /// ... until this one has.
+    pub until_batch: usize,
+    /// For so long, seconds.
+    pub duration_s: Interval,
+}
+
+impl BrokenMeanwhile {
+    /// In words.
+    pub fn sentence(&self) -> String {
+        format!(
+            "group {} is broken from batch {} to batch {}, for {:.0} to {:.0} s",
+            self.group, self.after_batch, self.until_batch, self.duration_s.low, self.duration_s.high
+        )
+    }
 }
 
 /// A batch V_k with its forecast.

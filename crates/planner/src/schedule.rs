@@ -2,9 +2,9 @@
 //! the best of them.
 //!
 //! The VMs of a batch share the VMCT bands of their hosts fairly: rates grow together until a link
-//! is full, those on other links grow on (max-min). Best is: nothing refused, least memory carried,
-//! then of those with nearly the least time the one that splits talking VMs least, then least time,
-//! then the smallest k.
+//! is full, those on other links grow on (max-min). Best is: nothing refused, no group broken on
+//! the way, least memory carried, then of those with nearly the least time the one that splits
+//! talking VMs least, then least time, then the smallest k.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,10 @@ use crate::batch::Batch;
 use crate::forecast::{Figures, Forecast, Mode, together};
 use crate::input::{InputError, Place, PlanInput};
 use crate::link;
+use crate::meanwhile::Groups;
 use crate::order::{Hop, Moves, order};
 use crate::place::Move;
-use crate::report::{ForecastMove, Forecasts, Interval, PlannedBatch, Refused, Step};
+use crate::report::{BrokenMeanwhile, ForecastMove, Forecasts, Interval, PlannedBatch, Refused, Step};
 
 /// Orders of more moves than this are tried for fewer k.
 const MOVES_FOR_ALL_K_MAX: usize = 2_000;
@@ -40,6 +41,8 @@ pub(crate) struct Schedule {
     pub duration_s: Interval,
     /// Traffic of talking pairs times how long one has moved and the other has not, at worst.
     pub split_mbit: f64,
+    /// Groups that are broken on the way.
+    pub broken: Vec<BrokenMeanwhile>,
     /// Every k that was tried, with its worst-case time and how many VMs it would refuse.
     pub tried: Vec<(usize, f64, usize)>,
 }
@@ -51,12 +54,14 @@ pub(crate) fn schedule(
     k: Option<usize>,
     blackout_ms_max: f64,
 ) -> Schedule {
-    let figures: Vec<Figures> = input.cluster.vms.iter().map(Figures::of).collect();
+    let vms = moves.vms.iter().map(|vm| &input.cluster.vms[*vm]);
+    let figures: Vec<Figures> = vms.map(Figures::of).collect();
     let mode = Mode::Live { blackout_ms_max };
+    let groups = Groups::of(input, moves);
     let mut tried = Vec::new();
     let mut nearly_best: Vec<Schedule> = Vec::new();
     for k in candidates(moves.count(), k) {
-        let next = with_k(input, moves, &figures, k, mode);
+        let next = with_k(input, moves, (&figures, &groups), k, mode);
         tried.push((k, next.duration_s.high, next.refused.len()));
         nearly_best.push(next);
         keep_nearly_best(&mut nearly_best);
@@ -77,9 +82,10 @@ pub(crate) fn schedule(
     }
 }
 
-/// Drops schedules that leave more behind, carry more, or take clearly longer than another.
+/// Drops schedules that leave more behind, break more groups on the way, carry more, or take
+/// clearly longer than another.
 fn keep_nearly_best(schedules: &mut Vec<Schedule>) {
-    let key = |s: &Schedule| (s.cycle.len(), s.refused.len(), s.carried);
+    let key = |s: &Schedule| (s.cycle.len(), s.refused.len(), s.broken.len(), s.carried);
     let least = schedules.iter().map(key).min();
     schedules.retain(|s| Some(key(s)) == least);
     let times = schedules.iter().map(|s| s.duration_s.high);
@@ -139,43 +145,51 @@ pub fn forecast(input: &PlanInput, batches: &[Batch], mode: Mode) -> Result<Fore
         })
     };
     let figures: Vec<Figures> = input.cluster.vms.iter().map(Figures::of).collect();
+    let vms: Vec<usize> = (0..figures.len()).collect();
     let mut all = Forecasts::default();
     for batch in batches {
         let hops: Vec<Hop> = batch.moves.iter().map(hop).collect::<Result<_, InputError>>()?;
-        let moves = forecast_hops(
+        let known = Known {
             input,
-            &hops,
-            &rates(input, &hops),
-            &figures,
+            vms: &vms,
+            figures: &figures,
             mode,
-            &mut all.refused,
-        );
+        };
+        let moves = known.forecast(&hops, &rates(input, &hops), &mut all.refused);
         all.duration_s = all.duration_s.plus(slowest(&moves));
         all.batches.push(moves);
     }
     Ok(all)
 }
 
-/// The VMs of one batch at their rates; those that cannot be carried are added to `refused`.
-fn forecast_hops(
-    input: &PlanInput,
-    hops: &[Hop],
-    rates: &[f64],
-    figures: &[Figures],
+/// What forecasts of hops are made of.
+struct Known<'a> {
+    input: &'a PlanInput,
+    /// Index of each VM that hops name among the cluster's.
+    vms: &'a [usize],
+    /// Its figures.
+    figures: &'a [Figures],
     mode: Mode,
-    refused: &mut Vec<Refused>,
-) -> Vec<ForecastMove> {
-    let of = |(hop, rate): (&Hop, &f64)| figures[hop.vm].at(*rate, mode);
-    let mut forecasts: Vec<Forecast> = hops.iter().zip(rates).map(of).collect();
-    together(&mut forecasts, at_once(hops));
-    let mut list = Vec::new();
-    for ((hop, rate), forecast) in hops.iter().zip(rates).zip(forecasts) {
-        if forecast.diverges && figures[hop.vm].dirty_known {
-            refused.push(refuse(input, hop.vm, *rate, &figures[hop.vm], mode));
+}
+
+impl Known<'_> {
+    /// The VMs of one batch at their rates; those that cannot be carried are added to `refused`.
+    fn forecast(&self, hops: &[Hop], rates: &[f64], refused: &mut Vec<Refused>) -> Vec<ForecastMove> {
+        let (figures, mode) = (self.figures, self.mode);
+        let of = |(hop, rate): (&Hop, &f64)| figures[hop.vm].at(*rate, mode);
+        let mut forecasts: Vec<Forecast> = hops.iter().zip(rates).map(of).collect();
+        together(&mut forecasts, at_once(hops));
+        let mut list = Vec::new();
+        for ((hop, rate), forecast) in hops.iter().zip(rates).zip(forecasts) {
+            let figures = &figures[hop.vm];
+            if forecast.diverges && figures.dirty_known {
+                refused.push(refuse(self.input, self.vms[hop.vm], *rate, figures, mode));
+            }
+            let step = step(self.input, self.vms, hop);
+            list.push(forecast_move(step, *rate, forecast, figures, mode));
         }
-        list.push(forecast_move(input, hop, *rate, forecast, &figures[hop.vm], mode));
+        list
     }
-    list
 }
 
 /// The most VMs of a batch that leave or reach one host.
@@ -193,8 +207,20 @@ fn slowest(moves: &[ForecastMove]) -> Interval {
     durations.fold(Interval::default(), Interval::slowest)
 }
 
-fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, mode: Mode) -> Schedule {
+fn with_k(
+    input: &PlanInput,
+    moves: &Moves<'_>,
+    (figures, groups): (&[Figures], &Groups),
+    k: usize,
+    mode: Mode,
+) -> Schedule {
     let order = order(moves, k.max(1));
+    let known = Known {
+        input,
+        vms: &moves.vms,
+        figures,
+        mode,
+    };
     let mut place = moves.source.clone();
     let mut refused: Vec<Refused> = Vec::new();
     let mut batches = Vec::new();
@@ -202,7 +228,7 @@ fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, m
     let mut ends_s = Vec::new();
     for hops in &order.batches {
         let rates = rates(input, hops);
-        let list = forecast_hops(input, hops, &rates, figures, mode, &mut refused);
+        let list = known.forecast(hops, &rates, &mut refused);
         let batch = PlannedBatch {
             duration_s: slowest(&list),
             carried_mib: list
@@ -219,38 +245,49 @@ fn with_k(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], k: usize, m
         batches.push(batch);
         hops.iter().for_each(|hop| place[hop.vm] = hop.target);
     }
+    let broken = groups.broken(moves, &order.batches);
+    let broken = broken.into_iter().map(|window| {
+        let meanwhile = &batches[window.after + 1..(window.until + 1).min(batches.len())];
+        BrokenMeanwhile {
+            group: input.cluster.groups[window.group].name.clone(),
+            after_batch: window.after + 1,
+            until_batch: window.until + 1,
+            duration_s: meanwhile
+                .iter()
+                .fold(Interval::default(), |sum, batch| sum.plus(batch.duration_s)),
+        }
+    });
+    let broken = broken.collect();
     refused.sort_by(|a, b| a.vm.cmp(&b.vm));
     refused.dedup_by(|a, b| a.vm == b.vm);
     Schedule {
         k,
         batches,
         carried: moves.carried(order.hops()).0,
-        cycle: order.cycle.iter().map(|hop| step(input, hop)).collect(),
+        cycle: order
+            .cycle
+            .iter()
+            .map(|hop| step(input, &moves.vms, hop))
+            .collect(),
         states: order.states,
         refused,
         duration_s,
+        broken,
         split_mbit: split_mbit(moves, &order.batches, &ends_s),
         tried: Vec::new(),
     }
 }
 
-fn step(input: &PlanInput, hop: &Hop) -> Step {
+fn step(input: &PlanInput, vms: &[usize], hop: &Hop) -> Step {
     Step {
-        vm: input.cluster.vms[hop.vm].name.clone(),
+        vm: input.cluster.vms[vms[hop.vm]].name.clone(),
         source: input.hosts[hop.source].name.clone(),
         target: input.hosts[hop.target].name.clone(),
         spare: hop.spare,
     }
 }
 
-fn forecast_move(
-    input: &PlanInput,
-    hop: &Hop,
-    rate: f64,
-    forecast: Forecast,
-    figures: &Figures,
-    mode: Mode,
-) -> ForecastMove {
+fn forecast_move(step: Step, rate: f64, forecast: Forecast, figures: &Figures, mode: Mode) -> ForecastMove {
     let mut assumed = figures.assumed(mode);
     if forecast.diverges && !figures.dirty_known {
         assumed.push(
@@ -259,7 +296,7 @@ fn forecast_move(
         );
     }
     ForecastMove {
-        step: step(input, hop),
+        step,
         rate_mbit_s: rate,
         carried_mib: forecast.carried_mib,
         duration_s: forecast.duration_s,

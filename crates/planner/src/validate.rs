@@ -2,12 +2,15 @@
 //!
 //! Shares no code with the solver: it works on names, reads the rules anew from the input and
 //! recomputes every total. [`plan()`](crate::plan()) returns no plan that it has not passed.
+//!
+//! Judged is what was to be placed: a host is overfull by the VMs that were put there, a group is
+//! broken by them. What stays may be as it is, but it counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_model::{HostName, VmName};
 
-use crate::input::{GroupKind, Host, PlanInput, Vm};
+use crate::input::{Group, GroupKind, Host, PlanInput, Vm};
 use crate::report::Plan;
 
 type Where<'a> = BTreeMap<&'a VmName, &'a HostName>;
@@ -38,33 +41,49 @@ pub fn validate(input: &PlanInput, plan: &Plan) -> Vec<String> {
         from: input.from.iter().collect(),
         to: input.to.iter().collect(),
     };
+    let left: BTreeSet<&VmName> = plan.unplaced.iter().flat_map(|u| &u.vms).collect();
+    let mut placed: BTreeSet<&VmName> = BTreeSet::new();
     for vm in &input.cluster.vms {
         match (hosts.get(&vm.host), hosts.get(after[&vm.name])) {
-            (Some(home), Some(host)) => broken.extend(limits(&roles, vm, home, host)),
+            (Some(_), Some(host)) if left.contains(&vm.name) || !roles.leaves(vm) => {
+                if host.name != vm.host {
+                    broken.push(format!(
+                        "VM {} on host {}: it was not to be moved",
+                        vm.name, host.name
+                    ));
+                }
+            }
+            (Some(_), Some(host)) => {
+                placed.insert(&vm.name);
+                broken.extend(limits(&roles, vm, host));
+            }
             (None, _) => broken.push(format!("VM {} is on an unknown host", vm.name)),
             (Some(_), None) => broken.push(format!("VM {} is sent to an unknown host", vm.name)),
         }
     }
-    broken.extend(overfull(input, &hosts, &after));
-    broken.extend(groups(input, &after));
-    broken.extend(totals(input, plan, &before, &after));
+    broken.extend(overfull(input, &hosts, &after, &placed));
+    broken.extend(groups(input, &after, &placed));
+    broken.extend(totals(input, plan, &before, &after, &placed));
     broken.extend(carried(input, plan));
+    broken.extend(on_the_way(input, plan, before.clone()));
     broken.extend(batches(input, plan, &hosts, before, &after));
     broken
 }
 
-fn limits(roles: &Roles<'_>, vm: &Vm, home: &Host, host: &Host) -> Vec<String> {
+impl Roles<'_> {
+    /// Whether a VM is to be placed.
+    fn leaves(&self, vm: &Vm) -> bool {
+        self.from.is_empty() || self.from.contains(&vm.host)
+    }
+}
+
+fn limits(roles: &Roles<'_>, vm: &Vm, host: &Host) -> Vec<String> {
     let mut broken = Vec::new();
     let mut rule = |kept: bool, what: &str| {
         if !kept {
             broken.push(format!("VM {} on host {}: {what}", vm.name, host.name));
         }
     };
-    let must_leave = roles.from.is_empty() || roles.from.contains(&vm.host) || home.maintenance;
-    if !must_leave {
-        rule(vm.host == host.name, "it was not to be moved");
-        return broken;
-    }
     let is_target = match (roles.to.is_empty(), roles.from.is_empty()) {
         (true, true) => true,
         (true, false) => !roles.from.contains(&host.name),
@@ -72,6 +91,8 @@ fn limits(roles: &Roles<'_>, vm: &Vm, home: &Host, host: &Host) -> Vec<String> {
     };
     rule(is_target, "the host is no target");
     rule(!host.maintenance, "the host is in maintenance");
+    let empty = host.capacity.values().all(|amount| amount.thousandths() == 0);
+    rule(!empty, "the host has nothing of any resource");
     rule(
         vm.pin.is_empty() || vm.pin.contains(&host.name),
         "its pin forbids it",
@@ -107,8 +128,16 @@ fn offered(host: &Host, resource: &str) -> i128 {
 }
 
 fn load<'a>(input: &'a PlanInput, place: &Where<'a>) -> BTreeMap<(&'a HostName, &'a str), i128> {
+    load_of(input, place, |_| true)
+}
+
+fn load_of<'a>(
+    input: &'a PlanInput,
+    place: &Where<'a>,
+    counts: impl Fn(&VmName) -> bool,
+) -> BTreeMap<(&'a HostName, &'a str), i128> {
     let mut load = BTreeMap::new();
-    for vm in &input.cluster.vms {
+    for vm in input.cluster.vms.iter().filter(|vm| counts(&vm.name)) {
         for (resource, amount) in &vm.demand {
             *load.entry((place[&vm.name], resource.as_str())).or_insert(0) +=
                 i128::from(amount.thousandths());
@@ -117,10 +146,18 @@ fn load<'a>(input: &'a PlanInput, place: &Where<'a>) -> BTreeMap<(&'a HostName, 
     load
 }
 
-fn overfull(input: &PlanInput, hosts: &Hosts<'_>, place: &Where<'_>) -> Vec<String> {
+fn overfull(
+    input: &PlanInput,
+    hosts: &Hosts<'_>,
+    place: &Where<'_>,
+    placed: &BTreeSet<&VmName>,
+) -> Vec<String> {
     let load = load(input, place);
-    let too_much = load.iter().filter(|((host, resource), sum)| {
-        **sum > 0 && hosts.get(host).is_none_or(|h| **sum > offered(h, resource))
+    let put = load_of(input, place, |vm| placed.contains(vm));
+    let judged = put.iter().filter(|(_, sum)| **sum > 0);
+    let too_much = judged.filter(|((host, resource), _)| {
+        let sum = load[&(*host, *resource)];
+        hosts.get(host).is_none_or(|h| sum > offered(h, resource))
     });
     let excesses = too_much.map(|((host, resource), _)| {
         let there = place
@@ -136,13 +173,15 @@ fn overfull(input: &PlanInput, hosts: &Hosts<'_>, place: &Where<'_>) -> Vec<Stri
     excesses.collect()
 }
 
-fn groups(input: &PlanInput, after: &Where<'_>) -> Vec<String> {
+fn groups(input: &PlanInput, after: &Where<'_>, placed: &BTreeSet<&VmName>) -> Vec<String> {
     let mut broken = Vec::new();
     for group in &input.cluster.groups {
-        let hosts: BTreeSet<&HostName> = group.vms.iter().map(|v| after[v]).collect();
+        let (put, stay): (Vec<&VmName>, Vec<&VmName>) = group.vms.iter().partition(|vm| placed.contains(vm));
+        let on: BTreeSet<&HostName> = put.iter().map(|vm| after[vm]).collect();
+        let staying_on: BTreeSet<&HostName> = stay.iter().map(|vm| after[vm]).collect();
         let kept = match group.kind {
-            GroupKind::Affinity => hosts.len() == 1,
-            GroupKind::AntiAffinity => hosts.len() == group.vms.len(),
+            GroupKind::Affinity => on.len() <= 1 && (stay.is_empty() || on.is_subset(&staying_on)),
+            GroupKind::AntiAffinity => on.len() == put.len() && on.is_disjoint(&staying_on),
         };
         if !kept {
             let members = group.vms.iter().map(|v| format!("{v} on {}", after[v]));
@@ -157,8 +196,14 @@ fn groups(input: &PlanInput, after: &Where<'_>) -> Vec<String> {
     broken
 }
 
-fn totals(input: &PlanInput, plan: &Plan, before: &Where<'_>, after: &Where<'_>) -> Vec<String> {
-    let used: BTreeSet<&&HostName> = after.values().collect();
+fn totals(
+    input: &PlanInput,
+    plan: &Plan,
+    before: &Where<'_>,
+    after: &Where<'_>,
+    placed: &BTreeSet<&VmName>,
+) -> Vec<String> {
+    let used: BTreeSet<&&HostName> = placed.iter().map(|vm| &after[vm]).collect();
     let moving = input
         .cluster
         .vms
@@ -206,6 +251,45 @@ fn carried(input: &PlanInput, plan: &Plan) -> Option<String> {
     let sum: u128 = steps.filter_map(|step| memory.get(&step.vm)).sum();
     let claimed = plan.memory_carried_mib;
     (claimed.0 != sum).then(|| format!("memory carried is {}, not {claimed}", sum as f64 / 1000.0))
+}
+
+/// Replays the batches: a group that holds before them and not after one of them is told of.
+fn on_the_way<'a>(input: &'a PlanInput, plan: &'a Plan, mut place: Where<'a>) -> Vec<String> {
+    let holds = |group: &Group, place: &Where<'_>| {
+        let hosts: BTreeSet<&HostName> = group.vms.iter().filter_map(|vm| place.get(vm).copied()).collect();
+        match group.kind {
+            GroupKind::Affinity => hosts.len() == 1,
+            GroupKind::AntiAffinity => hosts.len() == group.vms.len(),
+        }
+    };
+    let whole: Vec<&Group> = input
+        .cluster
+        .groups
+        .iter()
+        .filter(|group| holds(group, &place))
+        .collect();
+    let mut untold = Vec::new();
+    for (number, batch) in (1..).zip(&plan.batches) {
+        for step in batch.moves.iter().map(|one| &one.step) {
+            place.insert(&step.vm, &step.target);
+        }
+        let moved: BTreeSet<&VmName> = batch.moves.iter().map(|one| &one.step.vm).collect();
+        let touched = whole
+            .iter()
+            .filter(|group| group.vms.iter().any(|vm| moved.contains(vm)));
+        for group in touched.filter(|group| !holds(group, &place)) {
+            let told = plan.broken_meanwhile.iter().any(|told| {
+                told.group == group.name && (told.after_batch..told.until_batch).contains(&number)
+            });
+            if !told {
+                untold.push(format!(
+                    "group {} is broken after batch {number}, untold",
+                    group.name
+                ));
+            }
+        }
+    }
+    untold
 }
 
 /// Replays the batches: no host ever holds more than it offers of what comes to it, both copies

@@ -11,7 +11,11 @@ fn inventory(hosts: &str, vms: &str, more: &str) -> PlanInput {
 }
 
 fn impossible(input: &PlanInput) -> Impossible {
-    match plan(input, &Options::default()).unwrap().answer {
+    let strict = Options {
+        strict: true,
+        ..Options::default()
+    };
+    match plan(input, &strict).unwrap().answer {
         Answer::Impossible(why) => *why,
         other => panic!("{other:?}"),
     }
@@ -76,6 +80,7 @@ fn questions_that_were_stopped_are_told_as_open() {
     let by = Ended::WorkBound;
     let options = Options {
         work_max: 0,
+        strict: true,
         ..Options::default()
     };
     let Answer::Impossible(why) = plan(&apart, &options).unwrap().answer else {
@@ -156,15 +161,15 @@ fn a_label_that_no_host_has_is_told_with_the_nearest() {
     for (asked, sentence) in [
         (
             "selector: {rck: north}",
-            "no host has a label `rck` (did you mean `rack`?)",
+            "no target has a label `rck` (did you mean `rack`?)",
         ),
         (
             "selector: {rack: nroth}",
-            "no host has the label `rack: nroth` (did you mean `north`?)",
+            "no target has the label `rack: nroth` (did you mean `north`?)",
         ),
         (
             "cpu-models: [epyc-7331]",
-            "no host has processor model epyc-7331 (did you mean `epyc-7313`?)",
+            "no target has processor model epyc-7331: a has epyc-7313",
         ),
     ] {
         let vms = format!("    - {{name: p, host: a, demand: {{memory: 30}}, {asked}}}\n");

@@ -21,7 +21,11 @@ fn planned(input: &PlanInput, options: &Options) -> Plan {
 }
 
 fn impossible(input: &PlanInput) -> Impossible {
-    match plan(input, &Options::default()).unwrap().answer {
+    let strict = Options {
+        strict: true,
+        ..Options::default()
+    };
+    match plan(input, &strict).unwrap().answer {
         Answer::Impossible(why) => *why,
         other => panic!("{other:?}"),
     }

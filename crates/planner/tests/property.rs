@@ -51,7 +51,7 @@ proptest! {
         vms in prop::collection::vec(1u64..10, 1..8),
     ) {
         let input = one_resource(&hosts, &vms);
-        let by = |strategy| plan(&input, &Options { strategy, ..Options::default() }).unwrap().answer;
+        let by = |strategy| plan(&input, &Options { strategy, strict: true, ..Options::default() }).unwrap().answer;
         match (by(Strategy::Paper), by(Strategy::Exact)) {
             (Answer::Planned(paper), Answer::Planned(exact)) => {
                 prop_assert_eq!(paper.targets.value, exact.targets.value);

@@ -85,7 +85,7 @@ mod tests {
         };
         let bytes = encode(&asking).unwrap();
         assert_eq!(decode::<Order>(&bytes[LENGTH_BYTES..]).unwrap(), asking);
-        let nameless = r#"{"id":1,"epoch":0,"command":{"command":"inspect","dirty_of":["Not A Name"]}}"#;
+        let nameless = r#"{"id":1,"epoch":0,"command":{"command":"inspect","dirty_of":["not/a/name"]}}"#;
         assert!(matches!(
             decode::<Order>(nameless.as_bytes()),
             Err(WireError::Syntax(_))

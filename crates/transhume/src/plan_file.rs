@@ -1,24 +1,29 @@
 //! `transhume plan --inventory FILE`: the planner alone, on a description of hosts and a cluster.
 //! Nothing runs, nothing is changed.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use transhume_model::VmName;
 use transhume_planner::input::{self, InputError, PlanInput, TEXT_BYTES_MAX};
-use transhume_planner::report::{Answer, Interval, Plan};
+use transhume_planner::report::{Answer, ForecastMove, Interval, Plan};
 use transhume_planner::words::{listed, some};
-use transhume_planner::{Go, Options, PlanError, plan_while, svg};
+use transhume_planner::{Addition, Ended, Go, Options, PlanError, Unplaced, plan_while, svg};
 
 use crate::args::{Batches, PlanArgs};
 use crate::failure::{Failure, Kind};
 use crate::moves::print_json;
 use crate::table::Table;
 
+/// VMs that stay behind whose reasons are told; the rest are counted. `--json` has all.
+const REASONS_TOLD_MAX: usize = 10;
+
 pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let input = read(file)?;
+    let (input, notes) = read(file)?;
     let options = Options {
         strategy: args.how.strategy.into(),
         k: args.how.batch.and_then(Batches::at_most),
@@ -28,9 +33,11 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
             .map_or(Options::default().blackout_ms_max, |time| {
                 u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
             }),
+        strict: args.strict,
         ..Options::default()
     };
-    let deadline = Instant::now() + Duration::from_secs(args.deadline_s);
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_secs(args.deadline_s);
     let mut ask = || match Instant::now() < deadline {
         true => Go::On,
         false => Go::Deadline,
@@ -47,31 +54,67 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
     if args.how.json {
         print_json(&report)?;
     }
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
     let shown = !args.how.json;
     match &report.answer {
         Answer::Planned(plan) => {
+            plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
             if shown {
                 show(plan, args.explain);
             }
-            executable(plan)
+            executable(plan)?;
+            groups_kept(plan, args.strict)?;
+            all_placed(plan)
         }
         Answer::Impossible(why) => Err(Failure::new(
             Kind::Refused,
             format!("impossible: {}", why.sentence()),
             why.hint(),
         )),
-        Answer::NotFound { hosts_min } => Err(Failure::new(
-            Kind::Refused,
-            format!(
-                "no placement was found in {} s; one would need at least {hosts_min} targets",
-                args.deadline_s
-            ),
-            "allow more time with --deadline-s, or add a host",
-        )),
+        Answer::NotFound { hosts_min, addition } => {
+            let seconds = begun.elapsed().as_secs_f64();
+            Err(not_found(
+                report.ended,
+                seconds,
+                args.deadline_s,
+                *hosts_min,
+                addition.as_ref(),
+            ))
+        }
     }
 }
 
-fn read(file: &Path) -> Result<PlanInput, Failure> {
+/// Not found is not impossible, and says what ended the search.
+fn not_found(
+    ended: Ended,
+    seconds: f64,
+    deadline_s: u64,
+    hosts_min: usize,
+    addition: Option<&Addition>,
+) -> Failure {
+    let found = format!("there may be one, on at least {}", some(hosts_min, "target"));
+    let (message, more_time) = match ended {
+        Ended::Deadline => (format!("no placement was found in {deadline_s} s; {found}"), true),
+        Ended::Cancelled => (
+            format!("the search was stopped before it found a placement; {found}"),
+            true,
+        ),
+        Ended::WorkBound | Ended::Complete => (
+            format!("no placement was found, and the search came to its end after {seconds:.1} s; {found}"),
+            false,
+        ),
+    };
+    let more = addition.map(|more| format!("with {} more like {} one was found", more.count, more.like));
+    let hint = match (more, more_time) {
+        (Some(more), true) => format!("allow more time with --deadline-s; {more}"),
+        (Some(more), false) => more,
+        (None, true) => "allow more time with --deadline-s".to_owned(),
+        (None, false) => "widen `from` or `to`, or loosen a group, a pin or a selector".to_owned(),
+    };
+    Failure::new(Kind::Refused, message, hint)
+}
+
+fn read(file: &Path) -> Result<(PlanInput, Vec<String>), Failure> {
     let failed = |error: std::io::Error| {
         let message = format!("cannot read the inventory {}: {error}", file.display());
         Failure::new(Kind::Refused, message, "docs/inventory.example.yaml shows one")
@@ -91,7 +134,7 @@ fn read(file: &Path) -> Result<PlanInput, Failure> {
         let message = format!("the inventory {} is not UTF-8 text", file.display());
         Failure::new(Kind::Refused, message, "write it as YAML or JSON")
     })?;
-    input::read(&file.display().to_string(), &content).map_err(refused)
+    input::read_with_notes(&file.display().to_string(), &content).map_err(refused)
 }
 
 fn unplanned(error: PlanError) -> Failure {
@@ -110,7 +153,7 @@ fn refused(error: InputError) -> Failure {
 }
 
 /// A plan with a cycle or a VM that cannot be carried is shown, and refused.
-fn executable(plan: &Plan) -> Result<ExitCode, Failure> {
+fn executable(plan: &Plan) -> Result<(), Failure> {
     if let Some(refused) = plan.refused.first() {
         let rate = refused.rate_needed_mbit_s;
         let hint = match rate {
@@ -132,7 +175,59 @@ fn executable(plan: &Plan) -> Result<ExitCode, Failure> {
             "add a host for the time of the move",
         ));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+/// A group that is broken for a while is told, and refused where all or nothing is wanted.
+fn groups_kept(plan: &Plan, strict: bool) -> Result<(), Failure> {
+    let broken: Vec<String> = plan
+        .broken_meanwhile
+        .iter()
+        .map(|broken| broken.sentence())
+        .collect();
+    if broken.is_empty() {
+        return Ok(());
+    }
+    if !strict {
+        broken.iter().for_each(|sentence| eprintln!("note: {sentence}"));
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::Refused,
+        listed(broken),
+        "without --strict it is only told",
+    ))
+}
+
+/// VMs that have to leave and cannot: the plan for the others is shown, and the answer is no.
+fn all_placed(plan: &Plan) -> Result<ExitCode, Failure> {
+    let stay = plan.unplaced.iter().filter(|unplaced| !unplaced.must_leave);
+    stay.for_each(|unplaced| eprintln!("note: {}", unplaced.why));
+    let left: Vec<&Unplaced> = plan.in_the_way().collect();
+    if left.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut why: Vec<&str> = left
+        .iter()
+        .take(REASONS_TOLD_MAX)
+        .map(|one| one.why.as_str())
+        .collect();
+    let more = format!("{} more stay", left.len().saturating_sub(REASONS_TOLD_MAX));
+    if left.len() > REASONS_TOLD_MAX {
+        why.push(&more);
+    }
+    let vms: usize = left.iter().map(|one| one.vms.len()).sum();
+    let message = format!(
+        "{} of {} cannot leave; the plan above is for the others: {}",
+        vms,
+        some(plan.placement.len(), "VM"),
+        why.join("; ")
+    );
+    let hint = match &plan.why_not_all {
+        Some(why) => why.hint(),
+        None => "whether all can go was not found out: allow more time with --deadline-s".to_owned(),
+    };
+    Err(Failure::new(Kind::Refused, message, hint))
 }
 
 fn range(interval: Interval) -> String {
@@ -150,6 +245,11 @@ fn show(plan: &Plan, explain: bool) {
         "SECONDS",
         "BLACKOUT ms",
     ]);
+    let unknown: BTreeSet<&VmName> = plan.memory_unknown.iter().collect();
+    let known = |moved: &ForecastMove, interval: Interval| match unknown.contains(&moved.step.vm) {
+        true => "unknown".to_owned(),
+        false => range(interval),
+    };
     for (number, batch) in plan.batches.iter().enumerate() {
         for moved in &batch.moves {
             let spare = if moved.step.spare { " (spare)" } else { "" };
@@ -159,9 +259,9 @@ fn show(plan: &Plan, explain: bool) {
                 moved.step.source.to_string(),
                 format!("{}{spare}", moved.step.target),
                 format!("{:.0}", moved.rate_mbit_s),
-                range(moved.carried_mib),
-                range(moved.duration_s),
-                range(moved.blackout_ms),
+                known(moved, moved.carried_mib),
+                known(moved, moved.duration_s),
+                known(moved, moved.blackout_ms),
             ]);
         }
     }
@@ -172,15 +272,25 @@ fn show(plan: &Plan, explain: bool) {
         .filter(|placed| placed.source == placed.target)
         .count();
     println!("targets: {}", plan.targets);
-    println!("memory moved, MiB: {}", plan.memory_moved_mib);
+    match unknown.len() {
+        0 => println!("memory moved, MiB: {}", plan.memory_moved_mib),
+        vms => println!(
+            "memory moved, MiB: {} and that of {}, which is unknown",
+            plan.memory_moved_mib.value,
+            some(vms, "VM")
+        ),
+    }
     println!("traffic between hosts, Mbit/s: {}", plan.traffic_mbit_s);
     println!(
-        "{} of up to k = {}; {} {}; {} s in all",
+        "{} of up to k = {}; {} {}; {}",
         some(plan.batches.len(), "batch"),
         plan.k,
         some(stay, "VM"),
         if stay == 1 { "stays" } else { "stay" },
-        range(plan.duration_s)
+        match unknown.is_empty() {
+            true => format!("{} s in all", range(plan.duration_s)),
+            false => "how long it takes is unknown".to_owned(),
+        }
     );
     if let Some(links) = plan.fullest_links() {
         println!("links at their fullest: {links}");

@@ -379,7 +379,10 @@ fn plans_from_files() -> impl Iterator<Item = PlanReport> {
         |answer| matches!(answer, Answer::Impossible(why) if why.addition.is_some())
     ));
     let stopped = PlanReport {
-        answer: Answer::NotFound { hosts_min: 3 },
+        answer: Answer::NotFound {
+            hosts_min: 3,
+            addition: None,
+        },
         ..answers[0].clone()
     };
     answers.push(stopped);

@@ -141,7 +141,9 @@ fn is_type(value: &Value, name: &str) -> bool {
 /// The patterns of `model`, by the types that check them.
 fn matches(pattern: &str, text: &str) -> bool {
     match pattern {
-        "^[a-z0-9][a-z0-9-]{0,39}$" => text.parse::<transhume_model::VmName>().is_ok(),
+        r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$" => text.parse::<transhume_model::ClusterName>().is_ok(),
+        r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,252}$" => text.parse::<transhume_model::HostName>().is_ok(),
+        r"^[^\x00-\x20./\\-][^\x00-\x1f/\\]{0,199}$" => text.parse::<transhume_model::VmName>().is_ok(),
         "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$" => text.parse::<transhume_model::Mac>().is_ok(),
         _ => false,
     }

@@ -65,10 +65,10 @@ async fn a_body_that_is_no_order_is_refused_with_what_was_expected() {
         "{}",
         problem.message
     );
-    let spec = cluster("Other", &[("vm9", "h1")]);
+    let spec = cluster("../other", &[("vm9", "h1")]);
     let problem = site.post("/v1/clusters", &spec).await.refused(422, "bad-body");
     assert!(
-        problem.message.contains("`Other` is not a cluster name"),
+        problem.message.contains("`../other` is not a cluster name"),
         "{}",
         problem.message
     );

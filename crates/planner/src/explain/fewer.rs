@@ -27,7 +27,10 @@ pub(super) fn why_not(problem: &Problem, input: &PlanInput, solution: &Solution)
         Ended::Cancelled => " The search was cancelled.",
     };
     let n = solution.least.hosts;
-    if n <= 1 {
+    if n == 0 {
+        return format!("No VM has to be placed.{end}");
+    }
+    if n == 1 {
         return format!("One host is the least there can be.{end}");
     }
     let why = by_sums(problem, n)

@@ -24,7 +24,7 @@ pub(crate) struct Facts<'a> {
 /// Sentences for a plan.
 pub(crate) fn explain(facts: &Facts<'_>, plan: &Plan) -> Vec<String> {
     let input = facts.input;
-    let mut sentences = vec![summary(input, plan)];
+    let mut sentences = vec![summary(input, facts.problem, plan)];
     sentences.push(fewer::why_not(facts.problem, input, facts.solution));
     sentences.extend(hosts::chosen_and_left_out(facts, plan));
     sentences.push(memory(input, plan));
@@ -35,18 +35,28 @@ pub(crate) fn explain(facts: &Facts<'_>, plan: &Plan) -> Vec<String> {
         ));
     }
     sentences.extend(order(input, plan));
+    sentences.extend(
+        plan.broken_meanwhile
+            .iter()
+            .map(|broken| format!("No order keeps it, as far as was sought: {}.", broken.sentence())),
+    );
     sentences.extend(k(plan, facts.tried));
     sentences.extend(plan.refused.iter().map(|r| format!("Refused: {}.", r.why)));
     sentences
 }
 
-fn summary(input: &PlanInput, plan: &Plan) -> String {
-    let before: BTreeSet<_> = plan.placement.iter().map(|p| &p.source).collect();
+fn summary(input: &PlanInput, problem: &Problem, plan: &Plan) -> String {
+    let placed = problem.items.iter().flat_map(|item| &item.vms);
+    let before: BTreeSet<_> = placed.clone().map(|vm| &input.cluster.vms[*vm].host).collect();
     let one = plan.targets.value.0 == 1000;
+    let (placed, all) = (placed.count(), plan.placement.len());
+    let who = match placed == all {
+        true => some(all, "VM"),
+        false => format!("{placed} of {}", some(all, "VM")),
+    };
     format!(
-        "Cluster {} ({}) goes from {} to {} {}.",
+        "Cluster {} ({who}) goes from {} to {} {}.",
         input.cluster.name,
-        some(plan.placement.len(), "VM"),
         some(before.len(), "host"),
         plan.targets,
         if one { "host" } else { "hosts" }

@@ -16,7 +16,7 @@ const ADDITION_KINDS_MAX: usize = 16;
 const PARTS: u128 = 1_000_000;
 
 /// The fewest additional hosts, over the kinds of hosts there are.
-pub(super) fn addition(
+pub(crate) fn addition(
     input: &PlanInput,
     problem: &Problem,
     watch: &mut Watch<'_>,

@@ -3,7 +3,9 @@
 //! search left open is reported as open.
 
 mod addition;
+mod behind;
 mod conflict;
+mod help;
 mod reason;
 
 use serde::Serialize;
@@ -15,6 +17,10 @@ use crate::problem::Problem;
 use crate::solve::{self, Ended, Watch};
 use crate::words::{listed, some};
 
+pub(crate) use addition::addition;
+pub(crate) use behind::unplaced;
+pub use behind::{Cause, Unplaced};
+pub use help::Help;
 pub use reason::Reason;
 
 /// Work for one question "would it be possible then?".
@@ -38,6 +44,8 @@ pub struct Impossible {
     /// What is known about additions. Where it is `proved`, none at all means that no number of
     /// such hosts would do.
     pub addition_known: Known,
+    /// Other changes that would do; each was tried.
+    pub help: Vec<Help>,
 }
 
 /// How far a question was answered.
@@ -103,6 +111,7 @@ pub(crate) fn explain(
     let (addition, addition_known) = addition::addition(input, problem, watch);
     Impossible {
         reasons: reason::reasons(input, problem, hosts_min),
+        help: help::help(input, &conflict, watch),
         conflict,
         conflict_known,
         addition,
@@ -171,16 +180,20 @@ impl Impossible {
         }
     }
 
-    /// What would help.
+    /// What would help, first what was tried and does.
     pub fn hint(&self) -> String {
         let tried = match self.addition_known {
             Known::Proved => String::new(),
             Known::Stopped { by } => format!(" ({})", stop(by)),
             Known::Part { tried, of } => format!(" (only {tried} of {of} kinds of hosts were tried)"),
         };
-        if let Some(more) = &self.addition {
+        let addition = self.addition.as_ref().map(|more| {
             let least = if more.smallest { "" } else { ", perhaps fewer," };
-            return format!("{} more like {}{least} would do{tried}", more.count, more.like);
+            format!("{} more like {}{least} would do{tried}", more.count, more.like)
+        });
+        let known: Vec<String> = self.help.iter().map(Help::sentence).chain(addition).collect();
+        if !known.is_empty() {
+            return known.join("; ");
         }
         let help = match (
             self.conflict.is_empty(),

@@ -4,8 +4,9 @@ use serde::Serialize;
 use transhume_model::{HostName, VmName};
 use utoipa::ToSchema;
 
-use crate::input::{PlanInput, Vm, nearest as nearest_name};
-use crate::problem::Problem;
+use super::behind::Cause;
+use crate::input::{Host, PlanInput, Vm, nearest as nearest_name};
+use crate::problem::{Problem, Roles};
 use crate::report::Total;
 use crate::words::listed;
 
@@ -32,7 +33,7 @@ pub enum Reason {
         nearest: Option<HostName>,
         /// What it lacks.
         short: Vec<(String, Total)>,
-        /// Labels and processor models that no host has, in words.
+        /// Pins, labels and processor models that no target has, in words.
         unknown: Vec<String>,
     },
     /// An anti-affinity group has more members than hosts to put them on.
@@ -74,13 +75,7 @@ impl Reason {
                 short,
                 unknown,
             } => {
-                let who = match vms.as_slice() {
-                    [one] => format!("VM {one}"),
-                    several => format!(
-                        "VMs {}, tied together by affinity,",
-                        listed(several.iter().map(VmName::as_str))
-                    ),
-                };
+                let who = who(vms);
                 match nearest {
                     None if !unknown.is_empty() => {
                         format!("{who} may run on no target: {}", listed(unknown))
@@ -176,6 +171,7 @@ pub(super) fn reasons(input: &PlanInput, problem: &Problem, hosts_min: usize) ->
 
 fn fits_nowhere(input: &PlanInput, problem: &Problem, item: usize) -> Reason {
     let it = &problem.items[item];
+    let roles = Roles::of(input);
     let allowed: Vec<usize> = (0..problem.hosts.len())
         .filter(|h| problem.allow[it.allow][*h])
         .collect();
@@ -208,38 +204,88 @@ fn fits_nowhere(input: &PlanInput, problem: &Problem, item: usize) -> Reason {
         unknown: it
             .vms
             .iter()
-            .flat_map(|v| unknown(input, &input.cluster.vms[*v]))
+            .filter_map(|v| limits(input, &roles, &input.cluster.vms[*v]))
+            .map(|(_, why)| why)
             .collect(),
     }
 }
 
-/// What a VM asks of a host that none has, with the nearest name there is.
-fn unknown(input: &PlanInput, vm: &Vm) -> Vec<String> {
-    let meant = |near: Option<&str>| near.map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
-    let mut sentences = Vec::new();
-    for (key, value) in &vm.selector {
-        let keys = || {
-            input
-                .hosts
-                .iter()
-                .flat_map(|h| h.labels.keys().map(String::as_str))
+/// One VM, or several that go together.
+pub(super) fn who(vms: &[VmName]) -> String {
+    match vms {
+        [one] => format!("VM {one}"),
+        several => format!(
+            "VMs {}, tied together by affinity,",
+            listed(several.iter().map(VmName::as_str))
+        ),
+    }
+}
+
+/// The first of a VM's own limits that leaves no target, in words that say what targets have.
+pub(super) fn limits(input: &PlanInput, roles: &Roles<'_>, vm: &Vm) -> Option<(Cause, String)> {
+    let targets = || input.hosts.iter().filter(|host| roles.receives(&host.name));
+    if !vm.pin.is_empty() && !targets().any(|host| vm.pin.contains(&host.name)) {
+        let named = input.hosts.iter().filter(|host| vm.pin.contains(&host.name));
+        let named = listed(named.map(|host| format!("{} ({})", host.name, no_target(roles, host))));
+        return Some((Cause::Pin, format!("its pin allows only {named}")));
+    }
+    let selected = |host: &&Host| vm.selector.iter().all(|(k, v)| host.labels.get(k) == Some(v));
+    if !targets().any(|host| selected(&host)) {
+        let missing = vm
+            .selector
+            .iter()
+            .filter_map(|(key, value)| label(input, roles, key, value));
+        let missing: Vec<String> = missing.collect();
+        let why = match missing.is_empty() {
+            false => listed(missing),
+            true => "no target has all the labels that its selector asks for".to_owned(),
         };
-        let mut values = input.hosts.iter().filter_map(|h| h.labels.get(key)).peekable();
-        if values.peek().is_none() {
-            sentences.push(format!(
-                "no host has a label `{key}`{}",
-                meant(nearest_name(key, keys()))
-            ));
-        } else if !values.clone().any(|has| has == value) {
-            let near = meant(nearest_name(value, values.map(String::as_str)));
-            sentences.push(format!("no host has the label `{key}: {value}`{near}"));
-        }
+        return Some((Cause::Selector, why));
     }
-    let models = || input.hosts.iter().filter_map(|h| h.cpu_model.as_deref());
-    if !vm.cpu_models.is_empty() && !models().any(|has| vm.cpu_models.iter().any(|m| m == has)) {
-        let near = vm.cpu_models.iter().find_map(|m| nearest_name(m, models()));
-        let asked = listed(&vm.cpu_models);
-        sentences.push(format!("no host has processor model {asked}{}", meant(near)));
+    let runs = |host: &&Host| {
+        let has = host.cpu_model.as_ref();
+        vm.cpu_models.is_empty() || has.is_some_and(|model| vm.cpu_models.contains(model))
+    };
+    if !targets().any(|host| runs(&host)) {
+        let have = listed(targets().map(|host| match &host.cpu_model {
+            Some(model) => format!("{} has {model}", host.name),
+            None => format!("{} gives none", host.name),
+        }));
+        let asked = vm.cpu_models.join(" or ");
+        let why = format!("no target has processor model {asked}: {have}");
+        return Some((Cause::CpuModels, why));
     }
-    sentences
+    let all = |host: &Host| roles.admits(vm, host, true);
+    (!targets().any(all)).then(|| {
+        let why = "no target meets its pin, its selector and its processor models at once".to_owned();
+        (Cause::Limits, why)
+    })
+}
+
+fn meant(near: Option<&str>) -> String {
+    near.map_or(String::new(), |near| format!(" (did you mean `{near}`?)"))
+}
+
+/// Why a host is no target.
+fn no_target(roles: &Roles<'_>, host: &Host) -> &'static str {
+    match (host.maintenance, roles.is_emptied(&host.name)) {
+        (true, _) => "in maintenance",
+        (false, true) => "to be left",
+        (false, false) => "no target",
+    }
+}
+
+fn label(input: &PlanInput, roles: &Roles<'_>, key: &str, value: &str) -> Option<String> {
+    let targets = || input.hosts.iter().filter(|host| roles.receives(&host.name));
+    let mut values = targets().filter_map(|h| h.labels.get(key)).peekable();
+    if values.peek().is_none() {
+        let keys = targets().flat_map(|h| h.labels.keys().map(String::as_str));
+        let near = meant(nearest_name(key, keys));
+        return Some(format!("no target has a label `{key}`{near}"));
+    }
+    if values.clone().any(|has| has == value) {
+        return None;
+    }
+    let near = meant(nearest_name(value, values.map(String::as_str)));
+    Some(format!("no target has the label `{key}: {value}`{near}"))
 }

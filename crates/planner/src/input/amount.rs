@@ -1,19 +1,30 @@
 //! Exact decimal amounts: thousandths of a unit in 64 bits.
+//!
+//! An amount is read from its text, never from a floating number: what cannot be held exactly is
+//! refused, however large it is. Amounts in bytes are the exception, as few of them are a whole
+//! number of thousandths of a MiB: a demand is rounded up and a capacity down, and the reader says
+//! so ([`read_with_notes`](super::read_with_notes)).
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Error, Visitor};
+use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::units::{self, Kind, Rounding};
+use super::{Amounts, MEMORY};
 
 /// Thousandths in one unit.
 pub(crate) const SCALE: u64 = 1000;
 /// Largest amount, in units.
-const UNITS_MAX: u64 = 1_000_000_000_000;
+pub(super) const UNITS_MAX: u64 = 1_000_000_000_000;
 /// Most of one resource that all VMs together may ask for, in units: the solvers add demands up in
 /// 64 bits, of thousandths.
 pub(crate) const SUM_UNITS_MAX: u64 = 9_000_000_000_000_000;
+/// Name by which a deserializer that has the text of a number knows that it is wanted.
+pub(super) const EXACT: &str = "transhume-exact-amount";
 
 /// An amount of a resource, exact to a thousandth of its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -57,58 +68,133 @@ impl Serialize for Amount {
     }
 }
 
-struct AmountVisitor;
+/// Reads one amount; of a resource where that is known, which decides what units fit.
+#[derive(Clone, Copy)]
+struct AmountOf<'a> {
+    resource: Option<&'a str>,
+    rounding: Rounding,
+}
 
-impl Visitor<'_> for AmountVisitor {
-    type Value = Amount;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a number from 0 to {UNITS_MAX}")
-    }
-
-    fn visit_u64<E: Error>(self, units: u64) -> Result<Amount, E> {
-        match units {
-            0..=UNITS_MAX => Ok(Amount(units * SCALE)),
-            _ => Err(E::custom(format!(
-                "{units} is too large: the most is {UNITS_MAX}"
+impl AmountOf<'_> {
+    fn read<E: Error>(self, text: &str) -> Result<Amount, E> {
+        let read = units::read(text, self.rounding).map_err(|why| {
+            let with_unit = format!("{text}MiB");
+            let rounded = self.resource == Some(MEMORY) && units::read(&with_unit, self.rounding).is_ok();
+            E::custom(match rounded {
+                true => format!("{why}: `{with_unit}` is rounded to the safe side"),
+                false => why,
+            })
+        })?;
+        let fits = match (self.resource, read.kind) {
+            (_, Kind::Plain) => true,
+            (Some(MEMORY), kind) => kind == Kind::Bytes,
+            (Some("vcpus"), kind) => kind == Kind::Count,
+            (Some("nic"), kind) => kind == Kind::BitRate,
+            (Some(_), _) => true,
+            (None, kind) => kind == Kind::BitRate,
+        };
+        match fits {
+            true => Ok(Amount(read.thousandths)),
+            false => Err(E::custom(format!(
+                "`{text}` is no amount of {}: {}",
+                self.resource.unwrap_or("Mbit/s"),
+                match self.resource {
+                    Some(MEMORY) => "write MiB, GiB, MB or GB, or a number of MiB",
+                    Some("vcpus") => "write a number, or thousandths with `m`",
+                    Some(_) | None => "write Mbit/s or Gbit/s, or a number of Mbit/s",
+                }
             ))),
         }
     }
+}
 
-    fn visit_i64<E: Error>(self, units: i64) -> Result<Amount, E> {
-        match u64::try_from(units) {
-            Ok(units) => self.visit_u64(units),
-            Err(_) => Err(E::custom(format!("{units} is negative: amounts are 0 or more"))),
-        }
+impl<'de> Visitor<'de> for AmountOf<'_> {
+    type Value = Amount;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a number from 0 to {UNITS_MAX}, or one with a unit like 512MiB,"
+        )
     }
 
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, number: D) -> Result<Amount, D::Error> {
+        number.deserialize_any(self)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Amount, E> {
+        self.read(text)
+    }
+
+    fn visit_u64<E: Error>(self, units: u64) -> Result<Amount, E> {
+        self.read(&units.to_string())
+    }
+
+    fn visit_i64<E: Error>(self, units: i64) -> Result<Amount, E> {
+        self.read(&units.to_string())
+    }
+
+    /// The shortest text that means this number is what was written.
     fn visit_f64<E: Error>(self, units: f64) -> Result<Amount, E> {
-        if units.is_nan() {
-            return Err(E::custom("NaN is not an amount"));
-        }
-        if units < 0.0 {
-            return Err(E::custom(format!("{units} is negative: amounts are 0 or more")));
-        }
-        if units > UNITS_MAX as f64 {
-            return Err(E::custom(format!(
-                "{units} is too large: the most is {UNITS_MAX}"
-            )));
-        }
-        let scaled = units * SCALE as f64;
-        let whole = scaled.round();
-        if (scaled - whole).abs() > 1e-6 * scaled.max(1.0) {
-            return Err(E::custom(format!(
-                "{units} has more than three digits after the point"
-            )));
-        }
-        Ok(Amount(whole as u64))
+        self.read(&units.to_string())
     }
 }
 
+impl<'de> DeserializeSeed<'de> for AmountOf<'_> {
+    type Value = Amount;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Amount, D::Error> {
+        deserializer.deserialize_newtype_struct(EXACT, self)
+    }
+}
+
+/// An amount without a resource is a rate in Mbit/s.
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AmountVisitor)
+        let of_rate = AmountOf {
+            resource: None,
+            rounding: Rounding::None,
+        };
+        of_rate.deserialize(deserializer)
     }
+}
+
+struct AmountsVisitor(Rounding);
+
+impl<'de> Visitor<'de> for AmountsVisitor {
+    type Value = Amounts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("amounts by the name of the resource")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Amounts, A::Error> {
+        let mut amounts = BTreeMap::new();
+        while let Some(resource) = map.next_key::<String>()? {
+            let of_resource = AmountOf {
+                resource: Some(&resource),
+                rounding: self.0,
+            };
+            let amount = map.next_value_seed(of_resource)?;
+            amounts.insert(resource, amount);
+        }
+        Ok(amounts)
+    }
+
+    /// `demand:` with nothing after it.
+    fn visit_unit<E: Error>(self) -> Result<Amounts, E> {
+        Ok(Amounts::new())
+    }
+}
+
+/// What there is: bytes are rounded down.
+pub(super) fn offered<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amounts, D::Error> {
+    deserializer.deserialize_any(AmountsVisitor(Rounding::Down))
+}
+
+/// What is needed or taken: bytes are rounded up.
+pub(super) fn needed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amounts, D::Error> {
+    deserializer.deserialize_any(AmountsVisitor(Rounding::Up))
 }
 
 /// An overcommit ratio, from 0.001 to 1000, exact to a thousandth.
@@ -153,7 +239,13 @@ impl JsonSchema for Amount {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "number", "minimum": 0, "maximum": UNITS_MAX })
+        json_schema!({
+            "description": "A number, exact to a thousandth: memory in MiB, rates in Mbit/s. Or with a unit: KiB, MiB, GiB, TiB, kB, MB, GB, TB for bytes (counted in MiB: what is needed is rounded up to a thousandth, what there is down); kbit/s, Mbit/s, Gbit/s; `m` for thousandths of a count.",
+            "anyOf": [
+                { "type": "number", "minimum": 0, "maximum": UNITS_MAX },
+                { "type": "string", "pattern": units::PATTERN },
+            ],
+        })
     }
 }
 
@@ -190,6 +282,30 @@ mod tests {
         assert!(amount("1e40").unwrap_err().contains("too large"));
         assert!(amount("18446744073709551615").unwrap_err().contains("too large"));
         assert!(amount("0.0001").unwrap_err().contains("three digits"));
+        assert!(amount("500.0004").unwrap_err().contains("three digits"));
+        assert!(amount("999999999.0001").unwrap_err().contains("three digits"));
+    }
+
+    #[test]
+    fn a_unit_has_to_fit_its_resource() {
+        #[derive(Deserialize)]
+        struct Needs(#[serde(deserialize_with = "needed")] Amounts);
+        let needs = |json: &str| serde_json::from_str::<Needs>(json).map(|needs| needs.0);
+        let all = needs(r#"{"memory": "4GB", "vcpus": "1500m", "nic": "10Gbit/s", "gpu": 1}"#).unwrap();
+        let told: Vec<String> = all
+            .iter()
+            .map(|(name, amount)| format!("{name} {amount}"))
+            .collect();
+        assert_eq!(told, ["gpu 1", "memory 3814.698", "nic 10000", "vcpus 1.5"]);
+        for (wrong, why) in [
+            (r#"{"memory": "1500m"}"#, "no amount of memory"),
+            (r#"{"vcpus": "2GiB"}"#, "no amount of vcpus"),
+            (r#"{"nic": "1GB"}"#, "no amount of nic"),
+            (r#"{"memory": "2G"}"#, "GiB"),
+        ] {
+            let said = needs(wrong).unwrap_err().to_string();
+            assert!(said.contains(why), "{wrong}: {said}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use super::amount::{SCALE, SUM_UNITS_MAX};
 use super::together::Together;
 use super::{
-    Amount, Amounts, Bands, Group, GroupKind, InputError, Place, PlanInput, RESOURCES_MAX, VMS_MAX, nearest,
+    Amounts, Bands, Group, GroupKind, InputError, Place, PlanInput, RESOURCES_MAX, VMS_MAX, nearest,
 };
 
 /// Largest dirty rate or memory figure accepted, MiB/s or MiB.
@@ -71,13 +71,6 @@ fn check_hosts(input: &PlanInput) -> Result<(), InputError> {
             let what = format!("host {} is listed twice, first as hosts[{first}]", host.name);
             return Err(error(format!("{path}.name"), what, None));
         }
-        if host.capacity.is_empty() {
-            return Err(error(
-                format!("{path}.capacity"),
-                format!("host {} has no resource", host.name),
-                None,
-            ));
-        }
         resources.extend(host.capacity.keys());
         if resources.len() > RESOURCES_MAX {
             let what = format!(
@@ -95,17 +88,11 @@ fn check_hosts(input: &PlanInput) -> Result<(), InputError> {
             );
             return Err(error(format!("{path}.bands.vmct-mbit-s"), what, Some(hint)));
         }
-        let zero = |(_, amount): &(&String, &Amount)| amount.thousandths() == 0;
-        if host.capacity.iter().all(|c| zero(&c)) {
-            let hint = Some("leave the host out, or mark it `maintenance: true`".to_owned());
-            let what = format!("host {} has nothing of any resource", host.name);
-            if !host.maintenance {
-                return Err(error(format!("{path}.capacity"), what, hint));
-            }
-        }
         let named = host.overcommit.keys().map(|k| ("overcommit", k));
         for (field, name) in named.chain(host.used.keys().map(|k| ("used", k))) {
-            if !host.capacity.contains_key(name) {
+            // A host whose capacity is not known is no target; what else is said of it is no
+            // matter.
+            if !host.capacity.contains_key(name) && !host.capacity.is_empty() {
                 let what = format!("host {} has no resource `{name}`", host.name);
                 let hint = did_you_mean(name, host.capacity.keys().map(String::as_str));
                 return Err(error(format!("{path}.{field}.{name}"), what, hint));
@@ -313,6 +300,7 @@ fn check_traffic(input: &PlanInput) -> Result<(), InputError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Amount;
     use super::*;
 
     #[test]

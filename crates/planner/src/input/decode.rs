@@ -1,10 +1,12 @@
 //! serde over the node tree: every error gets the line and the path of the value it is about.
 
 use std::fmt;
+use std::rc::Rc;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
+use super::amount::EXACT;
 use super::near::nearest;
 use super::text::{Node, Value};
 
@@ -73,20 +75,53 @@ pub(super) struct Decode<'a> {
     pub node: &'a Node,
 }
 
+/// Nothing, by YAML's core schema.
+fn is_null(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// A boolean, by YAML's core schema.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
 impl Decode<'_> {
+    /// A mistake of this value.
+    fn here(&self, mut fault: Fault) -> Fault {
+        fault.line.get_or_insert(self.node.line);
+        fault
+    }
+
     /// A plain scalar by the rules of YAML's core schema; quoted text is always text.
     fn scalar<'de, V: Visitor<'de>>(text: &str, quoted: bool, visitor: V) -> Result<V::Value, Fault> {
         if quoted {
             return visitor.visit_str(text);
         }
+        if is_null(text) {
+            return visitor.visit_unit();
+        }
+        if let Some(value) = boolean(text) {
+            return visitor.visit_bool(value);
+        }
         match text {
-            "" | "~" | "null" => return visitor.visit_unit(),
-            "true" => return visitor.visit_bool(true),
-            "false" => return visitor.visit_bool(false),
             ".nan" | ".NaN" | ".NAN" => return visitor.visit_f64(f64::NAN),
-            ".inf" | "+.inf" => return visitor.visit_f64(f64::INFINITY),
-            "-.inf" => return visitor.visit_f64(f64::NEG_INFINITY),
+            ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => {
+                return visitor.visit_f64(f64::INFINITY);
+            }
+            "-.inf" | "-.Inf" | "-.INF" => return visitor.visit_f64(f64::NEG_INFINITY),
             _ => {}
+        }
+        let of_radix = |prefix: &str, radix: u32| {
+            let digits = text.strip_prefix(prefix)?;
+            let plain = digits.chars().all(|c| c.is_digit(radix));
+            plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
+        };
+        if let Some(number) = of_radix("0x", 16).or_else(|| of_radix("0o", 8)) {
+            return visitor.visit_u64(number);
         }
         if let Ok(number) = text.parse::<u64>() {
             return visitor.visit_u64(number);
@@ -118,13 +153,19 @@ impl<'de> Deserializer<'de> for Decode<'_> {
         })
     }
 
-    /// Text fields take numbers and booleans as they are written: `labels: {gen: 3}`.
+    /// Text fields take numbers as they are written: `labels: {gen: 1.10}`. Booleans mean one
+    /// text, however they are written, and nothing is the empty one.
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.value {
-            Value::Scalar { text, .. } => visitor.visit_str(text).map_err(|mut fault: Fault| {
-                fault.line.get_or_insert(self.node.line);
-                fault
-            }),
+            Value::Scalar { text, quoted } => {
+                let text = match (quoted, boolean(text)) {
+                    (false, Some(true)) => "true",
+                    (false, Some(false)) => "false",
+                    (false, None) if is_null(text) => "",
+                    (_, _) => text,
+                };
+                visitor.visit_str(text).map_err(|fault: Fault| self.here(fault))
+            }
             Value::List(_) | Value::Map(_) => self.deserialize_any(visitor),
         }
     }
@@ -135,9 +176,7 @@ impl<'de> Deserializer<'de> for Decode<'_> {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.value {
-            Value::Scalar { text, quoted: false } if matches!(text.as_str(), "" | "~" | "null") => {
-                visitor.visit_none()
-            }
+            Value::Scalar { text, quoted: false } if is_null(text) => visitor.visit_none(),
             Value::Scalar { .. } | Value::List(_) | Value::Map(_) => visitor.visit_some(self),
         }
     }
@@ -154,13 +193,27 @@ impl<'de> Deserializer<'de> for Decode<'_> {
                 variants.join(", ")
             )));
         };
-        let word: StrDeserializer<'_, Fault> = text.as_str().into_deserializer();
+        let word: StrDeserializer<'_, Fault> = (**text).into_deserializer();
         visitor.visit_enum(word).map_err(|_| Fault {
             line: Some(self.node.line),
             what: format!("`{text}` is not one of {}", variants.join(", ")),
             hint: nearest(text, variants.iter().copied()).map(|near| format!("did you mean `{near}`?")),
             ..Fault::default()
         })
+    }
+
+    /// Amounts are read from their text: a floating number would round them.
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        match &self.node.value {
+            Value::Scalar { text, .. } if name == EXACT => {
+                visitor.visit_str(text).map_err(|fault: Fault| self.here(fault))
+            }
+            Value::Scalar { .. } | Value::List(_) | Value::Map(_) => self.deserialize_any(visitor),
+        }
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -181,7 +234,7 @@ impl<'de> Deserializer<'de> for Decode<'_> {
 
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct
-        newtype_struct seq tuple tuple_struct map identifier ignored_any
+        seq tuple tuple_struct map identifier ignored_any
     }
 }
 
@@ -210,7 +263,7 @@ impl<'de> SeqAccess<'de> for List<'_> {
 }
 
 struct Map<'a> {
-    fields: &'a [(String, Node)],
+    fields: &'a [(Rc<str>, Node)],
     next: usize,
 }
 
@@ -221,7 +274,7 @@ impl<'de> MapAccess<'de> for Map<'_> {
         let Some((key, node)) = self.fields.get(self.next) else {
             return Ok(None);
         };
-        let word: StrDeserializer<'_, Fault> = key.as_str().into_deserializer();
+        let word: StrDeserializer<'_, Fault> = (**key).into_deserializer();
         seed.deserialize(word).map(Some).map_err(|mut fault| {
             fault.line.get_or_insert(node.line);
             fault

@@ -11,6 +11,7 @@ mod decode;
 mod near;
 mod text;
 mod together;
+mod units;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ use transhume_model::{ClusterName, HostName, VmName};
 pub use amount::{Amount, Ratio};
 pub use check::check;
 pub use near::nearest;
-pub use text::read;
+pub use text::{read, read_with_notes};
 
 /// Longest accepted text of an inventory, bytes.
 pub const TEXT_BYTES_MAX: usize = 64 << 20;
@@ -48,8 +49,8 @@ pub struct PlanInput {
     pub hosts: Vec<Host>,
     /// The cluster.
     pub cluster: Cluster,
-    /// S1: hosts to leave; hosts in maintenance are always left. Empty: every host that runs a VM
-    /// of the cluster. VMs elsewhere keep their hosts.
+    /// S1: hosts to leave. Empty: every host that runs a VM of the cluster, those in maintenance
+    /// for good. VMs elsewhere keep their hosts, and nothing is asked of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub from: Vec<HostName>,
@@ -67,13 +68,18 @@ pub struct Host {
     /// Unique name.
     #[schemars(with = "String")]
     pub name: HostName,
-    /// What it has of each resource.
+    /// What it has of each resource; a host with nothing is no target.
+    #[serde(deserialize_with = "amount::offered")]
     pub capacity: Amounts,
     /// How many times over a resource may be promised; 1 where absent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub overcommit: BTreeMap<String, Ratio>,
     /// What is promised to others than this cluster, after overcommit.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "amount::needed",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub used: Amounts,
     /// What selectors look at.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -81,7 +87,8 @@ pub struct Host {
     /// Processor model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
-    /// A host in maintenance is never a target, and its VMs leave.
+    /// A host in maintenance is never a target, and its VMs leave where `from` is empty or names
+    /// it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub maintenance: bool,
     /// Bandwidth of its links.
@@ -145,6 +152,7 @@ pub struct Vm {
     #[schemars(with = "String")]
     pub host: HostName,
     /// What it needs of each resource.
+    #[serde(deserialize_with = "amount::needed")]
     pub demand: Amounts,
     /// Hosts it may run on; empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

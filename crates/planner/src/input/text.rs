@@ -5,13 +5,19 @@
 //! ```
 //!
 //! JSON is read as the subset of YAML that it is. Size and nesting are limited before anything is
-//! built. Deliberately absent: anchors, tags, several documents.
+//! built. Scalars are those of YAML's core schema. Deliberately absent: aliases, other tags,
+//! several documents.
 
-use saphyr_parser::{Event, Parser, ScalarStyle};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use serde::Deserialize;
 
 use super::decode::{Decode, Fault};
+use super::units::{self, Rounding};
 use super::{InputError, NESTING_MAX, Place, PlanInput, TEXT_BYTES_MAX, check};
+use crate::words::some;
 
 /// One value of the text.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,13 +29,22 @@ pub(super) struct Node {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
-    Scalar { text: String, quoted: bool },
+    Scalar {
+        text: Box<str>,
+        quoted: bool,
+    },
     List(Vec<Node>),
-    Map(Vec<(String, Node)>),
+    /// Keys are few and repeat: each is kept once.
+    Map(Vec<(Rc<str>, Node)>),
 }
 
 /// Reads and checks an inventory. `file` is only for messages.
 pub fn read(file: &str, text: &str) -> Result<PlanInput, InputError> {
+    read_with_notes(file, text).map(|(input, _)| input)
+}
+
+/// The same, with what was done to it on the way: amounts in bytes that were rounded.
+pub fn read_with_notes(file: &str, text: &str) -> Result<(PlanInput, Vec<String>), InputError> {
     let place = |line, path: &str| Place {
         file: Some(file.to_owned()),
         line,
@@ -42,35 +57,98 @@ pub fn read(file: &str, text: &str) -> Result<PlanInput, InputError> {
     };
     let root = parse(text).map_err(located)?;
     let input = PlanInput::deserialize(Decode { node: &root }).map_err(located)?;
+    let mut rounded = Rounded::default();
+    rounded.look(&root, false);
     check(&input).map_err(|error| InputError {
         place: place(root.line_of(&error.place.path), &error.place.path),
         ..error
     })?;
-    Ok(input)
+    Ok((input, rounded.note().into_iter().collect()))
+}
+
+/// Amounts in bytes that are no whole number of thousandths of a MiB.
+#[derive(Default)]
+struct Rounded {
+    count: usize,
+    first_line: usize,
+}
+
+impl Rounded {
+    fn look(&mut self, node: &Node, are_amounts: bool) {
+        match &node.value {
+            Value::Scalar { .. } => {}
+            Value::List(items) => items.iter().for_each(|item| self.look(item, false)),
+            Value::Map(fields) => {
+                for (key, value) in fields {
+                    match &value.value {
+                        Value::Scalar { text, .. } if are_amounts => self.count(text, value.line),
+                        _ => self.look(value, matches!(&**key, "capacity" | "used" | "demand")),
+                    }
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, text: &str, line: usize) {
+        if units::read(text, Rounding::Up).is_ok_and(|read| read.is_rounded) {
+            self.first_line = if self.count == 0 { line } else { self.first_line };
+            self.count += 1;
+        }
+    }
+
+    fn note(&self) -> Option<String> {
+        (self.count > 0).then(|| {
+            format!(
+                "{} in bytes, the first in line {}, {} rounded to a thousandth of a MiB: what is needed up, what there is down",
+                some(self.count, "amount"),
+                self.first_line,
+                if self.count == 1 { "is" } else { "are" }
+            )
+        })
+    }
 }
 
 impl Node {
+    /// A list or map to which nothing is added any more.
+    fn closed(mut self) -> Self {
+        match &mut self.value {
+            Value::List(items) => items.shrink_to_fit(),
+            Value::Map(fields) => fields.shrink_to_fit(),
+            Value::Scalar { .. } => {}
+        }
+        self
+    }
+
     /// The line of a path like `hosts[3].capacity`; of its nearest parent where the path goes
-    /// beyond the text.
+    /// beyond the text. Keys may hold points and brackets themselves.
     fn line_of(&self, path: &str) -> Option<usize> {
-        let mut node = self;
-        for step in path.split(['.', '[']).filter(|s| !s.is_empty()) {
+        let (mut node, mut rest) = (self, path);
+        loop {
+            rest = rest.strip_prefix('.').unwrap_or(rest);
             let next = match &node.value {
-                Value::Map(fields) => fields.iter().find(|(key, _)| key == step).map(|(_, n)| n),
-                Value::List(items) => step
-                    .trim_end_matches(']')
-                    .parse()
-                    .ok()
-                    .and_then(|i: usize| items.get(i)),
+                Value::Map(fields) => {
+                    let begins = fields.iter().filter(|(key, _)| is_step(rest, key));
+                    let longest = begins.max_by_key(|(key, _)| key.len());
+                    longest.map(|(key, next)| (next, &rest[key.len()..]))
+                }
+                Value::List(items) => rest.strip_prefix('[').and_then(|inner| {
+                    let (index, after) = inner.split_once(']')?;
+                    Some((items.get(index.parse::<usize>().ok()?)?, after))
+                }),
                 Value::Scalar { .. } => None,
             };
             match next {
-                Some(next) => node = next,
-                None => break,
+                Some((next, after)) => (node, rest) = (next, after),
+                None => return Some(node.line),
             }
         }
-        Some(node.line)
     }
+}
+
+/// Whether a path begins with this key.
+fn is_step(path: &str, key: &str) -> bool {
+    let after = path.strip_prefix(key);
+    after.is_some_and(|after| after.is_empty() || after.starts_with(['.', '[']))
 }
 
 fn fault(line: usize, what: impl Into<String>) -> Fault {
@@ -84,7 +162,7 @@ fn fault(line: usize, what: impl Into<String>) -> Fault {
 /// A map or list being built, with the key that waits for its value.
 struct Open {
     node: Node,
-    key: Option<(String, usize)>,
+    key: Option<(Rc<str>, usize)>,
 }
 
 fn parse(text: &str) -> Result<Node, Fault> {
@@ -97,6 +175,7 @@ fn parse(text: &str) -> Result<Node, Fault> {
     // Editors on Windows put a byte order mark first.
     let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
     let mut open: Vec<Open> = Vec::new();
+    let mut keys: HashSet<Rc<str>> = HashSet::new();
     let mut root = None;
     while let Some(event) = parser.next_event() {
         let (event, span) =
@@ -106,11 +185,11 @@ fn parse(text: &str) -> Result<Node, Fault> {
             Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => None,
             Event::StreamEnd => break,
             Event::Alias(_) => return Err(fault(line, "anchors and aliases are not accepted here")),
-            Event::Scalar(text, style, ..) => Some(Node {
+            Event::Scalar(text, style, _, tag) => Some(Node {
                 line,
                 value: Value::Scalar {
-                    text: text.into_owned(),
-                    quoted: style != ScalarStyle::Plain,
+                    quoted: is_text(style, tag.as_deref()).map_err(|what| fault(line, what))?,
+                    text: text.into(),
                 },
             }),
             Event::SequenceStart(..) => {
@@ -121,13 +200,30 @@ fn parse(text: &str) -> Result<Node, Fault> {
                 descend(&mut open, line, Value::Map(Vec::new()))?;
                 None
             }
-            Event::SequenceEnd | Event::MappingEnd => open.pop().map(|o| o.node),
+            Event::SequenceEnd | Event::MappingEnd => open.pop().map(|o| o.node.closed()),
         };
         if let Some(node) = done {
-            attach(&mut open, &mut root, node)?;
+            attach(&mut open, &mut root, &mut keys, node)?;
         }
     }
     root.ok_or_else(|| fault(1, "the text is empty: `hosts` and `cluster` are needed"))
+}
+
+/// Whether a scalar is text whatever it looks like: quoted, or tagged as a string.
+fn is_text(style: ScalarStyle, tag: Option<&Tag>) -> Result<bool, String> {
+    match tag {
+        None => Ok(style != ScalarStyle::Plain),
+        Some(tag) if tag.is_yaml_core_schema() => match tag.suffix.as_str() {
+            "str" => Ok(true),
+            "null" | "bool" | "int" | "float" => Ok(false),
+            other => Err(format!("the tag `!!{other}` is not accepted here")),
+        },
+        Some(tag) if tag.suffix.is_empty() => Ok(true),
+        Some(tag) => Err(format!(
+            "the tag `{}{}` is not accepted here",
+            tag.handle, tag.suffix
+        )),
+    }
 }
 
 fn descend(open: &mut Vec<Open>, line: usize, value: Value) -> Result<(), Fault> {
@@ -141,7 +237,12 @@ fn descend(open: &mut Vec<Open>, line: usize, value: Value) -> Result<(), Fault>
     Ok(())
 }
 
-fn attach(open: &mut [Open], root: &mut Option<Node>, node: Node) -> Result<(), Fault> {
+fn attach(
+    open: &mut [Open],
+    root: &mut Option<Node>,
+    keys: &mut HashSet<Rc<str>>,
+    node: Node,
+) -> Result<(), Fault> {
     let Some(parent) = open.last_mut() else {
         if root.is_some() {
             return Err(fault(node.line, "a second document: one is expected"));
@@ -156,10 +257,18 @@ fn attach(open: &mut [Open], root: &mut Option<Node>, node: Node) -> Result<(), 
             Value::Scalar { text, .. } => {
                 // Maps of the inventory's own keys are short; a map of names is checked by its
                 // length first.
-                if fields.len() < DUPLICATES_CHECKED_MAX && fields.iter().any(|(key, _)| *key == text) {
+                if fields.len() < DUPLICATES_CHECKED_MAX && fields.iter().any(|(key, _)| **key == *text) {
                     return Err(fault(node.line, format!("`{text}` is given twice")));
                 }
-                parent.key = Some((text, node.line));
+                let key = match keys.get(&*text) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let key: Rc<str> = text.into();
+                        keys.insert(key.clone());
+                        key
+                    }
+                };
+                parent.key = Some((key, node.line));
             }
             Value::List(_) | Value::Map(_) => return Err(fault(node.line, "a key must be a word")),
         },
@@ -293,13 +402,6 @@ cluster:
                 "hosts[0].used.nic",
                 "nic",
             ),
-            (
-                "vcpus: 8\n      memory: 1024",
-                "vcpus: 0\n      memory: 0",
-                3,
-                "hosts[0].capacity",
-                "nothing",
-            ),
         ] {
             assert!(BLOCK.contains(from), "{from:?}");
             let error = read("inv.yaml", &BLOCK.replacen(from, to, 1)).unwrap_err();
@@ -330,6 +432,7 @@ cluster:
                 .contains("twice")
         );
         assert!(refused("name: h1", "name: H 1").what.contains("not a host name"));
+        assert!(refused("name: h1", "name: !odd h1").what.contains("tag"));
         assert!(
             refused("capacity: {vcpus: 8, memory: 1024}", "maintenance: true")
                 .what

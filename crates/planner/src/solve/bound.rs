@@ -101,8 +101,13 @@ pub(crate) fn memory_min(problem: &Problem, hosts: usize) -> u128 {
 
 /// Traffic that has to cross between hosts: of pairs that no host can hold together.
 pub(crate) fn traffic_min(problem: &Problem) -> u128 {
-    let mut crossing = 0;
+    let mut crossing = problem.traffic_staying;
     for (a, item) in problem.items.iter().enumerate() {
+        let out_of_reach = item
+            .peers_staying
+            .iter()
+            .filter(|(host, _)| !problem.admits(a, *host));
+        crossing += out_of_reach.map(|(_, amount)| amount).sum::<u128>();
         for (b, amount) in item.peers.iter().filter(|(b, _)| *b > a) {
             let other = &problem.items[*b];
             let apart = item.groups.iter().any(|g| other.groups.contains(g));

@@ -102,10 +102,11 @@ impl Tables {
         let twin = (0..order.len()).map(|p| p > 0 && are_twins(problem, order[p - 1], order[p]));
         let mut is_home = vec![false; problem.hosts.len()];
         for item in &problem.items {
-            item.homes.iter().for_each(|(h, _)| is_home[*h] = true);
+            let near = item.homes.iter().chain(&item.peers_staying);
+            near.for_each(|(h, _)| is_home[*h] = true);
         }
         let kinds = problem.kinds.len();
-        // A host that is somebody's home is like no other.
+        // A host that is somebody's home, or where a peer stays, is like no other.
         let class = (0..problem.hosts.len()).map(|h| {
             if is_home[h] {
                 kinds + h
@@ -127,7 +128,12 @@ impl Tables {
 
 fn are_twins(problem: &Problem, a: usize, b: usize) -> bool {
     let (x, y) = (&problem.items[a], &problem.items[b]);
-    x.kind == y.kind && x.groups == y.groups && x.homes == y.homes && x.peers.is_empty() && y.peers.is_empty()
+    x.kind == y.kind
+        && x.groups == y.groups
+        && x.homes == y.homes
+        && x.peers_staying == y.peers_staying
+        && x.peers.is_empty()
+        && y.peers.is_empty()
 }
 
 struct Search<'a> {

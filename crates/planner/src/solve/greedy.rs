@@ -72,11 +72,21 @@ pub(crate) fn host_order(problem: &Problem, by_home: bool) -> Vec<usize> {
 /// Item after item, largest first, onto hosts in use; a new host is opened only when none accepts
 /// it.
 pub(crate) fn fit<'a>(problem: &'a Problem, rule: Fit, watch: &mut Watch<'_>) -> Load<'a> {
+    fit_in_order(problem, rule, &item_order(problem), watch)
+}
+
+/// The same in an order of the caller's.
+pub(crate) fn fit_in_order<'a>(
+    problem: &'a Problem,
+    rule: Fit,
+    order: &[usize],
+    watch: &mut Watch<'_>,
+) -> Load<'a> {
     let weights = weights(problem);
     let hosts = host_order(problem, rule == Fit::Stay);
     let mut load = Load::new(problem);
     let mut open: Vec<usize> = Vec::new();
-    for item in item_order(problem) {
+    for &item in order {
         if !watch.spend(open.len() as u64 / 4 + 1) {
             break;
         }

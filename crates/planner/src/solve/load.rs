@@ -32,7 +32,10 @@ impl<'a> Load<'a> {
             free: problem.hosts.clone(),
             on: vec![Vec::new(); problem.hosts.len()],
             host_of: vec![NOWHERE; problem.items.len()],
-            cost: Cost::default(),
+            cost: Cost {
+                traffic: problem.traffic_staying,
+                ..Cost::default()
+            },
             placed: 0,
         }
     }
@@ -97,13 +100,14 @@ impl<'a> Load<'a> {
         host
     }
 
-    /// Traffic of the item with placed peers elsewhere, if it were on `host`.
+    /// Traffic of the item with placed peers, and with VMs that stay, elsewhere, if it were on
+    /// `host`.
     pub fn crossing(&self, item: usize, host: usize) -> u128 {
-        let peers = self.problem.items[item].peers.iter();
-        peers
-            .filter(|(peer, _)| self.host_of[*peer] != NOWHERE && self.host_of[*peer] != host)
-            .map(|(_, amount)| amount)
-            .sum()
+        let it = &self.problem.items[item];
+        let placed = it.peers.iter();
+        let placed = placed.filter(|(peer, _)| self.host_of[*peer] != NOWHERE && self.host_of[*peer] != host);
+        let staying = it.peers_staying.iter().filter(|(there, _)| *there != host);
+        placed.chain(staying).map(|(_, amount)| amount).sum()
     }
 
     pub fn is_complete(&self) -> bool {

@@ -19,6 +19,7 @@ mod greedy;
 mod improve;
 mod knapsack;
 mod load;
+mod parts;
 mod pattern;
 mod simplex;
 mod watch;
@@ -71,15 +72,20 @@ struct State<'a> {
 
 /// Solves as well as the watch allows.
 pub(crate) fn solve(problem: &Problem, watch: &mut Watch<'_>) -> Solution {
+    match parts::solve(problem, watch) {
+        Some(solution) => solution,
+        None => solve_whole(problem, watch),
+    }
+}
+
+fn solve_whole(problem: &Problem, watch: &mut Watch<'_>) -> Solution {
     let mut state = State {
         problem,
         best: None,
         hosts_min: bound::hosts_min(problem),
         complete: false,
     };
-    let hopeless =
-        (0..problem.items.len()).any(|i| !problem.kinds.iter().any(|kind| problem.admits(i, kind[0])));
-    if hopeless || state.hosts_min > problem.hosts.len() {
+    if !is_hopeful(problem) || state.hosts_min > problem.hosts.len() {
         return state.finish(true, watch);
     }
     state.start(watch);
@@ -99,6 +105,53 @@ pub(crate) fn solve(problem: &Problem, watch: &mut Watch<'_>) -> Solution {
     state.finish(impossible, watch)
 }
 
+/// Whether each item fits somewhere, others aside. Items of a kind fit the same hosts.
+fn is_hopeful(problem: &Problem) -> bool {
+    let mut kinds = problem.item_kinds.iter();
+    kinds.all(|items| is_placeable(problem, items[0]))
+}
+
+/// Whether an item fits anywhere, others aside.
+pub(crate) fn is_placeable(problem: &Problem, item: usize) -> bool {
+    problem.kinds.iter().any(|kind| problem.admits(item, kind[0]))
+}
+
+/// A host for each item that finds one, largest or smallest first; nothing is moved for it.
+pub(crate) fn pack(problem: &Problem, smallest_first: bool) -> Vec<Option<usize>> {
+    let mut order = greedy::item_order(problem);
+    if smallest_first {
+        order.reverse();
+    }
+    let mut go_on = || Go::On;
+    let load = greedy::fit_in_order(
+        problem,
+        greedy::Fit::Best,
+        &order,
+        &mut Watch::new(u64::MAX, &mut go_on),
+    );
+    let hosts = load.host_of.iter();
+    hosts
+        .map(|host| (*host != load::NOWHERE).then_some(*host))
+        .collect()
+}
+
+/// Whether a placement that was made for another problem holds in this one.
+pub(crate) fn holds(problem: &Problem, host_of: &[usize]) -> bool {
+    let mut load = load::Load::new(problem);
+    (0..host_of.len()).all(|item| {
+        let accepts = load.accepts(item, host_of[item]);
+        if accepts {
+            load.put(item, host_of[item]);
+        }
+        accepts
+    })
+}
+
+/// What each host has left beside a placement.
+pub(crate) fn left_free(problem: &Problem, host_of: &[usize]) -> Vec<Vec<u64>> {
+    load::Load::from_assignment(problem, host_of).free
+}
+
 /// Whether there is any placement: `None` when that was not found out.
 pub(crate) fn feasible(problem: &Problem, watch: &mut Watch<'_>) -> Option<bool> {
     let mut state = State {
@@ -107,9 +160,7 @@ pub(crate) fn feasible(problem: &Problem, watch: &mut Watch<'_>) -> Option<bool>
         hosts_min: bound::hosts_min(problem),
         complete: false,
     };
-    let hopeless =
-        (0..problem.items.len()).any(|i| !problem.kinds.iter().any(|kind| problem.admits(i, kind[0])));
-    if hopeless || state.hosts_min > problem.hosts.len() {
+    if !is_hopeful(problem) || state.hosts_min > problem.hosts.len() {
         return Some(false);
     }
     state.start(watch);

@@ -99,6 +99,11 @@ impl<'a> Watch<'a> {
         result
     }
 
+    /// Work that may still be done.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
     /// Work done so far.
     pub(crate) fn spent(&self) -> u64 {
         self.spent

@@ -293,6 +293,9 @@ pub struct PlanArgs {
     /// Draw the hosts before and after
     #[arg(long, value_name = "FILE", requires = "inventory")]
     pub svg: Option<PathBuf>,
+    /// All or nothing: no plan for the others where a VM has no place
+    #[arg(long, requires = "inventory")]
+    pub strict: bool,
     /// Search at most so long; the answer is then the best found, with its gap
     #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "inventory",
         value_parser = clap::value_parser!(u64).range(..=DEADLINE_S_MAX))]
