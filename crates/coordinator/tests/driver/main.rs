@@ -9,6 +9,7 @@ mod fake;
 mod forecasts;
 mod http;
 mod links;
+mod lost;
 mod metrics;
 mod moves;
 mod paper;

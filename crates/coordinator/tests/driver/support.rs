@@ -96,6 +96,8 @@ impl Answer {
 /// A coordinator with its hosts.
 pub struct Site {
     pub agents: BTreeMap<&'static str, Agent>,
+    /// Of moves, from the next start of the coordinator on.
+    pub limits: Limits,
     directory: TempDir,
     coordinator: Option<JoinHandle<Result<(), Error>>>,
     http: reqwest::Client,
@@ -121,6 +123,7 @@ impl Site {
             .map(|(name, vms)| (*name, Agent::new(name, room(*vms), &paper)));
         Self {
             agents: agents.collect(),
+            limits: Limits::default(),
             http: reqwest::Client::builder().unix_socket(socket).build().unwrap(),
             directory,
             coordinator: None,
@@ -143,7 +146,7 @@ impl Site {
             journal: self.path("journal.redb"),
             hosts: hosts.collect(),
             uplinks: Vec::new(),
-            limits: Limits::default(),
+            limits: self.limits.clone(),
             crash_at: None,
         }
     }
