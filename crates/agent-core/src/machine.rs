@@ -400,8 +400,9 @@ impl Machine {
         if let Some(ticket) = self.state.role.busy_with() {
             return self.take_order_while_busy(now, order, ticket);
         }
-        // A copy of it that was under way: the move would begin here anew, and nobody end it.
-        if self.state.answers.is_undone(kind, order.epoch) {
+        // A copy of it that was under way: the move would begin here anew, and nobody end it. Any
+        // other role refuses it for a reason of its own.
+        if self.state.answers.is_undone(kind, order.epoch) && matches!(self.state.role, Role::Home(_)) {
             return self.report_alone(now, order, self.undone(order).into());
         }
         if let Some(outcome) = self.state.answers.done(kind)
