@@ -111,7 +111,7 @@ name!(
     ClusterName,
     "cluster",
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
-    "use 1 to 63 of letters, digits, `-`, `_` and `.`, starting with a letter or digit",
+    "use 1 to 63 of letters, digits, `-`, `_` and single points inside, starting with a letter or digit",
     |text| is_dns_like(text, CLUSTER_LEN_MAX)
 );
 name!(
@@ -119,7 +119,7 @@ name!(
     HostName,
     "host",
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,252}$",
-    "use 1 to 253 of letters, digits, `-`, `_` and `.`, starting with a letter or digit",
+    "use 1 to 253 of letters, digits, `-`, `_` and single points inside, starting with a letter or digit",
     |text| is_dns_like(text, HOST_LEN_MAX)
 );
 name!(
@@ -128,7 +128,7 @@ name!(
     VmName,
     "VM",
     r"^[^\x00-\x20./\\-][^\x00-\x1f/\\]{0,199}$",
-    "use 1 to 200 bytes without `/`, backslash and control characters, not beginning with `.`, `-` or a space",
+    "use 1 to 200 bytes without `/`, backslash, control and hidden characters, no `.`, `-` or space in front, no space behind",
     is_vm_like
 );
 

@@ -28,10 +28,9 @@ pub(crate) fn bars(input: &PlanInput, problem: &Problem, moves: &Moves<'_>) -> V
 
 fn bar(input: &PlanInput, problem: &Problem, moves: &Moves<'_>, host: usize, sides: &[Vec<usize>; 2]) -> Bar {
     let described = &input.hosts[host];
-    let offered = |r: usize| u128::from(promised(described, &problem.resources[r]));
+    let whole = |r: usize| u128::from(promised(described, &problem.resources[r]));
     // The free rest is never more than what is promised.
-    let others = |r: usize| offered(r).saturating_sub(u128::from(problem.hosts[host][r]));
-    let whole = |r: usize| offered(r);
+    let others = |r: usize| whole(r).saturating_sub(u128::from(problem.hosts[host][r]));
     let share = |amount: u128, r: usize| (amount * WHOLE / whole(r).max(1)).min(WHOLE) as u32;
     let fill = |r: &usize| {
         let of = |vms: &Vec<usize>| vms.iter().map(|v| u128::from(moves.demand[*v][*r])).sum::<u128>();

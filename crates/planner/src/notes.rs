@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use transhume_model::{HostName, VmName};
 
-use crate::input::{GroupKind, MEMORY, PlanInput, nearest};
+use crate::input::{GroupKind, MEMORY, PlanInput, Vm, nearest};
 use crate::order::Moves;
 use crate::problem::promised;
 use crate::report::Total;
@@ -88,16 +88,15 @@ fn no_memory(input: &PlanInput, unknown: &[VmName]) -> Option<String> {
     ))
 }
 
+fn staying<'a>(input: &'a PlanInput, placed: &BTreeSet<usize>) -> impl Iterator<Item = &'a Vm> {
+    let vms = input.cluster.vms.iter().enumerate();
+    vms.filter(|(i, _)| !placed.contains(i)).map(|(_, vm)| vm)
+}
+
 /// Hosts where what stays takes more than there is.
 fn overfull(input: &PlanInput, placed: &BTreeSet<usize>) -> Vec<String> {
     let mut needs: HashMap<&HostName, BTreeMap<&str, u128>> = HashMap::new();
-    let staying = input
-        .cluster
-        .vms
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| !placed.contains(i));
-    for (_, vm) in staying {
+    for vm in staying(input, placed) {
         let of_host = needs.entry(&vm.host).or_default();
         for (resource, amount) in &vm.demand {
             *of_host.entry(resource).or_default() += u128::from(amount.thousandths());
@@ -159,13 +158,7 @@ fn in_maintenance(input: &PlanInput, placed: &BTreeSet<usize>) -> Vec<String> {
         return Vec::new();
     }
     let mut on: HashMap<&HostName, Vec<&str>> = HashMap::new();
-    let staying = input
-        .cluster
-        .vms
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| !placed.contains(i));
-    staying.for_each(|(_, vm)| on.entry(&vm.host).or_default().push(vm.name.as_str()));
+    staying(input, placed).for_each(|vm| on.entry(&vm.host).or_default().push(vm.name.as_str()));
     let hosts = input
         .hosts
         .iter()

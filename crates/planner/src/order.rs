@@ -7,6 +7,7 @@
 //! in the order that comes out ([`crate::meanwhile`]).
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
 use crate::problem::Problem;
 use crate::sequence::{self, Sequence};
@@ -293,7 +294,9 @@ impl<'m, 'a> Progress<'m, 'a> {
     fn take_batch(&mut self, k: usize) -> Vec<Hop> {
         if let Some(groups) = &self.groups {
             let taken = groups.take(self.moves, &self.waiting, &mut self.free, k);
-            self.waiting.retain(|hop| !taken.contains(hop));
+            let mut goes = vec![false; self.hopped.len()];
+            taken.iter().for_each(|hop| goes[hop.vm] = true);
+            self.waiting.retain(|hop| !goes[hop.vm]);
             return taken;
         }
         let mut batch: Vec<Hop> = Vec::new();
@@ -398,6 +401,9 @@ impl OnTheWay {
         let mut batch: Vec<Hop> = Vec::new();
         let mut taken = vec![false; self.at.len()];
         for hop in waiting {
+            if batch.len() >= k {
+                break;
+            }
             if taken[hop.vm] {
                 continue;
             }
@@ -429,6 +435,7 @@ impl OnTheWay {
     /// A hop with all that have to go in the same batch; `None` where one of them does not go.
     fn at_once(&self, first: Hop, hop_of: &[Option<Hop>], taken: &[bool]) -> Option<Vec<Hop>> {
         let mut all = vec![first];
+        let mut going = BTreeSet::from([first.vm]);
         let mut next = 0;
         while let Some(hop) = all.get(next).copied() {
             next += 1;
@@ -440,14 +447,13 @@ impl OnTheWay {
                 .iter()
                 .filter(|other| self.at[**other] == hop.source && hop_of[**other].is_some());
             for other in in_the_place.chain(left_alone) {
-                if taken[*other] || all.iter().any(|one| one.vm == *other) {
-                    continue;
+                if !taken[*other] && going.insert(*other) {
+                    all.push(hop_of[*other]?);
                 }
-                all.push(hop_of[*other]?);
             }
             // Another one that is kept apart may be about to arrive there.
             let arrives = |other: &usize| {
-                let goes = hop_of[*other].filter(|_| taken[*other] || all.iter().any(|one| one.vm == *other));
+                let goes = hop_of[*other].filter(|_| taken[*other] || going.contains(other));
                 goes.is_some_and(|goes| goes.target == hop.target)
             };
             if self.apart[hop.vm].iter().any(arrives) {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! fits nowhere, others aside ──stays──▶ again, until all that are left fit somewhere
-//! all of these together? else packed greedily, who finds no place stays ──▶ each of those once more:
-//!                                                            is there a placement with it too?
+//! all of these together? else packed greedily, who finds no place stays
+//!                                  └──▶ each of those once more: is there a placement with it too?
 //! ```
 //!
 //! A VM that stays occupies its host and counts for its groups, as VMs do that were never to move.
@@ -42,13 +42,16 @@ pub(crate) fn find(input: &PlanInput, watch: &mut Watch<'_>) -> Option<Partial> 
     if problem.items.is_empty() {
         return None;
     }
-    let solution = solve::solve(&problem, watch);
-    if solution.host_of.is_some() {
-        return Some(Partial {
-            problem,
-            solution,
-            behind,
-        });
+    // Where nobody was left out, all of them together were asked for before.
+    if !behind.is_empty() {
+        let solution = solve::solve(&problem, watch);
+        if solution.host_of.is_some() {
+            return Some(Partial {
+                problem,
+                solution,
+                behind,
+            });
+        }
     }
     let (packed, host_of) = packed(input, &problem, &mut without, &mut behind)?;
     if ask_again(input, &mut without, &mut behind, watch) {
@@ -138,20 +141,24 @@ fn packed(
 /// some may come along.
 fn ask_again(input: &PlanInput, without: &mut Without, behind: &mut [Behind], watch: &mut Watch<'_>) -> bool {
     let mut more = false;
-    for left in behind.iter_mut().filter(|left| !left.proved).take(QUESTIONS_MAX) {
+    let asked = behind.iter_mut().filter(|left| !left.proved);
+    let mut asked: Vec<&mut Behind> = asked.take(QUESTIONS_MAX).collect();
+    for at in 0..asked.len() {
         if watch.is_over() {
             break;
         }
         let mut tried = without.clone();
-        let vms: BTreeSet<usize> = left.vms.iter().copied().collect();
+        let vms: BTreeSet<usize> = asked[at].vms.iter().copied().collect();
         tried.moving.retain(|vm| !vms.contains(vm));
         let problem = Problem::without(input, &tried);
         match watch.part(QUESTION_WORK, |part| solve::feasible(&problem, part)) {
             Some(true) => {
                 *without = tried;
                 more = true;
+                // What was proved of others was proved beside this one where it was.
+                asked[..at].iter_mut().for_each(|left| left.proved = false);
             }
-            answer => left.proved = answer == Some(false),
+            answer => asked[at].proved = answer == Some(false),
         }
     }
     more

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use transhume_model::{HostName, VmName};
 
-use crate::input::{Group, GroupKind, MEMORY, PlanInput, Vm};
+use crate::input::{Group, GroupKind, Host, MEMORY, PlanInput, Vm};
 use crate::offer::Resource;
 use crate::paper::Lists;
 
@@ -130,18 +130,9 @@ impl<'a> Roles<'a> {
     }
 
     /// Whether a VM that has to be placed may run on a host, constraints of groups aside.
-    pub fn admits(&self, vm: &Vm, host: &crate::input::Host, limits: bool) -> bool {
-        if !self.receives(&host.name) {
-            return false;
-        }
-        !limits
-            || (vm.pin.is_empty() || vm.pin.contains(&host.name))
-                && vm
-                    .selector
-                    .iter()
-                    .all(|(key, value)| host.labels.get(key) == Some(value))
-                && (vm.cpu_models.is_empty()
-                    || host.cpu_model.as_ref().is_some_and(|m| vm.cpu_models.contains(m)))
+    pub fn admits(&self, vm: &Vm, host: &Host, limits: bool) -> bool {
+        let pinned = |vm: &Vm| vm.pin.is_empty() || vm.pin.contains(&host.name);
+        self.receives(&host.name) && (!limits || pinned(vm) && is_selected(vm, host) && runs_on(vm, host))
     }
 }
 
@@ -211,8 +202,7 @@ impl Problem {
                 continue;
             };
             for other in moving {
-                let (a, b) = (root(&mut leader, first), root(&mut leader, other));
-                leader[a.max(b)] = a.min(b);
+                join(&mut leader, first, other);
             }
         }
         let mut item_of = vec![None; vms.len()];
@@ -428,6 +418,18 @@ pub(crate) fn fits(demand: &[u64], free: &[u64]) -> bool {
     demand.iter().zip(free).all(|(d, f)| d <= f)
 }
 
+/// Whether a host has the labels that a VM's selector asks for.
+pub(crate) fn is_selected(vm: &Vm, host: &Host) -> bool {
+    let mut asked = vm.selector.iter();
+    asked.all(|(key, value)| host.labels.get(key) == Some(value))
+}
+
+/// Whether a host has one of the processor models that a VM runs on.
+pub(crate) fn runs_on(vm: &Vm, host: &Host) -> bool {
+    let has = host.cpu_model.as_ref();
+    vm.cpu_models.is_empty() || has.is_some_and(|model| vm.cpu_models.contains(model))
+}
+
 /// Who stands for all that `i` is tied to; every walk shortens the next.
 pub(crate) fn root(leader: &mut [usize], mut i: usize) -> usize {
     while leader[i] != i {
@@ -437,15 +439,21 @@ pub(crate) fn root(leader: &mut [usize], mut i: usize) -> usize {
     i
 }
 
-fn host_amounts(host: &crate::input::Host, resources: &[String]) -> Vec<u64> {
+fn host_amounts(host: &Host, resources: &[String]) -> Vec<u64> {
     let amount = |name: &String| {
         promised(host, name).saturating_sub(host.used.get(name).map_or(0, |used| used.thousandths()))
     };
     resources.iter().map(amount).collect()
 }
 
+/// Ties two together: the smaller stands for both.
+pub(crate) fn join(leader: &mut [usize], a: usize, b: usize) {
+    let (a, b) = (root(leader, a), root(leader, b));
+    leader[a.max(b)] = a.min(b);
+}
+
 /// What a host may promise of a resource, overcommit included, thousandths.
-pub(crate) fn promised(host: &crate::input::Host, name: &str) -> u64 {
+pub(crate) fn promised(host: &Host, name: &str) -> u64 {
     let capacity = host.capacity.get(name).copied().unwrap_or_default();
     let ratio = host.overcommit.get(name);
     ratio.map_or(capacity.thousandths(), |ratio| ratio.of(capacity))

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 
 use crate::order::{Hop, Left, Moves, Progress, add, fits, subtract};
-use crate::problem::root;
+use crate::problem::{join, root};
 
 /// States examined in one search.
 const STATES_MAX: usize = 50_000;
@@ -96,10 +96,7 @@ pub(crate) fn find(moves: &Moves<'_>) -> Sequence {
 /// For each host the part it belongs to: no VM can go from one part to another.
 fn parts(moves: &Moves<'_>) -> Vec<usize> {
     let mut leader: Vec<usize> = (0..moves.problem.hosts.len()).collect();
-    let mut join = |a: usize, b: usize| {
-        let (a, b) = (root(&mut leader, a), root(&mut leader, b));
-        leader[a.max(b)] = a.min(b);
-    };
+    let mut join = |a: usize, b: usize| join(&mut leader, a, b);
     let sets = moves.problem.allow.iter();
     let firsts: Vec<Option<usize>> = sets
         .map(|set| {

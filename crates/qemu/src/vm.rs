@@ -24,7 +24,7 @@ use crate::process::Process;
 use crate::qmp::Qmp;
 
 /// Allows one target to run: exists only because an `Activate` order came, which exists only after
-/// the journal held `Committed`.
+/// the journal held `Committed`, or an operator's word for a VM whose source is lost and fenced.
 #[derive(Debug)]
 pub struct CommitPermit {
     epoch: Epoch,

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use transhume_api::{Client, ClockView, ClusterView, HostList, HostView, VmLife};
+use transhume_api::{Client, ClockView, ClusterView, HostView, VmLife};
 use transhume_model::{BandRates, ClusterName, IdError};
 
 use crate::args::ClusterCommand;
@@ -81,7 +81,7 @@ pub async fn hosts(client: &Client, json: bool) -> Result<ExitCode, Failure> {
     if json {
         return print_json(&list);
     }
-    print!("{}", hosts_text(&list));
+    print!("{}", hosts_text(&list.hosts));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,14 +90,13 @@ pub fn show_host(host: &HostView, json: bool) -> Result<ExitCode, Failure> {
     if json {
         return print_json(host);
     }
-    let hosts = vec![host.clone()];
-    print!("{}", hosts_text(&HostList { hosts }));
+    print!("{}", hosts_text(std::slice::from_ref(host)));
     Ok(ExitCode::SUCCESS)
 }
 
-fn hosts_text(list: &HostList) -> String {
+fn hosts_text(hosts: &[HostView]) -> String {
     let mut table = Table::new(&["HOST", "AGENT", "FREE VCPUS", "FREE MIB", "VMCT", "QEMU", "VMS"]);
-    for host in &list.hosts {
+    for host in hosts {
         let free = |amount: Option<u64>| amount.map_or("-".to_owned(), |amount| amount.to_string());
         let qemu = host.qemu.as_ref();
         let vms: Vec<String> = host.vms.iter().map(ToString::to_string).collect();
@@ -111,7 +110,7 @@ fn hosts_text(list: &HostList) -> String {
             vms.join(","),
         ]);
     }
-    let notes = list.hosts.iter().flat_map(notes);
+    let notes = hosts.iter().flat_map(notes);
     table.text() + &notes.map(|note| note + "\n").collect::<String>()
 }
 
@@ -221,7 +220,7 @@ mod tests {
         };
         let hosts = vec![host(None, vec![stranded])];
         assert_eq!(
-            hosts_text(&HostList { hosts }),
+            hosts_text(&hosts),
             "HOST  AGENT    FREE VCPUS  FREE MIB  VMCT  QEMU  VMS\n\
              h1    answers           -         -     -     -  vm1\n\
              stranded on host h1: VM vm2: QEMU with pid 71 and no record\n\

@@ -131,7 +131,7 @@ fn line(event: &Event) -> Option<String> {
             format!("VM {vm} waits for a decision, for host {host} is lost: {hint}")
         }
         Happening::Resolved { vm, run_on } => {
-            format!("an operator decided: VM {vm} runs on {}", run_on.name())
+            format!("an operator decided: VM {vm} {}", run_on.sentence())
         }
         Happening::Bands { host, change } => bands(host, change),
         Happening::RollingBack { batch, reason } => format!("batch {batch} rolls back: {reason}"),

@@ -23,6 +23,13 @@ use crate::table::Table;
 const REASONS_TOLD_MAX: usize = 10;
 
 pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
+    if let Some(Batches::Auto { .. }) = args.how.batch {
+        return Err(Failure::new(
+            Kind::Refused,
+            "--batch auto is for a move that runs: a file has nothing to measure".to_owned(),
+            "without --batch k is chosen; --batch K gives it",
+        ));
+    }
     let (input, notes) = read(file)?;
     let options = Options {
         strategy: args.how.strategy.into(),

@@ -221,6 +221,7 @@ impl Core {
                 Ok(())
             }
             LinkNews::Heartbeat { host, sample } => {
+                self.answers(&host)?;
                 match self.hosts.measured(&host, self.now().mono, sample) {
                     Some(estimate) => self.feed_all_on(&host, || clock_input(&host, estimate)),
                     None => Ok(()),

@@ -232,14 +232,7 @@ impl Core {
             });
         }
         let names: Vec<String> = named.iter().map(ToString::to_string).collect();
-        let what = match run_on {
-            RunOn::Nowhere => format!("VM {} of migration {id} is given up", names.join(", ")),
-            on => format!(
-                "VM {} of migration {id} runs on its {}",
-                names.join(", "),
-                on.name()
-            ),
-        };
+        let what = format!("VM {} of migration {id} {}", names.join(", "), run_on.sentence());
         let inputs = named.into_iter().map(|vm| Input::Resolve { vm, run_on });
         Ok(Checked {
             verdict: Verdict::planned(what, may_be_lost),
@@ -405,10 +398,19 @@ impl Core {
     }
 
     /// A host that is back and clean is a host like any other.
+    /// A host whose agent answers is not off, whatever was said before.
+    pub(super) fn answers(&mut self, host: &HostName) -> Result<(), CoreError> {
+        let stale = |record: &HostRecord| record.fenced_at.is_some() && record.leftovers.is_empty();
+        match self.store.host(host).is_some_and(stale) {
+            true => self.lift_fence(host),
+            false => Ok(()),
+        }
+    }
+
     fn lift_fence(&mut self, host: &HostName) -> Result<(), CoreError> {
         let record = self.record_of(host);
         if record.fenced_at.is_some() {
-            audit!(%host, "is back and clean: no longer fenced");
+            audit!(%host, "answers and is clean: no longer fenced");
             let fenced_at = None;
             self.store.keep_host(HostRecord { fenced_at, ..record })?;
         }

@@ -54,6 +54,10 @@ async fn a_host_that_answers_is_fenced_by_force_only_and_a_dry_run_changes_nothi
     let told: Verdict = site.post(FENCE, &word(true, true)).await.is();
     assert!(!told.done && told.may_be_lost[0].contains("vm1"), "{told:?}");
     assert_eq!(host(&site, "h1").await.fenced_at, None);
+    let done: Verdict = site.post(FENCE, &word(true, false)).await.is();
+    assert!(done.done);
+    let lifted = async || host(&site, "h1").await.fenced_at.is_none().then_some(());
+    until("it answers, so it is not off", lifted).await;
     let problem = site.post("/v1/hosts/h9/fence", &word(false, false)).await;
     problem.refused(404, "unknown-host");
     site.assert_runs(&VMS);

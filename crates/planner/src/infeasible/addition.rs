@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use transhume_model::HostName;
 
 use super::{Addition, Known, is_feasible};
-use crate::input::{Amount, Host, PlanInput};
-use crate::problem::{Problem, Roles, fits};
-use crate::solve::{Ended, Watch};
+use crate::input::{Host, PlanInput};
+use crate::problem::{Problem, Roles, fits, promised};
+use crate::solve::{self, Ended, Watch};
 
 /// Kinds of hosts tried as an addition; of more, the largest.
 const ADDITION_KINDS_MAX: usize = 16;
@@ -65,23 +65,13 @@ fn kinds(input: &PlanInput) -> Vec<&Host> {
     kinds
 }
 
-fn promised(host: &Host, name: &str, has: Amount) -> u64 {
-    host.overcommit
-        .get(name)
-        .map_or(has.thousandths(), |ratio| ratio.of(has))
-}
-
 /// Without kinds that cannot help: what fits nowhere now has to fit the new hosts.
 fn hopeful<'a>(problem: &Problem, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
-    let nowhere = |item: &usize| !problem.kinds.iter().any(|kind| problem.admits(*item, kind[0]));
+    let nowhere = |item: &usize| !solve::is_placeable(problem, *item);
     let homeless: Vec<usize> = (0..problem.items.len()).filter(nowhere).collect();
     kinds.retain(|host| {
-        let has = |name: &String| {
-            host.capacity
-                .get(name)
-                .map_or(0, |has| promised(host, name, *has))
-        };
-        let amounts: Vec<u64> = problem.resources.iter().map(has).collect();
+        let names = problem.resources.iter();
+        let amounts: Vec<u64> = names.map(|name| promised(host, name)).collect();
         homeless
             .iter()
             .all(|item| fits(&problem.items[*item].demand, &amounts))
@@ -97,14 +87,14 @@ fn largest<'a>(input: &PlanInput, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
     }
     let mut most: BTreeMap<&str, u64> = BTreeMap::new();
     for host in &input.hosts {
-        for (name, has) in &host.capacity {
+        for name in host.capacity.keys() {
             let most = most.entry(name).or_default();
-            *most = promised(host, name, *has).max(*most);
+            *most = promised(host, name).max(*most);
         }
     }
     let size = |host: &Host| -> u128 {
-        let shares = host.capacity.iter().map(|(name, has)| {
-            let promised = u128::from(promised(host, name, *has));
+        let shares = host.capacity.keys().map(|name| {
+            let promised = u128::from(promised(host, name));
             promised * PARTS / u128::from(most[name.as_str()]).max(1)
         });
         shares.sum()

@@ -6,8 +6,9 @@ use utoipa::ToSchema;
 
 use super::behind::Cause;
 use crate::input::{Host, PlanInput, Vm, nearest as nearest_name};
-use crate::problem::{Problem, Roles};
+use crate::problem::{Problem, Roles, is_selected, runs_on};
 use crate::report::Total;
+use crate::solve;
 use crate::words::listed;
 
 /// One thing that is short.
@@ -129,6 +130,7 @@ pub(super) fn reasons(input: &PlanInput, problem: &Problem, hosts_min: usize) ->
     let targets: Vec<usize> = (0..problem.hosts.len())
         .filter(|h| problem.allow.iter().any(|set| set[*h]))
         .collect();
+    let roles = Roles::of(input);
     let mut reasons = Vec::new();
     for (r, resource) in problem.resources.iter().enumerate() {
         let needed = problem.items.iter().map(|i| u128::from(i.demand[r])).sum();
@@ -142,8 +144,8 @@ pub(super) fn reasons(input: &PlanInput, problem: &Problem, hosts_min: usize) ->
         }
     }
     for item in 0..problem.items.len() {
-        if !problem.kinds.iter().any(|kind| problem.admits(item, kind[0])) {
-            reasons.push(fits_nowhere(input, problem, item));
+        if !solve::is_placeable(problem, item) {
+            reasons.push(fits_nowhere(input, &roles, problem, item));
         }
     }
     for (members, name) in problem.groups.iter().zip(&problem.group_names) {
@@ -169,9 +171,8 @@ pub(super) fn reasons(input: &PlanInput, problem: &Problem, hosts_min: usize) ->
     reasons
 }
 
-fn fits_nowhere(input: &PlanInput, problem: &Problem, item: usize) -> Reason {
+fn fits_nowhere(input: &PlanInput, roles: &Roles<'_>, problem: &Problem, item: usize) -> Reason {
     let it = &problem.items[item];
-    let roles = Roles::of(input);
     let allowed: Vec<usize> = (0..problem.hosts.len())
         .filter(|h| problem.allow[it.allow][*h])
         .collect();
@@ -204,7 +205,7 @@ fn fits_nowhere(input: &PlanInput, problem: &Problem, item: usize) -> Reason {
         unknown: it
             .vms
             .iter()
-            .filter_map(|v| limits(input, &roles, &input.cluster.vms[*v]))
+            .filter_map(|v| limits(input, roles, &input.cluster.vms[*v]))
             .map(|(_, why)| why)
             .collect(),
     }
@@ -229,8 +230,7 @@ pub(super) fn limits(input: &PlanInput, roles: &Roles<'_>, vm: &Vm) -> Option<(C
         let named = listed(named.map(|host| format!("{} ({})", host.name, no_target(roles, host))));
         return Some((Cause::Pin, format!("its pin allows only {named}")));
     }
-    let selected = |host: &&Host| vm.selector.iter().all(|(k, v)| host.labels.get(k) == Some(v));
-    if !targets().any(|host| selected(&host)) {
+    if !targets().any(|host| is_selected(vm, host)) {
         let missing = vm
             .selector
             .iter()
@@ -242,11 +242,7 @@ pub(super) fn limits(input: &PlanInput, roles: &Roles<'_>, vm: &Vm) -> Option<(C
         };
         return Some((Cause::Selector, why));
     }
-    let runs = |host: &&Host| {
-        let has = host.cpu_model.as_ref();
-        vm.cpu_models.is_empty() || has.is_some_and(|model| vm.cpu_models.contains(model))
-    };
-    if !targets().any(|host| runs(&host)) {
+    if !targets().any(|host| runs_on(vm, host)) {
         let have = listed(targets().map(|host| match &host.cpu_model {
             Some(model) => format!("{} has {model}", host.name),
             None => format!("{} gives none", host.name),

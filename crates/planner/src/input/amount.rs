@@ -68,10 +68,18 @@ impl Serialize for Amount {
     }
 }
 
-/// Reads one amount; of a resource where that is known, which decides what units fit.
+/// What an amount is of: that decides what units fit.
+#[derive(Clone, Copy, PartialEq)]
+enum Of<'a> {
+    Resource(&'a str),
+    Rate,
+    Ratio,
+}
+
+/// Reads one amount.
 #[derive(Clone, Copy)]
 struct AmountOf<'a> {
-    resource: Option<&'a str>,
+    of: Of<'a>,
     rounding: Rounding,
 }
 
@@ -79,29 +87,34 @@ impl AmountOf<'_> {
     fn read<E: Error>(self, text: &str) -> Result<Amount, E> {
         let read = units::read(text, self.rounding).map_err(|why| {
             let with_unit = format!("{text}MiB");
-            let rounded = self.resource == Some(MEMORY) && units::read(&with_unit, self.rounding).is_ok();
+            let rounded = self.of == Of::Resource(MEMORY) && units::read(&with_unit, self.rounding).is_ok();
             E::custom(match rounded {
                 true => format!("{why}: `{with_unit}` is rounded to the safe side"),
                 false => why,
             })
         })?;
-        let fits = match (self.resource, read.kind) {
+        let fits = match (self.of, read.kind) {
             (_, Kind::Plain) => true,
-            (Some(MEMORY), kind) => kind == Kind::Bytes,
-            (Some("vcpus"), kind) => kind == Kind::Count,
-            (Some("nic"), kind) => kind == Kind::BitRate,
-            (Some(_), _) => true,
-            (None, kind) => kind == Kind::BitRate,
+            (Of::Resource(MEMORY), kind) => kind == Kind::Bytes,
+            (Of::Resource("vcpus"), kind) => kind == Kind::Count,
+            (Of::Rate | Of::Resource("nic"), kind) => kind == Kind::BitRate,
+            (Of::Resource(_), _) => true,
+            (Of::Ratio, _) => false,
         };
         match fits {
             true => Ok(Amount(read.thousandths)),
             false => Err(E::custom(format!(
                 "`{text}` is no amount of {}: {}",
-                self.resource.unwrap_or("Mbit/s"),
-                match self.resource {
-                    Some(MEMORY) => "write MiB, GiB, MB or GB, or a number of MiB",
-                    Some("vcpus") => "write a number, or thousandths with `m`",
-                    Some(_) | None => "write Mbit/s or Gbit/s, or a number of Mbit/s",
+                match self.of {
+                    Of::Resource(name) => name,
+                    Of::Rate => "Mbit/s",
+                    Of::Ratio => "overcommit",
+                },
+                match self.of {
+                    Of::Resource(MEMORY) => "write MiB, GiB, MB or GB, or a number of MiB",
+                    Of::Resource("vcpus") => "write a number, or thousandths with `m`",
+                    Of::Resource(_) | Of::Rate => "write Mbit/s or Gbit/s, or a number of Mbit/s",
+                    Of::Ratio => "write a number, like 1.5",
                 }
             ))),
         }
@@ -152,7 +165,7 @@ impl<'de> DeserializeSeed<'de> for AmountOf<'_> {
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let of_rate = AmountOf {
-            resource: None,
+            of: Of::Rate,
             rounding: Rounding::None,
         };
         of_rate.deserialize(deserializer)
@@ -172,7 +185,7 @@ impl<'de> Visitor<'de> for AmountsVisitor {
         let mut amounts = BTreeMap::new();
         while let Some(resource) = map.next_key::<String>()? {
             let of_resource = AmountOf {
-                resource: Some(&resource),
+                of: Of::Resource(&resource),
                 rounding: self.0,
             };
             let amount = map.next_value_seed(of_resource)?;
@@ -224,7 +237,11 @@ impl Serialize for Ratio {
 
 impl<'de> Deserialize<'de> for Ratio {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let amount = Amount::deserialize(deserializer)?;
+        let of_ratio = AmountOf {
+            of: Of::Ratio,
+            rounding: Rounding::None,
+        };
+        let amount = of_ratio.deserialize(deserializer)?;
         Ratio::thousandths(amount.0).ok_or_else(|| {
             D::Error::custom(format!(
                 "an overcommit ratio of {amount} is outside 0.001 to 1000"
@@ -297,6 +314,10 @@ mod tests {
             .map(|(name, amount)| format!("{name} {amount}"))
             .collect();
         assert_eq!(told, ["gpu 1", "memory 3814.698", "nic 10000", "vcpus 1.5"]);
+        let ratio = serde_json::from_str::<Ratio>("\"2Gbit/s\"")
+            .unwrap_err()
+            .to_string();
+        assert!(ratio.contains("no amount of overcommit"), "{ratio}");
         for (wrong, why) in [
             (r#"{"memory": "1500m"}"#, "no amount of memory"),
             (r#"{"vcpus": "2GiB"}"#, "no amount of vcpus"),

@@ -72,7 +72,12 @@ struct State<'a> {
 
 /// Solves as well as the watch allows.
 pub(crate) fn solve(problem: &Problem, watch: &mut Watch<'_>) -> Solution {
-    match parts::solve(problem, watch) {
+    // One item that fits nowhere is known before any island is solved.
+    let parted = match is_hopeful(problem) {
+        true => parts::solve(problem, watch),
+        false => None,
+    };
+    match parted {
         Some(solution) => solution,
         None => solve_whole(problem, watch),
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::load::Cost;
 use super::watch::{Ended, Watch};
-use super::{Solution, solve_whole};
-use crate::problem::{Item, Problem, root};
+use super::{Solution, bound, solve_whole};
+use crate::problem::{Item, Problem, join, root};
 
 /// One island: a problem of its own, with where its hosts and items stand in the whole.
 struct Part {
@@ -54,6 +54,13 @@ pub(super) fn solve(problem: &Problem, watch: &mut Watch<'_>) -> Option<Solution
             (_, _) => None,
         };
     }
+    // As long as hosts and memory are not proved, islands may share them out otherwise.
+    if whole.cost.hosts > whole.least.hosts {
+        whole.least.memory = bound::memory_min(problem, whole.cost.hosts);
+    }
+    if (whole.cost.hosts, whole.cost.memory) > (whole.least.hosts, whole.least.memory) {
+        whole.least.traffic = bound::traffic_min(problem);
+    }
     whole.work = watch.spent();
     Some(whole)
 }
@@ -65,8 +72,7 @@ fn split(problem: &Problem) -> Option<Vec<Part>> {
         let mut hosts = (0..set.len()).filter(|h| set[*h]);
         let first = hosts.next()?;
         for other in hosts {
-            let (a, b) = (root(&mut leader, first), root(&mut leader, other));
-            leader[a.max(b)] = a.min(b);
+            join(&mut leader, first, other);
         }
         first_of.push(first);
     }

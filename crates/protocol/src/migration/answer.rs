@@ -308,17 +308,10 @@ impl Migration {
     /// for there is nobody to deliver to. The other VMs of the batch go on.
     fn lost(&mut self, now: Now, index: usize, row: &'static OrderRow, fault: Fault, ready: &mut Ready) {
         let vm = &mut self.vms[index];
-        vm.lost = Some(fault.clone());
         vm.set_done(row.order);
         vm.failures = 0;
-        let (vm, host) = (vm.name().clone(), vm.host(row.side).clone());
-        ready.persist.push(JournalEntry::VmLost {
-            vm: vm.clone(),
-            at: now.wall,
-            host: host.clone(),
-            fault: fault.clone(),
-        });
-        ready.events.push(Happening::VmLost { vm, host, fault });
+        let host = vm.host(row.side).clone();
+        self.lose(index, &host, fault, now, ready);
     }
 
     /// Something broke by itself. Before commit it undoes the batch; after it, what broke is done

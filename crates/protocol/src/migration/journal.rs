@@ -235,6 +235,15 @@ impl RunOn {
             RunOn::Nowhere => "nowhere",
         }
     }
+
+    /// What becomes of the VM, behind its name.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            RunOn::Source => "runs on its source",
+            RunOn::Target => "runs on its target",
+            RunOn::Nowhere => "is given up",
+        }
+    }
 }
 
 /// What the report needs to know of a VM when its batch is decided.

@@ -397,7 +397,8 @@ impl Migration {
         });
     }
 
-    fn lose(&mut self, index: usize, host: &HostName, fault: Fault, now: Now, ready: &mut Ready) {
+    /// A VM is gone: the journal and whoever follows know it.
+    pub(super) fn lose(&mut self, index: usize, host: &HostName, fault: Fault, now: Now, ready: &mut Ready) {
         let vm = &mut self.vms[index];
         vm.lost = Some(fault.clone());
         let (vm, host) = (vm.name().clone(), host.clone());

@@ -56,15 +56,15 @@ struct Moved {
 pub async fn run(scene: &mut Scene, plan: &RoundPlan, moves: u32) -> Result<Told, Failure> {
     let begun = Instant::now();
     let mut earlier = 0;
-    for _ in 1..moves {
+    let mut left = moves;
+    loop {
         let moved = one_move(scene, plan).await?;
-        if !calm(scene, &moved).await? {
+        left = left.saturating_sub(1);
+        if left == 0 || !calm(scene, &moved).await? {
             return last(scene, plan, moved, earlier, begun).await;
         }
         earlier += moved.vms;
     }
-    let moved = one_move(scene, plan).await?;
-    last(scene, plan, moved, earlier, begun).await
 }
 
 async fn one_move(scene: &Scene, plan: &RoundPlan) -> Result<Moved, Failure> {
@@ -111,24 +111,21 @@ async fn last(
         course,
         migration,
     } = moved;
-    let (report, refused) = match migration {
-        Ok(migration) => (Some(migration), None),
-        Err(reason) => (None, Some(reason)),
-    };
     let ended_by_themselves = ended_by_themselves(scene, &course);
     let shared = scene.shared();
     let dead = tokio::task::spawn_blocking(move || revive(&shared))
         .await
         .map_err(|error| Failure::of(&error))?;
-    let report = match report {
-        Some(migration) => scene.client.report(migration).await.ok(),
-        None => None,
+    let report = match migration {
+        Ok(migration) => scene.client.report(migration).await.ok(),
+        Err(_) => None,
     };
-    let moved = match (&report, refused) {
-        (_, Some(reason)) => Err(reason),
-        (Some(report), None) => Ok(sight(report, &course)),
-        (None, None) => Ok(MoveSight::default()),
+    let sighted = |_| {
+        report
+            .as_ref()
+            .map_or_else(MoveSight::default, |report| sight(report, &course))
     };
+    let moved = migration.map(sighted);
     let mut facts = Facts {
         struck: course.struck.clone(),
         moved,
