@@ -2,7 +2,7 @@
 //! batch of such a move, what is to come is cut anew. How is `transhume_governor`'s; here its
 //! figures are gathered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_governor::{BatchSize, Candidate, Network, cut};
 use transhume_model::{HostName, MigrationId, Millis, VmName};
@@ -65,7 +65,7 @@ impl Arranging {
     pub(crate) fn measured(&mut self, dirty: &BTreeMap<VmName, DirtyRate>) {
         if !self.sizes.is_empty() {
             let rates = dirty.iter();
-            let rates = rates.map(|(vm, rate)| (vm.clone(), rate.per_second.bytes().0 as f64));
+            let rates = rates.map(|(vm, rate)| (vm.clone(), bytes_per_s(rate)));
             self.dirty.extend(rates);
         }
     }
@@ -112,15 +112,18 @@ impl Arranging {
     }
 }
 
+/// What a VM dirties, as it was measured.
+pub(crate) fn bytes_per_s(rate: &DirtyRate) -> f64 {
+    rate.per_second.bytes().0 as f64
+}
+
 /// Share of memory's bytes that went over the wire so far.
 fn ratio(migration: &Migration, moved: &[&VmReport]) -> f64 {
-    let memory = |report: &VmReport| {
-        let mut vms = migration.request().batches.iter().flatten();
-        let vm = vms.find(|vm| vm.spec.name == report.id)?;
-        Some(vm.spec.memory.bytes().0 as f64)
-    };
+    let names: BTreeSet<&VmName> = moved.iter().map(|vm| &vm.id).collect();
+    let vms = migration.request().batches.iter().flatten();
+    let vms = vms.filter(|vm| names.contains(&vm.spec.name));
     let wire: f64 = moved.iter().map(|vm| vm.pages.wire.0 as f64).sum();
-    let memory: f64 = moved.iter().filter_map(|vm| memory(vm)).sum();
+    let memory: f64 = vms.map(|vm| vm.spec.memory.bytes().0 as f64).sum();
     if memory > 0.0 {
         (wire / memory).min(1.0)
     } else {

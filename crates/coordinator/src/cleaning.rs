@@ -31,6 +31,8 @@ struct Job {
     step: usize,
     order: OrderId,
     again_at: Millis,
+    /// Its account, as far as an answer brought it.
+    frames: Option<SourceFrames>,
 }
 
 /// Something is cleaned away.
@@ -54,7 +56,13 @@ fn commands(leftover: &Leftover) -> Vec<Command> {
     match leftover.clean {
         Cleaning::DropTarget => vec![Command::AbortTarget { vm }],
         Cleaning::RestoreSource => vec![Command::AbortSource { vm }],
-        Cleaning::DiscardSource => vec![Command::Commit { vm: vm.clone() }, Command::Discard { vm }],
+        // A source that had been restored before its host was lost is at home and knows nothing of
+        // a commit. Its VM goes on elsewhere: whatever role it has here, it ends.
+        Cleaning::DiscardSource => vec![
+            Command::Commit { vm: vm.clone() },
+            Command::Discard { vm: vm.clone() },
+            Command::DestroyVm { vm },
+        ],
         Cleaning::Destroy => vec![Command::DestroyVm { vm }],
     }
 }
@@ -70,20 +78,27 @@ impl Cleaner {
         now: Millis,
         hosts: &mut Hosts,
     ) {
-        let jobs = self.jobs.entry(host.clone()).or_default();
-        if jobs.iter().any(|job| job.leftover == leftover) {
+        if self.has(host, &leftover) {
             return;
         }
+        let jobs = self.jobs.entry(host.clone()).or_default();
         let mut job = Job {
             leftover,
             epoch,
             step: 0,
             order: OrderId(0),
             again_at: now,
+            frames: None,
         };
         job.ask(host, now, hosts);
         jobs.push(job);
         hosts.set_cleaning(host, true);
+    }
+
+    /// Whether it is being asked for.
+    pub(crate) fn has(&self, host: &HostName, leftover: &Leftover) -> bool {
+        let jobs = self.jobs.get(host);
+        jobs.is_some_and(|jobs| jobs.iter().any(|job| job.leftover == *leftover))
     }
 
     pub(crate) fn host_lost(&mut self, host: &HostName) {
@@ -106,6 +121,12 @@ impl Cleaner {
             job.again_at = now + AGAIN_MS;
             return Some(None);
         }
+        match outcome {
+            Outcome::Discarded { frames: Some(frames) } | Outcome::SourceRestored(frames) => {
+                job.frames = Some(*frames);
+            }
+            _ => {}
+        }
         job.step += 1;
         if job.step < commands(&job.leftover).len() {
             job.ask(host, now, hosts);
@@ -116,15 +137,10 @@ impl Cleaner {
             self.jobs.remove(host);
             hosts.set_cleaning(host, false);
         }
-        let frames = match outcome {
-            Outcome::Discarded { frames } => *frames,
-            Outcome::SourceRestored(frames) => Some(*frames),
-            _ => None,
-        };
         Some(Some(Cleaned {
             host: host.clone(),
             leftover: done.leftover,
-            frames,
+            frames: done.frames,
         }))
     }
 
@@ -203,6 +219,12 @@ mod tests {
         let second = order(&cleaner);
         let done = Outcome::Discarded { frames };
         let answer = cleaner.answered(&host(), second, &done, Millis(2), &mut hosts);
+        assert!(
+            matches!(answer, Some(None)),
+            "whatever it is there, it ends: {answer:?}"
+        );
+        let third = order(&cleaner);
+        let answer = cleaner.answered(&host(), third, &Outcome::Destroyed, Millis(3), &mut hosts);
         let Some(Some(cleaned)) = answer else {
             panic!("{answer:?}")
         };

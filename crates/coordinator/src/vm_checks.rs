@@ -5,30 +5,12 @@ use transhume_model::{HostName, PlacedVm};
 
 use crate::error::Refused;
 use crate::hosts::Hosts;
-use crate::requests::VmWish;
 use crate::views;
 
-/// The host that is to do it, or what is in the way. Its agent has the last word.
-pub(crate) fn check(placed: &PlacedVm, wish: &VmWish, hosts: &Hosts) -> Result<HostName, Refused> {
-    hosts.check_connected(&placed.host)?;
-    let life = views::life(placed, hosts);
-    match wish {
-        VmWish::Start { host } => start(placed, life, host.as_deref(), hosts),
-        VmWish::Restart { on } => start(placed, life, Some(on), hosts),
-        VmWish::Stop { .. } => stop(placed, life),
-        VmWish::Forget => {
-            hosts.check_not_stranded(&placed.spec.name)?;
-            forget(placed, life)
-        }
-    }
-}
-
-fn start(
-    placed: &PlacedVm,
-    life: VmLife,
-    elsewhere: Option<&str>,
-    hosts: &Hosts,
-) -> Result<HostName, Refused> {
+/// The host that is to start it, or what is in the way. Its agent has the last word, here and
+/// below.
+pub(crate) fn start(placed: &PlacedVm, elsewhere: Option<&str>, hosts: &Hosts) -> Result<HostName, Refused> {
+    let life = life(placed, hosts)?;
     let PlacedVm { host, spec } = placed;
     let (vm, cluster) = (&spec.name, &spec.cluster);
     hosts.check_not_stranded(vm)?;
@@ -64,7 +46,9 @@ fn start(
     }
 }
 
-fn stop(placed: &PlacedVm, life: VmLife) -> Result<HostName, Refused> {
+/// The host that is to power it off.
+pub(crate) fn stop(placed: &PlacedVm, hosts: &Hosts) -> Result<HostName, Refused> {
+    let life = life(placed, hosts)?;
     let (vm, cluster) = (&placed.spec.name, &placed.spec.cluster);
     match life {
         VmLife::Running | VmLife::Paused | VmLife::DiskError | VmLife::Panicked => Ok(placed.host.clone()),
@@ -81,7 +65,10 @@ fn stop(placed: &PlacedVm, life: VmLife) -> Result<HostName, Refused> {
     }
 }
 
-fn forget(placed: &PlacedVm, life: VmLife) -> Result<HostName, Refused> {
+/// The host that is to forget it.
+pub(crate) fn forget(placed: &PlacedVm, hosts: &Hosts) -> Result<HostName, Refused> {
+    let life = life(placed, hosts)?;
+    hosts.check_not_stranded(&placed.spec.name)?;
     let (vm, cluster) = (&placed.spec.name, &placed.spec.cluster);
     match life {
         VmLife::Off | VmLife::Missing => Ok(placed.host.clone()),
@@ -99,6 +86,12 @@ fn forget(placed: &PlacedVm, life: VmLife) -> Result<HostName, Refused> {
             ),
         )),
     }
+}
+
+/// What the VM does, by its host's agent, which has to answer.
+fn life(placed: &PlacedVm, hosts: &Hosts) -> Result<VmLife, Refused> {
+    hosts.check_connected(&placed.host)?;
+    Ok(views::life(placed, hosts))
 }
 
 /// What helps where the VM could be worked on, or else what is to be looked at first.

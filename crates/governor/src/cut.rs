@@ -21,8 +21,8 @@ pub struct Candidate {
     pub dirty_per_s: Option<f64>,
 }
 
-/// How many VMs go at once, by what earlier batches of the move cost: k doubles while blackouts
-/// are far below what is allowed, and falls with what they are above it.
+/// How many VMs go at once, by what earlier batches of the move cost: it grows to twice a batch
+/// whose blackouts were far below what is allowed, and falls with what they are above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchSize {
     now: usize,
@@ -50,8 +50,8 @@ impl BatchSize {
         let (worst, allowed) = (worst.0 as f64, allowed.0 as f64);
         if worst > allowed {
             self.now = ((vms as f64 * allowed / worst) as usize).clamp(1, self.now);
-        } else if worst <= allowed * BLACKOUT_SHARE_SMALL && vms >= self.now {
-            self.now = (vms * BATCH_GROWTH).min(self.max);
+        } else if worst <= allowed * BLACKOUT_SHARE_SMALL {
+            self.now = self.now.max((vms * BATCH_GROWTH).min(self.max));
         }
     }
 }

@@ -323,3 +323,29 @@ fn a_decision_is_told_once_a_loss_and_a_bystander_is_nobodys_business() {
     .unwrap();
     assert_eq!(wanted(&hand), 0);
 }
+
+/// A VM that an operator kept on its target, whose target is lost then: there is a way out of that,
+/// too, and the old copy is ended when its host is back.
+#[test]
+fn a_kept_copy_that_is_lost_as_well_is_another_decision() {
+    let mut hand = loaded();
+    hand.lose("s1");
+    hand.wait(limit());
+    resolve(&mut hand, RunOn::Target);
+    hand.lose("t1");
+    hand.wait(limit());
+    assert!(!hand.done);
+    assert_eq!(decisions(&hand), 1, "{:?}", hand.report().waiting);
+    resolve(&mut hand, RunOn::Nowhere);
+    assert!(hand.done);
+    assert!(hand.report().vms[0].lost.is_some());
+    let mut left = cleanings(&hand);
+    left.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(
+        left,
+        [
+            ("s1".to_owned(), Cleaning::DiscardSource),
+            ("t1".to_owned(), Cleaning::Destroy)
+        ]
+    );
+}

@@ -15,6 +15,9 @@ impl Core {
         let Some(migration) = self.moves.running(id) else {
             return Ok(());
         };
+        if migration.request().batch_max.is_none() || migration.to_come().is_empty() {
+            return Ok(());
+        }
         match moment {
             Moment::Copies => {
                 for (host, dirty_of) in self.arranging.to_measure(migration) {

@@ -304,7 +304,6 @@ impl Core {
         let target = self.hosts.named(on)?;
         self.hosts.check_not_stranded(vm)?;
         self.hosts.check_connected(&target)?;
-        self.check_not_cordoned(&target)?;
         if self.hosts.is_connected(host) {
             return Err(Refused::conflict(
                 "host-answers",
@@ -370,9 +369,15 @@ impl Core {
         if leftovers.is_empty() {
             return self.lift_fence(host);
         }
-        for leftover in leftovers {
-            let epoch = self.store.new_epochs(1)?;
-            let now = self.now().mono;
+        let new = leftovers.into_iter().filter(|left| !self.cleaner.has(host, left));
+        let new: Vec<Leftover> = new.collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        // Epochs are a VM's: one newer than all of them will do.
+        let epoch = self.store.new_epochs(1)?;
+        let now = self.now().mono;
+        for leftover in new {
             self.cleaner.begin(host, leftover, epoch, now, &mut self.hosts);
         }
         Ok(())
@@ -384,8 +389,8 @@ impl Core {
             leftover,
             frames,
         } = cleaned;
-        let captured = frames.map(|frames| frames.captured - frames.put_back.min(frames.captured));
-        audit!(%host, vm = %leftover.vm, how = ?leftover.clean, frames_dropped = captured, "cleaned away");
+        let captured = frames.map(|frames| frames.captured.saturating_sub(frames.put_back));
+        audit!(%host, vm = %leftover.vm, how = ?leftover.clean, frames_captured = captured, "cleaned away");
         let mut record = self.record_of(&host);
         record.leftovers.retain(|left| *left != leftover);
         let clean = record.leftovers.is_empty();

@@ -168,8 +168,13 @@ impl Core {
             self.check_idle(&placed.spec.cluster)?;
             let host = match &request.wish {
                 VmWish::Restart { on } => self.check_restart(&placed, on)?,
-                wish => vm_checks::check(&placed, wish, &self.hosts)?,
+                VmWish::Start { host } => vm_checks::start(&placed, host.as_deref(), &self.hosts)?,
+                VmWish::Stop { .. } => vm_checks::stop(&placed, &self.hosts)?,
+                VmWish::Forget => vm_checks::forget(&placed, &self.hosts)?,
             };
+            if host != placed.host {
+                self.check_not_cordoned(&host)?;
+            }
             Ok((placed, host))
         });
         let (placed, host) = match found {

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use transhume_governor::BatchSize;
 use transhume_model::VmName;
-use transhume_planner::Batch;
+use transhume_planner::{Batch, Move};
 use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::migration::MoveVm;
 
 use super::forecasts;
 use super::scene::Scene;
-use crate::arranging::cut_rounds;
+use crate::arranging::{bytes_per_s, cut_rounds};
 use crate::error::Refused;
 
 /// Memory as it goes over the wire before anything is known of how it compresses.
@@ -39,17 +39,14 @@ pub(super) fn batches(
 
 fn measured(scene: &Scene) -> BTreeMap<VmName, f64> {
     let states = scene.states.values().flat_map(|state| &state.dirty);
-    states
-        .map(|(vm, rate)| (vm.clone(), rate.per_second.bytes().0 as f64))
-        .collect()
+    states.map(|(vm, rate)| (vm.clone(), bytes_per_s(rate))).collect()
 }
 
 /// The planner's moves in these batches.
 fn as_planned(cut: &[Vec<MoveVm>], planned: &[Batch]) -> Vec<Batch> {
-    let of = |vm: &MoveVm| {
-        let mut moves = planned.iter().flat_map(|batch| &batch.moves);
-        moves.find(|planned| planned.vm == vm.spec.name).cloned()
-    };
+    let moves = planned.iter().flat_map(|batch| &batch.moves);
+    let moves: BTreeMap<&VmName, &Move> = moves.map(|planned| (&planned.vm, planned)).collect();
+    let of = |vm: &MoveVm| moves.get(&vm.spec.name).copied().cloned();
     cut.iter()
         .map(|batch| Batch {
             moves: batch.iter().filter_map(of).collect(),

@@ -85,6 +85,23 @@ async fn nothing_is_put_on_a_cordoned_host() {
     assert_eq!(site.ended(migration).await.outcome, Ending::Committed);
 }
 
+#[tokio::test]
+async fn a_missing_vm_is_not_started_on_a_cordoned_host() {
+    let site = lab().await;
+    site.post("/v1/hosts/h3/cordon", &json!({ "dry_run": false }))
+        .await
+        .is::<Verdict>();
+    site.agents["h1"].loses_all();
+    let start = "/v1/clusters/lab/vms/vm1/start";
+    // Until its agent has said that it is missing, it is refused for another reason.
+    until("it is refused for the cordon", async || {
+        let answer = site.post(start, &json!({ "host": "h3" })).await;
+        (answer.code() == "host-cordoned").then_some(())
+    })
+    .await;
+    site.post(start, &json!({ "host": "h4" })).await.is::<Value>();
+}
+
 /// Its VM died with it: the move ends by itself, and once somebody says that the host is off, the
 /// VM is booted elsewhere. A host that is back is clean before it is used.
 #[tokio::test]

@@ -346,21 +346,24 @@ impl Worker {
     /// A source that is back sends what it kept: newer frames were delivered meanwhile, so none of
     /// it goes in. It is answered, so that it can close.
     fn drop_late(&mut self) {
-        let before = self.dropped_late;
+        let first = self.dropped_late == 0;
         while let Ok(Some(record)) = self.spool.record(self.next) {
             let (kind, number, next) = (record.kind, record.number, record.next);
             self.dropped_late += u64::from(kind.is_frame());
-            if kind == Kind::Fin {
-                self.answer(Answer::FloodingOn);
+            // An agent that comes after this one must not take them for delivered.
+            match kind {
+                Kind::Unicast => self.spool.add_to_note(Note::Undelivered, 1),
+                Kind::Broadcast => self.spool.add_to_note(Note::UndeliveredBroadcast, 1),
+                Kind::Fin => self.answer(Answer::FloodingOn),
+                Kind::Close | Kind::Address => {}
             }
             self.next = next;
             self.pass(number);
         }
-        if self.dropped_late > before {
+        if first && self.dropped_late > 0 {
             tracing::warn!(
                 vm = %self.identity.vm,
-                frames = self.dropped_late,
-                "frames that its lost source sent after all were dropped"
+                "frames that its lost source sends after all are dropped"
             );
         }
     }

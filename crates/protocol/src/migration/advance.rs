@@ -59,6 +59,8 @@ impl Migration {
 
     /// Step 1 of a batch; the journal knows of it before the first order leaves.
     pub(super) fn begin_batch(&mut self, now: Now, ready: &mut Ready) {
+        // No order of an earlier life is under way for it.
+        self.recovered = false;
         ready.persist.push(JournalEntry::BatchBegun {
             batch: self.batch_number(),
             epoch: self.epoch,

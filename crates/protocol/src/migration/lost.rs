@@ -169,11 +169,15 @@ impl Migration {
         if vm.batch != self.batch || self.course == Course::Over {
             return Err(Cannot::NotInBatch(name()));
         }
-        let open = vm.resolved.is_none() && vm.lost.is_none();
+        let open = vm.lost.is_none();
         let source_out = vm.is_touched(Side::Source) && !vm.has(OrderKind::AbortSource);
-        match self.course {
+        match self.course_of(vm) {
             Course::RollingBack
-                if open && source_out && self.is_gone(&vm.source) && self.may_be_whole(vm) =>
+                if open
+                    && vm.resolved.is_none()
+                    && source_out
+                    && self.is_gone(&vm.source)
+                    && self.may_be_whole(vm) =>
             {
                 Ok(Resolvable::OnlyCopyOnTarget)
             }
@@ -273,6 +277,12 @@ impl Migration {
                 self.vms[index].set_done(OrderKind::Activate);
                 self.give_up(index, side, now, ready);
                 self.leave_behind(index, side, Cleaning::Destroy, now, ready);
+                // The old copy of a source that was given up before.
+                let vm = &self.vms[index];
+                if vm.given_up.contains(&Side::Source) && !vm.left_behind.contains(&Side::Source) {
+                    self.leave_behind(index, Side::Source, Cleaning::DiscardSource, now, ready);
+                    self.vms[index].over_at = Some(now.wall);
+                }
             }
         }
         Ok(News::OfAll)

@@ -23,7 +23,11 @@ fn commands(clean: Cleaning, vm: &transhume_model::VmName) -> Vec<Command> {
     match clean {
         Cleaning::DropTarget => vec![Command::AbortTarget { vm }],
         Cleaning::RestoreSource => vec![Command::AbortSource { vm }],
-        Cleaning::DiscardSource => vec![Command::Commit { vm: vm.clone() }, Command::Discard { vm }],
+        Cleaning::DiscardSource => vec![
+            Command::Commit { vm: vm.clone() },
+            Command::Discard { vm: vm.clone() },
+            Command::DestroyVm { vm },
+        ],
         Cleaning::Destroy => vec![Command::DestroyVm { vm }],
     }
 }

@@ -44,8 +44,8 @@ pub enum Command {
         #[command(subcommand)]
         command: VmCommand,
     },
-    /// The same as `host list`: free resources, whether agents answer, what is stranded there, clocks that are
-    /// off
+    /// The same as `host list`: free resources, whether agents answer, what is stranded there,
+    /// clocks that are off
     Hosts {
         /// One JSON document
         #[arg(long)]

@@ -258,6 +258,7 @@ pub(super) async fn end(holdings: &mut Holdings, context: &Context) -> Outcome {
 
 /// The account of what a source captured, where it had buffers.
 fn drop_buffers(holdings: &mut Holdings) -> Option<SourceFrames> {
+    holdings.plugs.clear();
     if let Some(target) = locked(&holdings.target).take()
         && let Err(error) = target.discard()
     {

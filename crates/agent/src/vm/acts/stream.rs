@@ -62,6 +62,7 @@ pub(super) async fn open(
     holdings.meter.leaves();
     // Of the move that brought the VM here: nobody asks them any more.
     holdings.target = Slot::default();
+    holdings.plugs.clear();
     Ok(Product::Done)
 }
 
