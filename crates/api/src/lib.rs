@@ -8,6 +8,7 @@
 #[cfg(feature = "client")]
 mod client;
 mod clusters;
+mod drains;
 mod forecasts;
 mod hosts;
 mod moves;
@@ -19,8 +20,11 @@ pub use client::{Client, ClientError, Events};
 pub use clusters::{
     ClusterLine, ClusterList, ClusterStage, ClusterView, VmLife, VmRestart, VmStart, VmStop, VmView,
 };
+pub use drains::{
+    DrainLeft, DrainList, DrainMove, DrainOrder, DrainPlanView, DrainStage, DrainStay, DrainStep, DrainView,
+};
 pub use forecasts::{ForecastLine, ForecastRecord, Score};
 pub use hosts::{ClockView, Decision, HostFence, HostList, HostView, MoveResolution, Verdict};
-pub use moves::{Accepted, MigrationLine, MigrationList, MoveOrder, PlanView, PlannedMove};
+pub use moves::{Accepted, MigrationLine, MigrationList, MoveOrder, PlanView, PlannedMove, StaysBehind};
 pub use problem::{COORDINATOR_ENDING, Problem, TOO_SLOW};
 pub use waits::wait_in_words;

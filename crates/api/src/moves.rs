@@ -38,6 +38,16 @@ pub struct MoveOrder {
     /// How targets are chosen; exactly where absent.
     #[serde(default)]
     pub strategy: Option<Strategy>,
+    /// VMs that have no place stay where they are, and the others go; without it nothing moves
+    /// then.
+    #[serde(default)]
+    pub partial: bool,
+    /// Refused where a group of the cluster would be broken for a while.
+    #[serde(default)]
+    pub strict: bool,
+    /// A plan comes with a picture.
+    #[serde(default)]
+    pub draw: bool,
     /// Where the links are taken by other moves: begin when they are over, instead of being
     /// refused.
     #[serde(default)]
@@ -59,8 +69,32 @@ pub struct PlanView {
     pub moves: Vec<PlannedMove>,
     /// VMs that stay where they are.
     pub stay: Vec<VmName>,
+    /// VMs that find no place, and stay.
+    #[serde(default)]
+    pub unplaced: Vec<StaysBehind>,
+    /// What is worth knowing of it: groups that are broken for a while, VMs and hosts that have no
+    /// part in it.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Why these hosts, this order, this k.
+    #[serde(default)]
+    pub explanation: Vec<String>,
+    /// The hosts before and after, as SVG, where it was wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picture: Option<String>,
     /// What to expect of the move.
     pub forecast: MoveForecast,
+}
+
+/// VMs that find no place: one, or several that have to share a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StaysBehind {
+    /// The VMs.
+    pub vms: Vec<VmName>,
+    /// They are in the way: their host was to be left.
+    pub must_leave: bool,
+    /// What is in the way of them.
+    pub why: String,
 }
 
 /// One VM of a plan.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_api::ClusterStage;
-use transhume_model::{ClusterName, ClusterSpec, HostName, Mac, PlacedVm, VmName, VmSpec};
+use transhume_model::{ClusterName, ClusterSpec, HostName, Mac, PlacedVm, PlacementRules, VmName, VmSpec};
 
 use crate::error::Refused;
 use crate::journal::ClusterRecord;
@@ -112,6 +112,14 @@ impl Clusters {
     pub(crate) fn without(&self, name: &ClusterName, vm: &VmName) -> Option<ClusterRecord> {
         let mut record = self.clusters.get(name)?.clone();
         record.spec.vms.retain(|placed| placed.spec.name != *vm);
+        record.spec.rules.forget(vm);
+        Some(record)
+    }
+
+    /// The record of a cluster whose VMs ask this of their hosts.
+    pub(crate) fn with_rules(&self, name: &ClusterName, rules: PlacementRules) -> Option<ClusterRecord> {
+        let mut record = self.clusters.get(name)?.clone();
+        record.spec.rules = rules;
         Some(record)
     }
 

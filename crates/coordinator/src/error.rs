@@ -105,6 +105,17 @@ impl Refused {
         Self::conflict("no-bandwidth", message, hint)
     }
 
+    /// The planner's own check refused its plan.
+    pub(crate) fn unsound(what: &str) -> Self {
+        let hint = "nothing was changed; please report it with the output of `transhume hosts --json`";
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "unsound-plan",
+            what.to_owned(),
+            hint,
+        )
+    }
+
     /// Too many requests of this kind are being worked on.
     pub(crate) fn busy() -> Self {
         Self::new(

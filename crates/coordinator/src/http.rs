@@ -18,11 +18,11 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use transhume_api::{
-    Accepted, ClusterList, ClusterView, Decision, ForecastRecord, HostFence, HostList, HostView,
-    MigrationList, MoveOrder, MoveResolution, PlanView, Problem, TOO_SLOW, Verdict, VmRestart, VmStart,
-    VmStop,
+    Accepted, ClusterList, ClusterView, Decision, DrainList, DrainOrder, DrainPlanView, DrainView,
+    ForecastRecord, HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView,
+    Problem, TOO_SLOW, Verdict, VmRestart, VmStart, VmStop,
 };
-use transhume_model::{ClusterSpec, MigrationId};
+use transhume_model::{ClusterSpec, MigrationId, PlacementRules};
 use transhume_protocol::event::Event;
 use transhume_protocol::report::MigrationReport;
 use utoipa::OpenApi;
@@ -113,6 +113,7 @@ fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .routes(routes!(forget_host))
         .routes(routes!(clusters, create_cluster))
         .routes(routes!(cluster, delete_cluster))
+        .routes(routes!(rules, set_rules))
         .routes(routes!(start_vm))
         .routes(routes!(restart_vm))
         .routes(routes!(open_plug))
@@ -126,6 +127,10 @@ fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .routes(routes!(events))
         .routes(routes!(cancel))
         .routes(routes!(resolve))
+        .routes(routes!(drains, drain))
+        .routes(routes!(plan_drain))
+        .routes(routes!(show_drain))
+        .routes(routes!(cancel_drain))
         .split_for_parts()
 }
 
@@ -244,6 +249,51 @@ async fn ask_about_host(api: &Api, host: String, wish: HostWish, dry_run: bool) 
     ask(api, request).await.map(Json)
 }
 
+/// Drains that are under way or kept.
+#[utoipa::path(get, path = "/v1/drains", responses((status = 200, body = DrainList)))]
+async fn drains(State(api): State<Api>) -> Answer<DrainList> {
+    ask(&api, Request::Drains).await.map(Json)
+}
+
+/// Begins to move every VM off these hosts, or finds the drain of them that is under way.
+#[utoipa::path(post, path = "/v1/drains", request_body = DrainOrder,
+    responses((status = 202, body = DrainView), (status = "4XX", body = Problem)))]
+async fn drain(
+    State(api): State<Api>,
+    order: Result<Json<DrainOrder>, JsonRejection>,
+) -> Result<(StatusCode, Json<DrainView>), Refused> {
+    let order = body(order)?;
+    let view = ask(&api, |reply| Request::Drain(order, reply)).await?;
+    Ok((StatusCode::ACCEPTED, Json(view)))
+}
+
+/// Which VM would go where; nothing is changed.
+#[utoipa::path(post, path = "/v1/drain-plan", request_body = DrainOrder,
+    responses((status = 200, body = DrainPlanView), (status = "4XX", body = Problem)))]
+async fn plan_drain(
+    State(api): State<Api>,
+    order: Result<Json<DrainOrder>, JsonRejection>,
+) -> Answer<DrainPlanView> {
+    let order = body(order)?;
+    ask(&api, |reply| Request::PlanDrain(order, reply))
+        .await
+        .map(Json)
+}
+
+/// One drain.
+#[utoipa::path(get, path = "/v1/drains/{id}", params(Drain),
+    responses((status = 200, body = DrainView), (status = 404, body = Problem)))]
+async fn show_drain(State(api): State<Api>, Path(Drain { id }): Path<Drain>) -> Answer<DrainView> {
+    ask(&api, |reply| Request::ShowDrain(id, reply)).await.map(Json)
+}
+
+/// Begins nothing more; a move under way goes on.
+#[utoipa::path(post, path = "/v1/drains/{id}/cancel", params(Drain),
+    responses((status = 200, body = DrainView), (status = "4XX", body = Problem)))]
+async fn cancel_drain(State(api): State<Api>, Path(Drain { id }): Path<Drain>) -> Answer<DrainView> {
+    ask(&api, |reply| Request::CancelDrain(id, reply)).await.map(Json)
+}
+
 /// All clusters.
 #[utoipa::path(get, path = "/v1/clusters", responses((status = 200, body = ClusterList)))]
 async fn clusters(State(api): State<Api>) -> Answer<ClusterList> {
@@ -277,6 +327,28 @@ async fn delete_cluster(
     Path(Cluster { name }): Path<Cluster>,
 ) -> Answer<ClusterView> {
     ask(&api, |reply| Request::DeleteCluster(name, reply))
+        .await
+        .map(Json)
+}
+
+/// What a cluster's VMs ask of their hosts.
+#[utoipa::path(get, path = "/v1/clusters/{name}/rules", params(Cluster),
+    responses((status = 200, body = PlacementRules), (status = 404, body = Problem)))]
+async fn rules(State(api): State<Api>, Path(Cluster { name }): Path<Cluster>) -> Answer<PlacementRules> {
+    ask(&api, |reply| Request::Rules(name, reply)).await.map(Json)
+}
+
+/// Puts these in place of what a cluster's VMs asked of their hosts. They bind from the next plan
+/// on; nobody is moved because of them.
+#[utoipa::path(put, path = "/v1/clusters/{name}/rules", params(Cluster), request_body = PlacementRules,
+    responses((status = 200, body = PlacementRules), (status = "4XX", body = Problem)))]
+async fn set_rules(
+    State(api): State<Api>,
+    Path(Cluster { name }): Path<Cluster>,
+    rules: Result<Json<PlacementRules>, JsonRejection>,
+) -> Answer<PlacementRules> {
+    let rules = body(rules)?;
+    ask(&api, |reply| Request::SetRules(name, rules, reply))
         .await
         .map(Json)
 }
@@ -392,6 +464,13 @@ async fn report(State(api): State<Api>, Path(Number { id }): Path<Number>) -> An
 #[utoipa::path(get, path = "/v1/forecasts", responses((status = 200, body = ForecastRecord)))]
 async fn forecasts(State(api): State<Api>) -> Answer<ForecastRecord> {
     ask(&api, Request::Forecasts).await.map(Json)
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+struct Drain {
+    /// Its number.
+    id: String,
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]

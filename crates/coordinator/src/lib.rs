@@ -17,6 +17,7 @@ mod clock;
 mod clusters;
 mod config;
 mod core;
+mod drains;
 mod effects;
 mod error;
 mod governing;

@@ -11,7 +11,7 @@ use transhume_protocol::migration::{
     Converge, Input, JournalEntry, Migration, MoveRequest, Now, Ready, RecoverError, RequestError, RunOn,
     StreamView, TimerId,
 };
-use transhume_protocol::report::MigrationReport;
+use transhume_protocol::report::{Ending, MigrationReport};
 use transhume_protocol::step::Step;
 
 use crate::error::Refused;
@@ -409,6 +409,15 @@ impl Moves {
             Stage::Running(_) => None,
             Stage::Over(report) => Some(report),
         }
+    }
+
+    /// How a move ended; `Some(None)` while it is under way, `None` where there is none.
+    pub(crate) fn outcome(&self, id: MigrationId) -> Option<Option<Ending>> {
+        let one = self.moves.get(&id)?;
+        Some(match &one.stage {
+            Stage::Running(_) => None,
+            Stage::Over(report) => Some(report.outcome),
+        })
     }
 
     /// Moves under way: the step of each, and its report so far.

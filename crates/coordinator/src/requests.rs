@@ -2,11 +2,11 @@
 
 use tokio::sync::oneshot;
 use transhume_api::{
-    Accepted, ClusterList, ClusterView, ForecastRecord, HostList, HostView, MigrationList, MoveOrder,
-    PlanView, Verdict,
+    Accepted, ClusterList, ClusterView, DrainList, DrainOrder, DrainPlanView, DrainView, ForecastRecord,
+    HostList, HostView, MigrationList, MoveOrder, PlanView, Verdict,
 };
 use transhume_metrics::Samples;
-use transhume_model::ClusterSpec;
+use transhume_model::{ClusterSpec, PlacementRules};
 use transhume_protocol::migration::RunOn;
 use transhume_protocol::report::MigrationReport;
 
@@ -44,6 +44,8 @@ pub(crate) enum Request {
     ShowCluster(String, Reply<ClusterView>),
     CreateCluster(ClusterSpec, Reply<ClusterView>),
     DeleteCluster(String, Reply<ClusterView>),
+    Rules(String, Reply<PlacementRules>),
+    SetRules(String, PlacementRules, Reply<PlacementRules>),
     Vm(VmRequest, Reply<ClusterView>),
     Plan(String, MoveOrder, Reply<PlanView>),
     Move(String, MoveOrder, Reply<Accepted>),
@@ -52,6 +54,11 @@ pub(crate) enum Request {
     Forecasts(Reply<ForecastRecord>),
     Follow(String, Reply<History>),
     Cancel(String, Reply<Accepted>),
+    PlanDrain(DrainOrder, Reply<DrainPlanView>),
+    Drain(DrainOrder, Reply<DrainView>),
+    Drains(Reply<DrainList>),
+    ShowDrain(String, Reply<DrainView>),
+    CancelDrain(String, Reply<DrainView>),
     ShowHost(String, Reply<HostView>),
     Host {
         host: String,

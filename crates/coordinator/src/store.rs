@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use transhume_model::{ClusterName, Epoch, HostName, MigrationId, VmName};
+use transhume_model::{ClusterName, DrainId, Epoch, HostName, MigrationId, VmName};
 use transhume_protocol::migration::JournalEntry;
 
 use crate::clusters::Clusters;
 use crate::config::CrashAt;
-use crate::journal::{ClusterRecord, HostRecord, Journal, JournalError, Leftover};
+use crate::journal::{ClusterRecord, DrainRecord, HostRecord, Journal, JournalError, Leftover};
 
 /// VMs of a cluster and where they live from now on.
 pub(crate) type Relocation = (ClusterName, BTreeMap<VmName, HostName>);
@@ -74,6 +74,30 @@ impl Store {
         self.journal.put_cluster(&record)?;
         self.clusters.put(record);
         Ok(())
+    }
+
+    pub(crate) fn drains(&self) -> Result<Vec<DrainRecord>, JournalError> {
+        self.journal.drains()
+    }
+
+    pub(crate) fn new_drain(&mut self) -> Result<DrainId, JournalError> {
+        self.journal.new_drain()
+    }
+
+    /// Keeps a drain in place of what was kept under its number, and these hosts.
+    pub(crate) fn keep_drain(
+        &mut self,
+        drain: &DrainRecord,
+        hosts: Vec<HostRecord>,
+    ) -> Result<(), JournalError> {
+        self.journal.put_drain(drain, &hosts)?;
+        self.hosts.extend(named(hosts));
+        Ok(())
+    }
+
+    /// Forgets a drain.
+    pub(crate) fn forget_drain(&mut self, drain: DrainId) -> Result<(), JournalError> {
+        self.journal.remove_drain(drain)
     }
 
     /// Forgets a cluster.

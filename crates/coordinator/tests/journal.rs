@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use redb::StorageBackend;
 use transhume_api::ClusterStage;
 use transhume_coordinator::journal::{ClusterRecord, Journal, JournalError, MemoryJournal, RedbJournal};
-use transhume_model::{ClusterSpec, Epoch, MigrationId, WallMicros};
+use transhume_model::{ClusterSpec, Epoch, MigrationId, PlacementRules, WallMicros};
 use transhume_protocol::migration::JournalEntry;
 
 fn cancel(at: u64) -> JournalEntry {
@@ -22,6 +22,7 @@ fn cluster(name: &str, stage: ClusterStage) -> ClusterRecord {
         spec: ClusterSpec {
             name: name.parse().unwrap(),
             vms: Vec::new(),
+            rules: PlacementRules::default(),
         },
         stage,
     }

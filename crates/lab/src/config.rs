@@ -1,5 +1,6 @@
 //! The configuration files of the agents and the coordinator.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -132,6 +133,7 @@ pub fn write_coordinator(path: &Path, layout: &Layout, options: &LabUp) -> Resul
             name: layout::host_name(index)?,
             control: layout::control_address(index),
             vmct_mbit_s: vmct_mbit_s(options),
+            labels: BTreeMap::new(),
         })
     };
     write(

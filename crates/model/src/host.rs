@@ -1,5 +1,6 @@
 //! What a physical host is and offers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -47,6 +48,9 @@ pub struct HostSpec {
     /// where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmct_mbit_s: Option<u32>,
+    /// What the selectors of VMs look at, like `zone = "a"`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Amounts of the two resources the first path accounts for (§2.2.1).

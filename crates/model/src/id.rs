@@ -162,6 +162,10 @@ number!(
     MigrationId
 );
 number!(
+    /// One request to drain hosts; numbered from 1 by the coordinator's journal.
+    DrainId
+);
+number!(
     /// Fences orders (G2): grows with every batch attempt and every coordinator start. Agents
     /// refuse older ones.
     Epoch

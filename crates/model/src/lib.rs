@@ -11,13 +11,15 @@ mod mac;
 mod process;
 mod quantity;
 mod rate;
+mod rules;
 mod vm;
 
 pub use host::{Band, BandAddresses, Capacity, HostSpec, Version};
-pub use id::{ClusterName, Epoch, HostName, IdError, MigrationId, NicIndex, OrderId, VmName};
+pub use id::{ClusterName, DrainId, Epoch, HostName, IdError, MigrationId, NicIndex, OrderId, VmName};
 pub use interval::Interval;
 pub use mac::{Mac, MacError};
 pub use process::ProcessId;
 pub use quantity::{Bytes, Mebibytes, Millis, Vcpus, WallMicros};
 pub use rate::{BandRates, BitRate, RateError};
+pub use rules::{Group, GroupKind, PlacementRules, VmRules};
 pub use vm::{Boot, ClusterSpec, Demand, Disk, MachineType, NicSpec, PlacedVm, VmSpec};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ClusterName, HostName, Mac, Mebibytes, Vcpus, VmName};
+use crate::{ClusterName, HostName, Mac, Mebibytes, PlacementRules, Vcpus, VmName};
 
 /// A QEMU machine type with its version, like `pc-q35-10.0`. Both sides of a move must know the
 /// same one.
@@ -127,4 +127,7 @@ pub struct ClusterSpec {
     pub name: ClusterName,
     /// Its VMs and where they start.
     pub vms: Vec<PlacedVm>,
+    /// Where its VMs may be.
+    #[serde(default, skip_serializing_if = "PlacementRules::is_empty")]
+    pub rules: PlacementRules,
 }

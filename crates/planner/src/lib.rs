@@ -1,11 +1,10 @@
 //! Which VM goes to which host, in which batches, and why not.
 //!
-//! Start with [`place()`] (§3.2) and [`batches`] (step 1 of §3.3.2). Pure: no clock, no files, no
-//! sockets, no randomness of its own; how long a search may work is an argument.
+//! Start with [`plan()`] (§3.2 and step 1 of §3.3.2). Pure: no clock, no files, no sockets, no
+//! randomness of its own; how long a search may work is an argument.
 #![forbid(unsafe_code)]
 
 mod bars;
-mod batch;
 mod by_paper;
 mod detour;
 mod explain;
@@ -18,11 +17,9 @@ mod link;
 mod meanwhile;
 pub mod measure;
 mod notes;
-mod offer;
 mod order;
 mod paper;
 mod partial;
-mod place;
 mod plan;
 mod problem;
 pub mod report;
@@ -34,11 +31,8 @@ mod svg;
 mod validate;
 pub mod words;
 
-pub use batch::{Batch, BatchError, batches};
 pub use infeasible::{Addition, Cause, Constraint, Help, Impossible, Known, Reason, Unplaced};
-pub use offer::{Offer, OfferError, Offers, Request, Resource};
-pub use place::{Move, NoSolution, Placement, Shortage, Strategy, place};
-pub use plan::{Options, PlanError, plan, plan_while};
+pub use plan::{K, Options, PlanError, Strategy, plan, plan_while};
 pub use schedule::forecast;
 pub use solve::{Ended, Go, Watch};
 pub use svg::svg;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{HostName, VmName};
+use utoipa::ToSchema;
 
 use crate::bars;
 use crate::by_paper;
@@ -15,7 +16,6 @@ use crate::input::{InputError, MEMORY, PlanInput, check};
 use crate::notes;
 use crate::order::{Moves, Sends};
 use crate::partial::{self, Partial};
-use crate::place::Strategy;
 use crate::problem::Problem;
 use crate::report::{Answer, Placed, Plan, PlanReport, Proof, Total};
 use crate::schedule::{Schedule, schedule};
@@ -26,6 +26,43 @@ use crate::words::some;
 /// Broken rules listed of an unsound plan; one mistake may break the rule for thousands of VMs.
 const BROKEN_LISTED_MAX: usize = 8;
 
+/// How the targets are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// The paper's sorted lists and recursive selection (§3.2). Knows amounts only.
+    Paper,
+    /// Bounds, patterns, branch and bound: fewest targets with a proof or a gap, then least memory
+    /// moved, then least traffic.
+    #[default]
+    Exact,
+}
+
+/// k, the most VMs in one batch (§3.3.2 step 1). The paper writes 0 < k < N(V); k = N(V) is allowed
+/// here: it is the whole cluster as one batch, "the simplest solution" of §3.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum K {
+    /// The planner chooses.
+    #[default]
+    Chosen,
+    /// As many as there is room for beside what is still there.
+    All,
+    /// So many; refused where fewer move.
+    AtMost(usize),
+}
+
+impl K {
+    /// The most at once, where that is asked for.
+    pub(crate) fn asked(self) -> Option<usize> {
+        match self {
+            K::Chosen => None,
+            K::All => Some(usize::MAX),
+            K::AtMost(k) => Some(k),
+        }
+    }
+}
+
 /// What the caller chooses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -35,8 +72,8 @@ pub struct Options {
     /// Bound on the search; a unit is about one candidate host examined, tens of millions pass in
     /// a second.
     pub work_max: u64,
-    /// k; chosen where absent.
-    pub k: Option<usize>,
+    /// How many VMs go at once.
+    pub k: K,
     /// Longest blackout wanted, without the fixed part of switching, milliseconds.
     pub blackout_ms_max: u32,
     /// All or nothing: no plan where a VM has no place.
@@ -48,7 +85,7 @@ impl Default for Options {
         Self {
             strategy: Strategy::Exact,
             work_max: 2_000_000_000,
-            k: None,
+            k: K::Chosen,
             blackout_ms_max: 300,
             strict: false,
         }
@@ -80,7 +117,7 @@ pub fn plan_while(
     ask: &mut dyn FnMut() -> Go,
 ) -> Result<PlanReport, PlanError> {
     check(input)?;
-    if options.k == Some(0) {
+    if options.k == K::AtMost(0) {
         let what = "k = 0 moves nothing: choose k from 1 on (§3.3.2 step 1)";
         return Err(InputError::at("k", what).into());
     }
@@ -156,11 +193,12 @@ fn sound(input: &PlanInput, plan: Plan) -> Result<Plan, PlanError> {
     Err(PlanError::Unsound(broken))
 }
 
-/// As in [`batches`](crate::batches): k is at most the VMs that move; where all stay any k will do.
-fn k_is_possible(k: Option<usize>, plan: &Plan) -> Result<(), InputError> {
+/// k is at most the VMs that move; where all stay any k will do.
+fn k_is_possible(k: K, plan: &Plan) -> Result<(), InputError> {
     let moving = plan.placement.iter().filter(|p| p.source != p.target).count();
-    let Some(k) = k.filter(|k| 0 < moving && moving < *k) else {
-        return Ok(());
+    let k = match k {
+        K::AtMost(k) if 0 < moving && moving < k => k,
+        K::AtMost(_) | K::Chosen | K::All => return Ok(()),
     };
     let does = if moving == 1 { "moves" } else { "move" };
     let vms = some(moving, "VM");
@@ -182,8 +220,9 @@ fn assemble(
     host_of: &[usize],
     options: &Options,
 ) -> Plan {
+    let asked = options.k.asked();
     let moves_of = |host_of: &[usize]| moves(input, problem, host_of);
-    let Shortened { moves, cost } = shorten(problem, host_of.to_vec(), solution.cost, options.k, moves_of);
+    let Shortened { moves, cost } = shorten(problem, host_of.to_vec(), solution.cost, asked, moves_of);
     let Schedule {
         k,
         batches,
@@ -195,7 +234,7 @@ fn assemble(
         split_mbit,
         broken,
         tried,
-    } = schedule(input, &moves, options.k, f64::from(options.blackout_ms_max));
+    } = schedule(input, &moves, asked, f64::from(options.blackout_ms_max));
     let goes: BTreeMap<usize, usize> = moves
         .vms
         .iter()

@@ -11,8 +11,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use transhume_model::{HostName, VmName};
 
 use crate::input::{Group, GroupKind, Host, MEMORY, PlanInput, Vm};
-use crate::offer::Resource;
-use crate::paper::Lists;
 
 /// One or more VMs that go together.
 #[derive(Debug, Clone, Default)]
@@ -165,28 +163,6 @@ impl Problem {
         problem.allow_hosts(&scene, without, &near);
         problem.keep_apart(&scene, &groups, &item_of);
         problem.connect(&scene, &item_of);
-        problem.sort_into_kinds();
-        problem
-    }
-
-    /// Two lists without constraints; the second resource is memory.
-    pub fn of_lists(lists: &Lists) -> Self {
-        let items = lists.requests.iter().zip(&lists.home).map(|(demand, home)| {
-            let memory = u128::from(demand.get(1).copied().unwrap_or(0));
-            Item {
-                demand: demand.clone(),
-                memory,
-                homes: home.iter().map(|h| (*h, memory)).collect(),
-                ..Item::default()
-            }
-        });
-        let mut problem = Self {
-            resources: Resource::ALL.iter().map(Resource::to_string).collect(),
-            hosts: lists.hosts.clone(),
-            items: items.collect(),
-            allow: vec![vec![true; lists.hosts.len()]],
-            ..Self::default()
-        };
         problem.sort_into_kinds();
         problem
     }

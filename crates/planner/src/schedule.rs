@@ -10,13 +10,11 @@ use std::collections::BTreeMap;
 
 use transhume_model::HostName;
 
-use crate::batch::Batch;
 use crate::forecast::{Figures, Forecast, Mode, together};
 use crate::input::{InputError, Place, PlanInput};
 use crate::link;
 use crate::meanwhile::Groups;
 use crate::order::{Hop, Moves, order};
-use crate::place::Move;
 use crate::report::{BrokenMeanwhile, ForecastMove, Forecasts, Interval, PlannedBatch, Refused, Step};
 
 /// Orders of more moves than this are tried for fewer k.
@@ -125,7 +123,7 @@ fn candidates(moving: usize, asked: Option<usize>) -> Vec<usize> {
 }
 
 /// Forecasts a move whose batches are chosen: what the coordinator asks before it begins one.
-pub fn forecast(input: &PlanInput, batches: &[Batch], mode: Mode) -> Result<Forecasts, InputError> {
+pub fn forecast(input: &PlanInput, batches: &[Vec<Step>], mode: Mode) -> Result<Forecasts, InputError> {
     let unknown = |kind: &str, name: &str| InputError {
         place: Place::default(),
         what: format!("the batches name {kind} {name}, which the input does not have"),
@@ -135,20 +133,20 @@ pub fn forecast(input: &PlanInput, batches: &[Batch], mode: Mode) -> Result<Fore
         let found = input.hosts.iter().position(|host| host.name == *name);
         found.ok_or_else(|| unknown("host", name.as_str()))
     };
-    let hop = |one: &Move| {
+    let hop = |one: &Step| {
         let vm = input.cluster.vms.iter().position(|vm| vm.name == one.vm);
         Ok(Hop {
             vm: vm.ok_or_else(|| unknown("VM", one.vm.as_str()))?,
             source: host(&one.source)?,
             target: host(&one.target)?,
-            spare: false,
+            spare: one.spare,
         })
     };
     let figures: Vec<Figures> = input.cluster.vms.iter().map(Figures::of).collect();
     let vms: Vec<usize> = (0..figures.len()).collect();
     let mut all = Forecasts::default();
     for batch in batches {
-        let hops: Vec<Hop> = batch.moves.iter().map(hop).collect::<Result<_, InputError>>()?;
+        let hops: Vec<Hop> = batch.iter().map(hop).collect::<Result<_, InputError>>()?;
         let known = Known {
             input,
             vms: &vms,

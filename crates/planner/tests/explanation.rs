@@ -2,7 +2,7 @@
 
 use transhume_planner::input::{Amount, PlanInput, read};
 use transhume_planner::report::{Answer, Plan};
-use transhume_planner::{Options, Strategy, plan, svg};
+use transhume_planner::{K, Options, Strategy, plan, svg};
 
 fn input(text: &str) -> PlanInput {
     read("test.yaml", text).unwrap_or_else(|e| panic!("{e}"))
@@ -27,7 +27,7 @@ fn explained(input: &PlanInput) -> String {
 
 fn with_k(k: usize) -> Options {
     Options {
-        k: Some(k),
+        k: K::AtMost(k),
         ..Options::default()
     }
 }

@@ -1,9 +1,9 @@
 //! Forecasts of batches that are chosen already: what the live coordinator asks.
 
-use transhume_model::Demand;
+use transhume_planner::forecast;
 use transhume_planner::forecast::Mode;
 use transhume_planner::input::{PlanInput, read};
-use transhume_planner::{Batch, Move, forecast};
+use transhume_planner::report::Step;
 
 const LIVE: Mode = Mode::Live {
     blackout_ms_max: 300.0,
@@ -24,17 +24,15 @@ fn two_to_one() -> PlanInput {
     read("pair.yaml", &text).unwrap()
 }
 
-fn one_batch(vms: &[&str]) -> Batch {
+fn one_batch(vms: &[&str]) -> Vec<Step> {
     let source = |vm: &str| if vm == "a" { "h1" } else { "h2" };
-    let moves = vms.iter().map(|vm| Move {
+    let moves = vms.iter().map(|vm| Step {
         vm: vm.parse().unwrap(),
         source: source(vm).parse().unwrap(),
         target: "h3".parse().unwrap(),
-        demand: Demand::default(),
+        spare: false,
     });
-    Batch {
-        moves: moves.collect(),
-    }
+    moves.collect()
 }
 
 #[test]

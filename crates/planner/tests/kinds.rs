@@ -2,7 +2,7 @@
 
 use transhume_planner::input::{PlanInput, read};
 use transhume_planner::report::{Answer, Plan};
-use transhume_planner::{Cause, Options, plan, validate};
+use transhume_planner::{Cause, K, Options, plan, validate};
 
 fn input(hosts: &str, more: &str, vms: &str, relations: &str) -> PlanInput {
     let text = format!("hosts:\n{hosts}{more}cluster:\n  name: c\n  vms:\n{vms}{relations}");
@@ -309,7 +309,7 @@ fn a_group_that_is_broken_on_the_way_is_told() {
         "  groups:\n    - {name: g, kind: affinity, vms: [a, b]}\n",
     );
     let one_by_one = Options {
-        k: Some(1),
+        k: K::AtMost(1),
         ..Options::default()
     };
     let Answer::Planned(plan) = transhume_planner::plan(&input, &one_by_one).unwrap().answer else {

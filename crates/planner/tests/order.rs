@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use transhume_planner::generate::Seeded;
 use transhume_planner::input::{PlanInput, read};
 use transhume_planner::report::{Answer, Plan, Total};
-use transhume_planner::{Options, plan};
+use transhume_planner::{K, Options, plan};
 
 /// Seeds tried against every order there is.
 const CASES: u64 = 3_000;
@@ -257,7 +257,7 @@ fn talkers_are_kept_together_where_it_costs_little_time() {
     let chosen = planned(&talking).unwrap();
     let with_k = |k| {
         let options = Options {
-            k: Some(k),
+            k: K::AtMost(k),
             ..Options::default()
         };
         match plan(&talking, &options).unwrap().answer {

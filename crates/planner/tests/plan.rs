@@ -3,7 +3,7 @@
 use transhume_planner::input::{PlanInput, json_schema, read};
 use transhume_planner::report::{Answer, Plan, Total};
 use transhume_planner::{
-    Ended, Go, Impossible, Known, Options, Reason, Strategy, generate, plan, plan_while, svg, validate,
+    Ended, Go, Impossible, K, Known, Options, Reason, Strategy, generate, plan, plan_while, svg, validate,
 };
 
 fn input(text: &str) -> PlanInput {
@@ -256,7 +256,7 @@ fn talkers_move_in_the_same_batch() {
     }
     text += "  traffic:\n    - {between: [vm-0, vm-5], mbit-s: 90}\n    - {between: [vm-1, vm-4], mbit-s: 50}\n    - {between: [vm-2, vm-3], mbit-s: 20}\n";
     let options = Options {
-        k: Some(2),
+        k: K::AtMost(2),
         ..Options::default()
     };
     let plan = planned(&input(&text), &options);

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use transhume_planner::input::{PlanInput, read};
 use transhume_planner::report::Answer;
-use transhume_planner::{Options, Strategy, generate, plan, validate};
+use transhume_planner::{K, Options, Strategy, generate, plan, validate};
 
 const EXAMPLE: &str = include_str!("../../../docs/inventory.example.yaml");
 
@@ -68,8 +68,8 @@ proptest! {
     fn plans_of_data_centres_are_valid(seed in 0u64..1_000_000, vms in 10usize..40, hosts in 3usize..8, k in prop::option::of(1usize..50)) {
         let shape = generate::DataCentre { vms, vm_kinds: 5, hosts, host_kinds: 2, resources: 3, anti_affinity_percent: 10 };
         let input = generate::data_centre(shape, seed);
-        let options = Options { k, work_max: 300_000, ..Options::default() };
-        let moving = match plan(&input, &Options { k: None, ..options.clone() }).unwrap().answer {
+        let options = Options { k: k.map_or(K::Chosen, K::AtMost), work_max: 300_000, ..Options::default() };
+        let moving = match plan(&input, &Options { k: K::Chosen, ..options.clone() }).unwrap().answer {
             Answer::Planned(any) => any.placement.iter().filter(|p| p.source != p.target).count(),
             Answer::Impossible(_) | Answer::NotFound { .. } => 0,
         };

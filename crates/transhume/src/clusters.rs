@@ -1,13 +1,16 @@
 //! Clusters and hosts, as tables.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use transhume_api::{Client, ClockView, ClusterView, HostView, VmLife};
-use transhume_model::{BandRates, ClusterName, IdError};
+use transhume_model::{BandRates, ClusterName, GroupKind, IdError, PlacementRules};
+use transhume_planner::input::read_document;
 
 use crate::args::ClusterCommand;
 use crate::failure::{Failure, Kind};
 use crate::moves::print_json;
+use crate::plan_file::read_text;
 use crate::table::Table;
 
 /// A clock that is further off than this is shown: its owner will want to mend it.
@@ -20,7 +23,60 @@ pub async fn run(client: &Client, command: ClusterCommand) -> Result<ExitCode, F
             let view = client.cluster(&cluster_name(&name)?).await?;
             show(&view, json)
         }
+        ClusterCommand::Rules { name, set, json } => {
+            let name = cluster_name(&name)?;
+            let rules = match set {
+                Some(file) => client.set_rules(&name, &read_rules(&file)?).await?,
+                None => client.rules(&name).await?,
+            };
+            if json {
+                return print_json(&rules);
+            }
+            print!("{}", rules_text(&name, &rules));
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+fn read_rules(file: &Path) -> Result<PlacementRules, Failure> {
+    let shown = file.display().to_string();
+    let text = read_text(
+        file,
+        "the rules",
+        "`transhume cluster rules CLUSTER --json` shows what is in force",
+    )?;
+    read_document(&shown, &text).map_err(|error| {
+        let hint = error
+            .hint
+            .clone()
+            .unwrap_or_else(|| "docs/cli.md describes the rules of a cluster".to_owned());
+        Failure::new(Kind::Refused, error.to_string(), hint)
+    })
+}
+
+fn rules_text(cluster: &ClusterName, rules: &PlacementRules) -> String {
+    if rules.is_empty() {
+        return format!("any host will do for any VM of cluster {cluster}\n");
+    }
+    let mut text = String::new();
+    for group in &rules.groups {
+        let vms: Vec<&str> = group.vms.iter().map(|vm| vm.as_str()).collect();
+        let asks = match group.kind {
+            GroupKind::Affinity => "together on one host",
+            GroupKind::AntiAffinity => "each on a host of its own",
+        };
+        text.push_str(&format!("group {}: {}: {asks}\n", group.name, vms.join(", ")));
+    }
+    for (vm, rules) in &rules.vms {
+        if !rules.pin.is_empty() {
+            let hosts: Vec<&str> = rules.pin.iter().map(|host| host.as_str()).collect();
+            text.push_str(&format!("VM {vm}: only on {}\n", hosts.join(", ")));
+        }
+        for (label, value) in &rules.selector {
+            text.push_str(&format!("VM {vm}: only where {label} is {value}\n"));
+        }
+    }
+    text
 }
 
 async fn list(client: &Client, json: bool) -> Result<ExitCode, Failure> {

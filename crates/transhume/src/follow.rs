@@ -19,7 +19,7 @@ use crate::failure::{Failure, Kind};
 use crate::progress::{Bars, FULL};
 
 /// A coordinator that went away while a move was watched is waited for so long.
-const AWAY_MAX: Duration = Duration::from_secs(120);
+pub const AWAY_MAX: Duration = Duration::from_secs(120);
 /// It is tried again after this.
 const AGAIN: Duration = Duration::from_millis(500);
 

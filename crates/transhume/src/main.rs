@@ -7,6 +7,7 @@ mod bands;
 mod client;
 mod clusters;
 mod daemon;
+mod drains;
 mod failure;
 mod figures;
 mod follow;
@@ -56,6 +57,8 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             Some(file) => plan_file::run(&file, &args),
             None => moves::plan(&client()?, args).await,
         },
+        Command::Drain(args) => drains::drain(&client()?, args).await,
+        Command::Drains(args) => drains::drains(&client()?, args).await,
         Command::Migrate(order) => moves::migrate(&client()?, order).await,
         Command::Migrations { json } => moves::migrations(&client()?, json).await,
         Command::Report { all: true, json, .. } => forecasts::all(&client()?, json).await,

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use transhume_api::{Client, ClientError, MoveOrder, TOO_SLOW};
+use transhume_api::{Client, ClientError, MoveOrder, PlanView, StaysBehind, TOO_SLOW};
 use transhume_model::{ClusterName, MigrationId};
+use transhume_planner::words::some;
 use transhume_protocol::report::{Ending, MigrationReport};
 
 use crate::args::{Batches, How, MoveArgs, PlanArgs};
@@ -33,19 +34,37 @@ fn order(from: Vec<String>, to: Vec<String>, how: &How) -> MoveOrder {
         duration_ms_max: how.max_time.map(|time| time.as_millis() as u64),
         converge: Some(how.converge),
         strategy: Some(how.strategy.into()),
+        partial: false,
+        strict: false,
+        draw: false,
         wait: false,
     }
 }
 
 pub async fn plan(client: &Client, args: PlanArgs) -> Result<ExitCode, Failure> {
     let cluster = cluster_name(args.cluster.as_deref().unwrap_or_default())?;
-    let view = client
-        .plan(&cluster, &order(args.from, args.to, &args.how))
-        .await?;
-    if args.how.json {
-        return print_json(&view);
+    let order = MoveOrder {
+        partial: !args.strict,
+        strict: args.strict,
+        draw: args.svg.is_some(),
+        ..order(args.from, args.to, &args.how)
+    };
+    let view = client.plan(&cluster, &order).await?;
+    if let (Some(path), Some(picture)) = (&args.svg, &view.picture) {
+        std::fs::write(path, picture)
+            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))?;
     }
-    forecasts::show_plan(&view);
+    if args.how.json {
+        print_json(&view)?;
+    } else {
+        show_plan(&view, args.explain);
+    }
+    view.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    all_placed(&view)
+}
+
+fn show_plan(view: &PlanView, explain: bool) {
+    forecasts::show_plan(view);
     let bound = match view.hosts_used == view.hosts_min {
         true => "proved to be the fewest".to_owned(),
         false => format!("no fewer than {} are possible", view.hosts_min),
@@ -55,7 +74,30 @@ pub async fn plan(client: &Client, args: PlanArgs) -> Result<ExitCode, Failure> 
         view.hosts_used,
         view.stay.len()
     );
-    Ok(ExitCode::SUCCESS)
+    if explain {
+        view.explanation.iter().for_each(|line| println!("{line}"));
+    }
+}
+
+/// VMs that have to leave and cannot: the plan for the others is shown, and the answer is no.
+fn all_placed(view: &PlanView) -> Result<ExitCode, Failure> {
+    let stay = view.unplaced.iter().filter(|one| !one.must_leave);
+    stay.for_each(|one| eprintln!("note: {}", one.why));
+    let left: Vec<&StaysBehind> = view.unplaced.iter().filter(|one| one.must_leave).collect();
+    if left.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let vms: usize = left.iter().map(|one| one.vms.len()).sum();
+    let why: Vec<&str> = left.iter().map(|one| one.why.as_str()).collect();
+    Err(Failure::new(
+        Kind::Refused,
+        format!(
+            "{} cannot leave; the plan above is for the others: {}",
+            some(vms, "VM"),
+            why.join("; ")
+        ),
+        "`transhume migrate --partial` moves the others; --explain says more",
+    ))
 }
 
 pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failure> {
@@ -63,6 +105,8 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
     let json = args.how.json;
     let order = MoveOrder {
         wait: args.wait,
+        partial: args.partial,
+        strict: args.strict,
         ..order(args.from, args.to, &args.how)
     };
     // Before the order is given: Ctrl-C in between waits for its number, to say which move goes on.

@@ -9,6 +9,7 @@ use transhume_model::{HostName, IdError, MigrationId};
 
 use crate::args::{Deciding, HostCommand, MigrationCommand};
 use crate::clusters;
+use crate::drains;
 use crate::failure::{Failure, Kind};
 use crate::moves::print_json;
 
@@ -19,6 +20,7 @@ pub async fn host(client: &Client, command: HostCommand) -> Result<ExitCode, Fai
             let view = client.host(&host_name(&host)?).await?;
             return clusters::show_host(&view, json);
         }
+        HostCommand::Drain(args) => return drains::drain(client, args).await,
         HostCommand::Fence {
             host,
             powered_off,

@@ -12,7 +12,7 @@ use transhume_model::VmName;
 use transhume_planner::input::{self, InputError, PlanInput, TEXT_BYTES_MAX};
 use transhume_planner::report::{Answer, ForecastMove, Interval, Plan};
 use transhume_planner::words::{listed, some};
-use transhume_planner::{Addition, Ended, Go, Options, PlanError, Unplaced, plan_while, svg};
+use transhume_planner::{Addition, Ended, Go, K, Options, PlanError, Unplaced, plan_while, svg};
 
 use crate::args::{Batches, PlanArgs};
 use crate::failure::{Failure, Kind};
@@ -33,7 +33,11 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
     let (input, notes) = read(file)?;
     let options = Options {
         strategy: args.how.strategy.into(),
-        k: args.how.batch.and_then(Batches::at_most),
+        k: args
+            .how
+            .batch
+            .and_then(Batches::at_most)
+            .map_or(K::Chosen, K::AtMost),
         blackout_ms_max: args
             .how
             .max_blackout
@@ -122,26 +126,28 @@ fn not_found(
 }
 
 fn read(file: &Path) -> Result<(PlanInput, Vec<String>), Failure> {
+    let content = read_text(file, "the inventory", "docs/inventory.example.yaml shows one")?;
+    input::read_with_notes(&file.display().to_string(), &content).map_err(refused)
+}
+
+/// The text of a file that people write; `what` and `hint` are for errors.
+pub fn read_text(file: &Path, what: &str, hint: &str) -> Result<String, Failure> {
     let failed = |error: std::io::Error| {
-        let message = format!("cannot read the inventory {}: {error}", file.display());
-        Failure::new(Kind::Refused, message, "docs/inventory.example.yaml shows one")
+        let message = format!("cannot read {what} {}: {error}", file.display());
+        Failure::new(Kind::Refused, message, hint)
     };
     // The limit counts what is read: devices and pipes have no size.
     let mut bytes = Vec::new();
     let mut text = File::open(file).map_err(failed)?.take(TEXT_BYTES_MAX as u64 + 1);
     text.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() > TEXT_BYTES_MAX {
-        let message = format!(
-            "the inventory {} has more than {TEXT_BYTES_MAX} bytes",
-            file.display()
-        );
+        let message = format!("{what} {} has more than {TEXT_BYTES_MAX} bytes", file.display());
         return Err(Failure::new(Kind::Refused, message, "plan one cluster at a time"));
     }
-    let content = String::from_utf8(bytes).map_err(|_| {
-        let message = format!("the inventory {} is not UTF-8 text", file.display());
+    String::from_utf8(bytes).map_err(|_| {
+        let message = format!("{what} {} is not UTF-8 text", file.display());
         Failure::new(Kind::Refused, message, "write it as YAML or JSON")
-    })?;
-    input::read_with_notes(&file.display().to_string(), &content).map_err(refused)
+    })
 }
 
 fn unplanned(error: PlanError) -> Failure {

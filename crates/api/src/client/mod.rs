@@ -10,15 +10,16 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use transhume_model::{ClusterName, ClusterSpec, HostName, MigrationId, VmName};
+use transhume_model::{ClusterName, ClusterSpec, DrainId, HostName, MigrationId, PlacementRules, VmName};
 use transhume_protocol::report::MigrationReport;
 
 pub use error::ClientError;
 pub use events::Events;
 
 use crate::{
-    Accepted, ClusterList, ClusterView, Decision, ForecastRecord, HostFence, HostList, HostView,
-    MigrationList, MoveOrder, MoveResolution, PlanView, Problem, Verdict, VmRestart, VmStart, VmStop,
+    Accepted, ClusterList, ClusterView, Decision, DrainList, DrainOrder, DrainPlanView, DrainView,
+    ForecastRecord, HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView,
+    Problem, Verdict, VmRestart, VmStart, VmStop,
 };
 
 /// Longest wait for an answer that is not a stream.
@@ -128,6 +129,32 @@ impl Client {
         self.work(Method::POST, &path, restart).await
     }
 
+    /// Which VM would go where, were these hosts drained.
+    pub async fn plan_drain(&self, order: &DrainOrder) -> Result<DrainPlanView, ClientError> {
+        self.send(Method::POST, "/v1/drain-plan", order, ANSWER_MAX).await
+    }
+
+    /// Begins to move every VM off these hosts; it goes on whoever listens.
+    pub async fn drain(&self, order: &DrainOrder) -> Result<DrainView, ClientError> {
+        self.send(Method::POST, "/v1/drains", order, ANSWER_MAX).await
+    }
+
+    /// Drains that are under way or kept, oldest first.
+    pub async fn drains(&self) -> Result<DrainList, ClientError> {
+        self.get("/v1/drains").await
+    }
+
+    /// One drain.
+    pub async fn show_drain(&self, drain: DrainId) -> Result<DrainView, ClientError> {
+        self.get(&format!("/v1/drains/{drain}")).await
+    }
+
+    /// Begins nothing more; a move under way goes on.
+    pub async fn cancel_drain(&self, drain: DrainId) -> Result<DrainView, ClientError> {
+        let path = format!("/v1/drains/{drain}/cancel");
+        self.send(Method::POST, &path, &(), ANSWER_MAX).await
+    }
+
     /// All clusters.
     pub async fn clusters(&self) -> Result<ClusterList, ClientError> {
         self.get("/v1/clusters").await
@@ -147,6 +174,21 @@ impl Client {
     pub async fn delete_cluster(&self, name: &ClusterName) -> Result<ClusterView, ClientError> {
         let path = format!("/v1/clusters/{name}");
         self.work(Method::DELETE, &path, &()).await
+    }
+
+    /// What a cluster's VMs ask of their hosts.
+    pub async fn rules(&self, name: &ClusterName) -> Result<PlacementRules, ClientError> {
+        self.get(&format!("/v1/clusters/{name}/rules")).await
+    }
+
+    /// Puts these in place of what they asked.
+    pub async fn set_rules(
+        &self,
+        name: &ClusterName,
+        rules: &PlacementRules,
+    ) -> Result<PlacementRules, ClientError> {
+        let path = format!("/v1/clusters/{name}/rules");
+        self.send(Method::PUT, &path, rules, ANSWER_MAX).await
     }
 
     /// Boots a VM that is powered off or missing.

@@ -17,6 +17,7 @@ use transhume_protocol::message::{BandsChange, Command, Order, OrderKind, Outcom
 use transhume_protocol::migration::{Input, JournalEntry, Now, OrderIds, Ready, RecoverError};
 
 mod arranging;
+mod drains;
 mod operators;
 mod plans;
 mod requests;
@@ -25,6 +26,7 @@ use crate::arranging::{Arranging, moments};
 use crate::cleaning::Cleaner;
 use crate::clock::Estimate;
 use crate::config::Config;
+use crate::drains::Drains;
 use crate::effects;
 use crate::governing::{Governing, network};
 use crate::hosts::Hosts;
@@ -35,7 +37,7 @@ use crate::metrics::Metrics;
 use crate::moves::{Moves, Progress};
 use crate::requests::{Reply, Request};
 use crate::store::Store;
-use crate::surveys::{Surveys, Waiting};
+use crate::surveys::{Made, Surveys, Waiting};
 
 /// Why the coordinator stops.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +67,7 @@ pub(crate) struct Core {
     governing: Governing,
     arranging: Arranging,
     cleaner: Cleaner,
+    drains: Drains,
     /// Orders that wait for bandwidth, the first first.
     waiting: Vec<(Box<Waiting>, Reply<Accepted>)>,
     metrics: Metrics,
@@ -88,6 +91,7 @@ impl Core {
             governing: Governing::default(),
             arranging: Arranging::default(),
             cleaner: Cleaner::default(),
+            drains: Drains::default(),
             waiting: Vec::new(),
             metrics,
             started: Instant::now(),
@@ -95,6 +99,7 @@ impl Core {
         for (id, entries) in core.store.migrations()? {
             core.take_up(id, &entries)?;
         }
+        core.take_up_drains()?;
         core.forget_old_moves()?;
         // Whoever wanted them created or deleted has had no answer.
         for mut cluster in core.store.clusters().half_done() {
@@ -141,6 +146,7 @@ impl Core {
     ) -> Result<(), CoreError> {
         loop {
             self.fire_due_timers()?;
+            self.work_on_drains()?;
             let due = self.next_due();
             let due = due.map(|at| self.started + Duration::from_millis(at.0));
             let timer = async {
@@ -158,7 +164,10 @@ impl Core {
                     Some(request) => self.serve(request)?,
                     None => return Ok(()),
                 },
-                planned = self.surveys.planned() => self.take_plan(planned)?,
+                made = self.surveys.planned() => match made {
+                    Made::Move(planned) => self.take_plan(planned)?,
+                    Made::Drain(planned) => self.take_drain_plan(planned)?,
+                },
                 () = timer => {}
             }
         }
@@ -174,6 +183,7 @@ impl Core {
             self.surveys.next_due(),
             round,
             cleaning,
+            self.drains.next_due(),
         ];
         all.into_iter().flatten().min()
     }
@@ -185,6 +195,7 @@ impl Core {
         }
         self.surveys.due(now);
         self.cleaner.due(now, &mut self.hosts);
+        self.drains.due(now);
         if self.governing.next_round().is_some_and(|at| at <= now) {
             self.govern();
             self.watch_streams()?;
@@ -276,7 +287,11 @@ impl Core {
             effects::carry_out(effect, &mut self.store, &mut self.hosts)?;
         }
         let now = self.now().mono;
-        for effect in self.jobs.conclude(now, &self.hosts) {
+        let concluded = self.jobs.conclude(now, &self.hosts);
+        if !concluded.is_empty() {
+            self.drains.others_over();
+        }
+        for effect in concluded {
             effects::carry_out(effect, &mut self.store, &mut self.hosts)?;
         }
         self.jobs.issue(now, &mut self.hosts);
@@ -352,6 +367,8 @@ impl Core {
             self.try_waiting();
             if let Some(report) = self.moves.over(id) {
                 self.metrics.ended(report);
+                let outcome = report.outcome;
+                self.drain_move_over(id, outcome)?;
             }
             self.hosts.inspect_all();
             self.forget_old_moves()?;

@@ -94,7 +94,7 @@ impl Core {
         self.decide(checked, dry_run, reply)
     }
 
-    fn record_of(&self, host: &HostName) -> HostRecord {
+    pub(super) fn record_of(&self, host: &HostName) -> HostRecord {
         let known = self.store.host(host).cloned();
         known.unwrap_or_else(|| HostRecord::new(host.clone()))
     }

@@ -2,7 +2,7 @@
 
 use tracing::info;
 use transhume_api::{Accepted, MoveOrder};
-use transhume_model::Epoch;
+use transhume_model::{Epoch, MigrationId};
 use transhume_protocol::event::Happening;
 use transhume_protocol::migration::{Input, Limits, MoveRequest};
 
@@ -11,7 +11,7 @@ use crate::error::Refused;
 use crate::governing;
 use crate::planning::{self, Known, Lessons, Plan, Scene};
 use crate::requests::Reply;
-use crate::surveys::{Planned, Purpose, Waiting};
+use crate::surveys::{Asked, Planned, Purpose, Waiting};
 
 /// Moves that wait for bandwidth.
 const MOVES_WAITING_MAX: usize = 64;
@@ -42,7 +42,10 @@ impl Core {
     pub(super) fn survey(&mut self, scene: Result<Scene, Refused>, purpose: Purpose) {
         let now = self.now().mono;
         match scene {
-            Ok(scene) => self.surveys.begin(scene, purpose, now, &mut self.hosts),
+            Ok(scene) => {
+                let asked = Asked::Move(scene, purpose);
+                self.surveys.begin(asked, now, &mut self.hosts);
+            }
             Err(refused) => purpose.refuse(refused),
         }
     }
@@ -77,7 +80,8 @@ impl Core {
         let network = governing::network(&self.hosts, &self.config);
         match (self.governing.admit(&network, &plan.batches), waiting) {
             (Ok(()), _) => {
-                let accepted = self.begin_move(scene, plan)?;
+                let id = self.store.new_migration()?;
+                let accepted = self.begin_move(id, scene, plan)?;
                 reply.send(accepted);
             }
             (Err(short), Some(waiting)) if short.is_for_now() => {
@@ -121,10 +125,10 @@ impl Core {
 
     pub(super) fn begin_move(
         &mut self,
+        id: MigrationId,
         scene: Scene,
         plan: Plan,
     ) -> Result<Result<Accepted, Refused>, CoreError> {
-        let id = self.store.new_migration()?;
         let mut request = MoveRequest {
             migration: id,
             cluster: scene.cluster.name,

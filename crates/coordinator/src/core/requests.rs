@@ -2,7 +2,7 @@
 
 use transhume_api::{ClusterList, ClusterStage, ClusterView};
 use transhume_metrics::Samples;
-use transhume_model::{ClusterName, ClusterSpec};
+use transhume_model::{ClusterName, ClusterSpec, PlacementRules};
 use transhume_protocol::migration::Now;
 
 use super::{Core, CoreError};
@@ -22,6 +22,20 @@ impl Core {
         match request {
             Request::Metrics(reply) => reply.send(Ok(self.scrape(now))),
             Request::Hosts(reply) => reply.send(Ok(self.host_list())),
+            Request::PlanDrain(order, reply) => self.plan_drain(&order, reply),
+            Request::Drain(order, reply) => {
+                let begun = self.begin_drain(order)?;
+                reply.send(begun);
+            }
+            Request::Drains(reply) => reply.send(Ok(self.drains.list(self.store.clusters()))),
+            Request::ShowDrain(id, reply) => {
+                let found = self.drains.named(&id);
+                reply.send(found.and_then(|id| self.drain_view(id)));
+            }
+            Request::CancelDrain(id, reply) => {
+                let cancelled = self.cancel_drain(&id)?;
+                reply.send(cancelled);
+            }
             Request::ShowHost(name, reply) => reply.send(self.show_host(&name)),
             Request::Host {
                 host,
@@ -46,6 +60,11 @@ impl Core {
             Request::ShowCluster(name, reply) => reply.send(self.show_cluster(&name)),
             Request::CreateCluster(cluster, reply) => self.create_cluster(cluster, reply)?,
             Request::DeleteCluster(name, reply) => self.delete_cluster(&name, reply)?,
+            Request::Rules(name, reply) => reply.send(self.rules(&name)),
+            Request::SetRules(name, rules, reply) => {
+                let kept = self.set_rules(&name, rules)?;
+                reply.send(kept);
+            }
             Request::Vm(request, reply) => self.work_on_vm(&request, reply)?,
             Request::Plan(name, order, reply) => {
                 let scene = self.scene(&name, &order);
@@ -93,6 +112,34 @@ impl Core {
         Ok(views::cluster(record, &self.hosts, migration))
     }
 
+    fn rules(&self, name: &str) -> Result<PlacementRules, Refused> {
+        let record = self.store.clusters().named(name)?;
+        Ok(record.spec.rules.clone())
+    }
+
+    /// Rules bind from the next plan on; nobody is moved because of them.
+    fn set_rules(
+        &mut self,
+        name: &str,
+        rules: PlacementRules,
+    ) -> Result<Result<PlacementRules, Refused>, CoreError> {
+        let checked = self.store.clusters().live(name).and_then(|cluster| {
+            let cluster = ClusterSpec {
+                rules: rules.clone(),
+                ..cluster.clone()
+            };
+            planning::check_rules(&cluster, &self.config).map(|()| cluster.name)
+        });
+        let name = match checked {
+            Ok(name) => name,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if let Some(record) = self.store.clusters().with_rules(&name, rules.clone()) {
+            self.store.keep(record)?;
+        }
+        Ok(Ok(rules))
+    }
+
     /// Nothing else is going on with a cluster.
     pub(super) fn check_idle(&self, cluster: &ClusterName) -> Result<(), Refused> {
         self.moves.check_idle(cluster)?;
@@ -116,6 +163,7 @@ impl Core {
 
     pub(super) fn check_new(&self, spec: &ClusterSpec) -> Result<(), Refused> {
         self.store.clusters().check_new(spec)?;
+        planning::check_rules(spec, &self.config)?;
         for vm in &spec.vms {
             let host = self.hosts.named(vm.host.as_str())?;
             self.hosts.check_connected(&host)?;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use transhume_model::{ClusterName, Epoch, HostName, MigrationId};
+use transhume_model::{ClusterName, DrainId, Epoch, HostName, MigrationId};
 use transhume_protocol::migration::JournalEntry;
 
-use super::{ClusterRecord, HostRecord, Journal, JournalError};
+use super::{ClusterRecord, DrainRecord, HostRecord, Journal, JournalError};
 
 /// A journal in memory.
 #[derive(Debug, Default)]
@@ -13,7 +13,9 @@ pub struct MemoryJournal {
     entries: BTreeMap<MigrationId, Vec<JournalEntry>>,
     clusters: BTreeMap<ClusterName, ClusterRecord>,
     hosts: BTreeMap<HostName, HostRecord>,
+    drains: BTreeMap<DrainId, DrainRecord>,
     last_migration: u64,
+    last_drain: u64,
     last_epoch: u64,
 }
 
@@ -69,6 +71,25 @@ impl Journal for MemoryJournal {
     fn put_cluster(&mut self, cluster: &ClusterRecord) -> Result<(), JournalError> {
         self.clusters.insert(cluster.spec.name.clone(), cluster.clone());
         Ok(())
+    }
+
+    fn new_drain(&mut self) -> Result<DrainId, JournalError> {
+        self.last_drain += 1;
+        Ok(DrainId(self.last_drain))
+    }
+
+    fn put_drain(&mut self, drain: &DrainRecord, hosts: &[HostRecord]) -> Result<(), JournalError> {
+        self.drains.insert(drain.drain, drain.clone());
+        self.put_hosts(hosts, None)
+    }
+
+    fn remove_drain(&mut self, drain: DrainId) -> Result<(), JournalError> {
+        self.drains.remove(&drain);
+        Ok(())
+    }
+
+    fn drains(&self) -> Result<Vec<DrainRecord>, JournalError> {
+        Ok(self.drains.values().cloned().collect())
     }
 
     fn remove_cluster(&mut self, cluster: &ClusterName) -> Result<(), JournalError> {

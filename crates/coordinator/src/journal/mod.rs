@@ -12,15 +12,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use transhume_api::ClusterStage;
-use transhume_model::{ClusterName, ClusterSpec, Epoch, HostName, MigrationId, VmName, WallMicros};
+use transhume_api::{ClusterStage, DrainMove, DrainOrder, DrainStage, DrainStay};
+use transhume_model::{ClusterName, ClusterSpec, DrainId, Epoch, HostName, MigrationId, VmName, WallMicros};
 use transhume_protocol::migration::{Cleaning, JournalEntry};
 
 pub use self::memory::MemoryJournal;
 pub use self::redb::RedbJournal;
 
 /// Version of the tables and records. A journal of a newer one is refused by name.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 
 /// Why the journal cannot be used. The coordinator stops: without a journal it must not decide
 /// anything.
@@ -125,6 +125,41 @@ pub struct Leftover {
     pub at: WallMicros,
 }
 
+/// A drain: what was ordered, and what came of it so far. What is left to be done stands in the
+/// records of the clusters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRecord {
+    /// Its number.
+    pub drain: DrainId,
+    /// Its hosts.
+    pub hosts: Vec<HostName>,
+    /// As ordered.
+    pub order: DrainOrder,
+    /// How far it is.
+    pub stage: DrainStage,
+    /// Nothing more is to be begun.
+    pub cancelled: bool,
+    /// Its moves, oldest first.
+    pub moves: Vec<DrainMove>,
+    /// Who found no place in the last plan.
+    pub stays: Vec<DrainStay>,
+}
+
+impl DrainRecord {
+    /// One that begins.
+    pub fn new(drain: DrainId, hosts: Vec<HostName>, order: DrainOrder) -> Self {
+        DrainRecord {
+            drain,
+            hosts,
+            order,
+            stage: DrainStage::Running,
+            cancelled: false,
+            moves: Vec::new(),
+            stays: Vec::new(),
+        }
+    }
+}
+
 /// What a coordinator remembers. Everything that returns `Ok` is durable, and all of it or nothing
 /// is there after a crash.
 pub trait Journal: Send {
@@ -172,6 +207,19 @@ pub trait Journal: Send {
 
     /// Keeps a cluster in place of what was kept under its name.
     fn put_cluster(&mut self, cluster: &ClusterRecord) -> Result<(), JournalError>;
+
+    /// The number of a new drain.
+    fn new_drain(&mut self) -> Result<DrainId, JournalError>;
+
+    /// Keeps a drain in place of what was kept under its number and, in the same transaction, these
+    /// hosts.
+    fn put_drain(&mut self, drain: &DrainRecord, hosts: &[HostRecord]) -> Result<(), JournalError>;
+
+    /// Forgets a drain.
+    fn remove_drain(&mut self, drain: DrainId) -> Result<(), JournalError>;
+
+    /// All drains, by number.
+    fn drains(&self) -> Result<Vec<DrainRecord>, JournalError>;
 
     /// Forgets a cluster.
     fn remove_cluster(&mut self, cluster: &ClusterName) -> Result<(), JournalError>;

@@ -7,17 +7,19 @@ use ::redb::{
     Database, DatabaseError, Error, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition,
     WriteTransaction,
 };
-use transhume_model::{ClusterName, Epoch, MigrationId};
+use transhume_model::{ClusterName, DrainId, Epoch, MigrationId};
 use transhume_protocol::migration::JournalEntry;
 
 use super::record::{seal, unseal};
-use super::{ClusterRecord, FORMAT, HostRecord, Journal, JournalError};
+use super::{ClusterRecord, DrainRecord, FORMAT, HostRecord, Journal, JournalError};
 
 const ENTRIES: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("entries");
 const CLUSTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("clusters");
 const HOSTS: TableDefinition<&str, &[u8]> = TableDefinition::new("hosts");
+const DRAINS: TableDefinition<u64, &[u8]> = TableDefinition::new("drains");
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 const LAST_MIGRATION: &str = "last-migration";
+const LAST_DRAIN: &str = "last-drain";
 const LAST_EPOCH: &str = "last-epoch";
 const FORMAT_KEY: &str = "format";
 
@@ -59,9 +61,11 @@ impl RedbJournal {
             transaction.open_table(ENTRIES)?;
             transaction.open_table(CLUSTERS)?;
             transaction.open_table(HOSTS)?;
+            transaction.open_table(DRAINS)?;
             let mut numbers = transaction.open_table(NUMBERS)?;
             let found = numbers.get(FORMAT_KEY)?.map(|found| found.value());
-            // Format 1 had no hosts; an older release would not know of what is kept there.
+            // Format 1 had no hosts, format 2 neither drains nor rules; an older release would not
+            // know of what is kept there.
             if found.is_none_or(|found| found < FORMAT) {
                 numbers.insert(FORMAT_KEY, FORMAT)?;
             }
@@ -211,6 +215,33 @@ impl Journal for RedbJournal {
         self.write(|transaction| put(transaction, cluster))
     }
 
+    fn new_drain(&mut self) -> Result<DrainId, JournalError> {
+        self.count_up(LAST_DRAIN, 1).map(DrainId)
+    }
+
+    fn put_drain(&mut self, drain: &DrainRecord, hosts: &[HostRecord]) -> Result<(), JournalError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(DRAINS)?;
+            table.insert(drain.drain.0, seal(drain).as_slice())?;
+            put_hosts(transaction, hosts)
+        })
+    }
+
+    fn remove_drain(&mut self, drain: DrainId) -> Result<(), JournalError> {
+        self.write(|transaction| {
+            transaction.open_table(DRAINS)?.remove(drain.0)?;
+            Ok(())
+        })
+    }
+
+    fn drains(&self) -> Result<Vec<DrainRecord>, JournalError> {
+        let rows = self.rows(DRAINS, |key| key)?;
+        let records = rows
+            .iter()
+            .map(|(number, bytes)| unseal(&self.path, bytes, || format!("drain {number}")));
+        records.collect()
+    }
+
     fn remove_cluster(&mut self, cluster: &ClusterName) -> Result<(), JournalError> {
         self.write(|transaction| {
             transaction.open_table(CLUSTERS)?.remove(cluster.as_str())?;
@@ -254,6 +285,6 @@ mod tests {
         assert!(error.to_string().contains("entry 0 of migration 1"), "{error}");
         drop(journal);
         let error = RedbJournal::open(&path).unwrap_err();
-        assert!(matches!(error, JournalError::Format { found: 3, .. }), "{error}");
+        assert!(matches!(error, JournalError::Format { found: 4, .. }), "{error}");
     }
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use transhume_metrics::{Histogram, Samples, coordinator as names};
-use transhume_model::{ClusterName, Epoch, MigrationId};
+use transhume_model::{ClusterName, DrainId, Epoch, MigrationId};
 use transhume_protocol::migration::JournalEntry;
 
-use crate::journal::{ClusterRecord, HostRecord, Journal, JournalError};
+use crate::journal::{ClusterRecord, DrainRecord, HostRecord, Journal, JournalError};
 
 /// Entries that were appended.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +98,22 @@ impl Journal for Measured {
 
     fn put_cluster(&mut self, cluster: &ClusterRecord) -> Result<(), JournalError> {
         timed(&self.clusters, || self.journal.put_cluster(cluster))
+    }
+
+    fn new_drain(&mut self) -> Result<DrainId, JournalError> {
+        timed(&self.numbers, || self.journal.new_drain())
+    }
+
+    fn put_drain(&mut self, drain: &DrainRecord, hosts: &[HostRecord]) -> Result<(), JournalError> {
+        timed(&self.clusters, || self.journal.put_drain(drain, hosts))
+    }
+
+    fn remove_drain(&mut self, drain: DrainId) -> Result<(), JournalError> {
+        timed(&self.removals, || self.journal.remove_drain(drain))
+    }
+
+    fn drains(&self) -> Result<Vec<DrainRecord>, JournalError> {
+        self.journal.drains()
     }
 
     fn remove_cluster(&mut self, cluster: &ClusterName) -> Result<(), JournalError> {

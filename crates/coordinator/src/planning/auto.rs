@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use transhume_governor::BatchSize;
 use transhume_model::VmName;
-use transhume_planner::{Batch, Move};
+use transhume_planner::report::Step;
 use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::migration::MoveVm;
 
@@ -22,14 +22,13 @@ const RATIO_UNKNOWN: f64 = 1.0;
 pub(super) fn batches(
     scene: &Scene,
     rounds: &[Vec<MoveVm>],
-    planned: &[Batch],
     batch_max: usize,
 ) -> Result<(Vec<Vec<MoveVm>>, MoveForecast), Refused> {
     let dirty = measured(scene);
     let mut vms_max = BatchSize::first(batch_max).get();
     loop {
         let cut = cut_rounds(&scene.network, rounds, &dirty, RATIO_UNKNOWN, vms_max);
-        match forecasts::make(scene, &as_planned(&cut, planned)) {
+        match forecasts::make(scene, &steps(&cut)) {
             Ok(forecast) => return Ok((cut, forecast)),
             Err(refused) if vms_max == 1 => return Err(refused),
             Err(_) => vms_max /= 2,
@@ -42,14 +41,16 @@ fn measured(scene: &Scene) -> BTreeMap<VmName, f64> {
     states.map(|(vm, rate)| (vm.clone(), bytes_per_s(rate))).collect()
 }
 
-/// The planner's moves in these batches.
-fn as_planned(cut: &[Vec<MoveVm>], planned: &[Batch]) -> Vec<Batch> {
-    let moves = planned.iter().flat_map(|batch| &batch.moves);
-    let moves: BTreeMap<&VmName, &Move> = moves.map(|planned| (&planned.vm, planned)).collect();
-    let of = |vm: &MoveVm| moves.get(&vm.spec.name).copied().cloned();
-    cut.iter()
-        .map(|batch| Batch {
-            moves: batch.iter().filter_map(of).collect(),
-        })
+/// What moves in these batches.
+pub(super) fn steps(batches: &[Vec<MoveVm>]) -> Vec<Vec<Step>> {
+    let step = |vm: &MoveVm| Step {
+        vm: vm.spec.name.clone(),
+        source: vm.source.clone(),
+        target: vm.target.clone(),
+        spare: false,
+    };
+    batches
+        .iter()
+        .map(|batch| batch.iter().map(step).collect())
         .collect()
 }

@@ -1,12 +1,16 @@
 //! What is in the way of a plan (§2.2.1): presence, compatibility, capacity, k.
 
-use transhume_api::{PlanView, PlannedMove};
-use transhume_model::{ClusterName, HostName, PlacedVm};
-use transhume_planner::{BatchError, Move, NoSolution, Offer, Offers, Placement, Request, batches, place};
+use std::collections::BTreeSet;
+
+use transhume_api::{PlanView, PlannedMove, StaysBehind};
+use transhume_model::{HostName, PlacedVm, VmName};
+use transhume_planner::report::{Placed, Plan as Chosen, Step, Total};
+use transhume_planner::svg;
 use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::message::{HostState, QemuState};
 use transhume_protocol::migration::{Converge, MoveVm};
 
+use super::choose::{choose, reasons};
 use super::scene::{Scene, list};
 use super::{auto, forecasts};
 use crate::error::Refused;
@@ -38,31 +42,20 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
             .iter()
             .try_for_each(|host| can_throttle(host, &scene.states[host]))?;
     }
-    let placement = choose(scene)?;
-    let moves = placement.moves.iter().filter(|planned| !planned.stays()).count();
-    // Rounds of a move whose batches are cut later are as large as capacity allows.
-    let k = match scene.adaptive {
-        true if scene.batch != Some(0) => moves,
-        _ => scene.batch.unwrap_or(moves),
-    };
-    if moves == 0 && scene.batch != Some(0) {
-        return Err(Refused::bad(
-            "nothing-to-move",
-            format!(
-                "every VM of cluster {} on {} may stay where it is",
-                scene.cluster.name,
-                list(&scene.from)
-            ),
-            "name fewer hosts after --to",
-        ));
+    let chosen = choose(scene, &forecasts::dirty_rates(scene))?;
+    let moves: usize = chosen.batches.iter().map(|batch| batch.moves.len()).sum();
+    if moves == 0 {
+        return Err(nothing_moves(scene, &chosen));
     }
-    let chosen = batches(&placement, k).map_err(batch_refused)?;
     let rounds: Vec<Vec<MoveVm>> = chosen
+        .batches
         .iter()
         .zip(0..)
         .map(|(round, number)| {
             let moves = round.moves.iter();
-            moves.map(|planned| move_vm(scene, planned, number)).collect()
+            moves
+                .map(|planned| move_vm(scene, &planned.step, number))
+                .collect()
         })
         .collect();
     for vm in rounds.iter().flatten() {
@@ -70,21 +63,36 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     }
     let batch_max = scene.adaptive.then(|| scene.batch.unwrap_or(moves).min(moves));
     let (batches, forecast) = match batch_max {
-        Some(max) => auto::batches(scene, &rounds, &chosen, max)?,
+        Some(max) => auto::batches(scene, &rounds, max)?,
         None => {
-            let forecast = forecasts::make(scene, &chosen)?;
+            let forecast = forecasts::make(scene, &auto::steps(&rounds))?;
             (rounds, forecast)
         }
     };
-    let view = PlanView {
-        forecast,
-        ..view(&scene.cluster.name, &placement, &batches)
-    };
+    let view = view(scene, &chosen, &batches, forecast);
     Ok(Plan {
         batches,
         batch_max,
         view,
     })
+}
+
+fn nothing_moves(scene: &Scene, chosen: &Chosen) -> Refused {
+    if chosen.in_the_way().next().is_some() {
+        let message = format!("no VM can leave: {}", reasons(chosen));
+        let hint = chosen.why_not_all.as_ref().map(|why| why.hint());
+        let hint = hint.unwrap_or_else(|| "name more hosts after --to".to_owned());
+        return Refused::conflict("no-solution", message, hint);
+    }
+    Refused::bad(
+        "nothing-to-move",
+        format!(
+            "every VM of cluster {} on {} may stay where it is",
+            scene.cluster.name,
+            list(&scene.from)
+        ),
+        "name fewer hosts after --to",
+    )
 }
 
 /// A VM that is stranded anywhere, or that its host's agent does not know, cannot leave it.
@@ -107,10 +115,10 @@ fn present(scene: &Scene, vm: &PlacedVm) -> Result<(), Refused> {
     ))
 }
 
-fn move_vm(scene: &Scene, planned: &Move, round: usize) -> MoveVm {
+fn move_vm(scene: &Scene, planned: &Step, round: usize) -> MoveVm {
     let mut leaving = scene.leaving();
     let placed = leaving.find(|placed| placed.spec.name == planned.vm);
-    let placed = placed.expect("the planner places what it was asked to place");
+    let placed = placed.expect("the planner moves what it was asked to move");
     MoveVm {
         spec: placed.spec.clone(),
         source: planned.source.clone(),
@@ -119,52 +127,6 @@ fn move_vm(scene: &Scene, planned: &Move, round: usize) -> MoveVm {
         need: forecasts::need(scene, placed),
         // Batches that stay as they are have none.
         round: if scene.adaptive { round } else { 0 },
-    }
-}
-
-/// §3.2: from messages B, the fewest targets.
-fn choose(scene: &Scene) -> Result<Placement, Refused> {
-    let offers = scene.to.iter().map(|host| Offer {
-        host: host.clone(),
-        free: scene.states[host].free,
-    });
-    let offers = Offers::new(offers).expect("each host of S2 is named once");
-    let requests: Vec<Request> = scene
-        .leaving()
-        .map(|vm| Request {
-            vm: vm.spec.name.clone(),
-            source: vm.host.clone(),
-            demand: vm.spec.demand(),
-        })
-        .collect();
-    place(&offers, &requests, scene.strategy).map_err(|error| no_solution(scene, &error))
-}
-
-fn no_solution(scene: &Scene, error: &NoSolution) -> Refused {
-    let hint = match error {
-        NoSolution::VmTooLarge { .. } => "name a target with more after --to, or free resources on one",
-        NoSolution::Total { .. } | NoSolution::NoTargets { .. } => {
-            "name more target hosts after --to, or free resources on them"
-        }
-        NoSolution::Fragmented { .. } | NoSolution::WorkBound { .. } => {
-            "one more target host after --to would help"
-        }
-        NoSolution::DuplicateVm(_) => "VM names are unique across all clusters",
-    };
-    let message = format!("no placement on {}: {error}", list(&scene.to));
-    Refused::conflict("no-solution", message, hint)
-}
-
-fn batch_refused(error: BatchError) -> Refused {
-    match &error {
-        BatchError::Zero { vms } | BatchError::TooLarge { vms, .. } => Refused::bad(
-            "bad-batch",
-            error.to_string(),
-            format!("omit --batch to move all {vms} at once"),
-        ),
-        BatchError::Cycle { .. } => {
-            Refused::conflict("no-order", error.to_string(), "name a spare host after --to")
-        }
     }
 }
 
@@ -251,23 +213,37 @@ fn compatible(scene: &Scene, vm: &MoveVm) -> Result<(), Refused> {
     Ok(())
 }
 
-fn view(cluster: &ClusterName, placement: &Placement, rounds: &[Vec<MoveVm>]) -> PlanView {
-    let moves = rounds.iter().zip(1..).flat_map(|(round, batch)| {
-        round.iter().map(move |vm| PlannedMove {
+fn view(scene: &Scene, chosen: &Chosen, batches: &[Vec<MoveVm>], forecast: MoveForecast) -> PlanView {
+    let moves = batches.iter().zip(1..).flat_map(|(batch, number)| {
+        batch.iter().map(move |vm| PlannedMove {
             vm: vm.spec.name.clone(),
-            batch,
+            batch: number,
             source: vm.source.clone(),
             target: vm.target.clone(),
         })
     });
-    let stay = placement.moves.iter().filter(|planned| planned.stays());
+    let left: BTreeSet<&VmName> = chosen.unplaced.iter().flat_map(|one| &one.vms).collect();
+    let asked = |placed: &Placed| scene.from.contains(&placed.source) && !left.contains(&placed.vm);
+    let stay = chosen.placement.iter().filter(|placed| asked(placed));
+    let stay = stay.filter(|placed| placed.source == placed.target);
+    let unplaced = chosen.unplaced.iter().map(|one| StaysBehind {
+        vms: one.vms.clone(),
+        must_leave: one.must_leave,
+        why: one.why.clone(),
+    });
+    let broken = chosen.broken_meanwhile.iter().map(|broken| broken.sentence());
+    let hosts = |total: Total| total.as_f64() as usize;
     PlanView {
-        cluster: cluster.clone(),
-        batch: rounds.iter().map(Vec::len).max().unwrap_or_default(),
-        hosts_used: placement.hosts_used,
-        hosts_min: placement.hosts_min,
+        cluster: scene.cluster.name.clone(),
+        batch: batches.iter().map(Vec::len).max().unwrap_or_default(),
+        hosts_used: hosts(chosen.targets.value),
+        hosts_min: hosts(chosen.targets.at_least),
         moves: moves.collect(),
-        stay: stay.map(|planned| planned.vm.clone()).collect(),
-        forecast: MoveForecast::default(),
+        stay: stay.map(|placed| placed.vm.clone()).collect(),
+        unplaced: unplaced.collect(),
+        notes: chosen.notes.iter().cloned().chain(broken).collect(),
+        explanation: chosen.explanation.clone(),
+        picture: scene.draw.then(|| svg(chosen)),
+        forecast,
     }
 }

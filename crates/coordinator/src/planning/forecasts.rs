@@ -9,16 +9,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_api::{ForecastLine, ForecastRecord, Score};
-use transhume_model::{BitRate, HostName, Interval, PlacedVm, VmName};
+use transhume_model::{BitRate, Interval, PlacedVm, VmName};
+use transhume_planner::forecast;
 use transhume_planner::forecast::sampled_dirty_mib_s;
-use transhume_planner::input::{Amount, Bands, Cluster, Host, MEMORY, MemoryFigures, PlanInput, Vm};
-use transhume_planner::report::{ForecastMove, Forecasts, Refused as TooSlow};
-use transhume_planner::{Batch, forecast};
+use transhume_planner::report::{ForecastMove, Forecasts, Refused as TooSlow, Step};
 use transhume_protocol::forecast::{Expected, ForecastVsActual, MoveForecast, VmForecast};
 use transhume_protocol::message::Mode;
 use transhume_protocol::migration::Converge;
 use transhume_protocol::report::{Ending, MigrationReport};
 
+use super::input::vmct;
 use super::scene::Scene;
 use crate::error::Refused;
 
@@ -26,7 +26,7 @@ const BYTES_PER_MIB: f64 = 1_048_576.0;
 const MS_PER_S: f64 = 1_000.0;
 
 /// What to expect of the batches, or the first VM that its share of the band cannot carry.
-pub(super) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Refused> {
+pub(super) fn make(scene: &Scene, batches: &[Vec<Step>]) -> Result<MoveForecast, Refused> {
     let way = match scene.mode {
         Mode::Live => forecast::Mode::Live {
             blackout_ms_max: scene.blackout_max.0 as f64,
@@ -35,8 +35,8 @@ pub(super) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Ref
     };
     let dirty = dirty_rates(scene);
     let batches = copied(scene, batches);
-    let made =
-        forecast(&input(scene, &dirty), &batches, way).expect("the batches name hosts and VMs of the scene");
+    let made = forecast(&scene.parts(&dirty).input(), &batches, way)
+        .expect("the batches name hosts and VMs of the scene");
     // A guest that may be slowed down gets ready at any rate.
     let slowed_down = matches!(scene.converge, Converge::Throttle { .. });
     match made.refused.first().filter(|_| !slowed_down) {
@@ -46,14 +46,14 @@ pub(super) fn make(scene: &Scene, batches: &[Batch]) -> Result<MoveForecast, Ref
 }
 
 /// The batches without those VMs of which nothing is copied.
-fn copied(scene: &Scene, batches: &[Batch]) -> Vec<Batch> {
+fn copied(scene: &Scene, batches: &[Vec<Step>]) -> Vec<Vec<Step>> {
     let off = scene.leaving().filter(|vm| scene.is_off(vm));
     let off: BTreeSet<&VmName> = off.map(|vm| &vm.spec.name).collect();
     let mut batches = batches.to_vec();
     for batch in &mut batches {
-        batch.moves.retain(|planned| !off.contains(&planned.vm));
+        batch.retain(|step| !off.contains(&step.vm));
     }
-    batches.retain(|batch| !batch.moves.is_empty());
+    batches.retain(|batch| !batch.is_empty());
     batches
 }
 
@@ -68,7 +68,7 @@ pub(super) fn need(scene: &Scene, vm: &PlacedVm) -> Option<BitRate> {
 }
 
 /// Measured dirty rates with their sampling error, MiB/s.
-fn dirty_rates(scene: &Scene) -> BTreeMap<VmName, Interval> {
+pub(super) fn dirty_rates(scene: &Scene) -> BTreeMap<VmName, Interval> {
     let measured = scene.leaving().filter_map(|vm| {
         let (name, rate) = scene.states.get(&vm.host)?.dirty.get_key_value(&vm.spec.name)?;
         let range = sampled_dirty_mib_s(rate.per_second, rate.sampled_pages, vm.spec.memory);
@@ -77,65 +77,12 @@ fn dirty_rates(scene: &Scene) -> BTreeMap<VmName, Interval> {
     measured.collect()
 }
 
-fn input(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> PlanInput {
-    let bands = |host: &HostName| Bands {
-        vmct_mbit_s: vmct(scene, host).0,
-        ..Bands::default()
-    };
-    let hosts = scene.hosts().into_iter().map(|name| Host {
-        bands: bands(&name),
-        name,
-        capacity: BTreeMap::new(),
-        overcommit: BTreeMap::new(),
-        used: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        cpu_model: None,
-        maintenance: false,
-    });
-    PlanInput {
-        hosts: hosts.collect(),
-        cluster: Cluster {
-            name: scene.cluster.name.clone(),
-            vms: scene.leaving().map(|vm| vm_input(vm, dirty)).collect(),
-            groups: Vec::new(),
-            traffic: Vec::new(),
-        },
-        from: scene.from.clone(),
-        to: scene.to.clone(),
-    }
-}
-
-fn vm_input(vm: &PlacedVm, dirty: &BTreeMap<VmName, Interval>) -> Vm {
-    let range = dirty.get(&vm.spec.name);
-    Vm {
-        name: vm.spec.name.clone(),
-        host: vm.host.clone(),
-        demand: BTreeMap::from([(MEMORY.to_owned(), Amount::units(vm.spec.memory.0))]),
-        pin: Vec::new(),
-        selector: BTreeMap::new(),
-        cpu_models: Vec::new(),
-        storage_mbit_s: Amount::default(),
-        memory: MemoryFigures {
-            dirty_mib_s: range.map_or(Vec::new(), |range| vec![range.low, range.high]),
-            ..MemoryFigures::default()
-        },
-    }
-}
-
-/// Speed of a host's migration link, Mbit/s, and whether that is only assumed.
-fn vmct(scene: &Scene, host: &HostName) -> (u32, bool) {
-    match scene.vmct_mbit_s.get(host) {
-        Some(named) => (*named, false),
-        None => (Bands::default().vmct_mbit_s, true),
-    }
-}
-
 fn assembled(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, made: Forecasts) -> MoveForecast {
     let vm = |one: &ForecastMove| {
         let link = [&one.step.source, &one.step.target]
             .into_iter()
             .filter_map(|host| {
-                let (speed, assumed) = vmct(scene, host);
+                let (speed, assumed) = vmct(&scene.vmct_mbit_s, host);
                 assumed.then(|| format!("the migration link of host {host} carries {speed} Mbit/s"))
             });
         let modelled = Expected {

@@ -8,11 +8,17 @@
 
 mod auto;
 mod checks;
+mod choose;
+mod drain;
 mod forecasts;
+mod input;
 mod lessons;
+mod rules;
 mod scene;
 
 pub(crate) use self::checks::{Plan, plan};
+pub(crate) use self::drain::{DrainPlan, DrainScene, plan_drain};
 pub(crate) use self::forecasts::record as forecast_record;
 pub(crate) use self::lessons::Lessons;
-pub(crate) use self::scene::{Known, Scene, mode_of, scene};
+pub(crate) use self::rules::check_rules;
+pub(crate) use self::scene::{Known, Scene, mode_of, named, scene};

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_api::MoveOrder;
 use transhume_governor::Network;
-use transhume_model::{BandRates, ClusterSpec, HostName, Millis, PlacedVm, VmName};
+use transhume_model::{BandRates, ClusterSpec, HostName, Interval, Millis, PlacedVm, VmName};
 use transhume_planner::Strategy;
 use transhume_protocol::message::{DIRTY_RATE_MS_MAX, HostState, Mode, Stranded, VmState};
 use transhume_protocol::migration::Converge;
 
+use super::input::{Labels, Parts};
 use super::lessons::Lessons;
 use crate::config::Config;
 use crate::error::Refused;
@@ -32,6 +33,12 @@ pub(crate) struct Scene {
     pub(crate) adaptive: bool,
     /// What page streams have of the links.
     pub(crate) network: Network,
+    /// VMs that have no place stay, and the others go.
+    pub(crate) partial: bool,
+    /// No group may be broken on the way.
+    pub(crate) strict: bool,
+    /// A picture is wanted.
+    pub(crate) draw: bool,
     /// Live or offline.
     pub(crate) mode: Mode,
     /// Budget for the predicted blackout.
@@ -44,6 +51,10 @@ pub(crate) struct Scene {
     pub(crate) strategy: Strategy,
     /// Speeds of migration links that the configuration names, Mbit/s.
     pub(crate) vmct_mbit_s: BTreeMap<HostName, u32>,
+    /// Labels of all hosts.
+    pub(crate) labels: Labels,
+    /// Targets that a plan for more than this cluster chose.
+    pub(crate) chosen: Option<BTreeMap<VmName, HostName>>,
     /// What earlier moves of the cluster teach.
     pub(crate) lessons: Lessons,
     /// Stranded things that carry the name of a VM of the cluster, on any host, as last reported.
@@ -78,6 +89,21 @@ impl Scene {
         match self.mode {
             Mode::Live => ANSWER_MS_MAX + DIRTY_RATE_MS_MAX,
             Mode::Offline => ANSWER_MS_MAX,
+        }
+    }
+
+    /// What the planner is asked.
+    pub(super) fn parts<'a>(&'a self, dirty: &'a BTreeMap<VmName, Interval>) -> Parts<'a> {
+        Parts {
+            name: &self.cluster.name,
+            clusters: vec![&self.cluster],
+            from: &self.from,
+            to: &self.to,
+            states: &self.states,
+            labels: &self.labels,
+            vmct_mbit_s: &self.vmct_mbit_s,
+            dirty,
+            chosen: self.chosen.as_ref(),
         }
     }
 
@@ -136,6 +162,9 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
         to: named(hosts, "to", &order.to)?,
         batch: order.batch,
         adaptive: order.adaptive,
+        partial: order.partial,
+        strict: order.strict,
+        draw: order.draw,
         network: governing::network(hosts, config),
         mode: mode_of(order),
         blackout_max: blackout_max.unwrap_or(config.limits.blackout_ms_max),
@@ -143,6 +172,8 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
         converge: order.converge.unwrap_or_default(),
         strategy: order.strategy.unwrap_or_default(),
         vmct_mbit_s: links.collect(),
+        labels: labels(config),
+        chosen: None,
         lessons,
         stranded: stranded
             .map(|(host, stranded)| (host.clone(), stranded.clone()))
@@ -151,6 +182,14 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
     };
     check(&scene)?;
     Ok(scene)
+}
+
+/// Labels of all hosts that the configuration names.
+pub(super) fn labels(config: &Config) -> Labels {
+    let hosts = config.hosts.iter();
+    hosts
+        .map(|host| (host.name.clone(), host.labels.clone()))
+        .collect()
 }
 
 /// What a band has when the others leave theirs, in whole Mbit/s: what it has for certain is
@@ -207,7 +246,7 @@ fn check(scene: &Scene) -> Result<(), Refused> {
 }
 
 /// Names of one set: not empty, each known, none twice.
-fn named(known: &Hosts, set: &str, names: &[String]) -> Result<Vec<HostName>, Refused> {
+pub(crate) fn named(known: &Hosts, set: &str, names: &[String]) -> Result<Vec<HostName>, Refused> {
     if names.is_empty() {
         return Err(Refused::bad(
             "empty-set",

@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use transhume_api::{
-    Accepted, ClusterList, ClusterView, Decision, ForecastRecord, HostFence, HostList, MigrationList,
-    MoveOrder, MoveResolution, PlanView, Problem, Verdict, VmRestart, VmStart, VmStop,
+    Accepted, ClusterList, ClusterView, Decision, DrainList, DrainOrder, DrainPlanView, DrainView,
+    ForecastRecord, HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView,
+    Problem, Verdict, VmRestart, VmStart, VmStop,
 };
-use transhume_model::ClusterSpec;
+use transhume_model::{ClusterSpec, PlacementRules};
 use transhume_planner::report::PlanReport;
 use transhume_protocol::event::Event;
 use transhume_protocol::report::MigrationReport;
@@ -76,6 +77,10 @@ fn documents() -> BTreeMap<&'static str, Value> {
         ),
         ("cluster", document::<ClusterSpec>("POST /v1/clusters")),
         (
+            "cluster-rules",
+            document::<PlacementRules>("`cluster rules NAME --json`, GET and PUT /v1/clusters/{name}/rules"),
+        ),
+        (
             "order",
             document::<MoveOrder>("POST /v1/clusters/NAME/plan and …/migrations"),
         ),
@@ -105,6 +110,20 @@ fn documents() -> BTreeMap<&'static str, Value> {
         (
             "verdict",
             document::<Verdict>("transhume host fence --json, migration resolve --json, vm open-plug --json"),
+        ),
+        ("host", document::<HostView>("transhume host show NAME --json")),
+        (
+            "drain-order",
+            document::<DrainOrder>("POST /v1/drains and /v1/drain-plan"),
+        ),
+        (
+            "drain",
+            document::<DrainView>("transhume drain HOSTS --json, drains --cancel N --json"),
+        ),
+        ("drains", document::<DrainList>("transhume drains --json")),
+        (
+            "drain-plan",
+            document::<DrainPlanView>("transhume drain HOSTS --dry-run --json"),
         ),
         ("plan", document::<PlanView>("transhume plan NAME --json")),
         (

@@ -72,6 +72,8 @@ fn every_code_is_in_the_table() {
         "core/plans",
         "core/requests",
         "error",
+        "core/drains",
+        "drains/mod",
         "hosts",
         "http",
         "jobs/clusters",
@@ -79,6 +81,9 @@ fn every_code_is_in_the_table() {
         "jobs/vms",
         "moves",
         "planning/checks",
+        "planning/choose",
+        "planning/drain",
+        "planning/rules",
         "planning/forecasts",
         "planning/scene",
         "surveys",
@@ -95,6 +100,7 @@ fn every_code_is_in_the_table() {
     // Made in `Refused::unknown` from what is unknown.
     given.extend([
         "unknown-cluster",
+        "unknown-drain",
         "unknown-host",
         "unknown-migration",
         "unknown-vm",

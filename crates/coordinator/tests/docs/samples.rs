@@ -47,6 +47,19 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ),
         ("cluster-show", json!(view())),
         ("cluster", json!(cluster())),
+        ("host", json!(hosts().hosts[0])),
+        ("drain-order", json!(drain_order())),
+        ("drain-order", json!({ "hosts": ["h1"] })),
+        ("drain", json!(drain_view())),
+        (
+            "drains",
+            json!(DrainList {
+                drains: vec![drain_view()]
+            }),
+        ),
+        ("drain-plan", json!(drain_plan())),
+        ("cluster-rules", json!(rules())),
+        ("cluster-rules", json!(PlacementRules::default())),
         (
             "order",
             json!(MoveOrder {
@@ -59,6 +72,9 @@ pub fn all() -> Vec<(&'static str, Value)> {
                 duration_ms_max: Some(600_000),
                 converge: Some(Converge::Throttle { percent: 20 }),
                 strategy: Some(Strategy::Paper),
+                partial: true,
+                strict: true,
+                draw: true,
                 wait: true,
             }),
         ),
@@ -288,6 +304,83 @@ fn cluster() -> ClusterSpec {
             host: host("h1"),
             spec,
         }],
+        rules: rules(),
+    }
+}
+
+fn drain_order() -> DrainOrder {
+    DrainOrder {
+        hosts: vec!["h1".into()],
+        to: vec!["h2".into()],
+        batch: Some(2),
+        adaptive: true,
+        offline: true,
+        blackout_ms_max: Some(300),
+        duration_ms_max: Some(600_000),
+        converge: Some(Converge::Stop),
+        strategy: Some(Strategy::Exact),
+    }
+}
+
+fn drain_stay() -> DrainStay {
+    DrainStay {
+        cluster: lab(),
+        vms: vec![vm("vm2")],
+        why: "VM vm2 fits no target".into(),
+    }
+}
+
+fn drain_view() -> DrainView {
+    DrainView {
+        drain: DrainId(1),
+        hosts: vec![host("h1")],
+        stage: DrainStage::Running,
+        doing: Some("migration 7 is under way".into()),
+        moves: vec![DrainMove {
+            cluster: lab(),
+            migration: NUMBER,
+            outcome: Some(Ending::Committed),
+        }],
+        left: vec![DrainLeft {
+            cluster: lab(),
+            vm: vm("vm2"),
+            host: host("h1"),
+        }],
+        stays: vec![drain_stay()],
+    }
+}
+
+fn drain_plan() -> DrainPlanView {
+    DrainPlanView {
+        hosts: vec![host("h1")],
+        targets_used: 1,
+        targets_min: 1,
+        moves: vec![DrainStep {
+            cluster: lab(),
+            vm: vm("vm1"),
+            source: host("h1"),
+            target: host("h2"),
+        }],
+        stays: vec![drain_stay()],
+        notes: vec!["a note".into()],
+    }
+}
+
+fn rules() -> PlacementRules {
+    PlacementRules {
+        groups: vec![Group {
+            name: "replicas".into(),
+            kind: GroupKind::AntiAffinity,
+            vms: vec![vm("vm1"), vm("vm2")],
+        }],
+        vms: [(
+            vm("vm1"),
+            VmRules {
+                pin: vec![host("h1")],
+                selector: [("zone".into(), "a".into())].into(),
+            },
+        )]
+        .into(),
     }
 }
 
@@ -305,6 +398,14 @@ fn live_plan() -> PlanView {
         hosts_min: 1,
         moves: vec![one],
         stay: vec![vm("vm2")],
+        unplaced: vec![StaysBehind {
+            vms: vec![vm("vm3")],
+            must_leave: true,
+            why: "VM vm3 fits no target".into(),
+        }],
+        notes: vec!["a note".into()],
+        explanation: vec!["one host does".into()],
+        picture: Some("<svg/>".into()),
         forecast: MoveForecast {
             vms: vec![vm_forecast(None), vm_forecast(Some(RANGE))],
             expected: EXPECTED,

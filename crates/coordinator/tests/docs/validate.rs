@@ -99,6 +99,18 @@ fn at(root: &Value, schema: &Value, value: &Value, place: &str, wrong: &mut Vec<
             }
             // Held of every object, above.
             ("additionalProperties", Value::Bool(false)) => {}
+            // A map: of our objects with named fields none has others.
+            ("additionalProperties", each) if !keywords.contains_key("properties") => {
+                for (name, inner) in value.as_object().into_iter().flatten() {
+                    at(root, each, inner, &format!("{place}/{name}"), wrong);
+                }
+            }
+            ("propertyNames", names) => {
+                for name in value.as_object().into_iter().flatten().map(|(name, _)| name) {
+                    let name = Value::String(name.clone());
+                    at(root, names, &name, place, wrong);
+                }
+            }
             ("prefixItems", Value::Array(each)) => {
                 let inner = value.as_array().into_iter().flatten();
                 for (index, (schema, inner)) in each.iter().zip(inner).enumerate() {

@@ -5,6 +5,7 @@
 mod clusters;
 mod contract;
 mod desk;
+mod drains;
 mod fake;
 mod forecasts;
 mod http;
@@ -15,5 +16,6 @@ mod moves;
 mod paper;
 mod refused;
 mod restart;
+mod rules;
 mod support;
 mod vms;

@@ -369,7 +369,7 @@ async fn message_b_decides_what_fits_now_not_what_was_heard_before() {
         .await
         .refused(409, "no-solution");
     assert!(
-        problem.message.contains("vCPU"),
+        problem.message.contains("vcpus"),
         "says what is short: {}",
         problem.message
     );

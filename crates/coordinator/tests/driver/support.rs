@@ -98,6 +98,8 @@ pub struct Site {
     pub agents: BTreeMap<&'static str, Agent>,
     /// Of moves, from the next start of the coordinator on.
     pub limits: Limits,
+    /// Labels of hosts, from the next start of the coordinator on.
+    pub labels: BTreeMap<&'static str, BTreeMap<String, String>>,
     directory: TempDir,
     coordinator: Option<JoinHandle<Result<(), Error>>>,
     http: reqwest::Client,
@@ -124,6 +126,7 @@ impl Site {
         Self {
             agents: agents.collect(),
             limits: Limits::default(),
+            labels: BTreeMap::new(),
             http: reqwest::Client::builder().unix_socket(socket).build().unwrap(),
             directory,
             coordinator: None,
@@ -139,6 +142,7 @@ impl Site {
             name: agent.name.clone(),
             control: agent.address,
             vmct_mbit_s: Some(VMCT_MBIT_S),
+            labels: self.labels.get(agent.name.as_str()).cloned().unwrap_or_default(),
         });
         Config {
             api: None,
@@ -192,6 +196,11 @@ impl Site {
 
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(self.http.post(format!("http://c{path}")).json(body))
+            .await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.http.put(format!("http://c{path}")).json(body))
             .await
     }
 

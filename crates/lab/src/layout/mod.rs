@@ -9,8 +9,8 @@ use std::str::FromStr;
 
 use transhume_guest::settings::Settings;
 use transhume_model::{
-    Band, BandAddresses, Boot, ClusterName, ClusterSpec, Disk, HostName, Mac, NicSpec, PlacedVm, Vcpus,
-    VmName, VmSpec,
+    Band, BandAddresses, Boot, ClusterName, ClusterSpec, Disk, HostName, Mac, NicSpec, PlacedVm,
+    PlacementRules, Vcpus, VmName, VmSpec,
 };
 
 use crate::image::Image;
@@ -341,6 +341,7 @@ fn cluster(
     Ok(ClusterSpec {
         vms: vms.collect::<Result<_, _>>()?,
         name,
+        rules: PlacementRules::default(),
     })
 }
 

@@ -22,7 +22,8 @@ use transhume_model::{ClusterName, HostName, VmName};
 pub use amount::{Amount, Ratio};
 pub use check::check;
 pub use near::nearest;
-pub use text::{read, read_with_notes};
+pub use text::{read, read_document, read_with_notes};
+pub use transhume_model::{Group, GroupKind};
 
 /// Longest accepted text of an inventory, bytes.
 pub const TEXT_BYTES_MAX: usize = 64 << 20;
@@ -189,29 +190,6 @@ pub struct MemoryFigures {
     /// Measured share of the bytes that compression and deduplication leave, 0 to 1.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub compressed_to: Vec<f64>,
-}
-
-/// What a group asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum GroupKind {
-    /// All its VMs on one host.
-    Affinity,
-    /// No two of its VMs on one host.
-    AntiAffinity,
-}
-
-/// VMs that must, or must not, share a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Group {
-    /// Unique name.
-    pub name: String,
-    /// What it asks.
-    pub kind: GroupKind,
-    /// Its VMs, at least two.
-    #[schemars(with = "Vec<String>")]
-    pub vms: Vec<VmName>,
 }
 
 /// Traffic between two VMs, both directions together.

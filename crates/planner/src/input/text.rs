@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::decode::{Decode, Fault};
 use super::units::{self, Rounding};
@@ -36,6 +37,22 @@ pub(super) enum Value {
     List(Vec<Node>),
     /// Keys are few and repeat: each is kept once.
     Map(Vec<(Rc<str>, Node)>),
+}
+
+/// Reads a document of any type, with the line of what is wrong with it. `file` is only for
+/// messages.
+pub fn read_document<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, InputError> {
+    let located = |fault: Fault| InputError {
+        place: Place {
+            file: Some(file.to_owned()),
+            line: fault.line,
+            path: fault.path,
+        },
+        what: fault.what,
+        hint: fault.hint,
+    };
+    let root = parse(text).map_err(located)?;
+    T::deserialize(Decode { node: &root }).map_err(located)
 }
 
 /// Reads and checks an inventory. `file` is only for messages.

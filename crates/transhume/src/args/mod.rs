@@ -65,6 +65,10 @@ pub enum Command {
     Plan(PlanArgs),
     /// Move a cluster
     Migrate(MoveArgs),
+    /// Move every VM of every cluster off these hosts, by one plan
+    Drain(DrainArgs),
+    /// All drains so far, and what they wait for
+    Drains(DrainsArgs),
     /// All moves so far
     Migrations {
         /// One JSON document
@@ -166,6 +170,17 @@ pub enum ClusterCommand {
         #[arg(long)]
         json: bool,
     },
+    /// What its VMs ask of their hosts: groups, pins, labels; every move keeps to it
+    Rules {
+        /// The cluster
+        name: String,
+        /// Put what this file says (YAML or JSON) in its place
+        #[arg(long, value_name = "FILE")]
+        set: Option<PathBuf>,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// How an operator's decision is taken.
@@ -198,6 +213,8 @@ pub enum HostCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Move every VM of every cluster off these hosts; the same as `drain`
+    Drain(DrainArgs),
     /// Say that a host is off: only then may a VM that could still run there be run elsewhere
     Fence {
         /// The host

@@ -23,6 +23,39 @@ pub struct MoveArgs {
     /// Where other moves have the links: begin when they are over, instead of being refused
     #[arg(long)]
     pub wait: bool,
+    /// VMs that have no place stay, and the others go; without it nothing moves then
+    #[arg(long)]
+    pub partial: bool,
+    /// Refuse a move on whose way a group of VMs is broken for a while
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// Which hosts every VM leaves.
+#[derive(Debug, ClapArgs)]
+pub struct DrainArgs {
+    /// The hosts, comma-separated; they stay cordoned
+    #[arg(value_delimiter = ',', required = true)]
+    pub hosts: Vec<String>,
+    /// Hosts to go to, comma-separated [default: every other one that may take VMs]
+    #[arg(long, value_delimiter = ',')]
+    pub to: Vec<String>,
+    /// Only show which VM would go where
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub how: How,
+}
+
+/// Drains so far.
+#[derive(Debug, ClapArgs)]
+pub struct DrainsArgs {
+    /// Begin nothing more of this one; a move under way goes on
+    #[arg(long, value_name = "DRAIN")]
+    pub cancel: Option<u64>,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How to move.
@@ -145,13 +178,14 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster", "from", "to", "offline", "max_time", "converge"])]
     pub inventory: Option<PathBuf>,
     /// Say why these hosts, this order, this k
-    #[arg(long, requires = "inventory", conflicts_with = "cluster")]
+    #[arg(long)]
     pub explain: bool,
     /// Draw the hosts before and after
-    #[arg(long, value_name = "FILE", requires = "inventory", conflicts_with = "cluster")]
+    #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
-    /// All or nothing: no plan for the others where a VM has no place
-    #[arg(long, requires = "inventory", conflicts_with = "cluster")]
+    /// All or nothing: no plan for the others where a VM has no place, none that breaks a group on
+    /// the way
+    #[arg(long)]
     pub strict: bool,
     /// Search at most so long; the answer is then the best found, with its gap
     #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "inventory", conflicts_with = "cluster",

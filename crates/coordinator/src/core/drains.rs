@@ -1,0 +1,353 @@
+//! Drains: what each wants next, made durable and begun (`docs/design/drain.md`).
+
+use std::collections::BTreeSet;
+
+use tracing::info;
+use transhume_api::{DrainOrder, DrainPlanView, DrainStay, DrainView, MoveOrder};
+use transhume_model::{ClusterName, DrainId, HostName, MigrationId};
+use transhume_protocol::report::Ending;
+
+use super::{Core, CoreError};
+use crate::drains::{DRAINS_MAX, Next, Planned, World};
+use crate::error::Refused;
+use crate::governing;
+use crate::journal::{DrainRecord, HostRecord};
+use crate::planning::{self, DrainPlan, DrainScene, Known, Lessons};
+use crate::requests::Reply;
+use crate::surveys::{Asked, DrainPlanned, DrainPurpose};
+
+impl Core {
+    /// Takes up what the journal holds.
+    pub(super) fn take_up_drains(&mut self) -> Result<(), CoreError> {
+        for record in self.store.drains()? {
+            let outcome = |id| self.moves.outcome(id);
+            self.drains.take(record, outcome);
+        }
+        Ok(())
+    }
+
+    /// Which VM would go where.
+    pub(super) fn plan_drain(&mut self, order: &DrainOrder, reply: Reply<DrainPlanView>) {
+        let hosts = match self.hosts_to_drain(order) {
+            Ok(hosts) => hosts,
+            Err(refused) => return reply.send(Err(refused)),
+        };
+        let clusters = self.clusters_on(&hosts);
+        match self.drain_scene(&hosts, order, &clusters) {
+            Ok(scene) => {
+                let asked = Asked::Drain(scene, DrainPurpose::Show(reply));
+                let now = self.now().mono;
+                self.surveys.begin(asked, now, &mut self.hosts);
+            }
+            Err(refused) => reply.send(Err(refused)),
+        }
+    }
+
+    /// Begins a drain, or finds the one under way of the same hosts.
+    pub(super) fn begin_drain(&mut self, order: DrainOrder) -> Result<Result<DrainView, Refused>, CoreError> {
+        let checked = self
+            .hosts_to_drain(&order)
+            .and_then(|hosts| Ok((self.drains.of_hosts(&hosts)?, hosts)));
+        let (known, hosts) = match checked {
+            Ok(checked) => checked,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if let Some(id) = known {
+            return Ok(self.drain_view(id));
+        }
+        if self.drains.len_under_way() == DRAINS_MAX {
+            return Ok(Err(Refused::busy()));
+        }
+        let id = self.store.new_drain()?;
+        let cordoned = hosts.iter().map(|host| HostRecord {
+            cordoned: true,
+            ..self.record_of(host)
+        });
+        let record = DrainRecord::new(id, hosts.clone(), order);
+        self.store.keep_drain(&record, cordoned.collect())?;
+        info!(target: "audit", drain = %id, ?hosts, "drain begins; its hosts are cordoned");
+        self.drains.take(record, |_| None);
+        Ok(self.drain_view(id))
+    }
+
+    pub(super) fn drain_view(&self, id: DrainId) -> Result<DrainView, Refused> {
+        let view = self.drains.view(id, self.store.clusters());
+        view.ok_or_else(|| Refused::unknown("drain", &id.to_string(), std::iter::empty()))
+    }
+
+    /// Nothing more is begun; a move under way goes on.
+    pub(super) fn cancel_drain(&mut self, text: &str) -> Result<Result<DrainView, Refused>, CoreError> {
+        let id = match self.drains.named(text) {
+            Ok(id) => id,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if let Some(drain) = self.drains.get_mut(id) {
+            if drain.is_over() {
+                return Ok(Err(Refused::conflict(
+                    "drain-over",
+                    format!("drain {id} is over"),
+                    format!(
+                        "`transhume drains` shows how it ended; `transhume host uncordon` puts its hosts to use again"
+                    ),
+                )));
+            }
+            drain.cancel();
+            let record = drain.record.clone();
+            self.store.keep_drain(&record, Vec::new())?;
+            info!(target: "audit", drain = %id, "cancelled");
+        }
+        self.work_on_drains()?;
+        Ok(self.drain_view(id))
+    }
+
+    /// Looks after all drains, if anything happened that may matter to them.
+    pub(super) fn work_on_drains(&mut self) -> Result<(), CoreError> {
+        for id in self.drains.to_look_at() {
+            self.work_on_drain(id)?;
+        }
+        for id in self.drains.forget_old() {
+            self.store.forget_drain(id)?;
+        }
+        Ok(())
+    }
+
+    fn work_on_drain(&mut self, id: DrainId) -> Result<(), CoreError> {
+        let left = self.drains.left(id, self.store.clusters());
+        let busy = left.iter().filter(|cluster| self.is_busy(cluster));
+        let world = World {
+            busy: busy.cloned().collect(),
+            left,
+        };
+        let Some(drain) = self.drains.get_mut(id) else {
+            return Ok(());
+        };
+        match drain.next(&world) {
+            None => Ok(()),
+            Some(Next::End) => {
+                let record = drain.record.clone();
+                info!(target: "audit", drain = %id, stage = record.stage.name(), "drain is over");
+                self.store.keep_drain(&record, Vec::new())?;
+                Ok(())
+            }
+            Some(Next::Plan(clusters)) => {
+                let (hosts, order) = (drain.record.hosts.clone(), drain.record.order.clone());
+                let now = self.now().mono;
+                match self.drain_scene(&hosts, &order, &clusters) {
+                    Ok(scene) => {
+                        let asked = Asked::Drain(scene, DrainPurpose::Go(id));
+                        self.surveys.begin(asked, now, &mut self.hosts);
+                        Ok(())
+                    }
+                    Err(refused) => self.drain_not_planned(id, &refused, all_stay(&clusters, &refused)),
+                }
+            }
+        }
+    }
+
+    fn drain_not_planned(
+        &mut self,
+        id: DrainId,
+        refused: &Refused,
+        stays: Vec<DrainStay>,
+    ) -> Result<(), CoreError> {
+        let planned = match refused.problem.code.as_str() {
+            "agent-unreachable" | "host-cleaning" | "busy" => Planned::Unreachable,
+            _ => Planned::Nothing,
+        };
+        self.drain_planned(id, planned, stays)
+    }
+
+    fn drain_planned(
+        &mut self,
+        id: DrainId,
+        planned: Planned,
+        stays: Vec<DrainStay>,
+    ) -> Result<(), CoreError> {
+        let now = self.now().mono;
+        let left = self.drains.left(id, self.store.clusters());
+        let busy = left.iter().any(|cluster| self.is_busy(cluster));
+        let Some(drain) = self.drains.get_mut(id) else {
+            return Ok(());
+        };
+        drain.planned(now, planned, stays, busy);
+        let record = drain.record.clone();
+        self.store.keep_drain(&record, Vec::new())?;
+        Ok(())
+    }
+
+    /// The planner is done with a drain.
+    pub(super) fn take_drain_plan(&mut self, planned: DrainPlanned) -> Result<(), CoreError> {
+        let DrainPlanned { plan, stays, purpose } = planned;
+        let id = match purpose {
+            DrainPurpose::Show(reply) => {
+                reply.send(plan.map(|plan| plan.view));
+                return Ok(());
+            }
+            DrainPurpose::Go(id) => id,
+        };
+        let DrainPlan { first, view } = match plan {
+            Ok(plan) => plan,
+            Err(refused) => return self.drain_not_planned(id, &refused, stays),
+        };
+        let Some((scene, plan)) = first else {
+            return self.drain_planned(id, Planned::Nothing, view.stays);
+        };
+        // Meanwhile it may have been cancelled, or its cluster may have begun another move.
+        let cancelled = self.drains.get_mut(id).is_none_or(|drain| drain.record.cancelled);
+        if cancelled || self.check_unchanged(&scene).is_err() {
+            return self.drain_planned(id, Planned::Replan, view.stays);
+        }
+        let network = governing::network(&self.hosts, &self.config);
+        match self.governing.admit(&network, &plan.batches) {
+            Ok(()) => {}
+            Err(short) if short.is_for_now() => {
+                return self.drain_planned(id, Planned::LinksTaken, view.stays);
+            }
+            Err(short) => {
+                let refused = Refused::no_bandwidth(&short);
+                let cluster = BTreeSet::from([scene.cluster.name]);
+                let mut stays = view.stays;
+                stays.extend(all_stay(&cluster, &refused));
+                return self.drain_planned(id, Planned::Nothing, stays);
+            }
+        }
+        // The drain knows of its move before that begins: one that never began is forgotten.
+        let migration = self.store.new_migration()?;
+        let begun = Planned::Begun(scene.cluster.name.clone(), migration);
+        self.drain_planned(id, begun, view.stays)?;
+        if self.begin_move(migration, scene, plan)?.is_err() {
+            self.drain_move_over(migration, Ending::Refused)?;
+        }
+        Ok(())
+    }
+
+    /// A move is over, of a drain or not.
+    pub(super) fn drain_move_over(&mut self, id: MigrationId, outcome: Ending) -> Result<(), CoreError> {
+        for record in self.drains.move_over(id, outcome) {
+            self.store.keep_drain(&record, Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn is_busy(&self, cluster: &ClusterName) -> bool {
+        self.check_idle(cluster).is_err()
+    }
+
+    fn clusters_on(&self, hosts: &[HostName]) -> BTreeSet<ClusterName> {
+        let all = self.store.clusters().all();
+        let here = all.filter(|record| {
+            let mut vms = record.spec.vms.iter();
+            vms.any(|placed| hosts.contains(&placed.host))
+        });
+        here.map(|record| record.spec.name.clone()).collect()
+    }
+
+    fn hosts_to_drain(&self, order: &DrainOrder) -> Result<Vec<HostName>, Refused> {
+        let hosts = planning::named(&self.hosts, "hosts", &order.hosts)?;
+        if order.to.is_empty() {
+            return Ok(hosts);
+        }
+        let to = planning::named(&self.hosts, "to", &order.to)?;
+        match to.iter().find(|host| hosts.contains(host)) {
+            None => Ok(hosts),
+            Some(host) => Err(Refused::bad(
+                "same-hosts",
+                format!("host {host} is to be drained, and cannot take VMs"),
+                "name other hosts after --to",
+            )),
+        }
+    }
+
+    /// Hosts that may take VMs now.
+    fn targets(&self, drained: &[HostName], order: &DrainOrder) -> Vec<String> {
+        let named = |host: &&HostName| order.to.is_empty() || order.to.iter().any(|to| to == host.as_str());
+        let fit = |host: &&HostName| {
+            self.hosts.check_connected(host).is_ok()
+                && self.check_not_cordoned(host).is_ok()
+                && self
+                    .store
+                    .host(host)
+                    .is_none_or(|record| record.fenced_at.is_none())
+        };
+        let hosts = self.config.hosts.iter().map(|host| &host.name);
+        let hosts = hosts.filter(|host| !drained.contains(host));
+        hosts.filter(named).filter(fit).map(ToString::to_string).collect()
+    }
+
+    /// One scene for each cluster. Refused where no host of the drain answers, or none may take
+    /// VMs.
+    fn drain_scene(
+        &self,
+        hosts: &[HostName],
+        order: &DrainOrder,
+        clusters: &BTreeSet<ClusterName>,
+    ) -> Result<DrainScene, Refused> {
+        let to = self.targets(hosts, order);
+        if to.is_empty() && !clusters.is_empty() {
+            return Err(Refused::conflict(
+                "no-targets",
+                "no host may take VMs: each is cordoned, away, fenced or drained itself".to_owned(),
+                "`transhume host list` shows them; `transhume host uncordon HOST` lets VMs be put on one",
+            ));
+        }
+        let mut scenes = Vec::new();
+        let mut away = None;
+        for cluster in clusters {
+            let cluster = self.store.clusters().live(cluster.as_str());
+            let Ok(cluster) = cluster else { continue };
+            let mut from = Vec::new();
+            for host in hosts
+                .iter()
+                .filter(|host| cluster.vms.iter().any(|vm| vm.host == **host))
+            {
+                match self.hosts.check_connected(host) {
+                    Ok(()) => from.push(host.to_string()),
+                    Err(refused) => away = Some(refused),
+                }
+            }
+            if from.is_empty() {
+                continue;
+            }
+            let order = MoveOrder {
+                from,
+                to: to.clone(),
+                batch: order.batch,
+                adaptive: order.adaptive,
+                offline: order.offline,
+                blackout_ms_max: order.blackout_ms_max,
+                duration_ms_max: order.duration_ms_max,
+                converge: order.converge,
+                strategy: order.strategy,
+                ..MoveOrder::default()
+            };
+            let known = Known {
+                cluster,
+                hosts: &self.hosts,
+                config: &self.config,
+                lessons: Lessons::of(
+                    self.moves.reports().rev(),
+                    &cluster.name,
+                    planning::mode_of(&order),
+                ),
+            };
+            scenes.push(planning::scene(&order, known)?);
+        }
+        match away {
+            Some(refused) if scenes.is_empty() => Err(refused),
+            Some(_) | None => Ok(DrainScene {
+                hosts: hosts.to_vec(),
+                scenes,
+            }),
+        }
+    }
+}
+
+fn all_stay(clusters: &BTreeSet<ClusterName>, refused: &Refused) -> Vec<DrainStay> {
+    let why = format!("{}; {}", refused.problem.message, refused.problem.hint);
+    let stay = |cluster: &ClusterName| DrainStay {
+        cluster: cluster.clone(),
+        vms: Vec::new(),
+        why: why.clone(),
+    };
+    clusters.iter().map(stay).collect()
+}

@@ -1,0 +1,163 @@
+//! The planner, asked about live hosts: targets and order, or what is in the way (§3.2, step 1 of
+//! §3.3.2). Its own check has passed every plan that comes from here.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use transhume_model::{Interval, VmName};
+use transhume_planner::report::{Answer, Plan, PlanReport};
+use transhume_planner::words::{listed, some};
+use transhume_planner::{Addition, Ended, Go, K, Options, PlanError, Unplaced, plan_while};
+
+use super::scene::{Scene, list};
+use crate::error::Refused;
+
+/// The planner may search so long; the answer is then the best found. Whoever asked is held for a
+/// minute at most.
+pub(super) const SEARCH_MAX: Duration = Duration::from_secs(10);
+/// VMs that cannot leave whose reasons are told; the rest are counted.
+const REASONS_TOLD_MAX: usize = 10;
+
+/// Where each VM of the scene goes and in which order.
+pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Result<Plan, Refused> {
+    let options = Options {
+        strategy: scene.strategy,
+        k: k(scene),
+        ..Options::default()
+    };
+    let report = ask(&scene.parts(dirty).input(), &options).map_err(|error| unusable(scene, error))?;
+    let plan = planned(scene, report)?;
+    on_its_way(scene, &plan)?;
+    Ok(plan)
+}
+
+/// Asks the planner, for [`SEARCH_MAX`] at most.
+pub(super) fn ask(
+    input: &transhume_planner::input::PlanInput,
+    options: &Options,
+) -> Result<PlanReport, PlanError> {
+    let deadline = Instant::now() + SEARCH_MAX;
+    plan_while(input, options, &mut || match Instant::now() < deadline {
+        true => Go::On,
+        false => Go::Deadline,
+    })
+}
+
+/// Rounds of a move whose batches are cut later are as large as capacity allows.
+fn k(scene: &Scene) -> K {
+    match scene.batch {
+        Some(k) if !scene.adaptive || k == 0 => K::AtMost(k),
+        Some(_) | None => K::All,
+    }
+}
+
+pub(super) fn unusable(scene: &Scene, error: PlanError) -> Refused {
+    match error {
+        PlanError::Input(error) if error.place.path == "k" => {
+            let vms = scene.leaving().count();
+            let hint = format!("omit --batch to move all {vms} at once");
+            Refused::bad("bad-batch", error.what, hint)
+        }
+        PlanError::Input(error) => {
+            let hint = error.hint.unwrap_or_else(|| {
+                let cluster = &scene.cluster.name;
+                format!("`transhume cluster rules {cluster}` shows what its VMs ask of their hosts")
+            });
+            Refused::bad("bad-rules", error.what, hint)
+        }
+        PlanError::Unsound(_) => Refused::unsound(&error.to_string()),
+    }
+}
+
+/// The plan, if all that must leave can.
+fn planned(scene: &Scene, report: PlanReport) -> Result<Plan, Refused> {
+    let to = list(&scene.to);
+    match report.answer {
+        Answer::Planned(plan) if scene.partial || plan.in_the_way().next().is_none() => Ok(*plan),
+        Answer::Planned(plan) => Err(some_stay(&to, &plan)),
+        Answer::Impossible(why) => Err(Refused::conflict(
+            "no-solution",
+            format!("no placement on {to} is possible: {}", why.sentence()),
+            why.hint(),
+        )),
+        Answer::NotFound { hosts_min, addition } => {
+            Err(not_found(&to, report.ended, hosts_min, addition.as_ref()))
+        }
+    }
+}
+
+fn some_stay(to: &str, plan: &Plan) -> Refused {
+    let others = "`--partial` moves the others".to_owned();
+    let hint = match &plan.why_not_all {
+        Some(why) => format!("{}; {others}", why.hint()),
+        None => others,
+    };
+    let message = format!("no placement on {to} for all VMs: {}", reasons(plan));
+    Refused::conflict("no-solution", message, hint)
+}
+
+/// Why VMs that have to leave cannot, in words of bounded length.
+pub(super) fn reasons(plan: &Plan) -> String {
+    let stay: Vec<&Unplaced> = plan.in_the_way().collect();
+    let mut told: Vec<String> = stay
+        .iter()
+        .take(REASONS_TOLD_MAX)
+        .map(|one| one.why.clone())
+        .collect();
+    if stay.len() > REASONS_TOLD_MAX {
+        told.push(format!("{} more cannot leave", stay.len() - REASONS_TOLD_MAX));
+    }
+    told.join("; ")
+}
+
+/// Not found is not impossible, and says what ended the search.
+pub(super) fn not_found(to: &str, ended: Ended, hosts_min: usize, addition: Option<&Addition>) -> Refused {
+    let when = match ended {
+        Ended::Deadline | Ended::Cancelled => format!("in {} s", SEARCH_MAX.as_secs()),
+        Ended::WorkBound | Ended::Complete => "before the search came to its end".to_owned(),
+    };
+    let message = format!(
+        "no placement on {to} was found {when}; there may be one, on at least {}",
+        some(hosts_min, "target")
+    );
+    let hint = match addition {
+        Some(more) => format!("with {} more like {} one was found", more.count, more.like),
+        None => "name more hosts after --to".to_owned(),
+    };
+    Refused::conflict("no-placement-found", message, hint)
+}
+
+/// A move takes each VM once, in an order in which every target has room for both copies.
+fn on_its_way(scene: &Scene, plan: &Plan) -> Result<(), Refused> {
+    if !plan.cycle.is_empty() {
+        let vms = listed(plan.cycle.iter().map(|step| step.vm.as_str()));
+        let why = match plan.cycle_states {
+            None => "no host is free to break the cycle".to_owned(),
+            Some(states) => format!("no order was found within {states} states"),
+        };
+        let message = format!("VMs {vms} wait for each other's places, and {why}");
+        return Err(Refused::conflict(
+            "no-order",
+            message,
+            "name a spare host after --to",
+        ));
+    }
+    let steps = || plan.batches.iter().flat_map(|batch| &batch.moves);
+    if let Some(by_way) = steps().find(|one| one.step.spare) {
+        let (vm, host) = (&by_way.step.vm, &by_way.step.target);
+        let message =
+            format!("VM {vm} would have to go by way of host {host}, and a move takes each VM once");
+        let hint = format!(
+            "empty one host after the other: first with fewer hosts after --from, and with {host} after --to"
+        );
+        return Err(Refused::conflict("no-order", message, hint));
+    }
+    match plan.broken_meanwhile.first().filter(|_| scene.strict) {
+        None => Ok(()),
+        Some(broken) => Err(Refused::conflict(
+            "group-broken",
+            broken.sentence(),
+            "without --strict it is only told",
+        )),
+    }
+}

@@ -1,0 +1,206 @@
+//! The one plan of a drain: all VMs that are left on its hosts, of all clusters, and each cluster's
+//! part of it as an ordinary plan of a move (`docs/design/drain.md`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use transhume_api::{DrainPlanView, DrainStay, DrainStep};
+use transhume_model::{ClusterName, HostName, Interval, Millis, PlacedVm, VmName};
+use transhume_planner::report::{Answer, Plan as Chosen};
+use transhume_planner::{K, Options};
+use transhume_protocol::message::HostState;
+
+use super::choose::{ask, not_found, unusable};
+use super::input::Parts;
+use super::scene::{Scene, list};
+use super::{Plan, forecasts, plan};
+use crate::error::Refused;
+
+/// What a drain's plan is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct DrainScene {
+    /// The hosts to be emptied, as ordered.
+    pub(crate) hosts: Vec<HostName>,
+    /// One for each cluster that may go now; all leave the same hosts for the same targets.
+    pub(crate) scenes: Vec<Scene>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct DrainPlan {
+    /// The first cluster whose part can be begun.
+    pub(crate) first: Option<(Scene, Plan)>,
+    pub(crate) view: DrainPlanView,
+}
+
+impl DrainScene {
+    /// Hosts to be asked.
+    pub(crate) fn hosts(&self) -> BTreeSet<HostName> {
+        self.scenes.iter().flat_map(Scene::hosts).collect()
+    }
+
+    /// VMs of a host whose dirty rates matter.
+    pub(crate) fn dirty_of(&self, host: &HostName) -> Vec<VmName> {
+        let scenes = self.scenes.iter();
+        scenes.flat_map(|scene| scene.dirty_of(host)).collect()
+    }
+
+    /// A host that has not answered message A by then is in the way.
+    pub(crate) fn answer_ms_max(&self) -> Millis {
+        let all = self.scenes.iter().map(Scene::answer_ms_max);
+        all.max().unwrap_or_default()
+    }
+
+    pub(crate) fn heard(&mut self, host: &HostName, state: &HostState) {
+        for scene in &mut self.scenes {
+            if scene.hosts().contains(host) {
+                scene.states.insert(host.clone(), state.clone());
+            }
+        }
+    }
+
+    /// Every cluster stays, for the same reason.
+    pub(crate) fn all_stay(&self, why: &str) -> Vec<DrainStay> {
+        let stay = |scene: &Scene| DrainStay {
+            cluster: scene.cluster.name.clone(),
+            vms: Vec::new(),
+            why: why.to_owned(),
+        };
+        self.scenes.iter().map(stay).collect()
+    }
+
+    fn leaving(&self) -> impl Iterator<Item = (&Scene, &PlacedVm)> {
+        let scenes = self.scenes.iter();
+        scenes.flat_map(|scene| scene.leaving().map(move |placed| (scene, placed)))
+    }
+}
+
+/// Plans a drain. All its hosts have answered.
+pub(crate) fn plan_drain(drain: &DrainScene) -> Result<DrainPlan, Refused> {
+    let Some(one) = drain.scenes.first() else {
+        let view = empty(&drain.hosts);
+        return Ok(DrainPlan { first: None, view });
+    };
+    let chosen = choose(drain, one)?;
+    let mut view = view(drain, &chosen);
+    let targets: BTreeMap<VmName, HostName> = chosen
+        .placement
+        .iter()
+        .map(|placed| (placed.vm.clone(), placed.target.clone()))
+        .collect();
+    let mut first = None;
+    for cluster in in_order(&view.moves) {
+        let scene = drain.scenes.iter().find(|scene| scene.cluster.name == cluster);
+        let Some(scene) = scene.filter(|_| first.is_none()) else {
+            continue;
+        };
+        // A VM without a place is bound to where it is, and stays.
+        let scene = Scene {
+            chosen: Some(targets.clone()),
+            partial: true,
+            ..scene.clone()
+        };
+        match plan(&scene) {
+            Ok(plan) => first = Some((scene, plan)),
+            Err(refused) => view.stays.push(DrainStay {
+                cluster,
+                vms: Vec::new(),
+                why: format!("{}; {}", refused.problem.message, refused.problem.hint),
+            }),
+        }
+    }
+    Ok(DrainPlan { first, view })
+}
+
+/// Targets for all VMs that are left.
+fn choose(drain: &DrainScene, one: &Scene) -> Result<Chosen, Refused> {
+    let mut dirty: BTreeMap<VmName, Interval> = BTreeMap::new();
+    let mut states: BTreeMap<HostName, HostState> = BTreeMap::new();
+    for scene in &drain.scenes {
+        dirty.extend(forecasts::dirty_rates(scene));
+        let known = scene.states.iter();
+        states.extend(known.map(|(host, state)| (host.clone(), state.clone())));
+    }
+    let name: ClusterName = "drain".parse().expect("a plain name");
+    let parts = Parts {
+        name: &name,
+        clusters: drain.scenes.iter().map(|scene| &scene.cluster).collect(),
+        from: &drain.hosts,
+        to: &one.to,
+        states: &states,
+        labels: &one.labels,
+        vmct_mbit_s: &one.vmct_mbit_s,
+        dirty: &dirty,
+        chosen: None,
+    };
+    let options = Options {
+        strategy: one.strategy,
+        k: K::All,
+        ..Options::default()
+    };
+    let report = ask(&parts.input(), &options).map_err(|error| unusable(one, error))?;
+    let to = list(&one.to);
+    match report.answer {
+        Answer::Planned(plan) => Ok(*plan),
+        Answer::Impossible(why) => Err(Refused::conflict(
+            "no-solution",
+            format!("no placement on {to} is possible: {}", why.sentence()),
+            why.hint(),
+        )),
+        Answer::NotFound { hosts_min, addition } => {
+            Err(not_found(&to, report.ended, hosts_min, addition.as_ref()))
+        }
+    }
+}
+
+fn empty(hosts: &[HostName]) -> DrainPlanView {
+    DrainPlanView {
+        hosts: hosts.to_vec(),
+        targets_used: 0,
+        targets_min: 0,
+        moves: Vec::new(),
+        stays: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+fn view(drain: &DrainScene, chosen: &Chosen) -> DrainPlanView {
+    let cluster_of: BTreeMap<&VmName, &ClusterName> = drain
+        .leaving()
+        .map(|(scene, placed)| (&placed.spec.name, &scene.cluster.name))
+        .collect();
+    let steps = chosen.batches.iter().flat_map(|batch| &batch.moves);
+    let moves = steps.filter_map(|one| {
+        Some(DrainStep {
+            cluster: (*cluster_of.get(&one.step.vm)?).clone(),
+            vm: one.step.vm.clone(),
+            source: one.step.source.clone(),
+            target: one.step.target.clone(),
+        })
+    });
+    let stays = chosen.unplaced.iter().filter_map(|one| {
+        let cluster = cluster_of.get(one.vms.first()?)?;
+        Some(DrainStay {
+            cluster: (*cluster).clone(),
+            vms: one.vms.clone(),
+            why: one.why.clone(),
+        })
+    });
+    DrainPlanView {
+        targets_used: chosen.targets.value.as_f64() as usize,
+        targets_min: chosen.targets.at_least.as_f64() as usize,
+        moves: moves.collect(),
+        stays: stays.collect(),
+        notes: chosen.notes.clone(),
+        ..empty(&drain.hosts)
+    }
+}
+
+/// Clusters in the order in which the plan first moves one of their VMs.
+fn in_order(moves: &[DrainStep]) -> Vec<ClusterName> {
+    let mut seen = BTreeSet::new();
+    let clusters = moves.iter().map(|step| &step.cluster);
+    clusters
+        .filter(|cluster| seen.insert(*cluster))
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,233 @@
+//! Drains: every VM of every cluster leaves some hosts, by one plan, whatever comes between.
+
+use serde_json::{Value, json};
+use transhume_api::{DrainPlanView, DrainStage, DrainView};
+use transhume_model::PlacementRules;
+use transhume_protocol::message::RefusalKind;
+use transhume_protocol::report::Ending;
+
+use crate::fake::Fate;
+use crate::support::{Site, cluster, order, until};
+
+const HOSTS: [(&str, u64); 4] = [("h1", 4), ("h2", 4), ("h3", 4), ("h4", 4)];
+
+/// Two clusters: `lab` on h1 and h2, `web` on h1.
+async fn site() -> Site {
+    let site = Site::new(&HOSTS)
+        .await
+        .with_lab(&[("vm1", "h1"), ("vm2", "h2")])
+        .await;
+    let web = cluster("web", &[("vm3", "h1"), ("vm4", "h1")]);
+    assert_eq!(site.post("/v1/clusters", &web).await.status, 201);
+    site
+}
+
+async fn begin(site: &Site, hosts: &[&str], to: &[&str]) -> DrainView {
+    let answer = site
+        .post("/v1/drains", &json!({ "hosts": hosts, "to": to }))
+        .await;
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    answer.is()
+}
+
+async fn view(site: &Site, drain: u64) -> DrainView {
+    site.get(&format!("/v1/drains/{drain}")).await.is()
+}
+
+async fn over(site: &Site, drain: u64) -> DrainView {
+    let ended = async || {
+        let view = view(site, drain).await;
+        (view.stage != DrainStage::Running).then_some(view)
+    };
+    until("the drain is over", ended).await
+}
+
+#[tokio::test]
+async fn every_cluster_leaves_and_the_host_stays_cordoned() {
+    let site = site().await;
+    let begun = begin(&site, &["h1"], &["h3"]).await;
+    assert_eq!((begun.stage, begun.left.len()), (DrainStage::Running, 3));
+    let ended = over(&site, 1).await;
+    assert_eq!(ended.stage, DrainStage::Done, "{ended:?}");
+    assert_eq!(ended.moves.len(), 2, "a move for each cluster");
+    assert!(ended.left.is_empty() && ended.stays.is_empty(), "{ended:?}");
+    site.assert_runs(&[("vm1", "h3"), ("vm2", "h2"), ("vm3", "h3"), ("vm4", "h3")]);
+    site.post("/v1/clusters/lab/plan", &order(&["h2"], &["h1"]))
+        .await
+        .refused(409, "host-cordoned");
+    let again = begin(&site, &["h1"], &[]).await;
+    let again = over(&site, again.drain.0).await;
+    assert_eq!((again.stage, again.moves.len()), (DrainStage::Done, 0));
+}
+
+#[tokio::test]
+async fn all_clusters_share_one_plan() {
+    let site = site().await;
+    // Cluster by cluster lab's VM would go to h3, the first; together they need only h2 and one more.
+    let plan: DrainPlanView = site
+        .post("/v1/drain-plan", &json!({ "hosts": ["h1"], "to": ["h3", "h4"] }))
+        .await
+        .is();
+    assert_eq!((plan.targets_used, plan.targets_min, plan.moves.len()), (1, 1, 3));
+    assert!(plan.stays.is_empty(), "{plan:?}");
+    site.assert_runs(&[("vm1", "h1"), ("vm2", "h2"), ("vm3", "h1"), ("vm4", "h1")]);
+    let hosts = site.hosts().await.hosts;
+    assert!(hosts.iter().all(|host| !host.cordoned), "it was only asked");
+}
+
+#[tokio::test]
+async fn without_targets_every_host_that_may_take_vms_is_one() {
+    let site = site().await;
+    site.post("/v1/hosts/h2/cordon", &json!({})).await.is::<Value>();
+    site.post("/v1/hosts/h3/cordon", &json!({})).await.is::<Value>();
+    begin(&site, &["h1"], &[]).await;
+    assert_eq!(over(&site, 1).await.stage, DrainStage::Done);
+    site.assert_runs(&[("vm1", "h4"), ("vm2", "h2"), ("vm3", "h4"), ("vm4", "h4")]);
+    site.post("/v1/hosts/h4/cordon", &json!({})).await.is::<Value>();
+    begin(&site, &["h4"], &[]).await;
+    let stuck = over(&site, 2).await;
+    assert_eq!((stuck.stage, stuck.left.len()), (DrainStage::Partly, 3));
+    assert!(
+        stuck.stays.iter().all(|stay| stay.why.contains("cordoned")),
+        "{stuck:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_move_is_named_and_the_rest_goes() {
+    let site = site().await;
+    let rules = json!({ "vms": { "vm3": { "pin": ["h1", "h2"] } } });
+    site.put("/v1/clusters/web/rules", &rules)
+        .await
+        .is::<PlacementRules>();
+    begin(&site, &["h1"], &["h3"]).await;
+    let ended = over(&site, 1).await;
+    assert_eq!(ended.stage, DrainStage::Partly);
+    let left: Vec<&str> = ended.left.iter().map(|left| left.vm.as_str()).collect();
+    assert_eq!(left, ["vm3"]);
+    assert!(
+        ended.stays.iter().any(|stay| stay.why.contains("vm3")),
+        "{ended:?}"
+    );
+    site.assert_runs(&[("vm1", "h3"), ("vm2", "h2"), ("vm3", "h1"), ("vm4", "h3")]);
+}
+
+#[tokio::test]
+async fn a_move_that_rolls_back_is_tried_once_more_and_the_others_go() {
+    let site = site().await;
+    site.agents["h3"].meets("Reserve", Fate::Refuse(RefusalKind::NoCapacity));
+    begin(&site, &["h1"], &["h3"]).await;
+    let ended = over(&site, 1).await;
+    assert_eq!((ended.stage, ended.left.len()), (DrainStage::Partly, 3));
+    assert_eq!(ended.moves.len(), 4, "two tries for each cluster");
+    assert!(
+        ended.moves.iter().all(|one| one.outcome == Some(Ending::Refused)),
+        "{ended:?}"
+    );
+    site.agents["h3"].behaves();
+    begin(&site, &["h1"], &["h3"]).await;
+    assert_eq!(over(&site, 2).await.stage, DrainStage::Done);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_dies_goes_on_with_the_drain() {
+    let mut site = site().await;
+    site.agents["h1"].meets("PreCopy", Fate::Nothing);
+    begin(&site, &["h1"], &["h3"]).await;
+    site.ordered("h1", "PreCopy").await;
+    site.end().await;
+    site.agents["h1"].behaves();
+    site.start().await;
+    site.all_connected().await;
+    let ended = over(&site, 1).await;
+    assert_eq!(ended.stage, DrainStage::Done, "{ended:?}");
+    assert!(ended.moves.iter().all(|one| one.outcome.is_some()), "{ended:?}");
+    site.assert_runs(&[("vm1", "h3"), ("vm2", "h2"), ("vm3", "h3"), ("vm4", "h3")]);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_being_moved_is_waited_for() {
+    let site = site().await;
+    site.agents["h2"].meets("PreCopy", Fate::Nothing);
+    let migration = site.migrate(&order(&["h2"], &["h4"])).await;
+    site.ordered("h2", "PreCopy").await;
+    begin(&site, &["h1"], &["h3"]).await;
+    let waits = async || {
+        let view = view(&site, 1).await;
+        let doing = view.doing.clone().unwrap_or_default();
+        (view.left.len() == 1 && doing.contains("waits")).then_some(view)
+    };
+    let waiting = until("only lab's VM is left, and waited for", waits).await;
+    assert_eq!(waiting.left[0].vm.as_str(), "vm1");
+    site.post(&format!("/v1/migrations/{migration}/cancel"), &Value::Null)
+        .await
+        .is::<Value>();
+    assert_eq!(over(&site, 1).await.stage, DrainStage::Done);
+    site.assert_runs(&[("vm1", "h3"), ("vm2", "h2"), ("vm3", "h3"), ("vm4", "h3")]);
+}
+
+#[tokio::test]
+async fn a_drain_that_is_cancelled_begins_nothing_more() {
+    let site = site().await;
+    site.agents["h1"].meets("PreCopy", Fate::Nothing);
+    begin(&site, &["h1"], &["h3"]).await;
+    site.ordered("h1", "PreCopy").await;
+    site.post("/v1/drains/1/cancel", &Value::Null)
+        .await
+        .is::<DrainView>();
+    let moves = view(&site, 1).await.moves;
+    let path = format!("/v1/migrations/{}/cancel", moves[0].migration);
+    site.post(&path, &Value::Null).await.is::<Value>();
+    let ended = over(&site, 1).await;
+    assert_eq!((ended.stage, ended.left.len()), (DrainStage::Cancelled, 3));
+    site.post("/v1/drains/1/cancel", &Value::Null)
+        .await
+        .refused(409, "drain-over");
+}
+
+#[tokio::test]
+async fn two_drains_of_one_host_are_one_or_refused() {
+    let site = site().await;
+    site.agents["h1"].meets("PreCopy", Fate::Nothing);
+    begin(&site, &["h1"], &["h3"]).await;
+    site.ordered("h1", "PreCopy").await;
+    assert_eq!(
+        begin(&site, &["h1"], &[]).await.drain.0,
+        1,
+        "the same hosts, the same drain"
+    );
+    let problem = site
+        .post("/v1/drains", &json!({ "hosts": ["h2", "h1"] }))
+        .await
+        .refused(409, "drain-under-way");
+    assert!(problem.message.contains("h1"), "{problem:?}");
+    // A second evacuation does not put anything where the first takes it away.
+    let plan: DrainPlanView = site
+        .post("/v1/drain-plan", &json!({ "hosts": ["h2"] }))
+        .await
+        .is();
+    assert!(
+        plan.moves.iter().all(|step| step.target.as_str() != "h1"),
+        "{plan:?}"
+    );
+}
+
+#[tokio::test]
+async fn wrong_names_are_refused() {
+    let site = site().await;
+    let cases = [
+        (json!({ "hosts": ["h9"] }), 404, "unknown-host"),
+        (json!({ "hosts": [] }), 422, "empty-set"),
+        (json!({ "hosts": ["h1", "h1"] }), 422, "host-twice"),
+        (json!({ "hosts": ["h1"], "to": ["h1", "h2"] }), 422, "same-hosts"),
+        (json!({ "hosts": ["h1"], "to": ["h8"] }), 404, "unknown-host"),
+    ];
+    for (order, status, code) in cases {
+        for path in ["/v1/drains", "/v1/drain-plan"] {
+            site.post(path, &order).await.refused(status, code);
+        }
+    }
+    site.get("/v1/drains/7").await.refused(404, "unknown-drain");
+    let hosts = site.hosts().await.hosts;
+    assert!(hosts.iter().all(|host| !host.cordoned), "nothing was changed");
+}
