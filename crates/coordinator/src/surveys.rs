@@ -56,7 +56,7 @@ impl Purpose {
 /// What is planned.
 #[derive(Debug)]
 pub(crate) enum Asked {
-    Move(Scene, Purpose),
+    Move(Box<Scene>, Purpose),
     Drain(DrainScene, DrainPurpose),
 }
 
@@ -95,6 +95,7 @@ impl Asked {
         match self {
             Asked::Move(scene, purpose) => {
                 let plan = plan(&scene);
+                let scene = *scene;
                 Made::Move(Planned { scene, plan, purpose })
             }
             Asked::Drain(scene, purpose) => {

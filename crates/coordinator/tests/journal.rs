@@ -8,9 +8,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use redb::StorageBackend;
-use transhume_api::ClusterStage;
-use transhume_coordinator::journal::{ClusterRecord, Journal, JournalError, MemoryJournal, RedbJournal};
-use transhume_model::{ClusterSpec, Epoch, MigrationId, PlacementRules, WallMicros};
+use transhume_api::{ClusterStage, DrainOrder, DrainStage};
+use transhume_coordinator::journal::{
+    ClusterRecord, DrainRecord, HostRecord, Journal, JournalError, MemoryJournal, RedbJournal,
+};
+use transhume_model::{ClusterSpec, DrainId, Epoch, MigrationId, PlacementRules, WallMicros};
 use transhume_protocol::migration::JournalEntry;
 
 fn cancel(at: u64) -> JournalEntry {
@@ -25,6 +27,13 @@ fn cluster(name: &str, stage: ClusterStage) -> ClusterRecord {
             rules: PlacementRules::default(),
         },
         stage,
+    }
+}
+
+fn drain(id: DrainId, stage: DrainStage) -> DrainRecord {
+    DrainRecord {
+        stage,
+        ..DrainRecord::new(id, vec!["h1".parse().unwrap()], DrainOrder::default())
     }
 }
 
@@ -70,6 +79,24 @@ fn contract(journal: &mut dyn Journal) {
     );
     journal.remove_cluster(&"lab".parse().unwrap()).unwrap();
     assert_eq!(journal.clusters().unwrap(), [moved]);
+
+    let (one, two) = (journal.new_drain().unwrap(), journal.new_drain().unwrap());
+    assert!(one < two);
+    for id in [one, two] {
+        journal.put_drain(&drain(id, DrainStage::Running), &[]).unwrap();
+    }
+    let cordoned = HostRecord {
+        cordoned: true,
+        ..HostRecord::new("h7".parse().unwrap())
+    };
+    journal
+        .put_drain(&drain(two, DrainStage::Done), std::slice::from_ref(&cordoned))
+        .unwrap();
+    let kept = [drain(one, DrainStage::Running), drain(two, DrainStage::Done)];
+    assert_eq!(journal.drains().unwrap(), kept);
+    assert!(journal.hosts().unwrap().contains(&cordoned));
+    journal.remove_drain(one).unwrap();
+    assert_eq!(journal.drains().unwrap(), kept[1..]);
 
     journal.remove_migration(first).unwrap();
     let all = journal.migrations().unwrap();
@@ -160,7 +187,7 @@ fn damage_on_the_disk_is_an_error_that_names_the_record() {
 type Step = fn(&mut dyn Journal) -> Result<(), JournalError>;
 
 /// A coordinator's day: numbers, entries, a commit with its cluster, an end.
-const SCRIPT: [Step; 9] = [
+const SCRIPT: [Step; 10] = [
     |journal| journal.new_epochs(1).map(drop),
     |journal| journal.put_cluster(&cluster("lab", ClusterStage::Starting)),
     |journal| journal.put_cluster(&cluster("lab", ClusterStage::Live)),
@@ -174,6 +201,10 @@ const SCRIPT: [Step; 9] = [
         )
     },
     |journal| journal.append(MigrationId(2), &(0..200).map(cancel).collect::<Vec<_>>(), None),
+    |journal| {
+        let cordoned = HostRecord::new("h1".parse().unwrap());
+        journal.put_drain(&drain(DrainId(1), DrainStage::Running), &[cordoned])
+    },
     |journal| journal.remove_migration(MigrationId(1)),
     |journal| journal.remove_cluster(&"lab".parse().unwrap()),
 ];
@@ -181,6 +212,8 @@ const SCRIPT: [Step; 9] = [
 type Contents = (
     BTreeMap<MigrationId, Vec<JournalEntry>>,
     Vec<ClusterRecord>,
+    Vec<DrainRecord>,
+    Vec<HostRecord>,
     MigrationId,
     Epoch,
 );
@@ -190,6 +223,8 @@ fn contents(journal: &mut dyn Journal) -> Contents {
     (
         journal.migrations().unwrap(),
         journal.clusters().unwrap(),
+        journal.drains().unwrap(),
+        journal.hosts().unwrap(),
         journal.new_migration().unwrap(),
         journal.new_epochs(1).unwrap(),
     )

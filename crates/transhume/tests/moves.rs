@@ -3,6 +3,7 @@
 
 mod user;
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -169,4 +170,52 @@ fn an_offline_move_stops_copies_and_starts() {
     assert_eq!(reported["migration"], report["migration"]);
     let phases: Vec<&Value> = report["vms"][0]["phases"].as_array().unwrap().iter().collect();
     assert!(!phases.is_empty(), "{report}");
+}
+
+/// One command empties a host; what the cluster asks of its hosts holds, and the host stays empty.
+#[test]
+fn a_host_is_drained_and_the_clusters_rules_hold() {
+    let lab = lab("--hosts 4 --vms 4 --rate 200");
+    std::thread::sleep(CONTROL);
+    lab.assert_clean("before any move");
+    let rules = Path::new(env!("CARGO_TARGET_TMPDIR")).join("replicas.yaml");
+    let apart = "groups:\n  - {name: replicas, kind: anti-affinity, vms: [vm1, vm3]}\n";
+    std::fs::write(&rules, apart).unwrap();
+    let path = rules.display();
+    let said = says(&format!("cluster rules lab --set {path}"));
+    assert!(
+        said.succeeded().stdout.contains("group replicas: vm1, vm3"),
+        "{said:?}"
+    );
+    says("drain h11").refused(3, &["h11", "did you mean"]);
+
+    // vm1 and vm3 live on h1, vm2 and vm4 on h2.
+    let planned = says("drain h1 --dry-run --json").succeeded().json();
+    assert_eq!(planned["targets_used"], 2, "{planned}");
+    let drained = says("drain h1 --json").succeeded().json();
+    assert_eq!(drained["stage"], "done", "{drained}");
+    let moves = drained["moves"].as_array().unwrap();
+    assert_eq!(moves.len(), 1, "{drained}");
+    assert_eq!(moves[0]["outcome"], "committed", "{drained}");
+    lab.assert_clean("after the drain");
+    lab.assert_one_of_each(4);
+    let shown = says("cluster show lab --json").succeeded().json();
+    let host = |vm: &str| {
+        let mut vms = shown["vms"].as_array().unwrap().iter();
+        let found = vms.find(|one| one["id"] == vm).unwrap();
+        found["host"].as_str().unwrap().to_owned()
+    };
+    assert_ne!(host("vm1"), host("vm3"), "{shown}");
+    assert!(
+        ["vm1", "vm2", "vm3", "vm4"].iter().all(|vm| host(vm) != "h1"),
+        "{shown}"
+    );
+    says("migrate lab --from h2 --to h1").refused(3, &["h1", "cordoned", "uncordon h1"]);
+    // A plan of the live cluster is drawn, and says why.
+    let picture = rules.with_extension("svg");
+    let drawn = picture.display().to_string();
+    let plan = says(&format!("plan lab --from h2 --to h3,h4 --explain --svg {drawn}"));
+    assert!(plan.succeeded().stdout.contains("target hosts"), "{plan:?}");
+    assert!(std::fs::read_to_string(&picture).unwrap().contains("vm2"));
+    std::fs::remove_file(&picture).unwrap();
 }

@@ -86,9 +86,7 @@ impl Core {
                 return Ok(Err(Refused::conflict(
                     "drain-over",
                     format!("drain {id} is over"),
-                    format!(
-                        "`transhume drains` shows how it ended; `transhume host uncordon` puts its hosts to use again"
-                    ),
+                    "`transhume drains` shows how it ended; `transhume host uncordon` puts its hosts to use again",
                 )));
             }
             drain.cancel();
@@ -102,7 +100,7 @@ impl Core {
 
     /// Looks after all drains, if anything happened that may matter to them.
     pub(super) fn work_on_drains(&mut self) -> Result<(), CoreError> {
-        for id in self.drains.to_look_at() {
+        for id in self.drains.take_stale() {
             self.work_on_drain(id)?;
         }
         for id in self.drains.forget_old() {

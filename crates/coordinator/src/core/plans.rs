@@ -43,7 +43,7 @@ impl Core {
         let now = self.now().mono;
         match scene {
             Ok(scene) => {
-                let asked = Asked::Move(scene, purpose);
+                let asked = Asked::Move(Box::new(scene), purpose);
                 self.surveys.begin(asked, now, &mut self.hosts);
             }
             Err(refused) => purpose.refuse(refused),

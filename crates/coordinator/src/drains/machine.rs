@@ -155,8 +155,8 @@ impl Drain {
         failed
     }
 
-    /// The plan is made: `stays` are the VMs and clusters that cannot be moved as things are. `busy`
-    /// says whether other clusters wait for moves of others.
+    /// The plan is made: `stays` are the VMs and clusters that cannot be moved as things are.
+    /// `busy` says whether other clusters wait for moves of others.
     pub(crate) fn planned(&mut self, now: Millis, planned: Planned, stays: Vec<DrainStay>, busy: bool) {
         if self.doing != Doing::Planning {
             return;

@@ -38,7 +38,7 @@ impl Drains {
     }
 
     /// Those under way, if anything happened that may matter to them.
-    pub(crate) fn to_look_at(&mut self) -> Vec<DrainId> {
+    pub(crate) fn take_stale(&mut self) -> Vec<DrainId> {
         match std::mem::take(&mut self.stale) {
             true => self.under_way().map(|(id, _)| id).collect(),
             false => Vec::new(),

@@ -1,8 +1,8 @@
 //! What the planner gets to know of live hosts and clusters: one input for the choice of targets,
 //! for the order and for the forecast.
 //!
-//! Hosts that nobody asked about are listed with nothing, so that rules may name them. VMs that stay
-//! need nothing: what they take is part of what their host's agent has promised.
+//! Hosts that nobody asked about are listed with nothing, so that rules may name them. VMs that
+//! stay need nothing: what they take is part of what their host's agent has promised.
 
 use std::collections::{BTreeMap, BTreeSet};
 

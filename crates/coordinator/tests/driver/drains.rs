@@ -63,7 +63,8 @@ async fn every_cluster_leaves_and_the_host_stays_cordoned() {
 #[tokio::test]
 async fn all_clusters_share_one_plan() {
     let site = site().await;
-    // Cluster by cluster lab's VM would go to h3, the first; together they need only h2 and one more.
+    // Cluster by cluster lab's VM would go to h3, the first; together they need only h2 and one
+    // more.
     let plan: DrainPlanView = site
         .post("/v1/drain-plan", &json!({ "hosts": ["h1"], "to": ["h3", "h4"] }))
         .await
