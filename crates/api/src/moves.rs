@@ -38,6 +38,9 @@ pub struct MoveOrder {
     /// How targets are chosen; exactly where absent.
     #[serde(default)]
     pub strategy: Option<Strategy>,
+    /// The hosts of S1 die after so many milliseconds: what matters most goes first.
+    #[serde(default)]
+    pub safe_by_ms: Option<u64>,
     /// VMs that have no place stay where they are, and the others go; without it nothing moves
     /// then.
     #[serde(default)]

@@ -41,6 +41,9 @@ pub struct VmRules {
     /// Labels that its host must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub selector: BTreeMap<String, String>,
+    /// How much it matters that it is safe in time, where a host has a deadline; 1 where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
 }
 
 /// Where the VMs of a cluster may be. They bind every move of the cluster; where a VM is started by

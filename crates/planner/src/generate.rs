@@ -67,6 +67,7 @@ fn vm(name: VmName, on: HostName, demand: Amounts) -> Vm {
         pin: Vec::new(),
         selector: BTreeMap::new(),
         cpu_models: Vec::new(),
+        weight: 1,
         storage_mbit_s: Amount::default(),
         memory: MemoryFigures::default(),
     }

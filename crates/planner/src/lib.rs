@@ -6,6 +6,7 @@
 
 mod bars;
 mod by_paper;
+mod deadline;
 mod detour;
 mod explain;
 pub mod forecast;

@@ -68,7 +68,7 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    fn of(batches: Vec<Vec<Hop>>) -> Self {
+    pub fn of(batches: Vec<Vec<Hop>>) -> Self {
         Self {
             batches,
             cycle: Vec::new(),

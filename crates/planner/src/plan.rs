@@ -17,7 +17,7 @@ use crate::notes;
 use crate::order::{Moves, Sends};
 use crate::partial::{self, Partial};
 use crate::problem::Problem;
-use crate::report::{Answer, Placed, Plan, PlanReport, Proof, Total};
+use crate::report::{Answer, Placed, Plan, PlanReport, Proof, SafeBy, Total};
 use crate::schedule::{Schedule, schedule};
 use crate::solve::{self, Ended, Go, Solution, Watch};
 use crate::validate::validate;
@@ -78,6 +78,9 @@ pub struct Options {
     pub blackout_ms_max: u32,
     /// All or nothing: no plan where a VM has no place.
     pub strict: bool,
+    /// The hosts that are left die after so many seconds: the order is such that most weight is
+    /// safe by then. `k` is not asked for then.
+    pub safe_by_s: Option<f64>,
 }
 
 impl Default for Options {
@@ -88,6 +91,7 @@ impl Default for Options {
             k: K::Chosen,
             blackout_ms_max: 300,
             strict: false,
+            safe_by_s: None,
         }
     }
 }
@@ -121,6 +125,7 @@ pub fn plan_while(
         let what = "k = 0 moves nothing: choose k from 1 on (§3.3.2 step 1)";
         return Err(InputError::at("k", what).into());
     }
+    safe_by_is_possible(input, options)?;
     let mut watch = Watch::new(options.work_max, ask);
     let problem = Problem::of(input);
     let solution = match options.strategy {
@@ -193,6 +198,37 @@ fn sound(input: &PlanInput, plan: Plan) -> Result<Plan, PlanError> {
     Err(PlanError::Unsound(broken))
 }
 
+/// A host that dies is no target, and one VM of each goes at a time.
+fn safe_by_is_possible(input: &PlanInput, options: &Options) -> Result<(), InputError> {
+    let Some(safe_by_s) = options.safe_by_s else {
+        return Ok(());
+    };
+    let refused = |what: &str, hint: &str| InputError {
+        hint: Some(hint.to_owned()),
+        ..InputError::at("safe_by_s", what)
+    };
+    if !(safe_by_s.is_finite() && safe_by_s > 0.0) {
+        return Err(refused("no VM is safe in no time", "give a time above 0"));
+    }
+    if input.from.is_empty() {
+        return Err(refused(
+            "nothing says which hosts die then",
+            "name them in `from`",
+        ));
+    }
+    if let Some(host) = input.to.iter().find(|host| input.from.contains(host)) {
+        let what = format!("host {host} dies then, and is among the targets");
+        return Err(refused(&what, "take it out of `to`"));
+    }
+    match options.k {
+        K::AtMost(_) => Err(refused(
+            "with a deadline one VM of each host goes at a time, whatever k is",
+            "leave k out",
+        )),
+        K::Chosen | K::All => Ok(()),
+    }
+}
+
 /// k is at most the VMs that move; where all stay any k will do.
 fn k_is_possible(k: K, plan: &Plan) -> Result<(), InputError> {
     let moving = plan.placement.iter().filter(|p| p.source != p.target).count();
@@ -234,7 +270,13 @@ fn assemble(
         split_mbit,
         broken,
         tried,
-    } = schedule(input, &moves, asked, f64::from(options.blackout_ms_max));
+    } = schedule(
+        input,
+        &moves,
+        asked,
+        f64::from(options.blackout_ms_max),
+        options.safe_by_s,
+    );
     let goes: BTreeMap<usize, usize> = moves
         .vms
         .iter()
@@ -284,9 +326,13 @@ fn assemble(
         refused,
         duration_s,
         split_mbit,
+        safe_by: None,
         explanation: Vec::new(),
         bars: bars::bars(input, problem, &moves),
     };
+    plan.safe_by = options
+        .safe_by_s
+        .map(|safe_by_s| SafeBy::of(input, &plan, safe_by_s));
     let facts = explain::Facts {
         input,
         problem,

@@ -1,5 +1,6 @@
 //! What a plan says: serialized for `--json`, the API and the journal.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
@@ -9,6 +10,7 @@ use utoipa::ToSchema;
 pub use transhume_model::Interval;
 
 use crate::infeasible::{Addition, Impossible, Unplaced};
+use crate::input::{PlanInput, Vm};
 use crate::solve::Ended;
 
 /// The answer to [`plan()`](crate::plan()).
@@ -84,6 +86,9 @@ pub struct Plan {
     /// Traffic of each pair that moves times how long one of the two has moved and the other has
     /// not, at worst, Mbit.
     pub split_mbit: f64,
+    /// Where the hosts that are left have a deadline: who is safe by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safe_by: Option<SafeBy>,
     /// In words: why these hosts, this order, this k.
     pub explanation: Vec<String>,
     /// Hosts before and after, for the picture.
@@ -220,6 +225,91 @@ impl BrokenMeanwhile {
             "group {} is broken from batch {} to batch {}, for {:.0} to {:.0} s",
             self.group, self.after_batch, self.until_batch, self.duration_s.low, self.duration_s.high
         )
+    }
+}
+
+/// VMs that are not safe in time that are told one by one; the rest are counted.
+const LATE_TOLD_MAX: usize = 20;
+
+/// Who is safe before the hosts that are left die; times are the forecast's worst case.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct SafeBy {
+    /// The deadline, seconds from the beginning.
+    pub deadline_s: f64,
+    /// Weight of all VMs that are to leave.
+    pub weight: u64,
+    /// Weight of those that are safe in time.
+    pub weight_safe: u64,
+    /// VMs that are to leave and are not safe in time, in the order in which they go.
+    pub late: Vec<Late>,
+}
+
+/// A VM that is not safe in time.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Late {
+    /// The VM.
+    pub vm: VmName,
+    /// When it would be safe, seconds from the beginning; absent where it has no place.
+    pub safe_after_s: Option<f64>,
+}
+
+impl SafeBy {
+    /// In words: who is safe in time, and who is not.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut said = vec![format!(
+            "safe within {:.0} s, at worst: {} of a weight of {}",
+            self.deadline_s, self.weight_safe, self.weight
+        )];
+        let told = self.late.iter().take(LATE_TOLD_MAX);
+        said.extend(told.map(|late| match late.safe_after_s {
+            Some(after_s) => format!(
+                "VM {} is not safe in time: after {after_s:.0} s, {:.0} s too late",
+                late.vm,
+                after_s - self.deadline_s
+            ),
+            None => format!("VM {} is not safe: it has no place", late.vm),
+        }));
+        if self.late.len() > LATE_TOLD_MAX {
+            said.push(format!(
+                "{} more are not safe in time",
+                self.late.len() - LATE_TOLD_MAX
+            ));
+        }
+        said
+    }
+
+    /// As the batches of a plan have it.
+    pub(crate) fn of(input: &PlanInput, plan: &Plan, deadline_s: f64) -> Self {
+        let mut ends: BTreeMap<&VmName, f64> = BTreeMap::new();
+        let mut now_s = 0.0;
+        for batch in &plan.batches {
+            now_s += batch.duration_s.high;
+            ends.extend(batch.moves.iter().map(|one| (&one.step.vm, now_s)));
+        }
+        let leaving = || {
+            let vms = input.cluster.vms.iter();
+            vms.filter(|vm| input.from.contains(&vm.host))
+        };
+        let end = |vm: &Vm| ends.get(&vm.name).copied();
+        let in_time = |vm: &&Vm| end(vm).is_some_and(|end_s| end_s <= deadline_s);
+        let weight = |vm: &Vm| u64::from(vm.weight);
+        let mut late: Vec<Late> = leaving()
+            .filter(|vm| !in_time(vm))
+            .map(|vm| Late {
+                vm: vm.name.clone(),
+                safe_after_s: end(vm),
+            })
+            .collect();
+        let order = |late: &Late| late.safe_after_s.unwrap_or(f64::INFINITY);
+        late.sort_by(|a, b| order(a).total_cmp(&order(b)));
+        SafeBy {
+            deadline_s,
+            weight: leaving().map(weight).sum(),
+            weight_safe: leaving().filter(in_time).map(weight).sum(),
+            late,
+        }
     }
 }
 

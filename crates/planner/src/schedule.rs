@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 
 use transhume_model::HostName;
 
+use crate::deadline::{self, Job};
 use crate::forecast::{Figures, Forecast, Mode, together};
 use crate::input::{InputError, Place, PlanInput};
 use crate::link;
 use crate::meanwhile::Groups;
-use crate::order::{Hop, Moves, order};
+use crate::order::{Hop, Moves, Order, order};
 use crate::report::{BrokenMeanwhile, ForecastMove, Forecasts, Interval, PlannedBatch, Refused, Step};
 
 /// Orders of more moves than this are tried for fewer k.
@@ -51,11 +52,17 @@ pub(crate) fn schedule(
     moves: &Moves<'_>,
     k: Option<usize>,
     blackout_ms_max: f64,
+    safe_by_s: Option<f64>,
 ) -> Schedule {
     let vms = moves.vms.iter().map(|vm| &input.cluster.vms[*vm]);
     let figures: Vec<Figures> = vms.map(Figures::of).collect();
     let mode = Mode::Live { blackout_ms_max };
     let groups = Groups::of(input, moves);
+    if let Some(safe_by_s) = safe_by_s {
+        let order = in_time(input, moves, &figures, mode, safe_by_s);
+        let k = order.batches.iter().map(Vec::len).max().unwrap_or(0);
+        return of_order(input, moves, (&figures, &groups), &order, k, mode);
+    }
     let mut tried = Vec::new();
     let mut nearly_best: Vec<Schedule> = Vec::new();
     for k in candidates(moves.count(), k) {
@@ -213,6 +220,38 @@ fn with_k(
     mode: Mode,
 ) -> Schedule {
     let order = order(moves, k.max(1));
+    of_order(input, moves, (figures, groups), &order, k, mode)
+}
+
+/// Those first that are to be safe by then.
+fn in_time(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], mode: Mode, safe_by_s: f64) -> Order {
+    let all = (0..moves.source.len()).filter(|vm| moves.source[*vm] != moves.target[*vm]);
+    let jobs = all.map(|vm| {
+        let hop = Hop {
+            vm,
+            source: moves.source[vm],
+            target: moves.target[vm],
+            spare: false,
+        };
+        let alone = rates(input, &[hop])[0];
+        Job {
+            hop,
+            time_s: figures[vm].at(alone, mode).duration_s.high,
+            weight: input.cluster.vms[moves.vms[vm]].weight,
+        }
+    });
+    Order::of(deadline::batches(jobs.collect(), safe_by_s))
+}
+
+/// The forecast of an order.
+fn of_order(
+    input: &PlanInput,
+    moves: &Moves<'_>,
+    (figures, groups): (&[Figures], &Groups),
+    order: &Order,
+    k: usize,
+    mode: Mode,
+) -> Schedule {
     let known = Known {
         input,
         vms: &moves.vms,

@@ -145,7 +145,11 @@ fn what_is_short_is_named_with_its_amount() {
     let two = [("vm-1", "h0", 2, 512), ("vm-2", "h0", 2, 512)];
     for strategy in [Strategy::Paper, Strategy::Exact] {
         let why = impossible(&input(&[("h1", 2, 4096), ("h2", 1, 4096)], &two), strategy);
-        assert!(why.sentence().contains("vcpus is short by 1"), "{}", why.sentence());
+        assert!(
+            why.sentence().contains("vcpus is short by 1"),
+            "{}",
+            why.sentence()
+        );
         let why = impossible(&input(&[("h1", 8, 200), ("h2", 1, 300)], &two), strategy);
         assert!(why.sentence().contains("VM vm-1"), "{}", why.sentence());
         assert!(why.sentence().contains("212"), "{}", why.sentence());

@@ -34,6 +34,7 @@ fn order(from: Vec<String>, to: Vec<String>, how: &How) -> MoveOrder {
         duration_ms_max: how.max_time.map(|time| time.as_millis() as u64),
         converge: Some(how.converge),
         strategy: Some(how.strategy.into()),
+        safe_by_ms: how.safe_by.map(|time| time.as_millis() as u64),
         partial: false,
         strict: false,
         draw: false,

@@ -45,6 +45,7 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
                 u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
             }),
         strict: args.strict,
+        safe_by_s: args.how.safe_by.map(|time| time.as_secs_f64()),
         ..Options::default()
     };
     let begun = Instant::now();
@@ -310,6 +311,9 @@ fn show(plan: &Plan, explain: bool) {
     }
     for assumed in plan.assumptions() {
         println!("assumed, not measured: {assumed}");
+    }
+    if let Some(safe_by) = &plan.safe_by {
+        safe_by.sentences().iter().for_each(|line| println!("{line}"));
     }
     if explain {
         plan.explanation.iter().for_each(|line| println!("{line}"));

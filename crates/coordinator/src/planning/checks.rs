@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use transhume_api::{PlanView, PlannedMove, StaysBehind};
 use transhume_model::{HostName, PlacedVm, VmName};
-use transhume_planner::report::{Placed, Plan as Chosen, Step, Total};
+use transhume_planner::report::{Placed, Plan as Chosen, SafeBy, Step, Total};
 use transhume_planner::svg;
 use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::message::{HostState, QemuState};
@@ -231,6 +231,7 @@ fn view(scene: &Scene, chosen: &Chosen, batches: &[Vec<MoveVm>], forecast: MoveF
         must_leave: one.must_leave,
         why: one.why.clone(),
     });
+    let in_time = chosen.safe_by.iter().flat_map(SafeBy::sentences);
     let broken = chosen.broken_meanwhile.iter().map(|broken| broken.sentence());
     let hosts = |total: Total| total.as_f64() as usize;
     PlanView {
@@ -241,7 +242,10 @@ fn view(scene: &Scene, chosen: &Chosen, batches: &[Vec<MoveVm>], forecast: MoveF
         moves: moves.collect(),
         stay: stay.map(|placed| placed.vm.clone()).collect(),
         unplaced: unplaced.collect(),
-        notes: chosen.notes.iter().cloned().chain(broken).collect(),
+        notes: in_time
+            .chain(broken)
+            .chain(chosen.notes.iter().cloned())
+            .collect(),
         explanation: chosen.explanation.clone(),
         picture: scene.draw.then(|| svg(chosen)),
         forecast,

@@ -23,6 +23,8 @@ pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Resul
     let options = Options {
         strategy: scene.strategy,
         k: k(scene),
+        safe_by_s: scene.safe_by.map(|time| time.0 as f64 / 1e3),
+        blackout_ms_max: u32::try_from(scene.blackout_max.0).unwrap_or(u32::MAX),
         ..Options::default()
     };
     let report = ask(&scene.parts(dirty).input(), &options).map_err(|error| unusable(scene, error))?;
@@ -57,6 +59,10 @@ pub(super) fn unusable(scene: &Scene, error: PlanError) -> Refused {
             let vms = scene.leaving().count();
             let hint = format!("omit --batch to move all {vms} at once");
             Refused::bad("bad-batch", error.what, hint)
+        }
+        PlanError::Input(error) if error.place.path == "safe_by_s" => {
+            let hint = error.hint.unwrap_or_default();
+            Refused::bad("bad-deadline", error.what, hint)
         }
         PlanError::Input(error) => {
             let hint = error.hint.unwrap_or_else(|| {

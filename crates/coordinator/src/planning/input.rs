@@ -135,6 +135,7 @@ impl Parts<'_> {
             pin,
             selector: rules.map_or(BTreeMap::new(), |rules| rules.selector.clone()),
             cpu_models: Vec::new(),
+            weight: rules.and_then(|rules| rules.weight).unwrap_or(1),
             storage_mbit_s: Amount::default(),
             memory: MemoryFigures {
                 dirty_mib_s: range.map_or(Vec::new(), |range| vec![range.low, range.high]),

@@ -33,6 +33,8 @@ pub(crate) struct Scene {
     pub(crate) adaptive: bool,
     /// What page streams have of the links.
     pub(crate) network: Network,
+    /// S1 dies after this.
+    pub(crate) safe_by: Option<Millis>,
     /// VMs that have no place stay, and the others go.
     pub(crate) partial: bool,
     /// No group may be broken on the way.
@@ -162,6 +164,7 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
         to: named(hosts, "to", &order.to)?,
         batch: order.batch,
         adaptive: order.adaptive,
+        safe_by: order.safe_by_ms.map(Millis),
         partial: order.partial,
         strict: order.strict,
         draw: order.draw,
@@ -215,6 +218,13 @@ fn check(scene: &Scene) -> Result<(), Refused> {
             "bad-budget",
             "a blackout of 0 ms is not possible: no VM would ever be ready to be switched over".to_owned(),
             "allow at least 1 ms after --max-blackout, or omit it",
+        ));
+    }
+    if scene.safe_by.is_some() && scene.adaptive {
+        return Err(Refused::bad(
+            "bad-deadline",
+            "with a deadline the order is fixed, and batches cannot be cut anew".to_owned(),
+            "leave --batch out",
         ));
     }
     if scene.duration_max == Some(Millis(0)) {

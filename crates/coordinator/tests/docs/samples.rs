@@ -72,6 +72,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
                 duration_ms_max: Some(600_000),
                 converge: Some(Converge::Throttle { percent: 20 }),
                 strategy: Some(Strategy::Paper),
+                safe_by_ms: Some(1_200_000),
                 partial: true,
                 strict: true,
                 draw: true,
@@ -378,6 +379,7 @@ fn rules() -> PlacementRules {
             VmRules {
                 pin: vec![host("h1")],
                 selector: [("zone".into(), "a".into())].into(),
+                weight: Some(10),
             },
         )]
         .into(),

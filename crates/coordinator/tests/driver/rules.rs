@@ -220,6 +220,45 @@ async fn where_some_find_no_place_the_others_go_if_that_is_wanted() {
 }
 
 #[tokio::test]
+async fn under_a_deadline_what_matters_most_goes_first() {
+    let site = lab().await;
+    let rules = json!({ "vms": { "vm2": { "weight": 10 } } });
+    site.put(RULES, &rules).await.is::<PlacementRules>();
+    let mut order = order(&["h1", "h2"], &["h3"]);
+    order["safe_by_ms"] = json!(60_000);
+    let made = plan(&site, &order).await;
+    let batches: BTreeMap<&str, usize> = made
+        .moves
+        .iter()
+        .map(|one| (one.vm.as_str(), one.batch))
+        .collect();
+    assert_eq!(
+        batches,
+        [("vm2", 1), ("vm3", 1), ("vm1", 2)].into(),
+        "one of each host at a time"
+    );
+    assert!(made.notes[0].contains("12 of a weight of 12"), "{made:?}");
+    order["safe_by_ms"] = json!(1);
+    let made = plan(&site, &order).await;
+    assert!(
+        made.notes
+            .iter()
+            .any(|note| note.contains("VM vm1 is not safe in time")),
+        "{made:?}"
+    );
+    order["batch"] = json!(2);
+    let path = "/v1/clusters/lab/plan";
+    site.post(path, &order).await.refused(422, "bad-deadline");
+    order["adaptive"] = json!(true);
+    site.post(path, &order).await.refused(422, "bad-deadline");
+    let mut overlapping = json!({ "from": ["h1"], "to": ["h1", "h2"], "safe_by_ms": 9_000 });
+    site.post(path, &overlapping).await.refused(422, "bad-deadline");
+    overlapping["safe_by_ms"] = json!(0);
+    overlapping["to"] = json!(["h2"]);
+    site.post(path, &overlapping).await.refused(422, "bad-deadline");
+}
+
+#[tokio::test]
 async fn a_plan_is_drawn_where_that_is_wanted() {
     let site = lab().await;
     let mut order = order(&["h1"], &["h4"]);

@@ -8,7 +8,8 @@ use std::fmt::Display;
 use super::amount::{SCALE, SUM_UNITS_MAX};
 use super::together::Together;
 use super::{
-    Amounts, Bands, Group, GroupKind, InputError, Place, PlanInput, RESOURCES_MAX, VMS_MAX, nearest,
+    Amounts, Bands, Group, GroupKind, InputError, Place, PlanInput, RESOURCES_MAX, VMS_MAX, WEIGHT_MAX,
+    nearest,
 };
 
 /// Largest dirty rate or memory figure accepted, MiB/s or MiB.
@@ -140,6 +141,13 @@ fn check_vms(input: &PlanInput, hosts: &BTreeSet<&str>) -> Result<(), InputError
                     did_you_mean(name, resources.iter().copied()),
                 ));
             }
+        }
+        if vm.weight > WEIGHT_MAX {
+            let what = format!(
+                "VM {} has a weight of {}, more than {WEIGHT_MAX}",
+                vm.name, vm.weight
+            );
+            return Err(error(format!("{path}.weight"), what, None));
         }
         check_figures(&path, &vm.memory)?;
     }

@@ -35,6 +35,9 @@ pub const RESOURCES_MAX: usize = 64;
 /// Most VMs in a cluster: as many times the highest price of one still add up in 64 bits.
 pub const VMS_MAX: usize = 1_000_000;
 
+/// Largest weight of a VM.
+pub const WEIGHT_MAX: u32 = 1_000_000;
+
 /// The resource whose amount, in MiB, is what a move has to carry.
 pub const MEMORY: &str = "memory";
 
@@ -165,12 +168,26 @@ pub struct Vm {
     /// Processor models it can run on; empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cpu_models: Vec<String>,
+    /// How much it matters that it is safe in time, where its host has a deadline; 1 where absent.
+    #[serde(default = "weight", skip_serializing_if = "is_common")]
+    #[schemars(range(max = WEIGHT_MAX))]
+    pub weight: u32,
     /// Traffic to its disks, Mbit/s.
     #[serde(default)]
     pub storage_mbit_s: Amount,
     /// What is known of its memory, for the forecast.
     #[serde(default)]
     pub memory: MemoryFigures,
+}
+
+/// Weight of a VM that is not given one.
+fn weight() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_common(given: &u32) -> bool {
+    *given == weight()
 }
 
 /// What is known of how a VM writes to its memory. What is absent is assumed, and the forecast says
