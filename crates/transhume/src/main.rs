@@ -12,6 +12,7 @@ mod failure;
 mod figures;
 mod follow;
 mod forecasts;
+mod import;
 mod labs;
 mod machine;
 mod measurement;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, InventoryVerb};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -57,6 +58,9 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             Some(file) => plan_file::run(&file, &args),
             None => moves::plan(&client()?, args).await,
         },
+        Command::Inventory {
+            command: InventoryVerb::Import { from },
+        } => import::run(from).await,
         Command::Drain(args) => drains::drain(&client()?, args).await,
         Command::Drains(args) => drains::drains(&client()?, args).await,
         Command::Migrate(order) => moves::migrate(&client()?, order).await,

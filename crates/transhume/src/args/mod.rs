@@ -63,6 +63,11 @@ pub enum Command {
     },
     /// Show which VM would go where, in which batch; nothing is changed
     Plan(PlanArgs),
+    /// Inventories for `plan --inventory`
+    Inventory {
+        #[command(subcommand)]
+        command: InventoryVerb,
+    },
     /// Move a cluster
     Migrate(MoveArgs),
     /// Move every VM of every cluster off these hosts, by one plan
@@ -127,6 +132,58 @@ pub enum Command {
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What is done about inventories.
+#[derive(Debug, Subcommand)]
+pub enum InventoryVerb {
+    /// Turn what another system knows of hosts and VMs into an inventory, on stdout
+    Import {
+        #[command(subcommand)]
+        from: InventoryCommand,
+    },
+}
+
+/// Where an inventory comes from.
+#[derive(Debug, Subcommand)]
+pub enum InventoryCommand {
+    /// Proxmox VE: the output of `pvesh get /cluster/resources --output-format json`
+    Proxmox {
+        /// The file; `-` for stdin
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// What the cluster is to be called
+        #[arg(long, default_value = "imported")]
+        cluster: String,
+    },
+    /// OpenStack: the `-f json` output of `openstack hypervisor list --long`, `server list
+    /// --all-projects --long`, `flavor list --all`, and `server group list --long`
+    Openstack {
+        /// The files, in any order; `-` for stdin
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// What the cluster is to be called
+        #[arg(long, default_value = "imported")]
+        cluster: String,
+    },
+    /// Kubernetes with KubeVirt: the output of `kubectl get nodes,vmi -A -o json`
+    Kubevirt {
+        /// The file; `-` for stdin
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// What the cluster is to be called
+        #[arg(long, default_value = "imported")]
+        cluster: String,
+    },
+    /// libvirt: each host is asked through `virsh`, read only
+    Libvirt {
+        /// Where the hosts are reached, like qemu+ssh://root@h1/system
+        #[arg(required = true)]
+        uris: Vec<String>,
+        /// What the cluster is to be called
+        #[arg(long, default_value = "imported")]
+        cluster: String,
     },
 }
 
