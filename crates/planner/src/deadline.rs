@@ -10,8 +10,8 @@
 //! One VM of a host at a time has its whole link, so it is safe as early as it can be; several at
 //! once are all safe only when the last is. Times are the forecast's worst case. Whom the knapsack
 //! takes is exact for one host, but for times that are rounded up to a 4096th of the deadline;
-//! where several hosts share a target's link, it is a rule of thumb. What is safe in the end is read
-//! off the schedule that comes out.
+//! where several hosts share a target's link, it is a rule of thumb. What is safe in the end is
+//! read off the schedule that comes out.
 
 use std::collections::BTreeMap;
 

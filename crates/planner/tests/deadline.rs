@@ -91,8 +91,8 @@ fn what_cannot_be_meant_is_refused() {
     assert!(said(&target, 9.0, K::Chosen).1.contains("host dies"));
 }
 
-/// Whatever the constraints, the order is one that can be carried out, and nobody is called safe who
-/// is not.
+/// Whatever the constraints, the order is one that can be carried out, and nobody is called safe
+/// who is not.
 #[test]
 fn plans_under_a_deadline_keep_every_rule() {
     let mut seen = 0;
