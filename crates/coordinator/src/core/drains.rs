@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tracing::info;
 use transhume_api::{DrainOrder, DrainPlanView, DrainStay, DrainView, MoveOrder};
 use transhume_model::{ClusterName, DrainId, HostName, MigrationId};
+use transhume_protocol::message::HostState;
 use transhume_protocol::report::Ending;
 
 use super::{Core, CoreError};
@@ -246,6 +247,10 @@ impl Core {
             return Ok(hosts);
         }
         let to = planning::named(&self.hosts, "to", &order.to)?;
+        for host in &to {
+            self.check_not_cordoned(host)?;
+            self.hosts.check_connected(host)?;
+        }
         match to.iter().find(|host| hosts.contains(host)) {
             None => Ok(hosts),
             Some(host) => Err(Refused::bad(
@@ -266,6 +271,7 @@ impl Core {
                     .store
                     .host(host)
                     .is_none_or(|record| record.fenced_at.is_none())
+                && (!order.to.is_empty() || self.hosts.state(host).is_some_and(takes_vms))
         };
         let hosts = self.config.hosts.iter().map(|host| &host.name);
         let hosts = hosts.filter(|host| !drained.contains(host));
@@ -338,6 +344,12 @@ impl Core {
             }),
         }
     }
+}
+
+/// Of hosts that nobody named, those that could not be used are passed over.
+fn takes_vms(state: &HostState) -> bool {
+    let in_trouble = state.bands.as_ref().is_some_and(|bands| bands.trouble.is_some());
+    state.qemu.is_some() && !in_trouble
 }
 
 fn all_stay(clusters: &BTreeSet<ClusterName>, refused: &Refused) -> Vec<DrainStay> {

@@ -1,9 +1,9 @@
 //! What is in the way of a plan (§2.2.1): presence, compatibility, capacity, k.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_api::{PlanView, PlannedMove, StaysBehind};
-use transhume_model::{HostName, PlacedVm, VmName};
+use transhume_model::{HostName, PlacedVm, VmName, VmSpec};
 use transhume_planner::report::{Placed, Plan as Chosen, SafeBy, Step, Total};
 use transhume_planner::svg;
 use transhume_protocol::forecast::MoveForecast;
@@ -172,11 +172,27 @@ fn can_throttle(host: &HostName, state: &HostState) -> Result<(), Refused> {
     }
 }
 
-/// Whether the target can run what the source runs. The target's agent checks disks and files at
-/// reservation.
+/// Of each VM that some targets can run and others cannot: those that can. Where none can,
+/// [`compatible`] says why.
+pub(super) fn fit(scene: &Scene) -> BTreeMap<VmName, Vec<HostName>> {
+    let all = scene.leaving().filter_map(|placed| {
+        let can = |host: &&HostName| can_run(scene, &placed.spec, &placed.host, host).is_ok();
+        let fit: Vec<HostName> = scene.to.iter().filter(can).cloned().collect();
+        let some = !fit.is_empty() && fit.len() < scene.to.len();
+        some.then(|| (placed.spec.name.clone(), fit))
+    });
+    all.collect()
+}
+
 fn compatible(scene: &Scene, vm: &MoveVm) -> Result<(), Refused> {
-    let (source, target) = (&scene.states[&vm.source], &scene.states[&vm.target]);
-    let (name, host) = (&vm.spec.name, &vm.target);
+    can_run(scene, &vm.spec, &vm.source, &vm.target)
+}
+
+/// Whether a target can run what the source runs. The target's agent checks disks and files at
+/// reservation.
+fn can_run(scene: &Scene, vm: &VmSpec, source: &HostName, host: &HostName) -> Result<(), Refused> {
+    let (source, target) = (&scene.states[source], &scene.states[host]);
+    let name = &vm.name;
     let qemu = usable_qemu(host, target)?;
     let newer = source.qemu.as_ref().filter(|ours| ours.version > qemu.version);
     if let Some(ours) = newer {
@@ -189,7 +205,7 @@ fn compatible(scene: &Scene, vm: &MoveVm) -> Result<(), Refused> {
             "a move to an older QEMU is not safe: upgrade the target, or name another one",
         ));
     }
-    let machine = vm.spec.machine.as_ref();
+    let machine = vm.machine.as_ref();
     if let Some(machine) = machine.filter(|machine| !qemu.machines.contains(machine)) {
         return Err(Refused::conflict(
             "machine-type",
@@ -200,7 +216,7 @@ fn compatible(scene: &Scene, vm: &MoveVm) -> Result<(), Refused> {
             "move to a host whose QEMU is at least as new as the source's",
         ));
     }
-    if let Some(nic) = vm.spec.nics.iter().find(|nic| nic.mtu > target.mtu_max) {
+    if let Some(nic) = vm.nics.iter().find(|nic| nic.mtu > target.mtu_max) {
         return Err(Refused::conflict(
             "mtu",
             format!(

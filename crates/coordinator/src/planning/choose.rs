@@ -9,6 +9,7 @@ use transhume_planner::report::{Answer, Plan, PlanReport};
 use transhume_planner::words::{listed, some};
 use transhume_planner::{Addition, Ended, Go, K, Options, PlanError, Unplaced, plan_while};
 
+use super::checks::fit;
 use super::scene::{Scene, list};
 use crate::error::Refused;
 
@@ -27,7 +28,8 @@ pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Resul
         blackout_ms_max: u32::try_from(scene.blackout_max.0).unwrap_or(u32::MAX),
         ..Options::default()
     };
-    let report = ask(&scene.parts(dirty).input(), &options).map_err(|error| unusable(scene, error))?;
+    let report =
+        ask(&scene.parts(dirty, &fit(scene)).input(), &options).map_err(|error| unusable(scene, error))?;
     let plan = planned(scene, report)?;
     on_its_way(scene, &plan)?;
     Ok(plan)

@@ -9,6 +9,7 @@ use transhume_planner::report::{Answer, Plan as Chosen};
 use transhume_planner::{K, Options};
 use transhume_protocol::message::HostState;
 
+use super::checks::fit;
 use super::choose::{ask, not_found, unusable};
 use super::input::Parts;
 use super::scene::{Scene, list};
@@ -115,8 +116,10 @@ pub(crate) fn plan_drain(drain: &DrainScene) -> Result<DrainPlan, Refused> {
 fn choose(drain: &DrainScene, one: &Scene) -> Result<Chosen, Refused> {
     let mut dirty: BTreeMap<VmName, Interval> = BTreeMap::new();
     let mut states: BTreeMap<HostName, HostState> = BTreeMap::new();
+    let mut can_run = BTreeMap::new();
     for scene in &drain.scenes {
         dirty.extend(forecasts::dirty_rates(scene));
+        can_run.extend(fit(scene));
         let known = scene.states.iter();
         states.extend(known.map(|(host, state)| (host.clone(), state.clone())));
     }
@@ -130,6 +133,7 @@ fn choose(drain: &DrainScene, one: &Scene) -> Result<Chosen, Refused> {
         labels: &one.labels,
         vmct_mbit_s: &one.vmct_mbit_s,
         dirty: &dirty,
+        fit: &can_run,
         chosen: None,
     };
     let options = Options {

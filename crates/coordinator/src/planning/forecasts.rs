@@ -35,7 +35,7 @@ pub(super) fn make(scene: &Scene, batches: &[Vec<Step>]) -> Result<MoveForecast,
     };
     let dirty = dirty_rates(scene);
     let batches = copied(scene, batches);
-    let made = forecast(&scene.parts(&dirty).input(), &batches, way)
+    let made = forecast(&scene.parts(&dirty, &BTreeMap::new()).input(), &batches, way)
         .expect("the batches name hosts and VMs of the scene");
     // A guest that may be slowed down gets ready at any rate.
     let slowed_down = matches!(scene.converge, Converge::Throttle { .. });

@@ -34,6 +34,8 @@ pub(super) struct Parts<'a> {
     pub(super) vmct_mbit_s: &'a BTreeMap<HostName, u32>,
     /// Measured dirty rates, MiB/s.
     pub(super) dirty: &'a BTreeMap<VmName, Interval>,
+    /// Hosts that can run VMs which not every target can.
+    pub(super) fit: &'a BTreeMap<VmName, Vec<HostName>>,
     /// Targets that an earlier plan chose.
     pub(super) chosen: Option<&'a BTreeMap<VmName, HostName>>,
 }
@@ -121,9 +123,21 @@ impl Parts<'_> {
         let name = &placed.spec.name;
         let rules = cluster.rules.vms.get(name);
         let range = self.dirty.get(name);
-        let pin = match self.chosen.and_then(|chosen| chosen.get(name)) {
-            Some(host) => vec![host.clone()],
-            None => rules.map_or(Vec::new(), |rules| rules.pin.clone()),
+        let pinned = rules.map_or(&[][..], |rules| &rules.pin);
+        let pin = match (
+            self.chosen.and_then(|chosen| chosen.get(name)),
+            self.fit.get(name),
+        ) {
+            (Some(host), _) => vec![host.clone()],
+            (None, Some(fit)) => {
+                let both = fit
+                    .iter()
+                    .filter(|host| pinned.is_empty() || pinned.contains(host));
+                let both: Vec<HostName> = both.cloned().collect();
+                // Where none is left, the rules are what cannot be kept.
+                if both.is_empty() { pinned.to_vec() } else { both }
+            }
+            (None, None) => pinned.to_vec(),
         };
         Vm {
             name: name.clone(),

@@ -95,7 +95,11 @@ impl Scene {
     }
 
     /// What the planner is asked.
-    pub(super) fn parts<'a>(&'a self, dirty: &'a BTreeMap<VmName, Interval>) -> Parts<'a> {
+    pub(super) fn parts<'a>(
+        &'a self,
+        dirty: &'a BTreeMap<VmName, Interval>,
+        fit: &'a BTreeMap<VmName, Vec<HostName>>,
+    ) -> Parts<'a> {
         Parts {
             name: &self.cluster.name,
             clusters: vec![&self.cluster],
@@ -105,6 +109,7 @@ impl Scene {
             labels: &self.labels,
             vmct_mbit_s: &self.vmct_mbit_s,
             dirty,
+            fit,
             chosen: self.chosen.as_ref(),
         }
     }

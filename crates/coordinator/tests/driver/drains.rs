@@ -95,6 +95,28 @@ async fn without_targets_every_host_that_may_take_vms_is_one() {
 }
 
 #[tokio::test]
+async fn a_host_that_nobody_named_and_that_cannot_be_used_is_passed_over() {
+    let site = site().await;
+    site.agents["h2"].desk().state.qemu = None;
+    site.agents["h3"].desk().state.mtu_max = 1400;
+    let known = async || {
+        let hosts = site.hosts().await.hosts;
+        hosts[1].qemu.is_none().then_some(())
+    };
+    // Any plan asks for fresh answers.
+    site.post("/v1/clusters/lab/plan", &order(&["h1"], &["h2", "h3"]))
+        .await
+        .refused(409, "no-qemu");
+    until("h2's state is known", known).await;
+    begin(&site, &["h1"], &[]).await;
+    assert_eq!(over(&site, 1).await.stage, DrainStage::Done);
+    site.assert_runs(&[("vm1", "h4"), ("vm2", "h2"), ("vm3", "h4"), ("vm4", "h4")]);
+    site.post("/v1/drains", &json!({ "hosts": ["h4"], "to": ["h1"] }))
+        .await
+        .refused(409, "host-cordoned");
+}
+
+#[tokio::test]
 async fn what_cannot_move_is_named_and_the_rest_goes() {
     let site = site().await;
     let rules = json!({ "vms": { "vm3": { "pin": ["h1", "h2"] } } });

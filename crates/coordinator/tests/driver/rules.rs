@@ -259,6 +259,23 @@ async fn under_a_deadline_what_matters_most_goes_first() {
 }
 
 #[tokio::test]
+async fn a_target_that_cannot_run_a_vm_is_passed_over_where_another_can() {
+    let site = lab().await;
+    // Alone, h3 would be chosen.
+    site.agents["h3"].desk().state.mtu_max = 1400;
+    let made = plan(&site, &order(&["h1", "h2"], &["h3", "h4"])).await;
+    assert!(
+        made.moves.iter().all(|one| one.target.as_str() == "h4"),
+        "{made:?}"
+    );
+    let rules = json!({ "vms": { "vm1": { "pin": ["h3"] } } });
+    site.put(RULES, &rules).await.is::<PlacementRules>();
+    site.post("/v1/clusters/lab/plan", &order(&["h1"], &["h3", "h4"]))
+        .await
+        .refused(409, "mtu");
+}
+
+#[tokio::test]
 async fn a_plan_is_drawn_where_that_is_wanted() {
     let site = lab().await;
     let mut order = order(&["h1"], &["h4"]);
