@@ -114,6 +114,7 @@ fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .routes(routes!(clusters, create_cluster))
         .routes(routes!(cluster, delete_cluster))
         .routes(routes!(rules, set_rules))
+        .routes(routes!(forget_cluster))
         .routes(routes!(start_vm))
         .routes(routes!(restart_vm))
         .routes(routes!(open_plug))
@@ -329,6 +330,23 @@ async fn delete_cluster(
     ask(&api, |reply| Request::DeleteCluster(name, reply))
         .await
         .map(Json)
+}
+
+/// Forgets a cluster whose hosts never come back: no VM of it may run anywhere.
+#[utoipa::path(post, path = "/v1/clusters/{name}/forget", params(Cluster), request_body = Decision,
+    responses((status = 200, body = Verdict), (status = "4XX", body = Problem)))]
+async fn forget_cluster(
+    State(api): State<Api>,
+    Path(Cluster { name }): Path<Cluster>,
+    decision: Result<Json<Decision>, JsonRejection>,
+) -> Answer<Verdict> {
+    let Decision { dry_run } = body(decision)?;
+    let request = |reply| Request::ForgetCluster {
+        cluster: name,
+        dry_run,
+        reply,
+    };
+    ask(&api, request).await.map(Json)
 }
 
 /// What a cluster's VMs ask of their hosts.

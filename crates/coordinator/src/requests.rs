@@ -44,6 +44,11 @@ pub(crate) enum Request {
     ShowCluster(String, Reply<ClusterView>),
     CreateCluster(ClusterSpec, Reply<ClusterView>),
     DeleteCluster(String, Reply<ClusterView>),
+    ForgetCluster {
+        cluster: String,
+        dry_run: bool,
+        reply: Reply<Verdict>,
+    },
     Rules(String, Reply<PlacementRules>),
     SetRules(String, PlacementRules, Reply<PlacementRules>),
     Vm(VmRequest, Reply<ClusterView>),

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use transhume_api::{Client, ClockView, ClusterView, HostView, VmLife};
+use transhume_api::{Client, ClockView, ClusterView, Decision, HostView, VmLife};
 use transhume_model::{BandRates, ClusterName, GroupKind, IdError, PlacementRules};
 use transhume_planner::input::read_document;
 
 use crate::args::ClusterCommand;
 use crate::failure::{Failure, Kind};
 use crate::moves::print_json;
+use crate::operators::decide;
 use crate::plan_file::read_text;
 use crate::table::Table;
 
@@ -22,6 +23,13 @@ pub async fn run(client: &Client, command: ClusterCommand) -> Result<ExitCode, F
         ClusterCommand::Show { name, json } => {
             let view = client.cluster(&cluster_name(&name)?).await?;
             show(&view, json)
+        }
+        ClusterCommand::Forget { name, deciding } => {
+            let name = cluster_name(&name)?;
+            decide(&deciding, |dry_run| {
+                client.forget_cluster(&name, Decision { dry_run })
+            })
+            .await
         }
         ClusterCommand::Rules { name, set, json } => {
             let name = cluster_name(&name)?;

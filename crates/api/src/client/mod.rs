@@ -176,6 +176,16 @@ impl Client {
         self.work(Method::DELETE, &path, &()).await
     }
 
+    /// Forgets a cluster whose hosts never come back.
+    pub async fn forget_cluster(
+        &self,
+        name: &ClusterName,
+        decision: Decision,
+    ) -> Result<Verdict, ClientError> {
+        let path = format!("/v1/clusters/{name}/forget");
+        self.send(Method::POST, &path, &decision, ANSWER_MAX).await
+    }
+
     /// What a cluster's VMs ask of their hosts.
     pub async fn rules(&self, name: &ClusterName) -> Result<PlacementRules, ClientError> {
         self.get(&format!("/v1/clusters/{name}/rules")).await

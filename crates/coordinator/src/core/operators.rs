@@ -1,8 +1,10 @@
 //! What operators decide about hosts that are lost, and what is cleaned away when one is back.
 
+use std::collections::BTreeMap;
+
 use tracing::info;
 use transhume_api::{HostView, Verdict};
-use transhume_model::{HostName, MigrationId, VmName};
+use transhume_model::{ClusterName, HostName, MigrationId, PlacedVm, VmName};
 use transhume_protocol::migration::{Cleaning, Input, RunOn};
 
 use super::{Core, CoreError};
@@ -26,6 +28,7 @@ enum Doing {
     Keep(HostRecord),
     Fence(HostRecord),
     Feed(MigrationId, Vec<Input>),
+    ForgetCluster(ClusterName, Vec<HostRecord>),
 }
 
 impl Core {
@@ -70,6 +73,11 @@ impl Core {
                     let host = record.host.clone();
                     self.store.keep_host(record)?;
                     self.feed_all_on(&host, || Input::Fenced { host: host.clone() })?;
+                }
+                // What is left there is remembered first: whoever dies in between is asked again.
+                Doing::ForgetCluster(cluster, hosts) => {
+                    self.store.keep_hosts(hosts, None)?;
+                    self.store.forget(&cluster)?;
                 }
                 Doing::Feed(id, inputs) => inputs.into_iter().try_for_each(|input| self.feed(id, input))?,
             }
@@ -181,6 +189,63 @@ impl Core {
             ),
             doing: Doing::Keep(HostRecord::new(host)),
         })
+    }
+
+    /// A cluster whose hosts never come back is taken off the list.
+    pub(super) fn forget_cluster(
+        &mut self,
+        name: &str,
+        dry_run: bool,
+        reply: Reply<Verdict>,
+    ) -> Result<(), CoreError> {
+        let checked = self.check_forget_cluster(name);
+        self.decide(checked, dry_run, reply)
+    }
+
+    /// No VM of it may run anywhere: its host is fenced, or answers and does not know it.
+    fn check_forget_cluster(&self, name: &str) -> Result<Checked, Refused> {
+        let cluster = self.store.clusters().live(name)?;
+        self.check_idle(&cluster.name)?;
+        let mut hosts: BTreeMap<HostName, HostRecord> = BTreeMap::new();
+        let mut may_be_lost = Vec::new();
+        for PlacedVm { host, spec } in &cluster.vms {
+            let vm = &spec.name;
+            self.hosts.check_not_stranded(vm)?;
+            let there = |name: &&HostName| self.hosts.is_connected(name);
+            if let Some(found) = self.hosts.with_vm(vm).find(there) {
+                return Err(Refused::conflict(
+                    "vm-there",
+                    format!("host {found} answers and has VM {vm}"),
+                    format!("`transhume vm stop {name} {vm}`, then `transhume vm forget {name} {vm}`"),
+                ));
+            }
+            if !self.hosts.is_connected(host) {
+                self.check_fenced(host, vm)?;
+                let record = hosts.entry(host.clone()).or_insert_with(|| self.record_of(host));
+                self.leave_behind(record, vm);
+            }
+            may_be_lost.push(format!(
+                "VM {vm}: what it held in memory, and its place; its disks are not touched"
+            ));
+        }
+        let what = format!(
+            "nothing is remembered of cluster {name} any more; what its hosts still have of it is ended when they are back"
+        );
+        Ok(Checked {
+            verdict: Verdict::planned(what, may_be_lost),
+            doing: Doing::ForgetCluster(cluster.name.clone(), hosts.into_values().collect()),
+        })
+    }
+
+    /// Whatever a host has of a VM is ended when it is back.
+    fn leave_behind(&self, record: &mut HostRecord, vm: &VmName) {
+        record.leftovers.retain(|left| left.vm != *vm);
+        record.leftovers.push(Leftover {
+            vm: vm.clone(),
+            migration: None,
+            clean: Cleaning::Destroy,
+            at: self.now().wall,
+        });
     }
 
     /// Where a VM is to run whose other host is lost.
@@ -333,13 +398,7 @@ impl Core {
     ) -> Result<(), CoreError> {
         let vm = placed.spec.name.clone();
         let mut old = self.record_of(&placed.host);
-        old.leftovers.retain(|left| left.vm != vm);
-        old.leftovers.push(Leftover {
-            vm: vm.clone(),
-            migration: None,
-            clean: Cleaning::Destroy,
-            at: self.now().wall,
-        });
+        self.leave_behind(&mut old, &vm);
         audit!(%vm, from = %placed.host, to = %target, "restarted from its disks");
         let places = [(vm, target.clone())].into();
         let cluster = self.store.clusters().relocated(&placed.spec.cluster, &places);

@@ -60,6 +60,11 @@ impl Core {
             Request::ShowCluster(name, reply) => reply.send(self.show_cluster(&name)),
             Request::CreateCluster(cluster, reply) => self.create_cluster(cluster, reply)?,
             Request::DeleteCluster(name, reply) => self.delete_cluster(&name, reply)?,
+            Request::ForgetCluster {
+                cluster,
+                dry_run,
+                reply,
+            } => self.forget_cluster(&cluster, dry_run, reply)?,
             Request::Rules(name, reply) => reply.send(self.rules(&name)),
             Request::SetRules(name, rules, reply) => {
                 let kept = self.set_rules(&name, rules)?;

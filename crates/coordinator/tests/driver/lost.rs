@@ -148,3 +148,42 @@ async fn a_source_lost_in_pre_copy_ends_the_move_and_its_vm_boots_elsewhere() {
     until("h1 is clean and in use again", clean).await;
     site.assert_runs(&[("vm1", "h4"), ("vm2", "h2")]);
 }
+
+#[tokio::test]
+async fn a_cluster_whose_hosts_never_come_back_can_be_forgotten() {
+    const FORGET: &str = "/v1/clusters/lab/forget";
+    let decision = |dry_run: bool| json!({ "dry_run": dry_run });
+    let mut site = lab().await;
+    let problem = site.post(FORGET, &decision(false)).await.refused(409, "vm-there");
+    assert!(
+        problem.message.contains("h1") && problem.hint.contains("vm stop"),
+        "{problem:?}"
+    );
+    site.post("/v1/clusters/lab/vms/vm2/stop", &json!({ "force": true }))
+        .await;
+    site.delete("/v1/clusters/lab/vms/vm2").await;
+    lose_h1(&mut site).await;
+    site.post(FORGET, &decision(false))
+        .await
+        .refused(409, "host-not-fenced");
+    site.post(FENCE, &word(false, false)).await.is::<Verdict>();
+    let told: Verdict = site.post(FORGET, &decision(true)).await.is();
+    assert!(!told.done && told.may_be_lost[0].contains("vm1"), "{told:?}");
+    assert_eq!(
+        site.get("/v1/clusters/lab").await.status,
+        200,
+        "it was only asked"
+    );
+    site.post(FORGET, &decision(false)).await.is::<Verdict>();
+    site.get("/v1/clusters/lab").await.refused(404, "unknown-cluster");
+    assert_eq!(host(&site, "h1").await.leftovers.len(), 1);
+    site.agents.get_mut("h1").unwrap().restart();
+    let clean = async || {
+        let host = host(&site, "h1").await;
+        (host.connected && host.leftovers.is_empty() && host.fenced_at.is_none()).then_some(())
+    };
+    until("h1 is back and clean", clean).await;
+    site.post("/v1/clusters/lab/forget", &decision(false))
+        .await
+        .refused(404, "unknown-cluster");
+}

@@ -227,6 +227,13 @@ pub enum ClusterCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Forget a cluster whose hosts never come back: no VM of it may run anywhere
+    Forget {
+        /// The cluster
+        name: String,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
     /// What its VMs ask of their hosts: groups, pins, labels; every move keeps to it
     Rules {
         /// The cluster
