@@ -118,6 +118,10 @@ pub struct PlannedMove {
 pub struct Accepted {
     /// The move's number.
     pub migration: MigrationId,
+    /// What is worth knowing of it before it ends: who stays, who is not safe in time, groups that
+    /// are broken for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// `GET /v1/migrations`.

@@ -96,7 +96,7 @@ impl Asked {
             Asked::Move(scene, purpose) => {
                 let plan = plan(&scene);
                 let scene = *scene;
-                Made::Move(Planned { scene, plan, purpose })
+                Made::Move(Box::new(Planned { scene, plan, purpose }))
             }
             Asked::Drain(scene, purpose) => {
                 let plan = plan_drain(&scene);
@@ -146,7 +146,7 @@ impl DrainPlanned {
 /// What a planner made.
 #[derive(Debug)]
 pub(crate) enum Made {
-    Move(Planned),
+    Move(Box<Planned>),
     Drain(DrainPlanned),
 }
 

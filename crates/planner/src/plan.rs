@@ -11,6 +11,7 @@ use crate::bars;
 use crate::by_paper;
 use crate::detour::{Shortened, shorten};
 use crate::explain;
+use crate::forecast::Mode;
 use crate::infeasible;
 use crate::input::{InputError, MEMORY, PlanInput, check};
 use crate::notes;
@@ -78,6 +79,8 @@ pub struct Options {
     pub blackout_ms_max: u32,
     /// All or nothing: no plan where a VM has no place.
     pub strict: bool,
+    /// The VMs are stopped, copied and started.
+    pub offline: bool,
     /// The hosts that are left die after so many seconds: the order is such that most weight is
     /// safe by then. `k` is not asked for then.
     pub safe_by_s: Option<f64>,
@@ -91,6 +94,7 @@ impl Default for Options {
             k: K::Chosen,
             blackout_ms_max: 300,
             strict: false,
+            offline: false,
             safe_by_s: None,
         }
     }
@@ -257,6 +261,12 @@ fn assemble(
     options: &Options,
 ) -> Plan {
     let asked = options.k.asked();
+    let mode = match options.offline {
+        true => Mode::Offline,
+        false => Mode::Live {
+            blackout_ms_max: f64::from(options.blackout_ms_max),
+        },
+    };
     let moves_of = |host_of: &[usize]| moves(input, problem, host_of);
     let Shortened { moves, cost } = shorten(problem, host_of.to_vec(), solution.cost, asked, moves_of);
     let Schedule {
@@ -270,13 +280,7 @@ fn assemble(
         split_mbit,
         broken,
         tried,
-    } = schedule(
-        input,
-        &moves,
-        asked,
-        f64::from(options.blackout_ms_max),
-        options.safe_by_s,
-    );
+    } = schedule(input, &moves, asked, mode, options.safe_by_s);
     let goes: BTreeMap<usize, usize> = moves
         .vms
         .iter()

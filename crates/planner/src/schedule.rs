@@ -51,12 +51,11 @@ pub(crate) fn schedule(
     input: &PlanInput,
     moves: &Moves<'_>,
     k: Option<usize>,
-    blackout_ms_max: f64,
+    mode: Mode,
     safe_by_s: Option<f64>,
 ) -> Schedule {
     let vms = moves.vms.iter().map(|vm| &input.cluster.vms[*vm]);
     let figures: Vec<Figures> = vms.map(Figures::of).collect();
-    let mode = Mode::Live { blackout_ms_max };
     let groups = Groups::of(input, moves);
     if let Some(safe_by_s) = safe_by_s {
         let order = in_time(input, moves, &figures, mode, safe_by_s);

@@ -11,7 +11,8 @@ use transhume_planner::words::{listed, some};
 use crate::args::{Batches, DrainArgs, DrainsArgs};
 use crate::failure::{Failure, Kind};
 use crate::follow::{self, AWAY_MAX, Interrupts};
-use crate::moves::print_json;
+use crate::moves::{is_something_lost, print_json};
+use crate::report;
 use crate::table::Table;
 
 /// A drain that is watched is asked about this often.
@@ -30,6 +31,13 @@ pub async fn drain(client: &Client, args: DrainArgs) -> Result<ExitCode, Failure
         converge: Some(how.converge),
         strategy: Some(how.strategy.into()),
     };
+    if how.safe_by.is_some() {
+        return Err(Failure::new(
+            Kind::Refused,
+            "a drain has no deadline of its own".to_owned(),
+            "`transhume migrate CLUSTER --safe-by TIME` moves what matters most first, cluster by cluster",
+        ));
+    }
     if args.dry_run {
         return show_plan(&client.plan_drain(&order).await?, json);
     }
@@ -48,7 +56,24 @@ pub async fn drain(client: &Client, args: DrainArgs) -> Result<ExitCode, Failure
     } else {
         print!("{}", moves_text(&over));
     }
-    ended(&over)
+    let lost = losses(client, &over).await?;
+    ended(&over, &lost)
+}
+
+/// Moves of a drain by which something was lost, each with its troubles told.
+async fn losses(client: &Client, over: &DrainView) -> Result<Vec<MigrationId>, Failure> {
+    let mut lost = Vec::new();
+    for one in &over.moves {
+        let report = client.report(one.migration).await?;
+        for (what, hint) in report::troubles(&report) {
+            eprintln!("error: {what}");
+            eprintln!("hint: {hint}");
+        }
+        if is_something_lost(&report) {
+            lost.push(one.migration);
+        }
+    }
+    Ok(lost)
 }
 
 pub async fn drains(client: &Client, args: DrainsArgs) -> Result<ExitCode, Failure> {
@@ -215,7 +240,7 @@ fn moves_text(view: &DrainView) -> String {
 }
 
 /// Says by the exit code how a drain ended.
-fn ended(view: &DrainView) -> Result<ExitCode, Failure> {
+fn ended(view: &DrainView, lost: &[MigrationId]) -> Result<ExitCode, Failure> {
     let hosts = listed(view.hosts.iter().map(|host| host.as_str()));
     let left = listed(
         view.left
@@ -223,12 +248,17 @@ fn ended(view: &DrainView) -> Result<ExitCode, Failure> {
             .map(|left| format!("{} on {}", left.vm, left.host)),
     );
     match view.stage {
+        _ if !lost.is_empty() => Err(Failure::new(
+            Kind::Lost,
+            format!("drain {} is over, and something is lost", view.drain),
+            format!("`transhume report {}` says what", lost[0]),
+        )),
         DrainStage::Running | DrainStage::Done => {
             eprintln!("no VM is left on {hosts}");
             Ok(ExitCode::SUCCESS)
         }
         DrainStage::Cancelled => Err(Failure::new(
-            Kind::RolledBack,
+            Kind::Other,
             format!("drain {} was cancelled; left: {left}", view.drain),
             "the same command goes on with it",
         )),

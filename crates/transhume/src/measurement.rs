@@ -86,7 +86,7 @@ pub async fn move_once(
         ..MoveOrder::default()
     };
     let cluster = cluster_name("lab")?;
-    let migration = client.migrate(&cluster, &order).await?;
+    let migration = client.migrate(&cluster, &order).await?.migration;
     let followed = follow::follow(client, migration, true, ctrl_c).await;
     let report = followed.map_err(|failure| match failure.kind {
         Kind::Detached => interrupted(),

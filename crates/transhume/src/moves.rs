@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use transhume_api::{Client, ClientError, MoveOrder, PlanView, StaysBehind, TOO_SLOW};
+use transhume_api::{Accepted, Client, ClientError, MoveOrder, PlanView, StaysBehind, TOO_SLOW};
 use transhume_model::{ClusterName, MigrationId};
 use transhume_planner::words::some;
 use transhume_protocol::report::{Ending, MigrationReport};
@@ -112,7 +112,8 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
     };
     // Before the order is given: Ctrl-C in between waits for its number, to say which move goes on.
     let mut interrupts = follow::Interrupts::listen()?;
-    let migration = begin(client, &cluster, &order).await?;
+    let Accepted { migration, notes } = begin(client, &cluster, &order).await?;
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
     finish(
         follow::follow(client, migration, json, &mut interrupts).await?,
         json,
@@ -121,11 +122,7 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
 
 /// One that waits for others asks again where the coordinator has held its request for as long as
 /// it holds any.
-async fn begin(
-    client: &Client,
-    cluster: &ClusterName,
-    order: &MoveOrder,
-) -> Result<MigrationId, ClientError> {
+async fn begin(client: &Client, cluster: &ClusterName, order: &MoveOrder) -> Result<Accepted, ClientError> {
     loop {
         match client.migrate(cluster, order).await {
             Err(ClientError::Problem(problem)) if order.wait && problem.code == TOO_SLOW => {}
@@ -158,17 +155,16 @@ fn finish(report: MigrationReport, json: bool) -> Result<ExitCode, Failure> {
     Ok(code(&report))
 }
 
+/// Whether a VM, or frames, went with a host or a QEMU that is lost.
+pub fn is_something_lost(report: &MigrationReport) -> bool {
+    let mut vms = report.vms.iter();
+    report.outcome == Ending::CommittedWithLoss || vms.any(|vm| vm.lost.is_some() || vm.source_lost.is_some())
+}
+
 fn code(report: &MigrationReport) -> ExitCode {
     let kind = match report.outcome {
-        _ if report
-            .vms
-            .iter()
-            .any(|vm| vm.lost.is_some() || vm.source_lost.is_some()) =>
-        {
-            Kind::Lost
-        }
-        Ending::Committed | Ending::Running => return ExitCode::SUCCESS,
-        Ending::CommittedWithLoss => Kind::Lost,
+        _ if is_something_lost(report) => Kind::Lost,
+        Ending::Committed | Ending::Running | Ending::CommittedWithLoss => return ExitCode::SUCCESS,
         Ending::RolledBack | Ending::PartlyCommitted => Kind::RolledBack,
         Ending::Refused => Kind::Refused,
     };

@@ -236,14 +236,9 @@ impl Client {
     }
 
     /// Begins a move; it goes on whoever listens.
-    pub async fn migrate(
-        &self,
-        cluster: &ClusterName,
-        order: &MoveOrder,
-    ) -> Result<MigrationId, ClientError> {
+    pub async fn migrate(&self, cluster: &ClusterName, order: &MoveOrder) -> Result<Accepted, ClientError> {
         let path = format!("/v1/clusters/{cluster}/migrations");
-        let accepted: Accepted = self.send(Method::POST, &path, order, ANSWER_MAX).await?;
-        Ok(accepted.migration)
+        self.send(Method::POST, &path, order, ANSWER_MAX).await
     }
 
     /// All moves that are kept, oldest first.

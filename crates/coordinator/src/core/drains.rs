@@ -13,7 +13,7 @@ use crate::drains::{DRAINS_MAX, Next, Planned, World};
 use crate::error::Refused;
 use crate::governing;
 use crate::journal::{DrainRecord, HostRecord};
-use crate::planning::{self, DrainPlan, DrainScene, Known, Lessons};
+use crate::planning::{self, DrainPlan, DrainScene, Known, Lessons, Plan, Scene};
 use crate::requests::Reply;
 use crate::surveys::{Asked, DrainPlanned, DrainPurpose};
 
@@ -46,15 +46,17 @@ impl Core {
 
     /// Begins a drain, or finds the one under way of the same hosts.
     pub(super) fn begin_drain(&mut self, order: DrainOrder) -> Result<Result<DrainView, Refused>, CoreError> {
-        let checked = self
-            .hosts_to_drain(&order)
-            .and_then(|hosts| Ok((self.drains.of_hosts(&hosts)?, hosts)));
-        let (known, hosts) = match checked {
-            Ok(checked) => checked,
+        let hosts = match planning::named(&self.hosts, "hosts", &order.hosts) {
+            Ok(hosts) => hosts,
             Err(refused) => return Ok(Err(refused)),
         };
-        if let Some(id) = known {
-            return Ok(self.drain_view(id));
+        match self.drains.of_hosts(&hosts) {
+            Ok(None) => {}
+            Ok(Some(id)) => return Ok(self.drain_view(id)),
+            Err(refused) => return Ok(Err(refused)),
+        }
+        if let Err(refused) = self.hosts_to_drain(&order) {
+            return Ok(Err(refused));
         }
         if self.drains.len_under_way() == DRAINS_MAX {
             return Ok(Err(Refused::busy()));
@@ -111,12 +113,7 @@ impl Core {
     }
 
     fn work_on_drain(&mut self, id: DrainId) -> Result<(), CoreError> {
-        let left = self.drains.left(id, self.store.clusters());
-        let busy = left.iter().filter(|cluster| self.is_busy(cluster));
-        let world = World {
-            busy: busy.cloned().collect(),
-            left,
-        };
+        let world = self.world(id);
         let Some(drain) = self.drains.get_mut(id) else {
             return Ok(());
         };
@@ -151,7 +148,7 @@ impl Core {
     ) -> Result<(), CoreError> {
         let planned = match refused.problem.code.as_str() {
             "agent-unreachable" | "host-cleaning" | "busy" => Planned::Unreachable,
-            _ => Planned::Nothing,
+            _ => self.nothing_or_wait(id),
         };
         self.drain_planned(id, planned, stays)
     }
@@ -163,12 +160,11 @@ impl Core {
         stays: Vec<DrainStay>,
     ) -> Result<(), CoreError> {
         let now = self.now().mono;
-        let left = self.drains.left(id, self.store.clusters());
-        let busy = left.iter().any(|cluster| self.is_busy(cluster));
+        let world = self.world(id);
         let Some(drain) = self.drains.get_mut(id) else {
             return Ok(());
         };
-        drain.planned(now, planned, stays, busy);
+        drain.planned(now, planned, stays, &world);
         let record = drain.record.clone();
         self.store.keep_drain(&record, Vec::new())?;
         Ok(())
@@ -184,40 +180,75 @@ impl Core {
             }
             DrainPurpose::Go(id) => id,
         };
-        let DrainPlan { first, view } = match plan {
+        let DrainPlan { parts, view } = match plan {
             Ok(plan) => plan,
             Err(refused) => return self.drain_not_planned(id, &refused, stays),
         };
-        let Some((scene, plan)) = first else {
-            return self.drain_planned(id, Planned::Nothing, view.stays);
-        };
-        // Meanwhile it may have been cancelled, or its cluster may have begun another move.
+        // Meanwhile it may have been cancelled, or a cluster may have begun another move.
         let cancelled = self.drains.get_mut(id).is_none_or(|drain| drain.record.cancelled);
-        if cancelled || self.check_unchanged(&scene).is_err() {
+        let changed = |scene: &Scene| self.check_unchanged(scene).is_err();
+        if cancelled || parts.iter().any(|(scene, _)| changed(scene)) {
             return self.drain_planned(id, Planned::Replan, view.stays);
         }
         let network = governing::network(&self.hosts, &self.config);
-        match self.governing.admit(&network, &plan.batches) {
-            Ok(()) => {}
-            Err(short) if short.is_for_now() => {
-                return self.drain_planned(id, Planned::LinksTaken, view.stays);
-            }
-            Err(short) => {
-                let refused = Refused::no_bandwidth(&short);
-                let cluster = BTreeSet::from([scene.cluster.name]);
-                let mut stays = view.stays;
-                stays.extend(all_stay(&cluster, &refused));
-                return self.drain_planned(id, Planned::Nothing, stays);
+        let mut stays = view.stays;
+        let mut otherwise = self.nothing_or_wait(id);
+        for (scene, plan) in parts {
+            match self.governing.admit(&network, &plan.batches) {
+                Ok(()) => return self.begin_drain_move(id, scene, plan, stays),
+                Err(short) if short.is_for_now() => otherwise = Planned::LinksTaken,
+                Err(short) => {
+                    let cluster = BTreeSet::from([scene.cluster.name]);
+                    stays.extend(all_stay(&cluster, &Refused::no_bandwidth(&short)));
+                }
             }
         }
-        // The drain knows of its move before that begins: one that never began is forgotten.
+        self.drain_planned(id, otherwise, stays)
+    }
+
+    /// The drain knows of its move before that begins: one that never began is forgotten.
+    fn begin_drain_move(
+        &mut self,
+        id: DrainId,
+        scene: Scene,
+        plan: Plan,
+        stays: Vec<DrainStay>,
+    ) -> Result<(), CoreError> {
         let migration = self.store.new_migration()?;
         let begun = Planned::Begun(scene.cluster.name.clone(), migration);
-        self.drain_planned(id, begun, view.stays)?;
+        self.drain_planned(id, begun, stays)?;
         if self.begin_move(migration, scene, plan)?.is_err() {
             self.drain_move_over(migration, Ending::Refused)?;
         }
         Ok(())
+    }
+
+    /// Where hosts are away that VMs could leave or go to, it is not over yet.
+    fn nothing_or_wait(&mut self, id: DrainId) -> Planned {
+        let Some(record) = self.drains.record(id) else {
+            return Planned::Nothing;
+        };
+        let (hosts, to) = (&record.hosts, &record.order.to);
+        let holds = |host: &HostName| {
+            let mut clusters = self.store.clusters().all();
+            clusters.any(|cluster| cluster.spec.vms.iter().any(|placed| placed.host == *host))
+        };
+        let may_take = |host: &HostName| {
+            let named = to.is_empty() || to.iter().any(|name| name == host.as_str());
+            named && !hosts.contains(host) && self.check_not_cordoned(host).is_ok()
+        };
+        let off = |host: &HostName| {
+            self.store
+                .host(host)
+                .is_some_and(|record| record.fenced_at.is_some())
+        };
+        let away = |host: &HostName| !self.hosts.is_connected(host) && !off(host);
+        let mut all = self.config.hosts.iter().map(|host| &host.name);
+        let waits = all.any(|host| away(host) && (may_take(host) || (hosts.contains(host) && holds(host))));
+        match waits {
+            true => Planned::Unreachable,
+            false => Planned::Nothing,
+        }
     }
 
     /// A move is over, of a drain or not.
@@ -228,8 +259,17 @@ impl Core {
         Ok(())
     }
 
-    fn is_busy(&self, cluster: &ClusterName) -> bool {
-        self.check_idle(cluster).is_err()
+    fn world(&self, id: DrainId) -> World {
+        let left = self.drains.left(id, self.store.clusters());
+        // One that is being started or deleted is waited for too.
+        let busy = |cluster: &&ClusterName| {
+            let live = self.store.clusters().live(cluster.as_str());
+            live.is_err() || self.check_idle(cluster).is_err()
+        };
+        World {
+            busy: left.iter().filter(busy).cloned().collect(),
+            left,
+        }
     }
 
     fn clusters_on(&self, hosts: &[HostName]) -> BTreeSet<ClusterName> {
@@ -243,6 +283,14 @@ impl Core {
 
     fn hosts_to_drain(&self, order: &DrainOrder) -> Result<Vec<HostName>, Refused> {
         let hosts = planning::named(&self.hosts, "hosts", &order.hosts)?;
+        planning::check_limits(&move_order(order, Vec::new(), Vec::new()))?;
+        if order.batch == Some(0) {
+            return Err(Refused::bad(
+                "bad-batch",
+                "k = 0 moves nothing".to_owned(),
+                "omit --batch to move all VMs of a cluster at once",
+            ));
+        }
         if order.to.is_empty() {
             return Ok(hosts);
         }
@@ -312,18 +360,7 @@ impl Core {
             if from.is_empty() {
                 continue;
             }
-            let order = MoveOrder {
-                from,
-                to: to.clone(),
-                batch: order.batch,
-                adaptive: order.adaptive,
-                offline: order.offline,
-                blackout_ms_max: order.blackout_ms_max,
-                duration_ms_max: order.duration_ms_max,
-                converge: order.converge,
-                strategy: order.strategy,
-                ..MoveOrder::default()
-            };
+            let order = move_order(order, from, to.clone());
             let known = Known {
                 cluster,
                 hosts: &self.hosts,
@@ -350,6 +387,23 @@ impl Core {
 fn takes_vms(state: &HostState) -> bool {
     let in_trouble = state.bands.as_ref().is_some_and(|bands| bands.trouble.is_some());
     state.qemu.is_some() && !in_trouble
+}
+
+/// One cluster's move as the drain was ordered.
+fn move_order(order: &DrainOrder, from: Vec<String>, to: Vec<String>) -> MoveOrder {
+    MoveOrder {
+        from,
+        to,
+        batch: order.batch,
+        adaptive: order.adaptive,
+        offline: order.offline,
+        blackout_ms_max: order.blackout_ms_max,
+        duration_ms_max: order.duration_ms_max,
+        converge: order.converge,
+        strategy: order.strategy,
+        partial: true,
+        ..MoveOrder::default()
+    }
 }
 
 fn all_stay(clusters: &BTreeSet<ClusterName>, refused: &Refused) -> Vec<DrainStay> {

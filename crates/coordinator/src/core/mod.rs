@@ -165,7 +165,7 @@ impl Core {
                     None => return Ok(()),
                 },
                 made = self.surveys.planned() => match made {
-                    Made::Move(planned) => self.take_plan(planned)?,
+                    Made::Move(planned) => self.take_plan(*planned)?,
                     Made::Drain(planned) => self.take_drain_plan(planned)?,
                 },
                 () = timer => {}
@@ -283,12 +283,13 @@ impl Core {
     /// Carries effects out, draws conclusions until there are none, then issues what is to be
     /// issued.
     fn work_on_jobs(&mut self, effects: Vec<Effect>) -> Result<(), CoreError> {
+        let worked = !effects.is_empty();
         for effect in effects {
             effects::carry_out(effect, &mut self.store, &mut self.hosts)?;
         }
         let now = self.now().mono;
         let concluded = self.jobs.conclude(now, &self.hosts);
-        if !concluded.is_empty() {
+        if worked || !concluded.is_empty() {
             self.drains.others_over();
         }
         for effect in concluded {

@@ -129,6 +129,9 @@ impl Core {
         scene: Scene,
         plan: Plan,
     ) -> Result<Result<Accepted, Refused>, CoreError> {
+        let notes = plan.view.notes.iter().cloned();
+        let notes = notes.chain(plan.view.unplaced.iter().map(|one| one.why.clone()));
+        let notes: Vec<String> = notes.collect();
         let mut request = MoveRequest {
             migration: id,
             cluster: scene.cluster.name,
@@ -152,7 +155,7 @@ impl Core {
                 self.reserve(id);
                 self.carry_out(id, ready)?;
                 self.feed_clocks(id)?;
-                Ok(Ok(Accepted { migration: id }))
+                Ok(Ok(Accepted { migration: id, notes }))
             }
             Err(error) => {
                 let hint = "this is a mistake of the coordinator's own checks; please report it";
@@ -167,7 +170,10 @@ impl Core {
             Err(refused) => return Ok(Err(refused)),
         };
         let Some(ready) = self.moves.handle(self.now(), id, Input::Cancel) else {
-            return Ok(Ok(Accepted { migration: id }));
+            return Ok(Ok(Accepted {
+                migration: id,
+                notes: Vec::new(),
+            }));
         };
         let already = |what: &Happening| matches!(what, Happening::AlreadyRollingBack { .. });
         let already = ready.events.iter().any(already);
@@ -175,6 +181,9 @@ impl Core {
         if already {
             return Ok(Err(self.moves.rolling_back(self.now(), id)));
         }
-        Ok(Ok(Accepted { migration: id }))
+        Ok(Ok(Accepted {
+            migration: id,
+            notes: Vec::new(),
+        }))
     }
 }

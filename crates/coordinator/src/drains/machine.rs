@@ -69,6 +69,8 @@ pub(crate) struct Drain {
     pub(crate) record: DrainRecord,
     doing: Doing,
     asked: u32,
+    /// Whom the plan under way is for.
+    planned_for: BTreeSet<ClusterName>,
 }
 
 impl Drain {
@@ -94,6 +96,7 @@ impl Drain {
             record,
             doing,
             asked: 0,
+            planned_for: BTreeSet::new(),
         }
     }
 
@@ -133,12 +136,25 @@ impl Drain {
             return None;
         }
         self.doing = Doing::Planning;
+        self.planned_for.clone_from(&free);
         Some(Next::Plan(free))
     }
 
     fn end(&mut self, stage: DrainStage) -> Next {
         self.record.stage = stage;
         Next::End
+    }
+
+    /// Clusters that may still go and that the plan was not for, and whether they are busy.
+    fn others<'a>(&'a self, world: &'a World) -> impl Iterator<Item = (&'a ClusterName, bool)> {
+        let failed = self.failed();
+        let tries = move |cluster: &ClusterName| failed.get(cluster).copied().unwrap_or(0);
+        let left = world
+            .left
+            .iter()
+            .filter(move |cluster| tries(cluster) < TRIES_MAX);
+        let left = left.filter(|cluster| !self.planned_for.contains(*cluster));
+        left.map(|cluster| (cluster, world.busy.contains(cluster)))
     }
 
     /// Moves of each cluster that ended in anything but commit.
@@ -156,8 +172,7 @@ impl Drain {
     }
 
     /// The plan is made: `stays` are the VMs and clusters that cannot be moved as things are.
-    /// `busy` says whether other clusters wait for moves of others.
-    pub(crate) fn planned(&mut self, now: Millis, planned: Planned, stays: Vec<DrainStay>, busy: bool) {
+    pub(crate) fn planned(&mut self, now: Millis, planned: Planned, stays: Vec<DrainStay>, world: &World) {
         if self.doing != Doing::Planning {
             return;
         }
@@ -176,7 +191,9 @@ impl Drain {
             }
             Planned::Replan => Doing::Nothing,
             Planned::LinksTaken => Doing::WaitingForOthers,
-            Planned::Nothing if busy => Doing::WaitingForOthers,
+            // Who became free meanwhile was not planned for.
+            Planned::Nothing if self.others(world).any(|(_, busy)| !busy) => Doing::Nothing,
+            Planned::Nothing if self.others(world).any(|(_, busy)| busy) => Doing::WaitingForOthers,
             Planned::Nothing => {
                 self.record.stage = DrainStage::Partly;
                 Doing::Nothing
@@ -278,7 +295,12 @@ mod tests {
     fn begun(drain: &mut Drain, world: &World, cluster: &str, migration: MigrationId) {
         assert!(matches!(drain.next(world), Some(Next::Plan(_))));
         assert_eq!(drain.next(world), None, "one plan at a time");
-        drain.planned(NOW, Planned::Begun(name(cluster), migration), Vec::new(), false);
+        drain.planned(
+            NOW,
+            Planned::Begun(name(cluster), migration),
+            Vec::new(),
+            &World::default(),
+        );
         assert_eq!(drain.doing(), Doing::Moving(migration));
     }
 
@@ -305,7 +327,12 @@ mod tests {
             drain.move_over(migration, Ending::RolledBack);
         }
         assert_eq!(drain.next(&both), Some(Next::Plan(names(&["b"]))));
-        drain.planned(NOW, Planned::Begun(name("b"), M[2]), Vec::new(), false);
+        drain.planned(
+            NOW,
+            Planned::Begun(name("b"), M[2]),
+            Vec::new(),
+            &World::default(),
+        );
         drain.move_over(M[2], Ending::Committed);
         assert_eq!(drain.next(&world(&["a"], &[])), Some(Next::End));
         assert_eq!(drain.record.stage, DrainStage::Partly);
@@ -318,15 +345,28 @@ mod tests {
         assert_eq!(drain.doing(), Doing::WaitingForOthers);
         drain.move_over(M[0], Ending::RolledBack);
         assert!(matches!(drain.next(&world(&["a"], &[])), Some(Next::Plan(_))));
-        drain.planned(NOW, Planned::LinksTaken, Vec::new(), false);
+        drain.planned(NOW, Planned::LinksTaken, Vec::new(), &World::default());
         assert_eq!(drain.doing(), Doing::WaitingForOthers);
         drain.move_over(M[1], Ending::Committed);
         assert!(matches!(
             drain.next(&world(&["a", "b"], &["b"])),
             Some(Next::Plan(_))
         ));
-        drain.planned(NOW, Planned::Nothing, Vec::new(), true);
+        drain.planned(NOW, Planned::Nothing, Vec::new(), &world(&["a", "b"], &["b"]));
         assert_eq!(drain.doing(), Doing::WaitingForOthers, "b may still go");
+    }
+
+    #[test]
+    fn who_becomes_free_while_a_plan_is_made_is_planned_for_too() {
+        let mut drain = drain();
+        drain.next(&world(&["a", "b"], &["b"]));
+        drain.planned(NOW, Planned::Nothing, Vec::new(), &world(&["a", "b"], &[]));
+        assert_eq!(
+            drain.next(&world(&["a", "b"], &[])),
+            Some(Next::Plan(names(&["a", "b"])))
+        );
+        drain.planned(NOW, Planned::Nothing, Vec::new(), &world(&["a", "b"], &[]));
+        assert_eq!(drain.record.stage, DrainStage::Partly, "both were planned for");
     }
 
     #[test]
@@ -338,7 +378,7 @@ mod tests {
             vms: Vec::new(),
             why: "no room".to_owned(),
         };
-        drain.planned(NOW, Planned::Nothing, vec![stay.clone()], false);
+        drain.planned(NOW, Planned::Nothing, vec![stay.clone()], &World::default());
         assert_eq!(
             (drain.record.stage, &drain.record.stays),
             (DrainStage::Partly, &vec![stay])
@@ -357,14 +397,14 @@ mod tests {
         };
         for _ in 0..ASKED_MAX {
             assert!(matches!(drain.next(&one), Some(Next::Plan(_))));
-            drain.planned(NOW, Planned::Unreachable, vec![stay.clone()], false);
+            drain.planned(NOW, Planned::Unreachable, vec![stay.clone()], &World::default());
             assert_eq!(drain.next(&one), None);
             drain.due(NOW);
             assert_eq!(drain.next(&one), None, "it is not time yet");
             drain.due(drain.next_due().expect("it waits"));
         }
         assert!(matches!(drain.next(&one), Some(Next::Plan(_))));
-        drain.planned(NOW, Planned::Unreachable, vec![stay.clone()], false);
+        drain.planned(NOW, Planned::Unreachable, vec![stay.clone()], &World::default());
         assert_eq!(
             (drain.record.stage, &drain.record.stays),
             (DrainStage::Partly, &vec![stay])

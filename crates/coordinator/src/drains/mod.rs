@@ -60,6 +60,10 @@ impl Drains {
         self.under_way().count()
     }
 
+    pub(crate) fn record(&self, id: DrainId) -> Option<&DrainRecord> {
+        self.drains.get(&id).map(|drain| &drain.record)
+    }
+
     pub(crate) fn get_mut(&mut self, id: DrainId) -> Option<&mut Drain> {
         self.stale = true;
         self.drains.get_mut(&id)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use transhume_api::{PlanView, PlannedMove, StaysBehind};
 use transhume_model::{HostName, PlacedVm, VmName, VmSpec};
 use transhume_planner::report::{Placed, Plan as Chosen, SafeBy, Step, Total};
-use transhume_planner::svg;
+use transhume_planner::{Strategy, Unplaced, svg};
 use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::message::{HostState, QemuState};
 use transhume_protocol::migration::{Converge, MoveVm};
@@ -27,8 +27,8 @@ pub(crate) struct Plan {
 /// Which VM goes where, in which batch, or the first thing that is in the way. All hosts of the
 /// scene have answered.
 pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
-    for vm in scene.leaving() {
-        present(scene, vm)?;
+    if !scene.partial {
+        scene.leaving().try_for_each(|vm| present(scene, vm))?;
     }
     for (host, state) in &scene.states {
         bands_as_configured(host, state)?;
@@ -41,6 +41,10 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
             .from
             .iter()
             .try_for_each(|host| can_throttle(host, &scene.states[host]))?;
+    }
+    let mut leaving = scene.leaving();
+    if scene.partial && leaving.all(|placed| stuck(scene, placed).is_err()) {
+        scene.leaving().try_for_each(|placed| stuck(scene, placed))?;
     }
     let chosen = choose(scene, &forecasts::dirty_rates(scene))?;
     let moves: usize = chosen.batches.iter().map(|batch| batch.moves.len()).sum();
@@ -172,16 +176,47 @@ fn can_throttle(host: &HostName, state: &HostState) -> Result<(), Refused> {
     }
 }
 
-/// Of each VM that some targets can run and others cannot: those that can. Where none can,
-/// [`compatible`] says why.
+/// Of each VM that some targets can run and others cannot: those that can. Where the others may go
+/// without it, one that cannot go at all is bound to where it is.
 pub(super) fn fit(scene: &Scene) -> BTreeMap<VmName, Vec<HostName>> {
-    let all = scene.leaving().filter_map(|placed| {
+    // The paper's strategy knows amounts only.
+    let leaving = scene.leaving().filter(|_| scene.strategy == Strategy::Exact);
+    let all = leaving.filter_map(|placed| {
+        let name = placed.spec.name.clone();
+        if scene.partial && stuck(scene, placed).is_err() {
+            return Some((name, vec![placed.host.clone()]));
+        }
         let can = |host: &&HostName| can_run(scene, &placed.spec, &placed.host, host).is_ok();
         let fit: Vec<HostName> = scene.to.iter().filter(can).cloned().collect();
         let some = !fit.is_empty() && fit.len() < scene.to.len();
-        some.then(|| (placed.spec.name.clone(), fit))
+        some.then_some((name, fit))
     });
     all.collect()
+}
+
+/// Why a VM cannot go, whatever room there is.
+pub(super) fn stuck(scene: &Scene, placed: &PlacedVm) -> Result<(), Refused> {
+    present(scene, placed)?;
+    let mut tried = scene
+        .to
+        .iter()
+        .map(|host| can_run(scene, &placed.spec, &placed.host, host));
+    let first = tried.next().unwrap_or(Ok(()));
+    match first.is_err() && tried.all(|can| can.is_err()) {
+        true => first,
+        false => Ok(()),
+    }
+}
+
+/// What is in the way of VMs without a place: where they could go nowhere anyhow, that.
+pub(super) fn why_unplaced(scene: &Scene, unplaced: &Unplaced) -> String {
+    let mut own = scene
+        .leaving()
+        .filter(|placed| unplaced.vms.contains(&placed.spec.name));
+    match own.find_map(|placed| stuck(scene, placed).err()) {
+        Some(refused) => format!("{}; {}", refused.problem.message, refused.problem.hint),
+        None => unplaced.why.clone(),
+    }
 }
 
 fn compatible(scene: &Scene, vm: &MoveVm) -> Result<(), Refused> {
@@ -245,7 +280,7 @@ fn view(scene: &Scene, chosen: &Chosen, batches: &[Vec<MoveVm>], forecast: MoveF
     let unplaced = chosen.unplaced.iter().map(|one| StaysBehind {
         vms: one.vms.clone(),
         must_leave: one.must_leave,
-        why: one.why.clone(),
+        why: why_unplaced(scene, one),
     });
     let in_time = chosen.safe_by.iter().flat_map(SafeBy::sentences);
     let broken = chosen.broken_meanwhile.iter().map(|broken| broken.sentence());

@@ -8,6 +8,7 @@ use transhume_model::{Interval, VmName};
 use transhume_planner::report::{Answer, Plan, PlanReport};
 use transhume_planner::words::{listed, some};
 use transhume_planner::{Addition, Ended, Go, K, Options, PlanError, Unplaced, plan_while};
+use transhume_protocol::message::Mode;
 
 use super::checks::fit;
 use super::scene::{Scene, list};
@@ -24,12 +25,20 @@ pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Resul
     let options = Options {
         strategy: scene.strategy,
         k: k(scene),
+        offline: scene.mode == Mode::Offline,
         safe_by_s: scene.safe_by.map(|time| time.0 as f64 / 1e3),
         blackout_ms_max: u32::try_from(scene.blackout_max.0).unwrap_or(u32::MAX),
         ..Options::default()
     };
-    let report =
-        ask(&scene.parts(dirty, &fit(scene)).input(), &options).map_err(|error| unusable(scene, error))?;
+    let input = scene.parts(dirty, &fit(scene)).input();
+    let mut report = ask(&input, &options);
+    // Of a cluster that goes in part fewer may move than k: then all go at once.
+    let fewer = |error: &PlanError| matches!(error, PlanError::Input(error) if error.place.path == "k");
+    if scene.partial && scene.batch != Some(0) && report.as_ref().is_err_and(fewer) {
+        let all = Options { k: K::All, ..options };
+        report = ask(&input, &all);
+    }
+    let report = report.map_err(|error| unusable(scene, error))?;
     let plan = planned(scene, report)?;
     on_its_way(scene, &plan)?;
     Ok(plan)

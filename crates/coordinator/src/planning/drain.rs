@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use transhume_api::{DrainPlanView, DrainStay, DrainStep};
 use transhume_model::{ClusterName, HostName, Interval, Millis, PlacedVm, VmName};
 use transhume_planner::report::{Answer, Plan as Chosen};
-use transhume_planner::{K, Options};
+use transhume_planner::{K, Options, Strategy};
 use transhume_protocol::message::HostState;
 
-use super::checks::fit;
+use super::checks::{fit, stuck, why_unplaced};
 use super::choose::{ask, not_found, unusable};
 use super::input::Parts;
 use super::scene::{Scene, list};
@@ -28,8 +28,8 @@ pub(crate) struct DrainScene {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct DrainPlan {
-    /// The first cluster whose part can be begun.
-    pub(crate) first: Option<(Scene, Plan)>,
+    /// The parts that can be begun, in order.
+    pub(crate) parts: Vec<(Scene, Plan)>,
     pub(crate) view: DrainPlanView,
 }
 
@@ -79,37 +79,67 @@ impl DrainScene {
 pub(crate) fn plan_drain(drain: &DrainScene) -> Result<DrainPlan, Refused> {
     let Some(one) = drain.scenes.first() else {
         let view = empty(&drain.hosts);
-        return Ok(DrainPlan { first: None, view });
+        let parts = Vec::new();
+        return Ok(DrainPlan { parts, view });
     };
+    if let Some(stays) = all_stuck(drain) {
+        let view = DrainPlanView {
+            stays,
+            ..empty(&drain.hosts)
+        };
+        let parts = Vec::new();
+        return Ok(DrainPlan { parts, view });
+    }
     let chosen = choose(drain, one)?;
     let mut view = view(drain, &chosen);
-    let targets: BTreeMap<VmName, HostName> = chosen
-        .placement
-        .iter()
-        .map(|placed| (placed.vm.clone(), placed.target.clone()))
-        .collect();
-    let mut first = None;
+    let mut parts = Vec::new();
     for cluster in in_order(&view.moves) {
-        let scene = drain.scenes.iter().find(|scene| scene.cluster.name == cluster);
-        let Some(scene) = scene.filter(|_| first.is_none()) else {
+        let Some(scene) = drain.scenes.iter().find(|scene| scene.cluster.name == cluster) else {
             continue;
         };
-        // A VM without a place is bound to where it is, and stays.
-        let scene = Scene {
-            chosen: Some(targets.clone()),
-            partial: true,
-            ..scene.clone()
-        };
+        let scene = part(scene, &chosen);
         match plan(&scene) {
-            Ok(plan) => first = Some((scene, plan)),
-            Err(refused) => view.stays.push(DrainStay {
-                cluster,
-                vms: Vec::new(),
-                why: format!("{}; {}", refused.problem.message, refused.problem.hint),
-            }),
+            Ok(plan) => parts.push((scene, plan)),
+            Err(refused) => {
+                view.moves.retain(|step| step.cluster != cluster);
+                view.stays.push(DrainStay {
+                    cluster,
+                    vms: Vec::new(),
+                    why: format!("{}; {}", refused.problem.message, refused.problem.hint),
+                });
+            }
         }
     }
-    Ok(DrainPlan { first, view })
+    Ok(DrainPlan { parts, view })
+}
+
+/// One cluster's part: its targets are chosen. A VM without a place is bound to where it is, and
+/// stays; k is at most the VMs that move.
+fn part(scene: &Scene, chosen: &Chosen) -> Scene {
+    let own: BTreeSet<&VmName> = scene.cluster.vms.iter().map(|placed| &placed.spec.name).collect();
+    let placed = || chosen.placement.iter().filter(|placed| own.contains(&placed.vm));
+    let moving = placed().filter(|placed| placed.source != placed.target).count();
+    let targets = placed().map(|placed| (placed.vm.clone(), placed.target.clone()));
+    Scene {
+        chosen: Some(targets.collect()),
+        partial: true,
+        batch: scene.batch.map(|k| k.min(moving)),
+        strategy: Strategy::Exact,
+        ..scene.clone()
+    }
+}
+
+/// Why each VM stays, where none could go anywhere whatever room there is.
+fn all_stuck(drain: &DrainScene) -> Option<Vec<DrainStay>> {
+    let why = drain.leaving().map(|(scene, placed)| {
+        let refused = stuck(scene, placed).err()?;
+        Some(DrainStay {
+            cluster: scene.cluster.name.clone(),
+            vms: vec![placed.spec.name.clone()],
+            why: format!("{}; {}", refused.problem.message, refused.problem.hint),
+        })
+    });
+    why.collect()
 }
 
 /// Targets for all VMs that are left.
@@ -181,12 +211,16 @@ fn view(drain: &DrainScene, chosen: &Chosen) -> DrainPlanView {
             target: one.step.target.clone(),
         })
     });
+    let scene_of = |cluster: &ClusterName| {
+        let mut scenes = drain.scenes.iter();
+        scenes.find(|scene| scene.cluster.name == *cluster)
+    };
     let stays = chosen.unplaced.iter().filter_map(|one| {
         let cluster = cluster_of.get(one.vms.first()?)?;
         Some(DrainStay {
             cluster: (*cluster).clone(),
             vms: one.vms.clone(),
-            why: one.why.clone(),
+            why: scene_of(cluster).map_or_else(|| one.why.clone(), |scene| why_unplaced(scene, one)),
         })
     });
     DrainPlanView {

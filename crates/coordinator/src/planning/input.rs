@@ -12,6 +12,8 @@ use transhume_planner::input::{
 };
 use transhume_protocol::message::HostState;
 
+use crate::hosts::is_off;
+
 const VCPUS: &str = "vcpus";
 
 /// Labels of all hosts that the configuration names.
@@ -151,11 +153,26 @@ impl Parts<'_> {
             cpu_models: Vec::new(),
             weight: rules.and_then(|rules| rules.weight).unwrap_or(1),
             storage_mbit_s: Amount::default(),
-            memory: MemoryFigures {
-                dirty_mib_s: range.map_or(Vec::new(), |range| vec![range.low, range.high]),
-                ..MemoryFigures::default()
+            memory: match self.is_off(placed) {
+                // Only its place moves.
+                true => MemoryFigures {
+                    dirty_mib_s: vec![0.0],
+                    touched_mib: Some(0.0),
+                    ..MemoryFigures::default()
+                },
+                false => MemoryFigures {
+                    dirty_mib_s: range.map_or(Vec::new(), |range| vec![range.low, range.high]),
+                    ..MemoryFigures::default()
+                },
             },
         }
+    }
+
+    fn is_off(&self, placed: &PlacedVm) -> bool {
+        let state = self.states.get(&placed.host);
+        let mut vms = state.into_iter().flat_map(|state| &state.vms);
+        let found = vms.find(|vm| vm.spec.name == placed.spec.name);
+        found.is_some_and(is_off)
     }
 
     /// Groups of several clusters may have the same name.

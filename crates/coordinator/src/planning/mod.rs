@@ -21,4 +21,4 @@ pub(crate) use self::drain::{DrainPlan, DrainScene, plan_drain};
 pub(crate) use self::forecasts::record as forecast_record;
 pub(crate) use self::lessons::Lessons;
 pub(crate) use self::rules::check_rules;
-pub(crate) use self::scene::{Known, Scene, mode_of, named, scene};
+pub(crate) use self::scene::{Known, Scene, check_limits, mode_of, named, scene};

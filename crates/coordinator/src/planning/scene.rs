@@ -188,6 +188,7 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
             .collect(),
         states: BTreeMap::new(),
     };
+    check_limits(order)?;
     check(&scene)?;
     Ok(scene)
 }
@@ -218,36 +219,6 @@ fn check(scene: &Scene) -> Result<(), Refused> {
             "name other hosts after --to",
         ));
     }
-    if scene.blackout_max == Millis(0) {
-        return Err(Refused::bad(
-            "bad-budget",
-            "a blackout of 0 ms is not possible: no VM would ever be ready to be switched over".to_owned(),
-            "allow at least 1 ms after --max-blackout, or omit it",
-        ));
-    }
-    if scene.safe_by.is_some() && scene.adaptive {
-        return Err(Refused::bad(
-            "bad-deadline",
-            "with a deadline the order is fixed, and batches cannot be cut anew".to_owned(),
-            "leave --batch out",
-        ));
-    }
-    if scene.duration_max == Some(Millis(0)) {
-        return Err(Refused::bad(
-            "bad-limit",
-            "a move cannot be over in 0 ms".to_owned(),
-            "allow more after --max-time, or omit it",
-        ));
-    }
-    if let Converge::Throttle { percent } = scene.converge
-        && !(1..100).contains(&percent)
-    {
-        return Err(Refused::bad(
-            "bad-share",
-            format!("a guest cannot be slowed down to {percent} % of its processors"),
-            "name a share from 1 to 99 after --converge throttle=",
-        ));
-    }
     if scene.leaving().next().is_none() {
         let cluster = &scene.cluster;
         let live_on: BTreeSet<_> = cluster.vms.iter().map(|vm| &vm.host).collect();
@@ -255,6 +226,41 @@ fn check(scene: &Scene) -> Result<(), Refused> {
             "nothing-to-move",
             format!("cluster {} has no VM on {}", cluster.name, list(&scene.from)),
             format!("its VMs are on {}", list(live_on)),
+        ));
+    }
+    Ok(())
+}
+
+/// What is wrong with an order whatever hosts it names.
+pub(crate) fn check_limits(order: &MoveOrder) -> Result<(), Refused> {
+    if order.blackout_ms_max == Some(0) {
+        return Err(Refused::bad(
+            "bad-budget",
+            "a blackout of 0 ms is not possible: no VM would ever be ready to be switched over".to_owned(),
+            "allow at least 1 ms after --max-blackout, or omit it",
+        ));
+    }
+    if order.safe_by_ms.is_some() && order.adaptive {
+        return Err(Refused::bad(
+            "bad-deadline",
+            "with a deadline the order is fixed, and batches cannot be cut anew".to_owned(),
+            "leave --batch out",
+        ));
+    }
+    if order.duration_ms_max == Some(0) {
+        return Err(Refused::bad(
+            "bad-limit",
+            "a move cannot be over in 0 ms".to_owned(),
+            "allow more after --max-time, or omit it",
+        ));
+    }
+    if let Converge::Throttle { percent } = order.converge.unwrap_or_default()
+        && !(1..100).contains(&percent)
+    {
+        return Err(Refused::bad(
+            "bad-share",
+            format!("a guest cannot be slowed down to {percent} % of its processors"),
+            "name a share from 1 to 99 after --converge throttle=",
         ));
     }
     Ok(())

@@ -122,7 +122,13 @@ pub fn all() -> Vec<(&'static str, Value)> {
             }),
         ),
         ("forecasts", json!(record())),
-        ("cancel", json!(Accepted { migration: NUMBER })),
+        (
+            "cancel",
+            json!(Accepted {
+                migration: NUMBER,
+                notes: vec!["a note".into()],
+            }),
+        ),
         (
             "problem",
             json!(Problem {

@@ -323,6 +323,14 @@ impl Desk {
         self.paper.lock().unwrap().lose(&self.state.host);
     }
 
+    /// This VM is gone, with its record.
+    pub fn loses(&mut self, vm: &VmName) {
+        let at = self.at(vm);
+        self.slots.remove(vm);
+        self.records.remove(vm);
+        self.paper.lock().unwrap().lose_one(&at);
+    }
+
     /// The guest powers itself off.
     pub fn powers_off(&mut self, vm: &VmName) {
         self.paper.lock().unwrap().powers_off(&self.at(vm));

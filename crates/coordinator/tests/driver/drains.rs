@@ -254,3 +254,105 @@ async fn wrong_names_are_refused() {
     let hosts = site.hosts().await.hosts;
     assert!(hosts.iter().all(|host| !host.cordoned), "nothing was changed");
 }
+
+#[tokio::test]
+async fn a_vm_that_is_being_stopped_is_waited_for() {
+    let mut site = site().await;
+    site.agents["h1"].meets("StopVm", Fate::Nothing);
+    let stop = json!({});
+    tokio::select! {
+        answer = site.post("/v1/clusters/web/vms/vm3/stop", &stop) => panic!("{answer:?}"),
+        () = site.ordered("h1", "StopVm") => {}
+    }
+    begin(&site, &["h1"], &["h3"]).await;
+    let waits = async || {
+        let view = view(&site, 1).await;
+        let doing = view.doing.clone().unwrap_or_default();
+        (view.left.len() == 2 && doing.contains("waits")).then_some(())
+    };
+    until("lab's VM is gone, and web is waited for", waits).await;
+    // With its agent the job ends, and no move is over by it.
+    site.agents.get_mut("h1").unwrap().stop().await;
+    let gone = async || (!site.hosts().await.hosts[0].connected).then_some(());
+    until("h1 is gone", gone).await;
+    let agent = site.agents.get_mut("h1").unwrap();
+    agent.behaves();
+    agent.restart();
+    assert_eq!(over(&site, 1).await.stage, DrainStage::Done);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_starts_again_waits_for_its_agents() {
+    let mut site = site().await;
+    site.agents["h2"].meets("PreCopy", Fate::Nothing);
+    let migration = site.migrate(&order(&["h2"], &["h4"])).await;
+    site.ordered("h2", "PreCopy").await;
+    let rules = json!({ "vms": { "vm3": { "pin": ["h1"] }, "vm4": { "pin": ["h1"] } } });
+    site.put("/v1/clusters/web/rules", &rules)
+        .await
+        .is::<PlacementRules>();
+    begin(&site, &["h1"], &["h3"]).await;
+    let waits = async || {
+        let doing = view(&site, 1).await.doing.unwrap_or_default();
+        doing.contains("waits").then_some(())
+    };
+    until("it waits for lab's move", waits).await;
+    site.end().await;
+    for agent in site.agents.values_mut() {
+        agent.stop().await;
+    }
+    site.start().await;
+    // Nobody is there yet: nothing is known, so nothing is over.
+    let asked = async || (view(&site, 1).await.stage == DrainStage::Running).then_some(());
+    until("it goes on", asked).await;
+    site.agents["h2"].behaves();
+    site.agents.values_mut().for_each(crate::fake::Agent::restart);
+    site.all_connected().await;
+    site.post(&format!("/v1/migrations/{migration}/cancel"), &Value::Null)
+        .await;
+    let ended = over(&site, 1).await;
+    assert_eq!(ended.stage, DrainStage::Partly);
+    let left: Vec<&str> = ended.left.iter().map(|left| left.vm.as_str()).collect();
+    assert_eq!(left, ["vm3", "vm4"], "lab's VM could go: {ended:?}");
+}
+
+#[tokio::test]
+async fn k_is_at_most_what_a_cluster_has_there_and_any_strategy_will_do() {
+    let site = site().await;
+    let order = json!({ "hosts": ["h1"], "to": ["h3"], "batch": 2, "strategy": "paper" });
+    site.post("/v1/drains", &order).await.is::<DrainView>();
+    let ended = over(&site, 1).await;
+    assert_eq!(ended.stage, DrainStage::Done, "{ended:?}");
+}
+
+#[tokio::test]
+async fn one_vm_that_can_go_nowhere_does_not_hold_its_cluster_back() {
+    let site = site().await;
+    // vm3's host lost its record.
+    site.agents["h1"].loses("vm3");
+    begin(&site, &["h1"], &["h3"]).await;
+    let ended = over(&site, 1).await;
+    assert_eq!(ended.stage, DrainStage::Partly);
+    let left: Vec<&str> = ended.left.iter().map(|left| left.vm.as_str()).collect();
+    assert_eq!(left, ["vm3"], "{ended:?}");
+    assert!(ended.stays[0].why.contains("does not know it"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn an_order_that_can_never_be_planned_cordons_nothing() {
+    let site = site().await;
+    let cases = [
+        (json!({ "hosts": ["h1"], "batch": 0 }), "bad-batch"),
+        (json!({ "hosts": ["h1"], "blackout_ms_max": 0 }), "bad-budget"),
+        (json!({ "hosts": ["h1"], "duration_ms_max": 0 }), "bad-limit"),
+        (
+            json!({ "hosts": ["h1"], "converge": { "policy": "throttle", "percent": 0 } }),
+            "bad-share",
+        ),
+    ];
+    for (order, code) in cases {
+        site.post("/v1/drains", &order).await.refused(422, code);
+    }
+    let hosts = site.hosts().await.hosts;
+    assert!(hosts.iter().all(|host| !host.cordoned));
+}

@@ -125,6 +125,11 @@ impl Agent {
         self.desk().loses_all();
     }
 
+    /// A VM here is gone, with its record; nobody was told.
+    pub fn loses(&self, vm: &str) {
+        self.desk().loses(&vm.parse().unwrap());
+    }
+
     /// A guest powers itself off; nobody is told.
     pub fn powers_off(&self, vm: &str) {
         let mut desk = self.desk();

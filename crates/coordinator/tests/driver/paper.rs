@@ -100,6 +100,11 @@ impl Paper {
         self.things.retain(|(there, _), _| there != host);
     }
 
+    /// The same of one VM.
+    pub fn lose_one(&mut self, at: &At) {
+        self.things.remove(at);
+    }
+
     /// The guest powers itself off.
     pub fn powers_off(&mut self, at: &At) {
         self.things

@@ -427,9 +427,15 @@ mod tests {
         let read = |line: &str| Args::try_parse_from(line.split(' ')).map(|_| ());
         read("transhume plan lab --from h1 --to h2").unwrap();
         read("transhume plan --inventory f --strict --batch 3 --deadline-s 5").unwrap();
-        for option in ["--strict", "--explain", "--svg f", "--deadline-s 5"] {
-            let line = format!("transhume plan lab --from h1 --to h2 {option}");
-            assert!(read(&line).is_err(), "{line}");
+        read("transhume plan lab --from h1 --to h2 --strict --explain --svg f --safe-by 9m").unwrap();
+        read("transhume drain h1,h2 --to h3 --batch auto").unwrap();
+        for line in [
+            "transhume plan lab --from h1 --to h2 --deadline-s 5",
+            "transhume migrate lab --from h1 --to h2 --safe-by 9m --batch 2",
+            "transhume drain",
+            "transhume inventory import proxmox",
+        ] {
+            assert!(read(line).is_err(), "{line}");
         }
         for option in ["--offline", "--max-time 5s", "--converge stop"] {
             let line = format!("transhume plan --inventory f {option}");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use transhume_planner::words::some;
 
-use super::{Site, SiteHost, SiteVm, Unreadable, text};
+use super::{Site, SiteHost, SiteVm, Unreadable, VCPUS_MAX, text};
 
 const HINT: &str = "give the output of `kubectl get nodes,vmi -A -o json`";
 
@@ -91,7 +91,13 @@ fn instance(item: &Value) -> Result<Option<SiteVm>, Unreadable> {
     ) {
         (Some(_), _) => {
             let part = |path: &str| count(path).unwrap_or(1);
-            part("cpu/cores") * part("cpu/sockets") * part("cpu/threads") * 1000
+            let product = part("cpu/cores")
+                .checked_mul(part("cpu/sockets"))
+                .and_then(|cores| cores.checked_mul(part("cpu/threads")));
+            product
+                .filter(|vcpus| *vcpus <= VCPUS_MAX)
+                .map(|vcpus| vcpus * 1000)
+                .ok_or_else(|| Unreadable::new(format!("{of} is said to have too many processors"), HINT))?
         }
         (None, Some(Value::String(cpu))) => milli(cpu, &of)?,
         (None, Some(cpu)) => milli(&cpu.to_string(), &of)?,
@@ -145,7 +151,7 @@ fn strings(map: Option<&Value>) -> BTreeMap<String, String> {
 /// Thousandths of a processor: `2`, `1500m`, `0.5`.
 fn milli(quantity: &str, of: &str) -> Result<u64, Unreadable> {
     let read = match quantity.strip_suffix('m') {
-        Some(milli) => milli.parse().ok(),
+        Some(milli) => milli.parse().ok().filter(|milli| *milli <= VCPUS_MAX * 1000),
         None => {
             let cpus: Option<f64> = quantity.parse().ok();
             cpus.filter(|cpus| (0.0..=1e6).contains(cpus))

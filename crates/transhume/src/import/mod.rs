@@ -169,18 +169,47 @@ fn from_stdin() -> Result<String, Failure> {
     }
 }
 
+/// More processors than any host or VM has: what is above is a slip.
+const VCPUS_MAX: u64 = 1_000_000;
+
+/// A number of processors.
+fn vcpus(item: &Value, names: &[&str], of: &str, hint: &str) -> Result<u64, Unreadable> {
+    let read = number(item, names, of, hint)?;
+    match read <= VCPUS_MAX {
+        true => Ok(read),
+        false => Err(Unreadable::new(
+            format!("{of} is said to have {read} processors"),
+            hint,
+        )),
+    }
+}
+
 /// A name for each of several things that others allow to be called alike.
 fn unique(names: Vec<(String, String)>) -> Vec<String> {
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
     for (name, _) in &names {
-        *seen.entry(name.clone()).or_default() += 1;
+        *times.entry(name.clone()).or_default() += 1;
     }
+    let alone = |name: &str| times.get(name) == Some(&1);
+    // A name that is one thing's own is not given to another.
+    let mut taken: BTreeSet<String> = times.keys().cloned().collect();
+    let mut given = |name: String, id: &str| {
+        let first = if name.is_empty() {
+            id.to_owned()
+        } else {
+            format!("{name}-{id}")
+        };
+        let mut new = first;
+        while !taken.insert(new.clone()) {
+            new = format!("{new}-{id}");
+        }
+        new
+    };
     names
         .into_iter()
-        .map(|(name, id)| match seen.get(&name) {
-            Some(1) if !name.is_empty() => name,
-            _ if name.is_empty() => id,
-            _ => format!("{name}-{id}"),
+        .map(|(name, id)| match !name.is_empty() && alone(&name) {
+            true => name,
+            false => given(name, &id),
         })
         .collect()
 }
@@ -319,5 +348,8 @@ mod tests {
         let names = [("web", "101"), ("web", "102"), ("db", "103"), ("", "104")];
         let names = names.map(|(name, id)| (name.to_owned(), id.to_owned()));
         assert_eq!(unique(names.into()), ["web-101", "web-102", "db", "104"]);
+        let names = [("web", "101"), ("web", "102"), ("web-101", "103")];
+        let names = names.map(|(name, id)| (name.to_owned(), id.to_owned()));
+        assert_eq!(unique(names.into()), ["web-101-101", "web-102", "web-101"]);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use transhume_model::GroupKind;
 use transhume_planner::words::some;
 
-use super::{Site, SiteGroup, SiteHost, SiteVm, Unreadable, number, text, unique};
+use super::{Site, SiteGroup, SiteHost, SiteVm, Unreadable, number, text, unique, vcpus};
 
 const HINT: &str = "give the `-f json` output of `openstack hypervisor list --long`, `openstack server list --all-projects --long`, \
     `openstack flavor list --all`, and of `openstack server group list --long` if there are any";
@@ -30,7 +30,7 @@ pub(super) fn read(documents: &[Value]) -> Result<Site, Unreadable> {
             } else if has("VCPUs") && has("RAM") {
                 let name = text(item, &["Name"], "a flavor", HINT)?;
                 let of = format!("flavor {name}");
-                let vcpus = number(item, &["VCPUs"], &of, HINT)?;
+                let vcpus = vcpus(item, &["VCPUs"], &of, HINT)?;
                 let memory = u128::from(number(item, &["RAM"], &of, HINT)?) << 20;
                 flavors.insert(name, (vcpus, memory));
             } else if has("Members") {
@@ -63,9 +63,9 @@ fn hypervisor(item: &Value) -> Result<SiteHost, Unreadable> {
     let up = item.get("State").and_then(Value::as_str) != Some("down");
     let kind = item.get("Hypervisor Type").and_then(Value::as_str);
     Ok(SiteHost {
-        vcpus: figure("vCPUs")?,
+        vcpus: vcpus(item, &["vCPUs"], &of, FIGURES)?,
         memory_bytes: u128::from(figure("Memory MB")?) << 20,
-        used_vcpus: figure("vCPUs Used")?,
+        used_vcpus: vcpus(item, &["vCPUs Used"], &of, FIGURES)?,
         used_memory_bytes: u128::from(figure("Memory MB Used")?) << 20,
         labels: kind
             .map(|kind| ("hypervisor-type".to_owned(), kind.to_owned()))
@@ -113,7 +113,7 @@ fn take_servers(
         ));
         vms.push(SiteVm {
             host: host.to_owned(),
-            milli_vcpus: vcpus.saturating_mul(1000),
+            milli_vcpus: vcpus * 1000,
             memory_bytes: *memory,
             remarks: zone
                 .map(|zone| format!("availability zone: {zone}"))

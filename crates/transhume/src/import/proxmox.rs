@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use transhume_planner::words::some;
 
-use super::{Site, SiteHost, SiteVm, Unreadable, number, text, unique};
+use super::{Site, SiteHost, SiteVm, Unreadable, number, text, unique, vcpus};
 
 const HINT: &str = "give the output of `pvesh get /cluster/resources --output-format json`";
 
@@ -79,7 +79,10 @@ fn node(item: &Value) -> Result<SiteHost, Unreadable> {
         false => Ok(item.get(field).and_then(Value::as_u64).unwrap_or(0)),
     };
     Ok(SiteHost {
-        vcpus: amount("maxcpu")?,
+        vcpus: match online {
+            true => vcpus(item, &["maxcpu"], &of, HINT)?,
+            false => 0,
+        },
         memory_bytes: u128::from(amount("maxmem")?),
         maintenance: !online,
         name,
@@ -98,7 +101,7 @@ fn guest(item: &Value) -> Result<(String, SiteVm), Unreadable> {
     let vm = SiteVm {
         name: name.to_owned(),
         host: text(item, &["node"], &of, HINT)?,
-        milli_vcpus: number(item, &["maxcpu"], &of, HINT)?.saturating_mul(1000),
+        milli_vcpus: vcpus(item, &["maxcpu"], &of, HINT)? * 1000,
         memory_bytes: u128::from(number(item, &["maxmem"], &of, HINT)?),
         remarks: kept.collect(),
         ..SiteVm::default()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::{Site, SiteHost, SiteVm, Unreadable};
+use super::{Site, SiteHost, SiteVm, Unreadable, VCPUS_MAX};
 
 /// One question is answered within this.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub(super) async fn read(uris: &[String]) -> Result<Site, Unreadable> {
             site.vms.push(SiteVm {
                 name: domain.to_owned(),
                 host: name.clone(),
-                milli_vcpus: count(&info, "CPU(s)", &of)?.saturating_mul(1000),
+                milli_vcpus: count(&info, "CPU(s)", &of)? * 1000,
                 memory_bytes: kib(&info, "Max memory", &of)?,
                 ..SiteVm::default()
             });
@@ -82,11 +82,10 @@ fn value<'a>(answer: &'a str, name: &str, of: &str) -> Result<&'a str, Unreadabl
 
 fn count(answer: &str, name: &str, of: &str) -> Result<u64, Unreadable> {
     let text = value(answer, name, of)?;
-    text.parse().map_err(|_| {
-        Unreadable::new(
-            format!("{of}: `{name}` is `{text}`, no number"),
-            "please report it",
-        )
+    let read = text.parse().ok().filter(|count| *count <= VCPUS_MAX);
+    read.ok_or_else(|| {
+        let what = format!("{of}: `{name}` is `{text}`, no number of processors");
+        Unreadable::new(what, "please report it")
     })
 }
 

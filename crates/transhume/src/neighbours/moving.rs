@@ -132,8 +132,8 @@ async fn accepted(client: &Client, cluster: &str, order: &MoveOrder) -> Result<M
                 eprintln!("refused, and asked again: {}", failure.message);
                 tokio::time::sleep(AGAIN).await;
             }
-            answer => return answer,
+            answer => return answer.map(|accepted| accepted.migration),
         }
     }
-    Ok(client.migrate(&cluster, order).await?)
+    Ok(client.migrate(&cluster, order).await?.migration)
 }

@@ -137,7 +137,7 @@ impl Scene {
             batch: Some(batch),
             ..MoveOrder::default()
         };
-        Ok(self.client.migrate(&self.cluster, &order).await?)
+        Ok(self.client.migrate(&self.cluster, &order).await?.migration)
     }
 
     /// Starts a VM again that was lost.
