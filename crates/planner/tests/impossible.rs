@@ -194,3 +194,17 @@ fn a_deadline_during_the_explanation_is_told() {
     // Small questions need no more time than the caller is asked for.
     assert_eq!(why.hint(), "1 more like a would do");
 }
+
+/// Where a pin leaves no target, nothing is said to be short.
+#[test]
+fn a_pin_that_leaves_no_target_is_the_only_reason() {
+    let text = "from: [h1]\nhosts:\n  - {name: h1, capacity: {memory: 8}}\n  - {name: h2, capacity: {memory: 8}}\n\
+        cluster:\n  name: c\n  vms:\n    - {name: a, host: h1, demand: {memory: 4}, pin: [h1]}\n";
+    let input = read("pinned.yaml", text).unwrap();
+    let Answer::Impossible(why) = plan(&input, &Options::default()).unwrap().answer else {
+        panic!("it can go nowhere");
+    };
+    let said = why.sentence();
+    assert!(said.contains("its pin allows only h1"), "{said}");
+    assert!(!said.contains("short by"), "{said}");
+}

@@ -132,7 +132,9 @@ pub(super) fn reasons(input: &PlanInput, problem: &Problem, hosts_min: usize) ->
         .collect();
     let roles = Roles::of(input);
     let mut reasons = Vec::new();
-    for (r, resource) in problem.resources.iter().enumerate() {
+    // Where no host may be used at all, that is the reason, and no sum.
+    let resources = problem.resources.iter().enumerate();
+    for (r, resource) in resources.filter(|_| !targets.is_empty()) {
         let needed = problem.items.iter().map(|i| u128::from(i.demand[r])).sum();
         let offered = targets.iter().map(|h| u128::from(problem.hosts[*h][r])).sum();
         if needed > offered {
