@@ -17,6 +17,8 @@ use crate::error::Refused;
 /// The planner may search so long; the answer is then the best found. Whoever asked is held for a
 /// minute at most.
 pub(super) const SEARCH_MAX: Duration = Duration::from_secs(10);
+/// It works so much: a few seconds at most, and as much on every machine.
+const WORK_MAX: u64 = 100_000_000;
 /// VMs that cannot leave whose reasons are told; the rest are counted.
 const REASONS_TOLD_MAX: usize = 10;
 
@@ -44,13 +46,17 @@ pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Resul
     Ok(plan)
 }
 
-/// Asks the planner, for [`SEARCH_MAX`] at most.
+/// Asks the planner, within [`SEARCH_MAX`] and [`WORK_MAX`].
 pub(super) fn ask(
     input: &transhume_planner::input::PlanInput,
     options: &Options,
 ) -> Result<PlanReport, PlanError> {
+    let options = Options {
+        work_max: WORK_MAX,
+        ..options.clone()
+    };
     let deadline = Instant::now() + SEARCH_MAX;
-    plan_while(input, options, &mut || match Instant::now() < deadline {
+    plan_while(input, &options, &mut || match Instant::now() < deadline {
         true => Go::On,
         false => Go::Deadline,
     })
