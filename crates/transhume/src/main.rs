@@ -13,6 +13,7 @@ mod figures;
 mod follow;
 mod forecasts;
 mod import;
+mod journals;
 mod labs;
 mod machine;
 mod measurement;
@@ -61,6 +62,7 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Inventory {
             command: InventoryVerb::Import { from },
         } => import::run(from).await,
+        Command::Journal { command } => journals::run(command),
         Command::Drain(args) => drains::drain(&client()?, args).await,
         Command::Drains(args) => drains::drains(&client()?, args).await,
         Command::Migrate(order) => moves::migrate(&client()?, order).await,

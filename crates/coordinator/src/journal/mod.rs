@@ -7,6 +7,7 @@
 mod memory;
 mod record;
 mod redb;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use transhume_protocol::migration::{Cleaning, JournalEntry};
 
 pub use self::memory::MemoryJournal;
 pub use self::redb::RedbJournal;
+pub use self::upkeep::{Summary, backup, restore, verify};
 
 /// Version of the tables and records. A journal of a newer one is refused by name.
 pub const FORMAT: u64 = 3;
@@ -40,6 +42,29 @@ pub enum JournalError {
         /// Why.
         #[source]
         source: Box<::redb::Error>,
+    },
+    /// There is no such file.
+    #[error("there is no journal {path}")]
+    NotThere {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A backup that was made in the midst of a move: what became of that only agents know.
+    #[error("the backup {path} holds {moves} moves that were not over, and nobody knows how they ended")]
+    UnderWay {
+        /// The backup.
+        path: PathBuf,
+        /// How many.
+        moves: usize,
+    },
+    /// A copy of it cannot be made.
+    #[error("the journal cannot be copied to {path}")]
+    Copy {
+        /// The copy.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// It was written by a newer release.
     #[error(

@@ -36,6 +36,17 @@ impl RedbJournal {
         Self::new(Database::create(path), path)
     }
 
+    /// Opens a journal that is there; none is begun.
+    pub fn open_existing(path: &Path) -> Result<Self, JournalError> {
+        match path.try_exists() {
+            Ok(false) => Err(JournalError::NotThere {
+                path: path.to_owned(),
+            }),
+            // What is wrong with its directory, opening it says.
+            Ok(true) | Err(_) => Self::new(Database::open(path), path),
+        }
+    }
+
     /// The same on any storage; `name` stands for the path in errors.
     pub fn on(storage: impl StorageBackend, name: &str) -> Result<Self, JournalError> {
         Self::new(Database::builder().create_with_backend(storage), Path::new(name))

@@ -63,6 +63,11 @@ pub enum Command {
     },
     /// Show which VM would go where, in which batch; nothing is changed
     Plan(PlanArgs),
+    /// A coordinator's journal as a file, while no coordinator runs on it
+    Journal {
+        #[command(subcommand)]
+        command: JournalCommand,
+    },
     /// Inventories for `plan --inventory`
     Inventory {
         #[command(subcommand)]
@@ -132,6 +137,39 @@ pub enum Command {
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What is done with a journal's file.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Read every record
+    Verify {
+        /// The journal
+        file: PathBuf,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Verify it and copy it
+    Backup {
+        /// The journal
+        file: PathBuf,
+        /// The copy; not there yet
+        copy: PathBuf,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a copy a journal again, with epochs above all that agents have seen
+    Restore {
+        /// The copy
+        copy: PathBuf,
+        /// The journal; not there yet
+        file: PathBuf,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
     },
 }
 

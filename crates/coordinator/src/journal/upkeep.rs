@@ -1,0 +1,100 @@
+//! What operators do with a journal's file while no coordinator has it open.
+//!
+//! A backup is an older state of the world: what moved since then is at another place than it says.
+//! Epochs are raised when it is put to use, so that agents obey; where VMs really are, agents say
+//! when they connect.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+use transhume_protocol::migration::JournalEntry;
+
+use super::redb::RedbJournal;
+use super::{Journal, JournalError};
+
+/// By so much epochs are raised: more than a fleet uses up between two backups.
+const EPOCHS_RAISED: u64 = 1 << 32;
+
+/// What a journal holds; every record of it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Clusters.
+    pub clusters: usize,
+    /// VMs of all clusters.
+    pub vms: usize,
+    /// Hosts of which something is remembered.
+    pub hosts: usize,
+    /// Drains.
+    pub drains: usize,
+    /// Moves.
+    pub migrations: usize,
+    /// Moves that are not over.
+    pub under_way: usize,
+}
+
+/// Reads every record. Errors name the one that cannot be read.
+pub fn verify(path: &Path) -> Result<Summary, JournalError> {
+    summary(&RedbJournal::open_existing(path)?)
+}
+
+/// Copies a journal that is whole to a file that is not there yet.
+pub fn backup(from: &Path, to: &Path) -> Result<Summary, JournalError> {
+    // Held open, so that no coordinator writes meanwhile.
+    let journal = RedbJournal::open_existing(from)?;
+    let summary = summary(&journal)?;
+    copy(from, to).map_err(|source| JournalError::Copy {
+        path: to.to_owned(),
+        source,
+    })?;
+    Ok(summary)
+}
+
+/// Makes a backup a coordinator's journal, at a file that is not there yet: the same records, and
+/// epochs above all that agents can have seen. One with a move that was not over is refused: agents
+/// would obey orders of a move that may long have ended otherwise.
+pub fn restore(from: &Path, to: &Path) -> Result<Summary, JournalError> {
+    let Summary { under_way, .. } = verify(from)?;
+    if under_way > 0 {
+        return Err(JournalError::UnderWay {
+            path: from.to_owned(),
+            moves: under_way,
+        });
+    }
+    let summary = backup(from, to)?;
+    let mut journal = RedbJournal::open_existing(to)?;
+    journal.new_epochs(EPOCHS_RAISED)?;
+    Ok(summary)
+}
+
+fn summary(journal: &RedbJournal) -> Result<Summary, JournalError> {
+    let clusters = journal.clusters()?;
+    let migrations = journal.migrations()?;
+    let over = |entries: &&Vec<JournalEntry>| matches!(entries.last(), Some(JournalEntry::Ended { .. }));
+    Ok(Summary {
+        vms: clusters.iter().map(|cluster| cluster.spec.vms.len()).sum(),
+        clusters: clusters.len(),
+        hosts: journal.hosts()?.len(),
+        drains: journal.drains()?.len(),
+        under_way: migrations.len() - migrations.values().filter(over).count(),
+        migrations: migrations.len(),
+    })
+}
+
+/// Durable when it returns; nothing is left where it fails.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut target = OpenOptions::new().write(true).create_new(true).open(to)?;
+    let copied = File::open(from)
+        .and_then(|mut source| io::copy(&mut source, &mut target))
+        .and_then(|_| target.sync_all())
+        .and_then(|()| {
+            let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all())
+        });
+    if copied.is_err() {
+        // What failed is told; that the rest cannot be removed either would not help.
+        let _ = fs::remove_file(to);
+    }
+    copied
+}

@@ -1,0 +1,75 @@
+//! A coordinator's journal as a file: verified, copied, put to use again. No coordinator runs on it
+//! meanwhile.
+
+use std::process::ExitCode;
+
+use transhume_coordinator::journal::{JournalError, Summary, backup, restore, verify};
+use transhume_planner::words::some;
+
+use crate::args::JournalCommand;
+use crate::failure::{Failure, Kind};
+use crate::moves::print_json;
+
+pub fn run(command: JournalCommand) -> Result<ExitCode, Failure> {
+    let (summary, json, done) = match command {
+        JournalCommand::Verify { file, json } => {
+            let summary = verify(&file).map_err(refused)?;
+            (summary, json, format!("{} is whole", file.display()))
+        }
+        JournalCommand::Backup { file, copy, json } => {
+            let summary = backup(&file, &copy).map_err(refused)?;
+            (
+                summary,
+                json,
+                format!("{} is copied to {}", file.display(), copy.display()),
+            )
+        }
+        JournalCommand::Restore { copy, file, json } => {
+            let summary = restore(&copy, &file).map_err(refused)?;
+            let done = format!(
+                "{} is a journal again, with epochs above all that agents have seen; VMs that were moved since its backup are where agents say, not where it says: look at `transhume cluster show` before anything is moved",
+                file.display()
+            );
+            (summary, json, done)
+        }
+    };
+    if json {
+        return print_json(&summary);
+    }
+    println!("{done}");
+    println!("{}", text(&summary));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(summary: &Summary) -> String {
+    let moves = match summary.under_way {
+        0 => some(summary.migrations, "move"),
+        open => format!("{}, {open} not over", some(summary.migrations, "move")),
+    };
+    format!(
+        "{}, {}, {}, {}",
+        some(summary.clusters, "cluster"),
+        some(summary.vms, "VM"),
+        moves,
+        some(summary.drains, "drain")
+    )
+}
+
+fn refused(error: JournalError) -> Failure {
+    let hint = match &error {
+        JournalError::InUse { .. } => "stop the coordinator first",
+        JournalError::NotThere { .. } => "`journal` in the coordinator's configuration names the file",
+        JournalError::Copy { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            "nothing is written over: name another file, or move that one away"
+        }
+        JournalError::UnderWay { .. } => {
+            "take a backup that was made while no move was under way, or begin a new journal"
+        }
+        JournalError::Copy { .. } => "make room there, or name another place",
+        JournalError::Format { .. } => "use the newer release",
+        JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::Database { .. } => {
+            "restore it from a backup with `transhume journal restore`"
+        }
+    };
+    Failure::new(Kind::Refused, crate::failure::chain(&error), hint)
+}
