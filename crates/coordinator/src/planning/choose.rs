@@ -36,7 +36,10 @@ pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Resul
     let mut report = ask(&input, &options);
     // Of a cluster that goes in part fewer may move than k: then all go at once.
     let fewer = |error: &PlanError| matches!(error, PlanError::Input(error) if error.place.path == "k");
-    if scene.partial && scene.batch != Some(0) && report.as_ref().is_err_and(fewer) {
+    let sensible = scene
+        .batch
+        .is_some_and(|k| (1..=scene.leaving().count()).contains(&k));
+    if scene.partial && sensible && report.as_ref().is_err_and(fewer) {
         let all = Options { k: K::All, ..options };
         report = ask(&input, &all);
     }

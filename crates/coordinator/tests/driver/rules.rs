@@ -207,8 +207,15 @@ async fn where_some_find_no_place_the_others_go_if_that_is_wanted() {
     assert!(problem.hint.contains("--partial"), "{problem:?}");
     site.assert_runs(&VMS);
     order["partial"] = json!(true);
+    // One of two moves: two at once are one then, and three are a slip.
+    order["batch"] = json!(2);
     let made = plan(&site, &order).await;
     assert_eq!(targets(&made), [("vm1", "h4")].into());
+    order["batch"] = json!(3);
+    site.post("/v1/clusters/lab/plan", &order)
+        .await
+        .refused(422, "bad-batch");
+    order["batch"] = json!(2);
     assert_eq!(made.unplaced.len(), 1);
     assert!(
         made.unplaced[0].must_leave && made.unplaced[0].why.contains("vm2"),
