@@ -369,6 +369,11 @@ impl Migration {
             self.give_up(index, Side::Source, now, ready);
         }
         let vm = &self.vms[index];
+        // Its target had all and is gone: there is nobody to close the source's buffers with.
+        if self.is_gone(&vm.target) && vm.is_settled() && !vm.has(OrderKind::CloseSourceBuffer) {
+            self.vms[index].set_done(OrderKind::CloseSourceBuffer);
+        }
+        let vm = &self.vms[index];
         let given_up = vm.given_up.contains(&Side::Source) && !vm.left_behind.contains(&Side::Source);
         if given_up && vm.is_settled() {
             self.leave_behind(index, Side::Source, Cleaning::DiscardSource, now, ready);
