@@ -1,43 +1,10 @@
-//! Drains: every VM leaves some hosts.
+//! Drains: every VM of every cluster leaves some hosts. What is ordered is a
+//! [`MoveOrder`](crate::MoveOrder) that names no cluster.
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{ClusterName, DrainId, HostName, MigrationId, VmName};
-use transhume_planner::Strategy;
-use transhume_protocol::migration::Converge;
 use transhume_protocol::report::Ending;
 use utoipa::ToSchema;
-
-/// `POST /v1/drains` and `POST /v1/drain-plan`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DrainOrder {
-    /// Hosts that every VM leaves; they are cordoned.
-    pub hosts: Vec<String>,
-    /// Hosts to go to; every other one that is fit for it where empty.
-    #[serde(default)]
-    pub to: Vec<String>,
-    /// k: VMs of a cluster at once; all where absent.
-    #[serde(default)]
-    pub batch: Option<usize>,
-    /// Batches are cut by what links and guests bear; k is then the most at once.
-    #[serde(default)]
-    pub adaptive: bool,
-    /// Stop, copy, start.
-    #[serde(default)]
-    pub offline: bool,
-    /// Budget for the predicted blackout, milliseconds; the coordinator's own where absent.
-    #[serde(default)]
-    pub blackout_ms_max: Option<u64>,
-    /// How long each cluster's move may take, milliseconds.
-    #[serde(default)]
-    pub duration_ms_max: Option<u64>,
-    /// What becomes of a VM that does not get ready; it is waited for where absent.
-    #[serde(default)]
-    pub converge: Option<Converge>,
-    /// How targets are chosen; exactly where absent.
-    #[serde(default)]
-    pub strategy: Option<Strategy>,
-}
 
 /// How far a drain is, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -143,6 +110,9 @@ pub struct DrainPlanView {
     pub stays: Vec<DrainStay>,
     /// What is worth knowing of it.
     pub notes: Vec<String>,
+    /// The hosts before and after, as SVG, where it was wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picture: Option<String>,
 }
 
 /// One VM of a drain's plan.

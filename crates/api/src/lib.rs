@@ -21,7 +21,7 @@ pub use clusters::{
     ClusterLine, ClusterList, ClusterStage, ClusterView, VmLife, VmRestart, VmStart, VmStop, VmView,
 };
 pub use drains::{
-    DrainLeft, DrainList, DrainMove, DrainOrder, DrainPlanView, DrainStage, DrainStay, DrainStep, DrainView,
+    DrainLeft, DrainList, DrainMove, DrainPlanView, DrainStage, DrainStay, DrainStep, DrainView,
 };
 pub use forecasts::{ForecastLine, ForecastRecord, Score};
 pub use hosts::{ClockView, Decision, HostFence, HostList, HostView, MoveResolution, Verdict};

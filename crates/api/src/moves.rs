@@ -8,13 +8,15 @@ use transhume_protocol::migration::Converge;
 use transhume_protocol::report::Ending;
 use utoipa::ToSchema;
 
-/// `POST /v1/clusters/{name}/plan` and `…/migrations`.
+/// `POST /v1/clusters/{name}/plan` and `…/migrations`; for all clusters `POST /v1/drain-plan` and
+/// `/v1/drains`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveOrder {
     /// S1: hosts to leave.
     pub from: Vec<String>,
-    /// S2: hosts to go to.
+    /// S2: hosts to go to. Empty for a drain: every other one that is fit for it.
+    #[serde(default)]
     pub to: Vec<String>,
     /// k: VMs per batch; all in one where absent.
     #[serde(default)]
@@ -52,7 +54,7 @@ pub struct MoveOrder {
     #[serde(default)]
     pub draw: bool,
     /// Where the links are taken by other moves: begin when they are over, instead of being
-    /// refused.
+    /// refused. A drain waits in any case.
     #[serde(default)]
     pub wait: bool,
 }

@@ -42,6 +42,16 @@ impl Clusters {
         self.clusters.values()
     }
 
+    /// Clusters with VMs on any of these hosts.
+    pub(crate) fn with_vms_on(&self, hosts: &[HostName]) -> BTreeSet<ClusterName> {
+        let there = |record: &&ClusterRecord| {
+            let mut vms = record.spec.vms.iter();
+            vms.any(|placed| hosts.contains(&placed.host))
+        };
+        let all = self.all().filter(there);
+        all.map(|record| record.spec.name.clone()).collect()
+    }
+
     /// Those that a restarted coordinator finds neither there nor gone.
     pub(crate) fn half_done(&self) -> Vec<ClusterRecord> {
         let all = self.clusters.values();

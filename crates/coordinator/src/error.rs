@@ -17,6 +17,11 @@ const LETTERS_PER_SLIP: usize = 3;
 /// An unknown name is repeated up to here.
 const NAME_SHOWN_CHARS_MAX: usize = 80;
 
+/// Codes of what may pass by itself.
+const UNREACHABLE: &str = "agent-unreachable";
+pub(crate) const CLEANING: &str = "host-cleaning";
+const BUSY: &str = "busy";
+
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused {
@@ -34,6 +39,16 @@ impl Refused {
                 hint: hint.into(),
             },
         }
+    }
+
+    /// What and what would help, where there is room for one line only.
+    pub(crate) fn in_one_line(&self) -> String {
+        format!("{}; {}", self.problem.message, self.problem.hint)
+    }
+
+    /// Whether it may be otherwise in a moment, without anybody doing anything.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self.problem.code.as_str(), UNREACHABLE | CLEANING | BUSY)
     }
 
     /// The request itself is wrong.
@@ -67,7 +82,7 @@ impl Refused {
     pub(crate) fn unreachable(host: &HostName, why: Option<&str>) -> Self {
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         Self::conflict(
-            "agent-unreachable",
+            UNREACHABLE,
             format!("the agent of host {host} does not answer{why}"),
             format!(
                 "start it, or look at its log and the network between; if the host is off for good, `transhume host fence {host} --powered-off` says so"
@@ -120,7 +135,7 @@ impl Refused {
     pub(crate) fn busy() -> Self {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
-            "busy",
+            BUSY,
             "the coordinator is working on too many such requests".to_owned(),
             "try again in a few seconds",
         )

@@ -12,7 +12,7 @@ use transhume_protocol::message::{
 use transhume_protocol::migration::OrderIds;
 
 use crate::clock::{Clock, Estimate, Sample};
-use crate::error::Refused;
+use crate::error::{CLEANING, Refused};
 
 const US_PER_MS: f64 = 1_000.0;
 
@@ -80,7 +80,7 @@ impl Hosts {
             return Ok(());
         }
         Err(Refused::conflict(
-            "host-cleaning",
+            CLEANING,
             format!("host {name} is back, and what it still had of VMs is being cleaned away"),
             format!("try again in a moment; `transhume host show {name}` shows what is left"),
         ))

@@ -2,8 +2,8 @@
 
 use tokio::sync::oneshot;
 use transhume_api::{
-    Accepted, ClusterList, ClusterView, DrainList, DrainOrder, DrainPlanView, DrainView, ForecastRecord,
-    HostList, HostView, MigrationList, MoveOrder, PlanView, Verdict,
+    Accepted, ClusterList, ClusterView, DrainList, DrainPlanView, DrainView, ForecastRecord, HostList,
+    HostView, MigrationList, MoveOrder, PlanView, Verdict,
 };
 use transhume_metrics::Samples;
 use transhume_model::{ClusterSpec, PlacementRules};
@@ -59,8 +59,8 @@ pub(crate) enum Request {
     Forecasts(Reply<ForecastRecord>),
     Follow(String, Reply<History>),
     Cancel(String, Reply<Accepted>),
-    PlanDrain(DrainOrder, Reply<DrainPlanView>),
-    Drain(DrainOrder, Reply<DrainView>),
+    PlanDrain(MoveOrder, Reply<DrainPlanView>),
+    Drain(MoveOrder, Reply<DrainView>),
     Drains(Reply<DrainList>),
     ShowDrain(String, Reply<DrainView>),
     CancelDrain(String, Reply<DrainView>),

@@ -40,6 +40,16 @@ impl Store {
         self.hosts.get(host)
     }
 
+    /// Whether nothing is to be put on it.
+    pub(crate) fn is_cordoned(&self, host: &HostName) -> bool {
+        self.host(host).is_some_and(|record| record.cordoned)
+    }
+
+    /// Whether it is off, by an operator's word.
+    pub(crate) fn is_fenced(&self, host: &HostName) -> bool {
+        self.host(host).is_some_and(|record| record.fenced_at.is_some())
+    }
+
     pub(crate) fn keep_host(&mut self, record: HostRecord) -> Result<(), JournalError> {
         self.keep_hosts(vec![record], None)
     }

@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use transhume_api::{Accepted, DrainPlanView, DrainStay, MoveOrder, PlanView};
@@ -85,9 +86,11 @@ impl Asked {
     fn heard(&mut self, host: HostName, state: &HostState) {
         match self {
             Asked::Move(scene, _) => {
+                Arc::make_mut(&mut scene.states).insert(host, state.clone());
+            }
+            Asked::Drain(scene, _) => {
                 scene.states.insert(host, state.clone());
             }
-            Asked::Drain(scene, _) => scene.heard(&host, state),
         }
     }
 
@@ -98,7 +101,8 @@ impl Asked {
                 let scene = *scene;
                 Made::Move(Box::new(Planned { scene, plan, purpose }))
             }
-            Asked::Drain(scene, purpose) => {
+            Asked::Drain(mut scene, purpose) => {
+                scene.share_states();
                 let plan = plan_drain(&scene);
                 Made::Drain(DrainPlanned::new(&scene, plan, purpose))
             }
@@ -133,8 +137,7 @@ pub(crate) struct DrainPlanned {
 
 impl DrainPlanned {
     fn new(scene: &DrainScene, plan: Result<DrainPlan, Refused>, purpose: DrainPurpose) -> Self {
-        let why = plan.as_ref().err().map(|refused| &refused.problem);
-        let why = why.map(|problem| format!("{}; {}", problem.message, problem.hint));
+        let why = plan.as_ref().err().map(Refused::in_one_line);
         Self {
             stays: why.map_or(Vec::new(), |why| scene.all_stay(&why)),
             plan,

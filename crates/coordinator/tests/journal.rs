@@ -8,10 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use redb::StorageBackend;
-use transhume_api::{ClusterStage, DrainOrder, DrainStage};
+use transhume_api::{ClusterStage, DrainStage, MoveOrder};
 use transhume_coordinator::journal::{
-    ClusterRecord, DrainRecord, HostRecord, Journal, JournalError, MemoryJournal, RedbJournal, backup,
-    restore, verify,
+    ClusterRecord, DrainRecord, HostRecord, Journal, JournalError, MemoryJournal, RedbJournal,
 };
 use transhume_model::{ClusterSpec, DrainId, Epoch, MigrationId, PlacementRules, WallMicros};
 use transhume_protocol::migration::JournalEntry;
@@ -34,7 +33,7 @@ fn cluster(name: &str, stage: ClusterStage) -> ClusterRecord {
 fn drain(id: DrainId, stage: DrainStage) -> DrainRecord {
     DrainRecord {
         stage,
-        ..DrainRecord::new(id, vec!["h1".parse().unwrap()], DrainOrder::default())
+        ..DrainRecord::new(id, vec!["h1".parse().unwrap()], MoveOrder::default())
     }
 }
 
@@ -129,47 +128,6 @@ fn redb_keeps_the_contract_and_remembers() {
     );
     assert_eq!(journal.new_migration().unwrap(), MigrationId(4));
     assert_eq!(journal.new_epochs(1).unwrap(), Epoch(5));
-}
-
-#[test]
-fn a_journal_is_verified_copied_and_put_to_use_again() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    let (file, copy, restored) = (path("journal.redb"), path("copy.redb"), path("again.redb"));
-    let missing = verify(&file).unwrap_err();
-    assert!(matches!(missing, JournalError::NotThere { .. }), "{missing}");
-    assert!(!file.exists(), "none is begun");
-    let mut journal = RedbJournal::open(&file).unwrap();
-    journal.put_cluster(&cluster("lab", ClusterStage::Live)).unwrap();
-    let id = journal.new_migration().unwrap();
-    journal.append(id, &[cancel(1)], None).unwrap();
-    let epoch = journal.new_epochs(5).unwrap();
-    let in_use = backup(&file, &copy).unwrap_err();
-    assert!(matches!(in_use, JournalError::InUse { .. }), "{in_use}");
-    drop(journal);
-    let whole = verify(&file).unwrap();
-    assert_eq!((whole.clusters, whole.migrations, whole.under_way), (1, 1, 1));
-    assert_eq!(backup(&file, &copy).unwrap(), whole);
-    let again = backup(&file, &copy).unwrap_err();
-    assert!(
-        matches!(again, JournalError::Copy { .. }),
-        "nothing is written over: {again}"
-    );
-    let midway = restore(&copy, &restored).unwrap_err();
-    assert!(
-        matches!(midway, JournalError::UnderWay { moves: 1, .. }),
-        "{midway}"
-    );
-    assert!(!restored.exists(), "nothing is left of it");
-    std::fs::remove_file(&copy).unwrap();
-    let mut journal = RedbJournal::open(&file).unwrap();
-    journal.remove_migration(id).unwrap();
-    drop(journal);
-    let whole = backup(&file, &copy).unwrap();
-    assert_eq!(restore(&copy, &restored).unwrap(), whole);
-    let mut journal = RedbJournal::open(&restored).unwrap();
-    assert_eq!(journal.clusters().unwrap(), [cluster("lab", ClusterStage::Live)]);
-    assert!(journal.new_epochs(1).unwrap().0 > epoch.0 + (1 << 32));
 }
 
 #[test]

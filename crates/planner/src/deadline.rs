@@ -2,9 +2,9 @@
 //! matters most is to be safe by then.
 //!
 //! ```text
-//!  time of each VM alone on its links, weight ─▶ of each host: whom to take (knapsack) ─▶ heaviest a second first
-//!                                                                                   │
-//!  batches: the next VM of every host at once  ◀──────────────────────────────────────┘
+//!  time of each VM alone on its links, weight ─▶ of each host: whom to take (knapsack)
+//!                                                      │
+//!  batches: the next VM of every host at once  ◀── heaviest a second first
 //! ```
 //!
 //! One VM of a host at a time has its whole link, so it is safe as early as it can be; several at

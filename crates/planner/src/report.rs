@@ -12,6 +12,10 @@ pub use transhume_model::Interval;
 use crate::infeasible::{Addition, Impossible, Unplaced};
 use crate::input::{PlanInput, Vm};
 use crate::solve::Ended;
+use crate::words::{listed, some};
+
+/// VMs that have to leave and cannot whose reasons are told; the rest are counted.
+const REASONS_TOLD_MAX: usize = 10;
 
 /// The answer to [`plan()`](crate::plan()).
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -25,6 +29,24 @@ pub struct PlanReport {
     pub ended: Ended,
     /// Candidates that the search examined.
     pub work: u64,
+}
+
+impl PlanReport {
+    /// Where no placement was found: that, and what ended the search, whose limit was `limit_s`.
+    pub fn not_found(&self, limit_s: u64) -> Option<String> {
+        let Answer::NotFound { hosts_min, .. } = &self.answer else {
+            return None;
+        };
+        let found = match self.ended {
+            Ended::Deadline => format!("no placement was found in {limit_s} s"),
+            Ended::Cancelled => "the search was stopped before it found a placement".to_owned(),
+            Ended::WorkBound | Ended::Complete => {
+                "no placement was found, and the search came to its end".to_owned()
+            }
+        };
+        let some = some(*hosts_min, "target");
+        Some(format!("{found}; there may be one, on at least {some}"))
+    }
 }
 
 /// What came out.
@@ -99,6 +121,28 @@ impl Plan {
     /// Whether the plan can be carried out as it is.
     pub fn is_executable(&self) -> bool {
         self.cycle.is_empty() && self.refused.is_empty()
+    }
+
+    /// Why VMs that have to leave cannot, in words of bounded length.
+    pub fn why_some_stay(&self) -> String {
+        let mut told: Vec<String> = self.in_the_way().map(|one| one.why.clone()).collect();
+        let left_out = told.len().saturating_sub(REASONS_TOLD_MAX);
+        told.truncate(REASONS_TOLD_MAX);
+        if left_out > 0 {
+            told.push(format!("{left_out} more stay"));
+        }
+        told.join("; ")
+    }
+
+    /// Where moves wait for each other: that, and whether it is proved.
+    pub fn why_no_order(&self) -> Option<String> {
+        let why = match self.cycle_states {
+            None => "no host is free to break the cycle".to_owned(),
+            Some(states) => format!("no order was found within {states} states"),
+        };
+        let vms = listed(self.cycle.iter().map(|step| step.vm.as_str()));
+        let waits = format!("VMs {vms} wait for each other's places, and {why}");
+        (!self.cycle.is_empty()).then_some(waits)
     }
 
     /// VMs that have to leave their hosts and cannot.

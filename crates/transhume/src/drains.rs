@@ -4,14 +4,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use transhume_api::{Client, ClientError, DrainOrder, DrainPlanView, DrainStage, DrainStay, DrainView};
+use transhume_api::{Client, ClientError, DrainPlanView, DrainStage, DrainStay, DrainView};
 use transhume_model::{DrainId, MigrationId};
 use transhume_planner::words::{listed, some};
 
-use crate::args::{Batches, DrainArgs, DrainsArgs};
+use crate::args::{DrainArgs, DrainsArgs};
 use crate::failure::{Failure, Kind};
 use crate::follow::{self, AWAY_MAX, Interrupts};
-use crate::moves::{is_something_lost, print_json};
+use crate::moves::{is_something_lost, order, print_json};
 use crate::report;
 use crate::table::Table;
 
@@ -19,25 +19,8 @@ use crate::table::Table;
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
 pub async fn drain(client: &Client, args: DrainArgs) -> Result<ExitCode, Failure> {
-    let (how, json) = (&args.how, args.how.json);
-    let order = DrainOrder {
-        hosts: args.hosts,
-        to: args.to,
-        batch: how.batch.and_then(Batches::at_most),
-        adaptive: matches!(how.batch, Some(Batches::Auto { .. })),
-        offline: how.offline,
-        blackout_ms_max: how.max_blackout.map(|time| time.as_millis() as u64),
-        duration_ms_max: how.max_time.map(|time| time.as_millis() as u64),
-        converge: Some(how.converge),
-        strategy: Some(how.strategy.into()),
-    };
-    if how.safe_by.is_some() {
-        return Err(Failure::new(
-            Kind::Refused,
-            "a drain has no deadline of its own".to_owned(),
-            "`transhume migrate CLUSTER --safe-by TIME` moves what matters most first, cluster by cluster",
-        ));
-    }
+    let json = args.how.json;
+    let order = order(args.hosts, args.to, &args.how);
     if args.dry_run {
         return show_plan(&client.plan_drain(&order).await?, json);
     }

@@ -23,7 +23,8 @@ pub fn print_json(document: &impl Serialize) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn order(from: Vec<String>, to: Vec<String>, how: &How) -> MoveOrder {
+/// An order as the command line gives it.
+pub fn order(from: Vec<String>, to: Vec<String>, how: &How) -> MoveOrder {
     MoveOrder {
         from,
         to,

@@ -19,9 +19,6 @@ use crate::failure::{Failure, Kind};
 use crate::moves::print_json;
 use crate::table::Table;
 
-/// VMs that stay behind whose reasons are told; the rest are counted. `--json` has all.
-const REASONS_TOLD_MAX: usize = 10;
-
 pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
     if let Some(Batches::Auto { .. }) = args.how.batch {
         return Err(Failure::new(
@@ -48,8 +45,7 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
         safe_by_s: args.how.safe_by.map(|time| time.as_secs_f64()),
         ..Options::default()
     };
-    let begun = Instant::now();
-    let deadline = begun + Duration::from_secs(args.deadline_s);
+    let deadline = Instant::now() + Duration::from_secs(args.deadline_s);
     let mut ask = || match Instant::now() < deadline {
         true => Go::On,
         false => Go::Deadline,
@@ -83,47 +79,24 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
             format!("impossible: {}", why.sentence()),
             why.hint(),
         )),
-        Answer::NotFound { hosts_min, addition } => {
-            let seconds = begun.elapsed().as_secs_f64();
-            Err(not_found(
-                report.ended,
-                seconds,
-                args.deadline_s,
-                *hosts_min,
-                addition.as_ref(),
-            ))
+        Answer::NotFound { addition, .. } => {
+            let message = report.not_found(args.deadline_s).unwrap_or_default();
+            let hint = not_found_hint(report.ended, addition.as_ref());
+            Err(Failure::new(Kind::Refused, message, hint))
         }
     }
 }
 
-/// Not found is not impossible, and says what ended the search.
-fn not_found(
-    ended: Ended,
-    seconds: f64,
-    deadline_s: u64,
-    hosts_min: usize,
-    addition: Option<&Addition>,
-) -> Failure {
-    let found = format!("there may be one, on at least {}", some(hosts_min, "target"));
-    let (message, more_time) = match ended {
-        Ended::Deadline => (format!("no placement was found in {deadline_s} s; {found}"), true),
-        Ended::Cancelled => (
-            format!("the search was stopped before it found a placement; {found}"),
-            true,
-        ),
-        Ended::WorkBound | Ended::Complete => (
-            format!("no placement was found, and the search came to its end after {seconds:.1} s; {found}"),
-            false,
-        ),
-    };
+/// What would help where no placement was found.
+fn not_found_hint(ended: Ended, addition: Option<&Addition>) -> String {
+    let more_time = matches!(ended, Ended::Deadline | Ended::Cancelled);
+    let time = more_time.then(|| "allow more time with --deadline-s".to_owned());
     let more = addition.map(|more| format!("with {} more like {} one was found", more.count, more.like));
-    let hint = match (more, more_time) {
-        (Some(more), true) => format!("allow more time with --deadline-s; {more}"),
-        (Some(more), false) => more,
-        (None, true) => "allow more time with --deadline-s".to_owned(),
-        (None, false) => "widen `from` or `to`, or loosen a group, a pin or a selector".to_owned(),
-    };
-    Failure::new(Kind::Refused, message, hint)
+    let known: Vec<String> = time.into_iter().chain(more).collect();
+    match known.is_empty() {
+        true => "widen `from` or `to`, or loosen a group, a pin or a selector".to_owned(),
+        false => known.join("; "),
+    }
 }
 
 fn read(file: &Path) -> Result<(PlanInput, Vec<String>), Failure> {
@@ -176,16 +149,10 @@ fn executable(plan: &Plan) -> Result<(), Failure> {
         };
         return Err(Failure::new(Kind::Refused, refused.why.clone(), hint));
     }
-    if !plan.cycle.is_empty() {
-        let why = match plan.cycle_states {
-            None => "no host is free to break the cycle".to_owned(),
-            Some(states) => format!("no order was found within {states} states"),
-        };
-        let vms = listed(plan.cycle.iter().map(|step| step.vm.as_str()));
-        let message = format!("VMs {vms} wait for each other's places, and {why}");
+    if let Some(waits) = plan.why_no_order() {
         return Err(Failure::new(
             Kind::Refused,
-            message,
+            waits,
             "add a host for the time of the move",
         ));
     }
@@ -221,21 +188,12 @@ fn all_placed(plan: &Plan) -> Result<ExitCode, Failure> {
     if left.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut why: Vec<&str> = left
-        .iter()
-        .take(REASONS_TOLD_MAX)
-        .map(|one| one.why.as_str())
-        .collect();
-    let more = format!("{} more stay", left.len().saturating_sub(REASONS_TOLD_MAX));
-    if left.len() > REASONS_TOLD_MAX {
-        why.push(&more);
-    }
     let vms: usize = left.iter().map(|one| one.vms.len()).sum();
     let message = format!(
         "{} of {} cannot leave; the plan above is for the others: {}",
         vms,
         some(plan.placement.len(), "VM"),
-        why.join("; ")
+        plan.why_some_stay()
     );
     let hint = match &plan.why_not_all {
         Some(why) => why.hint(),

@@ -17,9 +17,9 @@ pub use error::ClientError;
 pub use events::Events;
 
 use crate::{
-    Accepted, ClusterList, ClusterView, Decision, DrainList, DrainOrder, DrainPlanView, DrainView,
-    ForecastRecord, HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView,
-    Problem, Verdict, VmRestart, VmStart, VmStop,
+    Accepted, ClusterList, ClusterView, Decision, DrainList, DrainPlanView, DrainView, ForecastRecord,
+    HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem, Verdict,
+    VmRestart, VmStart, VmStop,
 };
 
 /// Longest wait for an answer that is not a stream.
@@ -130,12 +130,12 @@ impl Client {
     }
 
     /// Which VM would go where, were these hosts drained.
-    pub async fn plan_drain(&self, order: &DrainOrder) -> Result<DrainPlanView, ClientError> {
+    pub async fn plan_drain(&self, order: &MoveOrder) -> Result<DrainPlanView, ClientError> {
         self.send(Method::POST, "/v1/drain-plan", order, ANSWER_MAX).await
     }
 
     /// Begins to move every VM off these hosts; it goes on whoever listens.
-    pub async fn drain(&self, order: &DrainOrder) -> Result<DrainView, ClientError> {
+    pub async fn drain(&self, order: &MoveOrder) -> Result<DrainView, ClientError> {
         self.send(Method::POST, "/v1/drains", order, ANSWER_MAX).await
     }
 

@@ -1,9 +1,9 @@
 //! Drains: what each wants next, made durable and begun (`docs/design/drain.md`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::info;
-use transhume_api::{DrainOrder, DrainPlanView, DrainStay, DrainView, MoveOrder};
+use transhume_api::{DrainPlanView, DrainStay, DrainView, MoveOrder};
 use transhume_model::{ClusterName, DrainId, HostName, MigrationId};
 use transhume_protocol::message::HostState;
 use transhume_protocol::report::Ending;
@@ -28,13 +28,13 @@ impl Core {
     }
 
     /// Which VM would go where.
-    pub(super) fn plan_drain(&mut self, order: &DrainOrder, reply: Reply<DrainPlanView>) {
+    pub(super) fn plan_drain(&mut self, order: &MoveOrder, reply: Reply<DrainPlanView>) {
         let hosts = match self.hosts_to_drain(order) {
             Ok(hosts) => hosts,
             Err(refused) => return reply.send(Err(refused)),
         };
-        let clusters = self.clusters_on(&hosts);
-        match self.drain_scene(&hosts, order, &clusters) {
+        let clusters = self.store.clusters().with_vms_on(&hosts);
+        match self.drain_scene(order, &clusters) {
             Ok(scene) => {
                 let asked = Asked::Drain(scene, DrainPurpose::Show(reply));
                 let now = self.now().mono;
@@ -45,8 +45,8 @@ impl Core {
     }
 
     /// Begins a drain, or finds the one under way of the same hosts.
-    pub(super) fn begin_drain(&mut self, order: DrainOrder) -> Result<Result<DrainView, Refused>, CoreError> {
-        let hosts = match planning::named(&self.hosts, "hosts", &order.hosts) {
+    pub(super) fn begin_drain(&mut self, order: MoveOrder) -> Result<Result<DrainView, Refused>, CoreError> {
+        let hosts = match planning::named(&self.hosts, "from", &order.from) {
             Ok(hosts) => hosts,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -84,19 +84,15 @@ impl Core {
             Ok(id) => id,
             Err(refused) => return Ok(Err(refused)),
         };
-        if let Some(drain) = self.drains.get_mut(id) {
-            if drain.is_over() {
-                return Ok(Err(Refused::conflict(
-                    "drain-over",
-                    format!("drain {id} is over"),
-                    "`transhume drains` shows how it ended; `transhume host uncordon` puts its hosts to use again",
-                )));
-            }
-            drain.cancel();
-            let record = drain.record.clone();
-            self.store.keep_drain(&record, Vec::new())?;
-            info!(target: "audit", drain = %id, "cancelled");
-        }
+        let Some(record) = self.drains.cancel(id) else {
+            return Ok(Err(Refused::conflict(
+                "drain-over",
+                format!("drain {id} is over"),
+                "`transhume drains` shows how it ended; `transhume host uncordon` puts its hosts to use again",
+            )));
+        };
+        self.store.keep_drain(&record, Vec::new())?;
+        info!(target: "audit", drain = %id, "cancelled");
         self.work_on_drains()?;
         Ok(self.drain_view(id))
     }
@@ -106,37 +102,29 @@ impl Core {
         for id in self.drains.take_stale() {
             self.work_on_drain(id)?;
         }
-        for id in self.drains.forget_old() {
-            self.store.forget_drain(id)?;
-        }
         Ok(())
     }
 
     fn work_on_drain(&mut self, id: DrainId) -> Result<(), CoreError> {
         let world = self.world(id);
-        let Some(drain) = self.drains.get_mut(id) else {
-            return Ok(());
-        };
-        match drain.next(&world) {
+        match self.drains.next(id, &world) {
             None => Ok(()),
-            Some(Next::End) => {
-                let record = drain.record.clone();
+            Some(Next::End(record)) => {
                 info!(target: "audit", drain = %id, stage = record.stage.name(), "drain is over");
                 self.store.keep_drain(&record, Vec::new())?;
-                Ok(())
+                let forgotten = self.drains.forget_old();
+                let mut forgotten = forgotten.into_iter();
+                Ok(forgotten.try_for_each(|old| self.store.forget_drain(old))?)
             }
-            Some(Next::Plan(clusters)) => {
-                let (hosts, order) = (drain.record.hosts.clone(), drain.record.order.clone());
-                let now = self.now().mono;
-                match self.drain_scene(&hosts, &order, &clusters) {
-                    Ok(scene) => {
-                        let asked = Asked::Drain(scene, DrainPurpose::Go(id));
-                        self.surveys.begin(asked, now, &mut self.hosts);
-                        Ok(())
-                    }
-                    Err(refused) => self.drain_not_planned(id, &refused, all_stay(&clusters, &refused)),
+            Some(Next::Plan(clusters, order)) => match self.drain_scene(&order, &clusters) {
+                Ok(scene) => {
+                    let asked = Asked::Drain(scene, DrainPurpose::Go(id));
+                    let now = self.now().mono;
+                    self.surveys.begin(asked, now, &mut self.hosts);
+                    Ok(())
                 }
-            }
+                Err(refused) => self.drain_not_planned(id, &refused, all_stay(&clusters, &refused)),
+            },
         }
     }
 
@@ -146,9 +134,9 @@ impl Core {
         refused: &Refused,
         stays: Vec<DrainStay>,
     ) -> Result<(), CoreError> {
-        let planned = match refused.problem.code.as_str() {
-            "agent-unreachable" | "host-cleaning" | "busy" => Planned::Unreachable,
-            _ => self.nothing_or_wait(id),
+        let planned = match refused.may_pass() {
+            true => Planned::Unreachable,
+            false => self.nothing_or_wait(id),
         };
         self.drain_planned(id, planned, stays)
     }
@@ -161,12 +149,9 @@ impl Core {
     ) -> Result<(), CoreError> {
         let now = self.now().mono;
         let world = self.world(id);
-        let Some(drain) = self.drains.get_mut(id) else {
-            return Ok(());
-        };
-        drain.planned(now, planned, stays, &world);
-        let record = drain.record.clone();
-        self.store.keep_drain(&record, Vec::new())?;
+        if let Some(record) = self.drains.planned(id, now, planned, stays, &world) {
+            self.store.keep_drain(&record, Vec::new())?;
+        }
         Ok(())
     }
 
@@ -185,7 +170,7 @@ impl Core {
             Err(refused) => return self.drain_not_planned(id, &refused, stays),
         };
         // Meanwhile it may have been cancelled, or a cluster may have begun another move.
-        let cancelled = self.drains.get_mut(id).is_none_or(|drain| drain.record.cancelled);
+        let cancelled = self.drains.record(id).is_none_or(|record| record.cancelled);
         let changed = |scene: &Scene| self.check_unchanged(scene).is_err();
         if cancelled || parts.iter().any(|(scene, _)| changed(scene)) {
             return self.drain_planned(id, Planned::Replan, view.stays);
@@ -224,25 +209,20 @@ impl Core {
     }
 
     /// Where hosts are away that VMs could leave or go to, it is not over yet.
-    fn nothing_or_wait(&mut self, id: DrainId) -> Planned {
+    fn nothing_or_wait(&self, id: DrainId) -> Planned {
         let Some(record) = self.drains.record(id) else {
             return Planned::Nothing;
         };
         let (hosts, to) = (&record.hosts, &record.order.to);
         let holds = |host: &HostName| {
-            let mut clusters = self.store.clusters().all();
-            clusters.any(|cluster| cluster.spec.vms.iter().any(|placed| placed.host == *host))
+            let there = self.store.clusters().with_vms_on(std::slice::from_ref(host));
+            !there.is_empty()
         };
         let may_take = |host: &HostName| {
             let named = to.is_empty() || to.iter().any(|name| name == host.as_str());
-            named && !hosts.contains(host) && self.check_not_cordoned(host).is_ok()
+            named && !hosts.contains(host) && !self.store.is_cordoned(host)
         };
-        let off = |host: &HostName| {
-            self.store
-                .host(host)
-                .is_some_and(|record| record.fenced_at.is_some())
-        };
-        let away = |host: &HostName| !self.hosts.is_connected(host) && !off(host);
+        let away = |host: &HostName| !self.hosts.is_connected(host) && !self.store.is_fenced(host);
         let mut all = self.config.hosts.iter().map(|host| &host.name);
         let waits = all.any(|host| away(host) && (may_take(host) || (hosts.contains(host) && holds(host))));
         match waits {
@@ -260,7 +240,8 @@ impl Core {
     }
 
     fn world(&self, id: DrainId) -> World {
-        let left = self.drains.left(id, self.store.clusters());
+        let hosts = self.drains.record(id).map_or(&[][..], |record| &record.hosts);
+        let left = self.store.clusters().with_vms_on(hosts);
         // One that is being started or deleted is waited for too.
         let busy = |cluster: &&ClusterName| {
             let live = self.store.clusters().live(cluster.as_str());
@@ -272,18 +253,16 @@ impl Core {
         }
     }
 
-    fn clusters_on(&self, hosts: &[HostName]) -> BTreeSet<ClusterName> {
-        let all = self.store.clusters().all();
-        let here = all.filter(|record| {
-            let mut vms = record.spec.vms.iter();
-            vms.any(|placed| hosts.contains(&placed.host))
-        });
-        here.map(|record| record.spec.name.clone()).collect()
-    }
-
-    fn hosts_to_drain(&self, order: &DrainOrder) -> Result<Vec<HostName>, Refused> {
-        let hosts = planning::named(&self.hosts, "hosts", &order.hosts)?;
-        planning::check_limits(&move_order(order, Vec::new(), Vec::new()))?;
+    fn hosts_to_drain(&self, order: &MoveOrder) -> Result<Vec<HostName>, Refused> {
+        let hosts = planning::named(&self.hosts, "from", &order.from)?;
+        planning::check_limits(order)?;
+        if order.safe_by_ms.is_some() {
+            return Err(Refused::bad(
+                "bad-deadline",
+                "a drain has no deadline of its own".to_owned(),
+                "`transhume migrate CLUSTER --safe-by TIME` moves what matters most first, cluster by cluster",
+            ));
+        }
         if order.batch == Some(0) {
             return Err(Refused::bad(
                 "bad-batch",
@@ -310,31 +289,31 @@ impl Core {
     }
 
     /// Hosts that may take VMs now.
-    fn targets(&self, drained: &[HostName], order: &DrainOrder) -> Vec<String> {
-        let named = |host: &&HostName| order.to.is_empty() || order.to.iter().any(|to| to == host.as_str());
+    fn targets(&self, order: &MoveOrder) -> Vec<String> {
+        let is = |names: &[String], host: &HostName| names.iter().any(|name| name == host.as_str());
+        let named = |host: &HostName| is(&order.to, host);
+        // Of hosts that nobody named, those that could not be used are passed over.
+        let usable = |host: &HostName| self.hosts.state(host).is_some_and(takes_vms);
         let fit = |host: &&HostName| {
-            self.hosts.check_connected(host).is_ok()
-                && self.check_not_cordoned(host).is_ok()
-                && self
-                    .store
-                    .host(host)
-                    .is_none_or(|record| record.fenced_at.is_none())
-                && (!order.to.is_empty() || self.hosts.state(host).is_some_and(takes_vms))
+            !is(&order.from, host)
+                && (named(host) || (order.to.is_empty() && usable(host)))
+                && self.hosts.check_connected(host).is_ok()
+                && !self.store.is_cordoned(host)
+                && !self.store.is_fenced(host)
         };
         let hosts = self.config.hosts.iter().map(|host| &host.name);
-        let hosts = hosts.filter(|host| !drained.contains(host));
-        hosts.filter(named).filter(fit).map(ToString::to_string).collect()
+        hosts.filter(fit).map(ToString::to_string).collect()
     }
 
     /// One scene for each cluster. Refused where no host of the drain answers, or none may take
     /// VMs.
     fn drain_scene(
         &self,
-        hosts: &[HostName],
-        order: &DrainOrder,
+        order: &MoveOrder,
         clusters: &BTreeSet<ClusterName>,
     ) -> Result<DrainScene, Refused> {
-        let to = self.targets(hosts, order);
+        let hosts = planning::named(&self.hosts, "from", &order.from)?;
+        let to = self.targets(order);
         if to.is_empty() && !clusters.is_empty() {
             return Err(Refused::conflict(
                 "no-targets",
@@ -360,7 +339,12 @@ impl Core {
             if from.is_empty() {
                 continue;
             }
-            let order = move_order(order, from, to.clone());
+            let order = MoveOrder {
+                from,
+                to: to.clone(),
+                partial: true,
+                ..order.clone()
+            };
             let known = Known {
                 cluster,
                 hosts: &self.hosts,
@@ -376,38 +360,22 @@ impl Core {
         match away {
             Some(refused) if scenes.is_empty() => Err(refused),
             Some(_) | None => Ok(DrainScene {
-                hosts: hosts.to_vec(),
+                hosts,
                 scenes,
+                states: BTreeMap::new(),
             }),
         }
     }
 }
 
-/// Of hosts that nobody named, those that could not be used are passed over.
+/// Whether VMs could run there at all.
 fn takes_vms(state: &HostState) -> bool {
     let in_trouble = state.bands.as_ref().is_some_and(|bands| bands.trouble.is_some());
     state.qemu.is_some() && !in_trouble
 }
 
-/// One cluster's move as the drain was ordered.
-fn move_order(order: &DrainOrder, from: Vec<String>, to: Vec<String>) -> MoveOrder {
-    MoveOrder {
-        from,
-        to,
-        batch: order.batch,
-        adaptive: order.adaptive,
-        offline: order.offline,
-        blackout_ms_max: order.blackout_ms_max,
-        duration_ms_max: order.duration_ms_max,
-        converge: order.converge,
-        strategy: order.strategy,
-        partial: true,
-        ..MoveOrder::default()
-    }
-}
-
 fn all_stay(clusters: &BTreeSet<ClusterName>, refused: &Refused) -> Vec<DrainStay> {
-    let why = format!("{}; {}", refused.problem.message, refused.problem.hint);
+    let why = refused.in_one_line();
     let stay = |cluster: &ClusterName| DrainStay {
         cluster: cluster.clone(),
         vms: Vec::new(),

@@ -307,11 +307,7 @@ impl Core {
 
     /// A VM runs elsewhere only when its host is known to be off.
     fn check_fenced(&self, host: &HostName, vm: &VmName) -> Result<(), Refused> {
-        let fenced = self
-            .store
-            .host(host)
-            .is_some_and(|record| record.fenced_at.is_some());
-        if fenced && !self.hosts.is_connected(host) {
+        if self.store.is_fenced(host) && !self.hosts.is_connected(host) {
             return Ok(());
         }
         Err(Refused::conflict(
@@ -407,7 +403,7 @@ impl Core {
     }
 
     pub(super) fn check_not_cordoned(&self, host: &HostName) -> Result<(), Refused> {
-        match self.store.host(host).is_some_and(|record| record.cordoned) {
+        match self.store.is_cordoned(host) {
             false => Ok(()),
             true => Err(Refused::conflict(
                 "host-cordoned",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use transhume_api::{DrainMove, DrainStage, DrainStay};
+use transhume_api::{DrainMove, DrainStage, DrainStay, MoveOrder};
 use transhume_model::{ClusterName, MigrationId, Millis};
 use transhume_protocol::report::Ending;
 
@@ -42,10 +42,10 @@ pub(crate) struct World {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Survey and plan for these clusters.
-    Plan(BTreeSet<ClusterName>),
+    /// Survey and plan for these clusters, as ordered.
+    Plan(BTreeSet<ClusterName>, MoveOrder),
     /// The drain is over; its record is to be kept.
-    End,
+    End(Box<DrainRecord>),
 }
 
 /// What came of a plan.
@@ -137,12 +137,12 @@ impl Drain {
         }
         self.doing = Doing::Planning;
         self.planned_for.clone_from(&free);
-        Some(Next::Plan(free))
+        Some(Next::Plan(free, self.record.order.clone()))
     }
 
     fn end(&mut self, stage: DrainStage) -> Next {
         self.record.stage = stage;
-        Next::End
+        Next::End(Box::new(self.record.clone()))
     }
 
     /// Clusters that may still go and that the plan was not for, and whether they are busy.
@@ -263,7 +263,6 @@ fn committed(outcome: Ending) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use transhume_api::DrainOrder;
     use transhume_model::DrainId;
 
     fn name(text: &str) -> ClusterName {
@@ -282,18 +281,26 @@ mod tests {
     }
 
     fn record() -> DrainRecord {
-        DrainRecord::new(DrainId(1), Vec::new(), DrainOrder::default())
+        DrainRecord::new(DrainId(1), Vec::new(), MoveOrder::default())
     }
 
     fn drain() -> Drain {
         Drain::new(record(), |_| None)
     }
 
+    #[track_caller]
+    fn planned_for(next: Option<Next>) -> BTreeSet<ClusterName> {
+        match next {
+            Some(Next::Plan(clusters, _)) => clusters,
+            other => panic!("not a plan: {other:?}"),
+        }
+    }
+
     const M: [MigrationId; 3] = [MigrationId(1), MigrationId(2), MigrationId(3)];
     const NOW: Millis = Millis(0);
 
     fn begun(drain: &mut Drain, world: &World, cluster: &str, migration: MigrationId) {
-        assert!(matches!(drain.next(world), Some(Next::Plan(_))));
+        assert!(matches!(drain.next(world), Some(Next::Plan(..))));
         assert_eq!(drain.next(world), None, "one plan at a time");
         drain.planned(
             NOW,
@@ -313,7 +320,7 @@ mod tests {
         assert!(drain.move_over(M[0], Ending::Committed));
         begun(&mut drain, &world(&["b"], &[]), "b", M[1]);
         drain.move_over(M[1], Ending::CommittedWithLoss);
-        assert_eq!(drain.next(&world(&[], &[])), Some(Next::End));
+        assert!(matches!(drain.next(&world(&[], &[])), Some(Next::End(_))));
         assert_eq!(drain.record.stage, DrainStage::Done);
         assert_eq!(drain.next(&world(&[], &[])), None);
     }
@@ -326,7 +333,7 @@ mod tests {
             begun(&mut drain, &both, "a", migration);
             drain.move_over(migration, Ending::RolledBack);
         }
-        assert_eq!(drain.next(&both), Some(Next::Plan(names(&["b"]))));
+        assert_eq!(planned_for(drain.next(&both)), names(&["b"]));
         drain.planned(
             NOW,
             Planned::Begun(name("b"), M[2]),
@@ -334,7 +341,7 @@ mod tests {
             &World::default(),
         );
         drain.move_over(M[2], Ending::Committed);
-        assert_eq!(drain.next(&world(&["a"], &[])), Some(Next::End));
+        assert!(matches!(drain.next(&world(&["a"], &[])), Some(Next::End(_))));
         assert_eq!(drain.record.stage, DrainStage::Partly);
     }
 
@@ -344,13 +351,13 @@ mod tests {
         assert_eq!(drain.next(&world(&["a"], &["a"])), None);
         assert_eq!(drain.doing(), Doing::WaitingForOthers);
         drain.move_over(M[0], Ending::RolledBack);
-        assert!(matches!(drain.next(&world(&["a"], &[])), Some(Next::Plan(_))));
+        assert!(matches!(drain.next(&world(&["a"], &[])), Some(Next::Plan(..))));
         drain.planned(NOW, Planned::LinksTaken, Vec::new(), &World::default());
         assert_eq!(drain.doing(), Doing::WaitingForOthers);
         drain.move_over(M[1], Ending::Committed);
         assert!(matches!(
             drain.next(&world(&["a", "b"], &["b"])),
-            Some(Next::Plan(_))
+            Some(Next::Plan(..))
         ));
         drain.planned(NOW, Planned::Nothing, Vec::new(), &world(&["a", "b"], &["b"]));
         assert_eq!(drain.doing(), Doing::WaitingForOthers, "b may still go");
@@ -362,8 +369,8 @@ mod tests {
         drain.next(&world(&["a", "b"], &["b"]));
         drain.planned(NOW, Planned::Nothing, Vec::new(), &world(&["a", "b"], &[]));
         assert_eq!(
-            drain.next(&world(&["a", "b"], &[])),
-            Some(Next::Plan(names(&["a", "b"])))
+            planned_for(drain.next(&world(&["a", "b"], &[]))),
+            names(&["a", "b"])
         );
         drain.planned(NOW, Planned::Nothing, Vec::new(), &world(&["a", "b"], &[]));
         assert_eq!(drain.record.stage, DrainStage::Partly, "both were planned for");
@@ -396,14 +403,14 @@ mod tests {
             why: "h1 does not answer".to_owned(),
         };
         for _ in 0..ASKED_MAX {
-            assert!(matches!(drain.next(&one), Some(Next::Plan(_))));
+            assert!(matches!(drain.next(&one), Some(Next::Plan(..))));
             drain.planned(NOW, Planned::Unreachable, vec![stay.clone()], &World::default());
             assert_eq!(drain.next(&one), None);
             drain.due(NOW);
             assert_eq!(drain.next(&one), None, "it is not time yet");
             drain.due(drain.next_due().expect("it waits"));
         }
-        assert!(matches!(drain.next(&one), Some(Next::Plan(_))));
+        assert!(matches!(drain.next(&one), Some(Next::Plan(..))));
         drain.planned(NOW, Planned::Unreachable, vec![stay.clone()], &World::default());
         assert_eq!(
             (drain.record.stage, &drain.record.stays),
@@ -419,7 +426,7 @@ mod tests {
         drain.cancel();
         assert_eq!(drain.next(&one), None, "its move goes on");
         drain.move_over(M[0], Ending::Committed);
-        assert_eq!(drain.next(&world(&["b"], &[])), Some(Next::End));
+        assert!(matches!(drain.next(&world(&["b"], &[])), Some(Next::End(_))));
         assert_eq!(drain.record.stage, DrainStage::Cancelled);
     }
 

@@ -4,8 +4,8 @@ mod machine;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use transhume_api::{DrainLeft, DrainList, DrainView};
-use transhume_model::{ClusterName, DrainId, HostName, MigrationId, Millis};
+use transhume_api::{DrainLeft, DrainList, DrainStay, DrainView};
+use transhume_model::{DrainId, HostName, MigrationId, Millis};
 use transhume_protocol::report::Ending;
 
 pub(crate) use self::machine::{Doing, Drain, Next, Planned, World};
@@ -64,19 +64,32 @@ impl Drains {
         self.drains.get(&id).map(|drain| &drain.record)
     }
 
-    pub(crate) fn get_mut(&mut self, id: DrainId) -> Option<&mut Drain> {
-        self.stale = true;
-        self.drains.get_mut(&id)
+    /// What one of them wants next.
+    pub(crate) fn next(&mut self, id: DrainId, world: &World) -> Option<Next> {
+        self.drains.get_mut(&id)?.next(world)
     }
 
-    /// Clusters with VMs on the hosts of a drain.
-    pub(crate) fn left(&self, id: DrainId, clusters: &Clusters) -> BTreeSet<ClusterName> {
-        let hosts = self.drains.get(&id).map_or(&[][..], |drain| &drain.record.hosts);
-        let has = |cluster: &&crate::journal::ClusterRecord| {
-            cluster.spec.vms.iter().any(|placed| hosts.contains(&placed.host))
-        };
-        let all = clusters.all().filter(has);
-        all.map(|cluster| cluster.spec.name.clone()).collect()
+    /// What came of its plan; the record that is to be kept.
+    pub(crate) fn planned(
+        &mut self,
+        id: DrainId,
+        now: Millis,
+        planned: Planned,
+        stays: Vec<DrainStay>,
+        world: &World,
+    ) -> Option<DrainRecord> {
+        self.stale = true;
+        let drain = self.drains.get_mut(&id)?;
+        drain.planned(now, planned, stays, world);
+        Some(drain.record.clone())
+    }
+
+    /// Nothing more of it is begun; the record that is to be kept, `None` where it is over.
+    pub(crate) fn cancel(&mut self, id: DrainId) -> Option<DrainRecord> {
+        self.stale = true;
+        let drain = self.drains.get_mut(&id).filter(|drain| !drain.is_over())?;
+        drain.cancel();
+        Some(drain.record.clone())
     }
 
     /// The drain under way of exactly these hosts; refused where one has some of them.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use transhume_api::{ClusterStage, DrainMove, DrainOrder, DrainStage, DrainStay};
+use transhume_api::{ClusterStage, DrainMove, DrainStage, DrainStay, MoveOrder};
 use transhume_model::{ClusterName, ClusterSpec, DrainId, Epoch, HostName, MigrationId, VmName, WallMicros};
 use transhume_protocol::migration::{Cleaning, JournalEntry};
 
@@ -159,7 +159,7 @@ pub struct DrainRecord {
     /// Its hosts.
     pub hosts: Vec<HostName>,
     /// As ordered.
-    pub order: DrainOrder,
+    pub order: MoveOrder,
     /// How far it is.
     pub stage: DrainStage,
     /// Nothing more is to be begun.
@@ -172,7 +172,7 @@ pub struct DrainRecord {
 
 impl DrainRecord {
     /// One that begins.
-    pub fn new(drain: DrainId, hosts: Vec<HostName>, order: DrainOrder) -> Self {
+    pub fn new(drain: DrainId, hosts: Vec<HostName>, order: MoveOrder) -> Self {
         DrainRecord {
             drain,
             hosts,

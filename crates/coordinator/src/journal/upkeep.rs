@@ -98,3 +98,66 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     }
     copied
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transhume_api::ClusterStage;
+    use transhume_model::{ClusterSpec, PlacementRules, WallMicros};
+
+    use crate::journal::ClusterRecord;
+
+    fn lab() -> ClusterRecord {
+        ClusterRecord {
+            spec: ClusterSpec {
+                name: "lab".parse().unwrap(),
+                vms: Vec::new(),
+                rules: PlacementRules::default(),
+            },
+            stage: ClusterStage::Live,
+        }
+    }
+
+    #[test]
+    fn a_journal_is_verified_copied_and_put_to_use_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (file, copy, restored) = (path("journal.redb"), path("copy.redb"), path("again.redb"));
+        let missing = verify(&file).unwrap_err();
+        assert!(matches!(missing, JournalError::NotThere { .. }), "{missing}");
+        assert!(!file.exists(), "none is begun");
+        let mut journal = RedbJournal::open(&file).unwrap();
+        journal.put_cluster(&lab()).unwrap();
+        let id = journal.new_migration().unwrap();
+        journal
+            .append(id, &[JournalEntry::CancelAsked { at: WallMicros(1) }], None)
+            .unwrap();
+        let epoch = journal.new_epochs(5).unwrap();
+        let in_use = backup(&file, &copy).unwrap_err();
+        assert!(matches!(in_use, JournalError::InUse { .. }), "{in_use}");
+        drop(journal);
+        let whole = verify(&file).unwrap();
+        assert_eq!((whole.clusters, whole.migrations, whole.under_way), (1, 1, 1));
+        assert_eq!(backup(&file, &copy).unwrap(), whole);
+        let again = backup(&file, &copy).unwrap_err();
+        assert!(
+            matches!(again, JournalError::Copy { .. }),
+            "nothing is written over: {again}"
+        );
+        let midway = restore(&copy, &restored).unwrap_err();
+        assert!(
+            matches!(midway, JournalError::UnderWay { moves: 1, .. }),
+            "{midway}"
+        );
+        assert!(!restored.exists(), "nothing is left of it");
+        std::fs::remove_file(&copy).unwrap();
+        let mut journal = RedbJournal::open(&file).unwrap();
+        journal.remove_migration(id).unwrap();
+        drop(journal);
+        let whole = backup(&file, &copy).unwrap();
+        assert_eq!(restore(&copy, &restored).unwrap(), whole);
+        let mut journal = RedbJournal::open(&restored).unwrap();
+        assert_eq!(journal.clusters().unwrap(), [lab()]);
+        assert!(journal.new_epochs(1).unwrap().0 > epoch.0 + (1 << 32));
+    }
+}

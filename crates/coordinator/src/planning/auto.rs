@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use transhume_governor::BatchSize;
 use transhume_model::VmName;
+use transhume_planner::input::PlanInput;
 use transhume_planner::report::Step;
 use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::migration::MoveVm;
@@ -21,6 +22,7 @@ const RATIO_UNKNOWN: f64 = 1.0;
 /// says that they would not get ready together.
 pub(super) fn batches(
     scene: &Scene,
+    input: &PlanInput,
     rounds: &[Vec<MoveVm>],
     batch_max: usize,
 ) -> Result<(Vec<Vec<MoveVm>>, MoveForecast), Refused> {
@@ -28,7 +30,7 @@ pub(super) fn batches(
     let mut vms_max = BatchSize::first(batch_max).get();
     loop {
         let cut = cut_rounds(&scene.network, rounds, &dirty, RATIO_UNKNOWN, vms_max);
-        match forecasts::make(scene, &steps(&cut)) {
+        match forecasts::make(scene, input, &steps(&cut)) {
             Ok(forecast) => return Ok((cut, forecast)),
             Err(refused) if vms_max == 1 => return Err(refused),
             Err(_) => vms_max /= 2,

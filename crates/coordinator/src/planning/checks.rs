@@ -1,6 +1,6 @@
 //! What is in the way of a plan (§2.2.1): presence, compatibility, capacity, k.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use transhume_api::{PlanView, PlannedMove, StaysBehind};
 use transhume_model::{HostName, PlacedVm, VmName, VmSpec};
@@ -10,7 +10,8 @@ use transhume_protocol::forecast::MoveForecast;
 use transhume_protocol::message::{HostState, QemuState};
 use transhume_protocol::migration::{Converge, MoveVm};
 
-use super::choose::{choose, reasons};
+use super::choose::choose;
+use super::input::Bound;
 use super::scene::{Scene, list};
 use super::{auto, forecasts};
 use crate::error::Refused;
@@ -30,8 +31,8 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     if !scene.partial {
         scene.leaving().try_for_each(|vm| present(scene, vm))?;
     }
-    for (host, state) in &scene.states {
-        bands_as_configured(host, state)?;
+    for host in scene.hosts() {
+        bands_as_configured(&host, &scene.states[&host])?;
     }
     for host in &scene.to {
         usable_qemu(host, &scene.states[host])?;
@@ -42,11 +43,13 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
             .iter()
             .try_for_each(|host| can_throttle(host, &scene.states[host]))?;
     }
-    let mut leaving = scene.leaving();
-    if scene.partial && leaving.all(|placed| stuck(scene, placed).is_err()) {
-        scene.leaving().try_for_each(|placed| stuck(scene, placed))?;
+    let whys: Option<Vec<Refused>> = scene.leaving().map(|vm| stuck(scene, vm).err()).collect();
+    if let Some(first) = whys.into_iter().flatten().next().filter(|_| scene.partial) {
+        return Err(first);
     }
-    let chosen = choose(scene, &forecasts::dirty_rates(scene))?;
+    let dirty = forecasts::dirty_rates(scene);
+    let input = scene.input(&dirty);
+    let chosen = choose(scene, &input)?;
     let moves: usize = chosen.batches.iter().map(|batch| batch.moves.len()).sum();
     if moves == 0 {
         return Err(nothing_moves(scene, &chosen));
@@ -67,9 +70,9 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
     }
     let batch_max = scene.adaptive.then(|| scene.batch.unwrap_or(moves).min(moves));
     let (batches, forecast) = match batch_max {
-        Some(max) => auto::batches(scene, &rounds, max)?,
+        Some(max) => auto::batches(scene, &input, &rounds, max)?,
         None => {
-            let forecast = forecasts::make(scene, &auto::steps(&rounds))?;
+            let forecast = forecasts::make(scene, &input, &auto::steps(&rounds))?;
             (rounds, forecast)
         }
     };
@@ -83,7 +86,7 @@ pub(crate) fn plan(scene: &Scene) -> Result<Plan, Refused> {
 
 fn nothing_moves(scene: &Scene, chosen: &Chosen) -> Refused {
     if chosen.in_the_way().next().is_some() {
-        let message = format!("no VM can leave: {}", reasons(chosen));
+        let message = format!("no VM can leave: {}", chosen.why_some_stay());
         let hint = chosen.why_not_all.as_ref().map(|why| why.hint());
         let hint = hint.unwrap_or_else(|| "name more hosts after --to".to_owned());
         return Refused::conflict("no-solution", message, hint);
@@ -176,22 +179,39 @@ fn can_throttle(host: &HostName, state: &HostState) -> Result<(), Refused> {
     }
 }
 
-/// Of each VM that some targets can run and others cannot: those that can. Where the others may go
-/// without it, one that cannot go at all is bound to where it is.
-pub(super) fn fit(scene: &Scene) -> BTreeMap<VmName, Vec<HostName>> {
+/// VMs for which not every target will do: those that are bound to a chosen one, those that only
+/// some can run, and, where the others may go without it, one that can go nowhere at all, which is
+/// bound to where it is.
+pub(super) fn bound(scene: &Scene) -> Bound {
+    if let Some(chosen) = &scene.chosen {
+        let chosen = chosen.iter();
+        return chosen
+            .map(|(vm, host)| (vm.clone(), vec![host.clone()]))
+            .collect();
+    }
     // The paper's strategy knows amounts only.
     let leaving = scene.leaving().filter(|_| scene.strategy == Strategy::Exact);
-    let all = leaving.filter_map(|placed| {
-        let name = placed.spec.name.clone();
-        if scene.partial && stuck(scene, placed).is_err() {
-            return Some((name, vec![placed.host.clone()]));
-        }
-        let can = |host: &&HostName| can_run(scene, &placed.spec, &placed.host, host).is_ok();
-        let fit: Vec<HostName> = scene.to.iter().filter(can).cloned().collect();
-        let some = !fit.is_empty() && fit.len() < scene.to.len();
-        some.then_some((name, fit))
-    });
-    all.collect()
+    leaving.filter_map(|placed| bound_vm(scene, placed)).collect()
+}
+
+fn bound_vm(scene: &Scene, placed: &PlacedVm) -> Option<(VmName, Vec<HostName>)> {
+    let name = placed.spec.name.clone();
+    if scene.partial && stuck(scene, placed).is_err() {
+        return Some((name, vec![placed.host.clone()]));
+    }
+    let can = |host: &&HostName| can_run(scene, &placed.spec, &placed.host, host).is_ok();
+    let fit: Vec<HostName> = scene.to.iter().filter(can).cloned().collect();
+    if fit.is_empty() || fit.len() == scene.to.len() {
+        return None;
+    }
+    let rules = scene.cluster.rules.vms.get(&name);
+    let pinned = rules.map_or(&[][..], |rules| &rules.pin);
+    let both = fit
+        .iter()
+        .filter(|host| pinned.is_empty() || pinned.contains(host));
+    let both: Vec<HostName> = both.cloned().collect();
+    // Where none is left, the rules are what cannot be kept.
+    (!both.is_empty()).then_some((name, both))
 }
 
 /// Why a VM cannot go, whatever room there is.
@@ -214,7 +234,7 @@ pub(super) fn why_unplaced(scene: &Scene, unplaced: &Unplaced) -> String {
         .leaving()
         .filter(|placed| unplaced.vms.contains(&placed.spec.name));
     match own.find_map(|placed| stuck(scene, placed).err()) {
-        Some(refused) => format!("{}; {}", refused.problem.message, refused.problem.hint),
+        Some(refused) => refused.in_one_line(),
         None => unplaced.why.clone(),
     }
 }

@@ -1,29 +1,25 @@
 //! The planner, asked about live hosts: targets and order, or what is in the way (§3.2, step 1 of
 //! §3.3.2). Its own check has passed every plan that comes from here.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use transhume_model::{Interval, VmName};
+use transhume_model::HostName;
+use transhume_planner::input::PlanInput;
 use transhume_planner::report::{Answer, Plan, PlanReport};
-use transhume_planner::words::{listed, some};
-use transhume_planner::{Addition, Ended, Go, K, Options, PlanError, Unplaced, plan_while};
+use transhume_planner::{Go, K, Options, PlanError, plan_while};
 use transhume_protocol::message::Mode;
 
-use super::checks::fit;
 use super::scene::{Scene, list};
 use crate::error::Refused;
 
 /// The planner may search so long; the answer is then the best found. Whoever asked is held for a
 /// minute at most.
-pub(super) const SEARCH_MAX: Duration = Duration::from_secs(10);
+const SEARCH_MAX: Duration = Duration::from_secs(10);
 /// It works so much: a few seconds at most, and as much on every machine.
 const WORK_MAX: u64 = 100_000_000;
-/// VMs that cannot leave whose reasons are told; the rest are counted.
-const REASONS_TOLD_MAX: usize = 10;
 
 /// Where each VM of the scene goes and in which order.
-pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Result<Plan, Refused> {
+pub(super) fn choose(scene: &Scene, input: &PlanInput) -> Result<Plan, Refused> {
     let options = Options {
         strategy: scene.strategy,
         k: k(scene),
@@ -32,8 +28,7 @@ pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Resul
         blackout_ms_max: u32::try_from(scene.blackout_max.0).unwrap_or(u32::MAX),
         ..Options::default()
     };
-    let input = scene.parts(dirty, &fit(scene)).input();
-    let mut report = ask(&input, &options);
+    let mut report = ask(input, &options);
     // Of a cluster that goes in part fewer may move than k: then all go at once.
     let fewer = |error: &PlanError| matches!(error, PlanError::Input(error) if error.place.path == "k");
     let sensible = scene
@@ -41,7 +36,7 @@ pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Resul
         .is_some_and(|k| (1..=scene.leaving().count()).contains(&k));
     if scene.partial && sensible && report.as_ref().is_err_and(fewer) {
         let all = Options { k: K::All, ..options };
-        report = ask(&input, &all);
+        report = ask(input, &all);
     }
     let report = report.map_err(|error| unusable(scene, error))?;
     let plan = planned(scene, report)?;
@@ -50,10 +45,7 @@ pub(super) fn choose(scene: &Scene, dirty: &BTreeMap<VmName, Interval>) -> Resul
 }
 
 /// Asks the planner, within [`SEARCH_MAX`] and [`WORK_MAX`].
-pub(super) fn ask(
-    input: &transhume_planner::input::PlanInput,
-    options: &Options,
-) -> Result<PlanReport, PlanError> {
+pub(super) fn ask(input: &PlanInput, options: &Options) -> Result<PlanReport, PlanError> {
     let options = Options {
         work_max: WORK_MAX,
         ..options.clone()
@@ -97,74 +89,48 @@ pub(super) fn unusable(scene: &Scene, error: PlanError) -> Refused {
 
 /// The plan, if all that must leave can.
 fn planned(scene: &Scene, report: PlanReport) -> Result<Plan, Refused> {
-    let to = list(&scene.to);
-    match report.answer {
-        Answer::Planned(plan) if scene.partial || plan.in_the_way().next().is_none() => Ok(*plan),
-        Answer::Planned(plan) => Err(some_stay(&to, &plan)),
-        Answer::Impossible(why) => Err(Refused::conflict(
-            "no-solution",
-            format!("no placement on {to} is possible: {}", why.sentence()),
-            why.hint(),
-        )),
-        Answer::NotFound { hosts_min, addition } => {
-            Err(not_found(&to, report.ended, hosts_min, addition.as_ref()))
-        }
+    let plan = made(&scene.to, report)?;
+    if scene.partial || plan.in_the_way().next().is_none() {
+        return Ok(plan);
     }
-}
-
-fn some_stay(to: &str, plan: &Plan) -> Refused {
     let others = "`--partial` moves the others".to_owned();
     let hint = match &plan.why_not_all {
         Some(why) => format!("{}; {others}", why.hint()),
         None => others,
     };
-    let message = format!("no placement on {to} for all VMs: {}", reasons(plan));
-    Refused::conflict("no-solution", message, hint)
+    let (to, why) = (list(&scene.to), plan.why_some_stay());
+    let message = format!("no placement on {to} for all VMs: {why}");
+    Err(Refused::conflict("no-solution", message, hint))
 }
 
-/// Why VMs that have to leave cannot, in words of bounded length.
-pub(super) fn reasons(plan: &Plan) -> String {
-    let stay: Vec<&Unplaced> = plan.in_the_way().collect();
-    let mut told: Vec<String> = stay
-        .iter()
-        .take(REASONS_TOLD_MAX)
-        .map(|one| one.why.clone())
-        .collect();
-    if stay.len() > REASONS_TOLD_MAX {
-        told.push(format!("{} more cannot leave", stay.len() - REASONS_TOLD_MAX));
+/// The plan, or why there is none.
+pub(super) fn made(to: &[HostName], report: PlanReport) -> Result<Plan, Refused> {
+    let not_found = report.not_found(SEARCH_MAX.as_secs()).unwrap_or_default();
+    let to = list(to);
+    match report.answer {
+        Answer::Planned(plan) => Ok(*plan),
+        Answer::Impossible(why) => Err(Refused::conflict(
+            "no-solution",
+            format!("no placement on {to} is possible: {}", why.sentence()),
+            why.hint(),
+        )),
+        Answer::NotFound { addition, .. } => {
+            let hint = match addition {
+                Some(more) => format!("with {} more like {} one was found", more.count, more.like),
+                None => "name more hosts after --to".to_owned(),
+            };
+            let message = format!("on {to} {not_found}");
+            Err(Refused::conflict("no-placement-found", message, hint))
+        }
     }
-    told.join("; ")
-}
-
-/// Not found is not impossible, and says what ended the search.
-pub(super) fn not_found(to: &str, ended: Ended, hosts_min: usize, addition: Option<&Addition>) -> Refused {
-    let when = match ended {
-        Ended::Deadline | Ended::Cancelled => format!("in {} s", SEARCH_MAX.as_secs()),
-        Ended::WorkBound | Ended::Complete => "before the search came to its end".to_owned(),
-    };
-    let message = format!(
-        "no placement on {to} was found {when}; there may be one, on at least {}",
-        some(hosts_min, "target")
-    );
-    let hint = match addition {
-        Some(more) => format!("with {} more like {} one was found", more.count, more.like),
-        None => "name more hosts after --to".to_owned(),
-    };
-    Refused::conflict("no-placement-found", message, hint)
 }
 
 /// A move takes each VM once, in an order in which every target has room for both copies.
 fn on_its_way(scene: &Scene, plan: &Plan) -> Result<(), Refused> {
-    if !plan.cycle.is_empty() {
-        let vms = listed(plan.cycle.iter().map(|step| step.vm.as_str()));
-        let why = match plan.cycle_states {
-            None => "no host is free to break the cycle".to_owned(),
-            Some(states) => format!("no order was found within {states} states"),
-        };
-        let message = format!("VMs {vms} wait for each other's places, and {why}");
+    if let Some(waits) = plan.why_no_order() {
         return Err(Refused::conflict(
             "no-order",
-            message,
+            waits,
             "name a spare host after --to",
         ));
     }

@@ -2,17 +2,18 @@
 //! part of it as an ordinary plan of a move (`docs/design/drain.md`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use transhume_api::{DrainPlanView, DrainStay, DrainStep};
 use transhume_model::{ClusterName, HostName, Interval, Millis, PlacedVm, VmName};
-use transhume_planner::report::{Answer, Plan as Chosen};
-use transhume_planner::{K, Options, Strategy};
+use transhume_planner::report::Plan as Chosen;
+use transhume_planner::{K, Options, Strategy, svg};
 use transhume_protocol::message::HostState;
 
-use super::checks::{fit, stuck, why_unplaced};
-use super::choose::{ask, not_found, unusable};
-use super::input::Parts;
-use super::scene::{Scene, list};
+use super::checks::{bound, stuck, why_unplaced};
+use super::choose::{ask, made, unusable};
+use super::input::{Bound, Parts};
+use super::scene::Scene;
 use super::{Plan, forecasts, plan};
 use crate::error::Refused;
 
@@ -23,6 +24,8 @@ pub(crate) struct DrainScene {
     pub(crate) hosts: Vec<HostName>,
     /// One for each cluster that may go now; all leave the same hosts for the same targets.
     pub(crate) scenes: Vec<Scene>,
+    /// Messages B, until they are shared among the scenes.
+    pub(crate) states: BTreeMap<HostName, HostState>,
 }
 
 /// What came of it.
@@ -51,11 +54,11 @@ impl DrainScene {
         all.max().unwrap_or_default()
     }
 
-    pub(crate) fn heard(&mut self, host: &HostName, state: &HostState) {
+    /// All have answered.
+    pub(crate) fn share_states(&mut self) {
+        let states = Arc::new(std::mem::take(&mut self.states));
         for scene in &mut self.scenes {
-            if scene.hosts().contains(host) {
-                scene.states.insert(host.clone(), state.clone());
-            }
+            scene.states = states.clone();
         }
     }
 
@@ -105,7 +108,7 @@ pub(crate) fn plan_drain(drain: &DrainScene) -> Result<DrainPlan, Refused> {
                 view.stays.push(DrainStay {
                     cluster,
                     vms: Vec::new(),
-                    why: format!("{}; {}", refused.problem.message, refused.problem.hint),
+                    why: refused.in_one_line(),
                 });
             }
         }
@@ -136,7 +139,7 @@ fn all_stuck(drain: &DrainScene) -> Option<Vec<DrainStay>> {
         Some(DrainStay {
             cluster: scene.cluster.name.clone(),
             vms: vec![placed.spec.name.clone()],
-            why: format!("{}; {}", refused.problem.message, refused.problem.hint),
+            why: refused.in_one_line(),
         })
     });
     why.collect()
@@ -145,13 +148,10 @@ fn all_stuck(drain: &DrainScene) -> Option<Vec<DrainStay>> {
 /// Targets for all VMs that are left.
 fn choose(drain: &DrainScene, one: &Scene) -> Result<Chosen, Refused> {
     let mut dirty: BTreeMap<VmName, Interval> = BTreeMap::new();
-    let mut states: BTreeMap<HostName, HostState> = BTreeMap::new();
-    let mut can_run = BTreeMap::new();
+    let mut all_bound = Bound::new();
     for scene in &drain.scenes {
         dirty.extend(forecasts::dirty_rates(scene));
-        can_run.extend(fit(scene));
-        let known = scene.states.iter();
-        states.extend(known.map(|(host, state)| (host.clone(), state.clone())));
+        all_bound.extend(bound(scene));
     }
     let name: ClusterName = "drain".parse().expect("a plain name");
     let parts = Parts {
@@ -159,12 +159,11 @@ fn choose(drain: &DrainScene, one: &Scene) -> Result<Chosen, Refused> {
         clusters: drain.scenes.iter().map(|scene| &scene.cluster).collect(),
         from: &drain.hosts,
         to: &one.to,
-        states: &states,
+        states: &one.states,
         labels: &one.labels,
         vmct_mbit_s: &one.vmct_mbit_s,
         dirty: &dirty,
-        fit: &can_run,
-        chosen: None,
+        bound: &all_bound,
     };
     let options = Options {
         strategy: one.strategy,
@@ -172,18 +171,7 @@ fn choose(drain: &DrainScene, one: &Scene) -> Result<Chosen, Refused> {
         ..Options::default()
     };
     let report = ask(&parts.input(), &options).map_err(|error| unusable(one, error))?;
-    let to = list(&one.to);
-    match report.answer {
-        Answer::Planned(plan) => Ok(*plan),
-        Answer::Impossible(why) => Err(Refused::conflict(
-            "no-solution",
-            format!("no placement on {to} is possible: {}", why.sentence()),
-            why.hint(),
-        )),
-        Answer::NotFound { hosts_min, addition } => {
-            Err(not_found(&to, report.ended, hosts_min, addition.as_ref()))
-        }
-    }
+    made(&one.to, report)
 }
 
 fn empty(hosts: &[HostName]) -> DrainPlanView {
@@ -194,6 +182,7 @@ fn empty(hosts: &[HostName]) -> DrainPlanView {
         moves: Vec::new(),
         stays: Vec::new(),
         notes: Vec::new(),
+        picture: None,
     }
 }
 
@@ -223,12 +212,14 @@ fn view(drain: &DrainScene, chosen: &Chosen) -> DrainPlanView {
             why: scene_of(cluster).map_or_else(|| one.why.clone(), |scene| why_unplaced(scene, one)),
         })
     });
+    let wanted = drain.scenes.iter().any(|scene| scene.draw);
     DrainPlanView {
         targets_used: chosen.targets.value.as_f64() as usize,
         targets_min: chosen.targets.at_least.as_f64() as usize,
         moves: moves.collect(),
         stays: stays.collect(),
         notes: chosen.notes.clone(),
+        picture: wanted.then(|| svg(chosen)),
         ..empty(&drain.hosts)
     }
 }

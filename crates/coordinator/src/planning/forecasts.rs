@@ -12,6 +12,7 @@ use transhume_api::{ForecastLine, ForecastRecord, Score};
 use transhume_model::{BitRate, Interval, PlacedVm, VmName};
 use transhume_planner::forecast;
 use transhume_planner::forecast::sampled_dirty_mib_s;
+use transhume_planner::input::PlanInput;
 use transhume_planner::report::{ForecastMove, Forecasts, Refused as TooSlow, Step};
 use transhume_protocol::forecast::{Expected, ForecastVsActual, MoveForecast, VmForecast};
 use transhume_protocol::message::Mode;
@@ -26,7 +27,7 @@ const BYTES_PER_MIB: f64 = 1_048_576.0;
 const MS_PER_S: f64 = 1_000.0;
 
 /// What to expect of the batches, or the first VM that its share of the band cannot carry.
-pub(super) fn make(scene: &Scene, batches: &[Vec<Step>]) -> Result<MoveForecast, Refused> {
+pub(super) fn make(scene: &Scene, input: &PlanInput, batches: &[Vec<Step>]) -> Result<MoveForecast, Refused> {
     let way = match scene.mode {
         Mode::Live => forecast::Mode::Live {
             blackout_ms_max: scene.blackout_max.0 as f64,
@@ -35,8 +36,7 @@ pub(super) fn make(scene: &Scene, batches: &[Vec<Step>]) -> Result<MoveForecast,
     };
     let dirty = dirty_rates(scene);
     let batches = copied(scene, batches);
-    let made = forecast(&scene.parts(&dirty, &BTreeMap::new()).input(), &batches, way)
-        .expect("the batches name hosts and VMs of the scene");
+    let made = forecast(input, &batches, way).expect("the batches name hosts and VMs of the scene");
     // A guest that may be slowed down gets ready at any rate.
     let slowed_down = matches!(scene.converge, Converge::Throttle { .. });
     match made.refused.first().filter(|_| !slowed_down) {

@@ -10,7 +10,7 @@ use transhume_model::{Capacity, ClusterName, ClusterSpec, Demand, HostName, Inte
 use transhume_planner::input::{
     Amount, Amounts, Bands, Cluster, Group, Host, MEMORY, MemoryFigures, PlanInput, Vm,
 };
-use transhume_protocol::message::HostState;
+use transhume_protocol::message::{HostState, VmState};
 
 use crate::hosts::is_off;
 
@@ -18,6 +18,9 @@ const VCPUS: &str = "vcpus";
 
 /// Labels of all hosts that the configuration names.
 pub(crate) type Labels = BTreeMap<HostName, BTreeMap<String, String>>;
+
+/// VMs and the hosts that alone will do for them.
+pub(super) type Bound = BTreeMap<VmName, Vec<HostName>>;
 
 /// What an input is made of.
 pub(super) struct Parts<'a> {
@@ -36,10 +39,8 @@ pub(super) struct Parts<'a> {
     pub(super) vmct_mbit_s: &'a BTreeMap<HostName, u32>,
     /// Measured dirty rates, MiB/s.
     pub(super) dirty: &'a BTreeMap<VmName, Interval>,
-    /// Hosts that can run VMs which not every target can.
-    pub(super) fit: &'a BTreeMap<VmName, Vec<HostName>>,
-    /// Targets that an earlier plan chose.
-    pub(super) chosen: Option<&'a BTreeMap<VmName, HostName>>,
+    /// VMs that may use these hosts only, whatever the rules say.
+    pub(super) bound: &'a Bound,
 }
 
 impl Parts<'_> {
@@ -125,22 +126,8 @@ impl Parts<'_> {
         let name = &placed.spec.name;
         let rules = cluster.rules.vms.get(name);
         let range = self.dirty.get(name);
-        let pinned = rules.map_or(&[][..], |rules| &rules.pin);
-        let pin = match (
-            self.chosen.and_then(|chosen| chosen.get(name)),
-            self.fit.get(name),
-        ) {
-            (Some(host), _) => vec![host.clone()],
-            (None, Some(fit)) => {
-                let both = fit
-                    .iter()
-                    .filter(|host| pinned.is_empty() || pinned.contains(host));
-                let both: Vec<HostName> = both.cloned().collect();
-                // Where none is left, the rules are what cannot be kept.
-                if both.is_empty() { pinned.to_vec() } else { both }
-            }
-            (None, None) => pinned.to_vec(),
-        };
+        let pinned = || rules.map_or(Vec::new(), |rules| rules.pin.clone());
+        let pin = self.bound.get(name).cloned().unwrap_or_else(pinned);
         Vm {
             name: name.clone(),
             host: placed.host.clone(),
@@ -153,7 +140,7 @@ impl Parts<'_> {
             cpu_models: Vec::new(),
             weight: rules.and_then(|rules| rules.weight).unwrap_or(1),
             storage_mbit_s: Amount::default(),
-            memory: match self.is_off(placed) {
+            memory: match state_of(self.states, placed).is_some_and(is_off) {
                 // Only its place moves.
                 true => MemoryFigures {
                     dirty_mib_s: vec![0.0],
@@ -166,13 +153,6 @@ impl Parts<'_> {
                 },
             },
         }
-    }
-
-    fn is_off(&self, placed: &PlacedVm) -> bool {
-        let state = self.states.get(&placed.host);
-        let mut vms = state.into_iter().flat_map(|state| &state.vms);
-        let found = vms.find(|vm| vm.spec.name == placed.spec.name);
-        found.is_some_and(is_off)
     }
 
     /// Groups of several clusters may have the same name.
@@ -189,6 +169,15 @@ impl Parts<'_> {
         });
         all.collect()
     }
+}
+
+/// What its host's agent answered of a VM.
+pub(super) fn state_of<'a>(
+    states: &'a BTreeMap<HostName, HostState>,
+    placed: &PlacedVm,
+) -> Option<&'a VmState> {
+    let mut vms = states.get(&placed.host)?.vms.iter();
+    vms.find(|state| state.spec.name == placed.spec.name)
 }
 
 /// Speed of a host's migration link, Mbit/s, and whether that is only assumed.

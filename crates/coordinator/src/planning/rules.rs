@@ -34,8 +34,7 @@ pub(crate) fn check_rules(cluster: &ClusterSpec, config: &Config) -> Result<(), 
         labels: &labels,
         vmct_mbit_s: &BTreeMap::new(),
         dirty: &BTreeMap::new(),
-        fit: &BTreeMap::new(),
-        chosen: None,
+        bound: &BTreeMap::new(),
     };
     check(&parts.input()).map_err(|error| {
         let hint = error

@@ -1,15 +1,18 @@
 //! What a plan is made of: the names of an order, read, and what is known of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use transhume_api::MoveOrder;
 use transhume_governor::Network;
 use transhume_model::{BandRates, ClusterSpec, HostName, Interval, Millis, PlacedVm, VmName};
 use transhume_planner::Strategy;
+use transhume_planner::input::PlanInput;
 use transhume_protocol::message::{DIRTY_RATE_MS_MAX, HostState, Mode, Stranded, VmState};
 use transhume_protocol::migration::Converge;
 
-use super::input::{Labels, Parts};
+use super::checks::bound;
+use super::input::{Labels, Parts, state_of};
 use super::lessons::Lessons;
 use crate::config::Config;
 use crate::error::Refused;
@@ -61,8 +64,8 @@ pub(crate) struct Scene {
     pub(crate) lessons: Lessons,
     /// Stranded things that carry the name of a VM of the cluster, on any host, as last reported.
     pub(crate) stranded: Vec<(HostName, Stranded)>,
-    /// Messages B of S1 ∪ S2.
-    pub(crate) states: BTreeMap<HostName, HostState>,
+    /// Messages B of S1 ∪ S2; a drain's clusters share theirs.
+    pub(crate) states: Arc<BTreeMap<HostName, HostState>>,
 }
 
 /// What a scene is read against.
@@ -94,13 +97,9 @@ impl Scene {
         }
     }
 
-    /// What the planner is asked.
-    pub(super) fn parts<'a>(
-        &'a self,
-        dirty: &'a BTreeMap<VmName, Interval>,
-        fit: &'a BTreeMap<VmName, Vec<HostName>>,
-    ) -> Parts<'a> {
-        Parts {
+    /// What the planner is asked, with measured dirty rates.
+    pub(super) fn input(&self, dirty: &BTreeMap<VmName, Interval>) -> PlanInput {
+        let parts = Parts {
             name: &self.cluster.name,
             clusters: vec![&self.cluster],
             from: &self.from,
@@ -109,9 +108,9 @@ impl Scene {
             labels: &self.labels,
             vmct_mbit_s: &self.vmct_mbit_s,
             dirty,
-            fit,
-            chosen: self.chosen.as_ref(),
-        }
+            bound: &bound(self),
+        };
+        parts.input()
     }
 
     /// The cluster's VMs on S1.
@@ -121,8 +120,7 @@ impl Scene {
 
     /// What its host's agent answered of a VM.
     pub(super) fn vm(&self, placed: &PlacedVm) -> Option<&VmState> {
-        let mut vms = self.states.get(&placed.host)?.vms.iter();
-        vms.find(|state| state.spec.name == placed.spec.name)
+        state_of(&self.states, placed)
     }
 
     /// Whether a VM is powered off: its place moves, and nothing is copied.
@@ -186,7 +184,7 @@ pub(crate) fn scene(order: &MoveOrder, known: Known<'_>) -> Result<Scene, Refuse
         stranded: stranded
             .map(|(host, stranded)| (host.clone(), stranded.clone()))
             .collect(),
-        states: BTreeMap::new(),
+        states: Arc::default(),
     };
     check_limits(order)?;
     check(&scene)?;

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use transhume_api::{
-    Accepted, ClusterList, ClusterView, Decision, DrainList, DrainOrder, DrainPlanView, DrainView,
-    ForecastRecord, HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView,
-    Problem, Verdict, VmRestart, VmStart, VmStop,
+    Accepted, ClusterList, ClusterView, Decision, DrainList, DrainPlanView, DrainView, ForecastRecord,
+    HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem, Verdict,
+    VmRestart, VmStart, VmStop,
 };
 use transhume_model::{ClusterSpec, PlacementRules};
 use transhume_planner::report::PlanReport;
@@ -82,7 +82,9 @@ fn documents() -> BTreeMap<&'static str, Value> {
         ),
         (
             "order",
-            document::<MoveOrder>("POST /v1/clusters/NAME/plan and …/migrations"),
+            document::<MoveOrder>(
+                "POST /v1/clusters/NAME/plan and …/migrations, /v1/drain-plan and /v1/drains",
+            ),
         ),
         (
             "vm-start",
@@ -112,10 +114,6 @@ fn documents() -> BTreeMap<&'static str, Value> {
             document::<Verdict>("transhume host fence --json, migration resolve --json, vm open-plug --json"),
         ),
         ("host", document::<HostView>("transhume host show NAME --json")),
-        (
-            "drain-order",
-            document::<DrainOrder>("POST /v1/drains and /v1/drain-plan"),
-        ),
         (
             "drain",
             document::<DrainView>("transhume drain HOSTS --json, drains --cancel N --json"),

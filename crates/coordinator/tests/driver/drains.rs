@@ -23,9 +23,7 @@ async fn site() -> Site {
 }
 
 async fn begin(site: &Site, hosts: &[&str], to: &[&str]) -> DrainView {
-    let answer = site
-        .post("/v1/drains", &json!({ "hosts": hosts, "to": to }))
-        .await;
+    let answer = site.post("/v1/drains", &json!({ "from": hosts, "to": to })).await;
     assert_eq!(answer.status, 202, "{}", answer.body);
     answer.is()
 }
@@ -66,7 +64,7 @@ async fn all_clusters_share_one_plan() {
     // Cluster by cluster lab's VM would go to h3, the first; together they need only h2 and one
     // more.
     let plan: DrainPlanView = site
-        .post("/v1/drain-plan", &json!({ "hosts": ["h1"], "to": ["h3", "h4"] }))
+        .post("/v1/drain-plan", &json!({ "from": ["h1"], "to": ["h3", "h4"] }))
         .await
         .is();
     assert_eq!((plan.targets_used, plan.targets_min, plan.moves.len()), (1, 1, 3));
@@ -111,7 +109,7 @@ async fn a_host_that_nobody_named_and_that_cannot_be_used_is_passed_over() {
     begin(&site, &["h1"], &[]).await;
     assert_eq!(over(&site, 1).await.stage, DrainStage::Done);
     site.assert_runs(&[("vm1", "h4"), ("vm2", "h2"), ("vm3", "h4"), ("vm4", "h4")]);
-    site.post("/v1/drains", &json!({ "hosts": ["h4"], "to": ["h1"] }))
+    site.post("/v1/drains", &json!({ "from": ["h4"], "to": ["h1"] }))
         .await
         .refused(409, "host-cordoned");
 }
@@ -220,15 +218,12 @@ async fn two_drains_of_one_host_are_one_or_refused() {
         "the same hosts, the same drain"
     );
     let problem = site
-        .post("/v1/drains", &json!({ "hosts": ["h2", "h1"] }))
+        .post("/v1/drains", &json!({ "from": ["h2", "h1"] }))
         .await
         .refused(409, "drain-under-way");
     assert!(problem.message.contains("h1"), "{problem:?}");
     // A second evacuation does not put anything where the first takes it away.
-    let plan: DrainPlanView = site
-        .post("/v1/drain-plan", &json!({ "hosts": ["h2"] }))
-        .await
-        .is();
+    let plan: DrainPlanView = site.post("/v1/drain-plan", &json!({ "from": ["h2"] })).await.is();
     assert!(
         plan.moves.iter().all(|step| step.target.as_str() != "h1"),
         "{plan:?}"
@@ -239,11 +234,11 @@ async fn two_drains_of_one_host_are_one_or_refused() {
 async fn wrong_names_are_refused() {
     let site = site().await;
     let cases = [
-        (json!({ "hosts": ["h9"] }), 404, "unknown-host"),
-        (json!({ "hosts": [] }), 422, "empty-set"),
-        (json!({ "hosts": ["h1", "h1"] }), 422, "host-twice"),
-        (json!({ "hosts": ["h1"], "to": ["h1", "h2"] }), 422, "same-hosts"),
-        (json!({ "hosts": ["h1"], "to": ["h8"] }), 404, "unknown-host"),
+        (json!({ "from": ["h9"] }), 404, "unknown-host"),
+        (json!({ "from": [] }), 422, "empty-set"),
+        (json!({ "from": ["h1", "h1"] }), 422, "host-twice"),
+        (json!({ "from": ["h1"], "to": ["h1", "h2"] }), 422, "same-hosts"),
+        (json!({ "from": ["h1"], "to": ["h8"] }), 404, "unknown-host"),
     ];
     for (order, status, code) in cases {
         for path in ["/v1/drains", "/v1/drain-plan"] {
@@ -319,7 +314,7 @@ async fn a_coordinator_that_starts_again_waits_for_its_agents() {
 #[tokio::test]
 async fn k_is_at_most_what_a_cluster_has_there_and_any_strategy_will_do() {
     let site = site().await;
-    let order = json!({ "hosts": ["h1"], "to": ["h3"], "batch": 2, "strategy": "paper" });
+    let order = json!({ "from": ["h1"], "to": ["h3"], "batch": 2, "strategy": "paper" });
     site.post("/v1/drains", &order).await.is::<DrainView>();
     let ended = over(&site, 1).await;
     assert_eq!(ended.stage, DrainStage::Done, "{ended:?}");
@@ -342,11 +337,12 @@ async fn one_vm_that_can_go_nowhere_does_not_hold_its_cluster_back() {
 async fn an_order_that_can_never_be_planned_cordons_nothing() {
     let site = site().await;
     let cases = [
-        (json!({ "hosts": ["h1"], "batch": 0 }), "bad-batch"),
-        (json!({ "hosts": ["h1"], "blackout_ms_max": 0 }), "bad-budget"),
-        (json!({ "hosts": ["h1"], "duration_ms_max": 0 }), "bad-limit"),
+        (json!({ "from": ["h1"], "batch": 0 }), "bad-batch"),
+        (json!({ "from": ["h1"], "blackout_ms_max": 0 }), "bad-budget"),
+        (json!({ "from": ["h1"], "duration_ms_max": 0 }), "bad-limit"),
+        (json!({ "from": ["h1"], "safe_by_ms": 60_000 }), "bad-deadline"),
         (
-            json!({ "hosts": ["h1"], "converge": { "policy": "throttle", "percent": 0 } }),
+            json!({ "from": ["h1"], "converge": { "policy": "throttle", "percent": 0 } }),
             "bad-share",
         ),
     ];

@@ -36,7 +36,7 @@ async fn a_body_that_is_no_order_is_refused_with_what_was_expected() {
         ("", 400, "EOF"),
         ("\u{0}", 400, "expected value"),
         ("[]", 422, "expected struct MoveOrder"),
-        (r#"{"from":["h1"]}"#, 422, "missing field `to`"),
+        (r#"{"to":["h3"]}"#, 422, "missing field `from`"),
         (r#"{"from":"h1","to":["h3"]}"#, 422, "invalid type: string \"h1\""),
         (
             r#"{"from":["h1"],"to":["h3"],"bacth":1}"#,

@@ -45,6 +45,7 @@ async fn wrong_names_and_sets_are_refused_by_plan_and_move_alike() {
         ),
         (order(&[], &["h3"]), 422, "empty-set", "`from`", "--from"),
         (order(&["h1"], &[]), 422, "empty-set", "`to`", "--to"),
+        (json!({ "from": ["h1"] }), 422, "empty-set", "`to`", "--to"),
         (order(&["h1", "h1"], &["h3"]), 422, "host-twice", "h1", "once"),
         (order(&["h1"], &["h3", "h3"]), 422, "host-twice", "h3", "once"),
         (order(&["h4"], &["h3"]), 422, "nothing-to-move", "h4", "h1, h2"),

@@ -2,7 +2,7 @@
 //! --inventory` reads. Nothing is asked but read, nothing is changed.
 //!
 //! ```text
-//!  lists as their tools print them ─▶ Site ─▶ YAML ─▶ read again by the planner's own reader ─▶ stdout
+//!  lists as their tools print them ─▶ Site ─▶ YAML ─▶ read by the planner's own reader ─▶ stdout
 //! ```
 //!
 //! Deliberately absent: dirty rates, links and traffic, which none of these lists has.

@@ -1,0 +1,145 @@
+//! The HTTP API: what all routes share, and their OpenAPI document; the routes are in files by what
+//! they are about. Everything is decided in the core.
+
+mod clusters;
+mod drains;
+mod hosts;
+mod moves;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{self, DefaultBodyLimit, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde::Deserialize;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use transhume_api::TOO_SLOW;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::error::Refused;
+use crate::requests::{Reply, Request};
+
+/// A request body longer than this is refused; a cluster of a thousand VMs is below.
+const BODY_BYTES_MAX: usize = 4 << 20;
+/// Longest time from a request's head to its answer's; above every wait of the core.
+const REQUEST_MAX: Duration = Duration::from_secs(300);
+/// Streams of events at the same time.
+const FOLLOWERS_MAX: usize = 64;
+
+/// What every route has.
+#[derive(Clone)]
+struct Api {
+    core: mpsc::Sender<Request>,
+    followers: Arc<Semaphore>,
+}
+
+type Answer<T> = Result<Json<T>, Refused>;
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Transhume",
+    description = "Moves a whole virtual cluster, live, and loses nothing."
+))]
+struct Document;
+
+/// All routes, and the document that describes them.
+pub(crate) fn router(core: mpsc::Sender<Request>) -> Router {
+    let (router, document) = documented();
+    let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+    let text = document.to_pretty_json().expect("the document has string keys");
+    router
+        .route("/healthz", axum::routing::get(|| async { "ok\n" }))
+        .route("/metrics", axum::routing::get(metrics))
+        .route(
+            "/v1/openapi.json",
+            axum::routing::get(move || async move { ([(CONTENT_TYPE, "application/json")], text) }),
+        )
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(in_time))
+        .with_state(Api { core, followers })
+}
+
+async fn in_time(request: extract::Request, next: Next) -> Response {
+    match timeout(REQUEST_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refused::new(
+            StatusCode::REQUEST_TIMEOUT,
+            TOO_SLOW,
+            format!("the request was not done within {} s", REQUEST_MAX.as_secs()),
+            "what it began goes on; ask for the cluster or the migration to see how far it is",
+        )
+        .into_response(),
+    }
+}
+
+async fn no_route(uri: Uri) -> Refused {
+    let message = format!("there is nothing at {}", uri.path());
+    Refused::new(
+        StatusCode::NOT_FOUND,
+        "no-such-path",
+        message,
+        "see /v1/openapi.json for what there is",
+    )
+}
+
+async fn no_method(method: Method, uri: Uri) -> Refused {
+    let message = format!("{} cannot be asked with {method}", uri.path());
+    let hint = "see /v1/openapi.json for what there is";
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "no-such-method", message, hint)
+}
+
+fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(hosts::routes())
+        .merge(clusters::routes())
+        .merge(moves::routes())
+        .merge(drains::routes())
+        .split_for_parts()
+}
+
+/// The OpenAPI document, for `docs/openapi.json`.
+pub fn openapi() -> String {
+    documented()
+        .1
+        .to_pretty_json()
+        .expect("the document has string keys")
+}
+
+/// Asks the core and waits for its answer.
+async fn ask<T>(api: &Api, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refused> {
+    let (reply, answer) = Reply::channel();
+    api.core
+        .send(request(reply))
+        .await
+        .map_err(|_| Refused::ending())?;
+    answer.await.map_err(|_| Refused::ending())?
+}
+
+fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Refused> {
+    body.map(|Json(value)| value).map_err(|rejection| {
+        let hint = "see /v1/openapi.json for what is expected";
+        Refused::new(rejection.status(), "bad-body", rejection.body_text(), hint)
+    })
+}
+
+/// For Prometheus, in its text format; the core only hands over the figures.
+async fn metrics(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {
+    let samples = ask(&api, Request::Metrics).await?;
+    Ok(([(CONTENT_TYPE, transhume_metrics::CONTENT_TYPE)], samples.text()))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+struct Cluster {
+    /// The cluster.
+    name: String,
+}
