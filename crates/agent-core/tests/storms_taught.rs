@@ -306,3 +306,33 @@ fn what_is_delivered_can_be_cleared_away_later() {
     assert_eq!(rig.acts, ["end"]);
     assert_eq!(rig.role(), Some(VmRole::Off));
 }
+
+/// Its source is lost, and an operator has it run from what is here: nothing is.
+#[test]
+fn a_target_whose_loading_was_broken_off_is_lost_when_it_is_to_run() {
+    let mut rig = Rig::new();
+    rig.reserve(false);
+    rig.ok(Command::Prepare { vm: vm() });
+    rig.run = RunState::InMigrate;
+    rig.restart(Found::Alive(process()));
+    let lost = rig.ok(activate());
+    assert!(
+        matches!(&lost, Outcome::Lost(fault) if fault.reason.contains("broken off")),
+        "{lost:?}"
+    );
+    assert_eq!(rig.role(), Some(VmRole::Off));
+}
+
+/// The same where all of it is here: only QEMU knows that the guest had panicked.
+#[test]
+fn a_guest_that_stopped_by_itself_is_not_run_whatever_the_order_says() {
+    for fallen in [RunState::Panicked, RunState::DiskError] {
+        let mut rig = Rig::new();
+        rig.run = fallen;
+        rig.load();
+        rig.acts.clear();
+        rig.ok(activate());
+        assert_eq!(rig.acts, ["activate-buffer"], "{fallen:?}");
+        assert_eq!(Some(guest(&rig)), fallen.guest());
+    }
+}

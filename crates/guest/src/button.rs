@@ -7,6 +7,8 @@ use std::thread;
 
 use rustix::system::{RebootCommand, reboot};
 
+use crate::boot;
+
 const DEVICES: &str = "/dev/input";
 /// `struct input_event`: 16 bytes of time, then kind, code and value.
 const EVENT_BYTES: usize = 24;
@@ -38,6 +40,7 @@ fn power_off_when_pressed(mut device: File) {
     let mut event = [0; EVENT_BYTES];
     while device.read_exact(&mut event).is_ok() {
         if is_press(&event) {
+            boot::take_nic_down();
             let error = reboot(RebootCommand::PowerOff);
             eprintln!("transhume-guest: power off: {error:?}");
         }

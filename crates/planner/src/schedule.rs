@@ -232,7 +232,8 @@ fn in_time(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], mode: Mode
             target: moves.target[vm],
             spare: false,
         };
-        let alone = rates(input, &[hop])[0];
+        let link = |host: usize| f64::from(input.hosts[host].bands.vmct_mbit_s);
+        let alone = link(hop.source).min(link(hop.target));
         Job {
             hop,
             time_s: figures[vm].at(alone, mode).duration_s.high,

@@ -47,7 +47,9 @@ fn quarter(which: u64) {
 /// before the source had, so that nobody could close the source's buffers.
 #[test]
 fn seeds_that_once_broke_a_promise_keep_it() {
-    for seed in [3_115_451, 3_226_247] {
+    for seed in [
+        3_115_451, 3_226_247, 3_278_133, 3_340_850, 3_394_710, 3_415_576, 3_421_390,
+    ] {
         run(Scenario::storm(seed));
     }
 }

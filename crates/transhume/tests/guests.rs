@@ -153,7 +153,7 @@ fn a_guest_that_ends_in_the_middle_of_its_move_ends_it_cleanly() {
     ] {
         let mut moving = start(&THERE.split(' ').collect::<Vec<_>>());
         moving.until(step);
-        // With its NIC up, Linux may hang in the middle of its end.
+        // With its NIC up, Linux may spin in the middle of its end (boot.rs of the guest).
         tell("vm1", &format!("sleep 0.1; ip link set eth0 down; {end} -f"));
         let done = moving.finish();
         let off = end == "poweroff";

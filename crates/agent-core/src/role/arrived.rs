@@ -89,7 +89,9 @@ impl Arrived {
             cx.fail(OrderKind::Activate, super::unexpected());
             return Role::Target(target);
         };
-        let arrived = Arrived::new(spec, process, migration, run, tunnels, None);
+        // Where the source is lost, what QEMU brought along is all that is known of the guest.
+        let stopped_itself = matches!(guest, GuestState::Panicked | GuestState::DiskError);
+        let arrived = Arrived::new(spec, process, migration, run && !stopped_itself, tunnels, None);
         Arrived { guest, ..arrived }.run(cx)
     }
 

@@ -152,7 +152,7 @@ impl Target {
                 self.doing = Doing::End(cx.act(Act::End), kind);
                 Ok(Role::Target(self))
             }
-            Command::Activate { .. } if self.ended.is_some() => {
+            Command::Activate { .. } if self.ended.is_some() || self.arrival == Memory::Spoilt => {
                 self.doing = Doing::Lose(cx.act(Act::End));
                 Ok(Role::Target(self))
             }
@@ -202,9 +202,12 @@ impl Target {
     }
 
     fn cannot_arrive(&self, cx: &Cx<'_>) -> Trouble {
-        let why = self.ended.as_deref().unwrap_or("its loading was broken off");
-        let reason = format!("VM {} cannot arrive any more: {why}", cx.name);
+        let reason = format!("VM {} cannot arrive any more: {}", cx.name, self.why_spoilt());
         Trouble::failed(FaultKind::Qemu, reason)
+    }
+
+    fn why_spoilt(&self) -> &str {
+        self.ended.as_deref().unwrap_or("its loading was broken off")
     }
 
     fn listen(mut self, cx: &mut Cx<'_>) -> Role {
@@ -316,7 +319,7 @@ impl Target {
 
     /// The batch is committed and this copy is gone: the VM is off, and somebody is told.
     fn lost(self, cx: &mut Cx<'_>) -> Role {
-        let why = self.ended.unwrap_or_else(|| "its QEMU is gone".to_owned());
+        let why = self.why_spoilt().to_owned();
         let reason = format!("VM {} was lost in the switchover: {why}", cx.name);
         let kind = FaultKind::Qemu;
         cx.answer(OrderKind::Activate, Outcome::Lost(Fault::new(kind, reason)));

@@ -177,18 +177,22 @@ impl Core {
         }
         let network = governing::network(&self.hosts, &self.config);
         let mut stays = view.stays;
-        let mut otherwise = self.nothing_or_wait(id);
+        let mut links_taken = false;
         for (scene, plan) in parts {
             match self.governing.admit(&network, &plan.batches) {
                 Ok(()) => return self.begin_drain_move(id, scene, plan, stays),
-                Err(short) if short.is_for_now() => otherwise = Planned::LinksTaken,
+                Err(short) if short.is_for_now() => links_taken = true,
                 Err(short) => {
                     let cluster = BTreeSet::from([scene.cluster.name]);
                     stays.extend(all_stay(&cluster, &Refused::no_bandwidth(&short)));
                 }
             }
         }
-        self.drain_planned(id, otherwise, stays)
+        let planned = match links_taken {
+            true => Planned::LinksTaken,
+            false => self.nothing_or_wait(id),
+        };
+        self.drain_planned(id, planned, stays)
     }
 
     /// The drain knows of its move before that begins: one that never began is forgotten.
