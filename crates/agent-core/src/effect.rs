@@ -124,6 +124,7 @@ pub enum Act {
     /// The batch is committed: this copy never runs again, its buffers may grow.
     Surrender,
     /// Step 9 at the source: marker, drain, FIN. `SourceFrames`. Takes as long as its limits allow.
+    /// Can be interrupted.
     FinishSourceBuffer,
     /// Abort, first half: frames wait in the plug, everything before them is kept.
     ShutForAbort,
@@ -155,7 +156,7 @@ pub enum Act {
     /// delivered, what still comes from the source is dropped and counted.
     OpenPlug,
     /// Step 9 at the target: on FIN the plug opens. `TargetFrames`. Takes as long as its limits
-    /// allow.
+    /// allow. Can be interrupted.
     FinishTargetBuffer,
 }
 

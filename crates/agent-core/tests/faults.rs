@@ -317,6 +317,42 @@ fn an_abort_interrupts_and_goes_first() {
     ));
 }
 
+/// Its other side may be lost: what ends the VM here does not wait for it.
+#[test]
+fn a_closing_is_interrupted_by_what_ends_the_vm() {
+    for ends in [Command::Discard { vm: vm() }, Command::DestroyVm { vm: vm() }] {
+        let mut rig = Rig::new();
+        rig.boot();
+        rig.leave(Mode::Live);
+        rig.capture();
+        rig.ok(Command::Commit { vm: vm() });
+        rig.hanging = vec!["finish-source-buffer"];
+        let close = rig.send(Command::CloseSourceBuffer { vm: vm() });
+        let end = rig.send(ends);
+        let closing = rig.unhang();
+        assert!(rig.signals.contains(&Signal::Interrupt(closing.ticket)));
+        assert_eq!(rig.answer_to(end), None, "not before the act has ended");
+        rig.done(closing, Err(trouble()));
+        assert!(matches!(rig.answer_to(close), Some(Outcome::Failed(_))));
+        assert!(matches!(
+            rig.answer_to(end),
+            Some(Outcome::Discarded { frames: Some(_) } | Outcome::Destroyed)
+        ));
+        assert!(rig.machine.is_gone());
+    }
+
+    let mut rig = Rig::new();
+    rig.load();
+    rig.ok(Command::Activate { vm: vm(), run: true });
+    rig.hanging = vec!["finish-target-buffer"];
+    rig.send(Command::CloseTargetBuffer { vm: vm() });
+    let end = rig.send(Command::DestroyVm { vm: vm() });
+    let closing = rig.unhang();
+    assert!(rig.signals.contains(&Signal::Interrupt(closing.ticket)));
+    rig.done(closing, Err(trouble()));
+    assert_eq!(rig.answer_to(end), Some(Outcome::Destroyed));
+}
+
 #[test]
 fn an_older_epoch_is_refused_and_a_newer_one_is_kept() {
     let mut rig = Rig::new();

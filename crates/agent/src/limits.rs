@@ -96,6 +96,9 @@ pub(crate) const COPY_ACT_MAX: Duration = Duration::from_secs(270);
 /// Longest act that closes a buffer; the coordinator asks again, and the closing goes on meanwhile.
 pub(crate) const FINISH_ACT_MAX: Duration = Duration::from_secs(90);
 
+/// How often it is looked whether such an act is given up.
+pub(crate) const FINISH_LOOK: Duration = Duration::from_millis(200);
+
 /// How long a target's closed buffer goes on answering a source that missed that it is closed.
 pub(crate) const CLOSED_BUFFER_KEPT: Duration = Duration::from_secs(5);
 

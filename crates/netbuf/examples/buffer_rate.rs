@@ -21,6 +21,7 @@ use transhume_netbuf::{
 };
 
 const MTU: u16 = 1500;
+const CLOSE_WAIT: Duration = Duration::from_secs(30);
 const WINDOW_FRAMES: u64 = 8_192;
 const SECONDS: u64 = 3;
 /// Frames of one system call of the generator.
@@ -185,8 +186,8 @@ fn run(length: usize) -> Run {
         std::thread::sleep(Duration::from_millis(1));
     }
     let lost = sent - received.load(Ordering::Acquire);
-    let closing = std::thread::spawn(move || source.finish());
-    target.finish().expect("the target's account");
+    let closing = std::thread::spawn(move || source.finish(CLOSE_WAIT));
+    target.finish(CLOSE_WAIT).expect("the target's account");
     closing
         .join()
         .expect("the source's thread")

@@ -74,8 +74,8 @@ pub(crate) const EMPTY_PAUSE: Duration = Duration::from_micros(300);
 pub(crate) const EMPTY_LOOKS_MAX: u32 = 100;
 /// The last delivery is late after so long: reported, and waited for again.
 pub(crate) const DELIVERY_WAIT: Duration = Duration::from_secs(30);
-/// Longest wait of one call of `finish`; the closing goes on, and may be asked for again.
-pub const FINISH_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Longest wait of an abort for its reader to end.
+pub(crate) const FINISH_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Frames read from a tap before the tunnel gets its turn.
 pub(crate) const READ_BATCH_FRAMES: usize = 256;
 /// Bytes read from a tunnel at once.

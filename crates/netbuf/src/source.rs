@@ -26,8 +26,8 @@ use crate::error::{Error, IoContext};
 use crate::frame::{self, Addresses};
 use crate::inject::Injector;
 use crate::limits::{
-    COMMITTED_GROWTH, FINISH_WAIT_MAX, HANDSHAKE_WAIT, HELD_AGAIN_WAIT, HELD_BEFORE_WAIT, HELD_SETTLE,
-    HELD_WAIT, RING_IDLE_MAX, RING_SETTLE, RING_WAIT_MAX,
+    COMMITTED_GROWTH, HANDSHAKE_WAIT, HELD_AGAIN_WAIT, HELD_BEFORE_WAIT, HELD_SETTLE, HELD_WAIT,
+    RING_IDLE_MAX, RING_SETTLE, RING_WAIT_MAX,
 };
 use crate::meter::Meter;
 use crate::reading;
@@ -421,16 +421,16 @@ impl SourceBuffer {
     }
 
     /// Step 9: waits for the marker, drains, sends FIN, waits until the target has everything.
-    /// Waits at most `FINISH_WAIT_MAX`; then the closing goes on, and may be asked for again. Once
+    /// Waits at most so long; then the closing goes on, and may be asked for again. Once
     /// it is done the same account is returned each time.
-    pub fn finish(&mut self) -> Result<SourceAccount, Error> {
+    pub fn finish(&mut self, wait: Duration) -> Result<SourceAccount, Error> {
         self.begin_finish()?;
         let capture = match &mut self.stage {
             Stage::Capturing(capture) => capture,
             Stage::Closed(account) => return Ok(*account),
             Stage::Idle(_) | Stage::Stopped(..) => return Err(self.wrong_stage("finish")),
         };
-        let (mut account, known) = match capture.ended(FINISH_WAIT_MAX) {
+        let (mut account, known) = match capture.ended(wait) {
             Ok(worker) if worker.is_over() => (worker.account(), worker.known_drops()),
             Ok(_) | Err(NoWorker::Gone) => return Err(self.thread_gone()),
             Err(NoWorker::Running) => return Err(self.still_closing()),

@@ -12,6 +12,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use transhume_model::WallMicros;
 
@@ -21,7 +22,7 @@ use crate::config::{NicIdentity, TargetConfig};
 use crate::deliver::{Deliver, NoAnswer, PlugOpener, Worker};
 use crate::error::{Error, IoContext, SpoolContext};
 use crate::frame::Signature;
-use crate::limits::{COMMITTED_GROWTH, FINISH_WAIT_MAX};
+use crate::limits::COMMITTED_GROWTH;
 use crate::meter::Meter;
 use crate::spool::{Note, Spool};
 use crate::sys;
@@ -138,14 +139,14 @@ impl TargetBuffer {
     }
 
     /// Step 9: waits until the source has closed and everything is delivered or given up, at most
-    /// `FINISH_WAIT_MAX`; then the closing goes on, and may be asked for again. Once it is done the
+    /// so long; then the closing goes on, and may be asked for again. Once it is done the
     /// same account is returned each time; until the handle is dropped the source is answered when
     /// it asks again.
-    pub fn finish(&mut self) -> Result<TargetAccount, Error> {
+    pub fn finish(&mut self, wait: Duration) -> Result<TargetAccount, Error> {
         if let Some(account) = self.finished {
             return Ok(account);
         }
-        let (mut account, refused) = match self.deliver.finish(FINISH_WAIT_MAX) {
+        let (mut account, refused) = match self.deliver.finish(wait) {
             Ok(closed) => closed,
             Err(NoAnswer::ThreadGone) => return Err(self.thread_gone()),
             Err(NoAnswer::NotInTime) => {

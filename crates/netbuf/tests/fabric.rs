@@ -5,7 +5,7 @@ mod net;
 
 use std::time::Duration;
 
-use net::{Guest, Peer, Stream, assert_in_order, eventually, in_own_network, no_events};
+use net::{CLOSE_WAIT, Guest, Peer, Stream, assert_in_order, eventually, in_own_network, no_events};
 use transhume_model::NicIndex;
 use transhume_netbuf::{
     Error, MarkedTap, OldPath, PlugState, Responsiveness, SourceAccount, SourceBuffer, Tap, TapMark,
@@ -50,8 +50,8 @@ impl Vm {
         self.target_guest.run(true);
         target.activate().unwrap();
         arrived();
-        let closing = std::thread::spawn(move || source.finish());
-        let target = target.finish().unwrap();
+        let closing = std::thread::spawn(move || source.finish(CLOSE_WAIT));
+        let target = target.finish(CLOSE_WAIT).unwrap();
         (closing.join().unwrap().unwrap(), target)
     }
 

@@ -5,7 +5,7 @@ mod net;
 
 use std::time::{Duration, Instant};
 
-use net::{Guest, Mood, Peer, assert_in_order, eventually, in_own_network, no_events};
+use net::{CLOSE_WAIT, Guest, Mood, Peer, assert_in_order, eventually, in_own_network, no_events};
 use transhume_netbuf::{
     PlugState, Responsiveness, Shut, SourceAccount, SourceBuffer, Tap, TargetAccount, TargetBuffer,
 };
@@ -92,8 +92,8 @@ fn moved(mood: Mood, known_as: Responsiveness) -> Moved {
     source.committed();
     target_guest.run(true);
     target.activate().unwrap();
-    let closing = std::thread::spawn(move || source.finish());
-    let target = target.finish().unwrap();
+    let closing = std::thread::spawn(move || source.finish(CLOSE_WAIT));
+    let target = target.finish(CLOSE_WAIT).unwrap();
     let source = closing.join().unwrap().unwrap();
     let lost = source_guest.end();
     eventually("what was captured is there", || {
@@ -238,11 +238,11 @@ fn to_a_small_ring(guest_wakes: bool) -> (TargetAccount, SourceAccount, Vec<u64>
     let activated = target.activate().unwrap();
     let waited = begun.elapsed();
     assert!(activated.waiting_frames >= 200 - 65, "{activated:?}");
-    let closing = std::thread::spawn(move || source.finish());
+    let closing = std::thread::spawn(move || source.finish(CLOSE_WAIT));
     if guest_wakes {
         target_guest.run(true);
     }
-    let target = target.finish().unwrap();
+    let target = target.finish(CLOSE_WAIT).unwrap();
     let source = closing.join().unwrap().unwrap();
     target_guest.run(true);
     eventually("the ring is empty", || {

@@ -8,7 +8,9 @@ use std::net::TcpStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use net::{Guest, Peer, Stream, assert_in_order, eventually, in_own_network, kept_events, no_events};
+use net::{
+    CLOSE_WAIT, Guest, Peer, Stream, assert_in_order, eventually, in_own_network, kept_events, no_events,
+};
 use transhume_netbuf::{
     Error, Event, PlugState, Responsiveness, SourceAccount, SourceBuffer, SourceConfig, Tap, TargetBuffer,
     TargetConfig,
@@ -196,7 +198,7 @@ fn a_step_out_of_turn_is_refused_by_name_and_changes_nothing() {
         let vm = Vm::new();
         let config = net::source_config(64 << 20);
         let mut source = vm.source(&config);
-        assert!(matches!(source.finish(), Err(Error::WrongStage { .. })));
+        assert!(matches!(source.finish(CLOSE_WAIT), Err(Error::WrongStage { .. })));
         assert!(matches!(source.put_back(), Err(Error::WrongStage { .. })));
         vm.capture(&mut source);
         source.capture().unwrap();
@@ -239,7 +241,7 @@ enum TargetKilled {
 }
 
 fn close(mut source: SourceBuffer) -> JoinHandle<SourceAccount> {
-    std::thread::spawn(move || source.finish().unwrap())
+    std::thread::spawn(move || source.finish(CLOSE_WAIT).unwrap())
 }
 
 fn target_killed(at: TargetKilled) {
@@ -280,8 +282,8 @@ fn target_killed(at: TargetKilled) {
         let mut target = TargetBuffer::resume(config, &vm.target_tap, active, no_events()).unwrap();
         target.activate().unwrap();
         let closing = closing.or_else(|| source.take().map(close)).unwrap();
-        let account = target.finish().unwrap();
-        assert_eq!(target.finish().unwrap(), account, "asked again");
+        let account = target.finish(CLOSE_WAIT).unwrap();
+        assert_eq!(target.finish(CLOSE_WAIT).unwrap(), account, "asked again");
         let captured = closing.join().unwrap();
         target.discard().unwrap();
         stream.goes_on();
@@ -338,9 +340,9 @@ fn a_source_agent_killed_behind_fin_closes_on() {
         drop(source);
 
         let mut source = SourceBuffer::resume(config, &vm.source_tap, Some(peer), no_events()).unwrap();
-        let captured = source.finish().unwrap();
-        assert_eq!(source.finish().unwrap(), captured, "asked again");
-        let account = target.finish().unwrap();
+        let captured = source.finish(CLOSE_WAIT).unwrap();
+        assert_eq!(source.finish(CLOSE_WAIT).unwrap(), captured, "asked again");
+        let account = target.finish(CLOSE_WAIT).unwrap();
         stream.goes_on();
         let sent = stream.stop();
         eventually("every frame is there", || vm.all_got().len() as u64 >= sent);
@@ -369,7 +371,7 @@ fn a_stranger_at_the_tunnel_delays_nothing() {
         let begun = Instant::now();
         target.activate().unwrap();
         let closing = close(source);
-        assert_eq!(target.finish().unwrap().delivered, 100);
+        assert_eq!(target.finish(CLOSE_WAIT).unwrap().delivered, 100);
         closing.join().unwrap();
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         assert_in_order(&vm.target_guest.got(), 100);
@@ -412,7 +414,7 @@ fn a_frame_that_the_kernel_refuses_is_left_out_and_counted() {
         }
         vm.target_guest.run(true);
         target.activate().unwrap();
-        let account = target.finish().unwrap();
+        let account = target.finish(CLOSE_WAIT).unwrap();
         assert_eq!((account.delivered, account.unfit), (3, 2));
         eventually("the sound ones are there", || vm.target_guest.got() == [0, 1, 2]);
     });
@@ -461,7 +463,7 @@ fn a_tap_that_is_down_ends_every_drain() {
         target.activate().unwrap();
         net::ip("link set src down");
         let closing = close(source);
-        target.finish().unwrap();
+        target.finish(CLOSE_WAIT).unwrap();
         closing.join().unwrap();
         let kept = kept.lock().unwrap();
         let down = |event: &Event| format!("{event:?}").contains("look into the plug");

@@ -6,8 +6,8 @@ mod net;
 use std::time::{Duration, Instant};
 
 use net::{
-    Guest, Moved, Peer, Stream, address, assert_in_order, build, eventually, in_own_network, ip, kept_events,
-    no_events, tap,
+    CLOSE_WAIT, Guest, Moved, Peer, Stream, address, assert_in_order, build, eventually, in_own_network, ip,
+    kept_events, no_events, tap,
 };
 use transhume_netbuf::{Event, OldPath, PlugState, Responsiveness, SourceBuffer, TargetBuffer};
 
@@ -34,8 +34,8 @@ fn switchover(frames_per_s: u64, length: usize) {
         target_guest.run(true);
         target.activate().unwrap();
         let meters = (source.meter(), target.meter());
-        let closing = std::thread::spawn(move || source.finish());
-        let target = target.finish().unwrap();
+        let closing = std::thread::spawn(move || source.finish(CLOSE_WAIT));
+        let target = target.finish(CLOSE_WAIT).unwrap();
         let source = closing.join().unwrap().unwrap();
         std::thread::sleep(Duration::from_millis(200));
         let sent = stream.stop();
@@ -264,8 +264,8 @@ fn a_fabric_that_filters_the_marker_is_waited_for() {
         source.committed();
         target_guest.run(true);
         target.activate().unwrap();
-        let closing = std::thread::spawn(move || source.finish());
-        let target = target.finish().unwrap();
+        let closing = std::thread::spawn(move || source.finish(CLOSE_WAIT));
+        let target = target.finish(CLOSE_WAIT).unwrap();
         let source = closing.join().unwrap().unwrap();
         assert_eq!(source.old_path, Some(OldPath::Lingered));
         assert_in_order(&target_guest.got(), 100);
@@ -296,8 +296,8 @@ fn broadcast_reaches_the_guest_and_its_own_does_not_come_back() {
         target_guest.run(true);
         target.activate().unwrap();
         target_guest.send([0xff; 6], 1 << 42);
-        let closing = std::thread::spawn(move || source.finish());
-        let target = target.finish().unwrap();
+        let closing = std::thread::spawn(move || source.finish(CLOSE_WAIT));
+        let target = target.finish(CLOSE_WAIT).unwrap();
         let source = closing.join().unwrap().unwrap();
         (10..20).for_each(|number| peer.send([0xff; 6], number, 60));
         eventually("the later broadcasts are there", || {
@@ -320,8 +320,8 @@ fn a_frame_that_the_announcement_overtook_is_still_captured() {
         // its uplink.
         let fabric = Peer::on("fa");
         (0..10).for_each(|number| fabric.send(net::vm_mac().bytes(), number, 60));
-        let closing = std::thread::spawn(move || moved.source.finish());
-        let target = moved.target.finish().unwrap();
+        let closing = std::thread::spawn(move || moved.source.finish(CLOSE_WAIT));
+        let target = moved.target.finish(CLOSE_WAIT).unwrap();
         let source = closing.join().unwrap().unwrap();
         assert_in_order(&moved.target_guest.got(), 10);
         assert_eq!((source.captured, target.delivered), (10, 10));
@@ -333,13 +333,13 @@ fn a_frame_that_the_announcement_overtook_is_still_captured() {
 fn frames_that_come_by_the_old_path_after_fin_are_forwarded_as_late() {
     in_own_network(|| {
         let mut moved = Moved::new();
-        let closing = std::thread::spawn(move || moved.source.finish());
+        let closing = std::thread::spawn(move || moved.source.finish(CLOSE_WAIT));
         let fabric = Peer::on("fa");
         for number in 0..30 {
             fabric.send(net::vm_mac().bytes(), number, 60);
             std::thread::sleep(Duration::from_millis(2));
         }
-        let target = moved.target.finish().unwrap();
+        let target = moved.target.finish(CLOSE_WAIT).unwrap();
         let source = closing.join().unwrap().unwrap();
         assert_in_order(&moved.target_guest.got(), 30);
         assert_eq!((source.captured, target.delivered), (30, 30));
@@ -359,7 +359,7 @@ fn frames_that_come_by_the_old_path_after_fin_are_forwarded_as_late() {
 fn a_fabric_that_forgets_the_vm_while_the_old_path_closes_is_told_again() {
     in_own_network(|| {
         let mut moved = Moved::new();
-        let closing = std::thread::spawn(move || moved.source.finish());
+        let closing = std::thread::spawn(move || moved.source.finish(CLOSE_WAIT));
         eventually("FIN is there", || net::floods("dst"));
         ip("link set fb down");
         ip("link set fb up");
@@ -369,7 +369,7 @@ fn a_fabric_that_forgets_the_vm_while_the_old_path_closes_is_told_again() {
             peer.send(net::vm_mac().bytes(), number, 60);
             std::thread::sleep(Duration::from_millis(1));
         }
-        let target = moved.target.finish().unwrap();
+        let target = moved.target.finish(CLOSE_WAIT).unwrap();
         let source = closing.join().unwrap().unwrap();
         let got = moved.target_guest.got();
         let doubled = got.len() as u64 - sent;
@@ -421,8 +421,8 @@ fn a_killed_source_agent_loses_no_frame() {
         source.committed();
         target_guest.run(true);
         target.activate().unwrap();
-        let closing = std::thread::spawn(move || source.finish());
-        let target = target.finish().unwrap();
+        let closing = std::thread::spawn(move || source.finish(CLOSE_WAIT));
+        let target = target.finish(CLOSE_WAIT).unwrap();
         let source = closing.join().unwrap().unwrap();
         assert_in_order(&target_guest.got(), 200);
         assert_eq!((source.captured, target.delivered), (200, 200));

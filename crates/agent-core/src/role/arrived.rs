@@ -9,7 +9,7 @@ use transhume_protocol::message::{
 
 use super::target::Target;
 use super::{Home, Off, Role, Transition, wrong_state};
-use crate::effect::{Act, Ticket};
+use crate::effect::{Act, Signal, Ticket};
 use crate::input::{Input, Product, RunState};
 use crate::machine::Cx;
 use crate::record::{Arrival, Place};
@@ -224,12 +224,14 @@ impl Arrived {
                 self.doing = Doing::OpenPlug(cx.act(Act::OpenPlug));
                 Ok(Role::Arrived(self))
             }
-            Command::DestroyVm { .. } if self.closing.is_some() => {
-                self.then_end = true;
-                Ok(Role::Arrived(self))
-            }
             Command::DestroyVm { .. } => {
-                self.doing = Doing::End(cx.act(Act::End));
+                match self.closing {
+                    Some(closing) => {
+                        cx.signal(Signal::Interrupt(closing));
+                        self.then_end = true;
+                    }
+                    None => self.doing = Doing::End(cx.act(Act::End)),
+                }
                 Ok(Role::Arrived(self))
             }
             _ => Err(wrong_state(cx, kind, Role::Arrived(self))),

@@ -8,7 +8,7 @@ use transhume_protocol::message::{Command, Order, OrderKind, Outcome, SourceFram
 
 use super::source::Source;
 use super::{Role, Transition, wrong_state};
-use crate::effect::{Act, AdoptBuffers, Ticket};
+use crate::effect::{Act, AdoptBuffers, Signal, Ticket};
 use crate::input::{Input, Product};
 use crate::machine::Cx;
 use crate::record::Place;
@@ -126,12 +126,15 @@ impl Left {
                 }
                 Ok(Role::Left(self))
             }
-            Command::Discard { .. } | Command::DestroyVm { .. } if self.closing.is_some() => {
-                self.then_end = Some(kind);
-                Ok(Role::Left(self))
-            }
             Command::Discard { .. } | Command::DestroyVm { .. } => {
-                self.doing = Doing::End(cx.act(Act::End), kind);
+                match self.closing {
+                    // Its target may be lost, and no FIN come from there.
+                    Some(closing) => {
+                        cx.signal(Signal::Interrupt(closing));
+                        self.then_end = Some(kind);
+                    }
+                    None => self.doing = Doing::End(cx.act(Act::End), kind),
+                }
                 Ok(Role::Left(self))
             }
             _ => Err(wrong_state(cx, kind, Role::Left(self))),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use transhume_model::{Bytes, WallMicros};
 use transhume_netbuf::{Error, Meter, OldPath, Responsiveness, SourceAccount, SourceBuffer};
@@ -117,9 +118,9 @@ impl SourceBuffers {
         self.buffers.iter_mut().for_each(SourceBuffer::committed);
     }
 
-    /// Step 9; the marker may take its time.
-    pub(crate) fn finish(&mut self) -> Result<SourceFrames, Error> {
-        let accounts = each(&mut self.buffers, SourceBuffer::finish)?;
+    /// Step 9; the marker may take its time, for which each NIC waits at most so long.
+    pub(crate) fn finish(&mut self, wait: Duration) -> Result<SourceFrames, Error> {
+        let accounts = each(&mut self.buffers, |buffer| buffer.finish(wait))?;
         Ok(self.closed(&accounts))
     }
 

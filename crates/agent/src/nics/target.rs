@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use transhume_model::{Bytes, WallMicros};
 use transhume_netbuf::{Error, Meter, PlugOpener, Tap, TargetAccount, TargetBuffer};
@@ -75,9 +76,9 @@ impl TargetBuffers {
         self.buffers.iter().map(TargetBuffer::opener).collect()
     }
 
-    /// Step 9.
-    pub(crate) fn finish(&mut self) -> Result<TargetFrames, Error> {
-        let accounts = each(&mut self.buffers, TargetBuffer::finish)?;
+    /// Step 9; each NIC waits at most so long.
+    pub(crate) fn finish(&mut self, wait: Duration) -> Result<TargetFrames, Error> {
+        let accounts = each(&mut self.buffers, |buffer| buffer.finish(wait))?;
         self.traces.write(&self.meters());
         Ok(frames(&accounts))
     }

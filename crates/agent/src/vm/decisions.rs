@@ -24,8 +24,6 @@ pub(super) struct Decisions {
     snapshot: Arc<Mutex<Snapshot>>,
     timers: BTreeMap<Timer, Millis>,
     acts: VecDeque<Effect>,
-    /// An act that is to be given up.
-    given_up: Option<Ticket>,
     /// Its QEMU, as of the last act.
     vm: Option<Vm>,
     /// What is said after the VM was struck out.
@@ -46,7 +44,6 @@ impl Decisions {
             snapshot,
             timers: BTreeMap::new(),
             acts: VecDeque::new(),
-            given_up: None,
             vm: None,
             last_reports: Vec::new(),
         };
@@ -118,7 +115,7 @@ impl Decisions {
                 }
             }
             Signal::CutPageStream => drop(locked(&self.reach.stream).take()),
-            Signal::Interrupt(ticket) => self.given_up = Some(ticket),
+            Signal::Interrupt(ticket) => self.reach.give_up(ticket),
         }
     }
 
@@ -129,7 +126,7 @@ impl Decisions {
 
     /// Whether this act is to be given up, if it can be.
     pub(super) fn is_given_up(&self, ticket: Ticket) -> bool {
-        self.given_up == Some(ticket)
+        self.reach.is_given_up(ticket)
     }
 
     /// Waits for the first timer, and takes it away.

@@ -1,11 +1,12 @@
 //! What a VM's task owns on this host. An act uses it where it is: an act that is given up in the
 //! middle takes nothing with it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
-use transhume_agent_core::{Input, Trouble};
+use transhume_agent_core::{Input, Ticket, Trouble};
 use transhume_model::VmName;
 use transhume_netbuf::PlugOpener;
 use transhume_pages::stream::StreamDigest;
@@ -55,6 +56,19 @@ pub(super) struct Reach {
     pub(super) pace: Arc<Pace>,
     /// Either side's.
     pub(super) stream: Slot<PageStream>,
+    /// The act that is to be given up; 0 is nobody's ticket.
+    given_up: Arc<AtomicU64>,
+}
+
+impl Reach {
+    pub(super) fn give_up(&self, ticket: Ticket) {
+        self.given_up.store(ticket.0, Ordering::Relaxed);
+    }
+
+    /// Whether this act is to be given up, if it can be.
+    pub(super) fn is_given_up(&self, ticket: Ticket) -> bool {
+        self.given_up.load(Ordering::Relaxed) == ticket.0
+    }
 }
 
 /// A source's migration.

@@ -28,6 +28,9 @@ pub use traffic::{Peer, Stream, frame};
 
 pub const MTU: u16 = 1500;
 
+/// What a test gives a closing at most, on a machine that is busy too.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(30);
+
 /// Runs `test` in a thread with a network namespace of its own; it is gone with the thread,
 /// whatever happens.
 pub fn in_own_network(test: impl FnOnce() + Send + 'static) {

@@ -183,7 +183,12 @@ impl World {
     /// Gives up an act that waits, if it can be given up.
     fn interrupt(&mut self, at: At, ticket: Ticket) -> Result<(), Violation> {
         use transhume_agent_core::Act;
-        let waits = |act: &Act| matches!(act, Act::FinishCopy { .. } | Act::AwaitLoaded);
+        let waits = |act: &Act| {
+            matches!(
+                act,
+                Act::FinishCopy { .. } | Act::AwaitLoaded | Act::FinishSourceBuffer | Act::FinishTargetBuffer
+            )
+        };
         let waiting = self.slot(at).and_then(|slot| slot.waiting(waits));
         if waiting == Some(ticket) {
             // Said a little later: the machine is in the midst of an input.

@@ -2,7 +2,7 @@
 //! other acts.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use transhume_agent_core::{Act, Input, Product, Ticket};
@@ -10,7 +10,7 @@ use transhume_netbuf::Error;
 use transhume_protocol::message::{SourceFrames, TargetFrames};
 
 use crate::context::locked;
-use crate::limits::{CLOSED_BUFFER_KEPT, FINISH_ACT_MAX};
+use crate::limits::{CLOSED_BUFFER_KEPT, FINISH_ACT_MAX, FINISH_LOOK};
 use crate::nics::{SourceBuffers, TargetBuffers};
 use crate::text::{chain, network_failed};
 use crate::vm::holdings::{Holdings, Slot};
@@ -24,11 +24,13 @@ pub(in crate::vm) fn is_beside(act: &Act) -> bool {
 /// Begins one; its end comes in by the task's queue.
 pub(in crate::vm) fn begin_beside(holdings: &Holdings, ticket: Ticket, act: &Act) {
     let inputs = holdings.inputs.clone();
+    let reach = holdings.reach.clone();
+    let given_up = move || reach.is_given_up(ticket);
     match act {
         Act::FinishSourceBuffer => {
             let (slot, vm) = (holdings.source.clone(), holdings.vm.clone());
             answer_when_done(inputs, ticket, move || {
-                finish_source(&slot).map_or_else(
+                finish_source(&slot, given_up).map_or_else(
                     || Err(lacks(&vm, "its source's buffers")),
                     |closed| closed.map(Product::SourceFrames).map_err(network_failed),
                 )
@@ -37,7 +39,7 @@ pub(in crate::vm) fn begin_beside(holdings: &Holdings, ticket: Ticket, act: &Act
         _ => {
             let (slot, vm) = (holdings.target.clone(), holdings.vm.clone());
             answer_when_done(inputs, ticket, move || {
-                finish_target(&slot).map_or_else(
+                finish_target(&slot, given_up).map_or_else(
                     || Err(lacks(&vm, "its target's buffers")),
                     |closed| closed.map(Product::TargetFrames).map_err(network_failed),
                 )
@@ -63,16 +65,22 @@ fn answer_when_done(
     });
 }
 
-fn finish_source(slot: &Slot<SourceBuffers>) -> Option<Result<SourceFrames, Error>> {
+fn finish_source(
+    slot: &Slot<SourceBuffers>,
+    given_up: impl Fn() -> bool,
+) -> Option<Result<SourceFrames, Error>> {
     let mut buffers = locked(slot);
-    Some(until_closed(buffers.as_mut()?, SourceBuffers::finish))
+    Some(until_closed(buffers.as_mut()?, SourceBuffers::finish, given_up))
 }
 
 /// A closed target goes on answering a source that missed it.
-fn finish_target(slot: &Slot<TargetBuffers>) -> Option<Result<TargetFrames, Error>> {
+fn finish_target(
+    slot: &Slot<TargetBuffers>,
+    given_up: impl Fn() -> bool,
+) -> Option<Result<TargetFrames, Error>> {
     let closed = {
         let mut buffers = locked(slot);
-        until_closed(buffers.as_mut()?, TargetBuffers::finish)
+        until_closed(buffers.as_mut()?, TargetBuffers::finish, given_up)
     };
     if closed.is_ok() {
         keep_for_a_while(slot);
@@ -93,12 +101,16 @@ pub(super) fn keep_for_a_while(slot: &Slot<TargetBuffers>) {
     });
 }
 
-/// Asks again until it is closed: each time it waits a while by itself.
-fn until_closed<B, A>(buffers: &mut B, finish: impl Fn(&mut B) -> Result<A, Error>) -> Result<A, Error> {
+/// Asks again until it is closed, or nobody waits for that any more.
+fn until_closed<B, A>(
+    buffers: &mut B,
+    finish: impl Fn(&mut B, Duration) -> Result<A, Error>,
+    given_up: impl Fn() -> bool,
+) -> Result<A, Error> {
     let begun = Instant::now();
     loop {
-        match finish(buffers) {
-            Err(Error::StillClosing { .. }) if begun.elapsed() < FINISH_ACT_MAX => {}
+        match finish(buffers, FINISH_LOOK) {
+            Err(Error::StillClosing { .. }) if begun.elapsed() < FINISH_ACT_MAX && !given_up() => {}
             closed => return closed,
         }
     }
