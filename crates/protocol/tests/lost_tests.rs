@@ -6,7 +6,7 @@ mod support;
 use support::{Hand, host, request, vm};
 use transhume_model::Millis;
 use transhume_protocol::event::Happening;
-use transhume_protocol::message::{GuestState, HostState, Mode, VmRole, VmState};
+use transhume_protocol::message::{Command, GuestState, HostState, Mode, VmRole, VmState};
 use transhume_protocol::migration::{Cannot, Cleaning, Input, JournalEntry, Limits, RunOn};
 use transhume_protocol::report::{Ending, WaitReason};
 
@@ -271,30 +271,51 @@ fn what_was_given_up_and_resolved_holds_across_a_restart() {
     assert_eq!(hand.count(&vm(1), "AbortTarget"), 0);
 }
 
+/// The coordinator starts anew, and only the target comes back.
+fn restart_without_source(hand: &mut Hand, whole: bool) {
+    hand.restart(50);
+    let moved = hand.machine.request().batches[0][0].spec.clone();
+    let state = VmState {
+        spec: moved,
+        role: VmRole::Target,
+        epoch: transhume_model::Epoch(1),
+        guest: GuestState::Paused,
+        whole,
+    };
+    let state = HostState {
+        vms: vec![state],
+        ..support::answer::host_state(host("t1"))
+    };
+    hand.give(Input::AgentBack {
+        host: host("t1"),
+        state: Box::new(state),
+    })
+    .unwrap();
+    hand.wait(limit());
+}
+
+/// Whoever saw how it was stopped is gone with its source or its coordinator.
+#[test]
+fn a_guest_that_was_paused_when_it_was_moved_is_not_run_by_a_later_coordinator() {
+    for (guest, runs) in [(GuestState::Paused, false), (GuestState::Running, true)] {
+        let mut request = request(1, 1, Mode::Live);
+        request.batches[0][0].guest = guest;
+        let mut hand = Hand::begin_with(request);
+        hand.up_to(1, "StopAndCopy");
+        hand.answer(&vm(1), "AwaitLoaded");
+        restart_without_source(&mut hand, true);
+        resolve(&mut hand, RunOn::Target);
+        let (_, activate) = hand.order(&vm(1), "Activate");
+        assert_eq!(activate.command, Command::Activate { vm: vm(1), run: runs });
+    }
+}
+
 /// Nothing of the earlier life is known but the journal: what the target says decides.
 #[test]
 fn after_a_restart_the_target_says_whether_it_is_whole() {
     for whole in [true, false] {
         let mut hand = loaded();
-        hand.restart(50);
-        let moved = hand.machine.request().batches[0][0].spec.clone();
-        let state = VmState {
-            spec: moved,
-            role: VmRole::Target,
-            epoch: transhume_model::Epoch(1),
-            guest: GuestState::Paused,
-            whole,
-        };
-        let state = HostState {
-            vms: vec![state],
-            ..support::answer::host_state(host("t1"))
-        };
-        hand.give(Input::AgentBack {
-            host: host("t1"),
-            state: Box::new(state),
-        })
-        .unwrap();
-        hand.wait(limit());
+        restart_without_source(&mut hand, whole);
         assert_eq!(decisions(&hand), usize::from(whole));
         assert_eq!(hand.was_sent("AbortTarget"), !whole);
     }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use transhume_model::{
     Boot, ClusterName, Epoch, HostName, Mac, Mebibytes, MigrationId, NicSpec, Vcpus, VmName, VmSpec,
 };
-use transhume_protocol::message::Mode;
+use transhume_protocol::message::{GuestState, Mode};
 use transhume_protocol::migration::{Converge, Limits, MoveRequest, MoveVm};
 
 use crate::fault::{ActFault, Fault, Mischief, Weather, WriteFault};
@@ -26,6 +26,19 @@ pub enum GuestKind {
     Deaf,
     /// It is powered off.
     Off,
+}
+
+impl GuestKind {
+    /// As its agent says it.
+    fn state(self) -> GuestState {
+        match self {
+            GuestKind::Healthy | GuestKind::Deaf => GuestState::Running,
+            GuestKind::Paused => GuestState::Paused,
+            GuestKind::Panicked => GuestState::Panicked,
+            GuestKind::DiskError => GuestState::DiskError,
+            GuestKind::Off => GuestState::Off,
+        }
+    }
 }
 
 /// One run to be made.
@@ -113,6 +126,7 @@ impl Scenario {
         let vms: Vec<MoveVm> = (0..self.vms)
             .map(|index| MoveVm {
                 powered_off: self.guest(index) == GuestKind::Off,
+                guest: self.guest(index).state(),
                 need: None,
                 round: index / (2 * self.batch),
                 spec: spec(index),

@@ -7,7 +7,7 @@ use transhume_model::{HostName, PlacedVm, VmName, VmSpec};
 use transhume_planner::report::{Placed, Plan as Chosen, SafeBy, Step, Total};
 use transhume_planner::{Strategy, Unplaced, svg};
 use transhume_protocol::forecast::MoveForecast;
-use transhume_protocol::message::{HostState, QemuState};
+use transhume_protocol::message::{GuestState, HostState, QemuState};
 use transhume_protocol::migration::{Converge, MoveVm};
 
 use super::choose::choose;
@@ -131,6 +131,7 @@ fn move_vm(scene: &Scene, planned: &Step, round: usize) -> MoveVm {
         source: planned.source.clone(),
         target: planned.target.clone(),
         powered_off: scene.is_off(placed),
+        guest: scene.vm(placed).map_or(GuestState::Running, |vm| vm.guest),
         need: forecasts::need(scene, placed),
         // Batches that stay as they are have none.
         round: if scene.adaptive { round } else { 0 },

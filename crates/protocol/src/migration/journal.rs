@@ -251,7 +251,7 @@ impl RunOn {
 pub struct VmSoFar {
     /// The VM.
     pub vm: VmName,
-    /// What its guest did until it was stopped.
+    /// What its guest did until it was stopped, or when the move was ordered.
     #[serde(default)]
     pub guest: GuestState,
     /// Step 5. Here and below: by the coordinator's clock, as well as the host's was known.
@@ -279,11 +279,11 @@ pub struct VmSoFar {
 }
 
 impl VmSoFar {
-    /// Of a VM of which nothing is known yet.
-    pub(super) fn new(vm: VmName) -> Self {
+    /// Of a VM of which nothing is known but what its guest did when its move was ordered.
+    pub(super) fn new(vm: VmName, guest: GuestState) -> Self {
         VmSoFar {
             vm,
-            guest: GuestState::Running,
+            guest,
             capture: None,
             copy: None,
             loaded_at: None,

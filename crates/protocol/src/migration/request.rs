@@ -7,7 +7,7 @@ use transhume_model::{BitRate, ClusterName, Epoch, HostName, MigrationId, Millis
 use utoipa::ToSchema;
 
 use crate::forecast::MoveForecast;
-use crate::message::Mode;
+use crate::message::{GuestState, Mode};
 use crate::step::WaitLimit;
 
 /// A move as the planner laid it out and the user accepted it.
@@ -86,6 +86,10 @@ pub struct MoveVm {
     /// It is powered off: its place moves with the cluster, nothing is copied.
     #[serde(default)]
     pub powered_off: bool,
+    /// What its guest did when the move was ordered: holds where nobody is left who saw how it was
+    /// stopped.
+    #[serde(default, skip_serializing_if = "runs")]
+    pub guest: GuestState,
     /// The least rate of its page stream at which it gets ready, as far as that is known: so much
     /// of its links is set aside for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +98,11 @@ pub struct MoveVm {
     /// them, because they may need the room that these give back. From 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub round: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn runs(guest: &GuestState) -> bool {
+    *guest == GuestState::Running
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]

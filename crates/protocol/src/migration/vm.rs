@@ -82,7 +82,7 @@ impl Vm {
             resolved: None,
             whole: false,
             without_fin: false,
-            so_far: VmSoFar::new(vm.spec.name.clone()),
+            so_far: VmSoFar::new(vm.spec.name.clone(), vm.guest),
             activation: None,
             source_frames: None,
             target_frames: None,

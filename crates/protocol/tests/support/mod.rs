@@ -44,6 +44,7 @@ pub fn move_vm(index: usize) -> MoveVm {
         source: side("s"),
         target: side("t"),
         powered_off: false,
+        guest: GuestState::Running,
         need: None,
         round: 0,
     }
