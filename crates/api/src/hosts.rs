@@ -53,11 +53,13 @@ pub struct HostView {
     pub leftovers: Vec<VmName>,
 }
 
-/// `POST /v1/hosts/{name}/fence`: the host is off.
+/// `POST /v1/hosts/{name}/fence`: the host is off, or is switched off by its fence agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostFence {
-    /// The operator's word that it is; must be true.
+    /// The operator's word that it is. Without it the host's fence agent is run, the command that
+    /// the coordinator's configuration names, and its success says so.
+    #[serde(default)]
     pub powered_off: bool,
     /// Although its agent answers.
     #[serde(default)]

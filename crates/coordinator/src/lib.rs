@@ -20,6 +20,7 @@ mod core;
 mod drains;
 mod effects;
 mod error;
+mod fencing;
 mod governing;
 mod history;
 mod hosts;
@@ -117,7 +118,7 @@ pub async fn run_with(config: Config, journal: Box<dyn Journal>) -> Result<(), E
 
 /// The API on every address of the configuration.
 async fn serve(config: &Config, requests: mpsc::Sender<requests::Request>) -> Result<JoinSet<()>, Error> {
-    let router = http::router(requests);
+    let router = http::router(requests, fencing::FenceAgents::of(&config.hosts));
     let places = Arc::new(Semaphore::new(serve::CONNECTIONS_MAX));
     let mut servers = JoinSet::new();
     if let Some(address) = config.api {

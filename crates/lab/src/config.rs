@@ -134,6 +134,7 @@ pub fn write_coordinator(path: &Path, layout: &Layout, options: &LabUp) -> Resul
             control: layout::control_address(index),
             vmct_mbit_s: vmct_mbit_s(options),
             labels: BTreeMap::new(),
+            fence: Vec::new(),
         })
     };
     write(

@@ -51,6 +51,10 @@ pub struct HostSpec {
     /// What the selectors of VMs look at, like `zone = "a"`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Command that switches it off, program and arguments; success means that it is off. None
+    /// where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fence: Vec<String>,
 }
 
 /// Amounts of the two resources the first path accounts for (§2.2.1).

@@ -115,7 +115,7 @@ impl Core {
                 "host-answers",
                 format!("the agent of host {host} answers: it is not off"),
                 format!(
-                    "power it off first; `transhume host fence {host} --powered-off --force` takes your word all the same"
+                    "if its VMs can still leave, `transhume drain {host}`; else power it off first, or fence it all the same with `--force`"
                 ),
             ));
         }

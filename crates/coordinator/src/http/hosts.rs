@@ -1,16 +1,26 @@
 //! Hosts.
 
+use std::time::{Duration, Instant};
+
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use serde::Deserialize;
+use tokio::time::sleep;
+use tracing::info;
 use transhume_api::{Decision, HostFence, HostList, HostView, Problem, Verdict};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Answer, Api, ask, body};
 use crate::error::Refused;
+use crate::fencing::NotFenced;
 use crate::requests::{HostWish, Request};
+
+/// Longest wait for the connection of a host that was switched off to be lost: the silence that a
+/// link bears, and some.
+const LOST_MAX: Duration = Duration::from_secs(30);
+const LOST_LOOK: Duration = Duration::from_millis(100);
 
 /// All routes about them.
 pub(super) fn routes() -> OpenApiRouter<Api> {
@@ -36,8 +46,8 @@ async fn host(State(api): State<Api>, Path(Host { name }): Path<Host>) -> Answer
     ask(&api, |reply| Request::ShowHost(name, reply)).await.map(Json)
 }
 
-/// Takes the operator's word that a host is off: only then may a VM that could still run there be
-/// run elsewhere.
+/// Takes the operator's word that a host is off, or has its fence agent switch it off: only then
+/// may a VM that could still run there be run elsewhere.
 #[utoipa::path(post, path = "/v1/hosts/{name}/fence", params(Host), request_body = HostFence,
     responses((status = 200, body = Verdict), (status = "4XX", body = Problem)))]
 async fn fence_host(
@@ -50,14 +60,69 @@ async fn fence_host(
         force,
         dry_run,
     } = body(fence)?;
-    if !powered_off {
-        return Err(Refused::bad(
-            "not-powered-off",
-            format!("host {name} is fenced only when it is off"),
-            "make sure that it is, then say so with `powered_off`",
-        ));
+    let wish = |force| HostWish::Fence { force };
+    if powered_off {
+        return ask_about_host(&api, name, wish(force), dry_run).await;
     }
-    ask_about_host(&api, name, HostWish::Fence { force }, dry_run).await
+    let Json(mut planned) = ask_about_host(&api, name.clone(), wish(force), true).await?;
+    let host = name.parse().map_err(|_| Refused::ending())?;
+    let program = api.fence_agents.program(&host).map_err(not_fenced)?;
+    if dry_run {
+        planned.what = format!(
+            "`{program}` is run to switch host {host} off; then {}",
+            planned.what
+        );
+        return Ok(Json(planned));
+    }
+    info!(target: "audit", %host, program, "its fence agent is run");
+    let fenced = api.fence_agents.fence(&host).await;
+    info!(target: "audit", %host, program, ?fenced, "its fence agent was run");
+    fenced.map_err(not_fenced)?;
+    until_lost(&api, &name).await?;
+    ask_about_host(&api, name, wish(true), false).await
+}
+
+/// A host that was switched off answers no more; what it said before is still believed until its
+/// connection is.
+async fn until_lost(api: &Api, name: &str) -> Result<(), Refused> {
+    let begun = Instant::now();
+    loop {
+        let host = ask(api, |reply| Request::ShowHost(name.to_owned(), reply)).await?;
+        if !host.connected {
+            return Ok(());
+        }
+        if begun.elapsed() > LOST_MAX {
+            return Err(Refused::conflict(
+                "host-answers",
+                format!(
+                    "the fence agent of host {name} says that it is off, and its agent still answers after {} s",
+                    LOST_MAX.as_secs()
+                ),
+                "look whether the command switches the right host off; nothing was changed",
+            ));
+        }
+        sleep(LOST_LOOK).await;
+    }
+}
+
+fn not_fenced(why: NotFenced) -> Refused {
+    let (message, host) = (why.to_string(), why.host());
+    match why {
+        NotFenced::NoCommand(_) => Refused::conflict(
+            "no-fence-agent",
+            message,
+            format!(
+                "make sure that it is off, then say so: `transhume host fence {host} --powered-off`; or name a command that switches it off as `fence` of the host in the coordinator's configuration"
+            ),
+        ),
+        NotFenced::NotRun { .. } | NotFenced::Failed { .. } | NotFenced::TooSlow { .. } => Refused::conflict(
+            "fence-failed",
+            message,
+            format!(
+                "the host may be on or off; once you know that it is off, say so: `transhume host fence {host} --powered-off`"
+            ),
+        ),
+    }
 }
 
 /// Nothing is put on the host any more.

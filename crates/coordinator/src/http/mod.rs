@@ -24,6 +24,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::Refused;
+use crate::fencing::FenceAgents;
 use crate::requests::{Reply, Request};
 
 /// A request body longer than this is refused; a cluster of a thousand VMs is below.
@@ -37,6 +38,7 @@ const FOLLOWERS_MAX: usize = 64;
 #[derive(Clone)]
 struct Api {
     core: mpsc::Sender<Request>,
+    fence_agents: Arc<FenceAgents>,
     followers: Arc<Semaphore>,
 }
 
@@ -50,7 +52,7 @@ type Answer<T> = Result<Json<T>, Refused>;
 struct Document;
 
 /// All routes, and the document that describes them.
-pub(crate) fn router(core: mpsc::Sender<Request>) -> Router {
+pub(crate) fn router(core: mpsc::Sender<Request>, fence_agents: FenceAgents) -> Router {
     let (router, document) = documented();
     let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
     let text = document.to_pretty_json().expect("the document has string keys");
@@ -65,7 +67,11 @@ pub(crate) fn router(core: mpsc::Sender<Request>) -> Router {
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(in_time))
-        .with_state(Api { core, followers })
+        .with_state(Api {
+            core,
+            fence_agents: Arc::new(fence_agents),
+            followers,
+        })
 }
 
 async fn in_time(request: extract::Request, next: Next) -> Response {

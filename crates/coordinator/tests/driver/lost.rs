@@ -31,11 +31,15 @@ async fn host(site: &Site, name: &str) -> HostView {
 
 /// h1 loses power and stays away.
 async fn lose_h1(site: &mut Site) {
-    let agent = site.agents.get_mut("h1").unwrap();
+    lose(site, "h1").await;
+}
+
+async fn lose(site: &mut Site, name: &str) {
+    let agent = site.agents.get_mut(name).unwrap();
     agent.stop().await;
     agent.loses_all();
-    until("h1 is gone", async || {
-        (!host(site, "h1").await.connected).then_some(())
+    until("it is gone", async || {
+        (!host(site, name).await.connected).then_some(())
     })
     .await;
 }
@@ -61,6 +65,48 @@ async fn a_host_that_answers_is_fenced_by_force_only_and_a_dry_run_changes_nothi
     let problem = site.post("/v1/hosts/h9/fence", &word(false, false)).await;
     problem.refused(404, "unknown-host");
     site.assert_runs(&VMS);
+}
+
+/// The success of a command stands for the operator's word, and nothing else does.
+#[tokio::test]
+async fn a_host_is_fenced_by_its_fence_agent() {
+    let mut site = lab().await;
+    for (name, command) in [
+        ("h1", vec!["true"]),
+        ("h2", vec!["sh", "-c", "echo no route >&2; exit 1"]),
+    ] {
+        let command = command.into_iter().map(str::to_owned).collect();
+        site.fence.insert(name, command);
+    }
+    site.end().await;
+    site.start().await;
+    site.all_connected().await;
+    let answers = site.post(FENCE, &json!({})).await.refused(409, "host-answers");
+    assert!(answers.hint.contains("--force"), "{answers:?}");
+    lose(&mut site, "h1").await;
+    lose(&mut site, "h2").await;
+    lose(&mut site, "h3").await;
+
+    let planned: Verdict = site.post(FENCE, &json!({ "dry_run": true })).await.is();
+    assert!(!planned.done && planned.what.contains("`true`"), "{planned:?}");
+    assert_eq!(host(&site, "h1").await.fenced_at, None);
+    let done: Verdict = site.post(FENCE, &json!({})).await.is();
+    assert!(
+        done.done && host(&site, "h1").await.fenced_at.is_some(),
+        "{done:?}"
+    );
+
+    let failed = site.post("/v1/hosts/h2/fence", &json!({})).await;
+    let failed = failed.refused(409, "fence-failed");
+    assert!(
+        failed.message.contains("h2") && failed.message.ends_with("no route"),
+        "{failed:?}"
+    );
+    assert_eq!(host(&site, "h2").await.fenced_at, None);
+
+    let none = site.post("/v1/hosts/h3/fence", &json!({})).await;
+    let none = none.refused(409, "no-fence-agent");
+    assert!(none.hint.contains("host fence h3 --powered-off"), "{none:?}");
 }
 
 #[tokio::test]

@@ -100,6 +100,8 @@ pub struct Site {
     pub limits: Limits,
     /// Labels of hosts, from the next start of the coordinator on.
     pub labels: BTreeMap<&'static str, BTreeMap<String, String>>,
+    /// Fence agents of hosts, likewise.
+    pub fence: BTreeMap<&'static str, Vec<String>>,
     directory: TempDir,
     coordinator: Option<JoinHandle<Result<(), Error>>>,
     http: reqwest::Client,
@@ -127,6 +129,7 @@ impl Site {
             agents: agents.collect(),
             limits: Limits::default(),
             labels: BTreeMap::new(),
+            fence: BTreeMap::new(),
             http: reqwest::Client::builder().unix_socket(socket).build().unwrap(),
             directory,
             coordinator: None,
@@ -143,6 +146,7 @@ impl Site {
             control: agent.address,
             vmct_mbit_s: Some(VMCT_MBIT_S),
             labels: self.labels.get(agent.name.as_str()).cloned().unwrap_or_default(),
+            fence: self.fence.get(agent.name.as_str()).cloned().unwrap_or_default(),
         });
         Config {
             api: None,

@@ -317,12 +317,14 @@ pub enum HostCommand {
     },
     /// Move every VM of every cluster off these hosts; the same as `drain`
     Drain(DrainArgs),
-    /// Say that a host is off: only then may a VM that could still run there be run elsewhere
+    /// Say that a host is off, or have its fence agent switch it off: only then may a VM that could
+    /// still run there be run elsewhere
     Fence {
         /// The host
         host: String,
-        /// It is; nobody checks
-        #[arg(long, required = true)]
+        /// It is, by your word; nobody checks. Without it the command is run that the coordinator's
+        /// configuration names as the host's `fence`
+        #[arg(long)]
         powered_off: bool,
         /// Although its agent answers
         #[arg(long)]
