@@ -96,7 +96,8 @@ pub enum Act {
     },
     /// Until the whole VM is here, as it was sent. Can be interrupted.
     AwaitLoaded,
-    /// End a migration that is under way. Fine when none is.
+    /// End a migration that is under way. Fine when none is. `Cancelled`, or nothing where there
+    /// is no QEMU.
     CancelMigration,
 
     /// Step 3.

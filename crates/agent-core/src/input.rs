@@ -64,6 +64,11 @@ pub enum Product {
     },
     /// Of `Adopt`: the process has ended since it was found, and is not surrendered.
     Gone,
+    /// Of `CancelMigration`: QEMU's state once it is over.
+    Cancelled {
+        /// As QEMU says.
+        run: RunState,
+    },
     /// Of `Stop`.
     Stopped {
         /// QEMU's run state, asked behind the stop: a guest that fell before it does not obey.

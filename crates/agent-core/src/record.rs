@@ -92,6 +92,9 @@ pub enum Place {
         migration: MigrationId,
         /// Its own tunnel ends, by NIC.
         tunnels: Vec<SocketAddr>,
+        /// What its guest did until its source stopped it, as far as that was told.
+        #[serde(default)]
+        guest: GuestState,
     },
     /// Has come: committed, told to run or about to be.
     Arrived {

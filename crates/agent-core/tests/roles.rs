@@ -168,7 +168,8 @@ fn what_its_user_does_in_between_is_kept() {
     rig.leave(Mode::Live);
     rig.give(Input::RunState(RunState::Paused));
     rig.give(Input::RunState(RunState::Running));
-    rig.give(Input::RunState(RunState::DiskError));
+    rig.run = RunState::DiskError;
+    rig.give(Input::RunState(rig.run));
     rig.ok(Command::AbortSource { vm: vm() });
     assert_eq!(rig.machine.vm_state().unwrap().guest, GuestState::DiskError);
     assert!(!rig.acts.contains(&"cont"));

@@ -336,3 +336,37 @@ fn a_guest_that_stopped_by_itself_is_not_run_whatever_the_order_says() {
         assert_eq!(Some(guest(&rig)), fallen.guest());
     }
 }
+
+/// Its user had paused it, and coordinator and source are gone: the target was told.
+#[test]
+fn a_guest_that_was_sent_paused_is_not_run_whatever_the_order_says() {
+    for restarted in [false, true] {
+        let mut rig = Rig::new();
+        rig.load_sent_as(GuestState::Paused);
+        if restarted {
+            rig.run = RunState::Paused;
+            rig.restart(Found::Alive(process()));
+        }
+        rig.acts.clear();
+        rig.ok(activate());
+        assert_eq!(rig.acts, ["activate-buffer"]);
+    }
+}
+
+/// The panic came right before the migration stopped QEMU, and was hidden behind that.
+#[test]
+fn what_a_guest_did_right_before_its_migration_stopped_it_is_learned_on_the_way_back() {
+    for (fallen, role, state) in [
+        (RunState::Panicked, VmRole::Home, GuestState::Panicked),
+        (RunState::Paused, VmRole::Home, GuestState::Paused),
+        (RunState::Shutdown, VmRole::Off, GuestState::Off),
+    ] {
+        let mut rig = Rig::new();
+        rig.boot();
+        let _ = rig.leave(Mode::Live);
+        rig.give(Input::RunState(RunState::FinishMigrate));
+        rig.run = fallen;
+        rig.ok(Command::AbortSource { vm: vm() });
+        assert_eq!((rig.role(), guest(&rig)), (Some(role), state), "{fallen:?}");
+    }
+}

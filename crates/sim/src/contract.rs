@@ -11,7 +11,7 @@ mod table;
 use std::net::SocketAddr;
 
 use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmName, VmSpec};
-use transhume_protocol::message::{Command, Mode, Order, OrderKind, Outcome, Report};
+use transhume_protocol::message::{Command, GuestState, Mode, Order, OrderKind, Outcome, Report};
 
 pub use self::table::{Section, TABLE, expected, expected_failing, forgotten_by_restart, not_stale, table};
 pub use crate::fault::Place;
@@ -281,7 +281,10 @@ impl<S: Subject> Case<S> {
             },
             OrderKind::Capture => Command::Capture { vm },
             OrderKind::StopAndCopy => Command::StopAndCopy { vm },
-            OrderKind::AwaitLoaded => Command::AwaitLoaded { vm },
+            OrderKind::AwaitLoaded => Command::AwaitLoaded {
+                vm,
+                guest: GuestState::Running,
+            },
             OrderKind::Activate => Command::Activate { vm, run: true },
             OrderKind::Commit => Command::Commit { vm },
             OrderKind::CloseSourceBuffer => Command::CloseSourceBuffer { vm },

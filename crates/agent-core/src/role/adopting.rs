@@ -166,7 +166,10 @@ pub(super) fn without_process(record: Record) -> Role {
             process,
             migration,
             tunnels,
-        } => Target::new(spec, migration, Some(process), tunnels, Memory::Spoilt).dead(GONE),
+            guest,
+        } => Target::new(spec, migration, Some(process), tunnels, Memory::Spoilt)
+            .with_guest(guest)
+            .dead(GONE),
         Place::Arrived {
             process,
             migration,
@@ -300,6 +303,7 @@ fn adopted(record: Record, run: RunState) -> Role {
             process,
             migration,
             tunnels,
+            guest,
         } => {
             let memory = match run {
                 RunState::Paused | RunState::Prelaunch | RunState::DiskError | RunState::Panicked => {
@@ -308,7 +312,8 @@ fn adopted(record: Record, run: RunState) -> Role {
                 // Its page stream went through the agent that died.
                 _ => Memory::Spoilt,
             };
-            Role::Target(Target::new(spec, migration, Some(process), tunnels, memory))
+            let target = Target::new(spec, migration, Some(process), tunnels, memory);
+            Role::Target(target.with_guest(guest))
         }
         Place::Arrived {
             process,

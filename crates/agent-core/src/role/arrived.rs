@@ -83,15 +83,18 @@ impl Arrived {
             migration,
             tunnels,
             process: Some(process),
+            guest: sent_as,
             ..
         } = target
         else {
             cx.fail(OrderKind::Activate, super::unexpected());
             return Role::Target(target);
         };
-        // Where the source is lost, what QEMU brought along is all that is known of the guest.
+        // Where the source is lost, whoever orders this may not know what the guest did: what was
+        // told before, and what QEMU brought along, do.
         let stopped_itself = matches!(guest, GuestState::Panicked | GuestState::DiskError);
-        let arrived = Arrived::new(spec, process, migration, run && !stopped_itself, tunnels, None);
+        let run = run && sent_as == GuestState::Running && !stopped_itself;
+        let arrived = Arrived::new(spec, process, migration, run, tunnels, None);
         Arrived { guest, ..arrived }.run(cx)
     }
 

@@ -18,6 +18,8 @@ use crate::trouble::Trouble;
 pub(super) struct Restoring {
     pub(super) ticket: Ticket,
     step: Step,
+    /// QEMU said meanwhile what the guest does: newer than what the step found.
+    pub(super) heard: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +58,8 @@ impl Source {
             Step::End => Act::End,
         };
         let ticket = cx.act(act);
-        self.doing = Doing::Restore(Restoring { ticket, step });
+        let heard = false;
+        self.doing = Doing::Restore(Restoring { ticket, step, heard });
         Role::Source(self)
     }
 
@@ -79,7 +82,12 @@ impl Source {
         };
         match (restoring.step, product) {
             (Step::Shut, _) => self.restore(cx, Step::Cancel),
-            (Step::Cancel, _) => {
+            (Step::Cancel, product) => {
+                if let Product::Cancelled { run } = product
+                    && !restoring.heard
+                {
+                    self.learn_after_cancel(cx, run);
+                }
                 // Where we did not stop it, it runs, or QEMU has put back the state that it was in.
                 let step = match (
                     self.stopped && self.home.guest == GuestState::Running,

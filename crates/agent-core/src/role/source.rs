@@ -245,20 +245,7 @@ impl Source {
             Input::RunState(RunState::Shutdown) | Input::PoweredOff => {
                 self.powered_off(cx);
             }
-            // It was told to run on the way back, and does: what it does from here on it does by
-            // itself.
-            Input::RunState(RunState::Running) if self.stopped && self.is_told_to_run() => {
-                self.stopped = false
-            }
-            // We only ever pause a guest.
-            Input::RunState(run)
-                if !self.stopped || matches!(run, RunState::Panicked | RunState::DiskError) =>
-            {
-                self.copying.heard = true;
-                if let Some(guest) = run.guest() {
-                    self.home.guest = guest;
-                }
-            }
+            Input::RunState(run) => self.hears_of_run(run),
             Input::Died { why } => {
                 self.ended(cx, FaultKind::Qemu, format!("its QEMU ended by itself: {why}"));
             }
@@ -270,9 +257,37 @@ impl Source {
             Input::BufferFault(fault) => cx.speak_up(Trouble::Failed(fault)),
             Input::PassBegan | Input::Timer(Timer::Look) => self.look(cx),
             Input::Timer(Timer::Probe) => self.probe(cx),
-            Input::RunState(_) | Input::PageStreamBroke { .. } | Input::Timer(_) | Input::Order(_) => {}
+            Input::PageStreamBroke { .. } | Input::Timer(_) | Input::Order(_) => {}
         }
         Role::Source(self)
+    }
+
+    fn hears_of_run(&mut self, run: RunState) {
+        if let Doing::Restore(restoring) = &mut self.doing {
+            restoring.heard |= run.guest().is_some();
+        }
+        // It was told to run on the way back, and does: what it does from here on it does by
+        // itself.
+        if run == RunState::Running && self.stopped && self.is_told_to_run() {
+            self.stopped = false;
+            return;
+        }
+        // We only ever pause a guest.
+        if !self.stopped || matches!(run, RunState::Panicked | RunState::DiskError) {
+            self.copying.heard = true;
+            if let Some(guest) = run.guest() {
+                self.home.guest = guest;
+            }
+        }
+    }
+
+    /// QEMU puts back the state that it was in before the migration stopped it, and tells nobody:
+    /// what the guest did right before was hidden until now.
+    pub(super) fn learn_after_cancel(&mut self, cx: &mut Cx<'_>, run: RunState) {
+        match run {
+            RunState::Shutdown => self.powered_off(cx),
+            run => self.hears_of_run(run),
+        }
     }
 
     pub(super) fn powered_off(&mut self, cx: &mut Cx<'_>) {

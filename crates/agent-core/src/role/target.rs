@@ -21,6 +21,8 @@ pub(crate) struct Target {
     pub(super) tunnels: Vec<SocketAddr>,
     /// How far it is.
     pub(super) arrival: Memory,
+    /// What its guest did until its source stopped it, as far as that was told.
+    pub(super) guest: GuestState,
     /// Why it cannot run any more.
     pub(super) ended: Option<String>,
     doing: Doing,
@@ -83,9 +85,14 @@ impl Target {
             process,
             tunnels,
             arrival,
+            guest: GuestState::Running,
             ended: None,
             doing: Doing::Nothing,
         }
+    }
+
+    pub(super) fn with_guest(self, guest: GuestState) -> Self {
+        Target { guest, ..self }
     }
 
     /// An earlier agent was killed while it prepared. Whatever it started never ran.
@@ -140,6 +147,7 @@ impl Target {
                 process: process.clone(),
                 migration,
                 tunnels: self.tunnels.clone(),
+                guest: self.guest,
             },
         };
         (&self.spec, place)
@@ -181,8 +189,9 @@ impl Target {
                 }));
                 Ok(Role::Target(self))
             }
-            Command::AwaitLoaded { .. } => match self.arrival {
+            Command::AwaitLoaded { guest, .. } => match self.arrival {
                 Memory::Whole(_) => {
+                    self.guest = guest;
                     let loaded_at = cx.now.wall;
                     cx.answer(kind, Outcome::Loaded { loaded_at });
                     Ok(Role::Target(self))
@@ -192,6 +201,7 @@ impl Target {
                     Err(Stays::new(Role::Target(self), trouble))
                 }
                 Memory::Incomplete => {
+                    self.guest = guest;
                     cx.signal(Signal::StopWaitingForSiblings);
                     self.doing = Doing::Load(cx.act(Act::AwaitLoaded));
                     Ok(Role::Target(self))

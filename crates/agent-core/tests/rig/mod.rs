@@ -14,7 +14,7 @@ use transhume_model::{
     VmSpec, WallMicros,
 };
 use transhume_protocol::message::{
-    Command, FaultKind, Mode, Order, Outcome, PageProgress, Report, SourceFrames, TargetFrames,
+    Command, FaultKind, GuestState, Mode, Order, Outcome, PageProgress, Report, SourceFrames, TargetFrames,
 };
 use transhume_protocol::migration::Now;
 
@@ -264,12 +264,12 @@ impl Rig {
                     fallen => fallen,
                 },
             },
+            Act::CancelMigration => Product::Cancelled { run: self.run },
             Act::Cont
             | Act::PowerDown
             | Act::OpenPageStream { .. }
             | Act::StartMigration
             | Act::CatchUp
-            | Act::CancelMigration
             | Act::OpenSourceBuffer { .. }
             | Act::ConnectSourceBuffer { .. }
             | Act::Capture
@@ -328,10 +328,15 @@ impl Rig {
 
     /// Steps 1, 4 and 6 at the target.
     pub fn load(&mut self) {
+        self.load_sent_as(GuestState::Running);
+    }
+
+    /// Its guest did this until it was stopped.
+    pub fn load_sent_as(&mut self, guest: GuestState) {
         self.reserve(false);
         self.ok(Command::Prepare { vm: vm() });
         self.ok(Command::OpenTargetBuffer { vm: vm() });
-        self.ok(Command::AwaitLoaded { vm: vm() });
+        self.ok(Command::AwaitLoaded { vm: vm(), guest });
     }
 
     /// An order that must be carried out.

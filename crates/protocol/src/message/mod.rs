@@ -151,6 +151,10 @@ pub enum Command {
     AwaitLoaded {
         /// The VM.
         vm: VmName,
+        /// What its guest did until it was stopped: one that did not run is not run here either,
+        /// whoever is left to order it.
+        #[serde(default)]
+        guest: GuestState,
     },
     /// Step 8, source: the batch is committed; the copy here must never run again.
     /// [`Outcome::CommitNoted`].
@@ -220,7 +224,7 @@ impl Command {
             | Command::ConnectBuffers { vm, .. }
             | Command::Capture { vm }
             | Command::StopAndCopy { vm }
-            | Command::AwaitLoaded { vm }
+            | Command::AwaitLoaded { vm, .. }
             | Command::Commit { vm }
             | Command::Activate { vm, .. }
             | Command::CloseSourceBuffer { vm }

@@ -278,7 +278,10 @@ impl Vm {
             },
             OrderKind::Capture => Command::Capture { vm },
             OrderKind::StopAndCopy => Command::StopAndCopy { vm },
-            OrderKind::AwaitLoaded => Command::AwaitLoaded { vm },
+            OrderKind::AwaitLoaded => Command::AwaitLoaded {
+                vm,
+                guest: self.so_far.guest,
+            },
             OrderKind::Activate => Command::Activate {
                 vm,
                 run: self.is_to_run(),

@@ -115,6 +115,12 @@ impl Qemu {
         }
     }
 
+    /// Its guest powered itself off, whatever a migration made of the run state since.
+    pub(crate) fn has_shut_down(&self) -> bool {
+        let moving = matches!(self.run, RunState::FinishMigrate | RunState::PostMigrate);
+        self.run == RunState::Shutdown || moving && self.before == RunState::Shutdown
+    }
+
     /// The state in which a target loads what this one was.
     pub(crate) fn stopped_as(&self) -> RunState {
         match self.run {

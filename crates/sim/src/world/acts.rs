@@ -310,7 +310,7 @@ impl World {
         match self.qemu(at) {
             Some(qemu) => {
                 qemu.cancel(Copying::No);
-                DONE
+                Some(Ok(Product::Cancelled { run: qemu.run }))
             }
             None => failed(FaultKind::Qemu, "its QEMU is gone"),
         }
@@ -350,11 +350,12 @@ impl World {
         let Some(at) = self.at(host, vm) else {
             return Ok(());
         };
-        let run = match &self.hosts[host].things[vm].qemu {
-            Some(qemu) if qemu.id.pid == pid => qemu.run,
+        let (run, powered_off) = match &self.hosts[host].things[vm].qemu {
+            Some(qemu) if qemu.id.pid == pid => (qemu.run, qemu.has_shut_down()),
             Some(_) | None => return Ok(()),
         };
-        if run == RunState::Shutdown {
+        // An event of its own (`SHUTDOWN`): a migration that stops QEMU right behind hides nothing.
+        if powered_off {
             self.feed(at, Input::PoweredOff)?;
         }
         self.feed(at, Input::RunState(run))

@@ -191,12 +191,18 @@ pub(super) async fn await_loaded(holdings: &mut Holdings) -> Outcome {
 /// The way back: whatever state the migration is in, it is over.
 pub(super) async fn cancel(holdings: &mut Holdings) -> Outcome {
     drop(locked(&holdings.reach.stream).take());
-    if holdings.qemu.is_some() {
-        holdings.here()?.cancel_migration().await.map_err(qemu_failed)?;
-    }
+    let product = match &holdings.qemu {
+        Some(_) => {
+            let qemu = holdings.here()?;
+            qemu.cancel_migration().await.map_err(qemu_failed)?;
+            let run = qemu.vm().query_status().await.map_err(qemu_failed)?;
+            Product::Cancelled { run: run_state(&run) }
+        }
+        None => Product::Done,
+    };
     holdings.copying = Copying::default();
     holdings.meter.stays();
-    Ok(Product::Done)
+    Ok(product)
 }
 
 /// QEMU's figures, ours for the wire, and the predicted blackout: what is left at the rate measured
