@@ -99,9 +99,9 @@ pub fn network(settings: &Settings) {
     );
 }
 
-/// Before a power-off: Linux resets its virtio devices with their NICs still up, and a frame that is
-/// sent then (a retransmission, say) spins for ever: `virtqueue_enable_cb_delayed` sees frames to
-/// collect, and the broken queue gives none (`virtnet` `start_xmit`, seen in 6.1.192).
+/// Before a power-off: Linux resets its virtio devices with their NICs still up, and a frame that
+/// is sent then (a retransmission, say) spins for ever: `virtqueue_enable_cb_delayed` sees frames
+/// to collect, and the broken queue gives none (`virtnet` `start_xmit`, seen in 6.1.192).
 pub fn take_nic_down() {
     ip(&["link", "set", "eth0", "down"]);
 }
