@@ -162,6 +162,17 @@ pub enum Act {
 }
 
 impl Act {
+    /// Whether it goes on beside the VM's other acts: closing takes as long as marker and peer do.
+    pub fn is_beside(&self) -> bool {
+        matches!(self, Act::FinishSourceBuffer | Act::FinishTargetBuffer)
+    }
+
+    /// Whether [`Signal::Interrupt`] ends it. Such acts only wait, and leave everything as it is
+    /// wherever they end.
+    pub fn may_be_interrupted(&self) -> bool {
+        matches!(self, Act::FinishCopy { .. } | Act::AwaitLoaded) || self.is_beside()
+    }
+
     /// A short name for logs, faults and tables.
     pub fn name(&self) -> &'static str {
         match self {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
-use transhume_agent_core::{Act, Effect, Input, Machine, Product, Ready, Trouble};
+use transhume_agent_core::{Effect, Input, Machine, Product, Ready, Trouble};
 use transhume_model::VmName;
 use transhume_protocol::message::{FaultKind, Order, Report};
 
@@ -135,10 +135,10 @@ impl VmTask {
             let result = Err(given_up(&self.holdings.vm));
             return self.decisions.take(Input::Done { ticket, result });
         }
-        if acts::is_beside(&act) {
+        if act.is_beside() {
             return acts::begin_beside(&self.holdings, ticket, &act);
         }
-        let (name, may_be_given_up) = (act.name(), may_be_given_up(&act));
+        let (name, may_be_given_up) = (act.name(), act.may_be_interrupted());
         tracing::debug!(act = name, "begins");
         let result = {
             let mut work = pin!(acts::carry_out(&mut self.holdings, &self.context, act));
@@ -160,11 +160,6 @@ impl VmTask {
         self.decisions.note_vm(self.holdings.vm());
         self.decisions.take(Input::Done { ticket, result });
     }
-}
-
-/// Waits for memory to cross leave everything as it is wherever they end.
-fn may_be_given_up(act: &Act) -> bool {
-    matches!(act, Act::FinishCopy { .. } | Act::AwaitLoaded)
 }
 
 fn given_up(vm: &VmName) -> Trouble {

@@ -65,7 +65,7 @@ async fn fence_host(
         return ask_about_host(&api, name, wish(force), dry_run).await;
     }
     let Json(mut planned) = ask_about_host(&api, name.clone(), wish(force), true).await?;
-    let host = name.parse().map_err(|_| Refused::ending())?;
+    let host = name.parse().expect("the core knows a host of this name");
     let program = api.fence_agents.program(&host).map_err(not_fenced)?;
     if dry_run {
         planned.what = format!(

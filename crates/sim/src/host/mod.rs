@@ -160,11 +160,6 @@ impl Slot {
     }
 }
 
-/// Whether an act goes on beside the others.
-pub(crate) fn is_beside(act: &Act) -> bool {
-    matches!(act, Act::FinishSourceBuffer | Act::FinishTargetBuffer)
-}
-
 /// One life of an agent.
 #[derive(Debug)]
 pub(crate) struct Agent {

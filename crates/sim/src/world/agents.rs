@@ -10,7 +10,7 @@ use super::World;
 use crate::check::Violation;
 use crate::fault::{ActFault, WriteFault};
 use crate::host::disk::File;
-use crate::host::{Agent, Doing, Slot, is_beside};
+use crate::host::{Agent, Doing, Slot};
 use crate::network::{At, Event, HostIx, MILLI, Micros, SECOND, VmIx};
 
 /// An act that is not answered by then fails.
@@ -182,14 +182,8 @@ impl World {
 
     /// Gives up an act that waits, if it can be given up.
     fn interrupt(&mut self, at: At, ticket: Ticket) -> Result<(), Violation> {
-        use transhume_agent_core::Act;
-        let waits = |act: &Act| {
-            matches!(
-                act,
-                Act::FinishCopy { .. } | Act::AwaitLoaded | Act::FinishSourceBuffer | Act::FinishTargetBuffer
-            )
-        };
-        let waiting = self.slot(at).and_then(|slot| slot.waiting(waits));
+        let slot = self.slot(at);
+        let waiting = slot.and_then(|slot| slot.waiting(transhume_agent_core::Act::may_be_interrupted));
         if waiting == Some(ticket) {
             // Said a little later: the machine is in the midst of an input.
             let result = Box::new(Err(Trouble::failed(FaultKind::Qemu, "it was interrupted")));
@@ -203,7 +197,7 @@ impl World {
         loop {
             let Some(slot) = self.slot(at) else { return };
             let Some(first) = slot.queue.front() else { return };
-            let beside = is_beside(&first.act);
+            let beside = first.act.is_beside();
             let place = if beside {
                 &mut slot.finishing
             } else {

@@ -16,11 +16,6 @@ use crate::text::{chain, network_failed};
 use crate::vm::holdings::{Holdings, Slot};
 use crate::vm::task::Outcome;
 
-/// Acts that are done beside the others.
-pub(in crate::vm) fn is_beside(act: &Act) -> bool {
-    matches!(act, Act::FinishSourceBuffer | Act::FinishTargetBuffer)
-}
-
 /// Begins one; its end comes in by the task's queue.
 pub(in crate::vm) fn begin_beside(holdings: &Holdings, ticket: Ticket, act: &Act) {
     let inputs = holdings.inputs.clone();

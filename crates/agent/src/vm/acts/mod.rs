@@ -11,7 +11,7 @@ use tokio::time::{Duration, timeout};
 use transhume_agent_core::{Act, Product, Trouble};
 use transhume_protocol::message::FaultKind;
 
-pub(super) use self::closing::{begin_beside, is_beside};
+pub(super) use self::closing::begin_beside;
 use super::holdings::Holdings;
 use super::task::Outcome;
 use crate::context::Context;
