@@ -103,6 +103,12 @@ impl Running {
         self.child.id()
     }
 
+    /// Ends it; what it was to do is seen elsewhere.
+    pub fn give_up(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub fn finish(mut self) -> Done {
         // Both pipes are emptied by threads, so that the wait can have a limit.
         let mut output = self.child.stdout.take().expect("stdout is piped");
