@@ -36,14 +36,8 @@ pub(crate) const PAGE_STREAM_CONNECT: Duration = Duration::from_secs(10);
 /// Bytes read from a page stream at once.
 pub(crate) const PAGE_CHUNK_BYTES: usize = 256 << 10;
 
-/// Chunks that wait between two stages of a page stream.
-pub(crate) const PAGE_CHUNKS_WAITING_MAX: usize = 2;
-
-/// Empty buffers of a page stream that wait for their next use.
-pub(crate) const PAGE_BUFFERS_KEPT_MAX: usize = 2;
-
-/// A larger buffer is not kept.
-pub(crate) const PAGE_BUFFER_KEPT_BYTES_MAX: usize = 512 << 10;
+/// Bytes of a TLS handshake that wait for the rest of their message.
+pub(crate) const TLS_HANDSHAKE_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes read at once from what a target's QEMU says to the source's.
 pub(crate) const RETURN_PATH_BYTES: usize = 4096;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use transhume_model::BitRate;
-use transhume_qemu::HoldPace;
+use transhume_qemu::{HoldPace, NextRead};
 
 /// Shared by the stream that obeys and the task that decides.
 #[derive(Debug, Default)]
@@ -126,17 +126,18 @@ impl Pace {
         debt.bytes += bytes as f64;
     }
 
-    /// Waits as long as an idle stream should; returns how many bytes to read at most.
-    pub(crate) async fn admit(&self, hold: &mut HoldPace, queued_bytes: usize) -> usize {
+    /// How to read next, given the bytes that wait in QEMU's socket.
+    pub(crate) fn next_read(&self, hold: &mut HoldPace, queued_bytes: usize) -> NextRead {
         hold.set_released(self.set.borrow().released);
-        let next = hold.next_read(queued_bytes);
-        if !next.pause.is_zero() {
-            tokio::select! {
-                () = tokio::time::sleep(next.pause) => {}
-                () = self.released.notified() => {}
-            }
+        hold.next_read(queued_bytes)
+    }
+
+    /// Waits for the end of an idle stream's pause; a release ends it too.
+    pub(crate) async fn pause(&self, end: Instant) {
+        tokio::select! {
+            () = tokio::time::sleep_until(end) => {}
+            () = self.released.notified() => {}
         }
-        next.bytes_max
     }
 }
 
@@ -187,18 +188,24 @@ mod tests {
     async fn release_wakes_an_idle_stream() {
         let pace = Arc::new(Pace::default());
         let mut hold = HoldPace::new();
+        let read = async |hold: &mut HoldPace| {
+            let next = pace.next_read(hold, 0);
+            if !next.pause.is_zero() {
+                pace.pause(Instant::now() + next.pause).await;
+            }
+            next.bytes_max
+        };
         for _ in 0..10 {
-            pace.admit(&mut hold, 0).await;
+            read(&mut hold).await;
         }
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         pace.release();
-        pace.admit(&mut hold, 0).await;
-        assert_eq!(pace.admit(&mut hold, 0).await, usize::MAX);
+        assert_eq!(read(&mut hold).await, usize::MAX);
         assert_eq!(begun.elapsed(), Duration::ZERO);
         pace.hold();
         // The first may still be woken by that release.
-        pace.admit(&mut hold, 0).await;
-        pace.admit(&mut hold, 0).await;
+        read(&mut hold).await;
+        read(&mut hold).await;
         assert!(begun.elapsed() > Duration::ZERO);
     }
 }

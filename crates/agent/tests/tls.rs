@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
 use transhume_agent::TlsFiles;
 use transhume_agent::pace::Pace;
 use transhume_agent::page_stream::{PageShare, PageStreamError, Pages, Tls, start_source, start_target};
@@ -102,6 +104,59 @@ async fn only_agents_of_one_fleet_reach_each_other() {
         !reaches(&dir.0, Some(&elsewhere), Some(&elsewhere)).await,
         "the certificate names another address"
     );
+}
+
+/// A migration stream that nobody understands, in both ways that it can travel; sealed and in the
+/// clear; what QEMU says comes back, and both ends hear that it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_passes_whole_and_its_answer_comes_back() {
+    let dir = TempDir::new("whole");
+    let ours = files(&dir.0, "ours", "127.0.0.1");
+    // Begins like one of QEMU's, then is anything.
+    let mut stream = b"QEVM\0\0\0\x03".to_vec();
+    let mut state = 1u64;
+    stream.extend(
+        std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .take(9_000_001),
+    );
+    // RP_MSG_SHUT (QEMU, migration/migration.h).
+    let shut = [0, 1, 0, 4, 0, 0, 0, 0];
+    for tls in [None, Some(&ours)] {
+        let (from, to) = (pages(tls), pages(tls));
+        let socket = dir.0.join("qemu-in.sock");
+        let _ = std::fs::remove_file(&socket);
+        let qemu = UnixListener::bind(&socket).unwrap();
+        let listening = start_target(HERE, &spec(), Epoch(1), socket, &to).await.unwrap();
+        let pace = Arc::new(Pace::default());
+        let (source, ended) = start_source(&dir.0, &spec(), Epoch(1), listening.address, pace, &from)
+            .await
+            .unwrap();
+        let mut sends = UnixStream::connect(dir.0.join("pages-out.sock")).await.unwrap();
+        let (mut receives, _) = qemu.accept().await.unwrap();
+        let (mut got, mut back) = (Vec::new(), Vec::new());
+        let sending = async {
+            sends.write_all(&stream).await.unwrap();
+            sends.shutdown().await.unwrap();
+            sends.read_to_end(&mut back).await.unwrap();
+        };
+        let receiving = async {
+            receives.read_to_end(&mut got).await.unwrap();
+            receives.write_all(&shut).await.unwrap();
+            receives.shutdown().await.unwrap();
+        };
+        tokio::join!(sending, receiving);
+        assert!(got == stream, "{} bytes", got.len());
+        assert_eq!(back, shut);
+        assert_eq!(listening.whole.await.unwrap().bytes, stream.len() as u64);
+        ended.await.unwrap().unwrap();
+        listening.ended.await.unwrap().unwrap();
+        let account = source.account();
+        assert!(account.plain_bytes() > 8_000_000, "{account:?}");
+        assert!(account.wire_bytes < stream.len() as u64 + 2000);
+    }
 }
 
 #[test]

@@ -11,7 +11,10 @@ use transhume_netcfg::Netlink;
 
 use crate::layout::{Circuit, Circuits};
 use crate::state::Lab;
-use crate::{LabError, Namespace};
+use crate::{LabError, Namespace, process};
+
+/// How the records of agents begin.
+const AGENT: &str = "agent ";
 
 /// One reading; the difference of two is what lies between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +23,20 @@ pub struct Meter {
     bytes: Option<[u64; Band::ALL.len()]>,
     /// Of all processes and the kernel.
     pub busy: Duration,
+    /// Of the agents alone.
+    pub agents: Duration,
 }
 
 impl Meter {
     /// Reads the lab's links and the machine's processors.
     pub fn read(lab: &Lab) -> Result<Self, LabError> {
         let ticks = rustix::param::clock_ticks_per_second();
+        let agents = lab
+            .state
+            .processes
+            .iter()
+            .filter(|part| part.what.starts_with(AGENT));
+        let of_agents: u64 = agents.map(|part| process::used_ticks(part.pid)).sum();
         Ok(Self {
             bytes: match lab.state.circuits {
                 Circuits::Separate => Some(bytes_of_links(lab)?),
@@ -33,6 +44,7 @@ impl Meter {
                 Circuits::Undivided => None,
             },
             busy: Duration::from_millis(busy_ticks(&read("/proc/stat")?) * 1000 / ticks.max(1)),
+            agents: Duration::from_millis(of_agents * 1000 / ticks.max(1)),
         })
     }
 
@@ -52,6 +64,7 @@ impl Meter {
         Self {
             bytes: self.bytes.zip(earlier.bytes).map(difference),
             busy: self.busy.saturating_sub(earlier.busy),
+            agents: self.agents.saturating_sub(earlier.agents),
         }
     }
 }

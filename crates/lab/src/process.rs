@@ -216,7 +216,22 @@ fn start_ticks(pid: i32) -> Option<u64> {
     start_ticks_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The same from the text of /proc/PID/stat.
+/// Clock ticks of processor time that a process has used with all its threads; none where it is
+/// gone.
+pub(crate) fn used_ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    used_ticks_of(&stat)
+}
+
+/// What [`used_ticks`] reads.
+fn used_ticks_of(stat: &str) -> u64 {
+    const UTIME_AFTER_STATE: usize = 11;
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let times = fields.split_ascii_whitespace().skip(UTIME_AFTER_STATE).take(2);
+    times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
+/// What [`start_ticks`] reads.
 fn start_ticks_of(stat: &str) -> Option<u64> {
     const THREADS_AFTER_STATE: usize = 16;
     const STARTTIME_AFTER_THREADS: usize = 1;

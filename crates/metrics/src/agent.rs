@@ -43,6 +43,8 @@ table! {
         "Bytes of pages on the wire, by class";
     VM_PAGES: Kind::Counter, "transhume_agent_vm_pages_total" ["vm", "class"],
         "Pages sent, by class";
+    VM_PLAIN_BYTES: Kind::Counter, "transhume_agent_vm_plain_bytes_total" ["vm", "cause"],
+        "Bytes of QEMU's stream that went unchanged, by the cause";
 
     // Of the buffers of the move under way, or of the last one.
     VM_BUFFER: Kind::Gauge, "transhume_agent_vm_buffer_bytes" ["vm", "side"],

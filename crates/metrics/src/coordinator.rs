@@ -103,6 +103,8 @@ table! {
         "Bytes of pages on the wire, by class";
     PAGES: Kind::Counter, "transhume_pages_total" ["class"],
         "Pages, by class";
+    PLAIN_BYTES: Kind::Counter, "transhume_plain_bytes_total" ["cause"],
+        "Bytes of QEMU's streams that went unchanged, by the cause";
     VMCT_BYTES: Kind::Counter, "transhume_vmct_bytes_total" [],
         "Bytes between the agents over VMCT";
     FRAMES_CAPTURED: Kind::Counter, "transhume_frames_captured_total" [],

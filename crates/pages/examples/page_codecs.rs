@@ -159,7 +159,7 @@ fn whole(
     let mut decoder = Decoder::new(key.clone())?;
     encoder.link_rate(link);
     let (mut encode, mut decode) = (std::time::Duration::ZERO, std::time::Duration::ZERO);
-    let (mut at, mut progress) = (0, Progress::Hungry);
+    let mut at = 0;
     let (mut wire, mut out, mut back) = (Vec::new(), Vec::new(), Vec::new());
     for (number, chunk) in stream.chunks(CHUNK_BYTES).map(Some).chain([None]).enumerate() {
         let start = Instant::now();
@@ -172,16 +172,27 @@ fn whole(
         if number > 0 {
             encoder.took(took.as_nanos() as u64);
         }
-        while !wire.is_empty() || progress == Progress::More {
-            let start = Instant::now();
-            progress = decoder.push(&wire, store, &mut out, &mut back)?;
-            decode += start.elapsed();
-            wire.clear();
-            if stream.get(at..at + out.len()) != Some(&out[..]) {
-                return Err("the target's bytes differ".into());
+        while !wire.is_empty() {
+            let (mut rest, mut more) = (&wire[..], true);
+            while more {
+                let start = Instant::now();
+                let progress = decoder.push(&mut rest, store, &mut out, &mut back)?;
+                decode += start.elapsed();
+                let plain: &[u8] = if let Progress::Plain(bytes) = progress {
+                    bytes
+                } else {
+                    &[]
+                };
+                for part in [&out[..], plain] {
+                    if stream.get(at..at + part.len()) != Some(part) {
+                        return Err("the target's bytes differ".into());
+                    }
+                    at += part.len();
+                }
+                out.clear();
+                more = matches!(progress, Progress::More | Progress::Plain(_));
             }
-            at += out.len();
-            out.clear();
+            wire.clear();
             encoder.answer(&back, know, &mut wire, &mut Vec::new())?;
             back.clear();
         }

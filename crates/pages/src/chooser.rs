@@ -41,6 +41,9 @@ const RAW_BYTES_WEIGHED: u64 = PAGE_BYTES as u64 * 15 / 16;
 /// 1/1024 per page.
 const DECAY_SHIFT: u32 = 10;
 
+/// A link is clearly slower than the codecs when it needs so many times their time for a page.
+const CODECS_PAY_FACTOR: u64 = 2;
+
 /// The codecs that the chooser weighs against each other.
 const WEIGHED: [PageClass; 4] = [PageClass::Raw, PageClass::Lz4, PageClass::Wkdm, PageClass::Zstd];
 
@@ -154,9 +157,23 @@ impl Chooser {
     /// Whether the link takes a plain page in less time than any codec needs to look at it: then no
     /// page need be looked at.
     pub fn raw_always_pays(&self) -> bool {
+        self.wire_nanos(RAW_BYTES_WEIGHED) <= self.cheapest_nanos()
+    }
+
+    /// Whether looking at pages pays again: the link is clearly slower than the codecs.
+    pub fn codecs_pay(&self) -> bool {
+        self.wire_nanos(RAW_BYTES_WEIGHED) > CODECS_PAY_FACTOR * self.cheapest_nanos()
+    }
+
+    fn cheapest_nanos(&self) -> u64 {
         let codecs = WEIGHED.into_iter().filter(|class| *class != PageClass::Raw);
-        let cheapest = codecs.map(table_nanos).min().unwrap_or(0) * self.factor / ONE;
-        self.wire_nanos(RAW_BYTES_WEIGHED) <= cheapest
+        codecs.map(table_nanos).min().unwrap_or(0) * self.factor / ONE
+    }
+
+    /// Bytes went by without a codec: what was measured of the machine grows old, and the table
+    /// counts for more.
+    pub fn rested(&mut self) {
+        learn(&mut self.factor, ONE, LEARN_SHIFT);
     }
 
     /// The codec for a page of this profile.

@@ -102,12 +102,37 @@ pub struct ClassCount {
     pub wire_bytes: u64,
 }
 
+/// Why QEMU's bytes go unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainReason {
+    /// The link carries a page in less time than the codecs need for it.
+    FastLink,
+    /// The stream is not understood (`PassThrough`).
+    NotUnderstood,
+}
+
+/// How QEMU's bytes travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// As records of pages, each by its class.
+    #[default]
+    Coded,
+    /// Unchanged.
+    Plain(PlainReason),
+}
+
 /// Pages and bytes of one stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     classes: [ClassCount; PageClass::ALL.len()],
     /// Bytes that QEMU wrote.
     pub stream_bytes: u64,
+    /// Of these, unchanged because the link is fast.
+    pub plain_fast_link_bytes: u64,
+    /// Of these, unchanged because they were not understood.
+    pub plain_not_understood_bytes: u64,
+    /// How often the way has changed.
+    pub way_changes: u32,
     /// Bytes that went onto the wire, frames and all.
     pub wire_bytes: u64,
     /// Pages that had to be supplied after a reference failed.
@@ -118,6 +143,18 @@ impl Account {
     /// What one class carried.
     pub fn class(&self, class: PageClass) -> ClassCount {
         self.classes[class as usize]
+    }
+
+    /// Bytes of QEMU's that went unchanged.
+    pub fn plain_bytes(&self) -> u64 {
+        self.plain_fast_link_bytes + self.plain_not_understood_bytes
+    }
+
+    pub(crate) fn add_plain(&mut self, reason: PlainReason, bytes: u64) {
+        *match reason {
+            PlainReason::FastLink => &mut self.plain_fast_link_bytes,
+            PlainReason::NotUnderstood => &mut self.plain_not_understood_bytes,
+        } += bytes;
     }
 
     pub(crate) fn add(&mut self, class: PageClass, pages: u64, wire_bytes: u64) {

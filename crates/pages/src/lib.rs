@@ -14,7 +14,7 @@ pub mod stream;
 pub mod versions;
 pub mod wire;
 
-pub use class::{Account, ClassCount, Classes, PageClass};
+pub use class::{Account, ClassCount, Classes, PageClass, PlainReason, Way};
 pub use content::{ContentId, ContentKey, Knowledge, PageStore};
 pub use link::{Flight, LinkMeter};
 pub use stream::{Parser, PassThrough, StreamDigest, Token, Writer};

@@ -16,6 +16,12 @@ pub const GROUP_PAYLOAD_BYTES_MAX: usize = 320 * 1024;
 pub const LITERAL_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of one frame's body.
 pub const FRAME_BODY_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of QEMU's stream in one plain frame.
+pub const PLAIN_BYTES_MAX: usize = 256 * 1024;
+/// Default bytes of the stream for which the plain way must look better before it is taken.
+pub const PLAIN_AFTER_BYTES: u64 = 1024 * 1024;
+/// Plain bytes after which what was measured of the codecs counts a little less.
+pub const RESTED_BYTES: u64 = 1024 * 1024;
 /// Ids in one frame that travels backwards.
 pub const BACK_IDS_MAX: usize = 4096;
 /// Output after which the decoder returns to its caller; of each stream some such buffers are on

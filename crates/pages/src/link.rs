@@ -89,6 +89,16 @@ impl Default for LinkMeter {
     }
 }
 
+impl From<u64> for LinkMeter {
+    /// Begins with a rate that is remembered, bytes per second.
+    fn from(bytes_per_second: u64) -> Self {
+        LinkMeter {
+            bytes_per_second: bytes_per_second.min(LINK_RATE_MAX),
+            ..LinkMeter::default()
+        }
+    }
+}
+
 impl LinkMeter {
     /// Takes a flight; one that was seen before says nothing more. True when the estimate is new.
     pub fn saw(&mut self, flight: Flight) -> bool {
@@ -130,6 +140,11 @@ impl LinkMeter {
         let most = self.bytes_per_second.saturating_mul(GROWTH).min(LINK_RATE_MAX);
         let carried = if span.sender_limited { most } else { span.slowest };
         self.bytes_per_second = carried.clamp(self.bytes_per_second, most);
+    }
+
+    /// To be remembered: bytes per second, [`LINK_RATE_MAX`] where nothing limits.
+    pub fn estimate(&self) -> u64 {
+        self.bytes_per_second
     }
 
     /// Bytes per second; None: not limited.

@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use support::{mixed, rewrite};
-use transhume_pages::PassThrough;
+use transhume_pages::{Parser, PassThrough};
 
 #[test]
 fn a_whole_stream_is_understood_up_to_the_device_state() {
@@ -21,6 +21,18 @@ fn a_whole_stream_is_understood_up_to_the_device_state() {
 fn one_byte_at_a_time_gives_the_same_records() {
     let stream = mixed(2, 30, 2);
     assert!(rewrite(&stream, &[1]).1 == rewrite(&stream, &[usize::MAX]).1);
+}
+
+/// Walked over in pieces, a stream is followed as well as if it were parsed.
+#[test]
+fn a_stream_that_is_walked_over_is_followed() {
+    let stream = mixed(2, 30, 2);
+    for size in [1, 7, 4096, 4104, 9001, usize::MAX] {
+        let mut parser = Parser::default();
+        stream.chunks(size).for_each(|piece| parser.walk(piece));
+        assert!(parser.in_device_state(), "{size}");
+        assert_eq!((parser.blocks().count(), parser.passed_through()), (3, None));
+    }
 }
 
 #[test]

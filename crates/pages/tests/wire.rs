@@ -4,10 +4,9 @@
 mod support;
 
 use proptest::prelude::*;
-use support::{Pair, config, key, mixed};
+use support::{Pair, config, key, mixed, push};
 use transhume_pages::{
     Classes, DecodeError, Decoder, EncodeError, Encoder, EncoderConfig, Knowledge, PageClass, PageStore,
-    Progress,
 };
 
 const SLOW: Option<u64> = Some(25_000_000);
@@ -213,7 +212,7 @@ fn another_cluster_is_refused() {
         .flush(&mut wire)
         .expect("encodes");
     let mut other = Decoder::new(key("other")).expect("a decoder");
-    let refused = other.push(&wire, &mut PageStore::new(0), &mut vec![], &mut vec![]);
+    let refused = other.push(&mut &wire[..], &mut PageStore::new(0), &mut vec![], &mut vec![]);
     assert_eq!(refused, Err(DecodeError::Hello("it is of another cluster")));
     let page = [3; 4096];
     assert_ne!(key("other").id(&page), key("herd").id(&page));
@@ -235,7 +234,7 @@ fn decode(wire: &[u8]) -> (Result<(), DecodeError>, Vec<u8>) {
     let (mut out, mut store, mut back) = (Vec::new(), PageStore::new(1 << 20), Vec::new());
     let pushed = wire
         .chunks(4000)
-        .try_for_each(|piece| decoder.push(piece, &mut store, &mut out, &mut back).map(drop));
+        .try_for_each(|piece| push(&mut decoder, piece, &mut store, &mut out, &mut back).map(drop));
     (pushed.and_then(|()| decoder.finish().map(drop)), out)
 }
 
@@ -325,11 +324,70 @@ fn empty_frames_behind_a_group_that_waits_are_bounded() {
     encoder.push(&stream, &mut know, &mut wire).expect("encodes");
     encoder.flush(&mut wire).expect("encodes");
     let mut decoder = Decoder::new(key("herd")).expect("a decoder");
-    let mut push = |bytes: &[u8]| decoder.push(bytes, &mut store, &mut vec![], &mut vec![]);
-    assert_eq!(push(&wire), Ok(Progress::Hungry));
+    let mut push = |bytes: &[u8]| push(&mut decoder, bytes, &mut store, &mut vec![], &mut vec![]).map(drop);
+    assert_eq!(push(&wire), Ok(()));
     let frames = framed(2, &[]).repeat(1000);
     let refused = (0..100).find_map(|_| push(&frames).err());
     assert_eq!(refused, Some(DecodeError::Window));
+}
+
+/// The way changes whenever the link's rate asks for it.
+fn at_once() -> EncoderConfig {
+    EncoderConfig {
+        plain_after_bytes: 0,
+        ..config()
+    }
+}
+
+#[test]
+fn a_fast_link_gets_the_bytes_as_they_are() {
+    let stream = mixed(3, 60, 7);
+    let mut pair = Pair::new(at_once(), None);
+    let wire = pair
+        .run(&stream, &mut Knowledge::default(), &mut PageStore::new(1 << 20))
+        .expect("decodes");
+    assert!(pair.ended && pair.out == stream);
+    let account = pair.encoder.account();
+    assert!(wire < stream.len() as u64 + 1000, "{wire}");
+    assert!(
+        account.plain_fast_link_bytes > stream.len() as u64 - 25_000,
+        "{account:?}"
+    );
+    assert_eq!(
+        (account.way_changes, account.stream_bytes),
+        (1, stream.len() as u64)
+    );
+    assert_eq!(pair.encoder.behind_bytes(), 0, "all of it was acknowledged");
+}
+
+#[test]
+fn what_is_not_understood_goes_as_it_is_over_any_link() {
+    let stream = vec![7; 100_000];
+    let mut pair = Pair::new(config(), SLOW);
+    pair.run(&stream, &mut Knowledge::default(), &mut PageStore::new(1 << 20))
+        .expect("decodes");
+    assert!(pair.out == stream);
+    let account = pair.encoder.account();
+    assert!(account.plain_not_understood_bytes > 70_000, "{account:?}");
+    assert_eq!(account.plain_fast_link_bytes, 0);
+}
+
+#[test]
+fn a_plain_frame_out_of_its_turn_or_cut_is_refused() {
+    let greeting = encoded(&[])[..39].to_vec();
+    for (frame, error) in [
+        (
+            framed(6, &[1, 0, 0, 0, 9]),
+            DecodeError::GroupNumber { got: 1, expected: 0 },
+        ),
+        (framed(6, &[0, 0, 0]), DecodeError::Truncated),
+        (framed(6, &[0, 0, 0, 0, 9])[..9].to_vec(), DecodeError::Early),
+    ] {
+        assert_eq!(decode(&[&greeting[..], &frame].concat()).0, Err(error));
+    }
+    assert_eq!(decode(&framed(6, &[0, 0, 0, 0, 9])).0, Err(DecodeError::Order(6)));
+    let ended = [&encoded(&[])[..], &framed(6, &[0, 0, 0, 0, 9])].concat();
+    assert_eq!(decode(&ended).0, Err(DecodeError::AfterEnd));
 }
 
 proptest! {
@@ -345,6 +403,45 @@ proptest! {
         // A flip that changes no byte of the result (an unused bit, an id's version slots) may
         // pass; a wrong byte may not.
         prop_assert!(result.is_err() || out == stream);
+    }
+
+    /// Both ways in turn, at any byte of the stream; pages that the target was thought to hold, and
+    /// that plain bytes overtake while they are asked for, stay in order.
+    #[test]
+    fn the_way_may_change_at_any_byte(
+        pieces in prop::collection::vec((1usize..9000, 0u8..4), 1..40),
+        thought_held in any::<bool>(),
+        seed in 1u64..1000,
+    ) {
+        let stream = mixed(3, 40, seed);
+        let (mut know, mut store) = (Knowledge::default(), PageStore::new(0));
+        if thought_held {
+            (0..40).for_each(|number| know.held(key("herd").id(&support::page(number % 12, number / 12))));
+        }
+        let mut pair = Pair::new(at_once(), SLOW);
+        let (mut rest, mut wire) = (&stream[..], Vec::new());
+        for (size, way) in pieces.into_iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (now, later) = rest.split_at(size.min(rest.len()));
+            rest = later;
+            pair.encoder.link_rate(if way % 2 == 0 { SLOW } else { None });
+            let (left, right) = now.split_at(now.len() / 3);
+            match pair.encoder.plain(&[left, right]) {
+                Some(head) => wire.extend([&head[..], now].concat()),
+                None => pair.encoder.push(now, &mut know, &mut wire).unwrap(),
+            }
+            if way > 1 {
+                pair.carry(std::mem::take(&mut wire), &mut know, &mut store).unwrap();
+            }
+        }
+        pair.encoder.finish(&mut wire).unwrap();
+        pair.carry(wire, &mut know, &mut store).unwrap();
+        prop_assert!(pair.ended && pair.out == stream);
+        let account = pair.encoder.account();
+        prop_assert_eq!(account.stream_bytes, stream.len() as u64);
+        prop_assert!(pair.encoder.settled());
     }
 
     #[test]

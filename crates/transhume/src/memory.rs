@@ -12,7 +12,7 @@ use transhume_lab::plot::Spread;
 use transhume_lab::stock::{StockLab, StockMode, accelerator};
 use transhume_lab::{LabName, LabUp, Meter, down, up};
 use transhume_model::Band;
-use transhume_protocol::message::PageClasses;
+use transhume_protocol::message::{PageClasses, PlainBytes};
 use transhume_protocol::report::VmReport;
 use transhume_protocol::step::Phase;
 
@@ -65,6 +65,15 @@ struct Row {
     blackout_ms: f64,
     /// Processor time of the machine during the move.
     busy_s: f64,
+    /// Processor time of both agents; ours only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agents_s: Option<f64>,
+    /// Bytes that the VMs' QEMUs wrote, all together; ours only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_bytes: Option<u64>,
+    /// What went unchanged; ours only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plain: Option<PlainBytes>,
     /// Pages by class, all VMs together; ours only.
     #[serde(skip_serializing_if = "Option::is_none")]
     classes: Option<PageClasses>,
@@ -193,6 +202,9 @@ async fn stock(
                 seconds: moved.duration.as_secs_f64(),
                 blackout_ms: median(blackouts),
                 busy_s: moved.cost.busy.as_secs_f64(),
+                agents_s: None,
+                stream_bytes: None,
+                plain: None,
                 classes: None,
             });
         }
@@ -238,6 +250,14 @@ async fn ours(
             seconds,
             blackout_ms: median(report.vms.iter().filter_map(|vm| vm.blackout_ms)),
             busy_s: cost.busy.as_secs_f64(),
+            agents_s: Some(cost.agents.as_secs_f64()),
+            stream_bytes: Some(report.vms.iter().map(|vm| vm.pages.transferred.0).sum()),
+            plain: Some(
+                report
+                    .vms
+                    .iter()
+                    .fold(PlainBytes::default(), |sum, vm| sum + vm.pages.plain),
+            ),
             classes: Some(
                 report
                     .vms
@@ -279,6 +299,24 @@ fn seconds(row: &Row) -> f64 {
     row.seconds
 }
 
+/// Processor seconds of both agents per GB of QEMU's stream; NaN for other movers.
+fn agents_per_gb(row: &Row) -> f64 {
+    match (row.agents_s, row.stream_bytes) {
+        (Some(seconds), Some(bytes)) if bytes > 0 => seconds * 1e9 / bytes as f64,
+        _ => f64::NAN,
+    }
+}
+
+/// Share of QEMU's stream that went unchanged; NaN for other movers.
+fn plain_share(row: &Row) -> f64 {
+    match (row.plain, row.stream_bytes) {
+        (Some(plain), Some(bytes)) if bytes > 0 => {
+            (plain.fast_link.0 + plain.not_understood.0) as f64 / bytes as f64
+        }
+        _ => f64::NAN,
+    }
+}
+
 fn summary(rows: &[Row]) -> String {
     let mut table = Table::new(&[
         "LOAD",
@@ -294,13 +332,15 @@ fn summary(rows: &[Row]) -> String {
         "OF STOCK",
         "BLACKOUT ms",
         "BUSY s",
+        "AGENTS s/GB",
+        "PLAIN",
     ]);
     for (case, mover) in kinds(rows) {
         let of = |mover: &'static str, value: fn(&Row) -> f64| {
             let rows = rows
                 .iter()
                 .filter(move |row| &row.case == case && row.mover == mover);
-            Spread::of(rows.map(value))
+            Spread::of(rows.map(value).filter(|value| value.is_finite()))
         };
         let number = |spread: Option<Spread>| spread.map_or("-".to_owned(), |of| format!("{:.2}", of.median));
         let quartiles =
@@ -325,18 +365,22 @@ fn summary(rows: &[Row]) -> String {
             ratio(seconds),
             number(of(mover, |row| row.blackout_ms)),
             number(of(mover, |row| row.busy_s)),
+            number(of(mover, agents_per_gb)),
+            number(of(mover, plain_share)),
         ]);
     }
     table.text()
 }
 
 fn csv(rows: &[Row]) -> String {
-    let mut text = "load,link,vms,mover,repetition,bytes,seconds,blackout_ms,busy_s\n".to_owned();
+    let mut text =
+        "load,link,vms,mover,repetition,bytes,seconds,blackout_ms,busy_s,agents_s_per_gb,plain_share\n"
+            .to_owned();
     for row in rows {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "{},{},{},{},{},{},{:.3},{:.3},{:.3}",
+            "{},{},{},{},{},{},{:.3},{:.3},{:.3},{:.3},{:.3}",
             row.case.load.name(),
             row.case.link,
             row.case.vms,
@@ -345,7 +389,9 @@ fn csv(rows: &[Row]) -> String {
             row.bytes,
             row.seconds,
             row.blackout_ms,
-            row.busy_s
+            row.busy_s,
+            agents_per_gb(row),
+            plain_share(row)
         );
     }
     text

@@ -128,6 +128,9 @@ fn show_pages(samples: &mut Samples, vm: &str, pages: &PageProgress) {
         samples.set(&names::VM_PAGES, [vm, class], sent.pages as f64);
         samples.set(&names::VM_PAGE_BYTES, [vm, class], sent.bytes.0 as f64);
     }
+    for (cause, bytes) in pages.plain.named() {
+        samples.set(&names::VM_PLAIN_BYTES, [vm, cause], bytes.0 as f64);
+    }
 }
 
 fn show_buffer(samples: &mut Samples, labels: [&str; 2], figures: &Figures) {

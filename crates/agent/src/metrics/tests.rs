@@ -11,7 +11,7 @@ use transhume_agent_core::{Change, Place};
 use transhume_metrics::agent::ALL;
 use transhume_model::{Band, Bytes, Millis};
 use transhume_netcfg::ClassCounts;
-use transhume_protocol::message::{ClassPages, PageClasses};
+use transhume_protocol::message::{ClassPages, PageClasses, PlainBytes};
 
 use super::*;
 use crate::agent::tests::{Dir, Tested, record_of};
@@ -190,6 +190,10 @@ fn known_figures_give_exactly_these_lines() {
                 lz4,
                 ..PageClasses::default()
             },
+            plain: PlainBytes {
+                fast_link: Bytes(300),
+                ..PlainBytes::default()
+            },
             ..PageProgress::default()
         }),
         rate: None,
@@ -240,6 +244,8 @@ transhume_agent_vm_memory_bytes{vm="vm1"} 0
 transhume_agent_vm_page_bytes_total{vm="vm1",class="lz4"} 700
 transhume_agent_vm_pages_total{vm="vm1",class="lz4"} 3
 transhume_agent_vm_passes_total{vm="vm1"} 2
+transhume_agent_vm_plain_bytes_total{vm="vm1",cause="fast-link"} 300
+transhume_agent_vm_plain_bytes_total{vm="vm1",cause="not-understood"} 0
 transhume_agent_vm_predicted_blackout_seconds{vm="vm1"} 0.025
 transhume_agent_vm_remaining_bytes{vm="vm1"} 4096
 transhume_agent_vm_wire_bytes_total{vm="vm1"} 900

@@ -3,16 +3,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use transhume_bands::SocketMark;
 use transhume_model::{Epoch, VmName};
 
-use super::{Tls, Wire};
+use super::Tls;
+use super::connection::Connection;
 use crate::limits::{PAGE_SEND_BUFFER_BYTES, PAGE_STREAM_CONNECT};
 
 /// First bytes of a page stream between agents: "THPS", version 2.
@@ -20,31 +19,31 @@ const MAGIC: [u8; 6] = *b"THPS\x00\x02";
 const WELCOME: u8 = 0;
 const NAME_BYTES_MAX: usize = 255;
 
-/// Connects to the target's agent. Also the socket below, to ask the kernel about it.
+/// Connects to the target's agent.
 pub(super) async fn greet(
     target: SocketAddr,
     vm: &VmName,
     epoch: Epoch,
     tls: Option<&Tls>,
     mark: Option<SocketMark>,
-) -> io::Result<(Wire, OwnedFd)> {
+) -> io::Result<Connection> {
     let stream = TcpStream::connect(target).await?;
     carry(&stream, mark)?;
-    let socket = stream.as_fd().try_clone_to_owned()?;
     stream.set_nodelay(true)?;
     rustix::net::sockopt::set_socket_send_buffer_size(&stream, PAGE_SEND_BUFFER_BYTES)?;
-    let mut stream = match tls {
+    let mut connection = match tls {
         Some(tls) => tls.connect(target.ip(), stream).await?,
-        None => Box::new(stream),
+        None => Connection::clear(stream),
     };
     let mut hello = MAGIC.to_vec();
     hello.extend(epoch.0.to_be_bytes());
     hello.push(vm.as_str().len() as u8);
     hello.extend(vm.as_str().as_bytes());
-    stream.write_all(&hello).await?;
-    stream.flush().await?;
-    match stream.read_u8().await? {
-        WELCOME => Ok((stream, socket)),
+    connection.say(&hello).await?;
+    let mut answer = [0];
+    connection.hear(&mut answer).await?;
+    match answer {
+        [WELCOME] => Ok(connection),
         _ => Err(io::ErrorKind::ConnectionRefused.into()),
     }
 }
@@ -56,15 +55,14 @@ pub(super) async fn welcome(
     epoch: Epoch,
     tls: Option<&Tls>,
     mark: Option<SocketMark>,
-) -> io::Result<Wire> {
+) -> io::Result<Connection> {
     loop {
         let (stream, peer) = listener.accept().await?;
         carry(&stream, mark)?;
         match timeout(PAGE_STREAM_CONNECT, hear(stream, tls)).await {
-            Ok(Ok((mut stream, hello))) if hello == (epoch, vm.as_str().to_owned()) => {
-                stream.write_u8(WELCOME).await?;
-                stream.flush().await?;
-                return Ok(stream);
+            Ok(Ok((mut connection, hello))) if hello == (epoch, vm.as_str().to_owned()) => {
+                connection.say(&[WELCOME]).await?;
+                return Ok(connection);
             }
             Ok(Err(error)) => tracing::warn!(%vm, %peer, %error, "turned away a connection"),
             _ => tracing::warn!(%vm, %peer, "turned away a connection that is not this VM's page stream"),
@@ -88,26 +86,29 @@ fn carry(stream: &TcpStream, mark: Option<SocketMark>) -> io::Result<()> {
     socket.set_priority(priority)
 }
 
-async fn hear(stream: TcpStream, tls: Option<&Tls>) -> io::Result<(Wire, (Epoch, String))> {
+async fn hear(stream: TcpStream, tls: Option<&Tls>) -> io::Result<(Connection, (Epoch, String))> {
     stream.set_nodelay(true)?;
-    let mut stream = match tls {
+    let mut connection = match tls {
         Some(tls) => tls.accept(stream).await?,
-        None => Box::new(stream),
+        None => Connection::clear(stream),
     };
-    let hello = read_hello(&mut stream).await?;
-    Ok((stream, hello))
+    let hello = hear_hello(&mut connection).await?;
+    Ok((connection, hello))
 }
 
-async fn read_hello(stream: &mut Wire) -> io::Result<(Epoch, String)> {
+async fn hear_hello(connection: &mut Connection) -> io::Result<(Epoch, String)> {
     let mut magic = [0; MAGIC.len()];
-    stream.read_exact(&mut magic).await?;
+    connection.hear(&mut magic).await?;
     if magic != MAGIC {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let epoch = Epoch(stream.read_u64().await?);
-    let length = usize::from(stream.read_u8().await?);
+    let (mut epoch, mut length) = ([0; 8], [0]);
+    connection.hear(&mut epoch).await?;
+    connection.hear(&mut length).await?;
+    let epoch = Epoch(u64::from_be_bytes(epoch));
     let mut name = [0; NAME_BYTES_MAX];
-    stream.read_exact(&mut name[..length]).await?;
-    let name = std::str::from_utf8(&name[..length]).map_err(|_| io::ErrorKind::InvalidData)?;
+    let name = &mut name[..usize::from(length[0])];
+    connection.hear(name).await?;
+    let name = std::str::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok((epoch, name.to_owned()))
 }

@@ -5,12 +5,14 @@
 //!              ◀── filter ──        ◀──── back ────                ◀────────
 //! ```
 //!
-//! What comes out at the target is byte for byte what the source's QEMU wrote; how it travels is
-//! `transhume_pages`' matter. The source agent withholds the switchover-ack on the return path.
-//! Deliberately absent: resumption; a broken stream aborts the batch.
+//! One task at each end, on threads of their own. What comes out at the target is byte for byte
+//! what the source's QEMU wrote; how it travels is `transhume_pages`' matter. The source agent
+//! withholds the switchover-ack on the return path. Deliberately absent: resumption; a broken
+//! stream aborts the batch.
 
-mod buffers;
+mod connection;
 mod greet;
+mod records;
 mod share;
 mod source;
 mod target;
@@ -21,10 +23,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use transhume_bands::SocketMark;
@@ -34,7 +35,6 @@ use transhume_pages::{
     Account, Classes, ContentKey, DecodeError, Decoder, EncodeError, Encoder, EncoderConfig,
 };
 
-use self::buffers::Buffers;
 pub use self::share::PageShare;
 pub use self::tls::Tls;
 pub use self::tls::{TlsError, TlsFiles};
@@ -147,11 +147,6 @@ impl PageStream {
 /// How a stream ended. `Ok`: both directions were closed by the QEMUs.
 pub type Ended = io::Result<()>;
 
-/// A connection between two agents.
-trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
-type Wire = Box<dyn Duplex>;
-
 /// The source's half: listens for QEMU on [`SOURCE_SOCKET`] in `dir` and sends the stream to the
 /// target's agent.
 pub async fn start_source(
@@ -179,7 +174,7 @@ pub async fn start_source(
         vm: name.clone(),
         source,
     })?;
-    let (remote, socket) = timeout(
+    let connection = timeout(
         PAGE_STREAM_CONNECT,
         greet::greet(target, &name, epoch, pages.tls.as_ref(), pages.mark),
     )
@@ -194,19 +189,21 @@ pub async fn start_source(
     let stages = source::Source {
         vm: name,
         encoder,
-        socket,
+        target: target.ip(),
+        rates: pages.share.rates(),
         knowledge: pages.share.knowledge(&vm.cluster, target.ip()),
         pace,
         snapshot: snapshot.clone(),
     };
     let (done, ended) = oneshot::channel();
-    let task = tokio::spawn(async move {
+    let task = page_threads().spawn(async move {
         let passed = async {
+            let listener = UnixListener::from_std(listener.into_std()?)?;
             let local = timeout(PAGE_STREAM_CONNECT, listener.accept())
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
                 .0;
-            source::run(stages, local, remote).await
+            source::run(stages, local, connection.here()?).await
         };
         // The receiver is gone when the VM's task no longer cares.
         let _ = done.send(passed.await);
@@ -261,16 +258,17 @@ pub async fn start_target(
         guest_stopped: guest_stopped.clone(),
         decoder,
         store: pages.share.store(&vm.cluster),
-        whole: told,
+        whole: Some(told),
     };
     let (done, ended) = oneshot::channel();
     let (tls, mark) = (pages.tls.clone(), pages.mark);
-    let task = tokio::spawn(async move {
+    let task = page_threads().spawn(async move {
         let passed = async {
-            let remote = greet::welcome(&listener, &name, epoch, tls.as_ref(), mark).await?;
+            let listener = TcpListener::from_std(listener.into_std()?)?;
+            let connection = greet::welcome(&listener, &name, epoch, tls.as_ref(), mark).await?;
             let local = UnixStream::connect(&qemu_socket).await?;
             widen(&local);
-            target::run(stages, local, remote).await
+            target::run(stages, local, connection).await
         };
         // As above: nobody listens once the VM's task has moved on.
         let _ = done.send(passed.await);
@@ -305,20 +303,6 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// Writes what comes, then closes this direction.
-async fn pass_on(
-    mut parts: mpsc::Receiver<Vec<u8>>,
-    mut to: impl AsyncWrite + Unpin,
-    buffers: Buffers,
-) -> io::Result<()> {
-    while let Some(part) = parts.recv().await {
-        to.write_all(&part).await?;
-        to.flush().await?;
-        buffers.give(part);
-    }
-    to.shutdown().await
-}
-
 /// Threads of their own: encoding takes milliseconds at a time, and a switchover must not wait
 /// behind it.
 fn page_threads() -> &'static Handle {
@@ -327,7 +311,7 @@ fn page_threads() -> &'static Handle {
         .get_or_init(|| {
             Builder::new_multi_thread()
                 .thread_name("pages")
-                .enable_time()
+                .enable_all()
                 .build()
                 .expect("threads can be started")
         })

@@ -25,7 +25,7 @@ pub(super) struct ClusterStore {
 /// What one target host holds of one cluster; the streams towards it share it.
 pub(super) type SharedKnowledge = Arc<Mutex<Knowledge>>;
 
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no holder of this lock panics")
 }
 
@@ -34,11 +34,16 @@ struct Held {
     bytes_max: u64,
 }
 
+/// What links to target hosts carried last, bytes per second: a stream begins with it. Forgotten
+/// with the targets of clusters.
+pub(super) type LinkRates = Arc<Mutex<HashMap<IpAddr, u64>>>;
+
 /// All clusters of this host.
 pub struct PageShare {
     store_bytes_max: u64,
     stores: Mutex<HashMap<ClusterName, Held>>,
     knowledge: Mutex<HashMap<(ClusterName, IpAddr), SharedKnowledge>>,
+    rates: LinkRates,
 }
 
 impl std::fmt::Debug for PageShare {
@@ -56,6 +61,7 @@ impl PageShare {
             store_bytes_max: store_bytes_max.0,
             stores: Mutex::default(),
             knowledge: Mutex::default(),
+            rates: LinkRates::default(),
         }
     }
 
@@ -74,6 +80,15 @@ impl PageShare {
             stores.insert(cluster.clone(), Held { store, bytes_max });
         }
         stores[cluster].store.clone()
+    }
+
+    /// What is known of the links.
+    pub(super) fn rates(&self) -> LinkRates {
+        let mut rates = locked(&self.rates);
+        if rates.len() >= TARGETS_KNOWN_MAX {
+            rates.clear();
+        }
+        self.rates.clone()
     }
 
     /// What is known of a target.

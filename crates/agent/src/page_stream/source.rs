@@ -1,247 +1,260 @@
 //! The source's half of a page stream: QEMU's bytes become frames.
 //!
 //! ```text
-//!  QEMU ──▶ read (pace) ──chunks──▶ encode ──frames──▶ send ──▶ target agent
-//!       ◀── filter ◀── returned ──    ▲  ◀──── back ──── receive ◀──
+//!  QEMU ──▶ read (pace) ──▶ encode ──▶ write (rate) ──▶ target agent
+//!                └──── as they are ───▶┘
+//!       ◀── filter ◀── returned ──┘ ◀──── back ────
 //! ```
 //!
-//! Each stage is a task; the channels between them are short, so a slow link stops QEMU. The
-//! encoder never waits with its ears shut: what comes back is taken first, or two full pipes would
-//! wait for each other.
+//! One task: what it has read goes out before it reads on, so a slow link stops QEMU. It never
+//! writes with its ears shut: what comes back is taken first, or two full pipes would wait for each
+//! other.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, WriteHalf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::net::unix::OwnedWriteHalf;
 use transhume_model::VmName;
 use transhume_netbuf::Delivered;
-use transhume_pages::{EncodeError, Encoder, Flight, LinkMeter};
+use transhume_pages::{EncodeError, Encoder, Flight, LinkMeter, Way};
 use transhume_qemu::{HoldPace, ReturnPathFilter};
 
-use super::buffers::Buffers;
-use super::share::{SharedKnowledge, locked};
-use super::{SharedSnapshot, StreamSnapshot, Wire, page_threads};
-use crate::limits::{PAGE_CHUNK_BYTES, PAGE_CHUNKS_WAITING_MAX};
+use super::connection::Connection;
+use super::share::{LinkRates, SharedKnowledge, locked};
+use super::{SharedSnapshot, StreamSnapshot};
+use crate::limits::PAGE_CHUNK_BYTES;
 use crate::pace::{Debt, Pace};
 
 /// Stream bytes after which the encoder is told how long they took.
 const TOOK_BYTES: u64 = 1 << 20;
 
-/// What the stages need.
+/// What the stream needs.
 pub(super) struct Source {
     pub vm: VmName,
     pub encoder: Encoder,
-    /// Of the connection to the target's agent.
-    pub socket: OwnedFd,
+    pub target: IpAddr,
+    pub rates: LinkRates,
     pub knowledge: SharedKnowledge,
     pub pace: Arc<Pace>,
     pub snapshot: SharedSnapshot,
 }
 
-/// Runs the stages until QEMU has closed and everything is sent.
-pub(super) async fn run(source: Source, local: UnixStream, remote: Wire) -> io::Result<()> {
+/// Runs until QEMU has closed, everything is sent and the target has closed.
+pub(super) async fn run(source: Source, local: UnixStream, connection: Connection) -> io::Result<()> {
     let (local_read, local_write) = local.into_split();
-    let (remote_read, remote_write) = tokio::io::split(remote);
-    let (chunks_in, chunks) = mpsc::channel(PAGE_CHUNKS_WAITING_MAX);
-    let (back_in, back) = mpsc::channel(PAGE_CHUNKS_WAITING_MAX);
-    let (frames, frames_out) = mpsc::channel(1);
-    let mut stages = JoinSet::new();
-    let on = page_threads();
-    let buffers = Buffers::default();
-    stages.spawn_on(
-        read(local_read, source.pace.clone(), chunks_in, buffers.clone()),
-        on,
-    );
-    stages.spawn_on(receive(remote_read, back_in, buffers.clone()), on);
-    stages.spawn_on(
-        send(frames_out, remote_write, source.pace.clone(), buffers.clone()),
-        on,
-    );
-    let stage = Encode {
-        vm: source.vm,
-        encoder: source.encoder,
-        socket: source.socket,
-        knowledge: source.knowledge,
-        snapshot: source.snapshot,
-        link: LinkMeter::default(),
-        pace: source.pace,
+    let link = locked(&source.rates)
+        .get(&source.target)
+        .map_or_else(LinkMeter::default, |rate| LinkMeter::from(*rate));
+    let mut stage = Stage {
+        link,
+        source,
+        connection,
         filter: ReturnPathFilter::new(),
         local_write,
         out: Vec::new(),
-        buffers,
+        chunk: vec![0; PAGE_CHUNK_BYTES],
+        push: None,
+        idle_since: Instant::now(),
         untold: (0, 0),
         said_pass_through: false,
     };
-    stages.spawn_on(stage.run(chunks, back, frames), on);
-    while let Some(ended) = stages.join_next().await {
-        ended.map_err(io::Error::other)??;
-    }
-    Ok(())
+    stage.run(local_read.as_ref()).await
 }
 
-async fn read(
-    mut local: OwnedReadHalf,
-    pace: Arc<Pace>,
-    chunks: mpsc::Sender<Vec<u8>>,
-    buffers: Buffers,
-) -> io::Result<()> {
-    let mut hold = HoldPace::new();
-    loop {
-        local.readable().await?;
-        let queued = rustix::io::ioctl_fionread::<&UnixStream>(local.as_ref())?;
-        let most = pace.admit(&mut hold, queued as usize).await.min(PAGE_CHUNK_BYTES);
-        let mut chunk = buffers.take();
-        chunk.reserve(most);
-        // The capacity may be more than what was asked for.
-        let length = (&mut local).take(most as u64).read_buf(&mut chunk).await?;
-        if length == 0 || chunks.send(chunk).await.is_err() {
-            return Ok(());
-        }
-    }
+/// What the stream waits for next.
+enum Event {
+    /// The target's agent has said something.
+    Back,
+    /// The rate lets what waits go.
+    MayGo,
+    /// The kernel takes more.
+    Writable,
+    /// QEMU may have more, and it is to be read now.
+    Readable,
+    /// An idle stream has been left alone for long enough.
+    Paused,
 }
 
-/// At the stream's rate, then closes this direction.
-async fn send(
-    mut frames: mpsc::Receiver<Vec<u8>>,
-    mut remote: WriteHalf<Wire>,
-    pace: Arc<Pace>,
-    buffers: Buffers,
-) -> io::Result<()> {
-    let mut debt = Debt::none();
-    while let Some(part) = frames.recv().await {
-        pace.space(part.len(), &mut debt).await;
-        remote.write_all(&part).await?;
-        remote.flush().await?;
-        buffers.give(part);
-    }
-    remote.shutdown().await
+/// How far QEMU's side is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Qemu {
+    /// Its bytes are waited for.
+    Flowing,
+    /// They are read so many at most, and not before.
+    Pausing(tokio::time::Instant, usize),
+    Ended,
 }
 
-pub(super) async fn receive(
-    mut remote: impl AsyncRead + Unpin,
-    chunks: mpsc::Sender<Vec<u8>>,
-    buffers: Buffers,
-) -> io::Result<()> {
-    loop {
-        let mut chunk = buffers.take();
-        chunk.reserve(PAGE_CHUNK_BYTES);
-        let length = (&mut remote)
-            .take(PAGE_CHUNK_BYTES as u64)
-            .read_buf(&mut chunk)
-            .await?;
-        if length == 0 || chunks.send(chunk).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-struct Encode {
-    vm: VmName,
-    encoder: Encoder,
-    socket: OwnedFd,
-    knowledge: SharedKnowledge,
-    snapshot: SharedSnapshot,
+struct Stage {
+    source: Source,
+    connection: Connection,
     link: LinkMeter,
-    pace: Arc<Pace>,
     filter: ReturnPathFilter,
     local_write: OwnedWriteHalf,
-    /// Frames not handed to the sender yet.
+    /// Frames of what is being encoded.
     out: Vec<u8>,
-    buffers: Buffers,
+    chunk: Vec<u8>,
+    /// What waits to be sent.
+    push: Option<Push>,
+    idle_since: Instant,
     /// Bytes and nanoseconds of pushes that the encoder was not told of yet.
     untold: (u64, u64),
     said_pass_through: bool,
 }
 
-impl Encode {
-    async fn run(
-        mut self,
-        mut chunks: mpsc::Receiver<Vec<u8>>,
-        mut back: mpsc::Receiver<Vec<u8>>,
-        frames: mpsc::Sender<Vec<u8>>,
-    ) -> io::Result<()> {
+impl Stage {
+    async fn run(&mut self, local: &UnixStream) -> io::Result<()> {
         self.tell_rate();
-        let mut frames = Some(frames);
-        let mut flowing = true;
-        let mut push: Option<Push> = None;
-        let mut idle_since = Instant::now();
+        let (mut hold, mut debt) = (HoldPace::new(), Debt::none());
+        let mut qemu = Qemu::Flowing;
+        let (mut may_go, mut closed) = (false, false);
         loop {
-            if !flowing && self.out.is_empty() && self.encoder.settled() {
-                // The sender closes its direction; the target ends the other when its QEMU has.
-                frames = None;
-            }
-            tokio::select! {
-                biased;
-                bytes = back.recv() => match bytes {
-                    Some(bytes) => {
-                        self.answer(&bytes).await?;
-                        self.buffers.give(bytes);
-                    }
-                    None if frames.is_some() => return Err(io::ErrorKind::ConnectionAborted.into()),
-                    None => return self.local_write.shutdown().await,
-                },
-                permit = reserve(frames.as_ref()), if !self.out.is_empty() => {
-                    permit?.send(std::mem::replace(&mut self.out, self.buffers.take()));
-                    if let Some(push) = push.take() {
-                        self.look_at_link(push)?;
-                    }
-                    idle_since = Instant::now();
+            let idle = self.connection.outgoing.is_empty();
+            if idle && qemu == Qemu::Ended && !closed && self.source.encoder.settled() {
+                // The target ends the other direction when its QEMU has.
+                closed = true;
+                self.connection.outgoing.close()?;
+                if self.connection.outgoing.is_empty() {
+                    self.connection.shut()?;
                 }
-                chunk = chunks.recv(), if flowing && self.out.is_empty() && self.encoder.ready() => match chunk {
-                    Some(chunk) => {
-                        push = Some(self.encode(&chunk, chunks.is_empty(), idle_since)?);
-                        self.buffers.give(chunk);
+                continue;
+            }
+            let reads = idle && self.source.encoder.ready();
+            let stream = &self.connection.stream;
+            let pace = &self.source.pace;
+            let event = tokio::select! {
+                biased;
+                ready = stream.readable() => ready.map(|()| Event::Back),
+                () = pace.space(self.connection.outgoing.len(), &mut debt), if !idle && !may_go => Ok(Event::MayGo),
+                ready = stream.writable(), if !idle && may_go => ready.map(|()| Event::Writable),
+                ready = local.readable(), if reads && qemu == Qemu::Flowing => ready.map(|()| Event::Readable),
+                () = pace.pause(pause_end(qemu)), if reads && matches!(qemu, Qemu::Pausing(..)) => Ok(Event::Paused),
+            }?;
+            match event {
+                Event::Back => {
+                    if self.take_back().await? {
+                        return if closed {
+                            self.local_write.shutdown().await
+                        } else {
+                            Err(io::ErrorKind::ConnectionAborted.into())
+                        };
                     }
-                    None => {
-                        self.encoder.finish(&mut self.out).map_err(broken)?;
-                        flowing = false;
+                }
+                Event::MayGo => {
+                    may_go = true;
+                    self.write(&mut may_go, closed).await?;
+                }
+                Event::Writable => self.write(&mut may_go, closed).await?,
+                Event::Readable => {
+                    let queued = rustix::io::ioctl_fionread(local)?;
+                    let next = self.source.pace.next_read(&mut hold, queued as usize);
+                    qemu = if next.pause.is_zero() {
+                        self.read(local, next.bytes_max)?
+                    } else {
+                        Qemu::Pausing(tokio::time::Instant::now() + next.pause, next.bytes_max)
+                    };
+                }
+                Event::Paused => {
+                    if let Qemu::Pausing(_, most) = qemu {
+                        qemu = self.read(local, most)?;
                     }
-                },
+                }
             }
             self.publish();
         }
     }
 
-    /// Encodes a chunk; sends what is gathered where nothing follows at once.
-    fn encode(&mut self, chunk: &[u8], last: bool, idle_since: Instant) -> io::Result<Push> {
-        let begun = Instant::now();
-        {
-            let mut knowledge = locked(&self.knowledge);
-            self.encoder
-                .push(chunk, &mut knowledge, &mut self.out)
-                .map_err(broken)?;
+    /// Sends what waits; when all is with the kernel, how it fared says what the link carries.
+    async fn write(&mut self, may_go: &mut bool, closed: bool) -> io::Result<()> {
+        self.connection.outgoing.write(&self.connection.stream)?;
+        if !self.connection.outgoing.is_empty() {
+            return Ok(());
         }
-        if last {
-            self.encoder.flush(&mut self.out).map_err(broken)?;
+        *may_go = false;
+        if closed {
+            self.connection.shut()?;
         }
-        let busy = begun.elapsed();
-        self.untold.0 += chunk.len() as u64;
-        self.untold.1 += busy.as_nanos() as u64;
-        if self.untold.0 >= TOOK_BYTES {
-            self.encoder.took(self.untold.1);
-            self.untold = (0, 0);
+        if let Some(push) = self.push.take() {
+            self.look_at_link(push)?;
         }
-        if let Some(reason) = self.encoder.passed_through()
-            && !std::mem::replace(&mut self.said_pass_through, true)
-        {
-            tracing::info!(vm = %self.vm, "the rest of the page stream passes as it is: {reason}");
-        }
-        Ok(Push {
-            idle: begun - idle_since,
-            busy,
-        })
+        self.idle_since = Instant::now();
+        Ok(())
     }
 
-    /// The frames of a push have gone to the sender: how the kernel fares with them says what the
-    /// link carries.
+    /// Takes QEMU's next bytes on their way.
+    fn read(&mut self, local: &UnixStream, most: usize) -> io::Result<Qemu> {
+        let begun = Instant::now();
+        let read = match self.source.encoder.way() {
+            Way::Plain(_) => {
+                let encoder = &mut self.source.encoder;
+                let head = |pieces: &[&[u8]]| encoder.plain(pieces).expect("its way is plain");
+                self.connection.outgoing.read_plain(local, most, head)?
+            }
+            Way::Coded => self.encode(local, most, begun)?,
+        };
+        match read {
+            None => return Ok(Qemu::Flowing),
+            Some(0) => {
+                self.source.encoder.finish(&mut self.out).map_err(broken)?;
+                self.hand_on()?;
+                return Ok(Qemu::Ended);
+            }
+            Some(_) => {}
+        }
+        if let Some(reason) = self.source.encoder.passed_through()
+            && !std::mem::replace(&mut self.said_pass_through, true)
+        {
+            tracing::info!(vm = %self.source.vm, "the rest of the page stream passes as it is: {reason}");
+        }
+        self.push = Some(Push {
+            idle: begun - self.idle_since,
+            busy: begun.elapsed(),
+        });
+        Ok(Qemu::Flowing)
+    }
+
+    /// Reads and encodes; sends what is gathered where nothing follows at once.
+    fn encode(&mut self, local: &UnixStream, most: usize, begun: Instant) -> io::Result<Option<usize>> {
+        let most = most.min(self.chunk.len());
+        let read = match local.try_read(&mut self.chunk[..most]) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let encoder = &mut self.source.encoder;
+        {
+            let mut knowledge = locked(&self.source.knowledge);
+            encoder
+                .push(&self.chunk[..read], &mut knowledge, &mut self.out)
+                .map_err(broken)?;
+        }
+        if rustix::io::ioctl_fionread(local)? == 0 {
+            encoder.flush(&mut self.out).map_err(broken)?;
+        }
+        self.untold.0 += read as u64;
+        self.untold.1 += begun.elapsed().as_nanos() as u64;
+        if self.untold.0 >= TOOK_BYTES {
+            encoder.took(self.untold.1);
+            self.untold = (0, 0);
+        }
+        self.hand_on()?;
+        Ok(Some(read))
+    }
+
+    /// Frames to what is sent.
+    fn hand_on(&mut self) -> io::Result<()> {
+        self.connection.outgoing.push(&self.out)?;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// The chooser weighs against what the link carries.
     fn look_at_link(&mut self, push: Push) -> io::Result<()> {
-        let delivered = Delivered::of(&self.socket)?;
+        let delivered = Delivered::of(&self.connection.stream)?;
         let new = self.link.saw(Flight {
             delivered_bytes: delivered.bytes,
             bytes_per_second: delivered.bytes_per_second,
@@ -255,59 +268,68 @@ impl Encode {
         Ok(())
     }
 
-    /// The chooser weighs against what the link carries or what the stream may use of it, whichever
-    /// is less.
+    /// What the link carries or what the stream may use of it, whichever is less.
     fn tell_rate(&mut self) {
-        let known = [self.link.rate(), self.pace.rate()];
-        self.encoder.link_rate(known.into_iter().flatten().min());
+        let known = [self.link.rate(), self.source.pace.rate()];
+        self.source.encoder.link_rate(known.into_iter().flatten().min());
     }
 
-    async fn answer(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Takes what has come back. True when nothing more will.
+    async fn take_back(&mut self) -> io::Result<bool> {
+        let Some(read) = self.connection.incoming.read(&self.connection.stream)? else {
+            return Ok(false);
+        };
         let (mut returned, mut passed) = (Vec::new(), Vec::new());
-        {
-            let mut knowledge = locked(&self.knowledge);
-            self.encoder
+        self.connection.incoming.open()?;
+        for bytes in self.connection.incoming.opened() {
+            let mut knowledge = locked(&self.source.knowledge);
+            self.source
+                .encoder
                 .answer(bytes, &mut knowledge, &mut self.out, &mut returned)
                 .map_err(broken)?;
         }
-        self.filter.push(&returned, &mut passed);
-        self.local_write.write_all(&passed).await
+        self.connection.incoming.take_all();
+        // Supplied pages go behind what waits already.
+        self.hand_on()?;
+        if !returned.is_empty() {
+            self.filter.push(&returned, &mut passed);
+            self.local_write.write_all(&passed).await?;
+        }
+        Ok(read == 0 || self.connection.incoming.is_closed())
     }
 
     fn publish(&self) {
-        *locked(&self.snapshot) = StreamSnapshot {
-            account: self.encoder.account(),
-            behind_bytes: self.encoder.behind_bytes(),
+        *locked(&self.source.snapshot) = StreamSnapshot {
+            account: self.source.encoder.account(),
+            behind_bytes: self.source.encoder.behind_bytes(),
         };
     }
 }
 
-/// A chunk that was encoded, until the sender takes its frames.
+fn pause_end(qemu: Qemu) -> tokio::time::Instant {
+    match qemu {
+        Qemu::Pausing(end, _) => end,
+        Qemu::Flowing | Qemu::Ended => tokio::time::Instant::now(),
+    }
+}
+
+/// A chunk that was taken, until the kernel has it.
 struct Push {
     /// Wait for QEMU before it.
     idle: Duration,
     busy: Duration,
 }
 
-impl Drop for Encode {
-    /// What a broken stream sent may never arrive: nobody is to count on it.
+impl Drop for Stage {
     fn drop(&mut self) {
-        if !self.encoder.settled() {
-            locked(&self.knowledge).forget_promises();
+        locked(&self.source.rates).insert(self.source.target, self.link.estimate());
+        // What a broken stream sent may never arrive: nobody is to count on it.
+        if !self.source.encoder.settled() {
+            locked(&self.source.knowledge).forget_promises();
         }
     }
 }
 
 fn broken(error: EncodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-async fn reserve(frames: Option<&mpsc::Sender<Vec<u8>>>) -> io::Result<mpsc::Permit<'_, Vec<u8>>> {
-    match frames {
-        Some(frames) => frames
-            .reserve()
-            .await
-            .map_err(|_| io::ErrorKind::BrokenPipe.into()),
-        None => Err(io::ErrorKind::BrokenPipe.into()),
-    }
 }

@@ -1,29 +1,29 @@
 //! The target's half of a page stream: frames become QEMU's bytes again.
 //!
 //! ```text
-//!  source agent ──▶ receive ──chunks──▶ decode ──bytes──▶ write ──▶ QEMU
-//!               ◀── send ◀──────back───── ┘ └──┬── returned ◀── read ◀──
+//!  source agent ──▶ read ──▶ decode ──▶ write ──▶ QEMU
+//!                     └── as they are ──▶┘
+//!               ◀── back ◀──┴── returned ◀── read ◀──
 //! ```
+//!
+//! One task: QEMU has what was read before more is.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 use transhume_pages::stream::StreamDigest;
 use transhume_pages::wire::put_returned;
 use transhume_pages::{DecodeError, Decoder, Progress};
 
-use super::buffers::Buffers;
+use super::connection::{Connection, Incoming, Outgoing};
 use super::share::{SharedStore, locked};
-use super::source::receive;
-use super::{Wire, page_threads, pass_on};
-use crate::limits::{PAGE_CHUNKS_WAITING_MAX, PAGE_SIBLING_WAIT, RETURN_PATH_BYTES};
+use crate::limits::{PAGE_SIBLING_WAIT, RETURN_PATH_BYTES};
 
 /// What the stages need.
 pub(super) struct Target {
@@ -32,101 +32,160 @@ pub(super) struct Target {
     pub decoder: Decoder,
     pub store: SharedStore,
     /// Told once QEMU has all bytes and they were the source's.
-    pub whole: oneshot::Sender<StreamDigest>,
+    pub whole: Option<oneshot::Sender<StreamDigest>>,
 }
 
-/// Runs the stages until both sides have closed.
-pub(super) async fn run(target: Target, local: UnixStream, remote: Wire) -> io::Result<()> {
+/// Runs until both sides have closed.
+pub(super) async fn run(target: Target, local: UnixStream, connection: Connection) -> io::Result<()> {
     let (local_read, local_write) = local.into_split();
-    let (remote_read, remote_write) = tokio::io::split(remote);
-    let (chunks_in, chunks) = mpsc::channel(PAGE_CHUNKS_WAITING_MAX);
-    let (bytes, bytes_out) = mpsc::channel(1);
-    let (back, back_out) = mpsc::channel(PAGE_CHUNKS_WAITING_MAX);
-    let mut stages = JoinSet::new();
-    let on = page_threads();
-    let buffers = Buffers::default();
-    stages.spawn_on(receive(remote_read, chunks_in, buffers.clone()), on);
-    stages.spawn_on(pass_on(bytes_out, local_write, buffers.clone()), on);
-    stages.spawn_on(pass_on(back_out, remote_write, buffers.clone()), on);
-    stages.spawn_on(returned(local_read, back.clone()), on);
-    stages.spawn_on(decode(target, chunks, bytes, back, buffers), on);
-    while let Some(ended) = stages.join_next().await {
-        ended.map_err(io::Error::other)??;
-    }
-    Ok(())
-}
-
-/// What QEMU says to the source's QEMU.
-async fn returned(mut local: OwnedReadHalf, back: mpsc::Sender<Vec<u8>>) -> io::Result<()> {
-    let mut chunk = [0; RETURN_PATH_BYTES];
-    loop {
-        let length = local.read(&mut chunk).await?;
-        if length == 0 {
-            return Ok(());
-        }
-        let mut frames = Vec::new();
-        put_returned(&mut frames, &chunk[..length]);
-        if back.send(frames).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-async fn decode(
-    target: Target,
-    mut chunks: mpsc::Receiver<Vec<u8>>,
-    bytes: mpsc::Sender<Vec<u8>>,
-    back: mpsc::Sender<Vec<u8>>,
-    buffers: Buffers,
-) -> io::Result<()> {
-    let mut stage = Decode {
-        decoder: target.decoder,
-        store: target.store,
-        whole: Some(target.whole),
-        guest_stopped: target.guest_stopped,
-        bytes,
-        back,
-        buffers,
+    let Connection {
+        stream,
+        outgoing,
+        mut incoming,
+    } = connection;
+    let mut stage = Stage {
+        rebuild: Rebuild::new(target, local_write),
+        stream,
+        outgoing,
     };
-    loop {
-        let Some(chunk) = chunks.recv().await else {
-            return stage.decoder.finish().map(drop).map_err(broken);
+    stage.run(local_read, &mut incoming).await
+}
+
+struct Stage {
+    rebuild: Rebuild<OwnedWriteHalf>,
+    stream: TcpStream,
+    outgoing: Outgoing,
+}
+
+impl Stage {
+    async fn run(&mut self, qemu: OwnedReadHalf, incoming: &mut Incoming) -> io::Result<()> {
+        let (mut receives, mut returns, mut closed) = (true, true, false);
+        loop {
+            self.hand_back()?;
+            if !receives && !returns && !closed {
+                closed = true;
+                self.outgoing.close()?;
+            }
+            if closed && self.outgoing.is_empty() {
+                return self.stream.shutdown().await;
+            }
+            tokio::select! {
+                biased;
+                ready = self.stream.writable(), if !self.outgoing.is_empty() => {
+                    ready?;
+                    self.outgoing.write(&self.stream)?;
+                }
+                ready = qemu.readable(), if returns => {
+                    ready?;
+                    returns = self.take_returned(&qemu)?;
+                }
+                ready = self.stream.readable(), if receives => {
+                    ready?;
+                    receives = self.receive(incoming).await?;
+                }
+            }
+        }
+    }
+
+    /// What QEMU says to the source's QEMU. False at its end.
+    fn take_returned(&mut self, qemu: &OwnedReadHalf) -> io::Result<bool> {
+        let mut chunk = [0; RETURN_PATH_BYTES];
+        match qemu.try_read(&mut chunk) {
+            Ok(0) => Ok(false),
+            Ok(length) => {
+                put_returned(&mut self.rebuild.back, &chunk[..length]);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends what is for the source, as far as the kernel takes it at once.
+    fn hand_back(&mut self) -> io::Result<()> {
+        if !self.rebuild.back.is_empty() {
+            self.outgoing.push(&self.rebuild.back)?;
+            self.rebuild.back.clear();
+            self.outgoing.write(&self.stream)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what has come. False when nothing more will.
+    async fn receive(&mut self, incoming: &mut Incoming) -> io::Result<bool> {
+        let Some(read) = incoming.read(&self.stream)? else {
+            return Ok(true);
         };
-        stage.push(&chunk).await?;
-        stage.buffers.give(chunk);
-        stage.wait_for_siblings().await?;
+        incoming.open()?;
+        let mut plain = Vec::new();
+        for bytes in incoming.opened() {
+            self.rebuild.push(bytes, &mut plain).await?;
+            self.rebuild.wait_for_siblings(&mut plain).await?;
+        }
+        self.rebuild.write(&mut plain).await?;
+        incoming.take_all();
+        if read > 0 && !incoming.is_closed() {
+            return Ok(true);
+        }
+        self.rebuild.finish().await?;
+        Ok(false)
     }
 }
 
-struct Decode {
-    decoder: Decoder,
-    store: SharedStore,
-    whole: Option<oneshot::Sender<StreamDigest>>,
-    guest_stopped: Arc<Notify>,
-    bytes: mpsc::Sender<Vec<u8>>,
-    back: mpsc::Sender<Vec<u8>>,
-    buffers: Buffers,
+/// From frames to QEMU's bytes.
+struct Rebuild<Q> {
+    target: Target,
+    qemu: Q,
+    /// Rebuilt, and not written to QEMU yet.
+    out: Vec<u8>,
+    /// For the source, and not sent yet.
+    back: Vec<u8>,
 }
 
-impl Decode {
-    async fn push(&mut self, mut rest: &[u8]) -> io::Result<()> {
+impl<Q: AsyncWrite + Unpin> Rebuild<Q> {
+    fn new(target: Target, qemu: Q) -> Self {
+        Rebuild {
+            target,
+            qemu,
+            out: Vec::new(),
+            back: Vec::new(),
+        }
+    }
+
+    /// The source has sent all: QEMU has it, and is told.
+    async fn finish(&mut self) -> io::Result<()> {
+        self.target.decoder.finish().map_err(broken)?;
+        self.qemu.shutdown().await
+    }
+
+    /// Takes a piece of the wire. Plain bytes are added to those that QEMU gets next, so that it
+    /// gets many at once.
+    async fn push<'w>(&mut self, mut wire: &'w [u8], plain: &mut Vec<IoSlice<'w>>) -> io::Result<()> {
         loop {
-            let (mut out, mut answers) = (self.buffers.take(), Vec::new());
             let progress = {
-                let mut pages = locked(&self.store.pages);
+                let mut pages = locked(&self.target.store.pages);
                 let before = pages.entered();
-                let pushed = self.decoder.push(rest, &mut pages, &mut out, &mut answers);
+                let pushed = self
+                    .target
+                    .decoder
+                    .push(&mut wire, &mut pages, &mut self.out, &mut self.back);
                 if pages.entered() > before {
-                    self.store.grew.notify_waiters();
+                    self.target.store.grew.notify_waiters();
                 }
                 pushed.map_err(broken)?
             };
-            self.hand_on(out, answers).await?;
+            if !self.out.is_empty() {
+                self.write(plain).await?;
+                self.qemu.write_all(&self.out).await?;
+                self.out.clear();
+            }
             match progress {
-                Progress::More => rest = &[],
+                Progress::More => {}
+                Progress::Plain(bytes) => plain.push(IoSlice::new(bytes)),
                 Progress::Hungry => return Ok(()),
                 Progress::Ended(digest) => {
-                    if let Some(whole) = self.whole.take() {
+                    self.write(plain).await?;
+                    if let Some(whole) = self.target.whole.take() {
                         // Nobody listens where the VM's task has given the move up.
                         let _ = whole.send(digest);
                     }
@@ -136,43 +195,44 @@ impl Decode {
         }
     }
 
+    /// Writes plain bytes to QEMU.
+    async fn write(&mut self, plain: &mut Vec<IoSlice<'_>>) -> io::Result<()> {
+        let mut rest = &mut plain[..];
+        while !rest.is_empty() {
+            let written = self.qemu.write_vectored(rest).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut rest, written);
+        }
+        plain.clear();
+        Ok(())
+    }
+
     /// While a group lacks nothing but what other streams carry, the wire is not read: the source
     /// feels a full pipe.
-    async fn wait_for_siblings(&mut self) -> io::Result<()> {
-        let store = self.store.clone();
-        while let Some(group) = self.decoder.waits_for_siblings() {
+    async fn wait_for_siblings(&mut self, plain: &mut Vec<IoSlice<'_>>) -> io::Result<()> {
+        let store = self.target.store.clone();
+        while let Some(group) = self.target.decoder.waits_for_siblings() {
             let patience = tokio::time::Instant::now() + PAGE_SIBLING_WAIT;
-            while self.decoder.waits_for_siblings() == Some(group) {
+            while self.target.decoder.waits_for_siblings() == Some(group) {
                 // Listens before it looks, or the page could come in between.
                 let mut grew = pin!(store.grew.notified());
                 grew.as_mut().enable();
-                self.push(&[]).await?;
-                if self.decoder.waits_for_siblings() != Some(group) {
+                self.push(&[], plain).await?;
+                if self.target.decoder.waits_for_siblings() != Some(group) {
                     break;
                 }
                 let more_came = tokio::select! {
                     () = grew => true,
-                    () = self.guest_stopped.notified() => false,
+                    () = self.target.guest_stopped.notified() => false,
                     () = sleep_until(patience) => false,
                 };
                 if !more_came {
-                    self.decoder.stop_waiting_for_siblings();
-                    self.push(&[]).await?;
+                    self.target.decoder.stop_waiting_for_siblings();
+                    self.push(&[], plain).await?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    async fn hand_on(&mut self, out: Vec<u8>, answers: Vec<u8>) -> io::Result<()> {
-        for (part, to) in [(out, &self.bytes), (answers, &self.back)] {
-            if part.is_empty() {
-                self.buffers.give(part);
-                continue;
-            }
-            to.send(part)
-                .await
-                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         }
         Ok(())
     }
@@ -186,6 +246,7 @@ fn broken(error: DecodeError) -> io::Error {
 mod tests {
     use std::sync::Mutex;
 
+    use tokio::io::{AsyncReadExt, DuplexStream};
     use tokio::time::{Duration, Instant, sleep};
     use transhume_model::ClusterName;
     use transhume_pages::stream::Page;
@@ -216,19 +277,17 @@ mod tests {
         .concat()
     }
 
-    /// The decoding stage, with a stream of one page that a sibling has promised.
-    struct Stage {
+    /// The target's end, with a stream of one page that a sibling has promised.
+    struct Waiting {
+        rebuild: Rebuild<DuplexStream>,
+        wire: Vec<u8>,
         guest_stopped: Arc<Notify>,
         store: SharedStore,
         page: (ContentId, Page),
-        /// Open: the source is not done.
-        _chunks_in: mpsc::Sender<Vec<u8>>,
-        bytes_out: mpsc::Receiver<Vec<u8>>,
-        back_out: mpsc::Receiver<Vec<u8>>,
+        qemu: DuplexStream,
     }
 
-    /// It has got all that the source sends by itself.
-    async fn stage() -> Stage {
+    fn waiting() -> Waiting {
         let key = ContentKey::of(&"herd".parse::<ClusterName>().unwrap(), &[]);
         let page: Page = std::array::from_fn(|at| (at * 7 + at / 256) as u8);
         let id = key.id(&page);
@@ -239,7 +298,6 @@ mod tests {
         let mut wire = Vec::new();
         encoder.push(&stream(&page), &mut known, &mut wire).unwrap();
         encoder.flush(&mut wire).unwrap();
-
         let guest_stopped = Arc::<Notify>::default();
         let store = Arc::new(ClusterStore {
             pages: Mutex::new(PageStore::new(1 << 20)),
@@ -249,45 +307,50 @@ mod tests {
             guest_stopped: guest_stopped.clone(),
             decoder: Decoder::new(key).unwrap(),
             store: store.clone(),
-            whole: oneshot::channel().0,
+            whole: None,
         };
-        let (chunks_in, chunks) = mpsc::channel(1);
-        let (bytes, bytes_out) = mpsc::channel(8);
-        let (back, back_out) = mpsc::channel(8);
-        tokio::spawn(decode(target, chunks, bytes, back, Buffers::default()));
-        chunks_in.send(wire).await.unwrap();
-        Stage {
+        let (near, qemu) = tokio::io::duplex(1 << 20);
+        Waiting {
+            rebuild: Rebuild::new(target, near),
+            wire,
             guest_stopped,
             store,
             page: (id, page),
-            _chunks_in: chunks_in,
-            bytes_out,
-            back_out,
+            qemu,
         }
+    }
+
+    /// Whether pages are asked for.
+    fn asks(mut back: &[u8]) -> bool {
+        while let [kind, a, b, c, d, tail @ ..] = back {
+            if *kind == NEED {
+                return true;
+            }
+            back = &tail[u32::from_le_bytes([*a, *b, *c, *d]) as usize..];
+        }
+        false
     }
 
     /// After how long the page is asked for, as it does not come; the guest stops in between, or
     /// does not.
     async fn asked_after(stop: Option<Duration>) -> Duration {
-        let mut stage = stage().await;
-        tokio::spawn(async move { while stage.bytes_out.recv().await.is_some() {} });
+        let mut waiting = waiting();
         let begun = Instant::now();
         if let Some(stop) = stop {
             tokio::spawn(async move {
                 sleep(stop).await;
-                stage.guest_stopped.notify_one();
+                waiting.guest_stopped.notify_one();
             });
         }
-        loop {
-            let answers = stage.back_out.recv().await.expect("the page is asked for");
-            let mut rest = answers.as_slice();
-            while let [kind, a, b, c, d, tail @ ..] = rest {
-                if *kind == NEED {
-                    return begun.elapsed();
-                }
-                rest = &tail[u32::from_le_bytes([*a, *b, *c, *d]) as usize..];
-            }
-        }
+        waiting
+            .rebuild
+            .push(&waiting.wire, &mut Vec::new())
+            .await
+            .unwrap();
+        assert!(!asks(&waiting.rebuild.back), "not at once");
+        waiting.rebuild.wait_for_siblings(&mut Vec::new()).await.unwrap();
+        assert!(asks(&waiting.rebuild.back));
+        begun.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
@@ -310,20 +373,24 @@ mod tests {
     /// batch rolled back.
     #[tokio::test(start_paused = true)]
     async fn a_page_that_comes_as_patience_ends_is_taken() {
-        let mut stage = stage().await;
-        tokio::spawn(async move { while stage.back_out.recv().await.is_some() {} });
-        sleep(PAGE_SIBLING_WAIT / 3).await;
-        let (id, page) = &stage.page;
-        locked(&stage.store.pages).insert(*id, page);
-        // The stage is not told that the store grew: it hears of the stop first.
-        stage.guest_stopped.notify_one();
-        let rebuilt = async {
-            let mut rebuilt = 0;
-            while rebuilt < 4096 {
-                rebuilt += stage.bytes_out.recv().await.expect("bytes for QEMU").len();
-            }
-        };
-        let ended = tokio::time::timeout(PAGE_SIBLING_WAIT, rebuilt).await;
-        ended.expect("the stream goes on");
+        let mut waiting = waiting();
+        let ((id, page), store) = (waiting.page, waiting.store.clone());
+        tokio::spawn(async move {
+            sleep(PAGE_SIBLING_WAIT / 3).await;
+            locked(&store.pages).insert(id, &page);
+            // The stage is not told that the store grew: it hears of the stop first.
+            waiting.guest_stopped.notify_one();
+        });
+        waiting
+            .rebuild
+            .push(&waiting.wire, &mut Vec::new())
+            .await
+            .unwrap();
+        waiting.rebuild.wait_for_siblings(&mut Vec::new()).await.unwrap();
+        assert!(!asks(&waiting.rebuild.back));
+        drop(waiting.rebuild);
+        let mut rebuilt = Vec::new();
+        waiting.qemu.read_to_end(&mut rebuilt).await.unwrap();
+        assert!(rebuilt == stream(&page), "the stream goes on");
     }
 }

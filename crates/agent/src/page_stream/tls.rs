@@ -6,17 +6,25 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::UnbufferedClientConnection;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::cipher_suite::{
+    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+};
+use rustls::kernel::KernelConnection;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ExtractedSecrets, RootCertStore, ServerConfig};
 use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::Wire;
-use crate::limits::PAGE_CHUNK_BYTES;
+use super::connection::Connection;
+use super::records::{Opener, Sealer, SharedKeys};
+use crate::limits::TLS_HANDSHAKE_BYTES_MAX;
 
 /// PEM files of one agent.
 #[derive(Debug, Clone, Deserialize)]
@@ -50,8 +58,8 @@ pub enum TlsError {
 /// Both roles of one agent.
 #[derive(Clone)]
 pub struct Tls {
-    acceptor: TlsAcceptor,
-    connector: TlsConnector,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -74,7 +82,15 @@ fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> TlsError {
 impl Tls {
     /// Reads the files.
     pub fn read(files: &TlsFiles) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(CryptoProvider {
+            // The fastest of them where the processor knows AES, as nearly all do.
+            cipher_suites: vec![
+                TLS13_AES_128_GCM_SHA256,
+                TLS13_AES_256_GCM_SHA384,
+                TLS13_CHACHA20_POLY1305_SHA256,
+            ],
+            ..rustls::crypto::ring::default_provider()
+        });
         let mut authority = RootCertStore::empty();
         authority
             .add(pem::<CertificateDer>(&files.authority)?)
@@ -85,37 +101,155 @@ impl Tls {
         let verifier = WebPkiClientVerifier::builder_with_provider(authority.clone(), provider.clone())
             .build()
             .map_err(unusable)?;
-        let server = ServerConfig::builder_with_provider(provider.clone())
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(certificate.clone(), key.clone_key())
             .map_err(unusable)?;
-        let client = ClientConfig::builder_with_provider(provider)
+        let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable)?
             .with_root_certificates(authority)
             .with_client_auth_cert(certificate, key)
             .map_err(unusable)?;
+        // Nothing is resumed, and the records are ours.
+        server.send_tls13_tickets = 0;
+        server.enable_secret_extraction = true;
+        client.enable_secret_extraction = true;
         Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(server)),
-            connector: TlsConnector::from(Arc::new(client)),
+            server: Arc::new(server),
+            client: Arc::new(client),
         })
     }
 
     /// The source's end.
-    pub(super) async fn connect(&self, target: IpAddr, stream: TcpStream) -> io::Result<Wire> {
-        let mut stream = self
-            .connector
-            .connect(ServerName::IpAddress(target.into()), stream)
-            .await?;
-        // A chunk becomes one call to the kernel.
-        stream.get_mut().1.set_buffer_limit(Some(PAGE_CHUNK_BYTES));
-        Ok(Box::new(stream))
+    pub(super) async fn connect(&self, target: IpAddr, mut stream: TcpStream) -> io::Result<Connection> {
+        let name = ServerName::IpAddress(target.into());
+        let mut tls = UnbufferedClientConnection::new(self.client.clone(), name).map_err(failed)?;
+        let arrived = shake(&mut stream, |bytes, out| {
+            step(tls.process_tls_records(bytes), out)
+        })
+        .await?;
+        let (secrets, keys) = tls.dangerous_into_kernel_connection().map_err(failed)?;
+        with_keys(stream, &secrets, keys, arrived)
     }
 
     /// The target's end.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Wire> {
-        Ok(Box::new(self.acceptor.accept(stream).await?))
+    pub(super) async fn accept(&self, mut stream: TcpStream) -> io::Result<Connection> {
+        let mut tls = UnbufferedServerConnection::new(self.server.clone()).map_err(failed)?;
+        let arrived = shake(&mut stream, |bytes, out| {
+            step(tls.process_tls_records(bytes), out)
+        })
+        .await?;
+        let (secrets, keys) = tls.dangerous_into_kernel_connection().map_err(failed)?;
+        with_keys(stream, &secrets, keys, arrived)
+    }
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// The records that follow the handshake are ours.
+fn with_keys<D: Send + 'static>(
+    stream: TcpStream,
+    secrets: &ExtractedSecrets,
+    keys: KernelConnection<D>,
+    arrived: Arrived,
+) -> io::Result<Connection> {
+    let keys: SharedKeys = Arc::new(std::sync::Mutex::new(keys));
+    let (sent, received) = (&secrets.tx, &secrets.rx);
+    let sealer = Sealer::new(&sent.1, sent.0, keys.clone());
+    let opener = Opener::new(&received.1, received.0, keys);
+    match (sealer, opener) {
+        (Some(sealer), Some(opener)) => Ok(Connection::sealed(stream, sealer, opener, arrived)),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// What the peer sent behind its part of the handshake.
+#[derive(Debug, Default)]
+pub(super) struct Arrived {
+    /// Of whole records that were opened.
+    pub opened: Vec<u8>,
+    /// Still sealed.
+    pub sealed: Vec<u8>,
+}
+
+/// What the handshake needs next.
+enum Step {
+    On,
+    Write,
+    Read,
+    Done,
+    Opened(Vec<u8>),
+}
+
+/// Bytes taken, and what is next. What is to be written is appended to `out`.
+fn step<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Vec<u8>) -> io::Result<(usize, Step)> {
+    let UnbufferedStatus { discard, state } = status;
+    let next = match state.map_err(failed)? {
+        ConnectionState::EncodeTlsData(mut data) => {
+            let start = out.len();
+            let needed = match data.encode(&mut []) {
+                Err(EncodeError::InsufficientSize(size)) => size.required_size,
+                Err(error) => return Err(failed(error)),
+                Ok(_) => 0,
+            };
+            out.resize(start + needed, 0);
+            data.encode(&mut out[start..]).map_err(failed)?;
+            Step::On
+        }
+        ConnectionState::TransmitTlsData(data) => {
+            data.done();
+            Step::Write
+        }
+        ConnectionState::BlockedHandshake => Step::Read,
+        ConnectionState::WriteTraffic(_) => Step::Done,
+        ConnectionState::ReadTraffic(mut traffic) => {
+            let mut opened = Vec::new();
+            while let Some(record) = traffic.next_record() {
+                opened.extend_from_slice(record.map_err(failed)?.payload);
+            }
+            Step::Opened(opened)
+        }
+        _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+    };
+    Ok((discard, next))
+}
+
+/// Makes the handshake.
+async fn shake(
+    stream: &mut TcpStream,
+    mut next: impl FnMut(&mut [u8], &mut Vec<u8>) -> io::Result<(usize, Step)>,
+) -> io::Result<Arrived> {
+    let (mut arrived, mut out) = (Arrived::default(), Vec::new());
+    loop {
+        let (taken, step) = match next(&mut arrived.sealed, &mut out) {
+            Ok(done) => done,
+            Err(error) => {
+                // The alert says why; the peer may be gone.
+                let _ = stream.write_all(&out).await;
+                return Err(error);
+            }
+        };
+        arrived.sealed.drain(..taken);
+        match step {
+            Step::On => {}
+            Step::Write => stream.write_all(&std::mem::take(&mut out)).await?,
+            Step::Read if arrived.sealed.len() >= TLS_HANDSHAKE_BYTES_MAX => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the TLS handshake is too long",
+                ));
+            }
+            Step::Read if stream.read_buf(&mut arrived.sealed).await? == 0 => {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Step::Read => {}
+            Step::Done => return Ok(arrived),
+            Step::Opened(bytes) => arrived.opened.extend(bytes),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use transhume_metrics::{Metric, Samples, coordinator as names};
 use transhume_protocol::forecast::ForecastVsActual;
-use transhume_protocol::message::{GuestState, PageClasses};
+use transhume_protocol::message::{GuestState, PageProgress};
 use transhume_protocol::report::{Ending, Frames, MigrationReport, VmReport};
 use transhume_protocol::step::Phase;
 
@@ -40,7 +40,7 @@ pub(super) fn begin(counted: &mut Samples) {
     }
     counted.add(&names::SWITCHOVERS, [], 0.0);
     counted.add(&names::VMCT_BYTES, [], 0.0);
-    count_pages(counted, &PageClasses::default());
+    count_pages(counted, &PageProgress::default());
     count_frames(counted, &Frames::default());
     for figure in FIGURES {
         for inside in ["true", "false"] {
@@ -63,7 +63,7 @@ fn count_vm(counted: &mut Samples, vm: &VmReport) {
         observe_ms(counted, &names::PHASE_DURATION, [time.phase.name()], time.ms);
     }
     counted.add(&names::VMCT_BYTES, [], vm.pages.wire.0 as f64);
-    count_pages(counted, &vm.pages.classes);
+    count_pages(counted, &vm.pages);
     if vm.frames.is_some() {
         counted.observe(&names::BUFFER_PEAK, [], vm.buffer_peak_bytes as f64);
     }
@@ -97,10 +97,13 @@ fn observe_ms<const N: usize>(counted: &mut Samples, metric: &'static Metric<N>,
     }
 }
 
-fn count_pages(counted: &mut Samples, classes: &PageClasses) {
-    for (class, pages) in classes.named() {
-        counted.add(&names::PAGES, [class], pages.pages as f64);
-        counted.add(&names::PAGE_BYTES, [class], pages.bytes.0 as f64);
+fn count_pages(counted: &mut Samples, pages: &PageProgress) {
+    for (class, sent) in pages.classes.named() {
+        counted.add(&names::PAGES, [class], sent.pages as f64);
+        counted.add(&names::PAGE_BYTES, [class], sent.bytes.0 as f64);
+    }
+    for (cause, bytes) in pages.plain.named() {
+        counted.add(&names::PLAIN_BYTES, [cause], bytes.0 as f64);
     }
 }
 

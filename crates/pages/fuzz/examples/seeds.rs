@@ -101,7 +101,7 @@ fn answers(folder: &Path) -> Result<()> {
             ]
             .concat();
             decoder
-                .push(&head, &mut store, &mut out, &mut back)
+                .push(&mut &head[..], &mut store, &mut out, &mut back)
                 .expect("decodes");
         }
         put(folder, "answers", name, &back)?;

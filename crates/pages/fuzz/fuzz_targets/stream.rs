@@ -29,7 +29,7 @@ fn rewritten(stream: &[u8], sizes: &[usize]) -> (Vec<u8>, Vec<PageHead>) {
         parser.push(&rest[..size], &mut sink);
         (rest, at) = (&rest[size..], at + 1);
     }
-    parser.finish(&mut sink);
+    parser.hand_over(&mut sink);
     (out, heads)
 }
 

@@ -69,13 +69,19 @@ pub fn decode(wire: &[u8], piece: usize, store_pages: u64) -> (Result<bool, Deco
         };
         let before = out.len();
         back.clear();
-        match decoder.push(bytes, &mut store, &mut out, &mut back) {
-            Ok(progress) => {
-                ended |= matches!(progress, Progress::Ended(_));
-                more = progress == Progress::More;
+        let mut rest = bytes;
+        loop {
+            match decoder.push(&mut rest, &mut store, &mut out, &mut back) {
+                Ok(Progress::Plain(plain)) => out.extend_from_slice(plain),
+                Ok(progress) => {
+                    ended |= matches!(progress, Progress::Ended(_));
+                    more = progress == Progress::More;
+                    break;
+                }
+                Err(error) => return (Err(error), out),
             }
-            Err(error) => return (Err(error), out),
         }
+        assert!(more || rest.is_empty(), "bytes of the wire were left");
         // There are no other streams; half of the time nobody waits for them.
         if decoder.waits_for_siblings().is_some() && bytes.len().is_multiple_of(2) {
             decoder.stop_waiting_for_siblings();

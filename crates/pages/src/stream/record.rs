@@ -80,6 +80,7 @@ pub(super) enum Kind {
 pub(super) enum Look {
     /// The record needs this many bytes in all before more can be said.
     Need(usize),
+    /// A page record may be longer than the bytes at hand: its head says all.
     Record {
         len: usize,
         kind: Kind,
@@ -217,7 +218,7 @@ impl Context<'_> {
             };
             let head_len = 9 + usize::from(name_len);
             let Some(name) = bytes.get(9..head_len) else {
-                return Look::Need(head_len + body);
+                return Look::Need(head_len);
             };
             (self.blocks.find(name), head_len)
         };
@@ -226,10 +227,6 @@ impl Context<'_> {
         };
         if self.blocks.len_bytes(block).is_none_or(|len| offset >= len) {
             return Look::Unknown(PassThrough::Place);
-        }
-        let len = head_len + body;
-        if bytes.len() < len {
-            return Look::Need(len);
         }
         let head = PageHead {
             block,
@@ -242,7 +239,7 @@ impl Context<'_> {
             Kind::Page(head)
         };
         Look::Record {
-            len,
+            len: head_len + body,
             kind,
             next: State::Word,
         }

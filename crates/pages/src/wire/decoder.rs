@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::apply::{Cursor, Parts, Rebuild, survey};
 use super::error::DecodeError;
-use super::frame::{self, Frames, Reader};
+use super::frame::{self, Frames, Part, Reader};
 use crate::codec::group::GroupDecoder;
 use crate::content::{ContentId, ContentKey, PageStore, StoreCursor};
 use crate::limits::{
@@ -24,11 +24,13 @@ use crate::versions::Versions;
 
 /// What a push came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum Progress<'w> {
     /// Everything that can be rebuilt is; more frames are due.
     Hungry,
-    /// The output limit was reached: write it out, then push nothing to go on.
+    /// The output limit was reached: write it out, then push on.
     More,
+    /// QEMU gets what was put out, then these bytes of the wire as they stand. Push on.
+    Plain(&'w [u8]),
     /// The end marker was checked: the bytes returned are the source's.
     Ended(StreamDigest),
 }
@@ -56,6 +58,8 @@ struct Core {
     window_bytes_max: u64,
     next_group: u32,
     acked: Option<u32>,
+    /// The plain frame whose bytes are being handed on.
+    plain_frame: u32,
     waiting: Option<Waiting>,
     /// What other streams promised is waited for, not asked for.
     may_wait: bool,
@@ -84,6 +88,7 @@ impl Decoder {
             window_bytes_max: 0,
             next_group: 0,
             acked: None,
+            plain_frame: 0,
             waiting: None,
             may_wait: true,
             queue: VecDeque::new(),
@@ -98,39 +103,39 @@ impl Decoder {
         })
     }
 
-    /// Takes the source's next bytes. Appends to `out` what QEMU gets, to `back` what the source
-    /// gets.
-    pub fn push(
+    /// Takes the source's next bytes off the front of `wire`; what is left there is to be pushed
+    /// again. Appends to `out` what QEMU gets, to `back` what the source gets.
+    pub fn push<'w>(
         &mut self,
-        wire: &[u8],
+        wire: &mut &'w [u8],
         store: &mut PageStore,
         out: &mut Vec<u8>,
         back: &mut Vec<u8>,
-    ) -> Result<Progress, DecodeError> {
-        self.frames.push(wire);
+    ) -> Result<Progress<'w>, DecodeError> {
         let (core, start) = (&mut self.core, out.len());
         core.check_window(self.frames.waiting())?;
         core.resume(store, out, back)?;
-        let more = loop {
+        let progress = loop {
             core.drain(store, out, back, start)?;
             if out.len() - start >= OUTPUT_BYTES_MAX {
-                break true;
+                break Progress::More;
             }
-            let Some((kind, body)) = self.frames.next().map_err(DecodeError::FrameLength)? else {
-                break false;
-            };
-            match kind {
-                frame::SUPPLY => core.supply(body, store, out, back)?,
-                _ if core.waiting.is_some() => core.enqueue(kind, body),
-                _ => core.frame(kind, body, store, out, back)?,
+            let waits = core.waiting.is_some();
+            let part = self.frames.next(wire, waits).map_err(DecodeError::FrameLength)?;
+            match part {
+                None => break core.ended.map_or(Progress::Hungry, Progress::Ended),
+                Some(Part::PlainBegins(number, bytes)) => core.plain_begins(number, bytes)?,
+                Some(Part::Plain(bytes, ends)) => {
+                    core.plain(bytes, ends);
+                    break Progress::Plain(bytes);
+                }
+                Some(Part::Frame(frame::SUPPLY, body)) => core.supply(body, store, out, back)?,
+                Some(Part::Frame(kind, body)) if waits => core.enqueue(kind, body),
+                Some(Part::Frame(kind, body)) => core.frame(kind, body, store, out, back)?,
             }
         };
         core.report(store, back);
-        Ok(match core.ended {
-            _ if more => Progress::More,
-            Some(digest) => Progress::Ended(digest),
-            None => Progress::Hungry,
-        })
+        Ok(progress)
     }
 
     /// The group that waits for nothing but pages of other streams: push again when the store has
@@ -205,19 +210,63 @@ impl Core {
         out: &mut Vec<u8>,
         back: &mut Vec<u8>,
     ) -> Result<(), DecodeError> {
+        self.check_order(kind)?;
+        match kind {
+            frame::HELLO => self.hello(body),
+            frame::GROUP => self.group(body, store, out, back),
+            frame::PLAIN => self.plain_frame(body, out),
+            frame::BLOCK => self.block(body),
+            frame::END => self.end(body),
+            other => Err(DecodeError::Kind(other)),
+        }
+    }
+
+    fn check_order(&self, kind: u8) -> Result<(), DecodeError> {
         if self.ended.is_some() {
             return Err(DecodeError::AfterEnd);
         }
         if self.greeted == (kind == frame::HELLO) {
             return Err(DecodeError::Order(kind));
         }
-        match kind {
-            frame::HELLO => self.hello(body),
-            frame::GROUP => self.group(body, store, out, back),
-            frame::BLOCK => self.block(body),
-            frame::END => self.end(body),
-            other => Err(DecodeError::Kind(other)),
+        Ok(())
+    }
+
+    /// The next frame of those that are acknowledged, by its number.
+    fn count_in(&mut self, number: u32) -> Result<(), DecodeError> {
+        if number != self.next_group {
+            return Err(DecodeError::GroupNumber {
+                got: number,
+                expected: self.next_group,
+            });
         }
+        self.next_group = self.next_group.wrapping_add(1);
+        Ok(())
+    }
+
+    fn plain_begins(&mut self, number: u32, bytes: usize) -> Result<(), DecodeError> {
+        self.check_order(frame::PLAIN)?;
+        self.count_in(number)?;
+        self.plain_frame = number;
+        self.plain(&[], bytes == 0);
+        Ok(())
+    }
+
+    fn plain(&mut self, bytes: &[u8], ends: bool) {
+        self.rebuild.hash.update(bytes);
+        if ends {
+            self.acked = Some(self.plain_frame);
+        }
+    }
+
+    /// One that had to wait.
+    fn plain_frame(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let mut reader = Reader(body);
+        let number = reader.u32().ok_or(DecodeError::Truncated)?;
+        let bytes = reader.0;
+        self.plain_begins(number, bytes.len())?;
+        self.plain(bytes, true);
+        out.extend_from_slice(bytes);
+        Ok(())
     }
 
     fn hello(&mut self, body: &[u8]) -> Result<(), DecodeError> {
@@ -266,13 +315,7 @@ impl Core {
         let mut reader = Reader(body);
         let head = (|| Some((reader.u32()?, reader.u8()?, reader.u16()?, reader.u32()?)))();
         let (number, flags, count, records_len) = head.ok_or(DecodeError::Truncated)?;
-        if number != self.next_group {
-            return Err(DecodeError::GroupNumber {
-                got: number,
-                expected: self.next_group,
-            });
-        }
-        self.next_group = self.next_group.wrapping_add(1);
+        self.count_in(number)?;
         let records = reader.take(records_len as usize).ok_or(DecodeError::Truncated)?;
         let blob = reader.0;
         let zstd_pages = survey(records, count)?;

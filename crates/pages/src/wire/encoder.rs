@@ -3,18 +3,23 @@
 //! ```text
 //! push(bytes) ... flush() when QEMU pauses ... finish() at its end;  answer(back frames) in between
 //! ready() false: window full, stop reading QEMU until answer() has taken acknowledgements
+//! way() plain: push() copies; plain() leaves QEMU's bytes where they are
 //! ```
 
 use super::error::EncodeError;
-use super::frame::{self, Frames, Reader};
+use super::frame::{self, Frames, Part, Reader};
 use super::group::{Closed, Group};
+use super::way::Ways;
 use super::window::Window;
 use crate::chooser::{Chooser, PageProfile, page_profile};
-use crate::class::{Account, Classes, PageClass};
+use crate::class::{Account, Classes, PageClass, PlainReason, Way};
 use crate::codec::group::GroupEncoder;
 use crate::codec::{delta, fill_of, lz4_encode, wkdm};
 use crate::content::{ContentId, ContentKey, Knowledge, Standing};
-use crate::limits::{PAGE_BYTES, VERSION_SLOTS, VERSION_SLOTS_MAX, WINDOW_BYTES_LIMIT, WINDOW_BYTES_MAX};
+use crate::limits::{
+    PAGE_BYTES, PLAIN_AFTER_BYTES, PLAIN_BYTES_MAX, RESTED_BYTES, VERSION_SLOTS, VERSION_SLOTS_MAX,
+    WINDOW_BYTES_LIMIT, WINDOW_BYTES_MAX,
+};
 use crate::stream::{BlockIndex, BlockTable, Page, PageHead, Parser, PassThrough, RunningHash, Token};
 use crate::versions::Versions;
 
@@ -29,6 +34,8 @@ pub struct EncoderConfig {
     pub version_slots: u32,
     /// Bytes on their way or retained, not acknowledged.
     pub window_bytes_max: u64,
+    /// Bytes of the stream for which the plain way must look better before it is taken.
+    pub plain_after_bytes: u64,
 }
 
 impl EncoderConfig {
@@ -39,6 +46,7 @@ impl EncoderConfig {
             key,
             version_slots: VERSION_SLOTS,
             window_bytes_max: WINDOW_BYTES_MAX,
+            plain_after_bytes: PLAIN_AFTER_BYTES,
         }
     }
 }
@@ -56,8 +64,12 @@ struct Core {
     versions: Versions,
     zstd: GroupEncoder,
     group: Group,
-    next_group: u32,
+    /// Number of the next frame that is acknowledged.
+    next_number: u32,
     window: Window,
+    ways: Ways,
+    /// Plain bytes since the chooser was last told of them.
+    unrested_bytes: u64,
     /// Until one was not kept.
     counts_on_promises: bool,
     blocks_sent: usize,
@@ -81,8 +93,10 @@ impl Encoder {
             versions: Versions::new(config.version_slots),
             zstd: GroupEncoder::new().map_err(EncodeError::Codec)?,
             group: Group::default(),
-            next_group: 0,
+            next_number: 0,
             window: Window::new(config.window_bytes_max),
+            ways: Ways::new(config.plain_after_bytes),
+            unrested_bytes: 0,
             counts_on_promises: true,
             blocks_sent: 0,
             greeted: false,
@@ -100,6 +114,11 @@ impl Encoder {
         })
     }
 
+    /// The way that the next bytes take.
+    pub fn way(&self) -> Way {
+        self.core.ways.way()
+    }
+
     /// Encodes QEMU's next bytes; appends frames to `out`. At most a quarter of the window at once
     /// keeps it meaningful.
     pub fn push(
@@ -111,11 +130,34 @@ impl Encoder {
         let core = &mut self.core;
         let before = out.len();
         core.greet(out);
-        core.hash.update(bytes);
-        core.account.stream_bytes += bytes.len() as u64;
-        self.parser
-            .push(bytes, |token, blocks| core.token(token, blocks, knowledge, out));
+        if let Way::Plain(reason) = core.ways.way() {
+            for part in bytes.chunks(PLAIN_BYTES_MAX) {
+                out.extend_from_slice(&core.plain(reason, &mut self.parser, &[part]));
+                out.extend_from_slice(part);
+            }
+        } else {
+            core.hash.update(bytes);
+            core.account.stream_bytes += bytes.len() as u64;
+            self.parser
+                .push(bytes, |token, blocks| core.token(token, blocks, knowledge, out));
+        }
+        core.turn(&mut self.parser, out);
         core.leave(before, out)
+    }
+
+    /// Takes QEMU's next bytes as they are, [`PLAIN_BYTES_MAX`] at most, where they lie in pieces.
+    /// On the wire they follow the head that is returned. None where they are to be pushed.
+    pub fn plain(&mut self, pieces: &[&[u8]]) -> Option<[u8; frame::PLAIN_HEAD_BYTES]> {
+        let Way::Plain(reason) = self.core.ways.way() else {
+            return None;
+        };
+        let head = self.core.plain(reason, &mut self.parser, pieces);
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.core.account.wire_bytes += (head.len() + bytes) as u64;
+        let mut nothing = Vec::new();
+        self.core.turn(&mut self.parser, &mut nothing);
+        debug_assert!(nothing.is_empty(), "nothing is gathered on the plain way");
+        Some(head)
     }
 
     /// Sends what is gathered: QEMU has nothing more for now.
@@ -131,7 +173,7 @@ impl Encoder {
         let before = out.len();
         let core = &mut self.core;
         core.greet(out);
-        self.parser.finish(|token, _| {
+        self.parser.hand_over(|token, _| {
             if let Token::Bytes(bytes) = token {
                 core.literal(bytes, out);
             }
@@ -149,14 +191,20 @@ impl Encoder {
     /// target's QEMU said to `returned`.
     pub fn answer(
         &mut self,
-        bytes: &[u8],
+        mut bytes: &[u8],
         knowledge: &mut Knowledge,
         out: &mut Vec<u8>,
         returned: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
         let before = out.len();
-        self.back.push(bytes);
-        while let Some((kind, body)) = self.back.next().map_err(EncodeError::FrameLength)? {
+        while let Some(part) = self
+            .back
+            .next(&mut bytes, true)
+            .map_err(EncodeError::FrameLength)?
+        {
+            let Part::Frame(kind, body) = part else {
+                return Err(EncodeError::Frame(frame::PLAIN));
+            };
             self.core.back_frame(kind, body, knowledge, out, returned)?;
         }
         self.core.leave(before, out)
@@ -221,6 +269,56 @@ impl Core {
     fn leave(&mut self, before: usize, out: &[u8]) -> Result<(), EncodeError> {
         self.account.wire_bytes += (out.len() - before) as u64;
         self.failed.map_or(Ok(()), Err)
+    }
+
+    /// Takes plain bytes; their frame's head.
+    fn plain(
+        &mut self,
+        reason: PlainReason,
+        parser: &mut Parser,
+        pieces: &[&[u8]],
+    ) -> [u8; frame::PLAIN_HEAD_BYTES] {
+        let mut bytes = 0;
+        for piece in pieces {
+            self.hash.update(piece);
+            parser.walk(piece);
+            bytes += piece.len();
+        }
+        self.account.stream_bytes += bytes as u64;
+        self.account.add_plain(reason, bytes as u64);
+        self.unrested_bytes += bytes as u64;
+        if self.unrested_bytes >= RESTED_BYTES {
+            self.unrested_bytes = 0;
+            self.chooser.rested();
+        }
+        let number = self.number();
+        let head = frame::plain_head(number, bytes);
+        self.window.sent(number, (head.len() + bytes) as u64, Vec::new());
+        head
+    }
+
+    /// Changes the way, where it is time. What was gathered on the coded way goes first.
+    fn turn(&mut self, parser: &mut Parser, out: &mut Vec<u8>) {
+        let understood = parser.passed_through().is_none();
+        if !self
+            .ways
+            .decide(self.account.stream_bytes, &self.chooser, understood)
+        {
+            return;
+        }
+        self.account.way_changes += 1;
+        parser.hand_over(|token, _| {
+            if let Token::Bytes(bytes) = token {
+                self.literal(bytes, out);
+            }
+        });
+        self.end_group(out);
+    }
+
+    fn number(&mut self) -> u32 {
+        let number = self.next_number;
+        self.next_number = number.wrapping_add(1);
+        number
     }
 
     fn begin_group(&mut self) {
@@ -350,8 +448,7 @@ impl Core {
         if self.group.is_empty() {
             return;
         }
-        let number = self.next_group;
-        self.next_group = self.next_group.wrapping_add(1);
+        let number = self.number();
         match self.group.close(number, &mut self.zstd, out) {
             Ok(closed) => {
                 let referred = std::mem::take(&mut self.group.referred);

@@ -1,5 +1,6 @@
 //! What can be wrong with bytes from the peer.
 
+use super::frame::VERSION;
 use crate::codec::CodecError;
 use crate::stream::BlockError;
 
@@ -16,7 +17,7 @@ pub enum DecodeError {
     #[error("a frame of kind {0} came out of order")]
     Order(u8),
     /// Not this protocol, or not this version.
-    #[error("the peer speaks page stream version {0}; this agent speaks version 1")]
+    #[error("the peer speaks page stream version {0}; this agent speaks version {ours}", ours = VERSION)]
     Version(u16),
     /// A hello for another cluster's pages, or with a value past its limit.
     #[error("the peer's hello is refused: {0}")]

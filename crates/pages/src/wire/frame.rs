@@ -8,6 +8,7 @@ pub(super) const GROUP: u8 = 2;
 pub(super) const BLOCK: u8 = 3;
 pub(super) const SUPPLY: u8 = 4;
 pub(super) const END: u8 = 5;
+pub(super) const PLAIN: u8 = 6;
 pub(super) const HOLDS: u8 = 16;
 pub(super) const DROPPED: u8 = 17;
 pub(super) const NEED: u8 = 18;
@@ -16,8 +17,10 @@ pub(super) const RESET: u8 = 20;
 pub(super) const RETURN: u8 = 21;
 
 pub(super) const MAGIC: &[u8; 4] = b"TRHP";
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
 pub(super) const HEAD_BYTES: usize = 5;
+/// What goes in front of plain bytes: a frame's head, and the number of the frame.
+pub const PLAIN_HEAD_BYTES: usize = HEAD_BYTES + 4;
 
 /// Group flags.
 pub(super) const ENTER_STORE: u8 = 1;
@@ -31,6 +34,16 @@ pub(super) fn frame(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>
     write(out);
     set_length(&mut out[start..]);
     out.len() - start
+}
+
+/// The head of a frame of so many plain bytes, which follow it.
+pub(super) fn plain_head(number: u32, bytes: usize) -> [u8; PLAIN_HEAD_BYTES] {
+    let mut head = [0; PLAIN_HEAD_BYTES];
+    let body = (PLAIN_HEAD_BYTES - HEAD_BYTES + bytes) as u32;
+    head[0] = PLAIN;
+    head[1..HEAD_BYTES].copy_from_slice(&body.to_le_bytes());
+    head[HEAD_BYTES..].copy_from_slice(&number.to_le_bytes());
+    head
 }
 
 /// Writes the length of a frame whose body is complete into its head.
@@ -99,40 +112,104 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Cuts whole frames out of a byte stream that arrives in pieces.
+/// Kind and body length of the frame that begins here; the error is a length past the limit.
+fn head(bytes: &[u8]) -> Result<Option<(u8, usize)>, u32> {
+    let mut reader = Reader(bytes);
+    let (Some(kind), Some(len)) = (reader.u8(), reader.u32()) else {
+        return Ok(None);
+    };
+    if len as usize > FRAME_BODY_BYTES_MAX {
+        return Err(len);
+    }
+    Ok(Some((kind, len as usize)))
+}
+
+/// Cuts frames out of a byte stream that arrives in pieces. A frame that lies whole in its piece is
+/// not copied, and plain bytes are handed on as they come.
 #[derive(Default)]
 pub(super) struct Frames {
-    bytes: Vec<u8>,
-    at: usize,
+    /// The front of a frame that a piece's edge has cut, and whether it was handed on whole.
+    carry: Vec<u8>,
+    handed_on: bool,
+    /// Bytes to come of the plain frame that is being handed on.
+    plain_left: usize,
+}
+
+/// What is next in a piece.
+pub(super) enum Part<'a, 'w> {
+    /// A whole frame: its kind and its body.
+    Frame(u8, &'a [u8]),
+    /// A plain frame of this number, and how many bytes follow.
+    PlainBegins(u32, usize),
+    /// Plain bytes, and whether the frame ends with them.
+    Plain(&'w [u8], bool),
 }
 
 impl Frames {
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.at > 0 {
-            self.bytes.drain(..self.at);
-            self.at = 0;
-        }
-        self.bytes.extend_from_slice(bytes);
-    }
-
     /// Bytes that wait.
     pub fn waiting(&self) -> usize {
-        self.bytes.len() - self.at
+        if self.handed_on { 0 } else { self.carry.len() }
     }
 
-    /// The next whole frame; the error is the length that a head announced.
-    pub fn next(&mut self) -> Result<Option<(u8, &[u8])>, u32> {
-        let mut reader = Reader(&self.bytes[self.at..]);
-        let (Some(kind), Some(len)) = (reader.u8(), reader.u32()) else {
-            return Ok(None);
-        };
-        if len as usize > FRAME_BODY_BYTES_MAX {
-            return Err(len);
+    /// Takes the next part off the front of a piece; None when the piece is used up. If so asked,
+    /// plain frames are kept too until they are `whole`. The error is the length that a head
+    /// announced.
+    pub fn next<'a, 'w: 'a>(
+        &'a mut self,
+        piece: &mut &'w [u8],
+        whole: bool,
+    ) -> Result<Option<Part<'a, 'w>>, u32> {
+        if std::mem::take(&mut self.handed_on) {
+            self.carry.clear();
         }
-        let Some(body) = reader.take(len as usize) else {
-            return Ok(None);
-        };
-        self.at += HEAD_BYTES + body.len();
-        Ok(Some((kind, body)))
+        if self.plain_left > 0 {
+            let plain = front(piece, self.plain_left);
+            self.plain_left -= plain.len();
+            return Ok((!plain.is_empty()).then_some(Part::Plain(plain, self.plain_left == 0)));
+        }
+        if self.carry.is_empty()
+            && let Some((kind, body)) = head(piece)?
+            && (kind != PLAIN || whole)
+            && piece.len() >= HEAD_BYTES + body
+        {
+            return Ok(Some(Part::Frame(
+                kind,
+                &front(piece, HEAD_BYTES + body)[HEAD_BYTES..],
+            )));
+        }
+        loop {
+            let (need, plain) = match head(&self.carry)? {
+                None => (HEAD_BYTES, false),
+                Some((PLAIN, body)) if !whole && body >= 4 && self.carry.len() <= PLAIN_HEAD_BYTES => {
+                    (PLAIN_HEAD_BYTES, true)
+                }
+                Some((_, body)) => (HEAD_BYTES + body, false),
+            };
+            let missing = need.saturating_sub(self.carry.len());
+            self.carry.extend_from_slice(front(piece, missing));
+            if self.carry.len() < need {
+                return Ok(None);
+            }
+            match head(&self.carry)? {
+                Some((_, body)) if plain => {
+                    let mut reader = Reader(&self.carry[HEAD_BYTES..]);
+                    let number = reader.u32().unwrap_or_default();
+                    self.plain_left = HEAD_BYTES + body - PLAIN_HEAD_BYTES;
+                    self.handed_on = true;
+                    return Ok(Some(Part::PlainBegins(number, self.plain_left)));
+                }
+                Some((_, body)) if self.carry.len() >= HEAD_BYTES + body => break,
+                _ => {}
+            }
+        }
+        self.handed_on = true;
+        Ok(Some(Part::Frame(self.carry[0], &self.carry[HEAD_BYTES..])))
     }
+}
+
+/// Takes at most so many bytes off the front.
+fn front<'w>(piece: &mut &'w [u8], most: usize) -> &'w [u8] {
+    let (front, rest) = piece.split_at(most.min(piece.len()));
+    *piece = rest;
+    front
 }

@@ -10,9 +10,10 @@ mod error;
 mod frame;
 mod group;
 mod record;
+mod way;
 mod window;
 
 pub use decoder::{Decoder, Progress};
 pub use encoder::{Encoder, EncoderConfig};
 pub use error::{DecodeError, EncodeError};
-pub use frame::put_returned;
+pub use frame::{PLAIN_HEAD_BYTES, put_returned};

@@ -135,7 +135,7 @@ pub fn rewrite(stream: &[u8], pieces: &[usize]) -> (Vec<u8>, Vec<String>, Parser
         parser.push(&rest[..size], &mut sink);
         rest = &rest[size..];
     }
-    parser.finish(&mut sink);
+    parser.hand_over(&mut sink);
     (out, seen, parser)
 }
 
@@ -148,6 +148,23 @@ pub fn key(cluster: &str) -> ContentKey {
 
 pub fn config() -> EncoderConfig {
     EncoderConfig::new(key("herd"))
+}
+
+/// Pushes a whole piece; plain bytes come out in their place.
+pub fn push<'w>(
+    decoder: &mut Decoder,
+    mut piece: &'w [u8],
+    store: &mut PageStore,
+    out: &mut Vec<u8>,
+    back: &mut Vec<u8>,
+) -> Result<Progress<'w>, DecodeError> {
+    loop {
+        match decoder.push(&mut piece, store, out, back)? {
+            Progress::Plain(bytes) => out.extend_from_slice(bytes),
+            Progress::More => {}
+            ended_or_hungry => return Ok(ended_or_hungry),
+        }
+    }
 }
 
 /// Both ends of one stream.
@@ -185,10 +202,10 @@ impl Pair {
             let mut back = Vec::new();
             let mut progress = Progress::Hungry;
             for piece in wire.chunks(1500).chain(std::iter::once(&[][..])) {
-                progress = self.decoder.push(piece, store, &mut self.out, &mut back)?;
+                progress = push(&mut self.decoder, piece, store, &mut self.out, &mut back)?;
             }
-            while progress == Progress::More || self.stops_waiting() {
-                progress = self.decoder.push(&[], store, &mut self.out, &mut back)?;
+            while self.stops_waiting() {
+                progress = push(&mut self.decoder, &[], store, &mut self.out, &mut back)?;
             }
             self.ended |= matches!(progress, Progress::Ended(_));
             wire.clear();

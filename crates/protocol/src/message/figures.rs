@@ -78,6 +78,40 @@ impl std::ops::Add for PageClasses {
     }
 }
 
+/// Bytes of QEMU's stream that went unchanged, by the reason (`docs/design/pages.md`). All others
+/// went as pages of a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct PlainBytes {
+    /// The link carried a page in less time than the codecs needed for it.
+    pub fast_link: Bytes,
+    /// The stream was not understood.
+    pub not_understood: Bytes,
+    /// How often the way changed.
+    pub way_changes: u32,
+}
+
+impl PlainBytes {
+    /// Each reason by its name.
+    pub fn named(&self) -> [(&'static str, Bytes); 2] {
+        [
+            ("fast-link", self.fast_link),
+            ("not-understood", self.not_understood),
+        ]
+    }
+}
+
+impl std::ops::Add for PlainBytes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        PlainBytes {
+            fast_link: Bytes(self.fast_link.0 + other.fast_link.0),
+            not_understood: Bytes(self.not_understood.0 + other.not_understood.0),
+            way_changes: self.way_changes + other.way_changes,
+        }
+    }
+}
+
 /// How far a page stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct PageProgress {
@@ -92,6 +126,9 @@ pub struct PageProgress {
     /// How the pages went.
     #[serde(default)]
     pub classes: PageClasses,
+    /// What went unchanged.
+    #[serde(default)]
+    pub plain: PlainBytes,
     /// Completed passes over memory.
     pub rounds: u64,
     /// Bytes of memory the guest dirties a second, as QEMU measured it last.

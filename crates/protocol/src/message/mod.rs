@@ -17,8 +17,8 @@ mod state;
 mod trouble;
 
 pub use figures::{
-    ActivationTimes, CaptureTimes, ClassPages, CopyTimes, OldPath, PageClasses, PageProgress, SourceFrames,
-    TargetFrames, VmRates,
+    ActivationTimes, CaptureTimes, ClassPages, CopyTimes, OldPath, PageClasses, PageProgress, PlainBytes,
+    SourceFrames, TargetFrames, VmRates,
 };
 pub use kind::{OrderKind, OutcomeKind};
 pub use state::{

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use transhume_agent_core::{CopyStatus, Input, Looked, Product, Trouble};
 use transhume_model::{Bytes, Epoch, Millis, VmSpec};
 use transhume_pages::{Account, PageClass};
-use transhume_protocol::message::{ClassPages, FaultKind, Mode, PageClasses, PageProgress};
+use transhume_protocol::message::{ClassPages, FaultKind, Mode, PageClasses, PageProgress, PlainBytes};
 use transhume_qemu::{MigrationProgress, MigrationStatus, QemuError, Running};
 
 use crate::clock::wall;
@@ -218,6 +218,11 @@ fn progress(seen: &MigrationProgress, holdings: &Holdings) -> PageProgress {
         remaining: seen.remaining,
         wire: Bytes(account.wire_bytes),
         classes: classes(&account),
+        plain: PlainBytes {
+            fast_link: Bytes(account.plain_fast_link_bytes),
+            not_understood: Bytes(account.plain_not_understood_bytes),
+            way_changes: account.way_changes,
+        },
         rounds: seen.dirty_sync_count,
         dirty_per_second: seen.dirty_bytes_per_second,
         blackout: predicted(seen, holdings.copying.begun),

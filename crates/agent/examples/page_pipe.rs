@@ -1,0 +1,195 @@
+//! What the way of memory through both agents costs by itself, without QEMUs: migration streams of
+//! pages that nothing compresses, over this machine's loopback.
+//!
+//! `cargo run --release -p transhume-agent --example page_pipe -- [--tls] [--streams 4] [--gb 2]`
+#![allow(missing_docs)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use transhume_agent::TlsFiles;
+use transhume_agent::pace::Pace;
+use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, Tls, start_source, start_target};
+use transhume_model::{Bytes, Epoch, VmSpec};
+use transhume_pages::Classes;
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Of the guest.
+const PAGES: u64 = 16_384;
+/// How the threads of page streams are called in proc(5)'s stat.
+const THREADS: &str = " (pages) ";
+/// Bytes that the QEMU of the target's side reads at once.
+const READ_BYTES: usize = 256 << 10;
+
+type Anything<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+struct Options {
+    tls: bool,
+    streams: usize,
+    gb: usize,
+}
+
+fn options() -> Anything<Options> {
+    let mut options = Options {
+        tls: false,
+        streams: 1,
+        gb: 2,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut number = || -> Anything<usize> { Ok(words.next().ok_or("a number is missing")?.parse()?) };
+        match word.as_str() {
+            "--tls" => options.tls = true,
+            "--streams" => options.streams = number()?,
+            "--gb" => options.gb = number()?,
+            other => return Err(format!("{other} is not known").into()),
+        }
+    }
+    Ok(options)
+}
+
+/// An agent's files, of an authority of its own.
+fn files(dir: &Path) -> Anything<TlsFiles> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let authority = params.self_signed(&key)?;
+    let issuer = Issuer::new(params, key);
+    let own_key = KeyPair::generate()?;
+    let own = CertificateParams::new([HERE.to_string()])?.signed_by(&own_key, &issuer)?;
+    let write = |name: &str, text: String| -> Anything<_> {
+        let path = dir.join(name);
+        std::fs::write(&path, text)?;
+        Ok(path)
+    };
+    Ok(TlsFiles {
+        authority: write("authority.pem", authority.pem())?,
+        certificate: write("agent.pem", own.pem())?,
+        key: write("agent.key", own_key.serialize_pem())?,
+    })
+}
+
+/// The front of a stream, and a pass over memory to repeat (docs/design/pages.md).
+fn stream() -> (Vec<u8>, Vec<u8>) {
+    let bytes = PAGES * 4096;
+    let front = [
+        b"QEVM\0\0\0\x03\x07\0\0\0\x0bpc-q35-10.0",
+        &b"\x01\0\0\0\x02\x03ram\0\0\0\0\0\0\0\x04"[..],
+        &(bytes | 0x04).to_be_bytes(),
+        b"\x06pc.ram",
+        &bytes.to_be_bytes(),
+        &0x10u64.to_be_bytes(),
+        b"\x7e\0\0\0\x02\x02\0\0\0\x02",
+        &0x08u64.to_be_bytes(),
+        b"\x06pc.ram",
+        &[1; 4096],
+    ]
+    .concat();
+    let (mut pass, mut state) = (Vec::new(), 1u64);
+    for page in 0..PAGES {
+        pass.extend((page * 4096 | 0x28).to_be_bytes());
+        for _ in 0..512 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            pass.extend(state.to_le_bytes());
+        }
+    }
+    (front, pass)
+}
+
+/// Processor time of the page streams' threads so far, seconds.
+fn used() -> Anything<f64> {
+    let mut ticks = 0;
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+        if let Some((_, fields)) = stat.split_once(THREADS) {
+            let times = fields.split(' ').skip(11).take(2);
+            ticks += times.filter_map(|time| time.parse::<u64>().ok()).sum::<u64>();
+        }
+    }
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Moves a stream; its bytes.
+async fn one(dir: &Path, tls: Option<&Tls>, number: usize, passes: usize) -> Anything<u64> {
+    let dir = dir.join(number.to_string());
+    std::fs::create_dir_all(&dir)?;
+    let pages = || Pages {
+        share: PageShare::new(Bytes(0)),
+        classes: Classes::default(),
+        tls: tls.cloned(),
+        mark: None,
+    };
+    let spec: VmSpec = serde_json::from_value(serde_json::json!({
+        "name": format!("vm{number}"), "cluster": "pipe", "vcpus": 1, "memory": 64,
+        "nics": [{"mac": "52:54:00:00:00:01", "mtu": 1500}],
+        "boot": {"kernel": "/kernel", "initrd": "/initrd", "cmdline": ""},
+    }))?;
+    let incoming = dir.join("incoming.sock");
+    let qemu = UnixListener::bind(&incoming)?;
+    let target = start_target(HERE, &spec, Epoch(1), incoming, &pages()).await?;
+    let pace = Arc::new(Pace::default());
+    // As during the first pass: a gap in what QEMU writes is no idleness.
+    pace.release();
+    let (source, ended) = start_source(&dir, &spec, Epoch(1), target.address, pace, &pages()).await?;
+    let mut sends = UnixStream::connect(dir.join(SOURCE_SOCKET)).await?;
+    let (mut receives, _) = qemu.accept().await?;
+    let sending = tokio::spawn(async move {
+        let (front, pass) = stream();
+        sends.write_all(&front).await?;
+        for _ in 0..passes {
+            sends.write_all(&pass).await?;
+        }
+        sends.shutdown().await?;
+        sends.read_to_end(&mut Vec::new()).await
+    });
+    let mut buffer = vec![0; READ_BYTES];
+    while receives.read(&mut buffer).await? > 0 {}
+    receives.shutdown().await?;
+    sending.await??;
+    ended.await??;
+    let account = source.account();
+    if account.plain_bytes() * 10 < account.stream_bytes * 9 {
+        println!("a good part of stream {number} went coded: {account:?}");
+    }
+    Ok(account.stream_bytes)
+}
+
+#[tokio::main]
+async fn main() -> Anything<()> {
+    let options = options()?;
+    let dir = std::env::temp_dir().join(format!("page-pipe-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let tls = match options.tls {
+        true => Some(Tls::read(&files(&dir)?)?),
+        false => None,
+    };
+    let passes = options.gb * 1_000_000_000 / (PAGES as usize * 4104);
+    let begun = Instant::now();
+    let streams: Vec<_> = (0..options.streams)
+        .map(|number| {
+            let (dir, tls) = (dir.clone(), tls.clone());
+            tokio::spawn(async move { one(&dir, tls.as_ref(), number, passes).await })
+        })
+        .collect();
+    let mut bytes = 0;
+    for stream in streams {
+        bytes += stream.await??;
+    }
+    let (seconds, gb) = (begun.elapsed().as_secs_f64(), bytes as f64 / 1e9);
+    std::fs::remove_dir_all(&dir)?;
+    println!(
+        "{} streams, TLS {}: {:.2} GB/s, {:.2} s of processors per GB",
+        options.streams,
+        options.tls,
+        gb / seconds,
+        used()? / gb
+    );
+    Ok(())
+}
