@@ -92,7 +92,7 @@ fn stream() -> (Vec<u8>, Vec<u8>) {
     .concat();
     let (mut pass, mut state) = (Vec::new(), 1u64);
     for page in 0..PAGES {
-        pass.extend((page * 4096 | 0x28).to_be_bytes());
+        pass.extend(((page * 4096) | 0x28).to_be_bytes());
         for _ in 0..512 {
             state ^= state << 13;
             state ^= state >> 7;
