@@ -80,8 +80,9 @@ fn keep(spool: &mut Spool, class: Class, length: usize, broadcasts: bool) {
     }
 }
 
-/// Reads what is in the ring of a guest that does not, until it is empty or the spool is full.
+/// Reads what is in the ring of a guest that does not, until it is empty.
 pub(crate) fn read_ring(tap: &Tap, spool: &mut Spool, own: &Addresses) -> io::Result<()> {
+    spool.make_room_for_a_ring();
     // Frames go on coming only as long as the plug was open: no more than a few rings.
     for _ in 0..RING_FRAMES * EMPTY_LOOKS_MAX {
         match read_frame(tap, spool, own, true) {

@@ -28,6 +28,7 @@ use transhume_model::Mac;
 
 use crate::error::{Error, SpoolContext};
 use crate::frame::{self, Addresses};
+use crate::limits::RING_FRAMES;
 use crate::sys::Mapping;
 pub(crate) use record::{Counts, FRAME_BYTES_MAX, Kind, RECORD_HEADER_BYTES, Record, RecordError};
 use record::{RECORD_BYTES_MAX, parse, word64};
@@ -37,6 +38,9 @@ const VNET_AT: usize = 8;
 const TAIL_AT: usize = 16;
 /// Where records begin.
 const RECORDS_AT: usize = 4096;
+/// Behind the limit there is room for a whole ring of the largest frames. Only what is used becomes
+/// memory.
+const RING_BYTES_MAX: usize = RING_FRAMES as usize * RECORD_BYTES_MAX;
 /// Memory is taken in stretches of this size, so that running out of it is an error and not a
 /// signal.
 const STRETCH_BYTES: usize = 4 << 20;
@@ -96,6 +100,8 @@ pub(crate) struct Spool {
     map: Mapping,
     /// Offset behind the last whole record.
     tail: usize,
+    /// Offset up to which records may go.
+    end: usize,
     /// Offset up to which memory is taken.
     taken: usize,
     /// Number of the last record.
@@ -118,12 +124,14 @@ impl Spool {
             .create_new(true)
             .open(path)
             .spool(&name, "create")?;
-        let bytes = RECORDS_AT + bytes_max + RECORD_BYTES_MAX;
+        let end = RECORDS_AT + bytes_max + RECORD_BYTES_MAX;
+        let bytes = end + RING_BYTES_MAX;
         file.set_len(bytes as u64).spool(&name, "size")?;
         let mut spool = Self {
             map: Mapping::new(&file, bytes).spool(&name, "map")?,
             file,
             tail: RECORDS_AT,
+            end,
             taken: 0,
             last: 0,
         };
@@ -153,10 +161,13 @@ impl Spool {
         if word64(map.bytes(), 0) != MAGIC || !(RECORDS_AT..=bytes).contains(&tail) {
             return Err(not_a_spool());
         }
+        // Agents up to 0.2.0 left no room for a ring.
+        let end = bytes.checked_sub(RING_BYTES_MAX).filter(|end| *end > RECORDS_AT);
         let mut spool = Self {
             file,
             map,
             tail,
+            end: end.unwrap_or(bytes),
             taken: RECORDS_AT,
             last: 0,
         };
@@ -310,6 +321,19 @@ impl Spool {
     /// Where the kernel may put the next frame; `None` when the spool is full or there is no
     /// memory.
     pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
+        if self.tail + RECORD_BYTES_MAX > self.end {
+            return None;
+        }
+        self.next_place()
+    }
+
+    /// The limit counts no more: what is left in a ring, which nothing fills any more, has to come
+    /// behind what is here.
+    pub(crate) fn make_room_for_a_ring(&mut self) {
+        self.end = self.map.bytes().len();
+    }
+
+    fn next_place(&mut self) -> Option<&mut [u8]> {
         let (from, to) = (self.tail + RECORD_HEADER_BYTES, self.tail + RECORD_BYTES_MAX);
         if to > self.map.bytes().len() || self.take(to).is_err() {
             return None;
@@ -373,7 +397,7 @@ impl Spool {
     /// The frame that was read but not published when the agent was killed, if there is one.
     pub(crate) fn unpublished(&mut self) -> Option<usize> {
         let vnet = self.vnet_header_bytes();
-        let bytes = self.room()?;
+        let bytes = self.next_place()?;
         let length = frame::recovered_bytes(&bytes[vnet..])?;
         Some(vnet + length)
     }

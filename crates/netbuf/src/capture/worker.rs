@@ -257,9 +257,10 @@ impl Worker {
     }
 
     /// Reads until the ring is seen empty. On an abort the limit no longer counts: what is left in
-    /// the ring must come behind what is in the spool. The spool has room for several rings.
+    /// the ring must come behind what is in the spool.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
+        self.spool.make_room_for_a_ring();
         while self.read_frames(READ_BATCH_FRAMES) {}
     }
 

@@ -158,4 +158,16 @@ fn a_full_spool_has_no_room() {
         frames += 1;
     }
     assert!((4..200).contains(&frames), "{frames}");
+    // Found in a lab with a small limit: what was left in the tap's ring came before what was here.
+    let mut again = Spool::reopen(&path.0).unwrap();
+    assert!(again.room().is_none(), "the limit is the same");
+    for spool in [&mut spool, &mut again] {
+        spool.make_room_for_a_ring();
+    }
+    for _ in 0..16_384 {
+        assert!(spool.room().is_some());
+        spool.publish(Kind::Unicast, 1514);
+    }
+    let (record, next) = ((16 + 1514usize).next_multiple_of(8), again.tail());
+    assert_eq!(spool.tail() - next, 16_384 * record);
 }
