@@ -34,8 +34,12 @@ pub const PROBE_EVERY_MS: Millis = Millis(200);
 /// its buffer would wait as long and then take it as it is.
 pub const SUSPECTED_MS_MIN: Millis = Millis(1_000);
 
-/// Longest wait for a guest that was asked to power itself off.
-pub const POWER_DOWN_MS_MAX: Millis = Millis(60_000);
+/// Pause before the power button of a guest that does not power itself off is pressed again: one
+/// that still boots hears nothing of it.
+pub const POWER_PRESS_EVERY_MS: Millis = Millis(10_000);
+
+/// Presses of the power button; a minute in all.
+pub const POWER_PRESSES_MAX: u32 = 6;
 
 /// Pause before something that could not be taken over is tried again.
 pub const ADOPT_AGAIN_MS: Millis = Millis(5_000);

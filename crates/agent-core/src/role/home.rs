@@ -8,7 +8,7 @@ use transhume_protocol::message::{
 use super::{Off, Role, Source, Stays, Transition, wrong_state};
 use crate::effect::{Act, Ticket, Timer};
 use crate::input::Input;
-use crate::limits::POWER_DOWN_MS_MAX;
+use crate::limits::{POWER_PRESS_EVERY_MS, POWER_PRESSES_MAX};
 use crate::machine::Cx;
 use crate::record::{Arrival, Place};
 use crate::trouble::Trouble;
@@ -29,10 +29,15 @@ enum Doing {
     Nothing,
     /// It is told to run for the first time.
     Start(Ticket),
-    /// Its guest is asked to power itself off.
-    AskPowerDown(Ticket),
+    /// Its guest is asked to power itself off, and how often it was so far.
+    AskPowerDown {
+        ticket: Ticket,
+        press: u32,
+    },
     /// It was asked and has some time.
-    AwaitPowerDown,
+    AwaitPowerDown {
+        press: u32,
+    },
     /// Everything of it is ended; it is off then, or gone.
     End {
         ticket: Ticket,
@@ -87,8 +92,10 @@ impl Home {
 
     pub(super) fn busy_with(&self) -> Option<Ticket> {
         match self.doing {
-            Doing::Nothing | Doing::AwaitPowerDown => None,
-            Doing::Start(ticket) | Doing::AskPowerDown(ticket) | Doing::End { ticket, .. } => Some(ticket),
+            Doing::Nothing | Doing::AwaitPowerDown { .. } => None,
+            Doing::Start(ticket) | Doing::AskPowerDown { ticket, .. } | Doing::End { ticket, .. } => {
+                Some(ticket)
+            }
         }
     }
 
@@ -117,12 +124,9 @@ impl Home {
                 let why = "it was powered off by order".to_owned();
                 Ok(self.end(cx, Some(why), Some(kind)))
             }
-            Command::StopVm { force: false, .. } => {
-                let doing = Doing::AskPowerDown(cx.act(Act::PowerDown));
-                Ok(Role::Home(Home { doing, ..self }))
-            }
+            Command::StopVm { force: false, .. } => Ok(self.ask_power_down(cx, 1)),
             Command::DestroyVm { .. } => Ok(self.end(cx, None, Some(kind))),
-            Command::PreCopy { .. } if matches!(self.doing, Doing::AwaitPowerDown) => {
+            Command::PreCopy { .. } if matches!(self.doing, Doing::AwaitPowerDown { .. }) => {
                 let trouble = Trouble::refused(
                     RefusalKind::PoweredOff,
                     format!("the guest of VM {} is powering itself off", cx.name),
@@ -161,6 +165,12 @@ impl Home {
         }
     }
 
+    fn ask_power_down(self, cx: &mut Cx<'_>, press: u32) -> Role {
+        let ticket = cx.act(Act::PowerDown);
+        let doing = Doing::AskPowerDown { ticket, press };
+        Role::Home(Home { doing, ..self })
+    }
+
     fn end(self, cx: &mut Cx<'_>, off: Option<String>, kind: Option<OrderKind>) -> Role {
         let ticket = cx.act(Act::End);
         let doing = Doing::End { ticket, off, kind };
@@ -183,19 +193,29 @@ impl Home {
             },
             Input::PoweredOff => self.went_off(cx, "the guest powered itself off".to_owned()),
             Input::Died { why } => self.went_off(cx, format!("its QEMU ended by itself: {why}")),
-            Input::Timer(Timer::PowerDown) if matches!(self.doing, Doing::AwaitPowerDown) => {
-                self.doing = Doing::Nothing;
-                let (vm, cluster) = (&cx.name, &self.spec.cluster);
-                let reason = format!(
-                    "the guest of VM {vm} was asked, and did not power itself off within {POWER_DOWN_MS_MAX}"
-                );
-                let hint = format!("`transhume vm stop --force {cluster} {vm}` pulls its plug");
-                let fault = Fault::new(FaultKind::Qemu, reason).with_hint(hint);
-                cx.fail(OrderKind::StopVm, Trouble::Failed(fault));
-                Role::Home(self)
-            }
+            Input::Timer(Timer::PowerDown) => self.not_off_yet(cx),
             _ => Role::Home(self),
         }
+    }
+
+    /// Its guest has had its time since its power button was pressed.
+    fn not_off_yet(mut self, cx: &mut Cx<'_>) -> Role {
+        let Doing::AwaitPowerDown { press } = self.doing else {
+            return Role::Home(self);
+        };
+        if press < POWER_PRESSES_MAX {
+            return self.ask_power_down(cx, press + 1);
+        }
+        self.doing = Doing::Nothing;
+        let (vm, cluster) = (&cx.name, &self.spec.cluster);
+        let reason = format!(
+            "the guest of VM {vm} was asked {press} times, every {POWER_PRESS_EVERY_MS}, and did not power \
+             itself off"
+        );
+        let hint = format!("`transhume vm stop --force {cluster} {vm}` pulls its plug");
+        let fault = Fault::new(FaultKind::Qemu, reason).with_hint(hint);
+        cx.fail(OrderKind::StopVm, Trouble::Failed(fault));
+        Role::Home(self)
     }
 
     /// It ended while it was about to leave.
@@ -214,7 +234,7 @@ impl Home {
                 );
                 self.end(cx, Some(why), None)
             }
-            Doing::AskPowerDown(_) | Doing::AwaitPowerDown => {
+            Doing::AskPowerDown { .. } | Doing::AwaitPowerDown { .. } => {
                 self.end(cx, Some(why), Some(OrderKind::StopVm))
             }
             Doing::Nothing => self.end(cx, Some(why), None),
@@ -232,9 +252,9 @@ impl Home {
                 cx.answer(OrderKind::StartVm, Outcome::Started { spec });
                 Role::Home(self)
             }
-            Doing::AskPowerDown(_) => {
-                cx.timer(POWER_DOWN_MS_MAX, Timer::PowerDown);
-                self.doing = Doing::AwaitPowerDown;
+            Doing::AskPowerDown { press, .. } => {
+                cx.timer(POWER_PRESS_EVERY_MS, Timer::PowerDown);
+                self.doing = Doing::AwaitPowerDown { press };
                 Role::Home(self)
             }
             Doing::End { off, kind, .. } => {
@@ -250,16 +270,16 @@ impl Home {
                 }
                 role
             }
-            Doing::Nothing | Doing::AwaitPowerDown => Role::Home(self),
+            Doing::Nothing | Doing::AwaitPowerDown { .. } => Role::Home(self),
         }
     }
 
     fn failed(mut self, cx: &mut Cx<'_>, trouble: Trouble) -> Role {
         let kind = match std::mem::replace(&mut self.doing, Doing::Nothing) {
             Doing::Start(_) => Some(OrderKind::StartVm),
-            Doing::AskPowerDown(_) => Some(OrderKind::StopVm),
+            Doing::AskPowerDown { .. } => Some(OrderKind::StopVm),
             Doing::End { kind, .. } => kind,
-            Doing::Nothing | Doing::AwaitPowerDown => None,
+            Doing::Nothing | Doing::AwaitPowerDown { .. } => None,
         };
         match kind {
             Some(kind) => {
