@@ -36,6 +36,14 @@ pub(crate) const PAGE_STREAM_CONNECT: Duration = Duration::from_secs(10);
 /// Bytes read from a page stream at once.
 pub(crate) const PAGE_CHUNK_BYTES: usize = 256 << 10;
 
+/// Bytes for the other agent that may wait. A target past it takes nothing more, neither from the
+/// source nor from QEMU; to a source an honest target's questions never come so far, past its
+/// window and one chunk, and others end the stream.
+pub(crate) const PAGE_OUTGOING_BYTES_MAX: usize = 16 << 20;
+
+/// TLS records without bytes that may follow one another.
+pub(crate) const TLS_EMPTY_RECORDS_MAX: u32 = 32;
+
 /// Bytes of a TLS handshake that wait for the rest of their message.
 pub(crate) const TLS_HANDSHAKE_BYTES_MAX: usize = 64 << 10;
 

@@ -60,6 +60,11 @@ impl Debt {
         }
     }
 
+    /// So many bytes more go with those that may.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as f64;
+    }
+
     /// Pays off at the rate that held until now, then goes on at another.
     fn settle(&mut self, rate: Option<BitRate>) {
         let now = Instant::now();

@@ -166,8 +166,13 @@ impl Chooser {
     }
 
     fn cheapest_nanos(&self) -> u64 {
-        let codecs = WEIGHED.into_iter().filter(|class| *class != PageClass::Raw);
-        codecs.map(table_nanos).min().unwrap_or(0) * self.factor / ONE
+        let allowed = |class: &PageClass| *class != PageClass::Raw && self.classes.allow(*class);
+        let codecs = WEIGHED.into_iter().filter(allowed);
+        match codecs.map(table_nanos).min() {
+            Some(cheapest) => cheapest * self.factor / ONE,
+            // There is nothing to weigh against.
+            None => u64::MAX / CODECS_PAY_FACTOR,
+        }
     }
 
     /// Bytes went by without a codec: what was measured of the machine grows old, and the table
@@ -266,6 +271,13 @@ mod tests {
         assert!(chooser.raw_always_pays());
         assert_eq!(chooser.choose(TEXT), PageClass::Raw);
         assert!(!chooser.dedup_pays());
+    }
+
+    #[test]
+    fn where_no_codec_is_allowed_none_is_waited_for() {
+        let mut chooser = Chooser::new(Classes::none());
+        chooser.link_rate(Some(1_000_000));
+        assert!(chooser.raw_always_pays() && !chooser.codecs_pay());
     }
 
     #[test]

@@ -13,8 +13,10 @@ use super::records::{
     HEAD_BYTES, Opened, Opener, RECORD_BYTES_MAX, RecordError, Sealer, TAIL_BYTES, WHOLE_BYTES_MAX,
 };
 use super::tls::Arrived;
-use crate::limits::PAGE_CHUNK_BYTES;
+use crate::limits::{PAGE_CHUNK_BYTES, PAGE_OUTGOING_BYTES_MAX, TLS_EMPTY_RECORDS_MAX};
 
+/// A larger buffer is not kept once it is empty.
+const PAGE_OUTGOING_KEPT_BYTES_MAX: usize = 1 << 20;
 /// Records that one read of QEMU may fill.
 const RECORDS_MAX: usize = (PLAIN_HEAD_BYTES + PAGE_CHUNK_BYTES).div_ceil(RECORD_BYTES_MAX);
 
@@ -44,8 +46,15 @@ impl Connection {
         }
     }
 
-    /// For the reactor of the runtime that this is called in.
+    /// For the reactor of the runtime that this is called in, the greeting being over.
     pub fn here(mut self) -> io::Result<Self> {
+        if self.incoming.opened().any(|bytes| !bytes.is_empty()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the other agent sent more before it was welcome",
+            ));
+        }
+        self.incoming.take_all();
         self.stream = TcpStream::from_std(self.stream.into_std()?)?;
         Ok(self)
     }
@@ -125,8 +134,17 @@ impl Outgoing {
         self.end - self.written
     }
 
+    /// Whether as much waits as may.
+    pub fn is_full(&self) -> bool {
+        self.len() >= PAGE_OUTGOING_BYTES_MAX
+    }
+
     /// So many bytes behind what waits.
     fn append(&mut self, bytes: usize) -> &mut [u8] {
+        if self.written > 0 && self.end + bytes > self.buffer.len() {
+            self.buffer.copy_within(self.written..self.end, 0);
+            (self.written, self.end) = (0, self.end - self.written);
+        }
         let start = self.end;
         self.end += bytes;
         if self.buffer.len() < self.end {
@@ -224,6 +242,10 @@ impl Outgoing {
             }
         }
         (self.written, self.end) = (0, 0);
+        // A burst's memory is given back.
+        if self.buffer.len() > PAGE_OUTGOING_KEPT_BYTES_MAX {
+            self.buffer = Vec::new();
+        }
         Ok(())
     }
 }
@@ -266,6 +288,8 @@ pub(super) struct Incoming {
     end: usize,
     /// Opened and not taken: where they lie.
     opened: VecDeque<Range<usize>>,
+    /// Records without bytes, one after the other.
+    empty: u32,
     closed: bool,
 }
 
@@ -276,6 +300,7 @@ impl Incoming {
             opener,
             start: opened.len(),
             end: opened.len() + sealed.len(),
+            empty: 0,
             opened: std::iter::once(0..opened.len()).collect(),
             buffer: [opened, sealed].concat(),
             closed: false,
@@ -319,7 +344,16 @@ impl Incoming {
                 .open(&mut self.buffer[start..start + length])
                 .map_err(refused)?
             {
-                Opened::Bytes(bytes) => self.opened.push_back(start + bytes.start..start + bytes.end),
+                Opened::Bytes(bytes) if bytes.is_empty() => {
+                    self.empty += 1;
+                    if self.empty > TLS_EMPTY_RECORDS_MAX {
+                        return Err(refused(RecordError::Empty));
+                    }
+                }
+                Opened::Bytes(bytes) => {
+                    self.empty = 0;
+                    self.opened.push_back(start + bytes.start..start + bytes.end);
+                }
                 Opened::Own => {}
                 Opened::Closed => self.closed = true,
             }
@@ -348,15 +382,77 @@ impl Incoming {
         Some(&self.buffer[taken])
     }
 
-    /// Whether the peer has said that nothing follows.
-    pub fn is_closed(&self) -> bool {
-        self.closed
+    /// Whether nothing follows, the last read having brought so many bytes. An error where TLS
+    /// should have said so: what is missing may have been cut off.
+    pub fn is_over(&self, read: usize) -> io::Result<bool> {
+        match (read, self.opener.is_some()) {
+            (0, true) if !self.closed => Err(io::ErrorKind::UnexpectedEof.into()),
+            (0, _) => Ok(true),
+            _ => Ok(self.closed),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::records::tests::{pair, record};
     use super::*;
+
+    fn arrived(records: impl IntoIterator<Item = &'static [u8]>) -> Incoming {
+        let (mut sealer, opener) = pair();
+        let sealed = records.into_iter().flat_map(|bytes| record(&mut sealer, bytes));
+        let arrived = Arrived {
+            opened: b"early ".to_vec(),
+            sealed: sealed.collect(),
+        };
+        Incoming::new(Some(opener), arrived)
+    }
+
+    #[test]
+    fn what_came_with_the_handshake_comes_first_and_empty_records_have_a_limit() {
+        let mut incoming = arrived([&b"some"[..], b"", b" more"]);
+        incoming.open().unwrap();
+        assert_eq!(incoming.opened().collect::<Vec<_>>().concat(), b"early some more");
+        assert_eq!(incoming.take(3), Some(&b"ear"[..]));
+        assert_eq!(incoming.take(9), Some(&b"ly "[..]));
+        incoming.take_all();
+        assert_eq!(incoming.take(9), None);
+        let empty = |count| arrived(std::iter::repeat_n(&b""[..], count)).open();
+        empty(TLS_EMPTY_RECORDS_MAX as usize).unwrap();
+        let error = empty(TLS_EMPTY_RECORDS_MAX as usize + 1).unwrap_err();
+        assert!(error.to_string().contains("without bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_connection_that_ends_without_a_word_was_cut_where_it_is_encrypted() {
+        let mut sealed = arrived([]);
+        assert!(!sealed.is_over(7).unwrap());
+        assert_eq!(
+            sealed.is_over(0).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
+        sealed.closed = true;
+        assert!(sealed.is_over(0).unwrap() && sealed.is_over(7).unwrap());
+        let clear = Incoming::new(None, Arrived::default());
+        assert!(clear.is_over(0).unwrap() && !clear.is_over(7).unwrap());
+    }
+
+    /// What waits is moved to the front before the buffer grows, and a burst's memory is let go.
+    #[test]
+    fn what_was_written_makes_room() {
+        let mut outgoing = Outgoing::new(None);
+        outgoing.push(&[1; 1000]).unwrap();
+        outgoing.written = 900;
+        for _ in 0..100 {
+            outgoing.push(&[2; 900]).unwrap();
+            outgoing.written += 900;
+            assert_eq!(outgoing.len(), 100);
+        }
+        assert!(outgoing.buffer.len() < 3000, "{}", outgoing.buffer.len());
+        assert!(!outgoing.is_full());
+        outgoing.push(&vec![3; PAGE_OUTGOING_BYTES_MAX]).unwrap();
+        assert!(outgoing.is_full());
+    }
 
     /// Every length of bytes lies between heads and tails of its own.
     #[test]

@@ -268,7 +268,7 @@ pub async fn start_target(
             let connection = greet::welcome(&listener, &name, epoch, tls.as_ref(), mark).await?;
             let local = UnixStream::connect(&qemu_socket).await?;
             widen(&local);
-            target::run(stages, local, connection).await
+            target::run(stages, local, connection.here()?).await
         };
         // As above: nobody listens once the VM's task has moved on.
         let _ = done.send(passed.await);

@@ -53,6 +53,8 @@ pub(super) enum RecordError {
     Message(u8),
     #[error("the peer ended the connection with TLS alert {0}")]
     Alert(u8),
+    #[error("TLS records without bytes follow one another without end")]
+    Empty,
     #[error("there is no next TLS key")]
     NoNextKey,
 }
@@ -248,7 +250,7 @@ impl Opener {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::{AtomicU8, Ordering};
 
     use rustls::crypto::cipher::{AeadKey, Iv};
@@ -276,13 +278,13 @@ mod tests {
         }
     }
 
-    fn pair() -> (Sealer, Opener) {
+    pub(in super::super) fn pair() -> (Sealer, Opener) {
         let keys: SharedKeys = Arc::new(Mutex::new(Numbered::default()));
         let sealer = Sealer::new(&secrets(0), 0, keys.clone()).unwrap();
         (sealer, Opener::new(&secrets(0), 0, keys).unwrap())
     }
 
-    fn record(sealer: &mut Sealer, bytes: &[u8]) -> Vec<u8> {
+    pub(in super::super) fn record(sealer: &mut Sealer, bytes: &[u8]) -> Vec<u8> {
         let mut record = [&[0; HEAD_BYTES][..], bytes, &[0; TAIL_BYTES]].concat();
         sealer.application(&mut record).unwrap();
         record

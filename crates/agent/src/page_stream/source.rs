@@ -59,6 +59,7 @@ pub(super) async fn run(source: Source, local: UnixStream, connection: Connectio
         chunk: vec![0; PAGE_CHUNK_BYTES],
         push: None,
         idle_since: Instant::now(),
+        told_pace: None,
         untold: (0, 0),
         said_pass_through: false,
     };
@@ -101,6 +102,8 @@ struct Stage {
     /// What waits to be sent.
     push: Option<Push>,
     idle_since: Instant,
+    /// What the encoder was told that the stream may use of the link.
+    told_pace: Option<u64>,
     /// Bytes and nanoseconds of pushes that the encoder was not told of yet.
     untold: (u64, u64),
     said_pass_through: bool,
@@ -113,6 +116,8 @@ impl Stage {
         let mut qemu = Qemu::Flowing;
         let (mut may_go, mut closed) = (false, false);
         loop {
+            // Nothing here is charged by tokio itself: others have their turn.
+            tokio::task::consume_budget().await;
             let idle = self.connection.outgoing.is_empty();
             if idle && qemu == Qemu::Ended && !closed && self.source.encoder.settled() {
                 // The target ends the other direction when its QEMU has.
@@ -136,7 +141,12 @@ impl Stage {
             }?;
             match event {
                 Event::Back => {
-                    if self.take_back().await? {
+                    let before = self.connection.outgoing.len();
+                    let over = self.take_back().await?;
+                    if may_go {
+                        debt.add(self.connection.outgoing.len() - before);
+                    }
+                    if over {
                         return if closed {
                             self.local_write.shutdown().await
                         } else {
@@ -188,6 +198,9 @@ impl Stage {
     /// Takes QEMU's next bytes on their way.
     fn read(&mut self, local: &UnixStream, most: usize) -> io::Result<Qemu> {
         let begun = Instant::now();
+        if self.source.pace.rate() != self.told_pace {
+            self.tell_rate();
+        }
         let read = match self.source.encoder.way() {
             Way::Plain(_) => {
                 let encoder = &mut self.source.encoder;
@@ -270,7 +283,8 @@ impl Stage {
 
     /// What the link carries or what the stream may use of it, whichever is less.
     fn tell_rate(&mut self) {
-        let known = [self.link.rate(), self.source.pace.rate()];
+        self.told_pace = self.source.pace.rate();
+        let known = [self.link.rate(), self.told_pace];
         self.source.encoder.link_rate(known.into_iter().flatten().min());
     }
 
@@ -291,11 +305,17 @@ impl Stage {
         self.connection.incoming.take_all();
         // Supplied pages go behind what waits already.
         self.hand_on()?;
+        if self.connection.outgoing.is_full() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the target asks for more than it takes",
+            ));
+        }
         if !returned.is_empty() {
             self.filter.push(&returned, &mut passed);
             self.local_write.write_all(&passed).await?;
         }
-        Ok(read == 0 || self.connection.incoming.is_closed())
+        self.connection.incoming.is_over(read)
     }
 
     fn publish(&self) {

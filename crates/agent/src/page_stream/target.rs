@@ -75,11 +75,11 @@ impl Stage {
                     ready?;
                     self.outgoing.write(&self.stream)?;
                 }
-                ready = qemu.readable(), if returns => {
+                ready = qemu.readable(), if returns && !self.outgoing.is_full() => {
                     ready?;
                     returns = self.take_returned(&qemu)?;
                 }
-                ready = self.stream.readable(), if receives => {
+                ready = self.stream.readable(), if receives && !self.outgoing.is_full() => {
                     ready?;
                     receives = self.receive(incoming).await?;
                 }
@@ -120,11 +120,16 @@ impl Stage {
         let mut plain = Vec::new();
         for bytes in incoming.opened() {
             self.rebuild.push(bytes, &mut plain).await?;
-            self.rebuild.wait_for_siblings(&mut plain).await?;
+            if self.rebuild.target.decoder.waits_for_siblings().is_some() {
+                // What was rebuilt goes to QEMU and is acknowledged meanwhile.
+                self.rebuild.write(&mut plain).await?;
+                self.hand_back()?;
+                self.rebuild.wait_for_siblings(&mut plain).await?;
+            }
         }
         self.rebuild.write(&mut plain).await?;
         incoming.take_all();
-        if read > 0 && !incoming.is_closed() {
+        if !incoming.is_over(read)? {
             return Ok(true);
         }
         self.rebuild.finish().await?;

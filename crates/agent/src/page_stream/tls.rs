@@ -229,8 +229,10 @@ async fn shake(
         let (taken, step) = match next(&mut arrived.sealed, &mut out) {
             Ok(done) => done,
             Err(error) => {
-                // The alert says why; the peer may be gone.
-                let _ = stream.write_all(&out).await;
+                // rustls has an alert ready that tells the peer why, and the peer may be gone.
+                if let Ok((_, Step::On)) = next(&mut [], &mut out) {
+                    let _ = stream.write_all(&out).await;
+                }
                 return Err(error);
             }
         };

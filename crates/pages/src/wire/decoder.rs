@@ -61,6 +61,9 @@ struct Core {
     /// The plain frame whose bytes are being handed on.
     plain_frame: u32,
     waiting: Option<Waiting>,
+    /// Pages that had entered the store, and `may_wait`, when that group was looked at last: until
+    /// one of them changes, or a page is supplied, it lacks what it lacked.
+    looked: (u64, bool),
     /// What other streams promised is waited for, not asked for.
     may_wait: bool,
     queue: VecDeque<(u8, Vec<u8>)>,
@@ -90,6 +93,7 @@ impl Decoder {
             acked: None,
             plain_frame: 0,
             waiting: None,
+            looked: (0, true),
             may_wait: true,
             queue: VecDeque::new(),
             queue_bytes: 0,
@@ -114,7 +118,9 @@ impl Decoder {
     ) -> Result<Progress<'w>, DecodeError> {
         let (core, start) = (&mut self.core, out.len());
         core.check_window(self.frames.waiting())?;
-        core.resume(store, out, back)?;
+        if core.looked != (store.entered(), core.may_wait) {
+            core.resume(store, out, back)?;
+        }
         let progress = loop {
             core.drain(store, out, back, start)?;
             if out.len() - start >= OUTPUT_BYTES_MAX {
@@ -382,6 +388,7 @@ impl Core {
             plain: &waiting.plain,
         };
         let missing = self.rebuild.missing(parts, waiting.cursor, store, self.may_wait);
+        self.looked = (store.entered(), self.may_wait);
         self.waiting = Some(waiting);
         let mut ask: Vec<ContentId> = missing
             .into_iter()
