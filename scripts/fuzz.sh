@@ -26,7 +26,7 @@ targets=("${@:2}")
 # Longest input: where a target needs no whole page, small ones are tried more often.
 declare -A max_len=([decoder]=1024 [frames]=96 [answers]=128 [store]=32 [wkdm]=900)
 # Here the compared words (hashes, ids, a page's contents) teach the fuzzer little and cost it two thirds of its time.
-declare -A flags=([answers]=--no-trace-compares [lz4]=--no-trace-compares [store]=--no-trace-compares [wkdm]=--no-trace-compares)
+declare -A flags=([answers]=--no-trace-compares [lz4]=--no-trace-compares [lzo]=--no-trace-compares [store]=--no-trace-compares [wkdm]=--no-trace-compares)
 
 for target in "${targets[@]}"; do
     mkdir -p "corpus/$target"

@@ -69,6 +69,8 @@ pub struct Config {
 pub struct PagesConfig {
     /// Page classes that this agent, as a source, does not use.
     pub off: Vec<OptionalClass>,
+    /// Page classes that it uses beside the usual ones: `lzo`.
+    pub on: Vec<OptionalClass>,
     /// Pages kept of all clusters that came here, so that they need not come again.
     pub store_bytes_max: Bytes,
 }
@@ -77,6 +79,7 @@ impl Default for PagesConfig {
     fn default() -> Self {
         Self {
             off: Vec::new(),
+            on: Vec::new(),
             store_bytes_max: Bytes(transhume_pages::limits::PAGE_STORE_BYTES_MAX),
         }
     }
@@ -85,12 +88,14 @@ impl Default for PagesConfig {
 impl PagesConfig {
     /// The classes that are left.
     pub(crate) fn classes(&self) -> Classes {
+        let with = |classes: Classes, class: &OptionalClass| classes.with(class.0);
         let without = |classes: Classes, class: &OptionalClass| classes.without(class.0);
-        self.off.iter().fold(Classes::default(), without)
+        let more = self.on.iter().fold(Classes::default(), with);
+        self.off.iter().fold(more, without)
     }
 }
 
-/// A page class that can be switched off.
+/// A page class that can be switched off and on.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 pub struct OptionalClass(PageClass);
@@ -106,7 +111,7 @@ impl TryFrom<String> for OptionalClass {
         found.map(OptionalClass).ok_or_else(|| {
             let names: Vec<_> = optional.by_ref().map(PageClass::name).collect();
             format!(
-                "there is no page class `{name}` to switch off; there are {}",
+                "there is no page class `{name}` to switch; there are {}",
                 names.join(", ")
             )
         })

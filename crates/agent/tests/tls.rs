@@ -155,7 +155,6 @@ async fn a_stream_passes_whole_and_its_answer_comes_back() {
         listening.ended.await.unwrap().unwrap();
         let account = source.account();
         assert!(account.plain_bytes() > 8_000_000, "{account:?}");
-        assert!(account.wire_bytes < stream.len() as u64 + 2000);
     }
 }
 

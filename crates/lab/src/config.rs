@@ -46,6 +46,7 @@ struct AgentConfig<'a> {
 #[derive(Serialize)]
 struct Pages<'a> {
     off: &'a [String],
+    on: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -107,6 +108,7 @@ pub fn write_agent(
             capacity: capacity(options),
             pages: Pages {
                 off: &options.pages_off,
+                on: &options.pages_on,
             },
             bands: match options.circuits {
                 Circuits::Shared => options

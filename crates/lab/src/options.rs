@@ -67,6 +67,8 @@ pub struct LabUp {
     pub state_bytes_max: Option<Bytes>,
     /// Page classes that the agents do not use, by name.
     pub pages_off: Vec<String>,
+    /// Page classes that they use beside the usual ones, by name.
+    pub pages_on: Vec<String>,
     /// Whether page streams are encrypted.
     pub tls: bool,
     /// A process that the lab belongs to: once it has ended, the next `up` of any lab removes this
@@ -103,6 +105,7 @@ impl Default for LabUp {
             links_told: true,
             state_bytes_max: None,
             pages_off: Vec::new(),
+            pages_on: Vec::new(),
             tls: true,
             owner: None,
             program: None,

@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use transhume_model::ClusterName;
 use transhume_pages::ContentKey;
 use transhume_pages::chooser::page_profile;
-use transhume_pages::codec::{CodecError, delta, fill_of, group, lz4_decode, lz4_encode, wkdm};
+use transhume_pages::codec::{CodecError, delta, fill_of, group, lz4_decode, lz4_encode, lzo, wkdm};
 use transhume_pages::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
 use transhume_pages::stream::Page;
 
@@ -253,6 +253,13 @@ fn all(criterion: &mut Criterion<ThreadTime>) {
         &pages,
         |page, body| assert!(lz4_encode(page, unlimited, body)),
         lz4_decode,
+    );
+    codec(
+        &mut group,
+        "lzo",
+        &pages,
+        |page, body| assert!(lzo::encode(page, unlimited, body)),
+        lzo::decode,
     );
     zstd(&mut group, &pages);
     deltas(&mut group, &pages);

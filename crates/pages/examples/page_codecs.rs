@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use transhume_model::ClusterName;
 use transhume_pages::chooser::page_profile;
-use transhume_pages::codec::{fill_of, group, lz4_decode, lz4_encode, wkdm};
+use transhume_pages::codec::{fill_of, group, lz4_decode, lz4_encode, lzo, wkdm};
 use transhume_pages::limits::PAGE_BYTES;
 use transhume_pages::stream::Page;
 use transhume_pages::{
@@ -92,9 +92,10 @@ fn steps(pages: &[Page], key: &ContentKey) -> Result<(), Box<dyn std::error::Err
     });
     type Encode = fn(&Page, usize, &mut Vec<u8>) -> bool;
     type Decode = fn(&[u8], &mut Page) -> Result<(), transhume_pages::codec::CodecError>;
-    let codecs: [(&str, Encode, Decode); 2] = [
+    let codecs: [(&str, Encode, Decode); 3] = [
         ("wkdm", wkdm::encode, wkdm::decode),
         ("lz4", lz4_encode, lz4_decode),
+        ("lzo", lzo::encode, lzo::decode),
     ];
     for (name, encode, decode) in codecs {
         let bodies: Vec<Vec<u8>> = pages

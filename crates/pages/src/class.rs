@@ -20,11 +20,13 @@ pub enum PageClass {
     Zstd,
     /// As it is.
     Raw,
+    /// LZO1X-1, as the paper names it; off unless asked for.
+    Lzo,
 }
 
 impl PageClass {
-    /// All classes, in the order in which they are tried.
-    pub const ALL: [PageClass; 8] = [
+    /// All classes, in the order of their codes.
+    pub const ALL: [PageClass; 9] = [
         PageClass::Zero,
         PageClass::Fill,
         PageClass::Known,
@@ -33,6 +35,7 @@ impl PageClass {
         PageClass::Lz4,
         PageClass::Zstd,
         PageClass::Raw,
+        PageClass::Lzo,
     ];
 
     /// The class's name in reports.
@@ -46,6 +49,7 @@ impl PageClass {
             PageClass::Lz4 => "lz4",
             PageClass::Zstd => "zstd",
             PageClass::Raw => "raw",
+            PageClass::Lzo => "lzo",
         }
     }
 
@@ -61,11 +65,12 @@ impl PageClass {
 
 /// The classes that configuration allows. Zero and raw always are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Classes(u8);
+pub struct Classes(u16);
 
 impl Default for Classes {
+    /// All but LZO.
     fn default() -> Self {
-        Classes(u8::MAX)
+        Classes(u16::MAX).without(PageClass::Lzo)
     }
 }
 

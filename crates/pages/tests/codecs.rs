@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use support::page;
-use transhume_pages::codec::{delta, fill_of, group, lz4_decode, lz4_encode, wkdm};
+use transhume_pages::codec::{delta, fill_of, group, lz4_decode, lz4_encode, lzo, wkdm};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
@@ -21,6 +21,12 @@ proptest! {
         body.clear();
         prop_assert!(lz4_encode(&original, usize::MAX, &mut body));
         lz4_decode(&body, &mut decoded).unwrap();
+        prop_assert!(decoded == original);
+        body.clear();
+        prop_assert!(lzo::encode(&original, usize::MAX, &mut body));
+        prop_assert!(body.len() <= lzo::BODY_BYTES_MAX);
+        decoded.fill(0xee);
+        lzo::decode(&body, &mut decoded).unwrap();
         prop_assert!(decoded == original);
     }
 
@@ -53,6 +59,7 @@ proptest! {
         let _ = wkdm::decode(&body, &mut page);
         let _ = delta::decode(&body, &mut page);
         let _ = lz4_decode(&body, &mut page);
+        let _ = lzo::decode(&body, &mut page);
         let _ = group::GroupDecoder::new().unwrap().decode(&body, 3, &mut Vec::new());
     }
 

@@ -10,19 +10,20 @@ use transhume_pages::{
 };
 
 const SLOW: Option<u64> = Some(25_000_000);
-const SWITCHED: [PageClass; 6] = [
+const SWITCHED: [PageClass; 7] = [
     PageClass::Fill,
     PageClass::Known,
     PageClass::Delta,
     PageClass::Wkdm,
     PageClass::Lz4,
     PageClass::Zstd,
+    PageClass::Lzo,
 ];
 
 #[test]
 fn every_combination_of_classes_is_byte_identical() {
     let stream = mixed(3, 60, 7);
-    for bits in 0u32..64 {
+    for bits in 0u32..128 {
         let classes = SWITCHED
             .iter()
             .enumerate()
@@ -34,7 +35,7 @@ fn every_combination_of_classes_is_byte_identical() {
                 .expect("decodes");
             assert!(
                 pair.ended && pair.out == stream,
-                "classes {bits:06b}, link {link:?}"
+                "classes {bits:07b}, link {link:?}"
             );
             let account = pair.encoder.account();
             for class in SWITCHED.into_iter().filter(|class| !classes.allow(*class)) {

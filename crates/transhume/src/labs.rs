@@ -76,6 +76,7 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
         accel: args.accel,
         buffer_bytes_max: args.buffer_bytes_max,
         pages_off: args.pages_off,
+        pages_on: args.pages_on,
         tls: !args.no_tls,
         owner: args.owner,
         progress: progress(),

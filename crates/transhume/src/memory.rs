@@ -145,6 +145,7 @@ async fn measure(
                 let options = LabUp {
                     tls: !args.no_tls,
                     pages_off: args.pages_off.clone(),
+                    pages_on: args.pages_on.clone(),
                     owner: Some(std::process::id()),
                     progress: progress(),
                     ..load.lab(vms, bits_per_s, scratch)?

@@ -4,7 +4,7 @@
 use std::io::Result;
 use std::path::Path;
 
-use transhume_pages::codec::{delta, group::GroupEncoder, lz4_encode, wkdm};
+use transhume_pages::codec::{delta, group::GroupEncoder, lz4_encode, lzo, wkdm};
 use transhume_pages::{Decoder, PageStore};
 use transhume_pages_fuzz::{BASES, key, page, split, stream};
 
@@ -125,13 +125,16 @@ fn codecs(folder: &Path) -> Result<()> {
         body.truncate(1);
         lz4_encode(&page(kind), usize::MAX, &mut body);
         put(folder, "lz4", name, &body)?;
+        body.truncate(1);
+        lzo::encode(&page(kind), usize::MAX, &mut body);
+        put(folder, "lzo", name, &body)?;
         let mut blob = Vec::new();
         GroupEncoder::new()
             .and_then(|mut zstd| zstd.encode(&page(kind).repeat(2), &mut blob))
             .expect("encodes");
         put(folder, "zstd", name, &[&[0, 2][..], &blob].concat())?;
         let round = [&[200][..], &page(kind)[..24]].concat();
-        for target in ["wkdm", "lz4", "zstd"] {
+        for target in ["wkdm", "lz4", "lzo", "zstd"] {
             put(folder, target, &format!("{name}-page"), &round)?;
         }
     }

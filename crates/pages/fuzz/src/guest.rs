@@ -69,8 +69,23 @@ pub struct Base {
 }
 
 fn base(name: &'static str, classes: Classes, pages: &[(u64, Option<Page>)]) -> Base {
+    both_ways(name, classes, pages, SLOW)
+}
+
+/// The second half over a link of its own rate: a fast one gets it as it is.
+fn both_ways(
+    name: &'static str,
+    classes: Classes,
+    pages: &[(u64, Option<Page>)],
+    second_link: Option<u64>,
+) -> Base {
     let stream = stream(pages);
-    let mut encoder = Encoder::new(EncoderConfig { classes, ..config() }).expect("an encoder");
+    let config = EncoderConfig {
+        classes,
+        plain_after_bytes: 0,
+        ..config()
+    };
+    let mut encoder = Encoder::new(config).expect("an encoder");
     encoder.link_rate(SLOW);
     let (mut know, mut wire) = (Knowledge::default(), Vec::new());
     // Two halves with a pause between them: two groups.
@@ -78,6 +93,9 @@ fn base(name: &'static str, classes: Classes, pages: &[(u64, Option<Page>)]) -> 
     for half in [first, second] {
         encoder.push(half, &mut know, &mut wire).expect("encodes");
         encoder.flush(&mut wire).expect("encodes");
+        encoder.link_rate(second_link);
+        // An empty push changes the way.
+        encoder.push(&[], &mut know, &mut wire).expect("encodes");
     }
     encoder.finish(&mut wire).expect("encodes");
     Base {
@@ -121,6 +139,12 @@ pub static BASES: LazyLock<Vec<Base>> = LazyLock::new(|| {
             only(PageClass::Lz4),
             &[(0, Some(page(1))), (1, Some(page(3)))],
         ),
+        base(
+            "lzo",
+            only(PageClass::Lzo),
+            &[(0, Some(page(1))), (1, Some(page(3)))],
+        ),
+        both_ways("plain", only(PageClass::Known).with(PageClass::Lz4), &same, None),
         base("zstd", only(PageClass::Zstd), &twice),
         base(
             "all",

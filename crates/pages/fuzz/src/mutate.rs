@@ -3,6 +3,7 @@
 use crate::{Base, Choices, key};
 
 const GROUP: u8 = 2;
+const PLAIN: u8 = 6;
 const SUPPLY: u8 = 4;
 
 /// Steps of damage to one wire.
@@ -103,11 +104,11 @@ fn supply(frames: &mut Vec<Frame>, base: &Base, at: usize, choices: &mut Choices
     frames.insert(at, Frame { kind: SUPPLY, body });
 }
 
-/// Groups that were moved or repeated get the numbers that are due.
+/// Groups and plain frames that were moved or repeated get the numbers that are due.
 fn renumber(frames: &mut [Frame]) {
     let groups = frames
         .iter_mut()
-        .filter(|frame| frame.kind == GROUP && frame.body.len() >= 4);
+        .filter(|frame| matches!(frame.kind, GROUP | PLAIN) && frame.body.len() >= 4);
     for (number, frame) in groups.enumerate() {
         frame.body[..4].copy_from_slice(&(number as u32).to_le_bytes());
     }

@@ -7,7 +7,7 @@ use super::error::DecodeError;
 use super::frame::{ENTER_STORE, KEEP_VERSIONS, Reader};
 use super::record::{self, Body, Record};
 use crate::class::PageClass;
-use crate::codec::{ZERO_PAGE, delta, lz4_decode, wkdm};
+use crate::codec::{ZERO_PAGE, delta, lz4_decode, lzo, wkdm};
 use crate::content::{ContentId, ContentKey, PageStore, Standing};
 use crate::limits::{GROUP_PAGES_MAX, PAGE_BYTES};
 use crate::stream::{BlockTable, Page, PageHead, RunningHash, Token, Writer};
@@ -133,6 +133,10 @@ impl Rebuild {
             }
             Body::Coded(PageClass::Wkdm, body) => {
                 wkdm::decode(body, room).map_err(DecodeError::Codec)?;
+                room
+            }
+            Body::Coded(PageClass::Lzo, body) => {
+                lzo::decode(body, room).map_err(DecodeError::Codec)?;
                 room
             }
             Body::Coded(_, body) => {

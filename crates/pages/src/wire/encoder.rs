@@ -14,7 +14,7 @@ use super::window::Window;
 use crate::chooser::{Chooser, PageProfile, page_profile};
 use crate::class::{Account, Classes, PageClass, PlainReason, Way};
 use crate::codec::group::GroupEncoder;
-use crate::codec::{delta, fill_of, lz4_encode, wkdm};
+use crate::codec::{delta, fill_of, lz4_encode, lzo, wkdm};
 use crate::content::{ContentId, ContentKey, Knowledge, Standing};
 use crate::limits::{
     PAGE_BYTES, PLAIN_AFTER_BYTES, PLAIN_BYTES_MAX, RESTED_BYTES, VERSION_SLOTS, VERSION_SLOTS_MAX,
@@ -418,7 +418,7 @@ impl Core {
                 self.group.zstd_page(head, page, profile);
                 self.untimed[PageClass::Zstd as usize] += 1;
             }
-            PageClass::Lz4 | PageClass::Wkdm => self.single(class, head, page, profile),
+            PageClass::Lz4 | PageClass::Wkdm | PageClass::Lzo => self.single(class, head, page, profile),
             _ => {
                 self.chooser.decay(profile);
                 self.raw(head, page);
@@ -429,6 +429,7 @@ impl Core {
     fn single(&mut self, class: PageClass, head: PageHead, page: &Page, profile: PageProfile) {
         let coded = self.group.coded(class, head, |body| match class {
             PageClass::Wkdm => wkdm::encode(page, PAGE_BYTES, body),
+            PageClass::Lzo => lzo::encode(page, PAGE_BYTES, body),
             _ => lz4_encode(page, PAGE_BYTES, body),
         });
         self.chooser

@@ -132,7 +132,7 @@ fn body<'a>(reader: &mut Reader<'a>, class: PageClass, lead: u8) -> Option<Body<
             };
             Body::Known(ContentId(reader.array()?), standing)
         }
-        PageClass::Delta | PageClass::Wkdm | PageClass::Lz4 => {
+        PageClass::Delta | PageClass::Wkdm | PageClass::Lz4 | PageClass::Lzo => {
             let len = usize::from(reader.u16()?);
             Body::Coded(class, reader.take(len)?)
         }

@@ -43,11 +43,14 @@ pub struct PageClasses {
     pub zstd: ClassPages,
     /// As it is.
     pub raw: ClassPages,
+    /// LZO1X-1, where it is asked for.
+    #[serde(default)]
+    pub lzo: ClassPages,
 }
 
 impl PageClasses {
     /// Each class by its name.
-    pub fn named(&self) -> [(&'static str, ClassPages); 8] {
+    pub fn named(&self) -> [(&'static str, ClassPages); 9] {
         [
             ("zero", self.zero),
             ("fill", self.fill),
@@ -57,6 +60,7 @@ impl PageClasses {
             ("lz4", self.lz4),
             ("zstd", self.zstd),
             ("raw", self.raw),
+            ("lzo", self.lzo),
         ]
     }
 }
@@ -74,6 +78,7 @@ impl std::ops::Add for PageClasses {
             lz4: self.lz4 + other.lz4,
             zstd: self.zstd + other.zstd,
             raw: self.raw + other.raw,
+            lzo: self.lzo + other.lzo,
         }
     }
 }

@@ -87,6 +87,9 @@ pub struct MemoryArgs {
     /// Page classes that are not used
     #[arg(long, value_name = "CLASS,..", value_delimiter = ',', value_parser = PAGE_CLASSES_OPTIONAL)]
     pub pages_off: Vec<String>,
+    /// Page classes that are used beside the usual ones
+    #[arg(long, value_name = "CLASS,..", value_delimiter = ',', value_parser = PAGE_CLASSES_MORE)]
+    pub pages_on: Vec<String>,
     /// Page streams are not encrypted
     #[arg(long)]
     pub no_tls: bool,
@@ -100,6 +103,7 @@ pub struct MemoryArgs {
 
 /// Page classes that can be switched off, as an agent's configuration names them.
 const PAGE_CLASSES_OPTIONAL: [&str; 6] = ["fill", "known", "delta", "wkdm", "lz4", "zstd"];
+const PAGE_CLASSES_MORE: [&str; 1] = ["lzo"];
 
 /// What the guests of `lab memory` do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -374,6 +378,9 @@ pub struct UpArgs {
     /// Page classes that are not used
     #[arg(long, value_name = "CLASS,..", value_delimiter = ',', value_parser = PAGE_CLASSES_OPTIONAL)]
     pub pages_off: Vec<String>,
+    /// Page classes that are used beside the usual ones
+    #[arg(long, value_name = "CLASS,..", value_delimiter = ',', value_parser = PAGE_CLASSES_MORE)]
+    pub pages_on: Vec<String>,
     /// Page streams are not encrypted
     #[arg(long)]
     pub no_tls: bool,

@@ -264,5 +264,6 @@ fn classes(account: &Account) -> PageClasses {
         lz4: of(PageClass::Lz4),
         zstd: of(PageClass::Zstd),
         raw: of(PageClass::Raw),
+        lzo: of(PageClass::Lzo),
     }
 }
