@@ -64,7 +64,7 @@ fn table_nanos(class: PageClass) -> u64 {
         PageClass::Delta => 1_000,
         PageClass::Wkdm => 3_200,
         PageClass::Lz4 => 3_900,
-        PageClass::Lzo => 5_000,
+        PageClass::Lzo => 3_700,
         PageClass::Zstd => 6_100,
     }
 }

@@ -1,8 +1,8 @@
 //! The codecs of single pages and of groups (§1.3.1, figure 2).
 //!
 //! LZO: the paper names it; no permissively licensed library of it is kept. LZ4 is of the same
-//! family (byte-aligned literals and matches, no entropy coding) and stands in its place by default;
-//! `lzo` is there for figure 2 as the paper has it. `benches/codecs.rs` measures both.
+//! family (byte-aligned literals and matches, no entropy coding) and stands in its place by
+//! default; `lzo` is there for figure 2 as the paper has it. `benches/codecs.rs` measures both.
 
 pub mod delta;
 pub mod group;
