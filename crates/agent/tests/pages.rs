@@ -26,18 +26,17 @@ const STORE: Bytes = Bytes(64 << 20);
 /// Conventional memory, and everything above the holes of a PC's first MiB.
 const RAM: [(u64, u64); 2] = [(0, 0xa_0000), (1 << 20, 127 << 20)];
 
-/// All subsets of the classes that can be switched off.
+/// All subsets of the classes that can be switched off, and LZO, which can be switched on, alone
+/// and with all.
 fn combinations() -> Vec<Classes> {
-    let always = |class: &PageClass| Classes::none().allow(*class);
-    let optional: Vec<_> = PageClass::ALL
-        .into_iter()
-        .filter(|class| !always(class))
-        .collect();
+    let usual = |class: &PageClass| Classes::default().allow(*class) && !Classes::none().allow(*class);
+    let optional: Vec<_> = PageClass::ALL.into_iter().filter(usual).collect();
     let subset = |bits: u32| {
         let chosen = optional.iter().enumerate().filter(|(at, _)| bits & 1 << at != 0);
         chosen.fold(Classes::none(), |classes, (_, class)| classes.with(*class))
     };
-    (0..1 << optional.len()).map(subset).collect()
+    let lzo = [Classes::none(), Classes::default()].map(|classes| classes.with(PageClass::Lzo));
+    (0..1 << optional.len()).map(subset).chain(lzo).collect()
 }
 
 /// The guest's memory, as QEMU writes it into a file.

@@ -139,7 +139,7 @@ impl Outgoing {
         self.len() >= PAGE_OUTGOING_BYTES_MAX
     }
 
-    /// So many bytes behind what waits.
+    /// So many bytes behind what waits, which may be moved for it.
     fn append(&mut self, bytes: usize) -> &mut [u8] {
         if self.written > 0 && self.end + bytes > self.buffer.len() {
             self.buffer.copy_within(self.written..self.end, 0);
@@ -161,12 +161,11 @@ impl Outgoing {
         }
         for part in bytes.chunks(RECORD_BYTES_MAX) {
             self.renew_worn_key()?;
-            let start = self.end;
-            let record = self.append(HEAD_BYTES + part.len() + TAIL_BYTES);
-            record[HEAD_BYTES..][..part.len()].copy_from_slice(part);
+            let record = HEAD_BYTES + part.len() + TAIL_BYTES;
+            self.append(record)[HEAD_BYTES..][..part.len()].copy_from_slice(part);
             if let Some(sealer) = &mut self.sealer {
                 sealer
-                    .application(&mut self.buffer[start..self.end])
+                    .application(&mut self.buffer[self.end - record..self.end])
                     .map_err(refused)?;
             }
         }
@@ -435,6 +434,31 @@ mod tests {
         assert!(sealed.is_over(0).unwrap() && sealed.is_over(7).unwrap());
         let clear = Incoming::new(None, Arrived::default());
         assert!(clear.is_over(0).unwrap() && !clear.is_over(7).unwrap());
+    }
+
+    /// Found in a lab: a record was sealed where it had stood before what waits was moved.
+    #[test]
+    fn records_behind_what_is_half_written_are_sealed_where_they_lie() {
+        let (sealer, opener) = pair();
+        let mut outgoing = Outgoing::new(Some(sealer));
+        let (mut wire, mut said) = (Vec::new(), Vec::new());
+        for number in 0..200u8 {
+            let part = vec![number; 500 + usize::from(number) * 3];
+            outgoing.push(&part).unwrap();
+            said.extend(part);
+            // The kernel takes a part of it.
+            let from = outgoing.written;
+            outgoing.written += outgoing.len() * 2 / 3;
+            wire.extend_from_slice(&outgoing.buffer[from..outgoing.written]);
+        }
+        wire.extend_from_slice(&outgoing.buffer[outgoing.written..outgoing.end]);
+        let arrived = Arrived {
+            opened: Vec::new(),
+            sealed: wire,
+        };
+        let mut incoming = Incoming::new(Some(opener), arrived);
+        incoming.open().unwrap();
+        assert!(incoming.opened().collect::<Vec<_>>().concat() == said);
     }
 
     /// What waits is moved to the front before the buffer grows, and a burst's memory is let go.
