@@ -4,18 +4,19 @@
 //! `cargo run --release -p transhume-agent --example page_pipe -- [--tls] [--streams 4] [--gb 2]`
 #![allow(missing_docs)]
 
+#[path = "../tests/fleet/mod.rs"]
+mod fleet;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use transhume_agent::TlsFiles;
 use transhume_agent::pace::Pace;
 use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, Tls, start_source, start_target};
-use transhume_model::{Bytes, Epoch, VmSpec};
+use transhume_model::{Bytes, Epoch};
 use transhume_pages::Classes;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -51,27 +52,6 @@ fn options() -> Anything<Options> {
         }
     }
     Ok(options)
-}
-
-/// An agent's files, of an authority of its own.
-fn files(dir: &Path) -> Anything<TlsFiles> {
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    let authority = params.self_signed(&key)?;
-    let issuer = Issuer::new(params, key);
-    let own_key = KeyPair::generate()?;
-    let own = CertificateParams::new([HERE.to_string()])?.signed_by(&own_key, &issuer)?;
-    let write = |name: &str, text: String| -> Anything<_> {
-        let path = dir.join(name);
-        std::fs::write(&path, text)?;
-        Ok(path)
-    };
-    Ok(TlsFiles {
-        authority: write("authority.pem", authority.pem())?,
-        certificate: write("agent.pem", own.pem())?,
-        key: write("agent.key", own_key.serialize_pem())?,
-    })
 }
 
 /// The front of a stream, and a pass over memory to repeat (docs/design/pages.md).
@@ -126,11 +106,7 @@ async fn one(dir: &Path, tls: Option<&Tls>, number: usize, passes: usize) -> Any
         tls: tls.cloned(),
         mark: None,
     };
-    let spec: VmSpec = serde_json::from_value(serde_json::json!({
-        "name": format!("vm{number}"), "cluster": "pipe", "vcpus": 1, "memory": 64,
-        "nics": [{"mac": "52:54:00:00:00:01", "mtu": 1500}],
-        "boot": {"kernel": "/kernel", "initrd": "/initrd", "cmdline": ""},
-    }))?;
+    let spec = fleet::spec();
     let incoming = dir.join("incoming.sock");
     let qemu = UnixListener::bind(&incoming)?;
     let target = start_target(HERE, &spec, Epoch(1), incoming, &pages()).await?;
@@ -167,7 +143,7 @@ async fn main() -> Anything<()> {
     let dir = std::env::temp_dir().join(format!("page-pipe-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     let tls = match options.tls {
-        true => Some(Tls::read(&files(&dir)?)?),
+        true => Some(Tls::read(&fleet::files(&dir, "pipe", &HERE.to_string()))?),
         false => None,
     };
     let passes = options.gb * 1_000_000_000 / (PAGES as usize * 4104);

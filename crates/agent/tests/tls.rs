@@ -1,17 +1,19 @@
 //! Page streams between agents are encrypted, and both ends must be of the same fleet.
 #![allow(missing_docs)]
 
+mod fleet;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use fleet::{files, spec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use transhume_agent::TlsFiles;
 use transhume_agent::pace::Pace;
 use transhume_agent::page_stream::{PageShare, PageStreamError, Pages, Tls, start_source, start_target};
-use transhume_model::{Bytes, Epoch, VmSpec};
+use transhume_model::{Bytes, Epoch};
 use transhume_pages::Classes;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -32,30 +34,6 @@ impl Drop for TempDir {
     }
 }
 
-/// Files of an agent at `address`, by an authority of its own name.
-fn files(dir: &Path, authority: &str, address: &str) -> TlsFiles {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    let ca = params.self_signed(&ca_key).unwrap();
-    let issuer = Issuer::new(params, ca_key);
-    let key = KeyPair::generate().unwrap();
-    let own = CertificateParams::new([address.to_owned()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
-    let write = |name: &str, text: String| {
-        let path = dir.join(format!("{authority}-{name}"));
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    TlsFiles {
-        authority: write("authority.pem", ca.pem()),
-        certificate: write("agent.pem", own.pem()),
-        key: write("agent.key", key.serialize_pem()),
-    }
-}
-
 fn pages(tls: Option<&TlsFiles>) -> Pages {
     Pages {
         share: PageShare::new(Bytes(0)),
@@ -63,15 +41,6 @@ fn pages(tls: Option<&TlsFiles>) -> Pages {
         tls: tls.map(|files| Tls::read(files).unwrap()),
         mark: None,
     }
-}
-
-fn spec() -> VmSpec {
-    serde_json::from_value(serde_json::json!({
-        "name": "vm1", "cluster": "test", "vcpus": 1, "memory": 64,
-        "nics": [{"mac": "52:54:00:00:00:01", "mtu": 1500}],
-        "boot": {"kernel": "/kernel", "initrd": "/initrd", "cmdline": ""},
-    }))
-    .unwrap()
 }
 
 /// Whether a source with these files gets through to a target with those.

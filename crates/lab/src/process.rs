@@ -296,6 +296,13 @@ mod tests {
     }
 
     #[test]
+    fn processor_time_is_user_and_system_behind_any_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 9 0 0 0 120 34 5 6 20 0 4 0 99 0 0";
+        assert_eq!(used_ticks_of(stat), 120 + 34);
+        assert_eq!(used_ticks_of(""), 0);
+    }
+
+    #[test]
     fn another_process_with_the_same_pid_is_left_alone() {
         let (mut child, record) = sleeper();
         let older = ProcessRecord {

@@ -65,18 +65,22 @@ struct Row {
     blackout_ms: f64,
     /// Processor time of the machine during the move.
     busy_s: f64,
-    /// Processor time of both agents; ours only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    agents_s: Option<f64>,
-    /// Bytes that the VMs' QEMUs wrote, all together; ours only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stream_bytes: Option<u64>,
-    /// What went unchanged; ours only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plain: Option<PlainBytes>,
-    /// Pages by class, all VMs together; ours only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    classes: Option<PageClasses>,
+    /// Ours only.
+    #[serde(flatten)]
+    ours: Option<Ours>,
+}
+
+/// What only our moves have, all VMs together.
+#[derive(Debug, Clone, Serialize)]
+struct Ours {
+    /// Processor time of both agents.
+    agents_s: f64,
+    /// Bytes that the VMs' QEMUs wrote.
+    stream_bytes: u64,
+    /// What of it went unchanged.
+    plain: PlainBytes,
+    /// Pages by class.
+    classes: PageClasses,
 }
 
 pub async fn memory(args: MemoryArgs) -> Result<ExitCode, Failure> {
@@ -203,10 +207,7 @@ async fn stock(
                 seconds: moved.duration.as_secs_f64(),
                 blackout_ms: median(blackouts),
                 busy_s: moved.cost.busy.as_secs_f64(),
-                agents_s: None,
-                stream_bytes: None,
-                plain: None,
-                classes: None,
+                ours: None,
             });
         }
     }
@@ -242,6 +243,7 @@ async fn ours(
         )
         .await?;
         let cost = Meter::read(&lab)?.since(&before);
+        let pages = || report.vms.iter().map(|vm| &vm.pages);
         let seconds = report.vms.iter().map(copying_ms).fold(0.0, f64::max) / 1e3;
         rows.push(Row {
             case: case.clone(),
@@ -251,20 +253,12 @@ async fn ours(
             seconds,
             blackout_ms: median(report.vms.iter().filter_map(|vm| vm.blackout_ms)),
             busy_s: cost.busy.as_secs_f64(),
-            agents_s: Some(cost.agents.as_secs_f64()),
-            stream_bytes: Some(report.vms.iter().map(|vm| vm.pages.transferred.0).sum()),
-            plain: Some(
-                report
-                    .vms
-                    .iter()
-                    .fold(PlainBytes::default(), |sum, vm| sum + vm.pages.plain),
-            ),
-            classes: Some(
-                report
-                    .vms
-                    .iter()
-                    .fold(PageClasses::default(), |sum, vm| sum + vm.pages.classes),
-            ),
+            ours: Some(Ours {
+                agents_s: cost.agents.as_secs_f64(),
+                stream_bytes: pages().map(|pages| pages.transferred.0).sum(),
+                plain: pages().fold(PlainBytes::default(), |sum, pages| sum + pages.plain),
+                classes: pages().fold(PageClasses::default(), |sum, pages| sum + pages.classes),
+            }),
         });
     }
     down(&options.name, &options.progress).await?;
@@ -302,20 +296,18 @@ fn seconds(row: &Row) -> f64 {
 
 /// Processor seconds of both agents per GB of QEMU's stream; NaN for other movers.
 fn agents_per_gb(row: &Row) -> f64 {
-    match (row.agents_s, row.stream_bytes) {
-        (Some(seconds), Some(bytes)) if bytes > 0 => seconds * 1e9 / bytes as f64,
-        _ => f64::NAN,
-    }
+    row.ours
+        .as_ref()
+        .map_or(f64::NAN, |ours| ours.agents_s * 1e9 / ours.stream_bytes as f64)
 }
 
 /// Share of QEMU's stream that went unchanged; NaN for other movers.
 fn plain_share(row: &Row) -> f64 {
-    match (row.plain, row.stream_bytes) {
-        (Some(plain), Some(bytes)) if bytes > 0 => {
-            (plain.fast_link.0 + plain.not_understood.0) as f64 / bytes as f64
-        }
-        _ => f64::NAN,
-    }
+    let share = |ours: &Ours| {
+        let plain = ours.plain.named().map(|(_, bytes)| bytes.0).iter().sum::<u64>();
+        plain as f64 / ours.stream_bytes as f64
+    };
+    row.ours.as_ref().map_or(f64::NAN, share)
 }
 
 fn summary(rows: &[Row]) -> String {

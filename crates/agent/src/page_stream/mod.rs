@@ -12,6 +12,8 @@
 
 mod connection;
 mod greet;
+mod incoming;
+mod outgoing;
 mod records;
 mod share;
 mod source;
@@ -292,6 +294,20 @@ pub async fn start_target(
 fn widen(socket: &UnixStream) {
     if let Err(error) = rustix::net::sockopt::set_socket_send_buffer_size_force(socket, QEMU_SOCKET_BYTES) {
         tracing::debug!(%error, "QEMU's socket keeps its usual size");
+    }
+}
+
+/// What the peer, or what came from it, is refused for.
+fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// None where the socket is not ready.
+fn ready<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

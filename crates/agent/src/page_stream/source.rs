@@ -20,12 +20,12 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use transhume_model::VmName;
 use transhume_netbuf::Delivered;
-use transhume_pages::{EncodeError, Encoder, Flight, LinkMeter, Way};
+use transhume_pages::{Encoder, Flight, LinkMeter, Way};
 use transhume_qemu::{HoldPace, ReturnPathFilter};
 
 use super::connection::Connection;
 use super::share::{LinkRates, SharedKnowledge, locked};
-use super::{SharedSnapshot, StreamSnapshot};
+use super::{SharedSnapshot, StreamSnapshot, invalid, ready};
 use crate::limits::PAGE_CHUNK_BYTES;
 use crate::pace::{Debt, Pace};
 
@@ -156,9 +156,9 @@ impl Stage {
                 }
                 Event::MayGo => {
                     may_go = true;
-                    self.write(&mut may_go, closed).await?;
+                    self.write(&mut may_go, closed)?;
                 }
-                Event::Writable => self.write(&mut may_go, closed).await?,
+                Event::Writable => self.write(&mut may_go, closed)?,
                 Event::Readable => {
                     let queued = rustix::io::ioctl_fionread(local)?;
                     let next = self.source.pace.next_read(&mut hold, queued as usize);
@@ -179,7 +179,7 @@ impl Stage {
     }
 
     /// Sends what waits; when all is with the kernel, how it fared says what the link carries.
-    async fn write(&mut self, may_go: &mut bool, closed: bool) -> io::Result<()> {
+    fn write(&mut self, may_go: &mut bool, closed: bool) -> io::Result<()> {
         self.connection.outgoing.write(&self.connection.stream)?;
         if !self.connection.outgoing.is_empty() {
             return Ok(());
@@ -212,7 +212,7 @@ impl Stage {
         match read {
             None => return Ok(Qemu::Flowing),
             Some(0) => {
-                self.source.encoder.finish(&mut self.out).map_err(broken)?;
+                self.source.encoder.finish(&mut self.out).map_err(invalid)?;
                 self.hand_on()?;
                 return Ok(Qemu::Ended);
             }
@@ -233,20 +233,18 @@ impl Stage {
     /// Reads and encodes; sends what is gathered where nothing follows at once.
     fn encode(&mut self, local: &UnixStream, most: usize, begun: Instant) -> io::Result<Option<usize>> {
         let most = most.min(self.chunk.len());
-        let read = match local.try_read(&mut self.chunk[..most]) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error),
+        let Some(read) = ready(local.try_read(&mut self.chunk[..most]))? else {
+            return Ok(None);
         };
         let encoder = &mut self.source.encoder;
         {
             let mut knowledge = locked(&self.source.knowledge);
             encoder
                 .push(&self.chunk[..read], &mut knowledge, &mut self.out)
-                .map_err(broken)?;
+                .map_err(invalid)?;
         }
         if rustix::io::ioctl_fionread(local)? == 0 {
-            encoder.flush(&mut self.out).map_err(broken)?;
+            encoder.flush(&mut self.out).map_err(invalid)?;
         }
         self.untold.0 += read as u64;
         self.untold.1 += begun.elapsed().as_nanos() as u64;
@@ -300,7 +298,7 @@ impl Stage {
             self.source
                 .encoder
                 .answer(bytes, &mut knowledge, &mut self.out, &mut returned)
-                .map_err(broken)?;
+                .map_err(invalid)?;
         }
         self.connection.incoming.take_all();
         // Supplied pages go behind what waits already.
@@ -348,8 +346,4 @@ impl Drop for Stage {
             locked(&self.source.knowledge).forget_promises();
         }
     }
-}
-
-fn broken(error: EncodeError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

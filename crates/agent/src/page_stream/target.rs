@@ -19,10 +19,13 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 use transhume_pages::stream::StreamDigest;
 use transhume_pages::wire::put_returned;
-use transhume_pages::{DecodeError, Decoder, Progress};
+use transhume_pages::{Decoder, Progress};
 
-use super::connection::{Connection, Incoming, Outgoing};
+use super::connection::Connection;
+use super::incoming::Incoming;
+use super::outgoing::Outgoing;
 use super::share::{SharedStore, locked};
+use super::{invalid, ready};
 use crate::limits::{PAGE_SIBLING_WAIT, RETURN_PATH_BYTES};
 
 /// What the stages need.
@@ -90,15 +93,9 @@ impl Stage {
     /// What QEMU says to the source's QEMU. False at its end.
     fn take_returned(&mut self, qemu: &OwnedReadHalf) -> io::Result<bool> {
         let mut chunk = [0; RETURN_PATH_BYTES];
-        match qemu.try_read(&mut chunk) {
-            Ok(0) => Ok(false),
-            Ok(length) => {
-                put_returned(&mut self.rebuild.back, &chunk[..length]);
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-            Err(error) => Err(error),
-        }
+        let read = ready(qemu.try_read(&mut chunk))?;
+        put_returned(&mut self.rebuild.back, &chunk[..read.unwrap_or(0)]);
+        Ok(read != Some(0))
     }
 
     /// Sends what is for the source, as far as the kernel takes it at once.
@@ -159,7 +156,7 @@ impl<Q: AsyncWrite + Unpin> Rebuild<Q> {
 
     /// The source has sent all: QEMU has it, and is told.
     async fn finish(&mut self) -> io::Result<()> {
-        self.target.decoder.finish().map_err(broken)?;
+        self.target.decoder.finish().map_err(invalid)?;
         self.qemu.shutdown().await
     }
 
@@ -177,7 +174,7 @@ impl<Q: AsyncWrite + Unpin> Rebuild<Q> {
                 if pages.entered() > before {
                     self.target.store.grew.notify_waiters();
                 }
-                pushed.map_err(broken)?
+                pushed.map_err(invalid)?
             };
             if !self.out.is_empty() {
                 self.write(plain).await?;
@@ -241,10 +238,6 @@ impl<Q: AsyncWrite + Unpin> Rebuild<Q> {
         }
         Ok(())
     }
-}
-
-fn broken(error: DecodeError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 #[cfg(test)]

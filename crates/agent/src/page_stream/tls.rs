@@ -23,6 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::connection::Connection;
+use super::invalid;
 use super::records::{Opener, Sealer, SharedKeys};
 use crate::limits::TLS_HANDSHAKE_BYTES_MAX;
 
@@ -126,29 +127,25 @@ impl Tls {
     /// The source's end.
     pub(super) async fn connect(&self, target: IpAddr, mut stream: TcpStream) -> io::Result<Connection> {
         let name = ServerName::IpAddress(target.into());
-        let mut tls = UnbufferedClientConnection::new(self.client.clone(), name).map_err(failed)?;
+        let mut tls = UnbufferedClientConnection::new(self.client.clone(), name).map_err(invalid)?;
         let arrived = shake(&mut stream, |bytes, out| {
             step(tls.process_tls_records(bytes), out)
         })
         .await?;
-        let (secrets, keys) = tls.dangerous_into_kernel_connection().map_err(failed)?;
+        let (secrets, keys) = tls.dangerous_into_kernel_connection().map_err(invalid)?;
         with_keys(stream, &secrets, keys, arrived)
     }
 
     /// The target's end.
     pub(super) async fn accept(&self, mut stream: TcpStream) -> io::Result<Connection> {
-        let mut tls = UnbufferedServerConnection::new(self.server.clone()).map_err(failed)?;
+        let mut tls = UnbufferedServerConnection::new(self.server.clone()).map_err(invalid)?;
         let arrived = shake(&mut stream, |bytes, out| {
             step(tls.process_tls_records(bytes), out)
         })
         .await?;
-        let (secrets, keys) = tls.dangerous_into_kernel_connection().map_err(failed)?;
+        let (secrets, keys) = tls.dangerous_into_kernel_connection().map_err(invalid)?;
         with_keys(stream, &secrets, keys, arrived)
     }
-}
-
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// The records that follow the handshake are ours.
@@ -189,16 +186,16 @@ enum Step {
 /// Bytes taken, and what is next. What is to be written is appended to `out`.
 fn step<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Vec<u8>) -> io::Result<(usize, Step)> {
     let UnbufferedStatus { discard, state } = status;
-    let next = match state.map_err(failed)? {
+    let next = match state.map_err(invalid)? {
         ConnectionState::EncodeTlsData(mut data) => {
             let start = out.len();
             let needed = match data.encode(&mut []) {
                 Err(EncodeError::InsufficientSize(size)) => size.required_size,
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(invalid(error)),
                 Ok(_) => 0,
             };
             out.resize(start + needed, 0);
-            data.encode(&mut out[start..]).map_err(failed)?;
+            data.encode(&mut out[start..]).map_err(invalid)?;
             Step::On
         }
         ConnectionState::TransmitTlsData(data) => {
@@ -210,7 +207,7 @@ fn step<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Vec<u8>) -> io::Result
         ConnectionState::ReadTraffic(mut traffic) => {
             let mut opened = Vec::new();
             while let Some(record) = traffic.next_record() {
-                opened.extend_from_slice(record.map_err(failed)?.payload);
+                opened.extend_from_slice(record.map_err(invalid)?.payload);
             }
             Step::Opened(opened)
         }

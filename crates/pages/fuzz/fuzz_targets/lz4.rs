@@ -5,25 +5,6 @@
 use libfuzzer_sys::fuzz_target;
 use transhume_pages::codec::{lz4_decode, lz4_encode};
 use transhume_pages::limits::PAGE_BYTES;
-use transhume_pages_fuzz::{Choices, page_of};
+use transhume_pages_fuzz::codec;
 
-fuzz_target!(|data: &[u8]| {
-    let mut choices = Choices(data);
-    let (mut out, mut body) = ([0; PAGE_BYTES], Vec::new());
-    let limit = match choices.byte() {
-        0 => {
-            let _ = lz4_decode(choices.0, &mut out);
-            return;
-        }
-        limit => usize::from(limit) * 24,
-    };
-    let page = page_of(choices.0);
-    if lz4_encode(&page, limit, &mut body) {
-        assert!(body.len() < limit, "longer than allowed");
-        lz4_decode(&body, &mut out).expect("its own body");
-        assert!(out == page, "another page came back");
-    } else {
-        assert!(body.is_empty(), "a refusal leaves nothing");
-        assert!(limit <= PAGE_BYTES + PAGE_BYTES / 8, "any page fits that limit");
-    }
-});
+fuzz_target!(|data: &[u8]| codec(data, lz4_encode, lz4_decode, PAGE_BYTES + PAGE_BYTES / 8));

@@ -11,6 +11,7 @@ mod mutate;
 use std::sync::LazyLock;
 
 use transhume_model::ClusterName;
+use transhume_pages::codec::CodecError;
 use transhume_pages::limits::{FRAME_BODY_BYTES_MAX, GROUP_PAGES_MAX, OUTPUT_BYTES_MAX, PAGE_BYTES};
 use transhume_pages::stream::Page;
 use transhume_pages::{
@@ -99,6 +100,33 @@ pub fn decode(wire: &[u8], piece: usize, store_pages: u64) -> (Result<bool, Deco
             back.len() <= 64 * 1024 + bytes.len(),
             "one push sent too much back"
         );
+    }
+}
+
+/// A codec of single pages, whose longest body is known: see its target.
+pub fn codec(
+    data: &[u8],
+    encode: fn(&Page, usize, &mut Vec<u8>) -> bool,
+    decode: fn(&[u8], &mut Page) -> Result<(), CodecError>,
+    body_bytes_max: usize,
+) {
+    let mut choices = Choices(data);
+    let (mut out, mut body) = ([0; PAGE_BYTES], Vec::new());
+    let limit = match choices.byte() {
+        0 => {
+            let _ = decode(choices.0, &mut out);
+            return;
+        }
+        limit => usize::from(limit) * 24,
+    };
+    let page = page_of(choices.0);
+    if encode(&page, limit, &mut body) {
+        assert!(body.len() < limit, "longer than allowed");
+        decode(&body, &mut out).expect("its own body");
+        assert!(out == page, "another page came back");
+    } else {
+        assert!(body.is_empty(), "a refusal leaves nothing");
+        assert!(limit <= body_bytes_max, "any page fits that limit");
     }
 }
 

@@ -59,7 +59,7 @@ struct Core {
     next_group: u32,
     acked: Option<u32>,
     /// The plain frame whose bytes are being handed on.
-    plain_frame: u32,
+    plain_number: u32,
     waiting: Option<Waiting>,
     /// Pages that had entered the store, and `may_wait`, when that group was looked at last: until
     /// one of them changes, or a page is supplied, it lacks what it lacked.
@@ -91,7 +91,7 @@ impl Decoder {
             window_bytes_max: 0,
             next_group: 0,
             acked: None,
-            plain_frame: 0,
+            plain_number: 0,
             waiting: None,
             looked: (0, true),
             may_wait: true,
@@ -252,7 +252,7 @@ impl Core {
     fn plain_begins(&mut self, number: u32, bytes: usize) -> Result<(), DecodeError> {
         self.check_order(frame::PLAIN)?;
         self.count_in(number)?;
-        self.plain_frame = number;
+        self.plain_number = number;
         self.plain(&[], bytes == 0);
         Ok(())
     }
@@ -260,7 +260,7 @@ impl Core {
     fn plain(&mut self, bytes: &[u8], ends: bool) {
         self.rebuild.hash.update(bytes);
         if ends {
-            self.acked = Some(self.plain_frame);
+            self.acked = Some(self.plain_number);
         }
     }
 

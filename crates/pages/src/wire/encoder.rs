@@ -7,7 +7,7 @@
 //! ```
 
 use super::error::EncodeError;
-use super::frame::{self, Frames, Part, Reader};
+use super::frame::{self, Frames, Part};
 use super::group::{Closed, Group};
 use super::way::Ways;
 use super::window::Window;
@@ -58,7 +58,7 @@ pub struct Encoder {
     back: Frames,
 }
 
-struct Core {
+pub(super) struct Core {
     config: EncoderConfig,
     chooser: Chooser,
     versions: Versions,
@@ -66,16 +66,16 @@ struct Core {
     group: Group,
     /// Number of the next frame that is acknowledged.
     next_number: u32,
-    window: Window,
+    pub(super) window: Window,
     ways: Ways,
     /// Plain bytes since the chooser was last told of them.
     unrested_bytes: u64,
     /// Until one was not kept.
-    counts_on_promises: bool,
+    pub(super) counts_on_promises: bool,
     blocks_sent: usize,
     greeted: bool,
     hash: RunningHash,
-    account: Account,
+    pub(super) account: Account,
     untimed: [u64; PageClass::ALL.len()],
     failed: Option<EncodeError>,
 }
@@ -467,52 +467,5 @@ impl Core {
         let profiles = &self.group.zstd_profiles;
         self.chooser
             .learn_group(PageClass::Zstd, profiles, closed.zstd_bytes);
-    }
-
-    fn back_frame(
-        &mut self,
-        kind: u8,
-        body: &[u8],
-        knowledge: &mut Knowledge,
-        out: &mut Vec<u8>,
-        returned: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
-        let damaged = || EncodeError::Frame(kind);
-        let mut reader = Reader(body);
-        match kind {
-            frame::RETURN => {
-                returned.extend_from_slice(body);
-                return Ok(());
-            }
-            frame::RESET => knowledge.forget_held(),
-            frame::HOLDS => reader
-                .ids()
-                .ok_or_else(damaged)?
-                .for_each(|id| knowledge.held(id)),
-            frame::DROPPED => reader
-                .ids()
-                .ok_or_else(damaged)?
-                .for_each(|id| knowledge.forget(id)),
-            frame::NEED => {
-                for id in reader.ids().ok_or_else(damaged)? {
-                    self.supply(id, out)?;
-                }
-            }
-            frame::ACK => self.window.acknowledged(reader.u32().ok_or_else(damaged)?)?,
-            _ => return Err(damaged()),
-        }
-        if reader.is_empty() { Ok(()) } else { Err(damaged()) }
-    }
-
-    fn supply(&mut self, id: ContentId, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let (page, standing) = self.window.supply(id).ok_or(EncodeError::Need)?;
-        // The target waited for it in vain: a store too small, or a stream that broke.
-        self.counts_on_promises &= standing == Standing::Held;
-        frame::frame(out, frame::SUPPLY, |body| {
-            body.extend_from_slice(&id.0);
-            body.extend_from_slice(page);
-        });
-        self.account.supplied_pages += 1;
-        Ok(())
     }
 }

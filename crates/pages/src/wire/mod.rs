@@ -3,6 +3,7 @@
 //! Layout: `docs/design/pages.md`. Versioned by the hello; a peer of another version is refused.
 //! Every byte that arrives is hostile: lengths are checked before anything is kept or reserved.
 
+mod answers;
 mod apply;
 mod decoder;
 mod encoder;
