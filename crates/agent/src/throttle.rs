@@ -25,8 +25,8 @@ const V2: &str = "/sys/fs/cgroup";
 /// A group's name without QEMU's process id.
 const PREFIX: &str = "transhume-";
 /// A guest stands still for less than this at a time, microseconds: short, so that its peers hardly
-/// notice.
-const PERIOD_US: u64 = 10_000;
+/// notice. Longer only where the share would be less than [`QUOTA_US_MIN`] of it.
+const PERIOD_US_MIN: u64 = 10_000;
 const NO_SUCH_THREAD: i32 = rustix::io::Errno::SRCH.raw_os_error();
 /// The kernel takes no less.
 const QUOTA_US_MIN: u64 = 1_000;
@@ -90,20 +90,39 @@ impl Group {
         if !self.dir.exists() {
             fs::create_dir(&self.dir)?;
         }
-        let whole = PERIOD_US * threads.len().max(1) as u64;
-        let quota = (whole * u64::from(percent) / 100).max(QUOTA_US_MIN);
+        let (quota, period) = quota_and_period_us(threads.len(), percent);
         match self.version {
             Version::One => {
-                fs::write(self.dir.join("cpu.cfs_period_us"), PERIOD_US.to_string())?;
+                fs::write(self.dir.join("cpu.cfs_period_us"), period.to_string())?;
                 fs::write(self.dir.join("cpu.cfs_quota_us"), quota.to_string())?;
             }
             Version::Two => {
                 fs::write(self.dir.join("cgroup.type"), "threaded")?;
                 fs::write(self.parent.join("cgroup.subtree_control"), "+cpu")?;
-                fs::write(self.dir.join("cpu.max"), format!("{quota} {PERIOD_US}"))?;
+                fs::write(self.dir.join("cpu.max"), format!("{quota} {period}"))?;
             }
         }
         move_to(&self.dir.join(self.version.threads()), threads)
+    }
+
+    /// Whether such a group can be made beside this one, and divide processors.
+    fn probed(&self) -> Result<(), String> {
+        if self.version == Version::Two {
+            let list = self.parent.join("cgroup.controllers");
+            let given = fs::read_to_string(&list).map_err(|error| format!("{}: {error}", list.display()))?;
+            if !given.split_whitespace().any(|controller| controller == "cpu") {
+                return Err(format!(
+                    "{} has no cpu: whoever made that control group has to pass it on (systemd: Delegate=cpu)",
+                    list.display()
+                ));
+            }
+        }
+        let probe = self.parent.join(format!("{PREFIX}probe-{}", std::process::id()));
+        fs::create_dir(&probe)
+            .map_err(|error| format!("no control group can be made as {}: {error}", probe.display()))?;
+        // It is empty, so that it goes at once.
+        let _ = fs::remove_dir(&probe);
+        Ok(())
     }
 
     /// The threads run as before. Fine where there is no such group.
@@ -117,6 +136,13 @@ impl Group {
         move_to(&self.parent.join(self.version.threads()), &threads)?;
         fs::remove_dir(&self.dir)
     }
+}
+
+/// So long these threads may run in each period, together.
+fn quota_and_period_us(threads: usize, percent: u8) -> (u64, u64) {
+    let hundredths = threads.max(1) as u64 * u64::from(percent.max(1));
+    let period = PERIOD_US_MIN.max((QUOTA_US_MIN * 100).div_ceil(hundredths));
+    (period * hundredths / 100, period)
 }
 
 /// One at a time: the kernel takes no list. A thread that has ended is not missed.
@@ -140,21 +166,8 @@ fn own_group(pid: u32) -> io::Result<PathBuf> {
 
 /// Why no guest can be slowed down on this host.
 pub(crate) fn trouble() -> Option<String> {
-    let probe = match Group::of(std::process::id()) {
-        Ok(group) => group.parent.join(format!("{PREFIX}probe-{}", std::process::id())),
-        Err(why) => return Some(why),
-    };
-    match fs::create_dir(&probe) {
-        Ok(()) => {
-            // It is empty, so that it goes at once.
-            let _ = fs::remove_dir(&probe);
-            None
-        }
-        Err(error) => Some(format!(
-            "no control group can be made as {}: {error}",
-            probe.display()
-        )),
-    }
+    let group = Group::of(std::process::id());
+    group.and_then(|group| group.probed()).err()
 }
 
 /// Lets a guest run as before, also one that an earlier agent had slowed down before it was killed.
@@ -272,6 +285,46 @@ mod tests {
             "back where it was"
         );
         group.lift().unwrap();
+    }
+
+    /// Version 2 gives a group what its parent passes on, and systemd passes `cpu` on only when it
+    /// is told to.
+    #[test]
+    fn a_group_that_was_not_given_processors_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = Group {
+            dir: dir.path().join("transhume-1"),
+            parent: dir.path().to_owned(),
+            version: Version::Two,
+        };
+        let list = dir.path().join("cgroup.controllers");
+        fs::write(&list, "cpuset memory pids\n").unwrap();
+        let why = group.probed().unwrap_err();
+        assert!(
+            why.contains("Delegate=cpu") && why.contains(&list.display().to_string()),
+            "{why}"
+        );
+        fs::write(&list, "cpuset cpu memory pids\n").unwrap();
+        assert_eq!(group.probed(), Ok(()));
+        let left = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 1, "the probe is gone");
+    }
+
+    #[test]
+    fn a_small_share_is_no_larger_than_was_asked_for() {
+        assert_eq!(quota_and_period_us(1, 20), (2_000, 10_000));
+        assert_eq!(quota_and_period_us(4, 20), (8_000, 10_000));
+        assert_eq!(
+            quota_and_period_us(1, 5),
+            (1_000, 20_000),
+            "the kernel takes no less than 1 ms"
+        );
+        assert_eq!(quota_and_period_us(4, 1), (1_000, 25_000));
+        for (threads, percent) in (1..=64).flat_map(|threads| (1..100).map(move |percent| (threads, percent)))
+        {
+            let (quota, period) = quota_and_period_us(threads, percent);
+            assert!(quota >= QUOTA_US_MIN && quota * 100 <= period * threads as u64 * u64::from(percent));
+        }
     }
 
     #[test]

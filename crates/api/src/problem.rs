@@ -9,6 +9,9 @@ pub const COORDINATOR_ENDING: &str = "coordinator-ending";
 /// The code of a request that was not done in the time that the coordinator has for one.
 pub const TOO_SLOW: &str = "too-slow";
 
+/// The code of a move whose links do not have what it needs.
+pub const NO_BANDWIDTH: &str = "no-bandwidth";
+
 /// Any answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {

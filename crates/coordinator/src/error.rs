@@ -3,7 +3,7 @@
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use transhume_api::{COORDINATOR_ENDING, Problem};
+use transhume_api::{COORDINATOR_ENDING, NO_BANDWIDTH, Problem};
 use transhume_governor::Short;
 use transhume_model::HostName;
 use transhume_protocol::message::Stranded;
@@ -117,7 +117,7 @@ impl Refused {
             ),
             _ => "move fewer VMs at once with --batch, or give VMCT more of this link".to_owned(),
         };
-        Self::conflict("no-bandwidth", message, hint)
+        Self::conflict(NO_BANDWIDTH, message, hint)
     }
 
     /// The planner's own check refused its plan.

@@ -65,6 +65,7 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
     let options = LabUp {
         hosts: args.hosts.unwrap_or(profile.hosts),
         vms: args.vms.unwrap_or(profile.vms),
+        staying: args.staying,
         memory: args.memory_mib.map_or(profile.memory, Mebibytes),
         circuits: args.circuits.into(),
         link_bits_per_s: args.link.0,

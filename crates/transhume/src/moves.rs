@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use transhume_api::{Accepted, Client, ClientError, MoveOrder, PlanView, StaysBehind, TOO_SLOW};
+use transhume_api::{
+    Accepted, Client, ClientError, MoveOrder, NO_BANDWIDTH, PlanView, StaysBehind, TOO_SLOW,
+};
 use transhume_model::{ClusterName, MigrationId};
 use transhume_planner::words::some;
 use transhume_protocol::report::{Ending, MigrationReport};
@@ -121,9 +123,21 @@ pub async fn migrate(client: &Client, args: MoveArgs) -> Result<ExitCode, Failur
     )
 }
 
-/// One that waits for others asks again where the coordinator has held its request for as long as
-/// it holds any.
+/// One that waits for others asks at first as if it did not, so that its user reads why it waits;
+/// and again where the coordinator has held its request for as long as it holds any.
 async fn begin(client: &Client, cluster: &ClusterName, order: &MoveOrder) -> Result<Accepted, ClientError> {
+    if order.wait {
+        let now = MoveOrder {
+            wait: false,
+            ..order.clone()
+        };
+        match client.migrate(cluster, &now).await {
+            Err(ClientError::Problem(problem)) if problem.code == NO_BANDWIDTH => {
+                eprintln!("it cannot begin yet: {}", problem.message);
+            }
+            answered => return answered,
+        }
+    }
     loop {
         match client.migrate(cluster, order).await {
             Err(ClientError::Problem(problem)) if order.wait && problem.code == TOO_SLOW => {}

@@ -11,7 +11,7 @@ use transhume_model::VmName;
 use transhume_netbuf::PlugOpener;
 use transhume_pages::stream::StreamDigest;
 use transhume_protocol::message::FaultKind;
-use transhume_qemu::{Incoming, Loaded, Running, Surrendered, Vm, Waiting};
+use transhume_qemu::{Incoming, Loaded, Passes, Running, Surrendered, Vm, Waiting};
 
 use super::meter::VmMeter;
 use super::watch::Watch;
@@ -76,6 +76,8 @@ impl Reach {
 pub(super) struct Copying {
     /// QEMU was told to write.
     pub(super) begun: Option<Instant>,
+    /// What a stop would leave. Looks go on beside other acts, so that it is locked.
+    pub(super) passes: Mutex<Passes>,
     /// Slows the guest down while that lasts, where the governor wants it.
     pub(super) throttle: Option<Throttle>,
 }

@@ -110,7 +110,11 @@ fn every_code_is_in_the_table() {
         "unknown-vm",
     ]);
     // Named in the crate of the API: the client knows it too.
-    given.extend([transhume_api::COORDINATOR_ENDING, transhume_api::TOO_SLOW]);
+    given.extend([
+        transhume_api::COORDINATOR_ENDING,
+        transhume_api::NO_BANDWIDTH,
+        transhume_api::TOO_SLOW,
+    ]);
     assert_eq!(told, given);
 }
 

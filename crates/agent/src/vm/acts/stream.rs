@@ -205,8 +205,8 @@ pub(super) async fn cancel(holdings: &mut Holdings) -> Outcome {
     Ok(product)
 }
 
-/// QEMU's figures, ours for the wire, and the predicted blackout: what is left at the rate measured
-/// last.
+/// QEMU's figures, ours for the wire, and the predicted blackout: what a stop would leave, at the
+/// rate measured last.
 fn progress(seen: &MigrationProgress, holdings: &Holdings) -> PageProgress {
     let account = {
         let stream = locked(&holdings.reach.stream);
@@ -225,24 +225,25 @@ fn progress(seen: &MigrationProgress, holdings: &Holdings) -> PageProgress {
         },
         rounds: seen.dirty_sync_count,
         dirty_per_second: seen.dirty_bytes_per_second,
-        blackout: predicted(seen, holdings.copying.begun),
+        blackout: predicted(seen, &holdings.copying),
     };
     holdings.meter.pages(pages);
     pages
 }
 
-fn predicted(seen: &MigrationProgress, begun: Option<Instant>) -> Millis {
-    if seen.remaining.0 == 0 {
+fn predicted(seen: &MigrationProgress, copying: &Copying) -> Millis {
+    let left = locked(&copying.passes).left(seen);
+    if left.0 == 0 {
         return Millis(0);
     }
     // QEMU measures its rate every 100 ms; before that what has gone so far says it.
-    let bytes_per_ms = match (seen.mbps, begun) {
+    let bytes_per_ms = match (seen.mbps, copying.begun) {
         (0.0, None) => 0.0,
         (0.0, Some(begun)) => seen.transferred.0 as f64 / (begun.elapsed().as_secs_f64() * 1e3),
         (mbps, _) => mbps * 1e6 / 8.0 / 1e3,
     };
     match bytes_per_ms > 0.0 {
-        true => Millis((seen.remaining.0 as f64 / bytes_per_ms).ceil() as u64),
+        true => Millis((left.0 as f64 / bytes_per_ms).ceil() as u64),
         false => Millis(u64::from(u32::MAX)),
     }
 }
