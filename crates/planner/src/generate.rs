@@ -1,7 +1,10 @@
 //! Instances for tests and benchmarks, each from a seed that is printed with the results.
 
+mod packings;
+
 use std::collections::BTreeMap;
 
+pub use packings::{NAMES, named, perfect, trace};
 use transhume_model::{HostName, VmName};
 
 use crate::input::{

@@ -17,6 +17,8 @@ use crate::problem::Problem;
 const PER_HOST_MAX: u64 = 6;
 /// Completions listed for one leading VM.
 const COMPLETIONS_MAX: usize = 400;
+/// VMs looked at for them: the list of one that has few VMs to a host ends long before.
+const LISTING_WORK_MAX: u64 = 200_000;
 /// Hosts that are searched at a time; while more are empty they are filled by chance.
 const SEARCHED_HOSTS_MAX: usize = 20;
 /// Leading VMs compared where one is taken by chance.
@@ -98,7 +100,9 @@ impl<'a> Search<'a> {
             .collect();
         let slack = slack?;
         let share = |r: &usize| slack[*r] as f64 / capacity[*r].max(1) as f64;
-        let tight = (0..slack.len()).min_by(|a, b| share(a).total_cmp(&share(b)))?;
+        // Of those as tight the one of the finest steps: fewest VMs are alike in it.
+        let finer = |a: &usize, b: &usize| capacity[*b].cmp(&capacity[*a]);
+        let tight = (0..slack.len()).min_by(|a, b| share(a).total_cmp(&share(b)).then(finer(a, b)))?;
         let demand = |k: usize| &problem.items[problem.item_kinds[k][0]].demand;
         let mut order: Vec<usize> = (0..problem.item_kinds.len()).collect();
         order.sort_by(|a, b| demand(*b)[tight].cmp(&demand(*a)[tight]).then(a.cmp(b)));
@@ -207,30 +211,19 @@ impl<'a> Search<'a> {
         leaders
     }
 
-    /// The completions of the leading VM that has fewest. `None` when the watch is over.
+    /// The completions of the leading VM that has fewest. `None` when the watch is over, or when
+    /// there were too many VMs to look at for each.
     fn fewest_completions(&mut self, watch: &mut Watch<'_>) -> Option<Vec<Completion>> {
         let mut best: Option<Vec<Completion>> = None;
         for leader in self.leaders() {
-            let mut list = Listing {
-                search: self,
-                left: self.left.clone(),
-                chosen: vec![leader],
-                found: Vec::new(),
-                most: best.as_ref().map_or(COMPLETIONS_MAX, Vec::len),
-                work: 1,
-            };
-            list.left[leader] -= 1;
-            let free: Vec<u64> = self
-                .capacity
-                .iter()
-                .zip(self.demand(leader))
-                .map(|(c, d)| c - d)
-                .collect();
-            list.extend(0, &free);
+            let most = best.as_ref().map_or(COMPLETIONS_MAX, Vec::len);
+            let list = Listing::of(self, leader, most);
             if !watch.spend(list.work / 4 + 1) {
                 return None;
             }
-            if best.as_ref().is_none_or(|b| list.found.len() < b.len()) {
+            // One that was not searched to its end may have more than were found.
+            let is_known = list.work < LISTING_WORK_MAX || !list.found.is_empty();
+            if is_known && best.as_ref().is_none_or(|b| list.found.len() < b.len()) {
                 best = Some(list.found);
             }
             if best.as_ref().is_some_and(|b| b.len() <= 1) {
@@ -278,51 +271,76 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Lists the completions of one host.
+/// Lists the completions of one host: with few VMs first.
 struct Listing<'s, 'a> {
     search: &'s Search<'a>,
     left: Vec<u64>,
+    /// Demand of the smallest VM that is left, of the tight resource.
+    smallest: u64,
     chosen: Completion,
     found: Vec<Completion>,
     most: usize,
     work: u64,
 }
 
-impl Listing<'_, '_> {
-    fn extend(&mut self, from: usize, free: &[u64]) {
-        if free.iter().zip(&self.search.slack).all(|(f, s)| f <= s) {
-            self.found.push(self.chosen.clone());
-        }
-        let tight = self.search.tight;
-        let size = |p: usize| self.search.demand(p)[tight];
-        let smallest = (0..self.left.len())
-            .rev()
-            .find(|p| self.left[*p] > 0)
-            .map_or(0, size);
-        // Where only one more can come, it must fill what may not be wasted.
-        let last = smallest > 0 && 2 * smallest > free[tight];
-        let least = if last {
-            free[tight].saturating_sub(self.search.slack[tight])
-        } else {
-            0
+impl<'s, 'a> Listing<'s, 'a> {
+    /// Those with a leading VM, so many at most.
+    fn of(search: &'s Search<'a>, leader: usize, most: usize) -> Self {
+        let mut left = search.left.clone();
+        left[leader] -= 1;
+        let smallest = (0..left.len()).rev().find(|p| left[*p] > 0);
+        let free = search.capacity.iter().zip(search.demand(leader));
+        let free: Vec<u64> = free.map(|(c, d)| c - d).collect();
+        let mut list = Self {
+            search,
+            left,
+            smallest: smallest.map_or(0, |p| search.demand(p)[search.tight]),
+            chosen: vec![leader],
+            found: Vec::new(),
+            most,
+            work: 1,
         };
-        let fitting = self.search.order.partition_point(|k| {
-            let demand = &self.search.problem.items[self.search.problem.item_kinds[*k][0]].demand;
-            demand[tight] > free[tight]
+        let others = PER_HOST_MAX.min(search.items_left) as usize - 1;
+        (0..=others).for_each(|others| list.extend(0, others, &free));
+        list
+    }
+
+    /// With exactly so many VMs more, in the order from `from` on.
+    fn extend(&mut self, from: usize, others: usize, free: &[u64]) {
+        let search = self.search;
+        if others == 0 {
+            if free.iter().zip(&search.slack).all(|(f, s)| f <= s) {
+                self.found.push(self.chosen.clone());
+            }
+            return;
+        }
+        let tight = search.tight;
+        // What comes after one is no larger, so that it has to be large enough for its share of
+        // what may not be wasted, and leave room for as many of the smallest.
+        let least = free[tight]
+            .saturating_sub(search.slack[tight])
+            .div_ceil(others as u64);
+        let after = (others as u64 - 1).saturating_mul(self.smallest);
+        let largest = free[tight].saturating_sub(after);
+        let size = |p: usize| search.demand(p)[tight];
+        let fitting = search.order.partition_point(|k| {
+            let demand = &search.problem.items[search.problem.item_kinds[*k][0]].demand;
+            demand[tight] > largest
         });
         for position in from.max(fitting)..self.left.len() {
-            if self.found.len() >= self.most || size(position) < least {
+            let enough = self.found.len() >= self.most || self.work >= LISTING_WORK_MAX;
+            if enough || size(position) < least {
                 return;
             }
             self.work += 1;
-            let demand = self.search.demand(position);
+            let demand = search.demand(position);
             if self.left[position] == 0 || !crate::problem::fits(demand, free) {
                 continue;
             }
             let rest: Vec<u64> = free.iter().zip(demand).map(|(f, d)| f - d).collect();
             self.left[position] -= 1;
             self.chosen.push(position);
-            self.extend(position, &rest);
+            self.extend(position, others - 1, &rest);
             self.chosen.pop();
             self.left[position] += 1;
         }
