@@ -21,6 +21,8 @@ pub struct Config {
     pub api_socket: Option<PathBuf>,
     /// The journal's file.
     pub journal: PathBuf,
+    /// Where it is written down who asked for what; where absent, `audit.jsonl` beside the journal.
+    pub audit: Option<PathBuf>,
     /// The hosts and where their agents listen.
     #[serde(default)]
     pub hosts: Vec<HostSpec>,
@@ -141,6 +143,12 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The audit file.
+    pub(crate) fn audit_file(&self) -> PathBuf {
+        let beside = || self.journal.with_file_name("audit.jsonl");
+        self.audit.clone().unwrap_or_else(beside)
+    }
+
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let own = || path.to_owned();

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod arranging;
+mod audit;
 mod cleaning;
 mod clock;
 mod clusters;
@@ -41,7 +42,7 @@ mod vm_checks;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, UnixListener};
@@ -67,6 +68,15 @@ pub enum Error {
     Listen {
         /// The address or path.
         address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Decisions cannot be written down.
+    #[error("cannot open the audit file {path}")]
+    Audit {
+        /// The file.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -118,7 +128,9 @@ pub async fn run_with(config: Config, journal: Box<dyn Journal>) -> Result<(), E
 
 /// The API on every address of the configuration.
 async fn serve(config: &Config, requests: mpsc::Sender<requests::Request>) -> Result<JoinSet<()>, Error> {
-    let router = http::router(requests, fencing::FenceAgents::of(&config.hosts));
+    let path = config.audit_file();
+    let audit = audit::Audit::open(&path).map_err(|source| Error::Audit { path, source })?;
+    let router = http::router(requests, fencing::FenceAgents::of(&config.hosts), audit);
     let places = Arc::new(Semaphore::new(serve::CONNECTIONS_MAX));
     let mut servers = JoinSet::new();
     if let Some(address) = config.api {

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -15,6 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, warn};
+
+use crate::audit::Peer;
 
 /// Connections at the same time, of all addresses together; further ones wait.
 pub(crate) const CONNECTIONS_MAX: usize = 256;
@@ -26,22 +28,28 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Where connections come from.
 pub(crate) trait Listen: Send + 'static {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 
 impl Listen for TcpListener {
     type Stream = tokio::net::TcpStream;
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        let (stream, _) = TcpListener::accept(self).await?;
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+        let (stream, address) = TcpListener::accept(self).await?;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok((stream, Peer::Address(address)))
     }
 }
 
 impl Listen for UnixListener {
     type Stream = tokio::net::UnixStream;
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        UnixListener::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+        let (stream, _) = UnixListener::accept(self).await?;
+        let process = stream.peer_cred()?;
+        let peer = Peer::Process {
+            uid: process.uid(),
+            pid: process.pid(),
+        };
+        Ok((stream, peer))
     }
 }
 
@@ -52,8 +60,9 @@ pub(crate) async fn serve<L: Listen>(listener: L, router: Router, places: Arc<Se
         let place = places.clone().acquire_owned().await;
         let place = place.expect("nobody closes the semaphore");
         match listener.accept().await {
-            Ok(stream) => {
-                connections.spawn(converse(stream, router.clone(), place));
+            Ok((stream, peer)) => {
+                let router = router.clone().layer(Extension(peer));
+                connections.spawn(converse(stream, router, place));
             }
             Err(error) => {
                 warn!("the API cannot accept a connection: {error}");

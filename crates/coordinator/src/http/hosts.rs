@@ -66,7 +66,7 @@ async fn fence_host(
     }
     let Json(mut planned) = ask_about_host(&api, name.clone(), wish(force), true).await?;
     let host = name.parse().expect("the core knows a host of this name");
-    let program = api.fence_agents.program(&host).map_err(not_fenced)?;
+    let program = api.fence_agents.program(&host).map_err(not_fenced)?.to_owned();
     if dry_run {
         planned.what = format!(
             "`{program}` is run to switch host {host} off; then {}",
@@ -75,11 +75,16 @@ async fn fence_host(
         return Ok(Json(planned));
     }
     info!(target: "audit", %host, program, "its fence agent is run");
-    let fenced = api.fence_agents.fence(&host).await;
-    info!(target: "audit", %host, program, ?fenced, "its fence agent was run");
-    fenced.map_err(not_fenced)?;
-    until_lost(&api, &name).await?;
-    ask_about_host(&api, name, wish(true), false).await
+    // Finished once it is begun, whether or not whoever asked waits for it: a fence agent that is
+    // ended half-way leaves nobody knows what.
+    let fencing = tokio::spawn(async move {
+        let fenced = api.fence_agents.fence(&host).await;
+        info!(target: "audit", %host, ?fenced, "its fence agent was run");
+        fenced.map_err(not_fenced)?;
+        until_lost(&api, &name).await?;
+        ask_about_host(&api, name, wish(true), false).await
+    });
+    fencing.await.map_err(|_| Refused::ending())?
 }
 
 /// A host that was switched off answers no more; what it said before is still believed until its

@@ -13,7 +13,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{self, DefaultBodyLimit, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::Deserialize;
@@ -23,6 +23,7 @@ use transhume_api::TOO_SLOW;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::audit::{self, Audit};
 use crate::error::Refused;
 use crate::fencing::FenceAgents;
 use crate::requests::{Reply, Request};
@@ -52,7 +53,7 @@ type Answer<T> = Result<Json<T>, Refused>;
 struct Document;
 
 /// All routes, and the document that describes them.
-pub(crate) fn router(core: mpsc::Sender<Request>, fence_agents: FenceAgents) -> Router {
+pub(crate) fn router(core: mpsc::Sender<Request>, fence_agents: FenceAgents, audit: Audit) -> Router {
     let (router, document) = documented();
     let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
     let text = document.to_pretty_json().expect("the document has string keys");
@@ -67,6 +68,10 @@ pub(crate) fn router(core: mpsc::Sender<Request>, fence_agents: FenceAgents) -> 
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(in_time))
+        .layer(from_fn_with_state(
+            (Arc::new(audit), BODY_BYTES_MAX),
+            audit::recorded,
+        ))
         .with_state(Api {
             core,
             fence_agents: Arc::new(fence_agents),

@@ -1,6 +1,7 @@
 //! The HTTP side by itself: bodies that are no orders, paths that are not there, limits. Each is a
 //! problem with a code, as JSON.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -190,4 +191,51 @@ async fn a_follower_may_wait_longer_than_a_request_may_take_to_come() {
         .is::<Value>();
     let told = follower.text().await.unwrap();
     assert!(told.contains("\"event\":\"ended\""), "{told}");
+}
+
+/// Who asked for what, and what became of it, is in a file of its own; what only reads is not.
+#[tokio::test]
+async fn what_may_change_something_is_written_down() {
+    let site = lab().await;
+    let body = order(&["h1"], &["h9"]);
+    site.post(PLAN, &body).await.refused(404, "unknown-host");
+    site.get("/v1/hosts").await;
+    let own = std::fs::metadata("/proc/self").unwrap();
+    let text = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let last = lines.last().expect("a line");
+    assert_eq!(
+        (&last["method"], &last["asked"]),
+        (&json!("POST"), &body),
+        "{last}"
+    );
+    assert_eq!(last["path"], PLAN);
+    assert_eq!(
+        (&last["status"], &last["answered"]["code"]),
+        (&json!(404), &json!("unknown-host"))
+    );
+    assert_eq!(last["who"]["process"]["uid"], json!(own.uid()), "{last}");
+    assert_eq!(last["who"]["process"]["pid"], json!(std::process::id()), "{last}");
+    assert!(lines.iter().all(|line| line["method"] != "GET"), "{text}");
+}
+
+/// Whoever goes away before the answer is in the file as well.
+#[tokio::test]
+async fn a_request_that_nobody_waits_for_is_written_down() {
+    let site = lab().await;
+    let mut stream = UnixStream::connect(site.path("api.sock")).await.unwrap();
+    let head = "POST /v1/clusters/lab/plan HTTP/1.1\r\nHost: c\r\nContent-Length: 90\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    drop(stream);
+    let line = until("the line is there", async || {
+        let text = std::fs::read_to_string(site.path("audit.jsonl")).ok()?;
+        text.lines()
+            .find(|line| line.contains("/v1/clusters/lab/plan"))
+            .map(str::to_owned)
+    })
+    .await;
+    assert!(line.contains("\"method\":\"POST\""), "{line}");
 }

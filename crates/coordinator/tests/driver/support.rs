@@ -136,7 +136,7 @@ impl Site {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -152,6 +152,7 @@ impl Site {
             api: None,
             api_socket: Some(self.path("api.sock")),
             journal: self.path("journal.redb"),
+            audit: None,
             hosts: hosts.collect(),
             uplinks: Vec::new(),
             limits: self.limits.clone(),

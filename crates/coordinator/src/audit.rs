@@ -1,0 +1,259 @@
+//! Who asked for what, and how it was answered: for each request that may change something a line
+//! of JSON, appended to a file.
+//!
+//! ```text
+//!  connection ─ peer ─┐
+//!  request ── body ───┼──▶ the routes ──▶ answer ──▶ one line ──▶ audit.jsonl ── full ──▶ audit.jsonl.1
+//! ```
+//!
+//! A line that cannot be written is told in the log; the answer stands, for what it answers has been
+//! done. Deliberately absent: requests that only read, and what follows from a decision later: that
+//! is in the journal.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::timeout;
+use tracing::error;
+use transhume_api::TOO_SLOW;
+
+use crate::error::Refused;
+
+/// Its owner alone reads it: it names clusters, hosts and users.
+const MODE: u32 = 0o600;
+/// A file that is larger is put aside, in place of the one before.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// What was asked and answered is in the line up to this length; above, only how long it was.
+const SHOWN_BYTES_MAX: usize = 16 << 10;
+
+/// A request's body is there so long after its head, or it is refused.
+const BODY_MAX: Duration = Duration::from_secs(60);
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Peer {
+    /// A process on this machine, as the kernel says.
+    Process { uid: u32, pid: Option<i32> },
+    /// Whoever speaks from there: nobody proves who that is yet.
+    Address(SocketAddr),
+}
+
+/// One request.
+#[derive(Debug, Serialize)]
+struct Line {
+    /// Microseconds since 1970.
+    at: u64,
+    who: Option<Peer>,
+    method: String,
+    path: String,
+    asked: Value,
+    /// Absent where whoever asked did not wait for the answer: what was asked may have been done.
+    status: Option<u16>,
+    answered: Value,
+    /// From its head to its answer.
+    ms: u64,
+}
+
+/// The file.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    path: PathBuf,
+    written: Mutex<Written>,
+}
+
+#[derive(Debug)]
+struct Written {
+    file: File,
+    bytes: u64,
+}
+
+impl Written {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(MODE)
+            .open(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { file, bytes })
+    }
+}
+
+impl Audit {
+    /// Appends to what is there.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            written: Mutex::new(Written::open(path)?),
+        })
+    }
+
+    fn append(&self, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        let mut written = self.written.lock().expect("no holder of this lock panics");
+        if written.bytes > 0 && written.bytes + text.len() as u64 > FILE_BYTES_MAX {
+            let mut aside = self.path.clone().into_os_string();
+            aside.push(".1");
+            std::fs::rename(&self.path, aside)?;
+            *written = Written::open(&self.path)?;
+        }
+        // In one piece, so that no reader sees half a line.
+        written.file.write_all(&text)?;
+        written.bytes += text.len() as u64;
+        Ok(())
+    }
+}
+
+/// A request that is not answered yet. Dropped it is written down all the same: whoever asked went
+/// away.
+struct UnderWay {
+    audit: Arc<Audit>,
+    begun: Instant,
+    line: Line,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.line.ms = self.begun.elapsed().as_millis() as u64;
+        if let Err(why) = self.audit.append(&self.line) {
+            let file = self.audit.path.display();
+            error!(%file, line = ?self.line, "the audit line cannot be written: {why}");
+        }
+    }
+}
+
+/// Passes a request on, and writes down what became of it.
+pub(crate) async fn recorded(
+    State((audit, body_bytes_max)): State<(Arc<Audit>, usize)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
+    let (head, body) = request.into_parts();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    let path = head.uri.path_and_query();
+    let mut under_way = UnderWay {
+        audit,
+        begun: Instant::now(),
+        line: Line {
+            at: since_1970.map_or(0, |since| since.as_micros() as u64),
+            who: head.extensions.get::<Peer>().copied(),
+            method: head.method.to_string(),
+            path: path.map_or("", |path| path.as_str()).to_owned(),
+            asked: Value::Null,
+            status: None,
+            answered: Value::Null,
+            ms: 0,
+        },
+    };
+    let response = match timeout(BODY_MAX, to_bytes(body, body_bytes_max)).await {
+        Ok(Ok(asked)) => {
+            under_way.line.asked = shown(&asked);
+            next.run(Request::from_parts(head, Body::from(asked))).await
+        }
+        Ok(Err(_)) => {
+            let message = format!("the body is above the limit of {body_bytes_max} bytes, or broke off");
+            refused(StatusCode::PAYLOAD_TOO_LARGE, "bad-body", message)
+        }
+        Err(_) => {
+            let message = format!("the body was not there within {} s", BODY_MAX.as_secs());
+            refused(StatusCode::REQUEST_TIMEOUT, TOO_SLOW, message)
+        }
+    };
+    let (head, body) = response.into_parts();
+    // The routes make their answers in memory.
+    let answered = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    under_way.line.status = Some(head.status.as_u16());
+    under_way.line.answered = shown(&answered);
+    Response::from_parts(head, Body::from(answered))
+}
+
+fn refused(status: StatusCode, code: &str, message: String) -> Response {
+    Refused::new(status, code, message, "see /v1/openapi.json for what is expected").into_response()
+}
+
+/// JSON as it is, anything else and anything long by its length.
+fn shown(bytes: &Bytes) -> Value {
+    if bytes.is_empty() {
+        return Value::Null;
+    }
+    let json = || serde_json::from_slice(bytes).ok();
+    let short = (bytes.len() <= SHOWN_BYTES_MAX).then(json).flatten();
+    short.unwrap_or_else(|| serde_json::json!({ "bytes": bytes.len() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(path: &str) -> Line {
+        Line {
+            at: 1,
+            who: Some(Peer::Process {
+                uid: 1000,
+                pid: Some(7),
+            }),
+            method: "POST".to_owned(),
+            path: path.to_owned(),
+            asked: shown(&Bytes::from_static(b"{\"force\":true}")),
+            status: Some(409),
+            answered: shown(&Bytes::from_static(b"no JSON")),
+            ms: 3,
+        }
+    }
+
+    #[test]
+    fn a_line_says_who_asked_for_what_and_how_it_was_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        Audit::open(&path)
+            .unwrap()
+            .append(&line("/v1/hosts/h1/fence"))
+            .unwrap();
+        // Another coordinator's life.
+        Audit::open(&path)
+            .unwrap()
+            .append(&line("/v1/hosts/h2/fence"))
+            .unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text.lines().next(),
+            Some(
+                r#"{"at":1,"who":{"process":{"uid":1000,"pid":7}},"method":"POST","path":"/v1/hosts/h1/fence","asked":{"force":true},"status":409,"answered":{"bytes":7},"ms":3}"#
+            )
+        );
+        assert!(text.lines().nth(1).unwrap().contains("h2"), "{text}");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, MODE);
+    }
+
+    #[test]
+    fn a_full_file_is_put_aside_and_none_of_its_lines_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let audit = Audit::open(&path).unwrap();
+        audit.append(&line("/v1/first")).unwrap();
+        audit.written.lock().unwrap().bytes = FILE_BYTES_MAX;
+        audit.append(&line("/v1/second")).unwrap();
+        let aside = std::fs::read_to_string(dir.path().join("audit.jsonl.1")).unwrap();
+        assert!(aside.contains("/v1/first") && aside.ends_with("}\n"), "{aside}");
+        let now = std::fs::read_to_string(&path).unwrap();
+        assert!(now.contains("/v1/second") && !now.contains("/v1/first"), "{now}");
+    }
+}
