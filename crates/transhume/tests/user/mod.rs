@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use transhume_lab::{Lab, LabName};
 
-/// The longest any single command may take.
-const COMMAND_S_MAX: u64 = 120;
+/// The longest any single command may take; a measurement raises several labs.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
+const MEASUREMENT_MAX: Duration = Duration::from_secs(420);
 const POLL: Duration = Duration::from_millis(20);
 /// The lines of stderr a failed command is shown with.
 const LINES_SHOWN: usize = 12;
@@ -109,7 +110,11 @@ impl Running {
         self.child.wait().unwrap();
     }
 
-    pub fn finish(mut self) -> Done {
+    pub fn finish(self) -> Done {
+        self.finish_within(COMMAND_MAX)
+    }
+
+    fn finish_within(mut self, limit: Duration) -> Done {
         // Both pipes are emptied by threads, so that the wait can have a limit.
         let mut output = self.child.stdout.take().expect("stdout is piped");
         let stdout = std::thread::spawn(move || {
@@ -121,7 +126,7 @@ impl Running {
             let mut text = String::new();
             lines.read_to_string(&mut text).map(|_| text)
         });
-        let status = wait(&mut self.child, &self.arguments);
+        let status = wait(&mut self.child, &self.arguments, limit);
         Done {
             code: status.code(),
             stdout: stdout.join().unwrap().unwrap(),
@@ -130,15 +135,15 @@ impl Running {
     }
 }
 
-fn wait(child: &mut Child, arguments: &str) -> ExitStatus {
+fn wait(child: &mut Child, arguments: &str, limit: Duration) -> ExitStatus {
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
         }
-        if begun.elapsed() > Duration::from_secs(COMMAND_S_MAX) {
+        if begun.elapsed() > limit {
             child.kill().unwrap();
-            panic!("`transhume {arguments}` did not end in {COMMAND_S_MAX} s");
+            panic!("`transhume {arguments}` did not end in {limit:?}");
         }
         std::thread::sleep(POLL);
     }
@@ -151,6 +156,13 @@ pub fn transhume(arguments: &[&str]) -> Done {
 /// `transhume A B C` from one line; no argument has a space.
 pub fn says(line: &str) -> Done {
     transhume(&line.split_whitespace().collect::<Vec<_>>())
+}
+
+/// A measurement, which raises labs of its own and moves in them.
+#[track_caller]
+pub fn measures(line: &str) {
+    let arguments: Vec<_> = line.split_whitespace().collect();
+    start(&arguments).finish_within(MEASUREMENT_MAX).succeeded();
 }
 
 /// A raised lab; gone when dropped, also when the test panics.
