@@ -6,9 +6,9 @@
 //!  request ── body ───┼──▶ the routes ──▶ answer ──▶ one line ──▶ audit.jsonl ── full ──▶ audit.jsonl.1
 //! ```
 //!
-//! A line that cannot be written is told in the log; the answer stands, for what it answers has been
-//! done. Deliberately absent: requests that only read, and what follows from a decision later: that
-//! is in the journal.
+//! A line that cannot be written is told in the log; the answer stands, for what it answers has
+//! been done. Deliberately absent: requests that only read, and what follows from a decision later:
+//! that is in the journal.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

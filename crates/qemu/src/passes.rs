@@ -13,7 +13,8 @@
 //!        look      look      look for dirty pages
 //! ```
 //!
-//! A guest that goes on as it did has written at most as much since as it had before the pass. Pure.
+//! A guest that goes on as it did has written at most as much since as it had before the pass.
+//! Pure.
 
 use transhume_model::Bytes;
 

@@ -100,7 +100,7 @@ fn neighbours_are_asked_and_their_waits_written() {
 /// A move is in the metrics of the coordinator.
 #[test]
 fn a_move_is_counted_with_its_forecasts() {
-    let lab = lab("--hosts 2 --vms 1 --rate 50");
+    let lab = lab("--hosts 2 --vms 2 --rate 50");
     let before = metrics(&lab.open());
     assert!(
         !before.contains("transhume_moves_total{outcome=\"committed\"} 1"),
@@ -110,7 +110,7 @@ fn a_move_is_counted_with_its_forecasts() {
     let after = metrics(&lab.open());
     for line in [
         "transhume_moves_total{outcome=\"committed\"} 1",
-        "transhume_forecast_ratio_count{figure=\"duration\"} 1",
+        "transhume_forecast_ratio_count{figure=\"duration\"} 2",
     ] {
         assert!(
             after.lines().any(|one| one == line),

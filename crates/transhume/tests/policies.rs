@@ -137,8 +137,8 @@ fn a_guest_that_does_not_get_ready_is_treated_as_the_user_wished() {
     lab.assert_one_of_each(2);
 }
 
-/// Each of two clusters writes more than half of what VMCT is guaranteed of the link, which is 47 of
-/// its 118 Mbit/s, and less than all of it: a dirty rate is measured by a sample.
+/// Each of two clusters writes more than half of what VMCT is guaranteed of the link, which is
+/// 47 of its 118 Mbit/s, and less than all of it: a dirty rate is measured by a sample.
 #[test]
 fn a_move_waits_for_its_links_where_its_user_says_so() {
     let lab = raise(

@@ -70,9 +70,8 @@ const TRACE_USED_PERCENT: u64 = 93;
 
 /// A site with the distributions of one production cluster, 237 hosts and 1 782 VMs, as published
 /// with VMR2L (EuroSys '25; `reset_vm_pm0.json` of its repository): VMs of seven kinds on equal
-/// hosts of which 93 % is in use. NUMA nodes are not modelled. With `leave`, so many hosts are
-/// left; without, all are source and target.
-pub fn trace(hosts: usize, leave: usize, seed: u64) -> PlanInput {
+/// hosts of which 93 % is in use. NUMA nodes are not modelled. All hosts are source and target.
+pub fn trace(hosts: usize, seed: u64) -> PlanInput {
     let mut rng = Seeded::new(seed);
     let names = ["vcpus", "memory"];
     let kinds: u64 = TRACE_VMS.iter().map(|(_, count)| count).sum();
@@ -104,13 +103,11 @@ pub fn trace(hosts: usize, leave: usize, seed: u64) -> PlanInput {
         ));
     }
     let all = (0..hosts).map(|i| host(host_name(i), amounts(&names, &TRACE_HOST)));
-    let mut input = input(all.collect(), vms);
-    input.from = (0..leave).map(host_name).collect();
-    input
+    input(all.collect(), vms)
 }
 
 /// The instances that have a name.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 12] = [
     "triplets-60",
     "triplets-249",
     "triplets-501",
@@ -123,7 +120,6 @@ pub const NAMES: [&str; 13] = [
     "perfect-40x4",
     "trace-237",
     "trace-1176",
-    "trace-1176-drain-29",
 ];
 
 /// The instance of a name; `None` for no name.
@@ -169,9 +165,8 @@ pub fn named(name: &str, seed: u64) -> Option<PlanInput> {
         "perfect-20x10" => perfect(20, 10, seed),
         "perfect-40x10" => perfect(40, 10, seed),
         "perfect-40x4" => perfect(40, 4, seed),
-        "trace-237" => trace(237, 0, seed),
-        "trace-1176" => trace(1176, 0, seed),
-        "trace-1176-drain-29" => trace(1176, 29, seed),
+        "trace-237" => trace(237, seed),
+        "trace-1176" => trace(1176, seed),
         _ => return None,
     })
 }
@@ -207,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_site_of_the_trace_is_as_full_as_the_trace() {
-        let made = trace(237, 11, 1);
+        let made = trace(237, 1);
         let vcpus: u64 = made
             .cluster
             .vms
@@ -220,6 +215,5 @@ mod tests {
             "{}",
             made.cluster.vms.len()
         );
-        assert_eq!(made.from.len(), 11);
     }
 }
