@@ -11,7 +11,8 @@ import highspy
 
 
 def used_s() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> int:

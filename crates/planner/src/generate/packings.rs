@@ -78,24 +78,24 @@ pub fn trace(hosts: usize, seed: u64) -> PlanInput {
     let mut free = vec![TRACE_HOST[0]; hosts];
     let mut to_fill = hosts as u64 * TRACE_HOST[0] * TRACE_USED_PERCENT / 100;
     let mut vms = Vec::new();
-    while to_fill > 0 {
+    while to_fill >= TRACE_VMS[0].0 {
         let mut drawn = rng.between(1, kinds);
         let kind = TRACE_VMS.iter().find(|(_, count)| {
             let found = drawn <= *count;
             drawn = drawn.saturating_sub(*count);
             found
         });
-        let vcpus = kind
-            .map_or(2, |(vcpus, _)| *vcpus)
-            .min(to_fill.next_multiple_of(2));
+        let vcpus = kind.unwrap_or(&TRACE_VMS[0]).0;
         let start = rng.between(0, hosts as u64 - 1) as usize;
         let home = (0..hosts)
             .map(|k| (start + k) % hosts)
             .find(|h| free[*h] >= vcpus);
         // A large one that has no room any more is drawn anew.
-        let Some(home) = home else { continue };
+        let Some(home) = home.filter(|_| vcpus <= to_fill) else {
+            continue;
+        };
         free[home] -= vcpus;
-        to_fill = to_fill.saturating_sub(vcpus);
+        to_fill -= vcpus;
         vms.push(vm(
             vm_name(vms.len()),
             host_name(home),

@@ -6,6 +6,7 @@
 //! machine.
 
 mod amount;
+mod anchors;
 mod check;
 mod decode;
 mod near;

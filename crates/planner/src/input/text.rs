@@ -5,8 +5,8 @@
 //! ```
 //!
 //! JSON is read as the subset of YAML that it is. Size and nesting are limited before anything is
-//! built. Scalars are those of YAML's core schema. Deliberately absent: aliases, other tags,
-//! several documents.
+//! built. Scalars are those of YAML's core schema. An alias is what its anchor stands at, copied
+//! (`anchors`). Deliberately absent: other tags, merge keys, several documents.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::anchors::Anchors;
 use super::decode::{Decode, Fault};
 use super::units::{self, Rounding};
 use super::{InputError, NESTING_MAX, Place, PlanInput, TEXT_BYTES_MAX, check};
@@ -168,7 +169,7 @@ fn is_step(path: &str, key: &str) -> bool {
     after.is_some_and(|after| after.is_empty() || after.starts_with(['.', '[']))
 }
 
-fn fault(line: usize, what: impl Into<String>) -> Fault {
+pub(super) fn fault(line: usize, what: impl Into<String>) -> Fault {
     Fault {
         line: (line > 0).then_some(line),
         what: what.into(),
@@ -180,6 +181,8 @@ fn fault(line: usize, what: impl Into<String>) -> Fault {
 struct Open {
     node: Node,
     key: Option<(Rc<str>, usize)>,
+    /// Its anchor's number; zero for none.
+    anchor: usize,
 }
 
 fn parse(text: &str) -> Result<Node, Fault> {
@@ -194,6 +197,7 @@ fn parse(text: &str) -> Result<Node, Fault> {
     let mut open: Vec<Open> = Vec::new();
     let mut keys: HashSet<Rc<str>> = HashSet::new();
     let mut root = None;
+    let mut anchors = Anchors::default();
     while let Some(event) = parser.next_event() {
         let (event, span) =
             event.map_err(|e| fault(e.marker().line(), format!("not YAML or JSON: {}", e.info())))?;
@@ -201,23 +205,34 @@ fn parse(text: &str) -> Result<Node, Fault> {
         let done = match event {
             Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => None,
             Event::StreamEnd => break,
-            Event::Alias(_) => return Err(fault(line, "anchors and aliases are not accepted here")),
-            Event::Scalar(text, style, _, tag) => Some(Node {
-                line,
-                value: Value::Scalar {
-                    quoted: is_text(style, tag.as_deref()).map_err(|what| fault(line, what))?,
-                    text: text.into(),
-                },
-            }),
-            Event::SequenceStart(..) => {
-                descend(&mut open, line, Value::List(Vec::new()))?;
+            Event::Alias(anchor) => Some(anchors.copy(anchor, line, open.len())?),
+            Event::Scalar(text, style, anchor, tag) => {
+                let node = Node {
+                    line,
+                    value: Value::Scalar {
+                        quoted: is_text(style, tag.as_deref()).map_err(|what| fault(line, what))?,
+                        text: text.into(),
+                    },
+                };
+                anchors.keep(anchor, &node)?;
+                Some(node)
+            }
+            Event::SequenceStart(anchor, _) => {
+                descend(&mut open, line, anchor, Value::List(Vec::new()))?;
                 None
             }
-            Event::MappingStart(..) => {
-                descend(&mut open, line, Value::Map(Vec::new()))?;
+            Event::MappingStart(anchor, _) => {
+                descend(&mut open, line, anchor, Value::Map(Vec::new()))?;
                 None
             }
-            Event::SequenceEnd | Event::MappingEnd => open.pop().map(|o| o.node.closed()),
+            Event::SequenceEnd | Event::MappingEnd => match open.pop() {
+                Some(Open { node, anchor, .. }) => {
+                    let node = node.closed();
+                    anchors.keep(anchor, &node)?;
+                    Some(node)
+                }
+                None => None,
+            },
         };
         if let Some(node) = done {
             attach(&mut open, &mut root, &mut keys, node)?;
@@ -243,13 +258,14 @@ fn is_text(style: ScalarStyle, tag: Option<&Tag>) -> Result<bool, String> {
     }
 }
 
-fn descend(open: &mut Vec<Open>, line: usize, value: Value) -> Result<(), Fault> {
+fn descend(open: &mut Vec<Open>, line: usize, anchor: usize, value: Value) -> Result<(), Fault> {
     if open.len() >= NESTING_MAX {
         return Err(fault(line, format!("nested deeper than {NESTING_MAX}")));
     }
     open.push(Open {
         node: Node { line, value },
         key: None,
+        anchor,
     });
     Ok(())
 }
@@ -455,7 +471,6 @@ cluster:
                 .what
                 .contains("`capacity` is missing")
         );
-        assert!(read("f", "a: &x 1\nb: *x").unwrap_err().what.contains("aliases"));
         assert!(read("f", "").unwrap_err().what.contains("empty"));
         assert!(read("f", "- 1").unwrap_err().what.contains("fields"));
         assert!(read("f", "{").unwrap_err().what.contains("not YAML or JSON"));

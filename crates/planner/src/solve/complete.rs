@@ -8,12 +8,14 @@
 //! no host is ever lost by that. It only finds placements; proofs come from the bounds. Groups are
 //! ignored here and repaired after.
 
+use std::collections::BTreeSet;
+
 use super::dive::Rng;
 use super::pattern::Pattern;
 use super::watch::Watch;
 use crate::problem::Problem;
 
-/// VMs on one host, at most; above, completions are too many to list.
+/// VMs a host, on average; above, completions are too many to list.
 const PER_HOST_MAX: u64 = 6;
 /// Completions listed for one leading VM.
 const COMPLETIONS_MAX: usize = 400;
@@ -56,7 +58,7 @@ pub(super) fn complete(
                 .map(|completion| search.contents(completion));
             best = contents.map(|contents| Pattern { host_kind, contents }).collect();
         }
-        if found || watch.is_over() {
+        if found || search.is_beyond || watch.is_over() {
             break;
         }
     }
@@ -81,6 +83,8 @@ struct Search<'a> {
     fullest: Vec<Completion>,
     hosts: usize,
     visits: u64,
+    /// The lists of all leading VMs were cut: what is left cannot be searched like this.
+    is_beyond: bool,
     rng: Rng,
 }
 
@@ -100,9 +104,15 @@ impl<'a> Search<'a> {
             .collect();
         let slack = slack?;
         let share = |r: &usize| slack[*r] as f64 / capacity[*r].max(1) as f64;
-        // Of those as tight the one of the finest steps: fewest VMs are alike in it.
-        let finer = |a: &usize, b: &usize| capacity[*b].cmp(&capacity[*a]);
-        let tight = (0..slack.len()).min_by(|a, b| share(a).total_cmp(&share(b)).then(finer(a, b)))?;
+        // Of those as tight the one in which fewest VMs are alike.
+        let different = |r: usize| -> usize {
+            let kinds = problem.item_kinds.iter();
+            let demands: BTreeSet<u64> = kinds.map(|items| problem.items[items[0]].demand[r]).collect();
+            demands.len()
+        };
+        let different: Vec<usize> = (0..slack.len()).map(different).collect();
+        let more = |a: &usize, b: &usize| different[*b].cmp(&different[*a]);
+        let tight = (0..slack.len()).min_by(|a, b| share(a).total_cmp(&share(b)).then(more(a, b)))?;
         let demand = |k: usize| &problem.items[problem.item_kinds[k][0]].demand;
         let mut order: Vec<usize> = (0..problem.item_kinds.len()).collect();
         order.sort_by(|a, b| demand(*b)[tight].cmp(&demand(*a)[tight]).then(a.cmp(b)));
@@ -121,6 +131,7 @@ impl<'a> Search<'a> {
             fullest: Vec::new(),
             hosts,
             visits: 0,
+            is_beyond: false,
             rng: Rng::new(seed + 77),
         })
     }
@@ -137,7 +148,7 @@ impl<'a> Search<'a> {
             if self.descend(watch) {
                 return true;
             }
-            if watch.is_over() {
+            if self.is_beyond || watch.is_over() {
                 break;
             }
             self.reopen();
@@ -230,6 +241,7 @@ impl<'a> Search<'a> {
                 break;
             }
         }
+        self.is_beyond = best.is_none();
         best
     }
 
@@ -300,9 +312,19 @@ impl<'s, 'a> Listing<'s, 'a> {
             most,
             work: 1,
         };
-        let others = PER_HOST_MAX.min(search.items_left) as usize - 1;
-        (0..=others).for_each(|others| list.extend(0, others, &free));
+        let fitting = free[search.tight] / list.smallest.max(1);
+        let others = (search.items_left - 1).min(fitting);
+        for others in 0..=others as usize {
+            if list.is_enough() {
+                break;
+            }
+            list.extend(0, others, &free);
+        }
         list
+    }
+
+    fn is_enough(&self) -> bool {
+        self.found.len() >= self.most || self.work >= LISTING_WORK_MAX
     }
 
     /// With exactly so many VMs more, in the order from `from` on.
@@ -328,8 +350,7 @@ impl<'s, 'a> Listing<'s, 'a> {
             demand[tight] > largest
         });
         for position in from.max(fitting)..self.left.len() {
-            let enough = self.found.len() >= self.most || self.work >= LISTING_WORK_MAX;
-            if enough || size(position) < least {
+            if self.is_enough() || size(position) < least {
                 return;
             }
             self.work += 1;
