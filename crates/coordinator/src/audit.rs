@@ -3,43 +3,41 @@
 //!
 //! ```text
 //!  connection ─ peer ─┐
-//!  request ── body ───┼──▶ the routes ──▶ answer ──▶ one line ──▶ audit.jsonl ── full ──▶ audit.jsonl.1
+//!  request ── body ───┼──▶ the routes ──▶ answer ──▶ one line ──▶ audit.jsonl ─ full ─▶ audit.jsonl.1
 //! ```
 //!
 //! A line that cannot be written is told in the log; the answer stands, for what it answers has
 //! been done. Deliberately absent: requests that only read, and what follows from a decision later:
 //! that is in the journal.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::timeout;
 use tracing::error;
-use transhume_api::TOO_SLOW;
 
 use crate::error::Refused;
 
 /// Its owner alone reads it: it names clusters, hosts and users.
 const MODE: u32 = 0o600;
-/// A file that is larger is put aside, in place of the one before.
+/// A file that is larger is put aside under a number, and so many numbers are kept.
 const FILE_BYTES_MAX: u64 = 64 << 20;
+const FILES_MAX: usize = 8;
+/// A path is cut after so many characters; no route's is as long.
+const PATH_CHARS_MAX: usize = 1024;
 /// What was asked and answered is in the line up to this length; above, only how long it was.
 const SHOWN_BYTES_MAX: usize = 16 << 10;
-
-/// A request's body is there so long after its head, or it is refused.
-const BODY_MAX: Duration = Duration::from_secs(60);
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -87,6 +85,8 @@ impl Written {
             .create(true)
             .mode(MODE)
             .open(path)?;
+        // Also one that was there before.
+        file.set_permissions(Permissions::from_mode(MODE))?;
         let bytes = file.metadata()?.len();
         Ok(Self { file, bytes })
     }
@@ -106,20 +106,46 @@ impl Audit {
         text.push(b'\n');
         let mut written = self.written.lock().expect("no holder of this lock panics");
         if written.bytes > 0 && written.bytes + text.len() as u64 > FILE_BYTES_MAX {
-            let mut aside = self.path.clone().into_os_string();
-            aside.push(".1");
-            std::fs::rename(&self.path, aside)?;
-            *written = Written::open(&self.path)?;
+            // Where that cannot be done, this file grows on and it is tried with the next line.
+            match self.put_aside() {
+                Ok(new) => *written = new,
+                Err(why) => error!(file = %self.path.display(), "the full audit file stays: {why}"),
+            }
         }
-        // In one piece, so that no reader sees half a line.
-        written.file.write_all(&text)?;
+        if let Err(why) = written.file.write_all(&text) {
+            // No half a line stays for the next one to be appended to.
+            let _ = written.file.set_len(written.bytes);
+            return Err(why);
+        }
         written.bytes += text.len() as u64;
         Ok(())
+    }
+
+    /// The numbered files move up by one, the last of them goes, and a new one begins.
+    fn put_aside(&self) -> io::Result<Written> {
+        let numbered = |number: usize| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            name
+        };
+        for number in (1..FILES_MAX).rev() {
+            rename(numbered(number).as_ref(), numbered(number + 1).as_ref())?;
+        }
+        rename(&self.path, numbered(1).as_ref())?;
+        Written::open(&self.path)
+    }
+}
+
+/// Fine where there is no such file: somebody else may have put it aside.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
     }
 }
 
 /// A request that is not answered yet. Dropped it is written down all the same: whoever asked went
-/// away.
+/// away, or it took too long.
 struct UnderWay {
     audit: Arc<Audit>,
     begun: Instant,
@@ -142,7 +168,9 @@ pub(crate) async fn recorded(
     request: Request,
     next: Next,
 ) -> Response {
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
+    // What has no route changes nothing, and would only wash out what did.
+    let is_routed = request.extensions().get::<MatchedPath>().is_some();
+    if !is_routed || matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
     let (head, body) = request.into_parts();
@@ -155,25 +183,26 @@ pub(crate) async fn recorded(
             at: since_1970.map_or(0, |since| since.as_micros() as u64),
             who: head.extensions.get::<Peer>().copied(),
             method: head.method.to_string(),
-            path: path.map_or("", |path| path.as_str()).to_owned(),
+            path: path
+                .map_or("", |path| path.as_str())
+                .chars()
+                .take(PATH_CHARS_MAX)
+                .collect(),
             asked: Value::Null,
             status: None,
             answered: Value::Null,
             ms: 0,
         },
     };
-    let response = match timeout(BODY_MAX, to_bytes(body, body_bytes_max)).await {
-        Ok(Ok(asked)) => {
+    let response = match to_bytes(body, body_bytes_max).await {
+        Ok(asked) => {
             under_way.line.asked = shown(&asked);
             next.run(Request::from_parts(head, Body::from(asked))).await
         }
-        Ok(Err(_)) => {
-            let message = format!("the body is above the limit of {body_bytes_max} bytes, or broke off");
-            refused(StatusCode::PAYLOAD_TOO_LARGE, "bad-body", message)
-        }
         Err(_) => {
-            let message = format!("the body was not there within {} s", BODY_MAX.as_secs());
-            refused(StatusCode::REQUEST_TIMEOUT, TOO_SLOW, message)
+            let message = format!("the body is above the limit of {body_bytes_max} bytes, or broke off");
+            let hint = "see /v1/openapi.json for what is expected";
+            Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "bad-body", message, hint).into_response()
         }
     };
     let (head, body) = response.into_parts();
@@ -182,10 +211,6 @@ pub(crate) async fn recorded(
     under_way.line.status = Some(head.status.as_u16());
     under_way.line.answered = shown(&answered);
     Response::from_parts(head, Body::from(answered))
-}
-
-fn refused(status: StatusCode, code: &str, message: String) -> Response {
-    Refused::new(status, code, message, "see /v1/openapi.json for what is expected").into_response()
 }
 
 /// JSON as it is, anything else and anything long by its length.
@@ -239,7 +264,7 @@ mod tests {
             )
         );
         assert!(text.lines().nth(1).unwrap().contains("h2"), "{text}");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, MODE);
     }
 
@@ -255,5 +280,13 @@ mod tests {
         assert!(aside.contains("/v1/first") && aside.ends_with("}\n"), "{aside}");
         let now = std::fs::read_to_string(&path).unwrap();
         assert!(now.contains("/v1/second") && !now.contains("/v1/first"), "{now}");
+        // Somebody took it away meanwhile; then as many as are kept, and one more.
+        std::fs::remove_file(&path).unwrap();
+        for _ in 0..=FILES_MAX {
+            audit.written.lock().unwrap().bytes = FILE_BYTES_MAX;
+            audit.append(&line("/v1/later")).unwrap();
+        }
+        assert!(std::fs::read_to_string(&path).unwrap().contains("/v1/later"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), FILES_MAX + 1);
     }
 }

@@ -32,6 +32,9 @@ pub(crate) enum NotFenced {
     /// Its configuration names no command.
     #[error("host {0} has no fence agent")]
     NoCommand(HostName),
+    /// Somebody else has it run.
+    #[error("the fence agent of host {0} is running already")]
+    UnderWay(HostName),
     /// It cannot be started.
     #[error("the fence agent `{program}` of host {host} cannot be run: {why}")]
     NotRun {
@@ -57,6 +60,7 @@ impl NotFenced {
     pub(crate) fn host(&self) -> HostName {
         match self {
             NotFenced::NoCommand(host)
+            | NotFenced::UnderWay(host)
             | NotFenced::NotRun { host, .. }
             | NotFenced::Failed { host, .. }
             | NotFenced::TooSlow { host, .. } => host.clone(),
@@ -73,7 +77,8 @@ pub(crate) struct FenceAgents {
 #[derive(Debug)]
 struct FenceAgent {
     command: Vec<String>,
-    /// Two that switch the same host are one after the other.
+    /// Held while the command runs: a host is not switched off by two at a time, and not by one
+    /// that waited, when it may be on again.
     turn: Mutex<()>,
 }
 
@@ -106,7 +111,9 @@ impl FenceAgents {
 
     async fn fence_within(&self, host: &HostName, limit: Duration) -> Result<(), NotFenced> {
         let agent = self.agent(host)?;
-        let _turn = agent.turn.lock().await;
+        let Ok(_turn) = agent.turn.try_lock() else {
+            return Err(NotFenced::UnderWay(host.clone()));
+        };
         let (host, program) = (host.clone(), agent.command[0].clone());
         match timeout(limit, run(&agent.command)).await {
             Err(_) => Err(NotFenced::TooSlow { host, program }),

@@ -86,7 +86,8 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
     up(&options).await?;
     eprintln!(
         "the lab is up; cluster `lab`, {} VMs on {} hosts",
-        options.vms, options.hosts
+        options.vms - options.staying,
+        options.hosts
     );
     Ok(ExitCode::SUCCESS)
 }

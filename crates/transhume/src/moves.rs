@@ -135,6 +135,7 @@ async fn begin(client: &Client, cluster: &ClusterName, order: &MoveOrder) -> Res
             Err(ClientError::Problem(problem)) if problem.code == NO_BANDWIDTH => {
                 eprintln!("it cannot begin yet: {}", problem.message);
             }
+            Err(ClientError::Problem(problem)) if problem.code == TOO_SLOW => {}
             answered => return answered,
         }
     }

@@ -48,7 +48,7 @@ fn nothing_is_left() {
 fn figures_8_and_9_are_measured_and_drawn() {
     let dir = out("figures-8-9");
     let path = dir.display();
-    let small = "--vm-counts 1,2 --memory-mib 80 --without-stock --vms 2 --rate 50 --batch 1 --reps 1";
+    let small = "--vm-counts 1,2 --memory-mib 80 --without-stock --vms 2 --rate 300 --batch 1 --reps 1";
     measures(&format!("lab figures 8 9 {small} --out {path}"));
     let moves = rows(&dir.join("figure-8.csv"));
     let kinds: Vec<(&str, &str)> = moves

@@ -83,7 +83,7 @@ impl Client {
     /// The host is off.
     pub async fn fence_host(&self, name: &HostName, fence: &HostFence) -> Result<Verdict, ClientError> {
         let path = format!("/v1/hosts/{name}/fence");
-        self.send(Method::POST, &path, fence, ANSWER_MAX).await
+        self.work(Method::POST, &path, fence).await
     }
 
     /// `cordon`, `uncordon` or `forget`.
@@ -235,10 +235,12 @@ impl Client {
         self.send(Method::POST, &path, order, ANSWER_MAX).await
     }
 
-    /// Begins a move; it goes on whoever listens.
+    /// Begins a move; it goes on whoever listens. One that may wait for its links is answered when
+    /// it begins, or as too slow.
     pub async fn migrate(&self, cluster: &ClusterName, order: &MoveOrder) -> Result<Accepted, ClientError> {
         let path = format!("/v1/clusters/{cluster}/migrations");
-        self.send(Method::POST, &path, order, ANSWER_MAX).await
+        let limit = if order.wait { WORK_MAX } else { ANSWER_MAX };
+        self.send(Method::POST, &path, order, limit).await
     }
 
     /// All moves that are kept, oldest first.

@@ -75,8 +75,8 @@ async fn fence_host(
         return Ok(Json(planned));
     }
     info!(target: "audit", %host, program, "its fence agent is run");
-    // Finished once it is begun, whether or not whoever asked waits for it: a fence agent that is
-    // ended half-way leaves nobody knows what.
+    // Goes on whether or not whoever asked waits for it: a fence agent that is killed half-way
+    // leaves its host in a state that nobody knows.
     let fencing = tokio::spawn(async move {
         let fenced = api.fence_agents.fence(&host).await;
         info!(target: "audit", %host, ?fenced, "its fence agent was run");
@@ -119,6 +119,11 @@ fn not_fenced(why: NotFenced) -> Refused {
             format!(
                 "make sure that it is off, then say so: `transhume host fence {host} --powered-off`; or name a command that switches it off as `fence` of the host in the coordinator's configuration"
             ),
+        ),
+        NotFenced::UnderWay(_) => Refused::conflict(
+            "fence-under-way",
+            message,
+            format!("see how it ends: `transhume host show {host}`"),
         ),
         NotFenced::NotRun { .. } | NotFenced::Failed { .. } | NotFenced::TooSlow { .. } => Refused::conflict(
             "fence-failed",

@@ -67,11 +67,11 @@ pub(crate) fn router(core: mpsc::Sender<Request>, fence_agents: FenceAgents, aud
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(from_fn(in_time))
         .layer(from_fn_with_state(
             (Arc::new(audit), BODY_BYTES_MAX),
             audit::recorded,
         ))
+        .layer(from_fn(in_time))
         .with_state(Api {
             core,
             fence_agents: Arc::new(fence_agents),

@@ -222,20 +222,41 @@ async fn what_may_change_something_is_written_down() {
     assert!(lines.iter().all(|line| line["method"] != "GET"), "{text}");
 }
 
-/// Whoever goes away before the answer is in the file as well.
+/// Whoever goes away before the answer is in the file as well, and what was begun goes on: a fence
+/// agent is not killed half-way, and not run by two.
 #[tokio::test]
-async fn a_request_that_nobody_waits_for_is_written_down() {
-    let site = lab().await;
+async fn a_request_that_nobody_waits_for_is_written_down_and_goes_on() {
+    let mut site = lab().await;
+    let (begun, off) = (site.path("begun"), site.path("off"));
+    let script = format!("touch {}; sleep 2; touch {}", begun.display(), off.display());
+    let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    site.fence.insert("h1", command);
+    site.end().await;
+    site.start().await;
+    site.all_connected().await;
     let mut stream = UnixStream::connect(site.path("api.sock")).await.unwrap();
-    let head = "POST /v1/clusters/lab/plan HTTP/1.1\r\nHost: c\r\nContent-Length: 90\r\n\r\n{";
-    stream.write_all(head.as_bytes()).await.unwrap();
+    let body = r#"{"force":true}"#;
+    let head = format!(
+        "POST /v1/hosts/h1/fence HTTP/1.1\r\nHost: c\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).await.unwrap();
+    until("it is running", async || begun.exists().then_some(())).await;
+    let again = site.post("/v1/hosts/h1/fence", &json!({"force": true})).await;
+    again.refused(409, "fence-under-way");
     drop(stream);
     let line = until("the line is there", async || {
         let text = std::fs::read_to_string(site.path("audit.jsonl")).ok()?;
-        text.lines()
-            .find(|line| line.contains("/v1/clusters/lab/plan"))
-            .map(str::to_owned)
+        let mut lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.find(|line| line["status"].is_null())
     })
     .await;
-    assert!(line.contains("\"method\":\"POST\""), "{line}");
+    assert_eq!(line["path"], "/v1/hosts/h1/fence", "{line}");
+    assert_eq!(
+        (&line["asked"], &line["answered"]),
+        (&json!({"force": true}), &Value::Null)
+    );
+    until("the host is off", async || off.exists().then_some(())).await;
 }

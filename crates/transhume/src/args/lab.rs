@@ -344,9 +344,9 @@ pub struct UpArgs {
     /// Number of VMs
     #[arg(long)]
     pub vms: Option<u16>,
-    /// So many of them, the last, are a cluster of their own, `stay`: in turn on the first host and
-    /// on the first of the other half
-    #[arg(long, default_value_t = 0)]
+    /// Put the last N of them into a second cluster, `stay`, in turn on the first host and on the
+    /// first of the other half
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub staying: u16,
     /// Memory of each VM [default: 96]
     #[arg(long, value_name = "MIB")]
