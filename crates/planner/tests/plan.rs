@@ -307,7 +307,8 @@ fn rates_never_exceed_a_link_and_forecasts_are_intervals() {
 
 #[test]
 fn a_search_that_is_stopped_says_so_and_keeps_its_best() {
-    let input = generate::triplets(249, 2);
+    // Nobody finds the 20 hosts at once.
+    let input = generate::perfect(20, 10, 0);
     for (answer, ended) in [(Go::Cancel, Ended::Cancelled), (Go::Deadline, Ended::Deadline)] {
         let mut asked = 0;
         let mut ask = || {
@@ -320,7 +321,7 @@ fn a_search_that_is_stopped_says_so_and_keeps_its_best() {
             panic!("the starts are done by then");
         };
         assert_eq!(validate(&input, &plan), Vec::<String>::new());
-        assert!(plan.targets.at_least >= Total::units(83));
+        assert!(plan.targets.at_least >= Total::units(20));
     }
 }
 
