@@ -3,7 +3,7 @@
 mod support;
 
 use support::{Hand, request, vm};
-use transhume_model::{Epoch, Millis};
+use transhume_model::{Epoch, Millis, WallMicros};
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::Mode;
 use transhume_protocol::migration::{Converge, Input, JournalEntry, Migration, MoveRequest, StuckRates};
@@ -209,4 +209,22 @@ fn a_move_that_takes_too_long_ends_with_what_is_committed() {
     hand.play_out(sent, |_| None);
     assert_eq!(hand.report().outcome, Ending::PartlyCommitted);
     assert!(hand.orders_of(&vm(3)).is_empty(), "no other batch begins");
+}
+
+/// Two clocks are never read at the same instant, and one of them may be set back: the limit is
+/// the one that the timer was set by.
+#[test]
+fn a_move_ends_in_time_whatever_the_wall_clock_says() {
+    for behind in [WallMicros(1), WallMicros(30_000_000)] {
+        let mut hand = Hand::begin_with(MoveRequest {
+            duration_ms_max: Some(Millis(60_000)),
+            ..request(2, 2, Mode::Live)
+        });
+        hand.up_to(2, "Converge");
+        let sent = hand.sent.len();
+        hand.now.wall = hand.now.wall.saturating_sub(behind);
+        hand.wait(60_000);
+        hand.play_out(sent, |_| None);
+        assert_eq!(hand.report().outcome, Ending::RolledBack, "{behind:?}");
+    }
 }

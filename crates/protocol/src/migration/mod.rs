@@ -99,7 +99,8 @@ pub struct Migration {
     /// A coordinator's earlier life gave orders that this one does not know of.
     recovered: bool,
     cancelled: bool,
-    /// The whole move takes too long.
+    /// When the whole move takes too long, and that it did.
+    move_deadline: Option<Millis>,
     out_of_time: bool,
     /// Once the batch is back at its sources it begins again without this VM.
     put_off: Option<VmName>,
@@ -158,6 +159,7 @@ impl Migration {
             vms,
             recovered: false,
             cancelled: false,
+            move_deadline: None,
             out_of_time: false,
             put_off: None,
             trouble: None,

@@ -85,16 +85,15 @@ impl Migration {
         self.line_up(others.map(|vm| (vm.name().clone(), vm)).collect());
     }
 
-    /// The whole move has a limit.
-    pub(super) fn set_move_deadline(&self, now: Now, ready: &mut Ready) {
+    /// The whole move has a limit. How much of it is left is told by the wall clock, once: it alone
+    /// goes on while no coordinator runs. From then on the deadline is by the clock of the timers.
+    pub(super) fn set_move_deadline(&mut self, now: Now, ready: &mut Ready) {
         if let Some(limit) = self.request.duration_ms_max {
-            let left = limit.saturating_sub(self.passed(now));
-            ready.timers.push((now.mono + left, TimerId::Move));
+            let passed = Millis(now.wall.saturating_sub(self.begun_at).0 / 1_000);
+            let at = now.mono + limit.saturating_sub(passed);
+            self.move_deadline = Some(at);
+            ready.timers.push((at, TimerId::Move));
         }
-    }
-
-    fn passed(&self, now: Now) -> Millis {
-        Millis(now.wall.saturating_sub(self.begun_at).0 / 1_000)
     }
 
     /// Its time is over: the batch under way rolls back if it is not committed, no other begins.
@@ -102,7 +101,7 @@ impl Migration {
         let Some(limit) = self.request.duration_ms_max else {
             return false;
         };
-        if self.passed(now) < limit || self.out_of_time {
+        if self.move_deadline.is_none_or(|at| at > now.mono) || self.out_of_time {
             return false;
         }
         self.out_of_time = true;
