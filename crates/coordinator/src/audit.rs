@@ -3,12 +3,12 @@
 //!
 //! ```text
 //!  connection ─ peer ─┐
-//!  request ── body ───┼──▶ the routes ──▶ answer ──▶ one line ──▶ audit.jsonl ─ full ─▶ audit.jsonl.1
+//!  request ── body ───┼──▶ the routes ──▶ answer ──▶ a line of audit.jsonl ─ full ─▶ audit.jsonl.1
 //! ```
 //!
-//! A line that cannot be written is told in the log; the answer stands, for what it answers has
-//! been done. Deliberately absent: requests that only read, and what follows from a decision later:
-//! that is in the journal.
+//! The line is written with the answer. One that cannot be written is told in the log, and the
+//! answer stands, for what it answers has been done. Deliberately absent: requests that only read,
+//! and what follows from a decision later, which is in the journal and in the log.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{MatchedPath, Request, State};
@@ -26,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 use tracing::error;
+use transhume_model::WallMicros;
 
 use crate::error::Refused;
 
@@ -52,8 +53,7 @@ pub(crate) enum Peer {
 /// One request.
 #[derive(Debug, Serialize)]
 struct Line {
-    /// Microseconds since 1970.
-    at: u64,
+    at: WallMicros,
     who: Option<Peer>,
     method: String,
     path: String,
@@ -174,13 +174,12 @@ pub(crate) async fn recorded(
         return next.run(request).await;
     }
     let (head, body) = request.into_parts();
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
     let path = head.uri.path_and_query();
     let mut under_way = UnderWay {
         audit,
         begun: Instant::now(),
         line: Line {
-            at: since_1970.map_or(0, |since| since.as_micros() as u64),
+            at: crate::wall(),
             who: head.extensions.get::<Peer>().copied(),
             method: head.method.to_string(),
             path: path
@@ -229,7 +228,7 @@ mod tests {
 
     fn line(path: &str) -> Line {
         Line {
-            at: 1,
+            at: WallMicros(1),
             who: Some(Peer::Process {
                 uid: 1000,
                 pid: Some(7),

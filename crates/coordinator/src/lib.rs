@@ -44,11 +44,13 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::info;
+use transhume_model::WallMicros;
 
 pub use crate::config::{Config, ConfigError, CrashAt};
 pub use crate::core::CoreError;
@@ -59,6 +61,12 @@ use crate::journal::{Journal, RedbJournal};
 const SOCKET_MODE: u32 = 0o600;
 /// Requests and reports that wait for the core's attention.
 const WAITING_MAX: usize = 4096;
+
+/// What this machine's wall clock says.
+fn wall() -> WallMicros {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    WallMicros(since_1970.map_or(0, |time| time.as_micros() as u64))
+}
 
 /// Why a coordinator stops.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -252,9 +252,7 @@ impl Heartbeats {
         if self.under_way.len() == HEARTBEATS_KEPT_MAX {
             self.under_way.pop_front();
         }
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        let sent = WallMicros(since_1970.map_or(0, |time| time.as_micros() as u64));
-        self.under_way.push_back((id, sent, Instant::now()));
+        self.under_way.push_back((id, crate::wall(), Instant::now()));
         id
     }
 

@@ -5,7 +5,7 @@ mod user;
 
 use serde_json::Value;
 use transhume_lab::faults::{self, Room};
-use user::{Done, Running, UserLab, lab, moved, says, start};
+use user::{Done, Running, UserLab, begins, lab, moved, says, start};
 
 const THERE: &str = "migrate lab --from h1,h2 --to h3,h4";
 const BACK: &str = "migrate lab --from h3,h4 --to h1,h2";
@@ -66,7 +66,7 @@ fn stopped_ones(lab: &UserLab) {
         assert_eq!(lab.state_of("vm1").1, "paused", "{when}");
         assert_eq!(lab.state_of("vm2").1, "disk-error", "{when}");
     };
-    let mut moving = start(&THERE.split(' ').collect::<Vec<_>>());
+    let mut moving = begins(THERE);
     moving.until("step 3:");
     says("cancel 1").succeeded();
     let cancelled = moving.finish();
@@ -159,7 +159,7 @@ fn a_guest_that_ends_in_the_middle_of_its_move_ends_it_cleanly() {
         ("step 4:", "poweroff"),
     ] {
         let boot = boot_of("vm1");
-        let mut moving = start(&THERE.split(' ').collect::<Vec<_>>());
+        let mut moving = begins(THERE);
         moving.until(step);
         // With its NIC up, Linux may spin in the middle of its end (boot.rs of the guest).
         let asked = end(

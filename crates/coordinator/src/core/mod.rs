@@ -5,13 +5,13 @@
 //! nothing of each other's insides. Here they are wired: what one of them wants done is made
 //! durable, then sent, then passed on to the others.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::warn;
 use transhume_api::{Accepted, ClusterStage};
-use transhume_model::{Epoch, HostName, MigrationId, Millis, VmName, WallMicros};
+use transhume_model::{Epoch, HostName, MigrationId, Millis, VmName};
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::{BandsChange, Command, Order, OrderKind, Outcome, Report};
 use transhume_protocol::migration::{Input, JournalEntry, Now, OrderIds, Ready, RecoverError};
@@ -131,10 +131,9 @@ impl Core {
     }
 
     fn now(&self) -> Now {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         Now {
             mono: Millis(self.started.elapsed().as_millis() as u64),
-            wall: WallMicros(since_1970.map_or(0, |time| time.as_micros() as u64)),
+            wall: crate::wall(),
         }
     }
 

@@ -154,15 +154,19 @@ pub fn transhume(arguments: &[&str]) -> Done {
 }
 
 /// `transhume A B C` from one line; no argument has a space.
+pub fn begins(line: &str) -> Running {
+    start(&line.split_whitespace().collect::<Vec<_>>())
+}
+
+/// The same to its end.
 pub fn says(line: &str) -> Done {
-    transhume(&line.split_whitespace().collect::<Vec<_>>())
+    begins(line).finish()
 }
 
 /// A measurement, which raises labs of its own and moves in them.
 #[track_caller]
 pub fn measures(line: &str) {
-    let arguments: Vec<_> = line.split_whitespace().collect();
-    start(&arguments).finish_within(MEASUREMENT_MAX).succeeded();
+    begins(line).finish_within(MEASUREMENT_MAX).succeeded();
 }
 
 /// A raised lab; gone when dropped, also when the test panics.
