@@ -28,6 +28,13 @@ impl Seeded {
         low + (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) % (high - low + 1)
     }
 
+    /// Every order is as likely.
+    pub fn shuffle<T>(&mut self, list: &mut [T]) {
+        for i in (1..list.len()).rev() {
+            list.swap(i, self.between(0, i as u64) as usize);
+        }
+    }
+
     /// True `percent` times in a hundred.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.between(1, 100) <= percent
@@ -99,9 +106,7 @@ pub fn triplets(vms: usize, seed: u64) -> PlanInput {
         let second = rng.between(250, (1000 - first) / 2);
         sizes.extend([first, second, 1000 - first - second]);
     }
-    for i in (1..sizes.len()).rev() {
-        sizes.swap(i, rng.between(0, i as u64) as usize);
-    }
+    rng.shuffle(&mut sizes);
     // The hosts to leave are one, in maintenance; as many targets as could be needed.
     let mut hosts = vec![host(host_name(0), amounts(&["vcpus", "memory"], &[1, 1]))];
     hosts[0].maintenance = true;

@@ -8,6 +8,7 @@ use transhume_lab::{
     Lab, LabName, LabUp, Profile, Progress, Target, Traffic, collect_without, down, exec, log, sweep, up,
 };
 use transhume_model::{Mebibytes, VmName};
+use transhume_planner::words::some;
 
 use crate::args::{LabCommand, UpArgs};
 use crate::failure::{Failure, Kind};
@@ -85,9 +86,9 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
     };
     up(&options).await?;
     eprintln!(
-        "the lab is up; cluster `lab`, {} VMs on {} hosts",
-        options.vms - options.staying,
-        options.hosts
+        "the lab is up; cluster `lab`, {} on {}",
+        some((options.vms - options.staying).into(), "VM"),
+        some(options.hosts.into(), "host")
     );
     Ok(ExitCode::SUCCESS)
 }

@@ -26,7 +26,7 @@ pub fn perfect(hosts: usize, per_host: usize, seed: u64) -> PlanInput {
         };
         sizes.extend((0..per_host).map(of));
     }
-    shuffle(&mut rng, &mut sizes);
+    rng.shuffle(&mut sizes);
     let full: Vec<u64> = whole.iter().zip(unit).map(|(whole, unit)| whole * unit).collect();
     // All leave one host, which is in maintenance; the targets are half more than suffice.
     let mut all = vec![host(host_name(0), amounts(&names, &full))];
@@ -45,12 +45,6 @@ fn cut(rng: &mut Seeded, whole: u64, parts: usize) -> Vec<u64> {
     }
     let places: Vec<u64> = places.into_iter().collect();
     places.windows(2).map(|pair| pair[1] - pair[0]).collect()
-}
-
-fn shuffle<T>(rng: &mut Seeded, list: &mut [T]) {
-    for i in (1..list.len()).rev() {
-        list.swap(i, rng.between(0, i as u64) as usize);
-    }
 }
 
 /// vCPUs of a VM and how many had so many in the trace; 2 GiB a vCPU.
