@@ -14,6 +14,7 @@ mod exec;
 mod load;
 mod mesh;
 mod probe;
+mod pulse;
 mod run;
 
 use std::fs;
@@ -35,6 +36,7 @@ use transhume_guest::wire::{CHUNK_BYTES_MAX, LOG_BYTES_MAX, Op, Outcome, Reply, 
 use disk::Disk;
 use mesh::Mesh;
 use probe::Probe;
+use pulse::Pulse;
 use run::Run;
 
 const CHANNEL: &str = "/dev/ttyS1";
@@ -110,6 +112,7 @@ fn serve() -> io::Result<()> {
         disk: Disk::start(Path::new(DISK), settings.rate)?,
         run: Run::start(&settings, &cmdline)?,
         probe: Mutex::default(),
+        pulse: Mutex::default(),
         _answerer: Answerer::start(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, latency::PORT))?)?,
     };
     boot::report("power button", button::watch());
@@ -123,6 +126,7 @@ struct Guest {
     disk: Option<Arc<Mutex<Disk>>>,
     run: Option<Arc<Mutex<Run>>>,
     probe: Mutex<Option<Probe>>,
+    pulse: Mutex<Option<Pulse>>,
     /// Answers the probes of others as long as this lives.
     _answerer: Answerer,
 }
@@ -185,6 +189,19 @@ impl Guest {
                     .map(|probe| Outcome::Probe(probe.end()))
                     .ok_or_else(|| io::Error::other("no probe was begun"))
             }
+            Op::PulseStart => {
+                let before = self.pulse().replace(Pulse::start());
+                if let Some(before) = before {
+                    before.end();
+                }
+                Ok(Outcome::PulseStarted)
+            }
+            Op::PulseEnd => {
+                let pulse = self.pulse().take();
+                pulse
+                    .map(|pulse| Outcome::Pulse(pulse.end()))
+                    .ok_or_else(|| io::Error::other("no pulse was begun"))
+            }
             Op::Log { offset } => self.log(*offset).map(|(offset, bytes)| {
                 chunks.extend(
                     bytes
@@ -202,6 +219,10 @@ impl Guest {
 
     fn probe(&self) -> MutexGuard<'_, Option<Probe>> {
         self.probe.lock().expect("no holder panics")
+    }
+
+    fn pulse(&self) -> MutexGuard<'_, Option<Pulse>> {
+        self.pulse.lock().expect("no holder panics")
     }
 
     fn with_mesh(&self, action: impl FnOnce(&mut Mesh)) {

@@ -74,6 +74,11 @@ pub enum Op {
     },
     /// Ends that.
     ProbeEnd,
+    /// Begins to sleep for a moment again and again, in place of what was begun before, and notes
+    /// when a sleep lasted longer than it should.
+    PulseStart,
+    /// Ends that.
+    PulseEnd,
     /// The user workload's log from a byte offset on.
     Log {
         /// Counted from the log's first byte, including what was dropped since.
@@ -159,6 +164,10 @@ pub enum Outcome {
     ProbeStarted,
     /// Of `ProbeEnd`.
     Probe(ProbeStats),
+    /// Of `PulseStart`.
+    PulseStarted,
+    /// Of `PulseEnd`.
+    Pulse(PulseStats),
     /// Of `Log`: where the next read goes on.
     Log {
         /// Offset of the first byte of this reply.
@@ -245,6 +254,26 @@ pub struct ProbeStats {
     pub reads_us: Vec<u32>,
     /// Reads that failed.
     pub reads_failed: u64,
+}
+
+/// When a process that only sleeps stood still. By the guest's clock, which does not run while the
+/// guest is stopped: the blackout itself is not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PulseStats {
+    /// How often it woke.
+    pub wakes: u64,
+    /// Oversleeps of at least `pulse::STALL_MIN`, in their order; those of a guest that has no
+    /// processor at all end at `pulse::STALLS_MAX`.
+    pub stalls: Vec<Stall>,
+}
+
+/// One sleep that lasted longer than it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stall {
+    /// When the sleep should have been over: microseconds since boot.
+    pub at_us: u64,
+    /// For how long after that it was not.
+    pub micros: u64,
 }
 
 #[cfg(test)]

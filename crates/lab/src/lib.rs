@@ -7,6 +7,7 @@
 
 mod authority;
 pub mod boxes;
+pub mod brownout;
 mod chance;
 mod channel;
 mod config;

@@ -11,6 +11,7 @@ use transhume_model::{Mebibytes, VmName};
 use transhume_planner::words::some;
 
 use crate::args::{LabCommand, UpArgs};
+use crate::brownout;
 use crate::failure::{Failure, Kind};
 use crate::figures;
 use crate::memory;
@@ -33,6 +34,7 @@ pub async fn run(command: LabCommand) -> Result<ExitCode, Failure> {
         LabCommand::Figures(args) => figures::figures(args).await,
         LabCommand::Memory(args) => memory::memory(args).await,
         LabCommand::Neighbours(args) => neighbours::neighbours(args).await,
+        LabCommand::Brownout(args) => brownout::brownout(args).await,
         LabCommand::Storm(args) => storm::storm(args).await,
         LabCommand::Stock(args) => figures::stock(args).await,
         LabCommand::Workload {

@@ -4,6 +4,7 @@
 
 mod args;
 mod bands;
+mod brownout;
 mod client;
 mod clusters;
 mod daemon;

@@ -45,6 +45,9 @@ pub enum LabCommand {
     /// Measure what those who stay notice of a move on their links: shared, separate and undivided
     /// circuits in turn
     Neighbours(NeighboursArgs),
+    /// Measure what guests notice of their own move: how long peers heard nothing of them, how long
+    /// a process stood still; beside as long without a move, and stock QEMU
+    Brownout(BrownoutArgs),
     /// Move a cluster once as people do today, with stock QEMU, and say what its guests lost
     Stock(StockArgs),
     /// Move a cluster back and forth while parts die, hang and lose their links, and look whether
@@ -149,6 +152,38 @@ pub struct NeighboursArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// One JSON document instead of tables: every move
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to measure of those who move.
+#[derive(Debug, ClapArgs)]
+pub struct BrownoutArgs {
+    /// VMs of the cluster
+    #[arg(long, default_value_t = 6)]
+    pub vms: u16,
+    /// Messages a second into each VM; 0 for guests that say nothing
+    #[arg(long, default_value_t = 1000)]
+    pub rate: u32,
+    /// k, comma-separated for several [default: 1]
+    #[arg(long, value_delimiter = ',', value_name = "K")]
+    pub batch: Vec<usize>,
+    /// Moves of each kind
+    #[arg(long, default_value_t = 5)]
+    pub reps: usize,
+    /// Speed of each host's links
+    #[arg(long, default_value = "1gbit", value_parser = link_speed)]
+    pub link: LinkSpeed,
+    /// A command run in every guest
+    #[arg(long, value_name = "CMD")]
+    pub run: Option<String>,
+    /// Transhume alone
+    #[arg(long)]
+    pub without_stock: bool,
+    /// Where brownout.csv, stalls.csv, their summary and the machine's description go
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// One JSON document instead of a table: every VM of every move
     #[arg(long)]
     pub json: bool,
 }
