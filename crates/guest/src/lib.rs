@@ -4,6 +4,7 @@
 //! The program itself is the binary of this crate; the lab links only this library.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod latency;
 pub mod settings;
 pub mod wire;

@@ -6,6 +6,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod apps;
 mod boot;
 mod button;
 mod channel;
@@ -33,6 +34,7 @@ use transhume_guest::latency::{self, Answerer};
 use transhume_guest::settings::Settings;
 use transhume_guest::wire::{CHUNK_BYTES_MAX, LOG_BYTES_MAX, Op, Outcome, Reply, Request, Stats, Stream};
 
+use apps::Checker;
 use disk::Disk;
 use mesh::Mesh;
 use probe::Probe;
@@ -111,6 +113,7 @@ fn serve() -> io::Result<()> {
         mesh: Mesh::start(&settings)?,
         disk: Disk::start(Path::new(DISK), settings.rate)?,
         run: Run::start(&settings, &cmdline)?,
+        checker: Checker::start(&settings)?,
         probe: Mutex::default(),
         pulse: Mutex::default(),
         _answerer: Answerer::start(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, latency::PORT))?)?,
@@ -125,6 +128,7 @@ struct Guest {
     mesh: Option<Arc<Mutex<Mesh>>>,
     disk: Option<Arc<Mutex<Disk>>>,
     run: Option<Arc<Mutex<Run>>>,
+    checker: Option<Checker>,
     probe: Mutex<Option<Probe>>,
     pulse: Mutex<Option<Pulse>>,
     /// Answers the probes of others as long as this lives.
@@ -202,6 +206,10 @@ impl Guest {
                     .map(|pulse| Outcome::Pulse(pulse.end()))
                     .ok_or_else(|| io::Error::other("no pulse was begun"))
             }
+            Op::App => match &self.checker {
+                Some(checker) => Ok(Outcome::App(checker.look())),
+                None => Err(io::Error::other("this VM checks no app")),
+            },
             Op::Log { offset } => self.log(*offset).map(|(offset, bytes)| {
                 chunks.extend(
                     bytes

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use crate::app::App;
+
 /// More VMs than this are refused: every VM keeps an account per peer.
 pub const PEERS_MAX: usize = 1024;
 
@@ -67,21 +69,22 @@ pub struct Settings {
     pub traffic: Traffic,
     /// Messages per second into each receiver (into the server, for client-server).
     pub rate: u32,
+    /// The cluster that runs in the guests, where one does.
+    pub app: Option<App>,
 }
 
 impl Settings {
     /// Reads the kernel's command line; words that are not ours are skipped.
     pub fn parse(cmdline: &str) -> Result<Self, String> {
-        let value = |key: &str| {
-            cmdline
-                .split_ascii_whitespace()
-                .find_map(|word| {
-                    word.strip_prefix("transhume.")?
-                        .strip_prefix(key)?
-                        .strip_prefix('=')
-                })
-                .ok_or_else(|| format!("the kernel command line lacks transhume.{key}"))
+        let optional = |key: &str| {
+            cmdline.split_ascii_whitespace().find_map(|word| {
+                word.strip_prefix("transhume.")?
+                    .strip_prefix(key)?
+                    .strip_prefix('=')
+            })
         };
+        let value =
+            |key: &str| optional(key).ok_or_else(|| format!("the kernel command line lacks transhume.{key}"));
         let (ip, prefix) = value("ip")?
             .split_once('/')
             .ok_or("transhume.ip lacks its prefix length")?;
@@ -96,6 +99,7 @@ impl Settings {
             mtu: number("mtu", value("mtu")?)?,
             traffic: value("workload")?.parse()?,
             rate: number("rate", value("rate")?)?,
+            app: optional("app").map(str::parse).transpose()?,
             peers,
         };
         if settings.peers.get(usize::from(settings.index)) != Some(&settings.ip) {
@@ -109,9 +113,12 @@ impl Settings {
 
     /// The words for the kernel's command line.
     pub fn cmdline(&self) -> String {
+        let app = self
+            .app
+            .map_or(String::new(), |app| format!(" transhume.app={app}"));
         format!(
             "transhume.name={} transhume.index={} transhume.ip={}/{} transhume.mtu={} transhume.count={} \
-             transhume.peers={} transhume.workload={} transhume.rate={}",
+             transhume.peers={} transhume.workload={} transhume.rate={}{app}",
             self.name,
             self.index,
             self.ip,
@@ -210,13 +217,15 @@ mod tests {
             peers,
             traffic: Traffic::ClientServer,
             rate: 100,
+            app: None,
         }
     }
 
     #[test]
     fn what_the_lab_writes_the_guest_reads() {
         let range = settings((1..=40).map(|i| Ipv4Addr::new(10, 78, 0, i)).collect());
-        let list = settings(vec![Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 4)]);
+        let mut list = settings(vec![Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 4)]);
+        list.app = Some(App::Redis);
         for written in [range, list] {
             let line = format!("console=ttyS0 {} quiet", written.cmdline());
             assert_eq!(Settings::parse(&line).unwrap(), written);
@@ -230,6 +239,11 @@ mod tests {
             ("transhume.rate=100", "", "lacks transhume.rate"),
             ("transhume.index=1", "transhume.index=7", "at place 7"),
             ("client-server", "star", "`star` is no workload"),
+            (
+                "transhume.rate=100",
+                "transhume.rate=100 transhume.app=x",
+                "`x` is no app",
+            ),
             ("10.78.0.1-10.78.0.3", "10.78.0.1-10.99.0.3", "more than 1024"),
             ("10.78.0.1-10.78.0.3", "10.78.0.3-10.78.0.1", "backwards"),
         ] {

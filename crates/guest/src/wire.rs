@@ -19,6 +19,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::app::AppStats;
+
 /// A longer line is skipped by the guest.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// A longer line is skipped by the host.
@@ -79,6 +81,8 @@ pub enum Op {
     PulseStart,
     /// Ends that.
     PulseEnd,
+    /// The account of the app's checker, which begins anew.
+    App,
     /// The user workload's log from a byte offset on.
     Log {
         /// Counted from the log's first byte, including what was dropped since.
@@ -168,6 +172,8 @@ pub enum Outcome {
     PulseStarted,
     /// Of `PulseEnd`.
     Pulse(PulseStats),
+    /// Of `App`.
+    App(AppStats),
     /// Of `Log`: where the next read goes on.
     Log {
         /// Offset of the first byte of this reply.
