@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Operations a second on the whole cluster; each checker has its share.
 pub const OPERATIONS_PER_S: u32 = 20;
 /// An operation that is not at its end by then has failed.
-pub const OPERATION_MS_MAX: u64 = 5_000;
+pub const OPERATION_MS_MAX: u64 = 10_000;
 /// One that takes longer is late.
 pub const LATE_MS: u64 = 1_000;
 

@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use transhume_api::ClientError;
-use transhume_model::{Band, IdError, Mebibytes};
+use transhume_guest::app::App;
+use transhume_model::{Band, IdError, Mebibytes, VmName};
 
 /// Why something in the lab was not done.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +115,37 @@ pub enum LabError {
         /// Packages or directory.
         tried: String,
     },
+    /// A package that apt does not bring.
+    #[error("cannot fetch the package {package}: {said}")]
+    NoPackage {
+        /// Its name.
+        package: String,
+        /// What apt said.
+        said: String,
+    },
+    /// A file of an app.
+    #[error("{app}: no package has {file}")]
+    NoAppFile {
+        /// The app.
+        app: App,
+        /// A path, or a library.
+        file: String,
+    },
+    /// An app's cluster does not come up.
+    #[error("{app} does not serve after {waited_s} s: VM {vm}: {said}")]
+    NotServing {
+        /// The app.
+        app: App,
+        /// A VM whose checker waits.
+        vm: VmName,
+        /// What it waits for.
+        said: String,
+        /// Seconds.
+        waited_s: u64,
+    },
+    /// An app was asked for where none runs.
+    #[error("this lab runs no app")]
+    NoApp,
     /// No static busybox.
     #[error("no static busybox on this machine")]
     NoBusybox,
@@ -195,6 +227,14 @@ impl LabError {
             LabError::NoLab { .. } => Some("start one with `transhume lab up`"),
             LabError::NoBusybox => Some("install the package busybox-static"),
             LabError::NoKernelPackage { .. } => Some("run `apt-get update`; Debian and Ubuntu are supported"),
+            LabError::NoPackage { .. } => Some(
+                "apps need the distribution's packages: run `apt-get update`, and see that its mirror answers",
+            ),
+            LabError::NoAppFile { .. } => Some("Debian 12 and 13 and Ubuntu 24.04 have what apps need"),
+            LabError::NotServing { .. } => {
+                Some("`transhume lab logs VM` shows what the cluster says; a busy machine may starve it")
+            }
+            LabError::NoApp => Some("raise one with `transhume lab up --app etcd`"),
             LabError::TooLittleMemory { .. } => Some("give each VM more memory, or make the overlay smaller"),
             LabError::Namespace { .. } => Some("the lab needs root"),
             LabError::Ended { .. } | LabError::Timeout { .. } => {

@@ -5,6 +5,7 @@
 //! options struct; progress goes through a callback, nothing is printed. See `docs/design/lab.md`.
 #![forbid(unsafe_code)]
 
+pub mod apps;
 mod authority;
 pub mod boxes;
 pub mod brownout;
@@ -43,6 +44,7 @@ pub mod storm;
 mod tuning;
 mod up;
 
+pub use transhume_guest::app::{App, AppStats, ClusterStats};
 pub use transhume_guest::settings::Traffic;
 pub use transhume_guest::wire;
 

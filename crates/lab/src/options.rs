@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use transhume_guest::app::App;
 use transhume_guest::settings::{PEERS_MAX, Traffic};
 use transhume_model::{Bytes, Mebibytes, Vcpus};
 
@@ -14,6 +15,8 @@ use crate::{LabError, LabName, process};
 pub const HOSTS_MAX: u16 = 199;
 /// RFC 791 at the lower end, what the fabric is built for at the upper.
 const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=9000;
+/// Fewer are no cluster.
+const APP_VMS_MIN: u16 = 2;
 const LINK_BITS_PER_S_MIN: u64 = 1_000_000;
 
 /// How to build a lab.
@@ -45,6 +48,8 @@ pub struct LabUp {
     pub mtu: u16,
     /// Size of each VM's disk; absent for VMs without disk.
     pub disk: Option<Mebibytes>,
+    /// The cluster that runs in the guests; none where absent.
+    pub app: Option<App>,
     /// A directory that is laid over every guest's root.
     pub overlay: Option<PathBuf>,
     /// A shell script that every guest runs.
@@ -95,6 +100,7 @@ impl Default for LabUp {
             link_bits_per_s: Some(1_000_000_000),
             mtu: 1500,
             disk: Some(Mebibytes(16)),
+            app: None,
             overlay: None,
             run: None,
             traffic: Traffic::Mesh,
@@ -148,6 +154,12 @@ impl LabUp {
                 "staying",
                 format!("{} leave none of {} VMs to move", self.staying, self.vms),
             );
+        }
+        if self.app.is_some() && self.run.is_some() {
+            return refuse("run", "an app has a script of its own".to_owned());
+        }
+        if self.app.is_some() && self.vms < APP_VMS_MIN {
+            return refuse("vms", format!("an app needs at least {APP_VMS_MIN}"));
         }
         if !MTU_RANGE.contains(&self.mtu) {
             return refuse("mtu", format!("{} is not between 68 and 9000", self.mtu));
@@ -253,6 +265,22 @@ mod tests {
                 "link speed",
                 LabUp {
                     link_bits_per_s: Some(9600),
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "run",
+                LabUp {
+                    app: Some(App::Redis),
+                    run: Some("true".into()),
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "vms",
+                LabUp {
+                    app: Some(App::Redis),
+                    vms: 1,
                     ..LabUp::default()
                 },
             ),

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use transhume_guest::app::App;
 use transhume_model::{Band, HostName, VmName};
 
 use crate::layout::Circuits;
@@ -38,6 +39,9 @@ pub struct State {
     /// How the bands reach the hosts.
     #[serde(default)]
     pub circuits: Circuits,
+    /// The cluster that runs in the guests.
+    #[serde(default)]
+    pub app: Option<App>,
 }
 
 /// One host.

@@ -15,8 +15,8 @@ use crate::layout::Circuits;
 use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab, State, VmState};
 use crate::{
-    Channel, DiskServer, FabricLink, FabricSpec, LabError, LabUp, Layout, Namespace, config, down, fabric,
-    layout, mounts, namespace, tuning,
+    Channel, DiskServer, FabricLink, FabricSpec, LabError, LabUp, Layout, Namespace, apps, config, down,
+    fabric, layout, mounts, namespace, tuning,
 };
 
 /// A guest under TCG takes about 2 s alone; on few CPUs they boot one after the other.
@@ -48,6 +48,10 @@ pub async fn up(options: &LabUp) -> Result<Lab, LabError> {
     let mut lab = create_clusters(lab, options, &image).await?;
     options.progress.step("waiting for the guests");
     wait_for_guests(&lab).await?;
+    if let Some(app) = options.app {
+        options.progress.step(&format!("waiting for {app}"));
+        apps::wait(&lab, app).await?;
+    }
     lab.complete(options)?;
     Ok(lab)
 }
@@ -67,6 +71,7 @@ pub async fn infrastructure(options: &LabUp) -> Result<(Lab, Image), LabError> {
     })?;
     lab.save()?;
     let additions = Additions {
+        app: options.app,
         overlay: options.overlay.as_deref(),
         run: options.run.as_deref(),
     };
@@ -108,6 +113,7 @@ fn plan(options: &LabUp) -> Result<Lab, LabError> {
         program,
         backlog_before: tuning::backlog_to_raise(),
         circuits: options.circuits,
+        app: options.app,
         ..State::default()
     };
     state.namespaces = vec![

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use transhume_lab::{
-    Lab, LabName, LabUp, Profile, Progress, Target, Traffic, collect_without, down, exec, log, sweep, up,
+    Lab, LabName, LabUp, Profile, Progress, Target, Traffic, apps, collect_without, down, exec, log, sweep,
+    up,
 };
 use transhume_model::{Mebibytes, VmName};
 use transhume_planner::words::some;
@@ -31,6 +32,8 @@ pub async fn run(command: LabCommand) -> Result<ExitCode, Failure> {
             command,
         } => execute(&name, limit_s, json, &command).await,
         LabCommand::Logs { name, console } => logs(&name, console).await,
+        LabCommand::App { json } => crate::apps::app(&open()?, json).await,
+        LabCommand::Apps(args) => crate::apps::apps(args).await,
         LabCommand::Figures(args) => figures::figures(args).await,
         LabCommand::Memory(args) => memory::memory(args).await,
         LabCommand::Neighbours(args) => neighbours::neighbours(args).await,
@@ -64,7 +67,10 @@ pub fn progress() -> Progress {
 }
 
 async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
-    let profile = Profile::from(args.profile).options();
+    let profile = match args.app {
+        Some(app) => apps::options(app),
+        None => Profile::from(args.profile).options(),
+    };
     let options = LabUp {
         hosts: args.hosts.unwrap_or(profile.hosts),
         vms: args.vms.unwrap_or(profile.vms),

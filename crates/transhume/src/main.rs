@@ -2,6 +2,7 @@
 //! never print.
 #![forbid(unsafe_code)]
 
+mod apps;
 mod args;
 mod bands;
 mod brownout;

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use transhume_lab::{Figures, PairFigures, VmFigures};
+use transhume_lab::apps::{AppFigures, AppRow};
+use transhume_lab::{App, AppStats, Figures, PairFigures, VmFigures};
 
 fn docs() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs"))
@@ -46,7 +47,11 @@ fn assert_same(schema: &Value, value: &Value, place: &str) {
         Value::Bool(_) => "boolean",
         Value::Null => "null",
     };
-    assert_eq!(schema["type"], is, "{place}");
+    match schema["type"].as_array() {
+        // What may be absent; the sample has it.
+        Some(types) => assert_eq!(types, &[json!(is), json!("null")], "{place}"),
+        None => assert_eq!(schema["type"], is, "{place}"),
+    }
 }
 
 #[test]
@@ -76,6 +81,24 @@ fn the_workloads_schema_is_what_its_type_writes() {
         }],
     };
     let schema = std::fs::read_to_string(docs().join("schema/lab-workload.json")).unwrap();
+    assert_same(&serde_json::from_str(&schema).unwrap(), &json!(figures), "");
+}
+
+#[test]
+fn the_apps_schema_is_what_its_type_writes() {
+    let stats = AppStats {
+        trouble: Some("no answer".to_owned()),
+        ..AppStats::default()
+    };
+    let figures = AppFigures {
+        app: App::Etcd,
+        total: stats.clone(),
+        vms: vec![AppRow {
+            id: "vm1".parse().unwrap(),
+            stats,
+        }],
+    };
+    let schema = std::fs::read_to_string(docs().join("schema/lab-app.json")).unwrap();
     assert_same(&serde_json::from_str(&schema).unwrap(), &json!(figures), "");
 }
 

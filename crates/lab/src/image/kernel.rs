@@ -2,13 +2,10 @@
 //! never installed.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::time::Duration;
 
-use tokio::process::Command;
-
+use super::debian::{dependency, expect_success, show, unpack};
+use super::{file_error, list};
 use crate::{LabError, Progress};
 
 /// Kernels small enough for many guests, by distribution: Debian's first, then Ubuntu's.
@@ -17,7 +14,6 @@ const META_PACKAGES: [&str; 3] = [
     "linux-image-kvm",
     "linux-image-virtual",
 ];
-const APT_TIMEOUT: Duration = Duration::from_secs(300);
 /// What a guest needs besides the kernel, the last two to hear of its power button; what these
 /// depend on is found in the modules themselves.
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_net", "virtio_blk", "button", "evdev"];
@@ -49,35 +45,14 @@ pub async fn obtain(cache: &Path, progress: &Progress) -> Result<Kernel, LabErro
             }
         };
         let _leftover = fs::remove_dir_all(&work);
-        kept.map_err(|source| LabError::File {
-            action: "keep the kernel in",
-            path: root.clone(),
-            source,
-        })?;
+        kept.map_err(file_error("keep the kernel in", &root))?;
     }
     find(&root)
 }
 
 async fn fetch(work: &Path) -> Result<(), LabError> {
-    let root = work.join("root");
-    fs::create_dir_all(&root).map_err(|source| LabError::File {
-        action: "create",
-        path: root.clone(),
-        source,
-    })?;
     for package in kernel_packages().await? {
-        let download = run(Command::new("apt-get")
-            .args(["download", "-q", &package])
-            .current_dir(work))
-        .await?;
-        expect_success(&format!("apt-get download {package}"), &download)?;
-    }
-    let debs = list(work)?
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "deb"));
-    for deb in debs {
-        let unpack = run(Command::new("dpkg").arg("-x").arg(&deb).arg(&root)).await?;
-        expect_success(&format!("dpkg -x {}", deb.display()), &unpack)?;
+        unpack(&package, work, &work.join("root")).await?;
     }
     Ok(())
 }
@@ -86,67 +61,13 @@ async fn fetch(work: &Path) -> Result<(), LabError> {
 /// that is separate.
 async fn kernel_packages() -> Result<Vec<String>, LabError> {
     for meta in META_PACKAGES {
-        let output = run(Command::new("apt-cache").args(["show", "--no-all-versions", meta])).await?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        if let Some(image) = text.lines().find_map(|line| dependency(line, "linux-image-")) {
-            let show = run(Command::new("apt-cache").args(["show", "--no-all-versions", &image])).await?;
-            let modules = String::from_utf8_lossy(&show.stdout)
-                .lines()
-                .find_map(|line| dependency(line, "linux-modules-"));
+        if let Some(image) = dependency(&show(meta).await?, "linux-image-") {
+            let modules = dependency(&show(&image).await?, "linux-modules-");
             return Ok([Some(image), modules].into_iter().flatten().collect());
         }
     }
     Err(LabError::NoKernelPackage {
         tried: META_PACKAGES.join(", "),
-    })
-}
-
-fn dependency(line: &str, prefix: &str) -> Option<String> {
-    let names = line.strip_prefix("Depends:")?.split([',', '|']);
-    names
-        .filter_map(|name| name.split_ascii_whitespace().next())
-        .find(|name| name.starts_with(prefix))
-        .map(str::to_owned)
-}
-
-async fn run(command: &mut Command) -> Result<Output, LabError> {
-    let name = command.as_std().get_program().to_string_lossy().into_owned();
-    match tokio::time::timeout(APT_TIMEOUT, command.kill_on_drop(true).output()).await {
-        Ok(Ok(output)) => Ok(output),
-        Ok(Err(source)) => Err(LabError::Start {
-            program: name,
-            source,
-        }),
-        Err(_) => Err(LabError::Tool {
-            tool: name,
-            said: format!("no answer in {} s", APT_TIMEOUT.as_secs()),
-        }),
-    }
-}
-
-fn expect_success(tool: &str, output: &Output) -> Result<(), LabError> {
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(LabError::Tool {
-        tool: tool.to_owned(),
-        said,
-    })
-}
-
-fn list(directory: &Path) -> Result<Vec<PathBuf>, LabError> {
-    let read = || -> io::Result<Vec<PathBuf>> {
-        let mut paths = fs::read_dir(directory)?
-            .map(|e| e.map(|e| e.path()))
-            .collect::<io::Result<Vec<_>>>()?;
-        paths.sort();
-        Ok(paths)
-    };
-    read().map_err(|source| LabError::File {
-        action: "list",
-        path: directory.to_owned(),
-        source,
     })
 }
 
@@ -230,14 +151,9 @@ fn depends(module: &[u8]) -> Vec<String> {
 
 /// A module's bytes as the kernel's `init_module` takes them.
 pub fn load(path: &Path) -> Result<Vec<u8>, LabError> {
-    let failed = |source| LabError::File {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    };
-    let bytes = fs::read(path).map_err(failed)?;
+    let bytes = fs::read(path).map_err(file_error("read", path))?;
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("zst") => zstd::decode_all(bytes.as_slice()).map_err(failed),
+        Some("zst") => zstd::decode_all(bytes.as_slice()).map_err(file_error("read", path)),
         Some(end @ ("xz" | "gz")) => {
             let program = if end == "xz" { "xz" } else { "gzip" };
             let output = std::process::Command::new(program)
@@ -258,16 +174,6 @@ pub fn load(path: &Path) -> Result<Vec<u8>, LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_image_behind_a_meta_package_is_found() {
-        let line = "Depends: foo (>= 1), linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)";
-        assert_eq!(
-            dependency(line, "linux-image-").unwrap(),
-            "linux-image-6.1.0-56-cloud-amd64"
-        );
-        assert_eq!(dependency("Description: linux-image-x", "linux-image-"), None);
-    }
 
     #[test]
     fn a_module_names_what_it_needs() {

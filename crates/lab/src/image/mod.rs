@@ -1,15 +1,19 @@
 //! What the guests boot: the distribution's kernel and one initramfs for all VMs of a lab.
 
 mod cpio;
+pub(crate) mod debian;
+pub(crate) mod elf;
 mod kernel;
 mod tree;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use transhume_guest::app::App;
 use transhume_model::Mebibytes;
 
-use crate::{LabError, Progress};
+use crate::{LabError, Progress, apps};
 use tree::{Node, Tree};
 
 pub use tree::OVERLAY_BYTES_MAX;
@@ -59,6 +63,8 @@ pub struct Image {
 /// What the user adds to the guests.
 #[derive(Debug, Clone, Default)]
 pub struct Additions<'a> {
+    /// A cluster: its programs, and the script that starts it.
+    pub app: Option<App>,
     /// A directory laid over the guest's root.
     pub overlay: Option<&'a Path>,
     /// A shell script that every guest runs.
@@ -76,8 +82,12 @@ pub async fn build(
     let kernel = kernel::obtain(cache, progress).await?;
     let mut tree = base(&kernel)?;
     let mut overlay_bytes = 0;
+    if let Some(app) = additions.app {
+        overlay_bytes += tree.overlay(&apps::obtain(app, progress).await?)?;
+        tree.file("etc/transhume/run", 0o755, apps::script(app).into())?;
+    }
     if let Some(overlay) = additions.overlay {
-        overlay_bytes = tree.overlay(overlay)?;
+        overlay_bytes += tree.overlay(overlay)?;
     }
     if let Some(script) = additions.run {
         tree.file("etc/transhume/run", 0o755, script.as_bytes().to_vec())?;
@@ -87,15 +97,32 @@ pub async fn build(
     if memory < needed {
         return Err(LabError::TooLittleMemory { memory, needed });
     }
-    fs::write(&initrd, cpio::archive(&tree)).map_err(|source| LabError::File {
-        action: "write",
-        path: initrd.clone(),
-        source,
-    })?;
+    fs::write(&initrd, cpio::archive(&tree)).map_err(file_error("write", &initrd))?;
     Ok(Image {
         kernel: kernel.image,
         initrd,
     })
+}
+
+/// Says what could not be done with which file.
+pub(crate) fn file_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> LabError {
+    move |source| LabError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// What lies in a directory, by name.
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>, LabError> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let mut paths = fs::read_dir(directory)?
+            .map(|e| e.map(|e| e.path()))
+            .collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    };
+    read().map_err(file_error("list", directory))
 }
 
 fn base(kernel: &kernel::Kernel) -> Result<Tree, LabError> {
@@ -136,12 +163,9 @@ fn add_busybox(tree: &mut Tree) -> Result<(), LabError> {
         .map(Path::new)
         .find(|path| path.exists())
         .ok_or(LabError::NoBusybox)?;
-    let bytes = fs::read(path).map_err(|source| LabError::File {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    if needs_interpreter(&bytes) {
+    let bytes = fs::read(path).map_err(file_error("read", path))?;
+    // A dynamic one needs libraries, of which a plain guest has none.
+    if !elf::is_static(&bytes) {
         return Err(LabError::NoBusybox);
     }
     let list = std::process::Command::new(path)
@@ -158,41 +182,4 @@ fn add_busybox(tree: &mut Tree) -> Result<(), LabError> {
         tree.link(&format!("usr/bin/{applet}"), "busybox")?;
     }
     tree.file("usr/bin/busybox", 0o755, bytes)
-}
-
-/// Whether an ELF program is dynamic: it then needs libraries, of which the guest has none.
-fn needs_interpreter(elf: &[u8]) -> bool {
-    const PT_INTERP: u32 = 3;
-    let u16_at = |at: usize| {
-        elf.get(at..at + 2)
-            .map(|b| usize::from(u16::from_le_bytes([b[0], b[1]])))
-    };
-    let table = elf
-        .get(32..40)
-        .and_then(|b| usize::try_from(u64::from_le_bytes(b.try_into().ok()?)).ok());
-    let (Some(table), Some(size), Some(count)) = (table, u16_at(54), u16_at(56)) else {
-        return true;
-    };
-    (0..count).any(|entry| {
-        let at = table.saturating_add(entry * size);
-        elf.get(at..at.saturating_add(4)) == Some(&PT_INTERP.to_le_bytes())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn static_programs_are_told_from_dynamic_ones() {
-        assert!(
-            !needs_interpreter(GUEST_PROGRAM),
-            "the guest's program must be static"
-        );
-        assert!(
-            needs_interpreter(&fs::read("/proc/self/exe").unwrap()),
-            "this test's program is dynamic"
-        );
-        assert!(needs_interpreter(b"\x7fELF"), "a cut file is no static program");
-    }
 }

@@ -284,6 +284,7 @@ pub fn guest_settings(options: &LabUp, index: u16) -> Result<Settings, LabError>
         peers: (0..options.vms).map(vm_address).collect(),
         traffic: options.traffic,
         rate: options.rate,
+        app: options.app,
     })
 }
 

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use serde::Serialize;
-use transhume_lab::{Circuits, Profile, Traffic};
+use transhume_lab::{App, Circuits, Profile, Traffic};
 use transhume_model::{BitRate, RateError, VmName};
+
+use super::apps::{AppsArgs, app};
 
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
@@ -53,6 +55,15 @@ pub enum LabCommand {
     /// Move a cluster back and forth while parts die, hang and lose their links, and look whether
     /// every promise is kept
     Storm(StormArgs),
+    /// What the clients of the cluster in the guests saw since the last look (`lab up --app`)
+    App {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure what real clusters notice of moves: failed and late operations, elections, broken
+    /// replication; each move beside a control in which nothing moves
+    Apps(AppsArgs),
     /// The guests' own account of their messages
     Workload {
         /// Read every block of the disks again
@@ -379,11 +390,15 @@ pub struct UpArgs {
     /// Number of VMs
     #[arg(long)]
     pub vms: Option<u16>,
+    /// Run a real cluster in the guests, from the distribution's packages; the guests do nothing
+    /// else, unless --workload says so
+    #[arg(long, value_name = "APP", conflicts_with_all = ["run", "profile"], value_parser = app())]
+    pub app: Option<App>,
     /// Put the last N of them into a second cluster, `stay`, in turn on the first host and on the
     /// first of the other half
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub staying: u16,
-    /// Memory of each VM [default: 96]
+    /// Memory of each VM [default: 96, of an app as much as it needs]
     #[arg(long, value_name = "MIB")]
     pub memory_mib: Option<u64>,
     /// How cluster traffic, migrations and storage reach the hosts

@@ -6,9 +6,11 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use transhume_protocol::migration::RunOn;
 
+mod apps;
 mod lab;
 mod moves;
 
+pub use apps::*;
 pub use lab::*;
 pub use moves::*;
 

@@ -181,9 +181,14 @@ pub fn lab(options: &str) -> UserLab {
 }
 
 pub fn raise(arguments: &[&str]) -> UserLab {
+    raise_within(arguments, COMMAND_MAX)
+}
+
+/// One that takes longer.
+pub fn raise_within(arguments: &[&str], limit: Duration) -> UserLab {
     // Of this process, so that the next test removes what a killed one left.
     let owner = std::process::id().to_string();
-    let done = transhume(&[arguments, &["--owner", &owner]].concat());
+    let done = start(&[arguments, &["--owner", &owner]].concat()).finish_within(limit);
     // A refused `up` changed nothing, and the lab that is there is somebody's; any other failure
     // may leave a part.
     let guard = (done.code != Some(3)).then_some(UserLab(()));
