@@ -143,6 +143,16 @@ pub enum LabError {
         /// Seconds.
         waited_s: u64,
     },
+    /// An app's server ended at its start.
+    #[error("{app} of VM {vm} ended with code {code} before it served")]
+    AppEnded {
+        /// The app.
+        app: App,
+        /// Where.
+        vm: VmName,
+        /// Its exit code.
+        code: i32,
+    },
     /// An app was asked for where none runs.
     #[error("this lab runs no app")]
     NoApp,
@@ -231,6 +241,9 @@ impl LabError {
                 "apps need the distribution's packages: run `apt-get update`, and see that its mirror answers",
             ),
             LabError::NoAppFile { .. } => Some("Debian 12 and 13 and Ubuntu 24.04 have what apps need"),
+            LabError::AppEnded { .. } => {
+                Some("`transhume lab logs VM` shows why; `transhume lab down` cleans up")
+            }
             LabError::NotServing { .. } => {
                 Some("`transhume lab logs VM` shows what the cluster says; a busy machine may starve it")
             }

@@ -82,6 +82,17 @@ pub async fn wait(lab: &Lab, app: App) -> Result<(), LabError> {
     }
 }
 
+/// A server that ended serves nobody, however long one waits.
+async fn exit_of_script(lab: &Lab, vm: &VmState) -> Result<Option<i32>, LabError> {
+    match Channel::new(lab, vm).call(Op::Stats, CALL_LIMIT).await?.outcome {
+        Outcome::Stats(stats) => Ok(stats.run_exit),
+        other => Err(LabError::Guest {
+            vm: vm.name.to_string(),
+            said: format!("answered {other:?} instead of figures"),
+        }),
+    }
+}
+
 async fn look(lab: &Lab, vm: &VmState) -> Result<AppStats, LabError> {
     match Channel::new(lab, vm).call(Op::App, CALL_LIMIT).await?.outcome {
         Outcome::App(stats) => Ok(stats),

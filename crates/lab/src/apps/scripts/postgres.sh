@@ -16,7 +16,8 @@ if [ "$VM_INDEX" = 0 ]; then
     initdb -D $data -U postgres -A trust --locale C --encoding UTF8 --no-sync --wal-segsize 1
     echo "host all all 0.0.0.0/0 trust
 host replication all 0.0.0.0/0 trust" >>$data/pg_hba.conf
-    echo "listen_addresses = '*'
+    echo "listen_addresses = '0.0.0.0'
+unix_socket_directories = '/run/postgresql'
 shared_buffers = 16MB
 max_connections = 40
 min_wal_size = 2MB
