@@ -67,6 +67,15 @@ pub async fn wait(lab: &Lab, app: App) -> Result<(), LabError> {
         let Some(waiting) = figures.vms.into_iter().find(|vm| !vm.stats.serving) else {
             return Ok(());
         };
+        for vm in &lab.state.vms {
+            if let Some(code) = exit_of_script(lab, vm).await? {
+                return Err(LabError::AppEnded {
+                    app,
+                    vm: vm.name.clone(),
+                    code,
+                });
+            }
+        }
         if Instant::now() > deadline {
             return Err(LabError::NotServing {
                 app,
