@@ -28,6 +28,7 @@ pub fn absent(host: &HostName, order: &Order) -> Option<Outcome> {
         | OrderKind::CloseSourceBuffer
         | OrderKind::CloseTargetBuffer
         | OrderKind::OpenPlug
+        | OrderKind::Reclaim
         | OrderKind::AbortSource => {
             let vm = order.command.vm().map_or("", |vm| vm.as_str());
             let trouble = Trouble::refused(

@@ -51,7 +51,8 @@ impl Answers {
             self.done.insert(kind, outcome.clone());
         }
         let waited = self.waiting.remove(&kind);
-        if let (OrderKind::AbortSource, Some((_, epoch)), false) = (kind, waited, failed) {
+        let undoes = matches!(kind, OrderKind::AbortSource | OrderKind::Reclaim);
+        if let (true, Some((_, epoch)), false) = (undoes, waited, failed) {
             self.undone = Some(epoch);
         }
         waited

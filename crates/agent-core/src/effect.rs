@@ -124,6 +124,13 @@ pub enum Act {
     Capture,
     /// The batch is committed: this copy never runs again, its buffers may grow.
     Surrender,
+    /// The target is lost and somebody decided: the copy that was surrendered may run here again,
+    /// and the fabric is told so. Its own `Cont` comes later. The epoch is that of a `Reclaim`
+    /// order: nothing else permits it. Fine where it may run already.
+    Reclaim {
+        /// Of the order.
+        epoch: Epoch,
+    },
     /// Step 9 at the source: marker, drain, FIN. `SourceFrames`. Takes as long as its limits allow.
     /// Can be interrupted.
     FinishSourceBuffer,
@@ -197,6 +204,7 @@ impl Act {
             Act::ShutSourceBuffer { .. } => "shut-source-buffer",
             Act::Capture => "capture",
             Act::Surrender => "surrender",
+            Act::Reclaim { .. } => "reclaim",
             Act::FinishSourceBuffer => "finish-source-buffer",
             Act::ShutForAbort => "shut-for-abort",
             Act::PutBack => "put-back",

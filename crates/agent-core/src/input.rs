@@ -62,7 +62,11 @@ pub enum Product {
         /// QEMU's run state.
         run: RunState,
     },
-    /// Of `Adopt`: the process has ended since it was found, and is not surrendered.
+    /// Of `Adopt`, of what is surrendered: there is nothing of what it had captured. Its host was
+    /// started anew.
+    AdoptedWithoutSpool,
+    /// Of `Adopt`: the process has ended since it was found, and is not surrendered. Of `Reclaim`:
+    /// there is none.
     Gone,
     /// Of `CancelMigration`: QEMU's state once it is over.
     Cancelled {

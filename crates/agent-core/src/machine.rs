@@ -168,7 +168,7 @@ impl Cx<'_> {
 fn is_ending(kind: OrderKind) -> bool {
     matches!(
         kind,
-        OrderKind::AbortSource | OrderKind::AbortTarget | OrderKind::DestroyVm
+        OrderKind::AbortSource | OrderKind::Reclaim | OrderKind::AbortTarget | OrderKind::DestroyVm
     )
 }
 

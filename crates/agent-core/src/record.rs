@@ -63,10 +63,16 @@ pub enum Place {
         /// The target's tunnel ends, by NIC.
         tunnels: Vec<SocketAddr>,
     },
-    /// Has left: committed, must never run here again.
+    /// Has left: committed, must never run here again unless a `Reclaim` order says so.
     Left {
         /// Its QEMU; absent where it was powered off.
         process: Option<ProcessId>,
+        /// Which move.
+        #[serde(default)]
+        migration: MigrationId,
+        /// What its guest did before it was stopped for the move.
+        #[serde(default)]
+        guest: GuestState,
         /// The target's tunnel ends, by NIC.
         tunnels: Vec<SocketAddr>,
         /// What was answered to `CloseSourceBuffer`.
@@ -117,10 +123,18 @@ pub enum Place {
 pub struct Arrival {
     /// Its own tunnel ends, by NIC.
     pub tunnels: Vec<SocketAddr>,
+    /// Whether its guest may have been told to run here.
+    #[serde(default = "maybe")]
+    pub told_to_run: bool,
     /// To `Activate`; `None` where the VM was lost before it ran.
     pub activated: Option<ActivationTimes>,
     /// To `CloseTargetBuffer`; `None` where its buffers were lost with it.
     pub closed: Option<TargetFrames>,
+}
+
+/// Of a record that does not say so.
+fn maybe() -> bool {
+    true
 }
 
 /// Why a record cannot be read. It is set aside and reported; the others go on.

@@ -19,6 +19,7 @@ mod disk;
 mod host;
 mod limits;
 mod link;
+pub mod local;
 mod marks;
 mod metrics;
 mod nics;

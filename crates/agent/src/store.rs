@@ -283,6 +283,39 @@ impl<F: Files> Store<F> {
     }
 }
 
+/// What lies in a state directory, looked at from outside: nothing is locked or set aside.
+pub(crate) fn look(state_dir: &Path) -> Result<Vec<Kept>, StoreError> {
+    let vms = state_dir.join(VMS);
+    let entries = match fs::read_dir(&vms) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let names = entries.map_err(error("read", &vms))?.into_iter();
+    let mut names: Vec<VmName> = names
+        .filter_map(|entry| entry.file_name().to_str().and_then(plain_name))
+        .collect();
+    names.sort();
+    let kept = names.into_iter().map(|vm| {
+        let found = match fs::read(vms.join(vm.as_str()).join(RECORD)) {
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => KeptRecord::Missing,
+            Err(unreadable) => KeptRecord::Unreadable {
+                why: unreadable.to_string(),
+            },
+            Ok(bytes) => match Record::read(&bytes) {
+                Ok(record) => KeptRecord::Readable(Box::new(record)),
+                Err(error) => KeptRecord::Unreadable { why: chain(&error) },
+            },
+        };
+        Kept { vm, found }
+    });
+    Ok(kept.collect())
+}
+
+/// The directory of one VM in a state directory.
+pub(crate) fn vm_dir(state_dir: &Path, vm: &VmName) -> PathBuf {
+    state_dir.join(VMS).join(vm.as_str())
+}
+
 /// One agent per directory: a kernel lock, gone with its holder however that ends. Writing our
 /// number into the file also tells whether the file system takes writes at all.
 fn lock(state_dir: &Path) -> Result<fs::File, StoreError> {

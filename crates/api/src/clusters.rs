@@ -155,6 +155,31 @@ pub struct VmStop {
     pub force: bool,
 }
 
+/// `POST /v1/clusters/{name}/vms/{vm}/check`: what one of the verbs of a VM would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case", tag = "verb", deny_unknown_fields)]
+pub enum VmCheck {
+    /// To boot it, on another host than its own where that is named.
+    Start {
+        /// The other host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+    },
+    /// To boot it from its disks on another host.
+    Restart {
+        /// The host.
+        on: String,
+    },
+    /// To power it off.
+    Stop {
+        /// At once.
+        #[serde(default)]
+        force: bool,
+    },
+    /// To take it out of its cluster.
+    Forget,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

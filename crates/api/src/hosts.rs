@@ -86,6 +86,9 @@ pub struct MoveResolution {
     pub vm: Option<String>,
     /// Where.
     pub run_on: RunOn,
+    /// On its source although it may have run on its target and written its disks.
+    #[serde(default)]
+    pub although_it_may_have_run: bool,
     /// Only says what would follow.
     #[serde(default)]
     pub dry_run: bool,

@@ -18,7 +18,7 @@ mod waits;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Events};
 pub use clusters::{
-    ClusterLine, ClusterList, ClusterStage, ClusterView, VmLife, VmRestart, VmStart, VmStop, VmView,
+    ClusterLine, ClusterList, ClusterStage, ClusterView, VmCheck, VmLife, VmRestart, VmStart, VmStop, VmView,
 };
 pub use drains::{
     DrainLeft, DrainList, DrainMove, DrainPlanView, DrainStage, DrainStay, DrainStep, DrainView,

@@ -63,6 +63,7 @@ fn commands(leftover: &Leftover) -> Vec<Command> {
             Command::Discard { vm: vm.clone() },
             Command::DestroyVm { vm },
         ],
+        Cleaning::Reclaim => vec![Command::Reclaim { vm }],
         Cleaning::Destroy => vec![Command::DestroyVm { vm }],
     }
 }

@@ -95,7 +95,8 @@ impl Refused {
     pub(crate) fn stranded(host: &HostName, stranded: &Stranded) -> Self {
         let Stranded { vm, what, hint } = stranded;
         let message = format!("something of VM {vm} is stranded on host {host}: {what}");
-        Self::conflict("vm-stranded", message, hint.clone())
+        let hint = format!("{hint}; `transhume host show {host}` shows what is left there");
+        Self::conflict("vm-stranded", message, hint)
     }
 
     /// A migration link does not have what a move needs (§2.2.2).

@@ -204,7 +204,7 @@ fn recorded(entry: &JournalEntry) -> Vec<(WallMicros, Happening)> {
             let (vm, host, side) = (vm.clone(), host.clone(), *side);
             vec![(*at, Happening::GivenUp { vm, host, side })]
         }
-        JournalEntry::Resolved { vm, at, run_on } => {
+        JournalEntry::Resolved { vm, at, run_on, .. } => {
             let (vm, run_on) = (vm.clone(), *run_on);
             vec![(*at, Happening::Resolved { vm, run_on })]
         }

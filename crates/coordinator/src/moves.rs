@@ -206,19 +206,19 @@ impl Moves {
         id: MigrationId,
         entries: &[JournalEntry],
     ) -> Option<(ClusterName, BTreeMap<VmName, HostName>)> {
-        let kept = entries.iter().find_map(|entry| match entry {
-            JournalEntry::Resolved {
-                vm,
-                run_on: RunOn::Target,
-                ..
-            } => Some(vm),
+        let resolved = entries.iter().find_map(|entry| match entry {
+            JournalEntry::Resolved { vm, run_on, .. } if *run_on != RunOn::Nowhere => Some((vm, *run_on)),
             _ => None,
         });
-        if let Some(kept) = kept {
+        if let Some((vm, run_on)) = resolved {
             let one = self.moves.get(&id)?;
             let mut moved = one.running()?.request().batches.iter().flatten();
-            let moved = moved.find(|moved| moved.spec.name == *kept)?;
-            return Some((one.cluster.clone(), [(kept.clone(), moved.target.clone())].into()));
+            let moved = moved.find(|moved| moved.spec.name == *vm)?;
+            let place = match run_on {
+                RunOn::Source => &moved.source,
+                RunOn::Target | RunOn::Nowhere => &moved.target,
+            };
+            return Some((one.cluster.clone(), [(vm.clone(), place.clone())].into()));
         }
         let batch = entries.iter().find_map(|entry| match entry {
             JournalEntry::Committed { batch, .. } => Some(*batch),
@@ -336,7 +336,7 @@ impl Moves {
                         "wait for it with `transhume follow {id}`, or cancel it with `transhume cancel {id}`"
                     ),
                     Some((vm, host)) => format!(
-                        "host {host} is lost, and somebody must decide about VM {vm}: `transhume report {id}` says how"
+                        "VM {vm} waits for a decision, for it is lost with, or on, host {host}: `transhume report {id}` says how"
                     ),
                 };
                 Err(Refused::conflict(

@@ -52,6 +52,7 @@ pub(crate) enum Request {
     Rules(String, Reply<PlacementRules>),
     SetRules(String, PlacementRules, Reply<PlacementRules>),
     Vm(VmRequest, Reply<ClusterView>),
+    CheckVm(VmRequest, Reply<Verdict>),
     Plan(String, MoveOrder, Reply<PlanView>),
     Move(String, MoveOrder, Reply<Accepted>),
     Migrations(Reply<MigrationList>),
@@ -73,8 +74,7 @@ pub(crate) enum Request {
     },
     Resolve {
         migration: String,
-        vm: Option<String>,
-        run_on: RunOn,
+        wish: ResolveWish,
         dry_run: bool,
         reply: Reply<Verdict>,
     },
@@ -84,6 +84,15 @@ pub(crate) enum Request {
         dry_run: bool,
         reply: Reply<Verdict>,
     },
+}
+
+/// Where VMs are to run whose other host is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ResolveWish {
+    /// All that wait for a decision where absent.
+    pub(crate) vm: Option<String>,
+    pub(crate) run_on: RunOn,
+    pub(crate) although_it_may_have_run: bool,
 }
 
 /// What is to become of a host.

@@ -29,7 +29,9 @@ pub(crate) fn start(placed: &PlacedVm, elsewhere: Option<&str>, hosts: &Hosts) -
                 Some(found) => Err(Refused::conflict(
                     "vm-elsewhere",
                     format!("VM {vm} belongs on host {host}, and host {found} knows it"),
-                    format!("the log of the agent of host {found} says how it came there"),
+                    format!(
+                        "`transhume host show {found}` shows what is there; the log of its agent says how it came there"
+                    ),
                 )),
             }
         }

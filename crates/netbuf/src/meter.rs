@@ -16,6 +16,7 @@ pub struct Meter {
     waiting_peak_bytes: AtomicU64,
     frames: AtomicU64,
     dropped: AtomicU64,
+    late_dropped: AtomicU64,
     /// Locked by the thread and, when all is over, by who writes it down.
     trace: Option<Mutex<Trace>>,
 }
@@ -33,6 +34,9 @@ pub struct Figures {
     pub frames: u64,
     /// Frames that the kernel's queues dropped; known when the buffer is closed.
     pub dropped: u64,
+    /// At the target: frames that its lost source sent after all, behind the plug that was opened
+    /// without FIN. None of them goes in.
+    pub late_dropped: u64,
 }
 
 impl Meter {
@@ -52,6 +56,7 @@ impl Meter {
             waiting_peak_bytes: self.waiting_peak_bytes.load(Relaxed),
             frames: self.frames.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
+            late_dropped: self.late_dropped.load(Relaxed),
         }
     }
 
@@ -61,6 +66,10 @@ impl Meter {
         self.waiting_peak_bytes.fetch_max(waiting_bytes as u64, Relaxed);
         self.frames.store(frames, Relaxed);
         self.add_to_trace(kept_bytes as u64, waiting_bytes as u64, frames);
+    }
+
+    pub(crate) fn tell_late_dropped(&self, frames: u64) {
+        self.late_dropped.store(frames, Relaxed);
     }
 
     fn add_to_trace(&self, kept_bytes: u64, waiting_bytes: u64, frames: u64) {
@@ -99,6 +108,7 @@ impl std::ops::Add for Figures {
             waiting_peak_bytes: self.waiting_peak_bytes + other.waiting_peak_bytes,
             frames: self.frames + other.frames,
             dropped: self.dropped + other.dropped,
+            late_dropped: self.late_dropped + other.late_dropped,
         }
     }
 }

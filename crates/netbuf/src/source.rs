@@ -4,6 +4,7 @@
 //! ```text
 //!  open ─▶ connect ─▶ announce ─▶ shut ─▶ (QMP stop) ─▶ capture ─▶ committed ─▶ finish ─▶ account
 //!    └────────┴──────────┴────────┴──────────────────────┴──▶ shut_for_abort ─▶ (cont) ─▶ put_back
+//!  after commit, its target being lost:  reclaim ─▶ shut_for_abort ─▶ (cont) ─▶ put_back
 //!  after a kill:  resume ─▶ either way;      resume_abort ─▶ (cont) ─▶ put_back
 //! ```
 //!
@@ -407,6 +408,12 @@ impl SourceBuffer {
         if let Stage::Capturing(capture) = &self.stage {
             capture.committed();
         }
+    }
+
+    /// The VM is to run here again after commit, its target being lost: the fabric, which may send
+    /// to the target since, is told that it is here. What comes meanwhile is captured.
+    pub fn reclaim(&mut self) -> Result<(), Error> {
+        self.tap.announce(&self.own, None)
     }
 
     /// Begins step 9 without waiting for its end: for a VM of several NICs, whose buffers close at

@@ -430,3 +430,59 @@ fn a_killed_source_agent_loses_no_frame() {
         assert_eq!((source.captured, target.delivered), (200, 200));
     });
 }
+
+/// Its source was lost: the plug opened without FIN, newer frames were delivered. Being back, it
+/// sends what it had kept.
+#[test]
+fn what_a_lost_source_sends_after_all_is_dropped_and_counted() {
+    in_own_network(|| {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
+        source_guest.send([0xff; 6], 1 << 40);
+        let config = net::source_config(64 << 20);
+        let mut source = SourceBuffer::open(config.clone(), &source_tap, no_events()).unwrap();
+        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
+        let address = target.address();
+        source.connect(address).unwrap();
+        source.announce().unwrap();
+        source.shut(Responsiveness::Taking).unwrap();
+        source_guest.run(false);
+        source.capture().unwrap();
+        let peer = Peer::new();
+        let send = |numbers: std::ops::Range<u64>| {
+            numbers.for_each(|number| peer.send(net::vm_mac().bytes(), number, 60));
+        };
+        send(0..100);
+        let came = || target.meter().read().kept_bytes > 0;
+        eventually("what was captured has come", came);
+        std::thread::sleep(Duration::from_millis(100));
+        // Lost, with what comes from here on.
+        drop(source);
+        send(100..200);
+        std::thread::sleep(Duration::from_millis(50));
+        target_guest.run(true);
+        target.activate().unwrap();
+        target.opener().open();
+        let account = target.finish(CLOSE_WAIT).unwrap();
+        assert_eq!(account.delivered, 100);
+        send(200..250);
+        let newer = || target_guest.got().len() >= 150;
+        eventually("newer frames come by the new path", newer);
+
+        let mut source = SourceBuffer::resume(config, &source_tap, Some(address), no_events()).unwrap();
+        source.committed();
+        let closed = source.finish(CLOSE_WAIT).unwrap();
+        assert_eq!(closed.captured, 200, "it can close, and says what it had");
+        assert_eq!(target.meter().read().late_dropped, 100);
+        assert_eq!(
+            target.finish(CLOSE_WAIT).unwrap(),
+            account,
+            "the account stays as it was"
+        );
+        let got = target_guest.got();
+        let expected: Vec<u64> = (0..100).chain(200..250).collect();
+        assert_eq!(got, expected, "nothing old behind what is newer");
+    });
+}

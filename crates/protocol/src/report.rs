@@ -133,6 +133,9 @@ pub struct VmReport {
     /// That its source was lost before it had delivered all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_lost: Option<SourceLoss>,
+    /// That it went back to its source after commit, by an operator's decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaimed: Option<Reclaimed>,
     /// Furthest phase reached.
     pub phase: Phase,
     /// VM stopped → running. `None` if it was never stopped.
@@ -178,6 +181,16 @@ pub struct SourceLoss {
     pub frames_lost: Option<u64>,
     /// Frames that the target had from it.
     pub delivered: u64,
+}
+
+/// A VM went back to its source after commit: its target was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reclaimed {
+    /// The target.
+    pub from: HostName,
+    /// It may have run there: what it did, the frames that it had then and what it wrote to its
+    /// disks do not fit what it is now, and nobody can say how much that is.
+    pub may_have_run: bool,
 }
 
 /// Why a VM that was committed does not run.

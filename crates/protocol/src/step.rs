@@ -119,7 +119,7 @@ pub const STEPS: [StepRow; 10] = {
         row(Step::StopAndCopy,         Phase::StopAndCopy, &[Done(O::StopAndCopy), Done(O::AwaitLoaded)],        RollBack),
         row(Step::Commit,              Phase::Commitment,  &[],                                                  RollBack),
         row(Step::Activate,            Phase::Activation,  &[Done(O::Activate)],                                 RollForward),
-        row(Step::CloseBuffers,        Phase::Activation,  &[Done(O::CloseTargetBuffer), Done(O::OpenPlug), Done(O::Discard)], RollForward),
+        row(Step::CloseBuffers,        Phase::Activation,  &[Done(O::CloseTargetBuffer), Done(O::OpenPlug), Done(O::Discard), Done(O::Reclaim)], RollForward),
         row(Step::NextBatch,           Phase::Activation,  &[],                                                  RollForward),
     ]
 };
@@ -128,7 +128,7 @@ pub const STEPS: [StepRow; 10] = {
 /// is done; it goes to all VMs of the batch at once. The two that undo are wanted when a batch
 /// rolls back.
 #[rustfmt::skip]
-pub const ORDERS: [OrderRow; 17] = {
+pub const ORDERS: [OrderRow; 18] = {
     use Meaning::{Done, Lost};
     use Need::{All, Own};
     use OrderKind as O;
@@ -171,6 +171,7 @@ pub const ORDERS: [OrderRow; 17] = {
         at(S::CloseBuffers,        O::CloseTargetBuffer, Target,     Is::TargetClosed,     L::Close,        CONNECTED).may_lose_the_vm().refused(VM_GONE),
         at(S::CloseBuffers,        O::OpenPlug,          Target,     Is::TargetClosed,     L::Close,        &[Own(O::Activate)]).may_lose_the_vm().refused(VM_GONE),
         at(S::CloseBuffers,        O::Discard,           Source,     Is::Discarded,        L::Close,        CLOSED).for_every_vm().refused(GONE),
+        at(S::CloseBuffers,        O::Reclaim,           Source,     Is::SourceRestored,   L::Abort,        &[]).may_lose_the_vm().refused(VM_GONE),
         // the way back
         undo(O::AbortSource, Source, Is::SourceRestored),
         undo(O::AbortTarget, Target, Is::TargetDropped).after(&[Own(O::AbortSource)]),

@@ -9,7 +9,7 @@ use transhume_protocol::event::Happening;
 use transhume_protocol::message::{
     Command, Fault, FaultKind, GuestState, Mode, Order, OrderKind, Outcome, RefusalKind, SourceFrames,
 };
-use transhume_protocol::migration::{Input, JournalEntry, MoveRequest};
+use transhume_protocol::migration::{Input, JournalEntry, MoveRequest, RunOn};
 use transhume_protocol::report::{Ending, VmReport, WaitReason};
 
 /// VMs 1 to `vms` in batches of `k`; VM 1 is powered off.
@@ -179,11 +179,27 @@ fn a_paused_guest_stays_paused_on_its_target() {
     assert_eq!(hand.report().outcome, Ending::Committed);
 }
 
+/// VM 1 is lost when it is to run, and an operator lets it be so.
+fn play_out_and_give_up(hand: &mut Hand) {
+    hand.play_out(0, activate_ends_with(gone()));
+    let next = hand.sent.len();
+    hand.resolve(&vm(1), RunOn::Nowhere);
+    hand.play_out(next, activate_ends_with(gone()));
+}
+
 #[test]
 fn a_vm_that_is_lost_in_the_switchover_does_not_hold_the_others_up() {
     for outcome in [gone(), answer::refusal(RefusalKind::UnknownVm)] {
         let mut hand = Hand::begin(3, 2);
-        hand.play_out(0, activate_ends_with(outcome));
+        hand.play_out(0, activate_ends_with(outcome.clone()));
+        let waits = hand.report().waiting;
+        assert!(
+            waits.iter().all(|wait| wait.vm == vm(1)),
+            "the other VM is through: {waits:?}"
+        );
+        let next = hand.sent.len();
+        hand.resolve(&vm(1), RunOn::Nowhere);
+        hand.play_out(next, activate_ends_with(outcome));
         assert!(hand.done, "the second batch goes on, and the move ends");
         let report = hand.report();
         assert_eq!(report.outcome, Ending::CommittedWithLoss);
@@ -197,7 +213,7 @@ fn a_vm_that_is_lost_in_the_switchover_does_not_hold_the_others_up() {
 #[test]
 fn the_report_says_of_a_lost_vm_why_what_can_be_done_and_what_was_lost_with_it() {
     let mut hand = Hand::begin(1, 1);
-    hand.play_out(0, activate_ends_with(gone()));
+    play_out_and_give_up(&mut hand);
     let lost = report_of(&hand, 1);
     assert_eq!((&lost.host, lost.guest), (&host("t1"), GuestState::Off));
     let loss = lost.lost.expect("it is lost");
@@ -239,7 +255,7 @@ fn a_restarted_coordinator_does_not_start_a_lost_vm() {
     hand.bring_back("s1");
     hand.bring_back("t1");
     assert_eq!(hand.orders_of(&vm(1)), ["Commit"]);
-    hand.play_out(0, activate_ends_with(gone()));
+    play_out_and_give_up(&mut hand);
     assert_eq!(hand.orders_of(&vm(1)), ["Commit", "Discard"]);
     assert_eq!(hand.report().outcome, Ending::CommittedWithLoss);
     let frames = report_of(&hand, 1).frames.expect("the source gave its account");

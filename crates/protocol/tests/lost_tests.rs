@@ -6,8 +6,12 @@ mod support;
 use support::{Hand, host, request, vm};
 use transhume_model::Millis;
 use transhume_protocol::event::Happening;
-use transhume_protocol::message::{Command, GuestState, HostState, Mode, VmRole, VmState};
-use transhume_protocol::migration::{Cannot, Cleaning, Input, JournalEntry, Limits, RunOn};
+use transhume_protocol::message::{
+    Command, Fault, FaultKind, GuestState, HostState, Mode, Outcome, SourceFrames, VmRole, VmState,
+};
+use transhume_protocol::migration::{
+    Cannot, Cleaning, Illegal, Input, JournalEntry, Limits, MoveRequest, Ran, RunOn,
+};
 use transhume_protocol::report::{Ending, WaitReason};
 
 /// The named limit, and a little.
@@ -44,9 +48,16 @@ fn decisions(hand: &Hand) -> usize {
     open.count()
 }
 
+fn resolve_with(hand: &mut Hand, run_on: RunOn, although_it_may_have_run: bool) -> Result<(), Illegal> {
+    hand.give(Input::Resolve {
+        vm: vm(1),
+        run_on,
+        although_it_may_have_run,
+    })
+}
+
 fn resolve(hand: &mut Hand, run_on: RunOn) {
-    hand.give(Input::Resolve { vm: vm(1), run_on })
-        .expect("it waits for that");
+    hand.resolve(&vm(1), run_on);
 }
 
 #[test]
@@ -121,18 +132,13 @@ fn the_only_whole_copy_is_kept_until_somebody_decides() {
     assert_eq!(decisions(&hand), 1);
     let machine = &hand.machine;
     assert_eq!(machine.undecided(), [(vm(1), host("s1"))]);
-    assert_eq!(machine.check_resolution(&vm(1), RunOn::Target), Ok(host("s1")));
+    let target = machine.check_resolution(&vm(1), RunOn::Target, false);
+    assert_eq!(target.unwrap().off, Some(host("s1")));
     assert!(matches!(
-        machine.check_resolution(&vm(1), RunOn::Source),
+        machine.check_resolution(&vm(1), RunOn::Source, true),
         Err(Cannot::NotThere { .. })
     ));
-    assert!(
-        hand.give(Input::Resolve {
-            vm: vm(1),
-            run_on: RunOn::Source
-        })
-        .is_err()
-    );
+    assert!(resolve_with(&mut hand, RunOn::Source, true).is_err());
 }
 
 #[test]
@@ -182,13 +188,7 @@ fn a_source_that_is_back_needs_no_decision() {
     hand.wait(limit());
     hand.bring_back("s1");
     assert_eq!(decisions(&hand), 0);
-    assert!(
-        hand.give(Input::Resolve {
-            vm: vm(1),
-            run_on: RunOn::Target
-        })
-        .is_err()
-    );
+    assert!(resolve_with(&mut hand, RunOn::Target, false).is_err());
     hand.answer(&vm(1), "AbortSource");
     hand.answer(&vm(1), "AbortTarget");
     let report = hand.report();
@@ -369,4 +369,284 @@ fn a_kept_copy_that_is_lost_as_well_is_another_decision() {
             ("t1".to_owned(), Cleaning::Destroy)
         ]
     );
+}
+
+/// Committed, and its target's link broke before the order to run it could leave.
+fn committed_unsaid() -> Hand {
+    let mut hand = Hand::begin_with(MoveRequest {
+        limits: Limits {
+            agent_lost_ms_max: Millis(5_000),
+            ..Limits::default()
+        },
+        ..request(1, 1, Mode::Live)
+    });
+    hand.up_to(1, "StopAndCopy");
+    hand.answer(&vm(1), "AwaitLoaded");
+    hand.lose("t1");
+    hand.answer(&vm(1), "StopAndCopy");
+    assert!(hand.is_committed(1) && !hand.was_sent("Activate"));
+    hand
+}
+
+fn ran(hand: &Hand) -> Ran {
+    let nowhere = hand.machine.check_resolution(&vm(1), RunOn::Nowhere, false);
+    nowhere.expect("it can always be given up").ran
+}
+
+/// What the report says of a VM that went back.
+fn back(hand: &Hand) -> Option<bool> {
+    let line = &hand.report().vms[0];
+    line.reclaimed.as_ref().map(|back| back.may_have_run)
+}
+
+#[test]
+fn a_vm_that_was_never_told_to_run_goes_back_to_its_source_by_a_decision_alone() {
+    let mut hand = committed_unsaid();
+    hand.answer(&vm(1), "Commit");
+    hand.wait(10 * limit());
+    assert_eq!((decisions(&hand), ran(&hand)), (1, Ran::Never));
+    assert!(!hand.was_sent("Reclaim") && !hand.was_sent("Discard"));
+    resolve(&mut hand, RunOn::Source);
+    assert_eq!(cleanings(&hand), [("t1".to_owned(), Cleaning::Destroy)]);
+    assert!(!hand.done, "it does not run yet");
+    hand.answer(&vm(1), "Reclaim");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::RolledBack);
+    assert_eq!((report.vms[0].host.as_str(), back(&hand)), ("s1", Some(false)));
+    assert_eq!(report.frames.lost, 0);
+    assert!(report.vms[0].lost.is_none() && report.vms[0].frames.is_some());
+    let trouble = report.trouble.expect("why it is where it was");
+    assert!(trouble.reason.contains("provably never ran"), "{trouble:?}");
+    assert!(!hand.was_sent("Discard"), "nothing ends the copy that runs");
+}
+
+#[test]
+fn a_vm_that_may_have_run_goes_back_only_where_somebody_says_so() {
+    let mut hand = up_to("Activate");
+    hand.answer(&vm(1), "Commit");
+    hand.lose("t1");
+    hand.wait(limit());
+    assert_eq!(ran(&hand), Ran::Maybe);
+    let refused = hand.machine.check_resolution(&vm(1), RunOn::Source, false);
+    assert!(matches!(refused, Err(Cannot::MayHaveRun { .. })), "{refused:?}");
+    assert!(resolve_with(&mut hand, RunOn::Source, false).is_err());
+    resolve_with(&mut hand, RunOn::Source, true).unwrap();
+    hand.answer(&vm(1), "Reclaim");
+    let report = hand.report();
+    assert_eq!((report.outcome, back(&hand)), (Ending::RolledBack, Some(true)));
+    assert_eq!(report.vms[0].frames, None, "no zero stands for an unknown number");
+    assert!(report.trouble.unwrap().reason.contains("may have run"));
+}
+
+/// Whoever took the move up from the journal does not know whether the order had left.
+#[test]
+fn after_a_restart_of_the_coordinator_nobody_can_prove_that_it_never_ran() {
+    let mut hand = committed_unsaid();
+    hand.restart(50);
+    hand.bring_back("s1");
+    hand.wait(limit());
+    assert_eq!(ran(&hand), Ran::Maybe);
+}
+
+#[test]
+fn a_decision_to_go_back_holds_across_a_restart_and_is_asked_for_until_it_is_done() {
+    for although in [false, true] {
+        let mut hand = if although {
+            up_to("Activate")
+        } else {
+            committed_unsaid()
+        };
+        hand.lose("t1");
+        hand.wait(limit());
+        resolve_with(&mut hand, RunOn::Source, although).unwrap();
+        hand.restart(50);
+        assert!(!hand.was_sent("Reclaim"), "its source is not there yet");
+        hand.bring_back("s1");
+        assert_eq!(hand.orders_of(&vm(1)), ["Reclaim"]);
+        hand.answer_with(&vm(1), "Reclaim", support::answer::fault(FaultKind::Qemu))
+            .unwrap();
+        hand.wait(Limits::default().retry_ms.0 + 1);
+        assert_eq!(hand.count(&vm(1), "Reclaim"), 2);
+        hand.answer(&vm(1), "Reclaim");
+        assert_eq!(
+            (hand.report().outcome, back(&hand)),
+            (Ending::RolledBack, Some(although))
+        );
+    }
+}
+
+/// A target that lost power and is back, or whose QEMU died between commit and run: its record is
+/// the proof.
+#[test]
+fn a_target_that_lost_it_before_it_ran_leaves_the_choice() {
+    for (kind, expected) in [(FaultKind::NeverRan, Ran::Never), (FaultKind::Qemu, Ran::Maybe)] {
+        let lost = || Outcome::Lost(Fault::new(kind, "its QEMU is gone"));
+        let mut hand = up_to("Activate");
+        hand.answer(&vm(1), "Commit");
+        hand.answer_with(&vm(1), "Activate", lost()).unwrap();
+        assert_eq!((decisions(&hand), ran(&hand)), (1, expected));
+        assert!(!hand.was_sent("Discard"), "its source has the only copy");
+        let check = hand
+            .machine
+            .check_resolution(&vm(1), RunOn::Source, true)
+            .unwrap();
+        assert_eq!(check.off, None, "its agent says that nothing runs there");
+        let although = expected == Ran::Maybe;
+        assert_eq!(resolve_with(&mut hand, RunOn::Source, false).is_err(), although);
+        if although {
+            resolve_with(&mut hand, RunOn::Source, true).unwrap();
+        }
+        hand.answer(&vm(1), "Reclaim");
+        assert_eq!(
+            (hand.report().outcome, back(&hand)),
+            (Ending::RolledBack, Some(although))
+        );
+        assert_eq!(cleanings(&hand), [("t1".to_owned(), Cleaning::Destroy)]);
+    }
+}
+
+#[test]
+fn a_vm_that_was_lost_on_its_target_and_is_given_up_ends_as_lost() {
+    let mut hand = up_to("Activate");
+    hand.answer(&vm(1), "Commit");
+    let lost = Outcome::Lost(Fault::new(FaultKind::NeverRan, "its QEMU is gone"));
+    hand.answer_with(&vm(1), "Activate", lost).unwrap();
+    hand.restart(50);
+    hand.bring_back("s1");
+    hand.bring_back("t1");
+    assert_eq!(
+        (decisions(&hand), ran(&hand)),
+        (1, Ran::Never),
+        "the journal has the proof"
+    );
+    hand.answer(&vm(1), "Commit");
+    resolve(&mut hand, RunOn::Nowhere);
+    hand.answer(&vm(1), "Discard");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::CommittedWithLoss);
+    assert!(report.vms[0].lost.is_some());
+}
+
+#[test]
+fn a_vm_that_was_seen_to_run_is_nobodys_choice_any_more() {
+    let mut hand = up_to("Activate");
+    hand.answer(&vm(1), "Activate");
+    hand.answer(&vm(1), "Commit");
+    hand.answer(&vm(1), "CloseSourceBuffer");
+    let lost = Outcome::Lost(Fault::new(FaultKind::Qemu, "its QEMU is gone"));
+    hand.answer_with(&vm(1), "CloseTargetBuffer", lost).unwrap();
+    assert_eq!(decisions(&hand), 0);
+    assert!(hand.was_sent("Discard"));
+}
+
+/// Both copies: the last one went with its source before it said that it runs.
+#[test]
+fn a_source_that_is_lost_on_the_way_back_is_given_up_too() {
+    let mut hand = committed_unsaid();
+    hand.wait(limit());
+    resolve(&mut hand, RunOn::Source);
+    hand.lose("s1");
+    hand.wait(limit());
+    assert!(hand.done);
+    let report = hand.report();
+    assert!(report.vms[0].lost.is_some(), "{report:?}");
+    let left = [
+        ("t1".to_owned(), Cleaning::Destroy),
+        ("s1".to_owned(), Cleaning::Reclaim),
+    ];
+    assert_eq!(cleanings(&hand), left);
+}
+
+#[test]
+fn a_copy_that_died_meanwhile_on_the_source_is_lost_and_told() {
+    let mut hand = committed_unsaid();
+    hand.wait(limit());
+    resolve(&mut hand, RunOn::Source);
+    let lost = Outcome::Lost(Fault::new(FaultKind::Qemu, "its QEMU is gone as well"));
+    hand.answer_with(&vm(1), "Reclaim", lost).unwrap();
+    assert!(hand.done && hand.report().vms[0].lost.is_some());
+}
+
+/// What the source still answers to orders of before the decision is old news.
+#[test]
+fn an_account_that_comes_late_does_not_disturb_the_way_back() {
+    let mut hand = up_to("CloseSourceBuffer");
+    hand.lose("t1");
+    hand.wait(limit());
+    let (_, close) = hand.order(&vm(1), "CloseSourceBuffer");
+    resolve_with(&mut hand, RunOn::Source, true).unwrap();
+    let report = transhume_protocol::message::Report {
+        order: Some(close.id),
+        epoch: close.epoch,
+        vm: Some(vm(1)),
+        at: hand.now.wall,
+        outcome: Outcome::SourceClosed(SourceFrames::default()),
+    };
+    hand.give(Input::Report {
+        host: host("s1"),
+        report,
+    })
+    .unwrap();
+    assert!(!hand.done && !hand.was_sent("Discard"));
+    hand.answer(&vm(1), "Reclaim");
+    assert!(hand.done);
+}
+
+/// A second decision has nothing to decide on.
+#[test]
+fn nothing_is_decided_twice() {
+    for run_on in [RunOn::Source, RunOn::Nowhere] {
+        let mut hand = committed_unsaid();
+        hand.wait(limit());
+        resolve(&mut hand, run_on);
+        for again in [RunOn::Source, RunOn::Target, RunOn::Nowhere] {
+            assert!(
+                resolve_with(&mut hand, again, true).is_err(),
+                "{run_on:?}, then {again:?}"
+            );
+        }
+    }
+}
+
+/// The hosts of what is to come may be those that were lost.
+#[test]
+fn no_further_batch_begins_behind_a_vm_that_went_back() {
+    let mut hand = Hand::begin(2, 1);
+    hand.up_to(1, "Activate");
+    hand.answer(&vm(1), "Commit");
+    let lost = Outcome::Lost(Fault::new(FaultKind::NeverRan, "its QEMU is gone"));
+    hand.answer_with(&vm(1), "Activate", lost).unwrap();
+    resolve(&mut hand, RunOn::Source);
+    hand.answer(&vm(1), "Reclaim");
+    assert!(hand.done);
+    assert_eq!(hand.report().outcome, Ending::RolledBack);
+}
+
+#[test]
+fn a_batch_whose_host_is_gone_already_does_not_begin_to_wait_for_it() {
+    let mut hand = Hand::begin(2, 1);
+    hand.up_to(1, "CloseSourceBuffer");
+    hand.lose("s2");
+    hand.wait(limit());
+    for command in ["CloseSourceBuffer", "CloseTargetBuffer", "Discard"] {
+        hand.answer(&vm(1), command);
+    }
+    assert!(hand.done, "the second batch has nobody to move");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::PartlyCommitted);
+    assert_eq!(report.trouble.unwrap().host, Some(host("s2")));
+    assert_eq!(hand.count(&vm(2), "Reserve"), 0);
+}
+
+/// A source that was started anew: what it had captured went with its memory.
+#[test]
+fn a_source_that_answers_and_has_lost_its_spool_is_not_waited_for() {
+    let mut hand = up_to("CloseSourceBuffer");
+    let lost = Outcome::Failed(Fault::new(FaultKind::SpoolLost, "host s1 was started anew"));
+    hand.answer_with(&vm(1), "CloseSourceBuffer", lost).unwrap();
+    hand.answer(&vm(1), "OpenPlug");
+    let report = hand.report();
+    assert_eq!(report.outcome, Ending::CommittedWithLoss);
+    assert_eq!(report.vms[0].source_lost.as_ref().unwrap().frames_lost, None);
+    assert_eq!(cleanings(&hand), [("s1".to_owned(), Cleaning::DiscardSource)]);
 }

@@ -49,5 +49,6 @@ pub use process::{identify, is_alive, kill};
 pub use qmp::{Qmp, QmpError, QmpEvent, QmpTime};
 pub use return_path::{MessageType, ReturnPathFilter};
 pub use vm::{
-    AdoptedIncoming, Arrived, CommitPermit, Incoming, Loaded, RunState, Running, Surrendered, Vm, Waiting,
+    AdoptedIncoming, Arrived, CommitPermit, Incoming, Loaded, ReclaimPermit, RunState, Running, Surrendered,
+    Vm, Waiting,
 };

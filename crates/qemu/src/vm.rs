@@ -2,7 +2,7 @@
 //!
 //! [`Vm`] is the handle everything shares: look, kill, learn of the end. [`Running`] can be
 //! stopped, continued and sent away. [`Incoming`] can only be loaded and, with a [`CommitPermit`],
-//! resumed. [`Surrendered`] can only be destroyed.
+//! resumed. [`Surrendered`] can only be destroyed, or taken back with a [`ReclaimPermit`].
 
 use std::io;
 use std::marker::PhantomData;
@@ -33,6 +33,25 @@ pub struct CommitPermit {
 impl CommitPermit {
     /// The permit that an `Activate` order of this epoch is. Make one nowhere else.
     pub fn of_activate_order(epoch: Epoch) -> Self {
+        Self { epoch }
+    }
+
+    /// Epoch of the order.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
+/// Allows one surrendered source to run again: exists only because a `Reclaim` order came, which
+/// exists only after an operator's decision that its target, which is lost, is not to have it.
+#[derive(Debug)]
+pub struct ReclaimPermit {
+    epoch: Epoch,
+}
+
+impl ReclaimPermit {
+    /// The permit that a `Reclaim` order of this epoch is. Make one nowhere else.
+    pub fn of_reclaim_order(epoch: Epoch) -> Self {
         Self { epoch }
     }
 
@@ -314,7 +333,25 @@ impl Running {
     }
 }
 
-/// A source after commit. It can be looked at and destroyed, never run.
+/// A source after commit. It can be looked at and destroyed; it runs again with a
+/// [`ReclaimPermit`] only, and nothing else makes it run:
+///
+/// ```compile_fail
+/// # use transhume_qemu::Surrendered;
+/// async fn runs(vm: Surrendered) { vm.cont().await; }
+/// ```
+/// ```compile_fail
+/// # use transhume_qemu::Surrendered;
+/// fn undecided(vm: Surrendered) { vm.reclaim(); }
+/// ```
+/// ```compile_fail
+/// # use transhume_qemu::{CommitPermit, Surrendered};
+/// fn another_permit(vm: Surrendered, permit: CommitPermit) { vm.reclaim(permit); }
+/// ```
+/// ```
+/// # use transhume_qemu::{ReclaimPermit, Surrendered};
+/// async fn decided(vm: Surrendered, permit: ReclaimPermit) { let _ran = vm.reclaim(permit).cont().await; }
+/// ```
 #[derive(Debug)]
 pub struct Surrendered {
     vm: Vm,
@@ -331,6 +368,12 @@ impl Surrendered {
     /// The shared handle.
     pub fn vm(&self) -> &Vm {
         &self.vm
+    }
+
+    /// It may run again; QEMU takes its disks back when it is told to (`cont`).
+    pub fn reclaim(self, permit: ReclaimPermit) -> Running {
+        tracing::info!(vm = %self.vm.name(), epoch = %permit.epoch(), "reclaimed after commit");
+        Running::of(self.vm)
     }
 
     /// Destroys it.

@@ -1,5 +1,6 @@
-//! Long runs: `cargo run -p transhume-sim --example storm -- --schedules 100000 --seed 0`,
-//! with `--threads N` for another number than two.
+//! Long runs: `cargo run -p transhume-sim --example storm -- --schedules 100000 --seed 0`, with
+//! `--threads N` for another number than two. `--power-loss` runs moves in which one host loses its
+//! power for good, `--power-cycle` those in which it comes back.
 //!
 //! Seeds are taken one after the other, so that ranges can be run at any time and added up. Every
 //! violation is printed with its seed; `--seed S --watch` shows all that happens in one. The exit
@@ -15,7 +16,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use transhume_sim::{Scenario, World};
+use transhume_sim::{PowerLoss, Scenario, World};
 
 /// Schedules between two lines on the terminal.
 const PROGRESS_EVERY: u64 = 20_000;
@@ -40,8 +41,20 @@ fn option(name: &str, default: u64) -> u64 {
     })
 }
 
+fn is_given(name: &str) -> bool {
+    std::env::args().any(|argument| argument == name)
+}
+
+fn scenario(seed: u64) -> Scenario {
+    match (is_given("--power-loss"), is_given("--power-cycle")) {
+        (true, _) => Scenario::power_loss(seed, PowerLoss::ForGood),
+        (false, true) => Scenario::power_loss(seed, PowerLoss::ComesBack),
+        (false, false) => Scenario::storm(seed),
+    }
+}
+
 fn one(seed: u64, sums: &Mutex<Sums>) {
-    let outcome = World::new(Scenario::storm(seed)).run();
+    let outcome = World::new(scenario(seed)).run();
     let mut sums = sums.lock().expect("no thread panics while it adds up");
     sums.schedules += 1;
     match outcome {
@@ -76,7 +89,7 @@ fn processor_seconds() -> Option<f64> {
 
 /// One seed with everything that happens in it.
 fn look_into(seed: u64) -> ExitCode {
-    let scenario = Scenario::storm(seed);
+    let scenario = scenario(seed);
     println!("{scenario:#?}");
     let watched =
         World::new(scenario).watched(|micros, what| println!("{:>12.3} {what:?}", micros as f64 / 1e3));
@@ -93,7 +106,7 @@ fn look_into(seed: u64) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().any(|argument| argument == "--watch") {
+    if is_given("--watch") {
         return look_into(option("--seed", 0));
     }
     let (schedules, first) = (option("--schedules", 100_000), option("--seed", 0));

@@ -124,6 +124,12 @@ pub enum Violation {
         /// The VM.
         vm: VmName,
     },
+    /// A VM went back to its source as one that never ran on its target, and it had.
+    #[error("VM {vm} went back to its source on the word that it never ran on its target, and it had")]
+    NoProof {
+        /// The VM.
+        vm: VmName,
+    },
     /// Something was told twice.
     #[error("the event {event} was given twice")]
     ToldTwice {
@@ -151,6 +157,11 @@ pub(crate) fn check_sent(journal: &[JournalEntry], order: &Order) -> Result<(), 
     let (command, Some(vm)) = (order.command.name(), order.command.vm()) else {
         return Ok(());
     };
+    let reclaimed = |entry: &JournalEntry| matches!(entry, JournalEntry::Resolved { vm: of, run_on: RunOn::Source, .. } if of == vm);
+    if matches!(order.command, Command::Reclaim { .. }) && !journal.iter().any(reclaimed) {
+        let vm = vm.clone();
+        return Err(Violation::SentBeforePersist { vm, command });
+    }
     let decides = matches!(
         order.command,
         Command::Activate { .. }

@@ -291,6 +291,7 @@ impl<S: Subject> Case<S> {
             OrderKind::CloseTargetBuffer => Command::CloseTargetBuffer { vm },
             OrderKind::OpenPlug => Command::OpenPlug { vm },
             OrderKind::Discard => Command::Discard { vm },
+            OrderKind::Reclaim => Command::Reclaim { vm },
             OrderKind::AbortSource => Command::AbortSource { vm },
             OrderKind::AbortTarget => Command::AbortTarget { vm },
         }

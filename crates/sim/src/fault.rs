@@ -49,6 +49,15 @@ pub enum Fault {
     },
 }
 
+/// What becomes of a host that loses its power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerLoss {
+    /// It never comes back.
+    ForGood,
+    /// It comes back, with what is on its disk.
+    ComesBack,
+}
+
 /// What happens to an order or to those who handle it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderFault {
@@ -72,6 +81,8 @@ pub enum OrderFault {
     Partitioned,
     /// Its host dies for good.
     HostDies,
+    /// Its host loses its power and comes back.
+    HostReboots,
 }
 
 /// What happens to an act.
@@ -95,6 +106,8 @@ pub enum ActFault {
     QemuDies,
     /// The host dies for good, just before it.
     HostDies,
+    /// The host loses its power just before it, and comes back.
+    HostReboots,
     /// It is never answered.
     Stays,
 }
@@ -156,6 +169,8 @@ pub enum Mischief {
     CutAnew,
     /// A host dies for good.
     HostDies,
+    /// A host loses its power and comes back.
+    HostReboots,
 }
 
 impl Mischief {

@@ -24,6 +24,10 @@ pub(crate) struct Guest {
     pub(crate) learned: HostIx,
     /// The journal holds `Committed` for its batch.
     pub(crate) committed: bool,
+    /// It was told to run on its target.
+    pub(crate) ran_on_target: bool,
+    /// What it did by itself when its batch was committed: what the copy on its source knows.
+    pub(crate) kind_at_commit: GuestKind,
     /// A copy that may have been the only one was ended by a fault.
     pub(crate) killed: bool,
     /// A host that held frames for it is lost: some may be missing.
@@ -44,6 +48,8 @@ impl Guest {
             sent: 0,
             learned: source,
             committed: false,
+            ran_on_target: false,
+            kind_at_commit: kind,
             killed: false,
             may_miss_frames: false,
             cut: false,

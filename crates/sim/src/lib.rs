@@ -32,7 +32,7 @@ mod world;
 
 pub use check::Violation;
 pub use coordinator::CrashPoint;
-pub use fault::{ActFault, Fault, Mischief, OrderFault, Place, Weather, WriteFault};
+pub use fault::{ActFault, Fault, Mischief, OrderFault, Place, PowerLoss, Weather, WriteFault};
 pub use random::Random;
 pub use scenario::{GuestKind, Scenario};
-pub use world::{Outcome, Watcher, World};
+pub use world::{Loss, Outcome, Watcher, World};

@@ -77,6 +77,9 @@ pub(crate) enum Event {
     AgentStarts {
         host: HostIx,
     },
+    HostBoots {
+        host: HostIx,
+    },
     AgentKilled {
         host: HostIx,
         run: u64,

@@ -7,9 +7,32 @@ use transhume_model::{
 };
 use transhume_protocol::message::{GuestState, Mode};
 use transhume_protocol::migration::{Converge, Limits, MoveRequest, MoveVm};
+use transhume_protocol::step::ORDERS;
 
-use crate::fault::{ActFault, Fault, Mischief, Weather, WriteFault};
+use crate::fault::{ActFault, Fault, Mischief, OrderFault, Place, PowerLoss, Weather, WriteFault};
 use crate::random::Random;
+
+/// Acts of a move, on either side.
+const ACTS_OF_A_MOVE: [&str; 18] = [
+    "admit",
+    "spawn",
+    "open-page-listener",
+    "open-page-stream",
+    "start-migration",
+    "open-source-buffer",
+    "open-target-buffer",
+    "connect-source-buffer",
+    "shut-source-buffer",
+    "stop",
+    "capture",
+    "finish-copy",
+    "await-loaded",
+    "run-arrived",
+    "activate-buffer",
+    "surrender",
+    "finish-source-buffer",
+    "finish-target-buffer",
+];
 
 /// What a guest does when the move begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +128,60 @@ impl Scenario {
             batch_max: random.happens(500_000).then_some(vms),
             guests: guests(&mut random),
             weather: weather(&mut random),
+            ..Scenario::calm(seed, vms, batch)
+        }
+    }
+
+    /// A move in which one host loses its power, at a step, an act or an instant that the seed
+    /// makes up: a source, a target, or one that has no part in what is under way. Sometimes the
+    /// coordinator is killed as well.
+    pub fn power_loss(seed: u64, loss: PowerLoss) -> Self {
+        let mut random = Random::new(seed ^ 0x0ff0_0000_0000_0000);
+        let vms = random.between(1, 4) as usize;
+        let batch = random.between(1, vms as u64) as usize;
+        let vm = random.between(0, vms as u64 - 1) as usize;
+        let (order, act, strike) = match loss {
+            PowerLoss::ForGood => (OrderFault::HostDies, ActFault::HostDies, Mischief::HostDies),
+            PowerLoss::ComesBack => (
+                OrderFault::HostReboots,
+                ActFault::HostReboots,
+                Mischief::HostReboots,
+            ),
+        };
+        let mut weather = Weather::default();
+        let faults = match random.between(0, 5) {
+            0 | 1 => vec![Fault::Order {
+                vm,
+                order: random.pick(&ORDERS).order,
+                what: order,
+            }],
+            2 | 3 => vec![Fault::Act {
+                vm,
+                place: *random.pick(&[Place::Source, Place::Target]),
+                act: ACTS_OF_A_MOVE[random.between(0, ACTS_OF_A_MOVE.len() as u64 - 1) as usize],
+                what: act,
+            }],
+            _ => {
+                (weather.until_ms, weather.strike_ms_max) = (2_000, random.between(50, 1_500));
+                weather.strikes = vec![strike];
+                Vec::new()
+            }
+        };
+        if random.happens(250_000) {
+            weather.until_ms = 60_000;
+            weather.coordinator_dies = *random.pick(&[2_000, 20_000]);
+        }
+        Scenario {
+            mode: if random.happens(100_000) {
+                Mode::Offline
+            } else {
+                Mode::Live
+            },
+            sources: random.between(1, vms.min(2) as u64) as usize,
+            targets: random.between(1, vms.min(2) as u64) as usize,
+            guests: guests(&mut random),
+            faults,
+            weather,
             ..Scenario::calm(seed, vms, batch)
         }
     }

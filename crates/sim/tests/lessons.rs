@@ -57,10 +57,10 @@ fn an_agent_killed_as_it_starts_a_target_leaves_nothing() {
 }
 
 #[test]
-fn a_target_whose_qemu_dies_between_the_decision_and_its_run_is_reported_as_lost() {
+fn a_target_whose_qemu_dies_between_the_decision_and_its_run_is_reported_as_lost_or_goes_back() {
     all_hold(
         &[act(TARGET, "run-arrived", ActFault::QemuDies)],
-        &[Ending::CommittedWithLoss],
+        &[Ending::CommittedWithLoss, Ending::PartlyCommitted],
     );
 }
 

@@ -3,34 +3,50 @@
 
 use std::process::ExitCode;
 
-use transhume_coordinator::journal::{JournalError, Summary, backup, restore, verify};
+use transhume_api::Verdict;
+use transhume_coordinator::journal::{
+    JournalError, Summary, backup, check_backup, check_restore, restore, verify,
+};
 use transhume_planner::words::some;
 
 use crate::args::JournalCommand;
 use crate::failure::{Failure, Kind};
 use crate::moves::print_json;
+use crate::operators;
 
-pub fn run(command: JournalCommand) -> Result<ExitCode, Failure> {
+pub async fn run(command: JournalCommand) -> Result<ExitCode, Failure> {
     let (summary, json, done) = match command {
         JournalCommand::Verify { file, json } => {
             let summary = verify(&file).map_err(refused)?;
             (summary, json, format!("{} is whole", file.display()))
         }
-        JournalCommand::Backup { file, copy, json } => {
-            let summary = backup(&file, &copy).map_err(refused)?;
-            (
-                summary,
-                json,
-                format!("{} is copied to {}", file.display(), copy.display()),
-            )
+        JournalCommand::Backup { file, copy, deciding } => {
+            let what = format!("{} is copied to {}", file.display(), copy.display());
+            let planned = async {
+                check_backup(&file, &copy)
+                    .map(|_| planned(&what, None))
+                    .map_err(refused)
+            };
+            if let Some(told) = operators::ask_back(&deciding, planned).await? {
+                return Ok(told);
+            }
+            (backup(&file, &copy).map_err(refused)?, deciding.json, what)
         }
-        JournalCommand::Restore { copy, file, json } => {
-            let summary = restore(&copy, &file).map_err(refused)?;
-            let done = format!(
+        JournalCommand::Restore { copy, file, deciding } => {
+            let what = format!(
                 "{} is a journal again, with epochs above all that agents have seen; VMs that were moved since its backup are where agents say, not where it says: look at `transhume cluster show` before anything is moved",
                 file.display()
             );
-            (summary, json, done)
+            let lost = "what was decided since the backup was made: clusters, moves, fences and cordons of that time";
+            let planned = async {
+                check_restore(&copy, &file)
+                    .map(|_| planned(&what, Some(lost)))
+                    .map_err(refused)
+            };
+            if let Some(told) = operators::ask_back(&deciding, planned).await? {
+                return Ok(told);
+            }
+            (restore(&copy, &file).map_err(refused)?, deciding.json, what)
         }
     };
     if json {
@@ -39,6 +55,10 @@ pub fn run(command: JournalCommand) -> Result<ExitCode, Failure> {
     println!("{done}");
     println!("{}", text(&summary));
     Ok(ExitCode::SUCCESS)
+}
+
+fn planned(what: &str, lost: Option<&str>) -> Verdict {
+    Verdict::planned(what.to_owned(), lost.map(str::to_owned).into_iter().collect())
 }
 
 fn text(summary: &Summary) -> String {

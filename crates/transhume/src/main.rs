@@ -17,6 +17,7 @@ mod forecasts;
 mod import;
 mod journals;
 mod labs;
+mod local;
 mod machine;
 mod measurement;
 mod memory;
@@ -34,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Args, Command, InventoryVerb};
+use crate::args::{AgentCommand, Args, Command, InventoryVerb};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -64,7 +65,7 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Inventory {
             command: InventoryVerb::Import { from },
         } => import::run(from).await,
-        Command::Journal { command } => journals::run(command),
+        Command::Journal { command } => journals::run(command).await,
         Command::Drain(args) => drains::drain(&client()?, args).await,
         Command::Drains(args) => drains::drains(&client()?, args).await,
         Command::Migrate(order) => moves::migrate(&client()?, order).await,
@@ -74,7 +75,15 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Follow { migration, json } => moves::follow(&client()?, migration, json).await,
         Command::Cancel { migration, json } => moves::cancel(&client()?, migration, json).await,
         Command::Bands { command } => bands::run(&command),
-        Command::Agent { config } => daemon::agent(&config).await,
+        Command::Agent {
+            command: Some(AgentCommand::Vm { command }),
+            ..
+        } => local::run(command).await,
+        Command::Agent {
+            config: Some(config), ..
+        } => daemon::agent(&config).await,
+        // The parser lets nobody through without either.
+        Command::Agent { .. } => Err(Failure::other("name the agent's configuration with --config")),
         Command::Coordinator {
             config: Some(config), ..
         } => daemon::coordinator(&config).await,

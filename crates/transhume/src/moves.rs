@@ -8,7 +8,7 @@ use transhume_api::{
 };
 use transhume_model::{ClusterName, MigrationId};
 use transhume_planner::words::some;
-use transhume_protocol::report::{Ending, MigrationReport};
+use transhume_protocol::report::{Ending, MigrationReport, VmReport};
 
 use crate::args::{Batches, How, MoveArgs, PlanArgs};
 use crate::clusters::cluster_name;
@@ -174,7 +174,12 @@ fn finish(report: MigrationReport, json: bool) -> Result<ExitCode, Failure> {
 /// Whether a VM, or frames, went with a host or a QEMU that is lost.
 pub fn is_something_lost(report: &MigrationReport) -> bool {
     let mut vms = report.vms.iter();
-    report.outcome == Ending::CommittedWithLoss || vms.any(|vm| vm.lost.is_some() || vm.source_lost.is_some())
+    report.outcome == Ending::CommittedWithLoss || vms.any(is_less)
+}
+
+fn is_less(vm: &VmReport) -> bool {
+    let ran_elsewhere = vm.reclaimed.as_ref().is_some_and(|back| back.may_have_run);
+    vm.lost.is_some() || vm.source_lost.is_some() || ran_elsewhere
 }
 
 fn code(report: &MigrationReport) -> ExitCode {

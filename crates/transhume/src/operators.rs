@@ -57,12 +57,14 @@ pub async fn migration(client: &Client, command: MigrationCommand) -> Result<Exi
         migration,
         vm,
         run_on,
+        although_it_may_have_run,
         deciding,
     } = command;
     let ask = |dry_run| {
         let resolution = MoveResolution {
             vm: vm.clone(),
             run_on: run_on.into(),
+            although_it_may_have_run,
             dry_run,
         };
         let client = client.clone();
@@ -76,16 +78,31 @@ pub async fn decide<F>(deciding: &Deciding, ask: impl Fn(bool) -> F) -> Result<E
 where
     F: Future<Output = Result<Verdict, ClientError>>,
 {
+    match ask_back(deciding, ask(true)).await? {
+        Some(told) => Ok(told),
+        None => show(&ask(false).await?, deciding.json),
+    }
+}
+
+/// Says what would be done where only that was asked for; else asks back where something may be
+/// lost. `None`: go on.
+pub async fn ask_back<E>(
+    deciding: &Deciding,
+    planned: impl Future<Output = Result<Verdict, E>>,
+) -> Result<Option<ExitCode>, Failure>
+where
+    Failure: From<E>,
+{
     if deciding.dry_run {
-        return show(&ask(true).await?, deciding.json);
+        return show(&planned.await?, deciding.json).map(Some);
     }
     if !deciding.yes {
-        let planned = ask(true).await?;
+        let planned = planned.await?;
         if !planned.may_be_lost.is_empty() {
             confirm(&planned)?;
         }
     }
-    show(&ask(false).await?, deciding.json)
+    Ok(None)
 }
 
 fn confirm(planned: &Verdict) -> Result<(), Failure> {
@@ -107,7 +124,7 @@ fn confirm(planned: &Verdict) -> Result<(), Failure> {
     }
 }
 
-fn show(verdict: &Verdict, json: bool) -> Result<ExitCode, Failure> {
+pub fn show(verdict: &Verdict, json: bool) -> Result<ExitCode, Failure> {
     if json {
         return print_json(verdict);
     }

@@ -80,7 +80,9 @@ fn lost(report: &MigrationReport) -> String {
     let losses = || report.vms.iter().filter_map(|vm| vm.source_lost.as_ref());
     let known: u64 = losses().filter_map(|loss| loss.frames_lost).sum();
     let counted = report.frames.lost + known;
-    match losses().any(|loss| loss.frames_lost.is_none()) {
+    let ran_elsewhere = |vm: &VmReport| vm.reclaimed.as_ref().is_some_and(|back| back.may_have_run);
+    let unknown = losses().any(|loss| loss.frames_lost.is_none()) || report.vms.iter().any(ran_elsewhere);
+    match unknown {
         true => format!("{counted} and an unknown number"),
         false => counted.to_string(),
     }
@@ -114,6 +116,16 @@ fn notes(vm: &VmReport) -> Vec<String> {
         notes.push(format!(
             "VM {id}: its source, host {}, was lost before it had delivered all; {} frames came from it, {lost}",
             loss.host, loss.delivered
+        ));
+    }
+    if let Some(back) = &vm.reclaimed {
+        let what = match back.may_have_run {
+            false => "where it never ran",
+            true => "where it may have run: what it did there, and what reached it there, is lost",
+        };
+        notes.push(format!(
+            "VM {id} went back to its source after the commit, from host {}, {what}",
+            back.from
         ));
     }
     if let Some(why) = &vm.clocks {

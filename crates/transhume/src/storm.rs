@@ -6,6 +6,7 @@
 //!             └── a new lab after a lost VM or a violation ◀───┘
 //! ```
 
+mod lost;
 mod moving;
 mod round;
 mod scene;
@@ -49,6 +50,9 @@ pub async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
     if !args.summary.is_empty() {
         return summarise(&args.summary, args.json);
     }
+    if args.lost_hosts {
+        return lost_hosts(&args).await;
+    }
     let faults = chosen(&args.faults)?;
     check(&args, &faults)?;
     let mut ledger = Ledger::open(args.log.as_deref())?;
@@ -64,6 +68,18 @@ pub async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
     } else {
         print!("{}", sum.markdown());
     }
+    Ok(ExitCode::from(u8::from(sum.violated > 0)))
+}
+
+/// Rounds in which a host is lost for good.
+async fn lost_hosts(args: &StormArgs) -> Result<ExitCode, Failure> {
+    check(args, &Fault::ALL)?;
+    refuse_lab("storm").await?;
+    let weathered = lost::rounds(args).await;
+    let lowered = down(&LabName::default(), &progress()).await;
+    let sum = weathered?;
+    lowered?;
+    print_json(&sum)?;
     Ok(ExitCode::from(u8::from(sum.violated > 0)))
 }
 

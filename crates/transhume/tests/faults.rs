@@ -172,3 +172,86 @@ fn a_buffer_that_reaches_its_limit_rolls_the_batch_back() {
     assert_eq!(side(&lab), "source");
     over(&lab, "after the limit");
 }
+
+/// Committed, and its coordinator killed before it could give an order; meanwhile something happens
+/// to its target. What `migrate` said by then is dropped.
+fn committed_and_unsaid(lab: &UserLab, meanwhile: impl FnOnce(&mut transhume_lab::Lab)) {
+    let config = coordinator_config(lab);
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut opened = lab.open();
+    faults::kill(&opened, "coordinator").unwrap();
+    std::fs::write(&config, format!("crash_at = \"after-committed\"\n{text}")).unwrap();
+    faults::start_coordinator(&mut opened).unwrap();
+    says("hosts").succeeded();
+    let mut moving = start(&["migrate", "lab", "--from", "h1", "--to", "h3"]);
+    moving.until("the coordinator does not answer");
+    moving.give_up();
+    faults::kill(&opened, "coordinator").unwrap();
+    meanwhile(&mut opened);
+    std::fs::write(&config, text).unwrap();
+    faults::start_coordinator(&mut opened).unwrap();
+}
+
+/// Asks until the move waits for somebody.
+fn until_asked() -> String {
+    let begun = std::time::Instant::now();
+    loop {
+        let report = says("report --json").json();
+        let waits = report["waiting"].as_array().cloned().unwrap_or_default();
+        let hint = waits.iter().find_map(|wait| wait["why"]["hint"].as_str());
+        if let Some(hint) = hint {
+            return hint.to_owned();
+        }
+        assert!(begun.elapsed().as_secs() < 90, "nobody is asked: {report}");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+}
+
+/// Its host loses power and is back: its agent's record says that it never ran there.
+#[test]
+fn a_vm_that_its_target_lost_before_it_ran_goes_back_to_its_source() {
+    let lab = lab("--hosts 4 --vms 2 --rate 300");
+    let h3 = "h3".parse().unwrap();
+    committed_and_unsaid(&lab, |opened| {
+        transhume_lab::storm::end_everything(opened, &h3).unwrap();
+        faults::start_agent(opened, "h3").unwrap();
+    });
+    let hint = until_asked();
+    assert!(hint.contains("--run-on source`"), "provably never ran: {hint}");
+    let told = says("migration resolve 1 --vm vm1 --run-on source --dry-run");
+    assert!(told.stdout.contains("runs on its source"), "{told:?}");
+    says("migration resolve 1 --vm vm1 --run-on source").succeeded();
+    says("follow 1");
+    let report = says("report --json").json();
+    assert_eq!(report["outcome"], "rolled-back", "{report}");
+    assert_eq!(report["vms"][0]["reclaimed"]["may_have_run"], false, "{report}");
+    assert_no_frame_lost(&report);
+    assert_eq!(lab.hosts_of_vms(), ["h1", "h2"]);
+    lab.assert_one_of_each(2);
+    lab.assert_clean("after the way back");
+    says("migrate lab --from h1 --to h4").succeeded();
+    assert_eq!(lab.hosts_of_vms(), ["h4", "h2"]);
+}
+
+/// Its host never comes back, and a coordinator that was started anew cannot know what had left.
+#[test]
+fn a_vm_whose_target_is_lost_for_good_goes_back_where_somebody_says_so() {
+    let lab = lab("--hosts 4 --vms 2 --rate 300");
+    let h3 = "h3".parse().unwrap();
+    committed_and_unsaid(&lab, |opened| {
+        transhume_lab::storm::lose_power(opened, &h3).unwrap()
+    });
+    let hint = until_asked();
+    assert!(hint.contains("--although-it-may-have-run"), "{hint}");
+    says("host fence h3 --powered-off --yes").succeeded();
+    let refused = says("migration resolve 1 --vm vm1 --run-on source --yes");
+    assert_eq!(refused.code, Some(3), "{refused:?}");
+    assert!(refused.stderr.contains("--run-on nowhere"), "{refused:?}");
+    says("migration resolve 1 --vm vm1 --run-on source --although-it-may-have-run --yes").succeeded();
+    says("follow 1");
+    let report = says("report --json").json();
+    assert_eq!(report["vms"][0]["reclaimed"]["may_have_run"], true, "{report}");
+    assert_eq!(lab.hosts_of_vms(), ["h1", "h2"]);
+    says("migrate lab --from h1 --to h4").succeeded();
+    assert_eq!(lab.hosts_of_vms(), ["h4", "h2"]);
+}

@@ -109,7 +109,7 @@ fn deaf_ones(lab: &UserLab) {
 
 /// The place of one that is off moves, and it boots there; one that is asked powers itself off.
 fn powered_off_ones(lab: &UserLab) {
-    says("vm stop --force lab vm2").succeeded();
+    says("vm stop --force --yes lab vm2").succeeded();
     let off = moved(THERE);
     let (host, state) = lab.state_of("vm2");
     assert_eq!(state, "off");

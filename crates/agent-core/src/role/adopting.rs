@@ -20,6 +20,8 @@ const GONE: &str = "its QEMU ended while no agent watched it";
 pub(crate) struct Adopting {
     record: Box<Record>,
     ticket: Ticket,
+    /// Its process is gone: only what it captured is taken up.
+    gone: bool,
     /// What QEMU said meanwhile, the newest of each kind.
     said: Said,
 }
@@ -61,14 +63,15 @@ pub(super) fn take_up(cx: &mut Cx<'_>, record: Record, found: Found) -> Role {
             Found::Gone,
         ) => {
             let process = process.clone();
-            adopt(cx, record, process)
+            let gone = found == Found::Gone;
+            adopt(cx, record, process, gone)
         }
         (Place::Home { .. } | Place::Arrived { .. }, Found::Gone) => Stranded::clear(cx, record),
         (_, Found::Gone) => without_process(record),
     }
 }
 
-fn adopt(cx: &mut Cx<'_>, record: Record, process: transhume_model::ProcessId) -> Role {
+fn adopt(cx: &mut Cx<'_>, record: Record, process: transhume_model::ProcessId, gone: bool) -> Role {
     let (incoming, surrendered) = (
         matches!(record.place, Place::Target { .. }),
         matches!(record.place, Place::Left { .. }),
@@ -83,7 +86,12 @@ fn adopt(cx: &mut Cx<'_>, record: Record, process: transhume_model::ProcessId) -
     });
     let record = Box::new(record);
     let said = Said::default();
-    Role::Adopting(Adopting { record, ticket, said })
+    Role::Adopting(Adopting {
+        record,
+        ticket,
+        gone,
+        said,
+    })
 }
 
 /// Which of its buffers go on.
@@ -161,7 +169,19 @@ pub(super) fn without_process(record: Record) -> Role {
             source.orphaned = capturing;
             Role::Source(Box::new(source))
         }
-        Place::Left { tunnels, closed, .. } => Role::Left(Left::new(spec, None, tunnels, closed)),
+        Place::Left {
+            process,
+            migration,
+            guest,
+            tunnels,
+            closed,
+        } => {
+            let left = Left::new(spec, process.clone(), migration, tunnels, closed).with_guest(guest);
+            Role::Left(match process {
+                Some(_) => left.dead(GONE),
+                None => left,
+            })
+        }
         Place::Target {
             process,
             migration,
@@ -186,7 +206,7 @@ pub(super) fn without_process(record: Record) -> Role {
 }
 
 /// The order to pre-copy went with the agent that got it: no progress is reported on it any more.
-fn of_before(migration: MigrationId) -> PreCopyOrder {
+pub(super) fn of_before(migration: MigrationId) -> PreCopyOrder {
     PreCopyOrder {
         id: OrderId(0),
         epoch: Epoch(0),
@@ -231,7 +251,15 @@ impl Adopting {
             Input::Done { ticket, result } if ticket == self.ticket => match result {
                 Ok(Product::Adopted { run }) => {
                     self.said.powered_off |= run == RunState::Shutdown;
+                    if self.gone {
+                        self.said.died = Some(GONE.to_owned());
+                    }
                     self.said.tell(cx, adopted(*self.record, run))
+                }
+                Ok(Product::AdoptedWithoutSpool) => {
+                    self.said.died = Some(GONE.to_owned());
+                    let role = adopted(*self.record, RunState::PostMigrate);
+                    self.said.tell(cx, role.without_spool())
                 }
                 Ok(Product::Gone) => take_up(cx, *self.record, Found::Gone),
                 Ok(_) => Stranded::with_record(cx, *self.record, &super::unexpected().to_string()),
@@ -296,9 +324,11 @@ fn adopted(record: Record, run: RunState) -> Role {
         }
         Place::Left {
             process,
+            migration,
+            guest,
             tunnels,
             closed,
-        } => Role::Left(Left::new(spec, process, tunnels, closed)),
+        } => Role::Left(Left::new(spec, process, migration, tunnels, closed).with_guest(guest)),
         Place::Target {
             process,
             migration,

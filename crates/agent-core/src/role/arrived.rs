@@ -133,6 +133,7 @@ impl Arrived {
     pub(super) fn dead(self, why: &str) -> Role {
         let arrival = Arrival {
             tunnels: self.tunnels,
+            told_to_run: true,
             activated: self.activated,
             closed: None,
         };
@@ -391,6 +392,7 @@ impl Arrived {
     fn arrival(&self, closed: Option<TargetFrames>) -> Arrival {
         Arrival {
             tunnels: self.tunnels.clone(),
+            told_to_run: true,
             activated: self.activated,
             closed,
         }

@@ -74,6 +74,7 @@ impl Expected {
                 cx.answer(kind, Outcome::Activated(times));
                 let arrival = Arrival {
                     tunnels: Vec::new(),
+                    told_to_run: false,
                     activated: Some(times),
                     closed: None,
                 };

@@ -151,7 +151,7 @@ impl Home {
                 };
                 Ok(Source::begin(cx, self, order))
             }
-            Command::AbortSource { .. } => {
+            Command::AbortSource { .. } | Command::Reclaim { .. } => {
                 cx.answer(kind, Outcome::SourceRestored(SourceFrames::default()));
                 Ok(Role::Home(self))
             }

@@ -182,6 +182,14 @@ impl Role {
         }
     }
 
+    /// What a VM that has left had captured is gone.
+    fn without_spool(self) -> Self {
+        match self {
+            Role::Left(left) => Role::Left(left.without_spool()),
+            other => other,
+        }
+    }
+
     /// A target that holds the whole VM, or may: one that is being taken over has not said so yet.
     pub(crate) fn is_whole_target(&self) -> bool {
         match self {

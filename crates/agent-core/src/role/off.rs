@@ -50,7 +50,7 @@ impl Off {
                 cx.answer(kind, Outcome::Destroyed);
                 Ok(Role::Gone)
             }
-            Command::AbortSource { .. } => {
+            Command::AbortSource { .. } | Command::Reclaim { .. } => {
                 cx.answer(kind, Outcome::SourceRestored(SourceFrames::default()));
                 Ok(Role::Off(self))
             }
@@ -86,10 +86,14 @@ impl Off {
 
     /// It came with a move and is off now: what it does not hold any more is lost.
     fn lost(&self, kind: OrderKind) -> Option<Outcome> {
-        let came = self.arrival.is_some() && kind != OrderKind::OpenTargetBuffer;
-        came.then(|| {
+        let arrival = self.arrival.as_ref()?;
+        let fault_kind = match arrival.told_to_run {
+            true => FaultKind::Qemu,
+            false => FaultKind::NeverRan,
+        };
+        (kind != OrderKind::OpenTargetBuffer).then(|| {
             let reason = format!("VM {} is powered off: {}", self.spec.name, self.why);
-            Outcome::Lost(Fault::new(FaultKind::Qemu, reason))
+            Outcome::Lost(Fault::new(fault_kind, reason))
         })
     }
 }

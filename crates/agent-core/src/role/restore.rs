@@ -1,10 +1,10 @@
-//! The way back before commit: the VM is at home again, as it was, with its frames put back in
-//! order.
+//! The way back before commit, and after it by an operator's decision: the VM is at home again, as
+//! it was, with its frames put back in order.
 //!
 //! Every step may be taken again after a failure: the next order begins with the first and finds
 //! what is done. Nothing that was kept is let go of before the last one has succeeded.
 
-use transhume_protocol::message::{GuestState, OrderKind, Outcome, SourceFrames};
+use transhume_protocol::message::{Fault, FaultKind, GuestState, OrderKind, Outcome, SourceFrames};
 
 use super::source::{Doing, Source};
 use super::{Home, Off, Role};
@@ -17,6 +17,8 @@ use crate::trouble::Trouble;
 #[derive(Debug, Clone)]
 pub(super) struct Restoring {
     pub(super) ticket: Ticket,
+    /// Whose answer it is: `AbortSource` or `Reclaim`.
+    kind: OrderKind,
     step: Step,
     /// QEMU said meanwhile what the guest does: newer than what the step found.
     pub(super) heard: bool,
@@ -24,6 +26,8 @@ pub(super) struct Restoring {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
+    /// It was surrendered, and may run again.
+    Reclaim,
     /// Frames wait in the plug, all before them are kept.
     Shut,
     Cancel,
@@ -34,23 +38,31 @@ enum Step {
 }
 
 impl Source {
-    pub(super) fn begin_restore(mut self: Box<Self>, cx: &mut Cx<'_>) -> Role {
+    pub(super) fn begin_restore(mut self: Box<Self>, cx: &mut Cx<'_>, kind: OrderKind) -> Role {
         self.stream = false;
         cx.signal(Signal::Pace(Pace::Released));
         cx.signal(Signal::CutPageStream);
         // From here on the plug may be shut, and the guest may run again: a later agent must not
         // capture, and must open what is shut.
         self.restoring = self.buffers;
-        let step = match (&self.ended, self.buffers) {
+        let step = match (&self.ended, kind) {
             (Some(_), _) => Step::End,
-            (None, true) => Step::Shut,
-            (None, false) => Step::Cancel,
+            (None, OrderKind::Reclaim) => Step::Reclaim,
+            (None, _) => self.first_step(),
         };
-        self.restore(cx, step)
+        self.restore(cx, kind, step)
     }
 
-    fn restore(mut self: Box<Self>, cx: &mut Cx<'_>, step: Step) -> Role {
+    fn first_step(&self) -> Step {
+        match self.buffers {
+            true => Step::Shut,
+            false => Step::Cancel,
+        }
+    }
+
+    fn restore(mut self: Box<Self>, cx: &mut Cx<'_>, kind: OrderKind, step: Step) -> Role {
         let act = match step {
+            Step::Reclaim => Act::Reclaim { epoch: cx.epoch },
             Step::Shut => Act::ShutForAbort,
             Step::Cancel => Act::CancelMigration,
             Step::Run => Act::Cont,
@@ -59,7 +71,12 @@ impl Source {
         };
         let ticket = cx.act(act);
         let heard = false;
-        self.doing = Doing::Restore(Restoring { ticket, step, heard });
+        self.doing = Doing::Restore(Restoring {
+            ticket,
+            kind,
+            step,
+            heard,
+        });
         Role::Source(self)
     }
 
@@ -69,19 +86,28 @@ impl Source {
         restoring: Restoring,
         result: Result<Product, Trouble>,
     ) -> Role {
+        let (kind, closed) = (restoring.kind, self.closed.unwrap_or_default());
         let product = match result {
             Ok(product) => product,
             // QEMU ended on the way: it is cleared away instead.
             Err(_) if self.ended.is_some() && restoring.step != Step::End => {
-                return self.restore(cx, Step::End);
+                return self.restore(cx, kind, Step::End);
             }
             Err(trouble) => {
-                cx.fail(OrderKind::AbortSource, trouble);
+                cx.fail(kind, trouble);
                 return Role::Source(self);
             }
         };
         match (restoring.step, product) {
-            (Step::Shut, _) => self.restore(cx, Step::Cancel),
+            (Step::Reclaim, Product::Gone) => {
+                self.ended = Some("its QEMU ended while it was kept".to_owned());
+                self.restore(cx, kind, Step::End)
+            }
+            (Step::Reclaim, _) => {
+                let step = self.first_step();
+                self.restore(cx, kind, step)
+            }
+            (Step::Shut, _) => self.restore(cx, kind, Step::Cancel),
             (Step::Cancel, product) => {
                 if let Product::Cancelled { run } = product
                     && !restoring.heard
@@ -95,21 +121,21 @@ impl Source {
                 ) {
                     (true, _) => Step::Run,
                     (false, true) => Step::PutBack,
-                    (false, false) => return self.restored(cx, SourceFrames::default()),
+                    (false, false) => return self.restored(cx, kind, closed),
                 };
-                self.restore(cx, step)
+                self.restore(cx, kind, step)
             }
             (Step::Run, _) if self.buffers => {
                 self.stopped = false;
-                self.restore(cx, Step::PutBack)
+                self.restore(cx, kind, Step::PutBack)
             }
-            (Step::Run, _) => self.restored(cx, SourceFrames::default()),
-            (Step::PutBack, Product::SourceFrames(frames)) => self.restored(cx, frames),
+            (Step::Run, _) => self.restored(cx, kind, closed),
+            (Step::PutBack, Product::SourceFrames(frames)) => self.restored(cx, kind, frames),
             (Step::PutBack, _) => {
-                cx.fail(OrderKind::AbortSource, super::unexpected());
+                cx.fail(kind, super::unexpected());
                 Role::Source(self)
             }
-            (Step::End, product) => self.cleared(cx, product),
+            (Step::End, product) => self.cleared(cx, kind, product),
         }
     }
 
@@ -118,12 +144,12 @@ impl Source {
         matches!(&self.doing, Doing::Restore(restoring) if restoring.step == Step::Run)
     }
 
-    fn restored(self: Box<Self>, cx: &mut Cx<'_>, frames: SourceFrames) -> Role {
+    fn restored(self: Box<Self>, cx: &mut Cx<'_>, kind: OrderKind, frames: SourceFrames) -> Role {
         if self.ended.is_some() {
-            return self.restore(cx, Step::End);
+            return self.restore(cx, kind, Step::End);
         }
         cx.end_move();
-        cx.answer(OrderKind::AbortSource, Outcome::SourceRestored(frames));
+        cx.answer(kind, Outcome::SourceRestored(frames));
         let Home {
             spec,
             process,
@@ -135,14 +161,25 @@ impl Source {
     }
 
     /// Its place stays. What was captured for it is lost with it, and the account says so.
-    fn cleared(self: Box<Self>, cx: &mut Cx<'_>, product: Product) -> Role {
+    fn cleared(self: Box<Self>, cx: &mut Cx<'_>, kind: OrderKind, product: Product) -> Role {
         let frames = match product {
             Product::Ended { source } => source.unwrap_or_default(),
             _ => SourceFrames::default(),
         };
         cx.end_move();
-        cx.answer(OrderKind::AbortSource, Outcome::SourceRestored(frames));
         let why = self.ended.unwrap_or_else(|| "its QEMU is gone".to_owned());
+        let outcome = match kind {
+            // The copy on its target is lost already.
+            OrderKind::Reclaim => {
+                let reason = format!(
+                    "VM {} is lost on its source, host {}, too: {why}",
+                    cx.name, cx.host
+                );
+                Outcome::Lost(Fault::new(FaultKind::Qemu, reason))
+            }
+            _ => Outcome::SourceRestored(frames),
+        };
+        cx.answer(kind, outcome);
         Role::Off(Off::new(self.home.spec, why, None))
     }
 }

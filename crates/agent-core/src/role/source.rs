@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmSpec};
 use transhume_protocol::message::{
-    Command, FaultKind, GuestState, Mode, Order, OrderKind, Outcome, PageProgress,
+    Command, FaultKind, GuestState, Mode, Order, OrderKind, Outcome, PageProgress, SourceFrames,
 };
 
 use super::capture::Capturing;
@@ -57,6 +57,8 @@ pub(crate) struct Source {
     pub(super) ended: Option<String>,
     /// Its QEMU was gone when this agent started: its buffers are not taken up.
     pub(super) orphaned: bool,
+    /// Its account, where it was surrendered and all was delivered.
+    pub(super) closed: Option<SourceFrames>,
     pub(super) doing: Doing,
 }
 
@@ -140,6 +142,7 @@ impl Source {
             stopped: false,
             ended: None,
             orphaned: false,
+            closed: None,
             doing: Doing::Nothing,
         }
     }
@@ -187,7 +190,7 @@ impl Source {
         if let Some(why) = &self.ended
             && !matches!(
                 kind,
-                OrderKind::AbortSource | OrderKind::DestroyVm | OrderKind::Commit
+                OrderKind::AbortSource | OrderKind::Reclaim | OrderKind::DestroyVm | OrderKind::Commit
             )
         {
             let reason = format!("VM {} cannot go on: {why}", cx.name);
@@ -227,7 +230,8 @@ impl Source {
             }
             // Recorded first, so that no later agent runs this copy.
             Command::Commit { .. } => Ok(Left::commit(cx, *self)),
-            Command::AbortSource { .. } => Ok(self.begin_restore(cx)),
+            // It has not heard of the commit yet.
+            Command::AbortSource { .. } | Command::Reclaim { .. } => Ok(self.begin_restore(cx, kind)),
             Command::DestroyVm { .. } => {
                 self.doing = Doing::End(cx.act(Act::End));
                 Ok(Role::Source(self))

@@ -330,11 +330,13 @@ impl Target {
     /// The batch is committed and this copy is gone: the VM is off, and somebody is told.
     fn lost(self, cx: &mut Cx<'_>) -> Role {
         let why = self.why_spoilt().to_owned();
-        let reason = format!("VM {} was lost in the switchover: {why}", cx.name);
-        let kind = FaultKind::Qemu;
+        let reason = format!("VM {} was lost in the switchover, before it ran: {why}", cx.name);
+        // By its record: what is told to run here is `Arrived` first.
+        let kind = FaultKind::NeverRan;
         cx.answer(OrderKind::Activate, Outcome::Lost(Fault::new(kind, reason)));
         let arrival = Arrival {
             tunnels: self.tunnels,
+            told_to_run: false,
             activated: None,
             closed: None,
         };

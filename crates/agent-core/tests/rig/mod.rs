@@ -274,6 +274,7 @@ impl Rig {
             | Act::ConnectSourceBuffer { .. }
             | Act::Capture
             | Act::Surrender
+            | Act::Reclaim { .. }
             | Act::ShutForAbort
             | Act::RunArrived { .. } => Product::Done,
         }

@@ -203,6 +203,7 @@ fn known_figures_give_exactly_these_lines() {
             waiting_peak_bytes: 300,
             frames: 7,
             dropped: 0,
+            late_dropped: 0,
         }),
         target: None,
     };

@@ -114,6 +114,12 @@ fn spool(config: &Config, vm: &VmName, side: Side, nic: usize) -> PathBuf {
     config.spool_dir.join(name)
 }
 
+/// Whether what a source captured by each of its NICs is there.
+pub(crate) fn has_spools(config: &Config, vm: &VmSpec) -> bool {
+    let mut nics = 0..vm.nics.len();
+    nics.all(|nic| spool(config, &vm.name, Side::Source, nic).exists())
+}
+
 /// Removes the frames that are kept of a VM which has no buffers any more.
 pub(crate) fn remove_spools(config: &Config, vm: &VmName) {
     for side in [Side::Source, Side::Target] {

@@ -118,6 +118,11 @@ impl SourceBuffers {
         self.buffers.iter_mut().for_each(SourceBuffer::committed);
     }
 
+    /// After commit, its target being lost: told to the fabric.
+    pub(crate) fn reclaim(&mut self) -> Result<(), Error> {
+        self.buffers.iter_mut().try_for_each(SourceBuffer::reclaim)
+    }
+
     /// Step 9; the marker may take its time, for which each NIC waits at most so long.
     pub(crate) fn finish(&mut self, wait: Duration) -> Result<SourceFrames, Error> {
         let accounts = each(&mut self.buffers, |buffer| buffer.finish(wait))?;

@@ -23,6 +23,7 @@ use transhume_qemu::Vm;
 
 pub(crate) use self::meter::{VmFigures, VmMeter};
 pub(crate) use self::task::{Farewell, VmTask};
+pub(crate) use self::watch::run_state;
 
 /// A VM as the rest of the agent sees it.
 #[derive(Debug, Clone, Default)]

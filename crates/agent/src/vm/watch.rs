@@ -110,7 +110,7 @@ impl Watcher {
 }
 
 /// QEMU's run state in the machine's words.
-pub(super) fn run_state(run: &transhume_qemu::RunState) -> RunState {
+pub(crate) fn run_state(run: &transhume_qemu::RunState) -> RunState {
     use transhume_qemu::RunState as Found;
     match run {
         // A guest that sleeps by itself is stopped and continued like one that runs.

@@ -19,7 +19,7 @@ pub use events::Events;
 use crate::{
     Accepted, ClusterList, ClusterView, Decision, DrainList, DrainPlanView, DrainView, ForecastRecord,
     HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem, Verdict,
-    VmRestart, VmStart, VmStop,
+    VmCheck, VmRestart, VmStart, VmStop,
 };
 
 /// Longest wait for an answer that is not a stream.
@@ -221,6 +221,17 @@ impl Client {
     ) -> Result<ClusterView, ClientError> {
         let path = format!("/v1/clusters/{cluster}/vms/{vm}/stop");
         self.work(Method::POST, &path, stop).await
+    }
+
+    /// What a verb of a VM would do, and what may be lost by it; nothing is changed.
+    pub async fn check_vm(
+        &self,
+        cluster: &ClusterName,
+        vm: &VmName,
+        check: &VmCheck,
+    ) -> Result<Verdict, ClientError> {
+        let path = format!("/v1/clusters/{cluster}/vms/{vm}/check");
+        self.send(Method::POST, &path, check, ANSWER_MAX).await
     }
 
     /// Takes a VM that is off or missing out of its cluster.

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use tracing::info;
 use transhume_api::{HostView, Verdict};
 use transhume_model::{ClusterName, HostName, MigrationId, PlacedVm, VmName};
-use transhume_protocol::migration::{Cleaning, Input, RunOn};
+use transhume_protocol::migration::{Cannot, Cleaning, Input, Ran, Resolution, RunOn};
 
 use super::{Core, CoreError};
 use crate::cleaning::Cleaned;
 use crate::error::Refused;
 use crate::journal::{HostRecord, Leftover};
-use crate::requests::{HostWish, Reply};
+use crate::requests::{HostWish, Reply, ResolveWish};
 
 /// One line for each decision that an operator took, and for what came of it later.
 macro_rules! audit {
@@ -29,6 +29,39 @@ enum Doing {
     Fence(HostRecord),
     Feed(MigrationId, Vec<Input>),
     ForgetCluster(ClusterName, Vec<HostRecord>),
+}
+
+fn cannot_resolve(id: MigrationId, cannot: &Cannot) -> Refused {
+    let hint = match cannot {
+        Cannot::MayHaveRun { vm, .. } => format!(
+            "`transhume migration resolve {id} --vm {vm} --run-on nowhere` gives it up, and it can be started from its \
+             disks; where you know that it did not run, or that its disks are as they were, \
+             `--run-on source --although-it-may-have-run`"
+        ),
+        Cannot::NotInBatch(_) | Cannot::NotOpen(_) | Cannot::NotThere { .. } => {
+            format!("`transhume report {id}` shows which VMs wait for a decision, and which one")
+        }
+    };
+    Refused::conflict("cannot-resolve", cannot.to_string(), hint)
+}
+
+/// What may be lost of a VM where it is to run there.
+fn loss(vm: &VmName, run_on: RunOn, off: Option<&HostName>, ran: Ran) -> Option<String> {
+    match (run_on, ran) {
+        (RunOn::Target, _) => {
+            let host = off.map_or(String::new(), |host| {
+                format!(" that host {host} had captured for it")
+            });
+            Some(format!("VM {vm}: frames{host}; how many nobody can say"))
+        }
+        (RunOn::Source, Ran::Never) => None,
+        (RunOn::Source, Ran::Maybe) => Some(format!(
+            "VM {vm}: what it did on its target, and the frames that reached it there, how many nobody can say; and \
+             its disks: whatever it wrote to them there is not what its memory on its source expects, so that its \
+             file systems may break"
+        )),
+        (RunOn::Nowhere, _) => Some(format!("VM {vm}: everything that it held in memory")),
+    }
 }
 
 impl Core {
@@ -252,20 +285,24 @@ impl Core {
     pub(super) fn resolve(
         &mut self,
         id: &str,
-        vm: Option<&str>,
-        run_on: RunOn,
+        choice: ResolveWish,
         dry_run: bool,
         reply: Reply<Verdict>,
     ) -> Result<(), CoreError> {
-        let checked = self.check_resolve(id, vm, run_on);
+        let checked = self.check_resolve(id, choice);
         self.decide(checked, dry_run, reply)
     }
 
-    fn check_resolve(&self, id: &str, vm: Option<&str>, run_on: RunOn) -> Result<Checked, Refused> {
+    fn check_resolve(&self, id: &str, choice: ResolveWish) -> Result<Checked, Refused> {
+        let ResolveWish {
+            vm,
+            run_on,
+            although_it_may_have_run,
+        } = choice;
         let id = self.moves.cancellable(id)?;
         let migration = self.moves.running(id).ok_or_else(Refused::ending)?;
         let undecided = migration.undecided();
-        let named: Vec<VmName> = match vm {
+        let named: Vec<VmName> = match &vm {
             Some(name) => vec![
                 name.parse()
                     .map_err(|_| Refused::unknown("vm", name, std::iter::empty()))?,
@@ -281,24 +318,20 @@ impl Core {
         }
         let mut may_be_lost = Vec::new();
         for vm in &named {
-            let lost = migration.check_resolution(vm, run_on).map_err(|cannot| {
-                Refused::conflict(
-                    "cannot-resolve",
-                    cannot.to_string(),
-                    format!("`transhume report {id}` shows which VMs wait for a decision, and which one"),
-                )
-            })?;
-            self.check_fenced(&lost, vm)?;
-            may_be_lost.push(match run_on {
-                RunOn::Target => {
-                    format!("VM {vm}: frames that host {lost} had captured for it; how many nobody can say")
-                }
-                RunOn::Source | RunOn::Nowhere => format!("VM {vm}: everything that it held in memory"),
-            });
+            let checked = migration.check_resolution(vm, run_on, although_it_may_have_run);
+            let Resolution { off, ran } = checked.map_err(|cannot| cannot_resolve(id, &cannot))?;
+            if let Some(host) = &off {
+                self.check_fenced(host, vm)?;
+            }
+            may_be_lost.extend(loss(vm, run_on, off.as_ref(), ran));
         }
         let names: Vec<String> = named.iter().map(ToString::to_string).collect();
         let what = format!("VM {} of migration {id} {}", names.join(", "), run_on.sentence());
-        let inputs = named.into_iter().map(|vm| Input::Resolve { vm, run_on });
+        let inputs = named.into_iter().map(|vm| Input::Resolve {
+            vm,
+            run_on,
+            although_it_may_have_run,
+        });
         Ok(Checked {
             verdict: Verdict::planned(what, may_be_lost),
             doing: Doing::Feed(id, inputs.collect()),

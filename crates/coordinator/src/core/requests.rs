@@ -1,8 +1,8 @@
 //! What users ask for: answered, or begun.
 
-use transhume_api::{ClusterList, ClusterStage, ClusterView};
+use transhume_api::{ClusterList, ClusterStage, ClusterView, Verdict};
 use transhume_metrics::Samples;
-use transhume_model::{ClusterName, ClusterSpec, PlacementRules};
+use transhume_model::{ClusterName, ClusterSpec, HostName, PlacedVm, PlacementRules};
 use transhume_protocol::migration::Now;
 
 use super::{Core, CoreError};
@@ -14,6 +14,36 @@ use crate::planning;
 use crate::requests::{Reply, Request, VmRequest, VmWish};
 use crate::surveys::Purpose;
 use crate::{views, vm_checks};
+
+/// What a verb does to a VM, and what may be lost by it.
+fn verdict(wish: &VmWish, placed: &PlacedVm, host: &HostName) -> Verdict {
+    let (vm, cluster) = (&placed.spec.name, &placed.spec.cluster);
+    let memory =
+        format!("VM {vm}: what it holds in memory, and what its guest has not written to its disks yet");
+    let (what, lost) = match wish {
+        VmWish::Start { .. } => (format!("VM {vm} boots on host {host}"), Vec::new()),
+        VmWish::Restart { .. } => (
+            format!(
+                "VM {vm} boots from its disks on host {host}; what host {} still has of it is ended when it is back",
+                placed.host
+            ),
+            vec![memory],
+        ),
+        VmWish::Stop { force: false } => (
+            format!("the guest of VM {vm} is asked to power itself off"),
+            Vec::new(),
+        ),
+        VmWish::Stop { force: true } => (
+            format!("the plug of VM {vm} is pulled on host {host}"),
+            vec![memory],
+        ),
+        VmWish::Forget => (
+            format!("VM {vm} is taken out of cluster {cluster}; its disks are not touched"),
+            Vec::new(),
+        ),
+    };
+    Verdict::planned(what, lost)
+}
 
 impl Core {
     /// Answers a request, or begins what it asks for.
@@ -45,11 +75,10 @@ impl Core {
             } => self.work_on_host(&host, wish, dry_run, reply)?,
             Request::Resolve {
                 migration,
-                vm,
-                run_on,
+                wish,
                 dry_run,
                 reply,
-            } => self.resolve(&migration, vm.as_deref(), run_on, dry_run, reply)?,
+            } => self.resolve(&migration, wish, dry_run, reply)?,
             Request::OpenPlug {
                 cluster,
                 vm,
@@ -71,6 +100,10 @@ impl Core {
                 reply.send(kept);
             }
             Request::Vm(request, reply) => self.work_on_vm(&request, reply)?,
+            Request::CheckVm(request, reply) => {
+                let checked = self.check_vm(&request);
+                reply.send(checked.map(|(placed, host)| verdict(&request.wish, &placed, &host)));
+            }
             Request::Plan(name, order, reply) => {
                 let scene = self.scene(&name, &order);
                 self.survey(scene, Purpose::Show(reply));
@@ -211,26 +244,28 @@ impl Core {
         self.work_on_jobs(Vec::new())
     }
 
+    /// The VM as it is, and the host that is to work on it.
+    fn check_vm(&self, request: &VmRequest) -> Result<(PlacedVm, HostName), Refused> {
+        let placed = self.store.clusters().vm(&request.cluster, &request.vm)?.clone();
+        self.check_idle(&placed.spec.cluster)?;
+        let host = match &request.wish {
+            VmWish::Restart { on } => self.check_restart(&placed, on)?,
+            VmWish::Start { host } => vm_checks::start(&placed, host.as_deref(), &self.hosts)?,
+            VmWish::Stop { .. } => vm_checks::stop(&placed, &self.hosts)?,
+            VmWish::Forget => vm_checks::forget(&placed, &self.hosts)?,
+        };
+        if host != placed.host {
+            self.check_not_cordoned(&host)?;
+        }
+        Ok((placed, host))
+    }
+
     pub(super) fn work_on_vm(
         &mut self,
         request: &VmRequest,
         reply: Reply<ClusterView>,
     ) -> Result<(), CoreError> {
-        let found = self.store.clusters().vm(&request.cluster, &request.vm).cloned();
-        let found = found.and_then(|placed| {
-            self.check_idle(&placed.spec.cluster)?;
-            let host = match &request.wish {
-                VmWish::Restart { on } => self.check_restart(&placed, on)?,
-                VmWish::Start { host } => vm_checks::start(&placed, host.as_deref(), &self.hosts)?,
-                VmWish::Stop { .. } => vm_checks::stop(&placed, &self.hosts)?,
-                VmWish::Forget => vm_checks::forget(&placed, &self.hosts)?,
-            };
-            if host != placed.host {
-                self.check_not_cordoned(&host)?;
-            }
-            Ok((placed, host))
-        });
-        let (placed, host) = match found {
+        let (placed, host) = match self.check_vm(request) {
             Ok(found) => found,
             Err(refused) => {
                 reply.send(Err(refused));

@@ -5,7 +5,9 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use transhume_api::{ClusterList, ClusterView, Decision, Problem, Verdict, VmRestart, VmStart, VmStop};
+use transhume_api::{
+    ClusterList, ClusterView, Decision, Problem, Verdict, VmCheck, VmRestart, VmStart, VmStop,
+};
 use transhume_model::{ClusterSpec, PlacementRules};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -24,6 +26,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(start_vm))
         .routes(routes!(restart_vm))
         .routes(routes!(open_plug))
+        .routes(routes!(check_vm))
         .routes(routes!(stop_vm))
         .routes(routes!(forget_vm))
 }
@@ -164,6 +167,26 @@ async fn stop_vm(
     responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
 async fn forget_vm(State(api): State<Api>, Path(vm): Path<Vm>) -> Answer<ClusterView> {
     ask_about(&api, vm, VmWish::Forget).await
+}
+
+/// What one of the verbs of a VM would do, and what may be lost by it; nothing is changed.
+#[utoipa::path(post, path = "/v1/clusters/{name}/vms/{vm}/check", params(Vm), request_body = VmCheck,
+    responses((status = 200, body = Verdict), (status = "4XX", body = Problem)))]
+async fn check_vm(
+    State(api): State<Api>,
+    Path(Vm { name: cluster, vm }): Path<Vm>,
+    check: Result<Json<VmCheck>, JsonRejection>,
+) -> Answer<Verdict> {
+    let wish = match body(check)? {
+        VmCheck::Start { host } => VmWish::Start { host },
+        VmCheck::Restart { on } => VmWish::Restart { on },
+        VmCheck::Stop { force } => VmWish::Stop { force },
+        VmCheck::Forget => VmWish::Forget,
+    };
+    let request = VmRequest { cluster, vm, wish };
+    ask(&api, |reply| Request::CheckVm(request, reply))
+        .await
+        .map(Json)
 }
 
 async fn ask_about(api: &Api, vm: Vm, wish: VmWish) -> Answer<ClusterView> {

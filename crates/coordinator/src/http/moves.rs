@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 
 use super::{Answer, Api, Cluster, ask, body};
 use crate::error::Refused;
-use crate::requests::Request;
+use crate::requests::{Request, ResolveWish};
 
 /// All routes about them.
 pub(super) fn routes() -> OpenApiRouter<Api> {
@@ -144,11 +144,20 @@ async fn resolve(
     Path(Number { id: migration }): Path<Number>,
     resolution: Result<Json<MoveResolution>, JsonRejection>,
 ) -> Answer<Verdict> {
-    let MoveResolution { vm, run_on, dry_run } = body(resolution)?;
-    let request = |reply| Request::Resolve {
-        migration,
+    let MoveResolution {
         vm,
         run_on,
+        although_it_may_have_run,
+        dry_run,
+    } = body(resolution)?;
+    let wish = ResolveWish {
+        vm,
+        run_on,
+        although_it_may_have_run,
+    };
+    let request = |reply| Request::Resolve {
+        migration,
+        wish,
         dry_run,
         reply,
     };

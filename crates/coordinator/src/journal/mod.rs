@@ -19,7 +19,7 @@ use transhume_protocol::migration::{Cleaning, JournalEntry};
 
 pub use self::memory::MemoryJournal;
 pub use self::redb::RedbJournal;
-pub use self::upkeep::{Summary, backup, restore, verify};
+pub use self::upkeep::{Summary, backup, check_backup, check_restore, restore, verify};
 
 /// Version of the tables and records. A journal of a newer one is refused by name.
 pub const FORMAT: u64 = 3;

@@ -39,6 +39,41 @@ pub fn verify(path: &Path) -> Result<Summary, JournalError> {
     summary(&RedbJournal::open_existing(path)?)
 }
 
+/// Whether [`backup`] could be made; nothing is written.
+pub fn check_backup(from: &Path, to: &Path) -> Result<Summary, JournalError> {
+    let summary = verify(from)?;
+    check_free(to)?;
+    Ok(summary)
+}
+
+/// Whether [`restore`] could be done; nothing is written.
+pub fn check_restore(from: &Path, to: &Path) -> Result<Summary, JournalError> {
+    let summary = verify(from)?;
+    if summary.under_way > 0 {
+        return Err(JournalError::UnderWay {
+            path: from.to_owned(),
+            moves: summary.under_way,
+        });
+    }
+    check_free(to)?;
+    Ok(summary)
+}
+
+/// Nothing is written over.
+fn check_free(to: &Path) -> Result<(), JournalError> {
+    match to.try_exists() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(JournalError::Copy {
+            path: to.to_owned(),
+            source: io::ErrorKind::AlreadyExists.into(),
+        }),
+        Err(source) => Err(JournalError::Copy {
+            path: to.to_owned(),
+            source,
+        }),
+    }
+}
+
 /// Copies a journal that is whole to a file that is not there yet.
 pub fn backup(from: &Path, to: &Path) -> Result<Summary, JournalError> {
     // Held open, so that no coordinator writes meanwhile.
@@ -55,13 +90,7 @@ pub fn backup(from: &Path, to: &Path) -> Result<Summary, JournalError> {
 /// epochs above all that agents can have seen. One with a move that was not over is refused: agents
 /// would obey orders of a move that may long have ended otherwise.
 pub fn restore(from: &Path, to: &Path) -> Result<Summary, JournalError> {
-    let Summary { under_way, .. } = verify(from)?;
-    if under_way > 0 {
-        return Err(JournalError::UnderWay {
-            path: from.to_owned(),
-            moves: under_way,
-        });
-    }
+    check_restore(from, to)?;
     let summary = backup(from, to)?;
     let mut journal = RedbJournal::open_existing(to)?;
     journal.new_epochs(EPOCHS_RAISED)?;

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use transhume_api::{
     Accepted, ClusterList, ClusterView, Decision, DrainList, DrainPlanView, DrainView, ForecastRecord,
     HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem, Verdict,
-    VmRestart, VmStart, VmStop,
+    VmCheck, VmRestart, VmStart, VmStop,
 };
 use transhume_model::{ClusterSpec, PlacementRules};
 use transhume_planner::report::PlanReport;
@@ -93,6 +93,10 @@ fn documents() -> BTreeMap<&'static str, Value> {
         (
             "vm-stop",
             document::<VmStop>("POST /v1/clusters/NAME/vms/VM/stop"),
+        ),
+        (
+            "vm-check",
+            document::<VmCheck>("POST /v1/clusters/NAME/vms/VM/check"),
         ),
         (
             "vm-restart",

@@ -12,7 +12,7 @@ const VMS: [(&str, &str); 2] = [("vm1", "h1"), ("vm2", "h2")];
 const FENCE: &str = "/v1/hosts/h1/fence";
 
 /// A lost host is waited for as long as a test may take.
-async fn lab() -> Site {
+pub async fn lab() -> Site {
     let mut site = Site::dark(&[("h1", 4), ("h2", 4), ("h3", 4), ("h4", 4)]);
     site.limits.host_lost_ms_max = Millis(400);
     site.agents.values_mut().for_each(crate::fake::Agent::start);
@@ -34,7 +34,7 @@ async fn lose_h1(site: &mut Site) {
     lose(site, "h1").await;
 }
 
-async fn lose(site: &mut Site, name: &str) {
+pub async fn lose(site: &mut Site, name: &str) {
     let agent = site.agents.get_mut(name).unwrap();
     agent.stop().await;
     agent.loses_all();

@@ -18,4 +18,5 @@ mod refused;
 mod restart;
 mod rules;
 mod support;
+mod verbs;
 mod vms;

@@ -258,7 +258,10 @@ async fn what_is_stranded_blocks_its_vm_by_name_and_is_shown() {
             problem.message.contains("vm1") && problem.message.contains("h2"),
             "{problem:?}"
         );
-        assert_eq!(problem.hint, "end process 71");
+        assert_eq!(
+            problem.hint,
+            "end process 71; `transhume host show h2` shows what is left there"
+        );
     }
     let hosts: HostList = site.get("/v1/hosts").await.is();
     assert_eq!(hosts.hosts[1].stranded[0].what, what);
@@ -311,6 +314,16 @@ async fn a_lost_vm_is_named_in_the_report_and_started_again_where_it_was_to_run(
     let site = lab().await;
     site.agents["h3"].meets("Activate", Fate::Lose);
     let migration = site.migrate(&order(&["h1"], &["h3"])).await;
+    let lost = async || {
+        let report = site.report(migration).await;
+        report.vms.iter().all(|vm| vm.lost.is_some()).then_some(())
+    };
+    until("both are lost", lost).await;
+    let nowhere = json!({ "run_on": "nowhere" });
+    let answer = site
+        .post(&format!("/v1/migrations/{migration}/resolve"), &nowhere)
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
     let report = site.ended(migration).await;
     assert_eq!(report.outcome, Ending::CommittedWithLoss);
     for vm in &report.vms {

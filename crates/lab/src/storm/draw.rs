@@ -118,7 +118,7 @@ impl RoundPlan {
 impl PlannedStrike {
     fn draw(chance: &mut Chance, faults: &[Fault]) -> Self {
         let fault = *chance.weighted(faults, |fault| fault.weight());
-        let trigger = *chance.weighted(&TRIGGERS, |trigger| trigger.weight());
+        let trigger = draw_trigger(chance);
         let ahead = chance.below(2) == 0;
         let step = chance.spread(100, CLOCK_STEP_MS_MAX) as i64;
         PlannedStrike {
@@ -132,6 +132,19 @@ impl PlannedStrike {
             hold_ms: chance.spread(HOLD_MS_MIN, HOLD_MS_MAX),
             clock_step_ms: if ahead { step } else { -step },
         }
+    }
+}
+
+fn draw_trigger(chance: &mut Chance) -> Trigger {
+    *chance.weighted(&TRIGGERS, |trigger| trigger.weight())
+}
+
+/// A moment as any fault's.
+pub(super) fn draw_moment(chance: &mut Chance) -> Moment {
+    Moment {
+        trigger: draw_trigger(chance),
+        turn: chance.below(64) as usize,
+        delay_ms: chance.dense_near_zero(DELAY_MS_MAX),
     }
 }
 

@@ -346,7 +346,7 @@ impl Worker {
     /// A source that is back sends what it kept: newer frames were delivered meanwhile, so none of
     /// it goes in. It is answered, so that it can close.
     fn drop_late(&mut self) {
-        let first = self.dropped_late == 0;
+        let before = self.dropped_late;
         while let Ok(Some(record)) = self.spool.record(self.next) {
             let (kind, number, next) = (record.kind, record.number, record.next);
             self.dropped_late += u64::from(kind.is_frame());
@@ -360,9 +360,11 @@ impl Worker {
             self.next = next;
             self.pass(number);
         }
-        if first && self.dropped_late > 0 {
+        if self.dropped_late > before {
+            self.meter.tell_late_dropped(self.dropped_late);
             tracing::warn!(
                 vm = %self.identity.vm,
+                frames = self.dropped_late,
                 "frames that its lost source sends after all are dropped"
             );
         }

@@ -51,6 +51,8 @@ pub enum OrderKind {
     OpenPlug,
     /// Destroy the QEMU that was left.
     Discard,
+    /// Run the copy that was left here again: its target is lost.
+    Reclaim,
     /// Run the VM here again.
     AbortSource,
     /// Drop the copy here.
@@ -59,7 +61,7 @@ pub enum OrderKind {
 
 impl OrderKind {
     /// All of them.
-    pub const ALL: [OrderKind; 22] = [
+    pub const ALL: [OrderKind; 23] = [
         OrderKind::Inspect,
         OrderKind::Pace,
         OrderKind::StartVm,
@@ -80,6 +82,7 @@ impl OrderKind {
         OrderKind::CloseTargetBuffer,
         OrderKind::OpenPlug,
         OrderKind::Discard,
+        OrderKind::Reclaim,
         OrderKind::AbortSource,
         OrderKind::AbortTarget,
     ];
@@ -107,6 +110,7 @@ impl OrderKind {
             OrderKind::CloseTargetBuffer => "CloseTargetBuffer",
             OrderKind::OpenPlug => "OpenPlug",
             OrderKind::Discard => "Discard",
+            OrderKind::Reclaim => "Reclaim",
             OrderKind::AbortSource => "AbortSource",
             OrderKind::AbortTarget => "AbortTarget",
         }

@@ -191,6 +191,13 @@ pub enum Command {
         /// The VM.
         vm: VmName,
     },
+    /// After commit, source: the target is lost, and an operator decided that the copy that was
+    /// left runs here again, with its frames put back. [`Outcome::SourceRestored`], or
+    /// [`Outcome::Lost`] where that copy is gone as well.
+    Reclaim {
+        /// The VM.
+        vm: VmName,
+    },
     /// Before commit, source: run the VM here again with its frames put back.
     /// [`Outcome::SourceRestored`].
     AbortSource {
@@ -231,6 +238,7 @@ impl Command {
             | Command::CloseTargetBuffer { vm }
             | Command::OpenPlug { vm }
             | Command::Discard { vm }
+            | Command::Reclaim { vm }
             | Command::AbortSource { vm }
             | Command::AbortTarget { vm } => Some(vm),
         }
@@ -259,6 +267,7 @@ impl Command {
             Command::CloseTargetBuffer { .. } => OrderKind::CloseTargetBuffer,
             Command::OpenPlug { .. } => OrderKind::OpenPlug,
             Command::Discard { .. } => OrderKind::Discard,
+            Command::Reclaim { .. } => OrderKind::Reclaim,
             Command::AbortSource { .. } => OrderKind::AbortSource,
             Command::AbortTarget { .. } => OrderKind::AbortTarget,
         }

@@ -96,13 +96,17 @@ pub enum FaultKind {
     PoweredOff,
     /// A host is lost for good.
     HostLost,
+    /// What a source had captured went with its host's memory: the host was started anew.
+    SpoolLost,
+    /// What had come of a VM is gone, and it was never told to run: its disks are as they were.
+    NeverRan,
     /// Anything else.
     Internal,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 10] = [
+    pub const ALL: [FaultKind; 12] = [
         FaultKind::BufferLimit,
         FaultKind::Tunnel,
         FaultKind::PageStream,
@@ -112,6 +116,8 @@ impl FaultKind {
         FaultKind::Record,
         FaultKind::PoweredOff,
         FaultKind::HostLost,
+        FaultKind::SpoolLost,
+        FaultKind::NeverRan,
         FaultKind::Internal,
     ];
 }

@@ -2,12 +2,13 @@
 
 use transhume_model::{HostName, WallMicros};
 
+use super::lost::Ran;
 use super::times::{Silence, ms, phase_times, silence};
 use super::vm::Vm;
 use super::{Migration, Now, trouble};
 use crate::forecast::{Actual, Comparison, VmComparison, VmForecast};
 use crate::message::{Fault, FaultKind, GuestState, SourceFrames, TargetFrames};
-use crate::report::{Ending, Frames, MigrationReport, SourceLoss, VmLoss, VmReport};
+use crate::report::{Ending, Frames, MigrationReport, Reclaimed, SourceLoss, VmLoss, VmReport};
 use crate::step::{Phase, Side};
 
 impl Migration {
@@ -73,6 +74,10 @@ impl Migration {
             },
             guest: guest(vm),
             source_lost: source_loss(vm),
+            reclaimed: vm.reclaimed.map(|ran| Reclaimed {
+                from: vm.target.clone(),
+                may_have_run: ran == Ran::Maybe,
+            }),
             lost: vm.lost.as_ref().map(|fault| self.loss(vm, fault)),
             phase: vm
                 .so_far
@@ -98,6 +103,7 @@ impl Migration {
         VmLoss {
             reason: fault.reason.clone(),
             hint: match fault.kind {
+                _ if vm.may_be_reclaimed() => self.how_to_reclaim(vm),
                 FaultKind::HostLost => {
                     let host = if vm.committed { &vm.target } else { &vm.source };
                     trouble::restart_elsewhere(&self.request.cluster, vm.name(), host)
@@ -200,6 +206,8 @@ fn source_loss(vm: &Vm) -> Option<SourceLoss> {
 /// captured something, or where the target lost the VM: then nothing was delivered.
 fn frames(vm: &Vm) -> Option<Frames> {
     match (vm.committed, vm.source_frames, vm.target_frames) {
+        // What it had on its target, and what reached it there, nobody knows.
+        (false, _, _) if vm.reclaimed == Some(Ran::Maybe) => None,
         // Nobody knows what the source had captured.
         (true, _, Some(_)) if vm.without_fin => None,
         // All that it ever sent is delivered: the last record of its stream is here.

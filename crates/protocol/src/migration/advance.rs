@@ -67,6 +67,13 @@ impl Migration {
             at: now.wall,
         });
         self.enter(Step::SelectBatch, now, ready);
+        // One that is gone already takes no part in what begins: nobody waits for it.
+        let mut hosts = self.batch_vms().flat_map(|vm| [&vm.source, &vm.target]);
+        let gone = hosts.find(|host| self.is_gone(host)).cloned();
+        drop(hosts);
+        if let Some(host) = gone {
+            self.roll_back(now, trouble::agent_lost(self.step, &host), ready);
+        }
     }
 
     pub(super) fn enter(&mut self, step: Step, now: Now, ready: &mut Ready) {
@@ -129,6 +136,10 @@ impl Migration {
         }
         if self.cancelled {
             self.trouble = Some(trouble::cancelled(self.step));
+            return self.end(now, ready);
+        }
+        // Its trouble is known; the hosts of what is to come may be those that were lost.
+        if self.batch_vms().any(super::vm::Vm::is_reclaimed) {
             return self.end(now, ready);
         }
         if self.out_of_time {

@@ -6,7 +6,7 @@ use super::course::Course;
 use super::{Illegal, JournalEntry, Migration, News, Now, Ready, TimerId, trouble};
 use crate::event::Happening;
 use crate::message::{Fault, FaultKind, OrderKind, Outcome, PageProgress, Refusal, Report};
-use crate::step::{Meaning, OrderRow, Phase};
+use crate::step::{Meaning, OrderRow, Phase, Side};
 
 /// Doublings of the pause before an order that failed is issued again.
 const RETRY_DOUBLINGS_MAX: u32 = 16;
@@ -215,7 +215,7 @@ impl Migration {
                     source: vm.source_frames,
                 });
             }
-            OrderKind::AbortSource => {
+            OrderKind::AbortSource | OrderKind::Reclaim => {
                 vm.over_at = Some(now.wall);
                 ready.persist.push(JournalEntry::VmRestored {
                     vm: name,
@@ -297,6 +297,11 @@ impl Migration {
             ready.events.push(event);
             return self.done(now, index, row.order, ready);
         }
+        if row.order == OrderKind::CloseSourceBuffer && fault.kind == FaultKind::SpoolLost {
+            // It answers, and will never send FIN: as good as lost.
+            ready.events.push(event);
+            return self.give_up(index, Side::Source, now, ready);
+        }
         let vm = &mut self.vms[index];
         if fault.kind == FaultKind::Tunnel && self.course == Course::Committed {
             vm.part_buffers();
@@ -305,13 +310,15 @@ impl Migration {
     }
 
     /// The decision stands, but this VM is gone: its source is discarded without closing buffers,
-    /// for there is nobody to deliver to. The other VMs of the batch go on.
+    /// for there is nobody to deliver to, unless it was never seen to run and somebody decides
+    /// otherwise. The other VMs of the batch go on.
     fn lost(&mut self, now: Now, index: usize, row: &'static OrderRow, fault: Fault, ready: &mut Ready) {
         let vm = &mut self.vms[index];
         vm.set_done(row.order);
         vm.failures = 0;
         let host = vm.host(row.side).clone();
         self.lose(index, &host, fault, now, ready);
+        self.ask_whether_reclaimed(index, now, ready);
     }
 
     /// Something broke by itself. Before commit it undoes the batch; after it, what broke is done

@@ -57,6 +57,8 @@ impl Migration {
     fn is_due(&self, row: &OrderRow, vm: &Vm) -> bool {
         match (self.course_of(vm), row.part) {
             (Course::BeforeCommit, Part::Step(step)) => step <= self.step,
+            // It may be the only copy: somebody decides first.
+            (Course::Committed, _) if row.order == OrderKind::Discard && vm.may_be_reclaimed() => false,
             (Course::Committed, Part::Step(_)) => true,
             (Course::RollingBack, Part::RollBack) => vm.is_touched(row.side),
             (Course::BeforeCommit | Course::Committed, Part::RollBack)

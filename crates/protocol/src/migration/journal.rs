@@ -144,6 +144,9 @@ pub enum JournalEntry {
         at: WallMicros,
         /// Where.
         run_on: RunOn,
+        /// On its source although it may have run on its target and written its disks.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        although_it_may_have_run: bool,
     },
     /// A VM is gone after the decision: it is started no more by this move.
     VmLost {
@@ -210,6 +213,9 @@ pub enum Cleaning {
     /// A source whose VM runs elsewhere: it never runs here again (`Commit`, `Discard`). What it
     /// captured and could not deliver is dropped, and counted.
     DiscardSource,
+    /// A source that an operator gave the VM back to, and that was lost before it ran there again:
+    /// it does now (`Reclaim`).
+    Reclaim,
     /// Whatever it is: ended (`DestroyVm`).
     Destroy,
 }

@@ -2,12 +2,20 @@
 //!
 //! ```text
 //!            rolling back                              committed
-//!  target    given up; dropped when it is back         a decision: nowhere, or the host comes back
+//!  target    given up; dropped when it is back         a decision: the source, nowhere, or the
+//!                                                        host comes back
 //!  source    target not whole: given up, the VM        given up; the target opens its plug without
 //!              died with its host                        FIN, discarded when it is back
 //!            target whole: a decision: the target
 //!              runs it, or nowhere, or it comes back
+//!
+//!  a target that answers, and has lost its VM          a decision: the source, or nowhere
+//!    before it was seen to run
 //! ```
+//!
+//! The surrendered copy on the source is kept until a decision about a lost target is taken. It may
+//! run again by that decision only (`Reclaim`): where the VM provably never ran on its target, or
+//! where the operator says that it is to although it may have.
 //!
 //! Deliberately absent: whether a host is really off. Whoever gives [`Input::Resolve`] knows it.
 
@@ -16,6 +24,7 @@ use std::fmt;
 use transhume_model::{HostName, MigrationId, VmName};
 
 use super::course::Course;
+use super::open::OpenOrders;
 use super::vm::Vm;
 use super::{Cleaning, Illegal, JournalEntry, Link, Migration, News, Now, Ready, RunOn, TimerId, trouble};
 use crate::event::Happening;
@@ -29,6 +38,38 @@ pub enum Resolvable {
     OnlyCopyOnTarget,
     /// Its batch is committed, and its target is lost.
     TargetLost,
+    /// Its batch is committed, and its target, which answers, lost it before it was seen to run.
+    LostOnTarget,
+}
+
+/// Whether a VM may have run on its target. There may be something that only its disks know of
+/// then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// It provably never did: its target's record says so, or it was never told to.
+    Never,
+    /// It may have, and have written its disks.
+    Maybe,
+}
+
+impl Ran {
+    /// In words, behind "it".
+    pub fn words(self) -> &'static str {
+        match self {
+            Ran::Never => "provably never ran",
+            Ran::Maybe => "may have run and written its disks",
+        }
+    }
+}
+
+/// A decision that can be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolution {
+    /// The host that must be off for it, unless its agent has said that nothing of the VM runs
+    /// there.
+    pub off: Option<HostName>,
+    /// Of a VM that goes back to its source: whether it may have run on its target.
+    pub ran: Ran,
 }
 
 /// Why a decision about a VM cannot be taken.
@@ -40,6 +81,14 @@ pub enum Cannot {
     /// Nothing is to be decided.
     #[error("VM {0} waits for no decision: neither of its hosts is lost for good, or all is decided")]
     NotOpen(VmName),
+    /// It may have run on its target, and nobody said that this does not matter.
+    #[error("VM {vm} was committed to host {target}, where it may have run and written its disks")]
+    MayHaveRun {
+        /// The VM.
+        vm: VmName,
+        /// Its target.
+        target: HostName,
+    },
     /// Not this.
     #[error("VM {vm} cannot be resolved to run on its {}: {why}", .run_on.name())]
     NotThere {
@@ -57,12 +106,19 @@ impl Resolvable {
     pub fn lost_side(self) -> Side {
         match self {
             Resolvable::OnlyCopyOnTarget => Side::Source,
-            Resolvable::TargetLost => Side::Target,
+            Resolvable::TargetLost | Resolvable::LostOnTarget => Side::Target,
         }
     }
 
     /// What can be decided, and how.
-    pub(super) fn hint(self, migration: MigrationId, vm: &VmName, lost: &HostName) -> String {
+    pub(super) fn hint(self, migration: MigrationId, vm: &VmName, lost: &HostName, ran: Ran) -> String {
+        let back = match ran {
+            Ran::Never => format!("source` lets it go on there, for it never ran on host {lost}"),
+            Ran::Maybe => format!(
+                "source --although-it-may-have-run` lets it go on there, although it may have written its disks on \
+                 host {lost}"
+            ),
+        };
         let fence =
             format!("if host {lost} is off, `transhume host fence {lost} --powered-off` says so, then");
         let resolve = format!("`transhume migration resolve {migration} --vm {vm} --run-on");
@@ -70,9 +126,12 @@ impl Resolvable {
             Resolvable::OnlyCopyOnTarget => format!(
                 "{fence} {resolve} target` runs it from its loaded copy; the frames captured for it are lost"
             ),
-            Resolvable::TargetLost => {
-                format!("{fence} {resolve} nowhere` gives it up, so that it can be started from its disks")
-            }
+            Resolvable::TargetLost => format!(
+                "{fence} {resolve} {back}; `--run-on nowhere` gives it up, so that it can be started from its disks"
+            ),
+            Resolvable::LostOnTarget => format!(
+                "{resolve} {back}; `--run-on nowhere` gives it up, so that it can be started from its disks"
+            ),
         }
     }
 }
@@ -82,6 +141,7 @@ impl fmt::Display for Resolvable {
         f.write_str(match self {
             Resolvable::OnlyCopyOnTarget => "its only copy may be the one on its target",
             Resolvable::TargetLost => "it was committed to its target",
+            Resolvable::LostOnTarget => "it was lost on its target",
         })
     }
 }
@@ -136,10 +196,29 @@ impl Migration {
                 ready.events.push(Happening::DecisionWanted {
                     vm: vm.name().clone(),
                     host: host.clone(),
-                    hint: open.hint(self.id(), vm.name(), host),
+                    hint: open.hint(self.id(), vm.name(), host, vm.ran()),
                 });
             }
         }
+    }
+
+    /// A target that answers has lost its VM before it was seen to run: its source still has it.
+    pub(super) fn ask_whether_reclaimed(&mut self, index: usize, now: Now, ready: &mut Ready) {
+        if self.course != Course::Committed || !self.vms[index].may_be_reclaimed() {
+            return;
+        }
+        self.vms[index].lost_at = Some(now.mono);
+        let vm = &self.vms[index];
+        ready.events.push(Happening::DecisionWanted {
+            vm: vm.name().clone(),
+            host: vm.target.clone(),
+            hint: self.how_to_reclaim(vm),
+        });
+    }
+
+    /// What can be decided about a VM that its target has lost.
+    pub(super) fn how_to_reclaim(&self, vm: &Vm) -> String {
+        Resolvable::LostOnTarget.hint(self.id(), vm.name(), &vm.target, vm.ran())
     }
 
     pub(super) fn is_gone(&self, host: &HostName) -> bool {
@@ -184,6 +263,7 @@ impl Migration {
             Course::Committed if open && self.is_gone(&vm.target) && !vm.is_settled() => {
                 Ok(Resolvable::TargetLost)
             }
+            Course::Committed if vm.may_be_reclaimed() => Ok(Resolvable::LostOnTarget),
             _ => Err(Cannot::NotOpen(name())),
         }
     }
@@ -199,7 +279,12 @@ impl Migration {
 
     /// Whether [`Input::Resolve`](super::Input::Resolve) can be given, and which host must be off
     /// for it.
-    pub fn check_resolution(&self, vm: &VmName, run_on: RunOn) -> Result<HostName, Cannot> {
+    pub fn check_resolution(
+        &self,
+        vm: &VmName,
+        run_on: RunOn,
+        although_it_may_have_run: bool,
+    ) -> Result<Resolution, Cannot> {
         let place = self
             .places
             .get(vm)
@@ -224,12 +309,31 @@ impl Migration {
                 "host {} is lost; when it is back the VM goes on there by itself",
                 vm.target
             )),
-            (Resolvable::TargetLost, RunOn::Source) => cannot(format!(
-                "it was committed to host {}, where it may have run and written its disks",
-                vm.target
-            )),
+            (Resolvable::LostOnTarget, RunOn::Target) => {
+                cannot(format!("host {} has lost it, and says so", vm.target))
+            }
+            (Resolvable::TargetLost | Resolvable::LostOnTarget, RunOn::Source)
+                if self.links.get(&vm.source) != Some(&Link::Up) || vm.given_up.contains(&Side::Source) =>
+            {
+                cannot(format!("host {} is lost too", vm.source))
+            }
+            (Resolvable::TargetLost | Resolvable::LostOnTarget, RunOn::Source)
+                if vm.ran() == Ran::Maybe && !although_it_may_have_run =>
+            {
+                Err(Cannot::MayHaveRun {
+                    vm: vm.name().clone(),
+                    target: vm.target.clone(),
+                })
+            }
             (Resolvable::OnlyCopyOnTarget, RunOn::Target | RunOn::Nowhere)
-            | (Resolvable::TargetLost, RunOn::Nowhere) => Ok(vm.host(open.lost_side()).clone()),
+            | (Resolvable::TargetLost, RunOn::Source | RunOn::Nowhere) => Ok(Resolution {
+                off: Some(vm.host(open.lost_side()).clone()),
+                ran: vm.ran(),
+            }),
+            (Resolvable::LostOnTarget, RunOn::Source | RunOn::Nowhere) => Ok(Resolution {
+                off: None,
+                ran: vm.ran(),
+            }),
         }
     }
 
@@ -238,29 +342,41 @@ impl Migration {
         now: Now,
         name: &VmName,
         run_on: RunOn,
+        although_it_may_have_run: bool,
         ready: &mut Ready,
     ) -> Result<News, Illegal> {
-        let host = match self.check_resolution(name, run_on) {
-            Ok(host) => host,
+        if let Err(why) = self.check_resolution(name, run_on, although_it_may_have_run) {
+            return Err(self.illegal(Some(name), format!("a decision ({why})")));
+        }
+        let index = self.places[name];
+        let open = match self.resolvable(&self.vms[index]) {
+            Ok(open) => open,
             Err(why) => return Err(self.illegal(Some(name), format!("a decision ({why})"))),
         };
-        let index = self.places[name];
-        let vm = &mut self.vms[index];
-        let side = if vm.source == host {
-            Side::Source
-        } else {
-            Side::Target
-        };
-        vm.resolved = Some(run_on);
+        let side = open.lost_side();
+        let host = self.vms[index].host(side).clone();
+        let ran = self.vms[index].ran();
         ready.persist.push(JournalEntry::Resolved {
             vm: name.clone(),
             at: now.wall,
             run_on,
+            although_it_may_have_run: run_on == RunOn::Source && ran == Ran::Maybe,
         });
         let vm = name.clone();
         ready.events.push(Happening::Resolved { vm, run_on });
+        if run_on == RunOn::Source {
+            self.reclaim(index, ran);
+        }
+        self.vms[index].resolved = Some(run_on);
         match (side, run_on) {
-            (_, RunOn::Target | RunOn::Source) => {
+            (_, RunOn::Source) => {
+                if open == Resolvable::TargetLost {
+                    self.give_up(index, Side::Target, now, ready);
+                }
+                // Whatever is there of it never runs again.
+                self.leave_behind(index, Side::Target, Cleaning::Destroy, now, ready);
+            }
+            (_, RunOn::Target) => {
                 let vm = &mut self.vms[index];
                 vm.committed = true;
                 vm.set_prepared();
@@ -272,6 +388,7 @@ impl Migration {
                 self.give_up(index, side, now, ready);
                 self.leave_behind(index, side, Cleaning::RestoreSource, now, ready);
             }
+            (Side::Target, RunOn::Nowhere) if open == Resolvable::LostOnTarget => {}
             (Side::Target, RunOn::Nowhere) => {
                 self.lose(index, &host, trouble::given_up(&host), now, ready);
                 self.vms[index].set_done(OrderKind::Activate);
@@ -286,6 +403,21 @@ impl Migration {
             }
         }
         Ok(News::OfAll)
+    }
+
+    /// A VM goes back to its source after commit.
+    pub(super) fn reclaim(&mut self, index: usize, ran: Ran) {
+        let vm = &self.vms[index];
+        let (name, source, target) = (vm.name(), &vm.source, &vm.target);
+        if self.trouble.is_none() {
+            self.trouble = Some(trouble::reclaimed(self.step, name, source, target, ran));
+        }
+        let vm = &mut self.vms[index];
+        (vm.committed, vm.lost) = (false, None);
+        (vm.resolved, vm.reclaimed) = (Some(RunOn::Source), Some(ran));
+        // What is under way at its target, and what would end the copy on its source.
+        vm.open = OpenOrders::default();
+        vm.failures = 0;
     }
 
     /// The user waits no longer for the source of a committed VM.
@@ -365,6 +497,9 @@ impl Migration {
 
     fn finish_without(&mut self, index: usize, now: Now, ready: &mut Ready) {
         let vm = &self.vms[index];
+        if vm.is_reclaimed() {
+            return self.reclaim_without(index, now, ready);
+        }
         if self.is_gone(&vm.source) && !vm.has(OrderKind::Discard) {
             self.give_up(index, Side::Source, now, ready);
         }
@@ -381,7 +516,20 @@ impl Migration {
         }
     }
 
-    fn give_up(&mut self, index: usize, side: Side, now: Now, ready: &mut Ready) {
+    /// A VM that was given back to its source, which is lost as well before it said that it runs.
+    fn reclaim_without(&mut self, index: usize, now: Now, ready: &mut Ready) {
+        let vm = &self.vms[index];
+        if vm.has(OrderKind::Reclaim) || !self.is_gone(&vm.source) {
+            return;
+        }
+        let host = vm.source.clone();
+        self.lose(index, &host, trouble::died_with(&host), now, ready);
+        self.give_up(index, Side::Source, now, ready);
+        self.leave_behind(index, Side::Source, Cleaning::Reclaim, now, ready);
+        self.vms[index].over_at = Some(now.wall);
+    }
+
+    pub(super) fn give_up(&mut self, index: usize, side: Side, now: Now, ready: &mut Ready) {
         let vm = &mut self.vms[index];
         if !vm.given_up.insert(side) {
             return;

@@ -21,7 +21,7 @@
 //!
 //! Deliberately absent: clocks, sockets, the journal itself, the choice of targets and batches
 //! (planner), any repair of a VM whose QEMU died (it is reported as lost), and a way back after
-//! `Committed`.
+//! `Committed` that nobody decided on.
 
 mod account;
 mod advance;
@@ -48,7 +48,7 @@ use advance::News;
 use clock::Clock;
 use course::Course;
 pub use journal::{Cleaning, ClockUse, JOURNAL_VERSION, JournalEntry, RunOn, VmSoFar};
-pub use lost::{Cannot, Resolvable};
+pub use lost::{Cannot, Ran, Resolution, Resolvable};
 pub use ready::{Illegal, Input, Now, OrderIds, Ready, TimerId};
 pub use recover::RecoverError;
 pub use request::{Converge, Limits, MoveRequest, MoveVm, RequestError, StuckRates};
@@ -203,7 +203,11 @@ impl Migration {
             Input::Arrange { batches } => self.arrange(now, batches, &mut ready)?,
             Input::Fenced { host } => self.fenced(now, &host, &mut ready)?,
             Input::GiveUpSource { vm } => self.give_up_source(now, &vm, &mut ready)?,
-            Input::Resolve { vm, run_on } => self.resolve(now, &vm, run_on, &mut ready)?,
+            Input::Resolve {
+                vm,
+                run_on,
+                although_it_may_have_run,
+            } => self.resolve(now, &vm, run_on, although_it_may_have_run, &mut ready)?,
             Input::Cancel => self.cancel(now, &mut ready),
         };
         self.advance(now, was, news, &mut ready);

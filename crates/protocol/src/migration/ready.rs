@@ -88,6 +88,8 @@ pub enum Input {
         vm: VmName,
         /// Where.
         run_on: RunOn,
+        /// On its source although it may have run on its target and written its disks.
+        although_it_may_have_run: bool,
     },
     /// The user wants to stop: before commit the batch rolls back, after it no further batch
     /// begins.

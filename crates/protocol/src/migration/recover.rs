@@ -4,6 +4,7 @@
 use transhume_model::{Epoch, VmName, WallMicros};
 
 use super::journal::{JOURNAL_VERSION, JournalEntry, RunOn, VmSoFar};
+use super::lost::Ran;
 use super::ready::{Now, Ready};
 use super::request::{MoveRequest, RequestError};
 use super::{Course, Link, Migration, News, trouble};
@@ -129,6 +130,8 @@ impl Migration {
                 for vm in self.batch_vms_mut() {
                     vm.committed = true;
                     vm.set_prepared();
+                    // An order may have left that nobody noted.
+                    vm.told_to_run = true;
                     // Whether the buffers are still connected nobody knows.
                     vm.part_buffers();
                 }
@@ -166,6 +169,19 @@ impl Migration {
                 };
                 vm.left_behind.insert(side);
             }
+            JournalEntry::Resolved {
+                vm,
+                run_on: RunOn::Source,
+                although_it_may_have_run,
+                ..
+            } => {
+                self.vm_in(vm, Course::Committed)?;
+                let ran = match although_it_may_have_run {
+                    true => Ran::Maybe,
+                    false => Ran::Never,
+                };
+                self.reclaim(self.places[vm], ran);
+            }
             JournalEntry::Resolved { vm, run_on, .. } => {
                 let vm = self.vm_of_batch(vm)?;
                 vm.resolved = Some(*run_on);
@@ -191,9 +207,12 @@ impl Migration {
                 restored_at,
                 source,
             } => {
-                let vm = self.vm_in(vm, Course::RollingBack)?;
+                let vm = self.vm_of_batch(vm)?;
                 (vm.source_frames, vm.restored_at, vm.over_at) = (*source, *restored_at, Some(*at));
-                vm.set_done(OrderKind::AbortSource);
+                vm.set_done(match vm.is_reclaimed() {
+                    true => OrderKind::Reclaim,
+                    false => OrderKind::AbortSource,
+                });
             }
             JournalEntry::CancelAsked { .. } => {
                 self.cancelled = true;
@@ -224,6 +243,10 @@ impl Migration {
             if !vm.powered_off {
                 vm.touch(Side::Source);
             }
+        }
+        // Whoever is to decide is told anew; of a host, when it is lost anew.
+        for index in self.batch_range() {
+            self.ask_whether_reclaimed(index, now, &mut ready);
         }
         self.set_move_deadline(now, &mut ready);
         if self.course == Course::BeforeCommit {

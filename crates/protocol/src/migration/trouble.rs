@@ -2,6 +2,7 @@
 
 use transhume_model::{ClusterName, HostName, Millis, VmName};
 
+use super::lost::Ran;
 use super::request::StuckRates;
 use crate::message::{Fault, FaultKind, Refusal};
 use crate::report::Trouble;
@@ -44,7 +45,9 @@ pub(super) fn hint(host: &HostName, fault: &Fault) -> String {
             format!("free space in the agent's state directory on host {host}, then move again")
         }
         FaultKind::PoweredOff => "move again: its place moves with the cluster".to_owned(),
-        FaultKind::HostLost => format!("see `transhume host show {host}`"),
+        FaultKind::HostLost | FaultKind::SpoolLost | FaultKind::NeverRan => {
+            format!("see `transhume host show {host}`")
+        }
         FaultKind::Internal => format!("the agent's log on host {host} says more"),
     }
 }
@@ -66,6 +69,21 @@ pub(super) fn died_with(host: &HostName) -> Fault {
         FaultKind::HostLost,
         format!("its host {host} is lost, and there was no other copy of it"),
     )
+}
+
+/// A VM that an operator gave back to its source.
+pub(super) fn reclaimed(step: Step, vm: &VmName, source: &HostName, target: &HostName, ran: Ran) -> Trouble {
+    Trouble {
+        step,
+        host: Some(target.clone()),
+        vm: Some(vm.clone()),
+        reason: format!(
+            "VM {vm} was lost on its target, host {target}, where it {}; an operator decided that it runs on its \
+             source, host {source}, again",
+            ran.words()
+        ),
+        hint: "move it again to another host".to_owned(),
+    }
 }
 
 /// A VM that an operator gave up with its host.

@@ -7,9 +7,12 @@ use transhume_model::{HostName, Millis, OrderId, VmName, VmSpec, WallMicros};
 
 use super::Now;
 use super::journal::{RunOn, VmSoFar};
+use super::lost::Ran;
 use super::open::OpenOrders;
 use super::request::{MoveRequest, MoveVm};
-use crate::message::{ActivationTimes, Command, Fault, GuestState, OrderKind, SourceFrames, TargetFrames};
+use crate::message::{
+    ActivationTimes, Command, Fault, FaultKind, GuestState, OrderKind, SourceFrames, TargetFrames,
+};
 use crate::step::{Need, ORDERS, OrderRow, Part, Phase, Side};
 
 /// One VM of the move.
@@ -44,6 +47,12 @@ pub(super) struct Vm {
     pub(super) resolved: Option<RunOn>,
     /// The whole VM is on its target, as far as is known.
     pub(super) whole: bool,
+    /// An order to run it on its target may have left.
+    pub(super) told_to_run: bool,
+    /// It goes back to its source after commit; whether it may have run on its target.
+    pub(super) reclaimed: Option<Ran>,
+    /// Since when its target says that it has lost it.
+    pub(super) lost_at: Option<Millis>,
     /// The plug was opened without FIN: frames that the source held may be lost.
     pub(super) without_fin: bool,
     /// What was measured before the decision: the journal keeps it there.
@@ -81,6 +90,9 @@ impl Vm {
             left_behind: BTreeSet::new(),
             resolved: None,
             whole: false,
+            told_to_run: false,
+            reclaimed: None,
+            lost_at: None,
             without_fin: false,
             so_far: VmSoFar::new(vm.spec.name.clone(), vm.guest),
             activation: None,
@@ -110,6 +122,10 @@ impl Vm {
     /// Whether the order is given to this VM at all.
     pub(super) fn takes(&self, row: &OrderRow) -> bool {
         let guest = row.without_guest || !(self.powered_off || self.lost.is_some());
+        if self.is_reclaimed() || row.order == OrderKind::Reclaim {
+            let reclaims = self.is_reclaimed() && row.order == OrderKind::Reclaim;
+            return reclaims && !self.given_up.contains(&row.side);
+        }
         let comes = match row.order {
             OrderKind::OpenPlug => self.opens_without_fin(),
             OrderKind::CloseTargetBuffer => !self.opens_without_fin(),
@@ -127,6 +143,31 @@ impl Vm {
     /// Whether it runs on its target by an operator's word, though its batch rolls back.
     pub(super) fn is_kept_on_target(&self) -> bool {
         self.resolved == Some(RunOn::Target)
+    }
+
+    /// Whether an operator gave it back to its source after commit.
+    pub(super) fn is_reclaimed(&self) -> bool {
+        self.reclaimed.is_some()
+    }
+
+    /// Whether its target lost it before it was seen to run, and its source still has the copy that
+    /// was surrendered: an operator decides.
+    pub(super) fn may_be_reclaimed(&self) -> bool {
+        let never_seen = self.committed && self.lost.is_some() && self.activated_at.is_none();
+        let kept = !self.given_up.contains(&Side::Source) && !self.is_done(OrderKind::Discard);
+        never_seen && kept && self.resolved.is_none() && !self.powered_off
+    }
+
+    /// Whether it may have run on its target.
+    pub(super) fn ran(&self) -> Ran {
+        let never = self
+            .lost
+            .as_ref()
+            .is_some_and(|fault| fault.kind == FaultKind::NeverRan);
+        match never || !self.told_to_run || self.powered_off {
+            true => Ran::Never,
+            false => Ran::Maybe,
+        }
     }
 
     pub(super) fn is_done(&self, order: OrderKind) -> bool {
@@ -231,6 +272,7 @@ impl Vm {
     /// Notes that an order leaves under this id.
     pub(super) fn issued(&mut self, row: &'static OrderRow, id: OrderId, now: Now, again_at: Option<Millis>) {
         self.touch(row.side);
+        self.told_to_run |= row.order == OrderKind::Activate;
         if row.order == OrderKind::Capture {
             self.so_far.capture_sent_at.get_or_insert(now.wall);
         }
@@ -291,6 +333,7 @@ impl Vm {
             OrderKind::CloseTargetBuffer => Command::CloseTargetBuffer { vm },
             OrderKind::OpenPlug => Command::OpenPlug { vm },
             OrderKind::Discard => Command::Discard { vm },
+            OrderKind::Reclaim => Command::Reclaim { vm },
             OrderKind::AbortSource => Command::AbortSource { vm },
             OrderKind::AbortTarget => Command::AbortTarget { vm },
         })

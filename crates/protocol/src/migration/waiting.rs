@@ -3,9 +3,11 @@
 use transhume_model::HostName;
 
 use super::course::Course;
+use super::lost::Resolvable;
 use super::open::OrderState;
 use super::vm::Vm;
 use super::{Link, Migration, Now};
+use crate::message::OrderKind;
 use crate::report::{Wait, WaitReason};
 use crate::step::OrderRow;
 
@@ -18,11 +20,30 @@ impl Migration {
         }
         let vms = self.batch_vms();
         vms.flat_map(|vm| {
-            self.wanted(vm)
-                .into_iter()
-                .map(move |row| self.wait(vm, row, now))
+            let wanted = self.wanted(vm).into_iter();
+            let waits = wanted.map(move |row| self.wait(vm, row, now));
+            self.lost_on_target(vm, now).into_iter().chain(waits)
         })
         .collect()
+    }
+
+    /// A decision for which no order waits.
+    fn lost_on_target(&self, vm: &Vm, now: Now) -> Option<Wait> {
+        let open = self.resolvable(vm).ok()?;
+        if open != Resolvable::LostOnTarget {
+            return None;
+        }
+        let lost_ms = vm.lost_at.map_or(0, |since| now.mono.saturating_sub(since).0);
+        Some(Wait {
+            vm: vm.name().clone(),
+            order: OrderKind::Activate,
+            host: vm.target.clone(),
+            since_ms: lost_ms,
+            why: WaitReason::Decision {
+                lost_ms,
+                hint: open.hint(self.id(), vm.name(), &vm.target, vm.ran()),
+            },
+        })
     }
 
     fn wait(&self, vm: &Vm, row: &OrderRow, now: Now) -> Wait {
@@ -30,7 +51,7 @@ impl Migration {
         let open = vm.open.get(row.order);
         let undecided = self.resolvable(vm).ok().filter(|_| self.is_gone(host));
         if let (Some(open), Some(lost_ms)) = (undecided, self.lost_for(host, now)) {
-            let hint = open.hint(self.id(), vm.name(), host);
+            let hint = open.hint(self.id(), vm.name(), host, vm.ran());
             return Wait {
                 vm: vm.name().clone(),
                 order: row.order,

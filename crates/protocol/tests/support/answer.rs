@@ -90,7 +90,7 @@ pub fn natural(command: &str, at: WallMicros) -> Outcome {
             ..TargetFrames::default()
         }),
         "Discard" => Outcome::Discarded { frames: None },
-        "AbortSource" => Outcome::SourceRestored(SourceFrames {
+        "AbortSource" | "Reclaim" => Outcome::SourceRestored(SourceFrames {
             captured: 7,
             put_back: 7,
             ..SourceFrames::default()

@@ -240,6 +240,16 @@ impl Hand {
         about.map(|(_, order)| order.command.name()).collect()
     }
 
+    /// An operator says where a VM runs that waits for it.
+    pub fn resolve(&mut self, vm: &VmName, run_on: RunOn) {
+        let resolve = Input::Resolve {
+            vm: vm.clone(),
+            run_on,
+            although_it_may_have_run: false,
+        };
+        self.give(resolve).expect("it waits for that");
+    }
+
     pub fn refuse(&mut self, vm: &VmName, command: &str) {
         self.answer_with(vm, command, answer::refusal(RefusalKind::NoCapacity))
             .unwrap();

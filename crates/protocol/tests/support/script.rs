@@ -93,6 +93,7 @@ fn step(hand: &mut Option<Hand>, words: &[&str]) -> Result<String, Illegal> {
             let gone = Outcome::Lost(Fault::new(FaultKind::Qemu, "QEMU ended"));
             hand.answer_with(&name.parse().unwrap(), command, gone)?;
         }
+        [name, "is", "given", "up"] => hand.resolve(&name.parse().unwrap(), RunOn::Nowhere),
         [name, "fails", command] => hand.fail(&name.parse().unwrap(), command),
         [name, "loses", "its", "tunnel"] => {
             let (host, order) = hand.order(&name.parse().unwrap(), "ConnectBuffers");

@@ -176,6 +176,8 @@ pub(crate) struct Host {
     pub(crate) agent: Option<Agent>,
     /// For good, with everything on it.
     pub(crate) lost: bool,
+    /// Its power is back, it is not up yet.
+    pub(crate) booting: bool,
     pub(crate) partitioned: bool,
     /// Its clock is off by so many microseconds.
     pub(crate) clock_off: i64,
@@ -193,6 +195,7 @@ impl Host {
                 slots: BTreeMap::new(),
             }),
             lost: false,
+            booting: false,
             partitioned: false,
             clock_off: 0,
             pids: 100,

@@ -60,6 +60,7 @@ impl World {
             Act::ShutSourceBuffer { as_is } => return self.shut_source_buffer(at, as_is),
             Act::Capture => return self.capture(at),
             Act::Surrender => self.surrender(at),
+            Act::Reclaim { .. } => self.reclaim(at),
             Act::FinishSourceBuffer => return self.finish_source_buffer(at),
             Act::ShutForAbort => return self.shut_for_abort(at),
             Act::PutBack => return self.put_back(at),
@@ -127,6 +128,11 @@ impl World {
             Some(_) | None if surrendered => RunState::PostMigrate,
             Some(_) | None => return Ok(Some(Ok(Product::Gone))),
         };
+        let capture = matches!(buffers, transhume_agent_core::AdoptBuffers::Capture { .. });
+        let things = self.things(at);
+        if surrendered && capture && things.qemu.is_none() && things.source_spool.is_none() {
+            return Ok(Some(Ok(Product::AdoptedWithoutSpool)));
+        }
         if let Err(trouble) = self.adopt_buffers(at, buffers, run, surrendered)? {
             return Ok(Some(Err(trouble)));
         }
@@ -176,6 +182,7 @@ impl World {
             return Ok(failed(FaultKind::Qemu, why));
         }
         self.is_busy();
+        self.guests[at.vm].ran_on_target |= at.host == self.guests[at.vm].target;
         self.notice(at.host, at.vm);
         self.check_vm(at.vm)?;
         self.pump(at.host, at.vm)?;

@@ -229,6 +229,7 @@ impl World {
         match fault {
             Some(ActFault::AgentDiesBefore) => return self.agent_dies(at.host),
             Some(ActFault::HostDies) => return self.host_dies(at.host),
+            Some(ActFault::HostReboots) => return self.host_reboots(at.host),
             Some(ActFault::Stays) => return Ok(()),
             Some(ActFault::QemuDies) => self.qemu_dies(at.host, at.vm)?,
             Some(ActFault::Fails) => {
@@ -296,7 +297,8 @@ impl World {
     /// An agent starts: every record is taken up, everything else that carries its mark is
     /// stranded.
     pub(super) fn agent_starts(&mut self, host: HostIx) -> Result<(), Violation> {
-        if self.hosts[host].lost || self.hosts[host].agent.is_some() {
+        let here = &self.hosts[host];
+        if here.lost || here.booting || here.agent.is_some() {
             return Ok(());
         }
         let run = self.number();

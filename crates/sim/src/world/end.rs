@@ -115,7 +115,7 @@ impl World {
             matches!(
                 entry,
                 JournalEntry::Resolved {
-                    run_on: RunOn::Target,
+                    run_on: RunOn::Target | RunOn::Source,
                     ..
                 }
             )
@@ -233,7 +233,18 @@ impl World {
         let activated =
             |entry: &JournalEntry| matches!(entry, JournalEntry::VmActivated { vm, .. } if *vm == guest.name);
         let arrived = lives || guest.is_off() || self.coordinator.journal.iter().any(activated);
+        let back = line.reclaimed.as_ref();
+        let lives_here = self.hosts[guest.source].things[vm].qemu.is_some();
         let what = match (&line.lost, guest.committed) {
+            (Some(_), false) if back.is_some() && lives_here => {
+                "it is reported as lost and runs on its source"
+            }
+            (None, false) if back.is_some() && !lives_here && !guest.is_off() => {
+                "it is lost, and nobody is told"
+            }
+            _ if back.is_some_and(|back| guest.ran_on_target && !back.may_have_run) => {
+                "it ran on its target, and the report says that it never did"
+            }
             (Some(_), _) if lives => "it is reported as lost and runs",
             (None, true) if !arrived => "it is lost, and nobody is told",
             (Some(_) | None, _) => return Ok(()),

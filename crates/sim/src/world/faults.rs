@@ -119,6 +119,7 @@ impl World {
             }
             Some(OrderFault::Partitioned) => self.partition(host),
             Some(OrderFault::HostDies) => self.host_dies(host),
+            Some(OrderFault::HostReboots) => self.host_reboots(host),
             Some(OrderFault::CoordinatorDies(_)) | None => {
                 if self.chance(self.scenario.weather.comes_twice) {
                     self.obey(host, order.clone())?;

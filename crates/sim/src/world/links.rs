@@ -35,6 +35,7 @@ impl World {
         }
         let wanted = |what: &Happening| matches!(what, Happening::DecisionWanted { .. });
         if ready.events.iter().any(wanted) {
+            self.loss.asked_at.get_or_insert(self.now().mono);
             self.decide_later();
         }
         let todo = self.coordinator.carry_out(ready, crash);
@@ -75,7 +76,8 @@ impl World {
             for so_far in vms {
                 let vm = self.vm_places[&so_far.vm];
                 self.check_prepared(vm)?;
-                self.guests[vm].committed = true;
+                let guest = &mut self.guests[vm];
+                (guest.committed, guest.kind_at_commit) = (true, guest.kind);
             }
         }
         match entry {
@@ -91,6 +93,12 @@ impl World {
                 let guest = &mut self.guests[vm];
                 (guest.committed, guest.killed, guest.may_miss_frames) = (true, killed, true);
             }
+            JournalEntry::Resolved {
+                vm,
+                run_on: RunOn::Source,
+                although_it_may_have_run,
+                ..
+            } => return self.reclaimed(self.vm_places[vm], *although_it_may_have_run),
             JournalEntry::Resolved {
                 vm,
                 run_on: RunOn::Nowhere,
@@ -152,6 +160,7 @@ impl World {
         if self.coordinator.is_up() {
             return Ok(());
         }
+        self.loss.coordinator_at = Some(self.now().mono);
         if self.coordinator.journal.is_empty() {
             // The user asks again: nothing was durable.
             let ready = self.coordinator.begin_again(self.now(), self.request.clone());

@@ -61,6 +61,8 @@ pub struct Outcome {
     pub faults_struck: usize,
     /// Simulated time.
     pub lasted: Millis,
+    /// What came of a lost host, and when.
+    pub loss: Loss,
     /// Events that happened.
     pub steps: u64,
     /// Acts in the order in which they took effect: VM, whether on its source, name.
@@ -120,6 +122,22 @@ pub struct World {
     /// Peers' sending, numbered: it begins anew when something is switched over.
     flow: u64,
     over_at: Option<Micros>,
+    loss: Loss,
+}
+
+/// The instants of a run in which a host is lost.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Loss {
+    /// It lost its power.
+    pub lost_at: Option<Millis>,
+    /// The coordinator was started last: it waits anew from then on.
+    pub coordinator_at: Option<Millis>,
+    /// Somebody was asked to decide.
+    pub asked_at: Option<Millis>,
+    /// Somebody did, for the last time.
+    pub decided_at: Option<Millis>,
+    /// The move was over.
+    pub over_at: Option<Millis>,
 }
 
 impl World {
@@ -152,6 +170,7 @@ impl World {
             busy_until: 0,
             flow: 0,
             over_at: None,
+            loss: Loss::default(),
             request,
             scenario,
             watcher: None,
@@ -259,6 +278,10 @@ impl World {
             coordinator_runs: self.coordinator.run,
             faults_struck: self.scenario.faults.len() - self.faults.len(),
             lasted: Millis(self.network.now / MILLI),
+            loss: Loss {
+                over_at: self.over_at.map(|at| Millis(at / MILLI)),
+                ..self.loss
+            },
             steps: self.network.serial(),
             acts: self.acts,
             writes: self.writes,
@@ -331,6 +354,10 @@ impl World {
             Event::PartitionHeals { host } => self.partition_heals(host),
             Event::DiskFreed { host } => self.hosts[host].disk.full -= 1,
             Event::AgentStarts { host } => self.agent_starts(host)?,
+            Event::HostBoots { host } => {
+                self.hosts[host].booting = false;
+                self.agent_starts(host)?;
+            }
             Event::AgentKilled { host, run } => {
                 if self.hosts[host].run() == Some(run) {
                     self.agent_dies(host)?;

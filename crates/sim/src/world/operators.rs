@@ -3,9 +3,9 @@
 //! The operator of a run looks whether a host is off before deciding: only then is it fenced, and
 //! what waits for a decision is resolved.
 
-use transhume_model::MigrationId;
+use transhume_model::{HostName, MigrationId, VmName};
 use transhume_protocol::message::{Command, Order, Outcome, RefusalKind, Report};
-use transhume_protocol::migration::{Cleaning, Input, OrderIds, RunOn};
+use transhume_protocol::migration::{Cleaning, Input, OrderIds, Resolution, RunOn};
 
 use super::World;
 use crate::check::Violation;
@@ -17,6 +17,9 @@ const DECISION_MICROS: (Micros, Micros) = (SECOND, 60 * SECOND);
 const CLEAN_AGAIN_MICROS: Micros = 3 * SECOND;
 /// Of two ways out, how often the one that runs the VM is taken, per million.
 const KEPT: u32 = 600_000;
+/// Of a VM that may have run on its target: how often it is run on its source all the same, per
+/// million.
+const RECLAIMED_ALTHOUGH: u32 = 500_000;
 
 fn commands(clean: Cleaning, vm: &transhume_model::VmName) -> Vec<Command> {
     let vm = vm.clone();
@@ -28,6 +31,7 @@ fn commands(clean: Cleaning, vm: &transhume_model::VmName) -> Vec<Command> {
             Command::Discard { vm: vm.clone() },
             Command::DestroyVm { vm },
         ],
+        Cleaning::Reclaim => vec![Command::Reclaim { vm }],
         Cleaning::Destroy => vec![Command::DestroyVm { vm }],
     }
 }
@@ -39,26 +43,61 @@ impl World {
         self.network.after(delay, Event::Decides { coordinator_run });
     }
 
-    /// One that is only cut off is waited for.
+    /// One that is only cut off is waited for, unless its agent has said that the VM is gone.
     pub(super) fn decides(&mut self) -> Result<(), Violation> {
         let undecided = self
             .coordinator
             .machine()
             .map(transhume_protocol::migration::Migration::undecided);
-        for (vm, host) in undecided.unwrap_or_default() {
-            if !self.hosts[self.host_places[&host]].lost {
+        for (vm, _) in undecided.unwrap_or_default() {
+            let nowhere = self.can_be(&vm, RunOn::Nowhere, false);
+            let is_off = |host: &HostName| self.hosts[self.host_places[host]].lost;
+            if !nowhere.is_some_and(|way| way.off.as_ref().is_none_or(is_off)) {
                 continue;
             }
-            let kept = self.random.happens(KEPT);
-            let machine = self.coordinator.machine();
-            let can = machine.is_some_and(|machine| machine.check_resolution(&vm, RunOn::Target).is_ok());
-            let run_on = if kept && can {
-                RunOn::Target
-            } else {
-                RunOn::Nowhere
-            };
-            self.feed_coordinator(Input::Resolve { vm, run_on })?;
+            let (run_on, although_it_may_have_run) = self.choose(&vm);
+            self.loss.decided_at = Some(self.now().mono);
+            self.feed_coordinator(Input::Resolve {
+                vm,
+                run_on,
+                although_it_may_have_run,
+            })?;
         }
+        Ok(())
+    }
+
+    fn can_be(&self, vm: &VmName, run_on: RunOn, although: bool) -> Option<Resolution> {
+        let machine = self.coordinator.machine()?;
+        machine.check_resolution(vm, run_on, although).ok()
+    }
+
+    fn choose(&mut self, vm: &VmName) -> (RunOn, bool) {
+        if !self.random.happens(KEPT) {
+            return (RunOn::Nowhere, false);
+        }
+        for run_on in [RunOn::Target, RunOn::Source] {
+            if self.can_be(vm, run_on, false).is_some() {
+                return (run_on, false);
+            }
+        }
+        let although = self.can_be(vm, RunOn::Source, true).is_some();
+        match although && self.random.happens(RECLAIMED_ALTHOUGH) {
+            true => (RunOn::Source, true),
+            false => (RunOn::Nowhere, false),
+        }
+    }
+
+    /// It runs on its source again: as it was there when it was stopped, if it lives.
+    pub(super) fn reclaimed(&mut self, vm: VmIx, although_it_may_have_run: bool) -> Result<(), Violation> {
+        let guest = &mut self.guests[vm];
+        if guest.ran_on_target && !although_it_may_have_run {
+            let vm = guest.name.clone();
+            return Err(Violation::NoProof { vm });
+        }
+        let lives = self.hosts[guest.source].things[vm].qemu.is_some();
+        (guest.committed, guest.killed, guest.cut) = (false, !lives, false);
+        guest.may_miss_frames |= although_it_may_have_run;
+        guest.kind = guest.kind_at_commit;
         Ok(())
     }
 

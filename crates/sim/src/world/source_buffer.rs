@@ -10,7 +10,7 @@ use super::acts::{Applied, DONE, failed};
 use crate::check::Violation;
 use crate::host::tap::SourceSpool;
 use crate::host::{SourceBuffer, Stage};
-use crate::network::{At, Event, HostIx, Micros, SECOND, VmIx};
+use crate::network::{At, Event, HostIx, Micros, PATH_MICROS_MAX, SECOND, VmIx};
 
 /// Without a marker the source waits this long; longer than any frame is under way.
 const LINGER_MICROS: Micros = 2 * SECOND;
@@ -121,6 +121,17 @@ impl World {
                 self.again(at);
             }
         }
+        DONE
+    }
+
+    /// The fabric learns that it is here again; what it sent elsewhere meanwhile went there.
+    pub(super) fn reclaim(&mut self, at: At) -> Applied {
+        if self.things(at).qemu.is_none() {
+            return Some(Ok(Product::Gone));
+        }
+        let (vm, host) = (at.vm, at.host);
+        let delay = self.random.between(10, PATH_MICROS_MAX);
+        self.network.after(delay, Event::Learned { vm, host });
         DONE
     }
 

@@ -12,11 +12,13 @@ use crate::check::Violation;
 use crate::fault::Mischief;
 use crate::host::Stage;
 use crate::host::qemu::Qemu;
-use crate::network::{At, Event, HostIx, MILLI, Micros, VmIx};
+use crate::network::{At, Event, HostIx, MILLI, Micros, SECOND, VmIx};
 use crate::scenario::GuestKind;
 
 /// An agent notices within this that a process is gone.
 const NOTICE_MICROS_MAX: Micros = 2 * MILLI;
+/// A host that lost its power is up again within this: some are given up before.
+const BOOT_MICROS: (Micros, Micros) = (3 * SECOND, 90 * SECOND);
 /// A clock is set by at most so many microseconds.
 const STEP_MICROS_MAX: i64 = 2 * 3_600 * 1_000_000;
 
@@ -59,6 +61,7 @@ impl World {
             Mischief::GetsStuck => self.gets_stuck(vm)?,
             Mischief::CutAnew => self.cut_anew()?,
             Mischief::HostDies => self.host_dies(host)?,
+            Mischief::HostReboots => self.host_reboots(host)?,
         }
         self.check_vm(vm)
     }
@@ -178,6 +181,28 @@ impl World {
             self.hosts[host].disk.remove(vm);
         }
         self.hosts[host].lost = true;
+        self.loss.lost_at = Some(self.now().mono);
+        Ok(())
+    }
+
+    /// Its power goes and comes back: everything that is in memory is gone, its records are not.
+    pub(super) fn host_reboots(&mut self, host: HostIx) -> Result<(), Violation> {
+        if self.hosts[host].lost || self.hosts[host].booting {
+            return Ok(());
+        }
+        self.agent_dies(host)?;
+        for vm in 0..self.guests.len() {
+            if let Some(qemu) = self.hosts[host].things[vm].qemu.take() {
+                self.mark_lost(host, vm, &qemu);
+            }
+            if self.guests[vm].source == host {
+                self.guests[vm].may_miss_frames = true;
+            }
+            self.hosts[host].things[vm] = crate::host::Things::default();
+        }
+        self.hosts[host].booting = true;
+        let delay = self.random.between(BOOT_MICROS.0, BOOT_MICROS.1);
+        self.network.after(delay, Event::HostBoots { host });
         Ok(())
     }
 

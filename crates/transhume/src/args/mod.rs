@@ -120,11 +120,14 @@ pub enum Command {
         #[command(subcommand)]
         command: BandsCommand,
     },
-    /// Run a host's agent
+    /// Run a host's agent, or look at its VMs where no coordinator is
+    #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
     Agent {
         /// Configuration file
-        #[arg(long)]
-        config: PathBuf,
+        #[arg(long, required = true)]
+        config: Option<PathBuf>,
+        #[command(subcommand)]
+        command: Option<AgentCommand>,
     },
     /// Run the coordinator
     Coordinator {
@@ -159,9 +162,8 @@ pub enum JournalCommand {
         file: PathBuf,
         /// The copy; not there yet
         copy: PathBuf,
-        /// One JSON document
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        deciding: Deciding,
     },
     /// Make a copy a journal again, with epochs above all that agents have seen
     Restore {
@@ -169,9 +171,8 @@ pub enum JournalCommand {
         copy: PathBuf,
         /// The journal; not there yet
         file: PathBuf,
-        /// One JSON document
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        deciding: Deciding,
     },
 }
 
@@ -357,6 +358,49 @@ pub enum HostCommand {
     },
 }
 
+/// What is done at a host, without a coordinator.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// VMs of this host, by its agent's records
+    Vm {
+        #[command(subcommand)]
+        command: LocalVmCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LocalVmCommand {
+    /// All VMs of this host: what they are here, their QEMU, what their guests do
+    List {
+        /// The agent's configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a guest that stands still go on; refused where it may run on another host
+    Resume {
+        /// The VM
+        vm: String,
+        /// The agent's configuration file
+        #[arg(long)]
+        config: PathBuf,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+    /// Kill the QEMU of a VM
+    Kill {
+        /// The VM
+        vm: String,
+        /// The agent's configuration file
+        #[arg(long)]
+        config: PathBuf,
+        #[command(flatten)]
+        deciding: Deciding,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub enum MigrationCommand {
     /// Decide where VMs run whose other host is lost and fenced
@@ -369,6 +413,9 @@ pub enum MigrationCommand {
         /// Where
         #[arg(long, value_enum)]
         run_on: RunSide,
+        /// Run it on its source although it may have run on its target and written its disks
+        #[arg(long)]
+        although_it_may_have_run: bool,
         #[command(flatten)]
         deciding: Deciding,
     },
@@ -377,6 +424,8 @@ pub enum MigrationCommand {
 /// Where a VM is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RunSide {
+    /// On its source again, from the copy that it left there
+    Source,
     /// On its target, from its loaded copy
     Target,
     /// Nowhere: it is given up, and can be restarted from its disks
@@ -386,6 +435,7 @@ pub enum RunSide {
 impl From<RunSide> for RunOn {
     fn from(side: RunSide) -> Self {
         match side {
+            RunSide::Source => RunOn::Source,
             RunSide::Target => RunOn::Target,
             RunSide::Nowhere => RunOn::Nowhere,
         }
@@ -403,9 +453,8 @@ pub enum VmCommand {
         /// Another host than its own, for a VM that its own host does not know any more
         #[arg(long)]
         host: Option<String>,
-        /// One JSON document
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        deciding: Deciding,
     },
     /// Power a VM off; its place stays, and it moves with its cluster
     Stop {
@@ -416,9 +465,8 @@ pub enum VmCommand {
         /// At once, as if its plug were pulled [default: its guest is asked]
         #[arg(long)]
         force: bool,
-        /// One JSON document
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        deciding: Deciding,
     },
     /// Take a VM that is powered off or missing out of its cluster; the last one takes the cluster
     /// along
@@ -427,9 +475,8 @@ pub enum VmCommand {
         cluster: String,
         /// The VM
         vm: String,
-        /// One JSON document
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        deciding: Deciding,
     },
     /// Boot a VM from its disks on another host, its own being fenced
     Restart {
@@ -440,9 +487,8 @@ pub enum VmCommand {
         /// The other host
         #[arg(long, value_name = "HOST")]
         on: String,
-        /// One JSON document
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        deciding: Deciding,
     },
     /// Open the plug of a VM that has come and whose source is lost, without waiting any longer
     OpenPlug {
@@ -458,6 +504,41 @@ pub enum VmCommand {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever a user decides can be asked for without being done, without being asked back, and
+    /// by a program.
+    #[test]
+    fn every_verb_of_an_operator_has_a_dry_run_a_confirmation_and_json() {
+        let verbs = [
+            "host fence",
+            "host cordon",
+            "host uncordon",
+            "host forget",
+            "migration resolve",
+            "vm start",
+            "vm stop",
+            "vm restart",
+            "vm open-plug",
+            "vm forget",
+            "cluster forget",
+            "journal backup",
+            "journal restore",
+            "agent vm resume",
+            "agent vm kill",
+        ];
+        let args = <Args as clap::CommandFactory>::command();
+        for verb in verbs {
+            let mut command = &args;
+            for word in verb.split(' ') {
+                let found = command.get_subcommands().find(|sub| sub.get_name() == word);
+                command = found.unwrap_or_else(|| panic!("there is no `{verb}`"));
+            }
+            for flag in ["dry-run", "yes", "json"] {
+                let has = command.get_arguments().any(|arg| arg.get_long() == Some(flag));
+                assert!(has, "`{verb}` has no --{flag}");
+            }
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

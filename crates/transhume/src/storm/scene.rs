@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use transhume_api::{Client, HostView, MoveOrder, VmLife, VmStart, VmView};
+use transhume_api::{Client, HostView, MoveOrder, VmLife, VmRestart, VmStart, VmView};
 use transhume_lab::storm::{ClusterSight, Counts, HostSight, VmSight};
 use transhume_lab::{Figures, Lab, LabUp, PairFigures, collect, up};
 use transhume_model::{Bytes, ClusterName, HostName, IdError, Mebibytes, MigrationId, VmName};
@@ -138,6 +138,12 @@ impl Scene {
             ..MoveOrder::default()
         };
         Ok(self.client.migrate(&self.cluster, &order).await?.migration)
+    }
+
+    /// Boots a VM from its disks on another host.
+    pub async fn restart(&self, vm: &VmName, restart: VmRestart) -> Result<(), Failure> {
+        self.client.restart_vm(&self.cluster, vm, &restart).await?;
+        Ok(())
     }
 
     /// Starts a VM again that was lost.

@@ -84,6 +84,7 @@ async fn perform(holdings: &mut Holdings, context: &Context, act: Act) -> Outcom
         Act::ShutSourceBuffer { as_is } => source_buffer::shut(holdings, as_is).await,
         Act::Capture => source_buffer::capture(holdings),
         Act::Surrender => source_buffer::surrender(holdings),
+        Act::Reclaim { epoch } => source_buffer::reclaim(holdings, epoch),
         Act::ShutForAbort => source_buffer::shut_for_abort(holdings),
         Act::PutBack => source_buffer::put_back(holdings),
 

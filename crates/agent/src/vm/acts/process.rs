@@ -13,7 +13,7 @@ use crate::context::{Context, locked};
 use crate::disk;
 use crate::host::compatible;
 use crate::marks;
-use crate::nics::{Ends, SourceBuffers, Taps, TargetBuffers, remove_file, remove_spools};
+use crate::nics::{Ends, SourceBuffers, Taps, TargetBuffers, has_spools, remove_file, remove_spools};
 use crate::page_stream::SOURCE_SOCKET;
 use crate::text::{chain, failed, network_failed, qemu_failed};
 use crate::vm::holdings::{Copying, Holdings, Qemu, Slot};
@@ -114,6 +114,11 @@ impl Adoption {
     /// forwarded, and what comes by the old path until that closes: its taps went with the process
     /// and are made anew.
     fn without_process(&self, holdings: &mut Holdings, context: &Context) -> Outcome {
+        // What is in memory goes with the host's power.
+        let capture = matches!(self.buffers, AdoptBuffers::Capture { .. });
+        if capture && !has_spools(&context.config, &self.spec) {
+            return Ok(Product::AdoptedWithoutSpool);
+        }
         if holdings.taps.is_none() {
             let purpose = SpawnFor::Boot;
             let taps = block_in_place(|| Taps::create(&context.config, &context.owner, &self.spec, purpose));

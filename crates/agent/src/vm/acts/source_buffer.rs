@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use transhume_agent_core::{Product, Trouble};
 use transhume_model::{Epoch, VmSpec};
 use transhume_protocol::message::FaultKind;
-use transhume_qemu::RunState;
+use transhume_qemu::{ReclaimPermit, RunState};
 
 use super::process::slot;
 use crate::context::{Context, locked};
@@ -83,6 +83,22 @@ pub(super) fn surrender(holdings: &mut Holdings) -> Outcome {
         && let Some(buffers) = buffers.as_mut()
     {
         buffers.committed();
+    }
+    Ok(Product::Done)
+}
+
+/// After commit, its target being lost: the order to reclaim is the permit. Closed buffers have
+/// nothing to announce with; the guest's own frames do that.
+pub(super) fn reclaim(holdings: &mut Holdings, epoch: Epoch) -> Outcome {
+    holdings.qemu = match holdings.qemu.take() {
+        Some(Qemu::Surrendered(left)) => {
+            Some(Qemu::Here(left.reclaim(ReclaimPermit::of_reclaim_order(epoch))))
+        }
+        None => return Ok(Product::Gone),
+        other => other,
+    };
+    if let Some(buffers) = locked(&holdings.source).as_mut() {
+        tokio::task::block_in_place(|| buffers.reclaim()).map_err(network_failed)?;
     }
     Ok(Product::Done)
 }

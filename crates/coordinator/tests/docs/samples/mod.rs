@@ -17,8 +17,8 @@ use transhume_protocol::message::{
 };
 use transhume_protocol::migration::{Converge, RunOn};
 use transhume_protocol::report::{
-    BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, SourceLoss, Trouble, VmLoss, VmReport, Wait,
-    WaitReason,
+    BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, Reclaimed, SourceLoss, Trouble, VmLoss,
+    VmReport, Wait, WaitReason,
 };
 use transhume_protocol::step::{Phase, Step};
 
@@ -94,6 +94,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ),
         ("vm-start", json!(VmStart::default())),
         ("vm-stop", json!(VmStop { force: true })),
+        ("vm-check", json!(VmCheck::Stop { force: true })),
         ("vm-restart", json!(VmRestart { on: "h3".into() })),
         (
             "host-fence",
@@ -109,6 +110,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
             json!(MoveResolution {
                 vm: Some("vm1".into()),
                 run_on: RunOn::Target,
+                although_it_may_have_run: false,
                 dry_run: false,
             }),
         ),

@@ -151,6 +151,10 @@ pub(super) fn report(outcome: Ending) -> MigrationReport {
             delivered: 12,
         }),
         lost: None,
+        reclaimed: Some(Reclaimed {
+            from: host("h2"),
+            may_have_run: true,
+        }),
         phase: Phase::Activation,
         blackout_ms: Some(41.5),
         blackout_parts: Some(BlackoutParts::default()),
