@@ -4,10 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
-use transhume_agent_core::{Machine, Ready, absent};
+use transhume_agent_core::{Machine, Ready, absent, admit};
 use transhume_model::{Epoch, Mebibytes, VmName};
 use transhume_protocol::message::{
-    Command, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, Report, Stranded, VmRates, VmState,
+    Command, FaultKind, Hello, HostState, Order, Outcome, PROTOCOL_VERSION, Refusal, RefusalKind, Report,
+    Stranded, VmRates, VmState,
 };
 
 use crate::bands::Keeper;
@@ -18,6 +19,7 @@ use crate::limits::ORDERS_WAITING_MAX;
 use crate::link::OrderHandler;
 use crate::metrics::SeenVm;
 use crate::pace::Pace;
+use crate::store::StoreError;
 use crate::vm::{Farewell, Snapshot, VmMeter, VmTask};
 
 /// All VMs of this host. Clones share them.
@@ -27,6 +29,8 @@ pub(crate) struct Agent {
     /// Differs after each start.
     run: u64,
     vms: Arc<Mutex<HashMap<VmName, Entry>>>,
+    /// One coordinator after the other says who it is.
+    admitting: Arc<Mutex<()>>,
 }
 
 /// A VM's task, seen from outside.
@@ -44,6 +48,7 @@ impl Agent {
             context,
             run: wall().0,
             vms: Arc::default(),
+            admitting: Arc::default(),
         }
     }
 
@@ -234,6 +239,24 @@ impl Agent {
 }
 
 impl OrderHandler for Agent {
+    fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
+        let _turn = locked(&self.admitting);
+        let failed = |error: StoreError| Refusal {
+            kind: RefusalKind::WrongState,
+            reason: format!(
+                "host {} cannot remember whom it obeys: {}",
+                self.context.config.host,
+                crate::text::chain(&error)
+            ),
+            hint: "look at the agent's state directory: it must be readable, and take writes".to_owned(),
+        };
+        let held = self.context.store.leader().map_err(failed)?;
+        match admit(&self.context.config.host, held.as_ref(), hello)? {
+            Some(leader) => self.context.store.keep_leader(&leader).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
     async fn greeting(&self) -> Report {
         Report {
             order: None,

@@ -1,20 +1,22 @@
 //! The coordinator's connection: orders in, reports out.
 //!
-//! The newest connection wins; an older one ends when a new one is accepted. Fencing is not the
-//! link's business: epochs are checked where an order meets its VM.
+//! A coordinator says first who it is. The newest one that is obeyed wins; an older connection ends
+//! then, and not before. Epochs are checked where an order meets its VM.
 
 use std::sync::{Arc, Mutex};
 
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Duration, timeout};
 use tracing::{info, warn};
-use transhume_protocol::message::{Order, Report};
+use transhume_model::Epoch;
+use transhume_protocol::message::{Hello, Order, Outcome, Refusal, Report};
 use transhume_protocol::wire;
 
-use crate::limits::{LINK_SILENCE_MS_MAX, REPORTS_WAITING_MAX};
+use crate::limits::{HELLO_MAX, LINK_SILENCE_MS_MAX, REPORTS_WAITING_MAX, STRANGERS_MAX};
 
 /// Where reports go: the newest connection, or nowhere. A report that finds no link is dropped; the
 /// coordinator gives its orders again when it is back, and they are answered again.
@@ -45,6 +47,8 @@ impl Reports {
 
 /// What becomes of orders, and what a new connection is told first.
 pub(crate) trait OrderHandler: Clone + Send + Sync + 'static {
+    /// Whether a coordinator is obeyed here.
+    fn admit(&self, hello: &Hello) -> Result<(), Refusal>;
     /// Message B, sent first on each connection.
     fn greeting(&self) -> impl Future<Output = Report> + Send;
     /// Takes an order; its reports go through [`Reports`].
@@ -53,19 +57,20 @@ pub(crate) trait OrderHandler: Clone + Send + Sync + 'static {
 
 /// Accepts coordinators for as long as the agent lives.
 pub(crate) async fn serve<D: OrderHandler>(listener: TcpListener, reports: Reports, handler: D) {
-    let mut current: Option<tokio::task::JoinHandle<()>> = None;
+    let obeyed = Obeyed::default();
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                info!(%peer, "coordinator connected");
-                if let Some(older) = current.take() {
-                    older.abort();
-                }
-                let (reports, handler) = (reports.clone(), handler.clone());
-                current = Some(tokio::spawn(async move {
-                    let why = converse(stream, &reports, &handler).await;
+                let Ok(place) = strangers.clone().try_acquire_owned() else {
+                    warn!(%peer, "too many connections that have not said who they are");
+                    continue;
+                };
+                let (reports, handler, obeyed) = (reports.clone(), handler.clone(), obeyed.clone());
+                tokio::spawn(async move {
+                    let why = greet(stream, &reports, &handler, &obeyed, place).await;
                     info!(%peer, "coordinator disconnected: {why}");
-                }));
+                });
             }
             Err(error) => {
                 warn!("cannot accept a connection: {error}");
@@ -75,11 +80,70 @@ pub(crate) async fn serve<D: OrderHandler>(listener: TcpListener, reports: Repor
     }
 }
 
-async fn converse<D: OrderHandler>(stream: TcpStream, reports: &Reports, handler: &D) -> String {
+/// The connection that is obeyed; a newer one ends it.
+#[derive(Debug, Clone, Default)]
+struct Obeyed {
+    newer: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+}
+
+impl Obeyed {
+    /// This one is, from here on; told when it is no more.
+    fn replace(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        *self.newer.lock().expect("no holder of this lock panics") = Some(sender);
+        receiver
+    }
+}
+
+/// Nothing changes for whoever is obeyed before the other side has said who it is.
+async fn greet<D: OrderHandler>(
+    stream: TcpStream,
+    reports: &Reports,
+    handler: &D,
+    obeyed: &Obeyed,
+    place: OwnedSemaphorePermit,
+) -> String {
     if let Err(error) = stream.set_nodelay(true) {
         return error.to_string();
     }
-    let (read, write) = stream.into_split();
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    let hello: Hello = match timeout(HELLO_MAX, read_message(&mut read)).await {
+        Err(_) => return format!("it did not say who it is within {HELLO_MAX:?}"),
+        Ok(Err(error)) => return error.to_string(),
+        Ok(Ok(hello)) => hello,
+    };
+    let admitted = tokio::task::block_in_place(|| handler.admit(&hello));
+    if let Err(refusal) = admitted {
+        let why = refusal.to_string();
+        let report = Report {
+            order: None,
+            epoch: Epoch::default(),
+            vm: None,
+            at: crate::clock::wall(),
+            outcome: Outcome::Refused(refusal),
+        };
+        if let Ok(bytes) = wire::encode(&report) {
+            // Whoever is refused may have gone.
+            let _ = timeout(HELLO_MAX, write.write_all(&bytes)).await;
+        }
+        return why;
+    }
+    drop(place);
+    info!(fleet = %hello.leader.fleet, term = hello.leader.term, "coordinator connected");
+    let newer = obeyed.replace();
+    tokio::select! {
+        why = converse(read, write, reports, handler) => why,
+        _ = newer => "replaced by a newer connection".to_owned(),
+    }
+}
+
+async fn converse<D: OrderHandler>(
+    read: BufReader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+    reports: &Reports,
+    handler: &D,
+) -> String {
     let outgoing = reports.replace();
     reports.send(handler.greeting().await);
     tokio::select! {
@@ -88,10 +152,13 @@ async fn converse<D: OrderHandler>(stream: TcpStream, reports: &Reports, handler
     }
 }
 
-async fn receive<D: OrderHandler>(read: OwnedReadHalf, handler: &D) -> String {
-    let mut read = BufReader::new(read);
+async fn receive<D: OrderHandler>(mut read: BufReader<OwnedReadHalf>, handler: &D) -> String {
     loop {
-        let next = timeout(Duration::from_millis(LINK_SILENCE_MS_MAX), read_order(&mut read)).await;
+        let next = timeout(
+            Duration::from_millis(LINK_SILENCE_MS_MAX),
+            read_message(&mut read),
+        )
+        .await;
         match next {
             Err(_) => return format!("silent for {LINK_SILENCE_MS_MAX} ms"),
             Ok(Err(error)) => return error.to_string(),
@@ -100,9 +167,9 @@ async fn receive<D: OrderHandler>(read: OwnedReadHalf, handler: &D) -> String {
     }
 }
 
-async fn read_order(
+async fn read_message<M: DeserializeOwned>(
     read: &mut BufReader<OwnedReadHalf>,
-) -> Result<Order, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<M, Box<dyn std::error::Error + Send + Sync>> {
     let mut prefix = [0; wire::LENGTH_BYTES];
     read.read_exact(&mut prefix).await?;
     let mut body = vec![0; wire::length(prefix)?];

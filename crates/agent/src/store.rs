@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! state_dir/agent.lock                    held as long as the agent lives
+//! state_dir/leader.json                   whom this host obeys
 //! state_dir/vms/VM/state.json             the record
 //! state_dir/vms/VM/state.json.new         one that was being written
 //! state_dir/vms/VM/state.json.unreadable  one that was set aside
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use transhume_agent_core::{Change, Record};
 use transhume_model::VmName;
+use transhume_protocol::message::Leader;
 
 use self::meter::WriteMeter;
 pub(crate) use self::meter::Writes;
@@ -26,6 +28,8 @@ use crate::text::chain;
 
 const LOCK: &str = "agent.lock";
 const VMS: &str = "vms";
+const LEADER: &str = "leader.json";
+const LEADER_NEW: &str = "leader.json.new";
 const RECORD: &str = "state.json";
 const RECORD_NEW: &str = "state.json.new";
 const RECORD_UNREADABLE: &str = "state.json.unreadable";
@@ -203,6 +207,33 @@ impl<F: Files> Store<F> {
             Change::Write(record) => self.write(vm, record),
             Change::Remove => self.forget(vm),
         })
+    }
+
+    fn state_dir(&self) -> &Path {
+        self.vms.parent().unwrap_or(&self.vms)
+    }
+
+    /// Whom this host has obeyed last; `None` where nobody yet.
+    pub(crate) fn leader(&self) -> Result<Option<Leader>, StoreError> {
+        let path = self.state_dir().join(LEADER);
+        match fs::read(&path) {
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => {
+                let leader = read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from));
+                leader.map(Some).map_err(error("read", &path))
+            }
+        }
+    }
+
+    /// From here on this host obeys nobody older: durable when it returns.
+    pub(crate) fn keep_leader(&self, leader: &Leader) -> Result<(), StoreError> {
+        let dir = self.state_dir();
+        let (path, new) = (dir.join(LEADER), dir.join(LEADER_NEW));
+        let bytes = serde_json::to_vec(leader).map_err(io::Error::from);
+        let written = bytes.and_then(|bytes| self.files.write(&new, &bytes));
+        written.map_err(error("write", &new))?;
+        self.files.rename(&new, &path).map_err(error("replace", &path))?;
+        self.files.sync_dir(dir).map_err(error("sync", dir))
     }
 
     /// Changes that were made, or were not.

@@ -109,23 +109,26 @@ fn another(source: &io::Error) -> &'static str {
 
 /// Runs until the journal fails. Restarted, it goes on from the journal.
 pub async fn run(config: Config) -> Result<(), Error> {
-    let journal = Box::new(RedbJournal::open(&config.journal)?);
+    let mut journal = Box::new(RedbJournal::open(&config.journal)?);
+    journal::check_fleet(&mut *journal, &config.journal)?;
     run_with(config, journal).await
 }
 
 /// The same with a journal of the caller's.
-pub async fn run_with(config: Config, journal: Box<dyn Journal>) -> Result<(), Error> {
+pub async fn run_with(config: Config, mut journal: Box<dyn Journal>) -> Result<(), Error> {
     let (news_sender, news) = mpsc::channel(WAITING_MAX);
     let (requests_sender, requests) = mpsc::channel(WAITING_MAX);
     // Addresses first: a second coordinator must not touch the journal's moves before it finds out
     // that it is one.
     let servers = serve(&config, requests_sender).await?;
     let hosts = config.hosts.clone();
+    let leader = journal.lead()?;
+    info!(fleet = %leader.fleet, term = leader.term, "leads");
     let core = core::Core::recover(config, journal)?;
     // Sets of tasks end with this function.
     let mut links = JoinSet::new();
     for host in hosts {
-        links.spawn(link::keep(host, news_sender.clone()));
+        links.spawn(link::keep(host, leader.clone(), news_sender.clone()));
     }
     let mut servers = servers;
     tokio::select! {

@@ -23,7 +23,9 @@ use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{info, warn};
 use transhume_model::{Epoch, HostName, HostSpec, OrderId, WallMicros};
-use transhume_protocol::message::{Command, HostState, Order, Outcome, PROTOCOL_VERSION, Report};
+use transhume_protocol::message::{
+    Command, Hello, HostState, Leader, Order, Outcome, PROTOCOL_VERSION, Refusal, Report,
+};
 use transhume_protocol::wire;
 
 use crate::clock::Sample;
@@ -80,6 +82,8 @@ enum LinkError {
     Version { found: u16 },
     #[error("what answers there is host {found}: correct the address in the coordinator's configuration")]
     OtherHost { found: HostName },
+    #[error("it does not obey this coordinator: {reason}; {hint}")]
+    NotObeyed { reason: String, hint: String },
     #[error("its first message was not its state")]
     NoState,
     #[error("the coordinator is ending")]
@@ -87,11 +91,11 @@ enum LinkError {
 }
 
 /// Keeps the link to one host.
-pub(crate) async fn keep(spec: HostSpec, news: mpsc::Sender<LinkNews>) {
+pub(crate) async fn keep(spec: HostSpec, leader: Leader, news: mpsc::Sender<LinkNews>) {
     let (mut pause, mut reported) = (RETRY_MIN, String::new());
     loop {
         let mut connected = false;
-        let why = match converse(&spec, &news, &mut connected).await {
+        let why = match converse(&spec, &leader, &news, &mut connected).await {
             Err(LinkError::Over) => return,
             Err(error) => chain(&error),
             Ok(never) => match never {},
@@ -124,10 +128,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 async fn converse(
     spec: &HostSpec,
+    leader: &Leader,
     news: &mpsc::Sender<LinkNews>,
     connected: &mut bool,
 ) -> Result<std::convert::Infallible, LinkError> {
-    let (mut read, write, state) = timeout(CONNECT_MAX, open(spec))
+    let (mut read, write, state) = timeout(CONNECT_MAX, open(spec, leader))
         .await
         .map_err(|_| LinkError::Silent(CONNECT_MAX))??;
     let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
@@ -173,10 +178,16 @@ async fn while_it_answers<T>(message: impl Future<Output = T>) -> Result<T, Link
 
 async fn open(
     spec: &HostSpec,
+    leader: &Leader,
 ) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf, Box<HostState>), LinkError> {
     let stream = TcpStream::connect(spec.control).await?;
     stream.set_nodelay(true)?;
-    let (read, write) = stream.into_split();
+    let (read, mut write) = stream.into_split();
+    let hello = Hello {
+        protocol: PROTOCOL_VERSION,
+        leader: leader.clone(),
+    };
+    write.write_all(&wire::encode(&hello)?).await?;
     let mut read = BufReader::new(read);
     let Outcome::Host(state) = greeting(&read_message(&mut read).await?)? else {
         return Err(LinkError::NoState);
@@ -197,6 +208,11 @@ fn greeting(body: &[u8]) -> Result<Outcome, LinkError> {
     #[derive(Deserialize)]
     struct AnyOutcome {
         protocol: Option<u16>,
+    }
+    if let Ok(report) = wire::decode::<Report>(body)
+        && let Outcome::Refused(Refusal { reason, hint, .. }) = report.outcome
+    {
+        return Err(LinkError::NotObeyed { reason, hint });
     }
     let any: AnyReport = wire::decode(body)?;
     match any.outcome.protocol {

@@ -85,6 +85,11 @@ fn refused(error: JournalError) -> Failure {
         JournalError::UnderWay { .. } => {
             "take a backup that was made while no move was under way, or begin a new journal"
         }
+        JournalError::OtherFleet { .. } => {
+            "take a backup of this fleet's journal; a place that is to be another fleet's has its `.fleet` file removed first"
+        }
+        JournalError::FleetFile { .. } => "remove it, and the journal's own id is written there",
+        JournalError::Random(_) => "look at /dev/urandom",
         JournalError::Copy { .. } => "make room there, or name another place",
         JournalError::Format { .. } => "use the newer release",
         JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::Database { .. } => {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use transhume_model::{ClusterName, DrainId, Epoch, HostName, MigrationId};
+use transhume_protocol::message::FleetId;
 use transhume_protocol::migration::JournalEntry;
 
+use super::fleet::new_id;
 use super::{ClusterRecord, DrainRecord, HostRecord, Journal, JournalError};
 
 /// A journal in memory.
@@ -17,9 +19,32 @@ pub struct MemoryJournal {
     last_migration: u64,
     last_drain: u64,
     last_epoch: u64,
+    last_term: u64,
+    fleet: Option<FleetId>,
 }
 
 impl Journal for MemoryJournal {
+    fn fleet(&mut self) -> Result<FleetId, JournalError> {
+        match &self.fleet {
+            Some(fleet) => Ok(fleet.clone()),
+            None => Ok(self.fleet.insert(new_id()?).clone()),
+        }
+    }
+
+    fn known_fleet(&self) -> Result<Option<FleetId>, JournalError> {
+        Ok(self.fleet.clone())
+    }
+
+    fn set_fleet(&mut self, fleet: &FleetId) -> Result<(), JournalError> {
+        self.fleet = Some(fleet.clone());
+        Ok(())
+    }
+
+    fn new_terms(&mut self, count: u64) -> Result<u64, JournalError> {
+        self.last_term += count;
+        Ok(self.last_term)
+    }
+
     fn new_migration(&mut self) -> Result<MigrationId, JournalError> {
         self.last_migration += 1;
         Ok(MigrationId(self.last_migration))

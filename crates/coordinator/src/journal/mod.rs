@@ -4,6 +4,7 @@
 //! Deliberately absent: any knowledge of what entries mean. Whoever reads them back is the
 //! protocol's `Migration::recover`.
 
+mod fleet;
 mod memory;
 mod record;
 mod redb;
@@ -15,8 +16,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use transhume_api::{ClusterStage, DrainMove, DrainStage, DrainStay, MoveOrder};
 use transhume_model::{ClusterName, ClusterSpec, DrainId, Epoch, HostName, MigrationId, VmName, WallMicros};
+use transhume_protocol::message::{FleetId, Leader};
 use transhume_protocol::migration::{Cleaning, JournalEntry};
 
+pub use self::fleet::check_fleet;
 pub use self::memory::MemoryJournal;
 pub use self::redb::RedbJournal;
 pub use self::upkeep::{Summary, backup, check_backup, check_restore, restore, verify};
@@ -57,6 +60,28 @@ pub enum JournalError {
         /// How many.
         moves: usize,
     },
+    /// The file beside it, or whoever restores it, names another fleet.
+    #[error("the journal {path} is that of fleet {found}, and not of fleet {expected}")]
+    OtherFleet {
+        /// The journal.
+        path: PathBuf,
+        /// Its fleet.
+        found: FleetId,
+        /// The one that it should be of.
+        expected: FleetId,
+    },
+    /// The file beside it that names the fleet cannot be used.
+    #[error("the file {path}, which names the fleet, cannot be used")]
+    FleetFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No id could be made.
+    #[error("the system has no random numbers for the fleet's id")]
+    Random(#[source] std::io::Error),
     /// A copy of it cannot be made.
     #[error("the journal cannot be copied to {path}")]
     Copy {
@@ -188,6 +213,26 @@ impl DrainRecord {
 /// What a coordinator remembers. Everything that returns `Ok` is durable, and all of it or nothing
 /// is there after a crash.
 pub trait Journal: Send {
+    /// Which fleet this is the journal of: made by chance where it has none yet.
+    fn fleet(&mut self) -> Result<FleetId, JournalError>;
+
+    /// The same, where it has one.
+    fn known_fleet(&self) -> Result<Option<FleetId>, JournalError>;
+
+    /// Makes it that fleet's journal.
+    fn set_fleet(&mut self, fleet: &FleetId) -> Result<(), JournalError>;
+
+    /// `count` leadership terms further; the last of them.
+    fn new_terms(&mut self, count: u64) -> Result<u64, JournalError>;
+
+    /// A coordinator begins to lead, in a term that nobody has had.
+    fn lead(&mut self) -> Result<Leader, JournalError> {
+        Ok(Leader {
+            fleet: self.fleet()?,
+            term: self.new_terms(1)?,
+        })
+    }
+
     /// The number of a new migration.
     fn new_migration(&mut self) -> Result<MigrationId, JournalError>;
 

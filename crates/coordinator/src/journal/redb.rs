@@ -8,8 +8,10 @@ use ::redb::{
     WriteTransaction,
 };
 use transhume_model::{ClusterName, DrainId, Epoch, MigrationId};
+use transhume_protocol::message::FleetId;
 use transhume_protocol::migration::JournalEntry;
 
+use super::fleet::new_id;
 use super::record::{seal, unseal};
 use super::{ClusterRecord, DrainRecord, FORMAT, HostRecord, Journal, JournalError};
 
@@ -18,6 +20,9 @@ const CLUSTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("clusters");
 const HOSTS: TableDefinition<&str, &[u8]> = TableDefinition::new("hosts");
 const DRAINS: TableDefinition<u64, &[u8]> = TableDefinition::new("drains");
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+const TEXTS: TableDefinition<&str, &str> = TableDefinition::new("texts");
+const FLEET: &str = "fleet";
+const LAST_TERM: &str = "last-term";
 const LAST_MIGRATION: &str = "last-migration";
 const LAST_DRAIN: &str = "last-drain";
 const LAST_EPOCH: &str = "last-epoch";
@@ -73,6 +78,7 @@ impl RedbJournal {
             transaction.open_table(CLUSTERS)?;
             transaction.open_table(HOSTS)?;
             transaction.open_table(DRAINS)?;
+            transaction.open_table(TEXTS)?;
             let mut numbers = transaction.open_table(NUMBERS)?;
             let found = numbers.get(FORMAT_KEY)?.map(|found| found.value());
             // Format 1 had no hosts, format 2 neither drains nor rules; an older release would not
@@ -159,6 +165,41 @@ fn put_hosts(transaction: &WriteTransaction, hosts: &[HostRecord]) -> Result<(),
 }
 
 impl Journal for RedbJournal {
+    fn fleet(&mut self) -> Result<FleetId, JournalError> {
+        match self.known_fleet()? {
+            Some(fleet) => Ok(fleet),
+            None => {
+                let fleet = new_id()?;
+                self.set_fleet(&fleet)?;
+                Ok(fleet)
+            }
+        }
+    }
+
+    fn known_fleet(&self) -> Result<Option<FleetId>, JournalError> {
+        let read = || -> Result<Option<String>, Error> {
+            let table = self.database.begin_read()?.open_table(TEXTS)?;
+            Ok(table.get(FLEET)?.map(|text| text.value().to_owned()))
+        };
+        let text = read().map_err(|source| self.failed(source))?;
+        let damaged = |_| JournalError::Damaged {
+            path: self.path.clone(),
+            record: "the fleet's id".to_owned(),
+        };
+        text.map(|text| text.parse().map_err(damaged)).transpose()
+    }
+
+    fn set_fleet(&mut self, fleet: &FleetId) -> Result<(), JournalError> {
+        self.write(|transaction| {
+            transaction.open_table(TEXTS)?.insert(FLEET, fleet.as_str())?;
+            Ok(())
+        })
+    }
+
+    fn new_terms(&mut self, count: u64) -> Result<u64, JournalError> {
+        self.count_up(LAST_TERM, count).map(|first| first + count - 1)
+    }
+
     fn new_migration(&mut self) -> Result<MigrationId, JournalError> {
         self.count_up(LAST_MIGRATION, 1).map(MigrationId)
     }

@@ -11,10 +11,11 @@ use std::path::Path;
 use serde::Serialize;
 use transhume_protocol::migration::JournalEntry;
 
+use super::fleet::{self, check_fleet};
 use super::redb::RedbJournal;
 use super::{Journal, JournalError};
 
-/// By so much epochs are raised: more than a fleet uses up between two backups.
+/// By so much epochs and terms are raised: more than a fleet uses up between two backups.
 const EPOCHS_RAISED: u64 = 1 << 32;
 
 /// What a journal holds; every record of it was read.
@@ -56,7 +57,18 @@ pub fn check_restore(from: &Path, to: &Path) -> Result<Summary, JournalError> {
         });
     }
     check_free(to)?;
-    Ok(summary)
+    let (of_copy, of_place) = (
+        RedbJournal::open_existing(from)?.known_fleet()?,
+        fleet::beside(to)?,
+    );
+    match (of_copy, of_place) {
+        (Some(found), Some(expected)) if found != expected => Err(JournalError::OtherFleet {
+            path: from.to_owned(),
+            found,
+            expected,
+        }),
+        _ => Ok(summary),
+    }
 }
 
 /// Nothing is written over.
@@ -93,7 +105,9 @@ pub fn restore(from: &Path, to: &Path) -> Result<Summary, JournalError> {
     check_restore(from, to)?;
     let summary = backup(from, to)?;
     let mut journal = RedbJournal::open_existing(to)?;
+    check_fleet(&mut journal, to)?;
     journal.new_epochs(EPOCHS_RAISED)?;
+    journal.new_terms(EPOCHS_RAISED)?;
     Ok(summary)
 }
 
@@ -188,5 +202,21 @@ mod tests {
         let mut journal = RedbJournal::open(&restored).unwrap();
         assert_eq!(journal.clusters().unwrap(), [lab()]);
         assert!(journal.new_epochs(1).unwrap().0 > epoch.0 + (1 << 32));
+        assert!(journal.lead().unwrap().term > 1 << 32, "agents obey it");
+        let fleet = journal.fleet().unwrap();
+        drop(journal);
+        // In the place of another fleet's journal.
+        let theirs = path("theirs.redb");
+        std::fs::write(path("theirs.fleet"), "ab".repeat(16)).unwrap();
+        let mut ours = RedbJournal::open(&copy).unwrap();
+        ours.set_fleet(&fleet).unwrap();
+        drop(ours);
+        for refused in [
+            check_restore(&copy, &theirs).unwrap_err(),
+            restore(&copy, &theirs).unwrap_err(),
+        ] {
+            assert!(matches!(refused, JournalError::OtherFleet { .. }), "{refused}");
+        }
+        assert!(!theirs.exists(), "nothing is left of it");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use transhume_metrics::{Histogram, Samples, coordinator as names};
 use transhume_model::{ClusterName, DrainId, Epoch, MigrationId};
+use transhume_protocol::message::FleetId;
 use transhume_protocol::migration::JournalEntry;
 
 use crate::journal::{ClusterRecord, DrainRecord, HostRecord, Journal, JournalError};
@@ -54,6 +55,22 @@ fn timed<A>(times: &Histogram, write: impl FnOnce() -> Result<A, JournalError>) 
 }
 
 impl Journal for Measured {
+    fn fleet(&mut self) -> Result<FleetId, JournalError> {
+        self.journal.fleet()
+    }
+
+    fn known_fleet(&self) -> Result<Option<FleetId>, JournalError> {
+        self.journal.known_fleet()
+    }
+
+    fn set_fleet(&mut self, fleet: &FleetId) -> Result<(), JournalError> {
+        self.journal.set_fleet(fleet)
+    }
+
+    fn new_terms(&mut self, count: u64) -> Result<u64, JournalError> {
+        timed(&self.numbers, || self.journal.new_terms(count))
+    }
+
     fn new_migration(&mut self) -> Result<MigrationId, JournalError> {
         timed(&self.numbers, || self.journal.new_migration())
     }

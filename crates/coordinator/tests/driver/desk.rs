@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use transhume_agent_core::{
-    Act, Change, Effect, Input, Machine, Ready, Record, Signal, Ticket, Timer, Trouble, absent,
+    Act, Change, Effect, Input, Machine, Ready, Record, Signal, Ticket, Timer, Trouble, absent, admit,
 };
 use transhume_model::{Capacity, Epoch, Millis, OrderId, VmName, WallMicros};
-use transhume_protocol::message::{Command, FaultKind, HostState, Order, Outcome, Report};
+use transhume_protocol::message::{
+    Command, FaultKind, Hello, HostState, Leader, Order, Outcome, Refusal, Report,
+};
 use transhume_protocol::migration::Now;
 
 use super::fake::Fate;
@@ -35,6 +37,8 @@ pub struct Desk {
     pub fates: BTreeMap<&'static str, Fate>,
     /// Every order but questions, in the order of arrival.
     pub orders: Vec<Order>,
+    /// Whom it obeys.
+    pub leader: Option<Leader>,
     /// What nobody was told yet.
     pub reports: Vec<Report>,
     /// How far the host's clock is ahead.
@@ -57,11 +61,23 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// Why a coordinator is not obeyed.
+    pub fn admits(&mut self, hello: &Hello) -> Option<Refusal> {
+        match admit(&self.state.host, self.leader.as_ref(), hello) {
+            Ok(newer) => {
+                self.leader = newer.or(self.leader.take());
+                None
+            }
+            Err(refusal) => Some(refusal),
+        }
+    }
+
     pub fn new(state: HostState, paper: Arc<Mutex<Paper>>) -> Self {
         Self {
             state,
             fates: BTreeMap::new(),
             orders: Vec::new(),
+            leader: None,
             reports: Vec::new(),
             clock_ahead_us: 0,
             acts: 0,

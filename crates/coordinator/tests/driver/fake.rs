@@ -13,7 +13,8 @@ use tokio::task::JoinHandle;
 use tokio::time::interval;
 use transhume_model::{Capacity, HostName, Version, VmName};
 use transhume_protocol::message::{
-    Fault, FaultKind, HostState, Order, Outcome, PROTOCOL_VERSION, QemuState, Refusal, RefusalKind, Report,
+    Fault, FaultKind, Hello, HostState, Order, Outcome, PROTOCOL_VERSION, QemuState, Refusal, RefusalKind,
+    Report,
 };
 use transhume_protocol::wire;
 
@@ -210,6 +211,24 @@ fn bind(address: SocketAddr) -> TcpSocket {
 async fn converse(stream: TcpStream, desk: Arc<Mutex<Desk>>) {
     stream.set_nodelay(true).unwrap();
     let (mut read, mut write) = stream.into_split();
+    let hello = async {
+        let mut prefix = [0; wire::LENGTH_BYTES];
+        read.read_exact(&mut prefix).await?;
+        let mut body = vec![0; wire::length(prefix).unwrap()];
+        read.read_exact(&mut body).await.map(|_| body)
+    };
+    let Ok(hello) = hello.await else { return };
+    let hello: Hello = wire::decode(&hello).expect("it says first who it is");
+    let refused = {
+        let mut desk = desk.lock().unwrap();
+        let refusal = desk.admits(&hello);
+        refusal.map(|refusal| desk.report(None, None, Outcome::Refused(refusal)))
+    };
+    if let Some(report) = refused {
+        // Whoever is refused may have gone.
+        let _ = write.write_all(&wire::encode(&report).unwrap()).await;
+        return;
+    }
     let mut told = {
         let mut desk = desk.lock().unwrap();
         // What nobody was there to be told is not told any more.

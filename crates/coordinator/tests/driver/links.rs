@@ -8,7 +8,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use transhume_api::{HostView, PlanView};
 use transhume_model::{Epoch, WallMicros};
-use transhume_protocol::message::{HostState, Outcome, PROTOCOL_VERSION, RefusalKind, Report};
+use transhume_protocol::message::{
+    FleetId, HostState, Leader, Outcome, PROTOCOL_VERSION, RefusalKind, Report,
+};
 use transhume_protocol::report::Ending;
 use transhume_protocol::wire;
 
@@ -199,4 +201,50 @@ async fn a_refusal_names_who_refuses_whatever_the_kind() {
         assert_eq!(trouble.hint, "this agent is a fake");
         site.assert_runs(&BEFORE);
     }
+}
+
+/// A journal that was lost and begun anew, or another fleet's: agents that have obeyed a newer
+/// term, or belong elsewhere, say so, and nothing is ordered.
+#[tokio::test]
+async fn an_agent_obeys_one_fleet_and_no_older_term() {
+    let leader = |fleet: u8, term: u64| Leader {
+        fleet: FleetId::of([fleet; 16]),
+        term,
+    };
+    let mut site = Site::dark(&[("h1", 4), ("h3", 4)]);
+    site.agents.values_mut().for_each(crate::fake::Agent::start);
+    site.start().await;
+    site.all_connected().await;
+    let own = site.agents["h3"]
+        .desk()
+        .leader
+        .clone()
+        .expect("it obeys somebody");
+    site.end().await;
+    let newer = Leader {
+        term: own.term + 100,
+        ..own.clone()
+    };
+    for (held, says) in [(newer, "in term"), (leader(7, 1), "belongs to fleet")] {
+        site.agents["h3"].desk().leader = Some(held);
+        site.start().await;
+        let why = until(says, async || {
+            h3(&site).await.away.filter(|why| why.contains(says))
+        })
+        .await;
+        assert!(why.contains("transhume journal restore"), "{why}");
+        assert!(!site.agents["h3"].was_ordered("StartVm"));
+        site.end().await;
+    }
+    // Each start is a newer term.
+    site.agents["h3"].desk().leader = Some(own.clone());
+    site.start().await;
+    site.all_connected().await;
+    let now = site.agents["h3"]
+        .desk()
+        .leader
+        .clone()
+        .expect("it obeys somebody");
+    assert_eq!(now.fleet, own.fleet);
+    assert!(now.term > own.term);
 }

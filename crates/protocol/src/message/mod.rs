@@ -1,9 +1,10 @@
 //! What coordinator and agents say to each other; nothing else passes between them.
 //!
-//! The coordinator sends an [`Order`]; the agent answers with [`Report`]s. Orders are idempotent:
-//! the same order (same epoch, same VM) given again is answered again without being carried out
-//! twice. An agent refuses an order whose epoch is older than the newest it holds for that VM (G2,
-//! fencing).
+//! A coordinator says first who it is ([`Hello`]); an agent obeys one fleet, and in it no older
+//! term than it has obeyed. Then the coordinator sends an [`Order`]; the agent answers with
+//! [`Report`]s. Orders are idempotent: the same order (same epoch, same VM) given again is answered
+//! again without being carried out twice. An agent refuses an order whose epoch is older than the
+//! newest it holds for that VM (G2, fencing).
 
 use std::net::SocketAddr;
 
@@ -13,6 +14,7 @@ use utoipa::ToSchema;
 
 mod figures;
 mod kind;
+mod leader;
 mod state;
 mod trouble;
 
@@ -21,13 +23,14 @@ pub use figures::{
     SourceFrames, TargetFrames, VmRates,
 };
 pub use kind::{OrderKind, OutcomeKind};
+pub use leader::{FLEET_BYTES, FleetId, Hello, Leader, NoFleetId};
 pub use state::{
     BandsChange, BandsState, DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState,
 };
 pub use trouble::{Fault, FaultKind, Refusal, RefusalKind};
 
 /// Version of these messages; both sides must speak the same.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// Longest wait of an agent for the dirty rates that [`Command::Inspect`] asks for; those not known
 /// by then stay unknown.

@@ -36,11 +36,15 @@ pub enum RefusalKind {
     Stranded,
     /// The VM is powered off.
     PoweredOff,
+    /// The host belongs to another fleet.
+    OtherFleet,
+    /// A newer coordinator of the fleet has been obeyed here.
+    OldTerm,
 }
 
 impl RefusalKind {
     /// All of them.
-    pub const ALL: [RefusalKind; 13] = [
+    pub const ALL: [RefusalKind; 15] = [
         RefusalKind::StaleEpoch,
         RefusalKind::UnknownVm,
         RefusalKind::AlreadyHere,
@@ -54,6 +58,8 @@ impl RefusalKind {
         RefusalKind::BootFile,
         RefusalKind::Stranded,
         RefusalKind::PoweredOff,
+        RefusalKind::OtherFleet,
+        RefusalKind::OldTerm,
     ];
 }
 
