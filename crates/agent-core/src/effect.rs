@@ -1,8 +1,6 @@
 //! What the machine wants done, and what it only lets be known.
 
-use std::net::SocketAddr;
-
-use transhume_model::{Epoch, Millis, ProcessId, VmSpec};
+use transhume_model::{Endpoint, Epoch, Millis, ProcessId, VmSpec};
 use transhume_protocol::message::Mode;
 
 use crate::input::RunState;
@@ -81,7 +79,7 @@ pub enum Act {
         /// Of the order.
         epoch: Epoch,
         /// The target's agent.
-        target: SocketAddr,
+        target: Endpoint,
     },
     /// Let QEMU write its memory into the page stream.
     StartMigration,
@@ -110,7 +108,7 @@ pub enum Act {
     /// Step 4 at the source, one tunnel per NIC.
     ConnectSourceBuffer {
         /// The target's ends.
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
     },
     /// Whether the guest takes frames. `Takes`.
     ProbeGuest,
@@ -235,14 +233,14 @@ pub enum AdoptBuffers {
     /// any.
     Capture {
         /// The target's ends.
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
     },
     /// It was putting frames back, the guest may run already: nothing is captured.
     Abort,
     /// It delivered, or was to: at the same addresses.
     Deliver {
         /// Its own ends.
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
         /// Whether the VM was activated already.
         activated: bool,
     },
@@ -250,7 +248,7 @@ pub enum AdoptBuffers {
     /// addresses. Where that cannot be done any more it is no reason to fail.
     Delivered {
         /// Its own ends.
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
     },
 }
 

@@ -1,8 +1,6 @@
 //! What the machine is told.
 
-use std::net::SocketAddr;
-
-use transhume_model::{ProcessId, VmSpec, WallMicros};
+use transhume_model::{Endpoint, ProcessId, VmSpec, WallMicros};
 use transhume_protocol::message::{GuestState, Order, PageProgress, SourceFrames, TargetFrames};
 
 use crate::effect::{Ticket, Timer};
@@ -86,7 +84,7 @@ pub enum Product {
     /// Of `OpenPageListener`.
     Listening {
         /// Where the source is to connect.
-        address: SocketAddr,
+        at: Endpoint,
     },
     /// Of `AwaitLoaded`.
     Loaded {
@@ -114,7 +112,7 @@ pub enum Product {
     /// Of `FinishSourceBuffer` and `PutBack`.
     SourceFrames(SourceFrames),
     /// Of `OpenTargetBuffer`: tunnel end of each NIC.
-    Tunnels(Vec<SocketAddr>),
+    Tunnels(Vec<Endpoint>),
     /// Of `ActivateBuffer`.
     Announced {
         /// All frames that had come are with the guest, or lie in its ring as far as it takes them.

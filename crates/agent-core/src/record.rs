@@ -1,14 +1,13 @@
 //! What an agent remembers of a VM across its own death. Written before what it announces is done.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
-use transhume_model::{Epoch, MigrationId, ProcessId, VmName, VmSpec};
+use transhume_model::{Endpoint, Epoch, MigrationId, ProcessId, VmName, VmSpec};
 use transhume_protocol::message::{ActivationTimes, GuestState, SourceFrames, TargetFrames};
 
-/// Version of the records that this agent writes. Older ones that it can read: none yet; 0.2.0 is
-/// the first that is numbered.
-pub const RECORD_VERSION: u16 = 2;
+/// Version of the records that this agent writes. It reads the one before as well, but for VMs that
+/// were on their way: their streams had no secret, and go with the agent that had them.
+pub const RECORD_VERSION: u16 = 3;
+const OLDEST_VERSION: u16 = 2;
 
 /// A VM as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +60,7 @@ pub enum Place {
         /// Frames are being put back; the guest may run already.
         restoring: bool,
         /// The target's tunnel ends, by NIC.
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
     },
     /// Has left: committed, must never run here again unless a `Reclaim` order says so.
     Left {
@@ -74,7 +73,7 @@ pub enum Place {
         #[serde(default)]
         guest: GuestState,
         /// The target's tunnel ends, by NIC.
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
         /// What was answered to `CloseSourceBuffer`.
         closed: Option<SourceFrames>,
     },
@@ -97,7 +96,7 @@ pub enum Place {
         /// Which move.
         migration: MigrationId,
         /// Its own tunnel ends, by NIC.
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
         /// What its guest did until its source stopped it, as far as that was told.
         #[serde(default)]
         guest: GuestState,
@@ -111,7 +110,7 @@ pub enum Place {
         /// Whether its guest is to run.
         run: bool,
         /// Its own tunnel ends, by NIC.
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
         /// What was answered to `Activate`.
         activated: Option<ActivationTimes>,
     },
@@ -122,7 +121,7 @@ pub enum Place {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrival {
     /// Its own tunnel ends, by NIC.
-    pub tunnels: Vec<SocketAddr>,
+    pub tunnels: Vec<Endpoint>,
     /// Whether its guest may have been told to run here.
     #[serde(default = "maybe")]
     pub told_to_run: bool,
@@ -141,7 +140,7 @@ fn maybe() -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// Written by another version of this program.
-    #[error("the record has version {found}, this agent reads {RECORD_VERSION}")]
+    #[error("the record has version {found}, this agent reads {OLDEST_VERSION} to {RECORD_VERSION}")]
     Version {
         /// As written; 0 where none is.
         found: u64,
@@ -164,7 +163,7 @@ impl Record {
             .get("version")
             .and_then(serde_json::Value::as_u64)
             .unwrap_or(0);
-        if found != u64::from(RECORD_VERSION) {
+        if !(u64::from(OLDEST_VERSION)..=u64::from(RECORD_VERSION)).contains(&found) {
             return Err(RecordError::Version { found });
         }
         serde_json::from_value(value).map_err(RecordError::Syntax)

@@ -15,9 +15,10 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use transhume_agent::pace::Pace;
-use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, Tls, start_source, start_target};
+use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, start_source, start_target};
 use transhume_model::{Bytes, Epoch};
 use transhume_pages::Classes;
+use transhume_trust::Security;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Of the guest.
@@ -26,6 +27,9 @@ const PAGES: u64 = 16_384;
 const THREADS: &str = " (pages) ";
 /// Bytes that the QEMU of the target's side reads at once.
 const READ_BYTES: usize = 256 << 10;
+
+/// Both ends are on one host.
+const HOST: &str = "h1";
 
 type Anything<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -97,13 +101,14 @@ fn used() -> Anything<f64> {
 }
 
 /// Moves a stream; its bytes.
-async fn one(dir: &Path, tls: Option<&Tls>, number: usize, passes: usize) -> Anything<u64> {
+async fn one(dir: &Path, security: Security, number: usize, passes: usize) -> Anything<u64> {
     let dir = dir.join(number.to_string());
     std::fs::create_dir_all(&dir)?;
     let pages = || Pages {
         share: PageShare::new(Bytes(0)),
         classes: Classes::default(),
-        tls: tls.cloned(),
+        host: HOST.parse().expect("it is a name"),
+        security: security.clone(),
         mark: None,
     };
     let spec = fleet::spec();
@@ -113,7 +118,7 @@ async fn one(dir: &Path, tls: Option<&Tls>, number: usize, passes: usize) -> Any
     let pace = Arc::new(Pace::default());
     // As during the first pass: a gap in what QEMU writes is no idleness.
     pace.release();
-    let (source, ended) = start_source(&dir, &spec, Epoch(1), target.address, pace, &pages()).await?;
+    let (source, ended) = start_source(&dir, &spec, Epoch(1), &target.at, pace, &pages()).await?;
     let mut sends = UnixStream::connect(dir.join(SOURCE_SOCKET)).await?;
     let (mut receives, _) = qemu.accept().await?;
     let sending = tokio::spawn(async move {
@@ -142,16 +147,16 @@ async fn main() -> Anything<()> {
     let options = options()?;
     let dir = std::env::temp_dir().join(format!("page-pipe-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
-    let tls = match options.tls {
-        true => Some(Tls::read(&fleet::files(&dir, "pipe", &HERE.to_string()))?),
-        false => None,
+    let security = match options.tls {
+        true => fleet::security(&dir, "pipe", &format!("agent/{HOST}")),
+        false => Security::Insecure,
     };
     let passes = options.gb * 1_000_000_000 / (PAGES as usize * 4104);
     let begun = Instant::now();
     let streams: Vec<_> = (0..options.streams)
         .map(|number| {
-            let (dir, tls) = (dir.clone(), tls.clone());
-            tokio::spawn(async move { one(&dir, tls.as_ref(), number, passes).await })
+            let (dir, security) = (dir.clone(), security.clone());
+            tokio::spawn(async move { one(&dir, security, number, passes).await })
         })
         .collect();
     let mut bytes = 0;

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
 use transhume_agent_core::{Machine, Ready, absent, admit};
-use transhume_model::{Epoch, Mebibytes, VmName};
+use transhume_model::{Epoch, Mebibytes, VmName, WallMicros};
 use transhume_protocol::message::{
-    Command, FaultKind, Hello, HostState, Order, Outcome, PROTOCOL_VERSION, Refusal, RefusalKind, Report,
-    Stranded, VmRates, VmState,
+    CertificateState, Command, FaultKind, Hello, HostState, Order, Outcome, PROTOCOL_VERSION, Refusal,
+    RefusalKind, Report, Stranded, VmRates, VmState,
 };
+use transhume_trust::Validity;
 
 use crate::bands::Keeper;
 use crate::clock::wall;
@@ -192,6 +193,8 @@ impl Agent {
             stranded,
             bands: context.bands().map(Keeper::state),
             no_throttle: context.no_throttle.clone(),
+            insecure: context.pages.security.is_insecure(),
+            certificate: context.pages.security.validity().map(certificate),
             dirty: Default::default(),
         }
     }
@@ -235,6 +238,13 @@ impl Agent {
             };
             agent.report(&order, None, Outcome::Host(Box::new(state)));
         });
+    }
+}
+
+fn certificate(validity: Validity) -> CertificateState {
+    CertificateState {
+        until: WallMicros(validity.until.max(0) as u64 * 1_000_000),
+        ends_soon: validity.ends_soon(transhume_trust::now()),
     }
 }
 

@@ -8,8 +8,7 @@ use transhume_bands::Bands;
 use transhume_model::{Bytes, Capacity, HostName};
 use transhume_pages::{Classes, PageClass};
 use transhume_qemu::AccelChoice;
-
-use crate::page_stream::TlsFiles;
+use transhume_trust::TrustFiles;
 
 /// Virtual network buffer of one NIC unless configured otherwise: 64 MiB.
 const BUFFER_BYTES_MAX_DEFAULT: Bytes = Bytes(64 << 20);
@@ -39,6 +38,10 @@ pub struct Config {
     /// `auto`, `kvm` or `tcg`.
     #[serde(default)]
     pub accel: AccelChoice,
+    /// Directories beneath which VMs may have kernels, initial file systems and disk files; none
+    /// where empty.
+    #[serde(default)]
+    pub images: Vec<PathBuf>,
     /// What this host may promise to VMs.
     pub capacity: Capacity,
     /// Largest guest MTU that the bridge carries, bytes.
@@ -58,9 +61,13 @@ pub struct Config {
     /// How this host's links are divided; without it they are left as they are.
     #[serde(default)]
     pub bands: Option<Bands>,
-    /// TLS of the page streams; without it they are not encrypted.
+    /// Certificates of this agent's links.
     #[serde(default)]
-    pub tls: Option<TlsFiles>,
+    pub trust: Option<TrustFiles>,
+    /// Its links are in the clear, and it believes whoever reaches them: for a network where nobody
+    /// else is.
+    #[serde(default)]
+    pub insecure: bool,
 }
 
 /// How memory travels between agents (`docs/design/pages.md`).

@@ -7,12 +7,13 @@ use transhume_bands::Bands;
 use transhume_model::VmName;
 use transhume_protocol::message::{FaultKind, QemuState};
 use transhume_qemu::{Launcher, VmPaths};
+use transhume_trust::Security;
 
 use crate::bands::Keeper;
 use crate::config::Config;
 use crate::link::Reports;
 use crate::marks;
-use crate::page_stream::{PageShare, Pages, Tls};
+use crate::page_stream::{PageShare, Pages};
 use crate::reservations::Reservations;
 use crate::store::Store;
 use crate::throttle;
@@ -38,7 +39,7 @@ impl Context {
         config: Config,
         store: Store,
         launcher: Result<Launcher, String>,
-        tls: Option<Tls>,
+        security: Security,
         bands: Option<Keeper>,
     ) -> Self {
         let mark = config.bands.as_ref().and_then(Bands::vmct_mark);
@@ -48,7 +49,8 @@ impl Context {
             pages: Pages {
                 share: PageShare::new(config.pages.store_bytes_max),
                 classes: config.pages.classes(),
-                tls,
+                host: config.host.clone(),
+                security,
                 mark,
             },
             reports: Reports::default(),

@@ -9,9 +9,11 @@ use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use transhume_model::Disk;
 
+use crate::images::{self, ImageError, Use};
 use crate::limits::DISK_PROBE_MAX;
 
 const NBD_MAGIC: u64 = 0x4e42_444d_4147_4943;
@@ -41,36 +43,26 @@ pub(crate) enum DiskError {
     NoExport { address: String, export: String },
     #[error("what answers at {address} does not speak NBD")]
     NotNbd { address: String },
-    #[error("the disk file {path} cannot be opened for writing")]
-    NoFile {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error("its file cannot be used: {0}")]
+    NoFile(#[from] ImageError),
+    #[error("the disk file {path} cannot be opened in time")]
+    Hangs { path: PathBuf },
 }
 
 /// Checks that the disk is there.
-pub(crate) async fn probe(disk: &Disk) -> Result<(), DiskError> {
+pub(crate) async fn probe(disk: &Disk, roots: &[PathBuf]) -> Result<(), DiskError> {
     match disk {
         Disk::Nbd { host, port, export } => probe_nbd(&format!("{host}:{port}"), export).await,
         Disk::File { path } => {
-            let opened = timeout(DISK_PROBE_MAX, open_for_writing(path)).await;
-            opened
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-                .map_err(|source| DiskError::NoFile {
-                    path: path.clone(),
-                    source,
-                })
+            // A file system that hangs is not waited for.
+            let (roots, of) = (roots.to_owned(), path.clone());
+            let looked = spawn_blocking(move || images::check(&roots, &of, Use::Write));
+            match timeout(DISK_PROBE_MAX, looked).await {
+                Ok(Ok(checked)) => Ok(checked?),
+                Ok(Err(_)) | Err(_) => Err(DiskError::Hangs { path: path.clone() }),
+            }
         }
     }
-}
-
-/// Without waiting for what is no disk: a FIFO, or a device that is not ready.
-async fn open_for_writing(path: &std::path::Path) -> io::Result<()> {
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let mut options = tokio::fs::OpenOptions::new();
-    options.write(true).custom_flags(nonblocking).open(path).await?;
-    Ok(())
 }
 
 async fn probe_nbd(address: &str, export: &str) -> Result<(), DiskError> {
@@ -152,9 +144,9 @@ mod tests {
         let path = std::env::temp_dir().join(format!("transhume-fifo-{}", std::process::id()));
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
-        let probed = probe(&Disk::File { path: path.clone() }).await;
+        let probed = probe(&Disk::File { path: path.clone() }, &["/".into()]).await;
         std::fs::remove_file(&path).unwrap();
         let error = probed.unwrap_err();
-        assert!(matches!(error, DiskError::NoFile { .. }), "{error}");
+        assert!(error.to_string().contains("a FIFO"), "{error}");
     }
 }

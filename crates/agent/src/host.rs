@@ -4,6 +4,8 @@ use transhume_model::VmSpec;
 use transhume_protocol::message::{QemuState, Refusal, RefusalKind};
 
 use crate::config::Config;
+use crate::images::{self, Use};
+use crate::text::chain;
 
 /// Refuses what this host's QEMU, network or files cannot carry.
 pub(crate) fn compatible(
@@ -56,16 +58,14 @@ pub(crate) fn compatible(
         }
     }
     for file in [&spec.boot.kernel, &spec.boot.initrd] {
-        if !file.is_file() {
-            return refuse(
-                RefusalKind::BootFile,
-                format!(
-                    "VM {} boots from {}, which host {host} does not have",
-                    spec.name,
-                    file.display()
-                ),
-                "put the file there, or mount the file system that holds it",
+        if let Err(error) = images::check(&config.images, file, Use::Read) {
+            let reason = format!(
+                "VM {} boots from {}, which host {host} does not use: {}",
+                spec.name,
+                file.display(),
+                chain(&error)
             );
+            return refuse(RefusalKind::BootFile, reason, error.hint());
         }
     }
     Ok(())

@@ -17,6 +17,7 @@ mod context;
 mod dirty_rate;
 mod disk;
 mod host;
+mod images;
 mod limits;
 mod link;
 pub mod local;
@@ -42,10 +43,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 use transhume_qemu::{Accel, Launcher, QemuBinary, QemuError};
+use transhume_trust::{Identity, Security, SecurityError};
 
 pub use crate::bands::{BandsFault, HostBands, Shown};
 pub use crate::config::{Config, ConfigError, Listen, OptionalClass, PagesConfig};
-pub use crate::page_stream::{TlsError, TlsFiles};
 pub use crate::store::{StoreError, holder};
 
 /// Why an agent cannot run.
@@ -95,9 +96,9 @@ pub enum Error {
     /// The bridge of the VMs is not as it must be.
     #[error("the bridge of this host's VMs cannot be used")]
     Bridge(#[source] transhume_netbuf::Error),
-    /// The agent's certificate.
-    #[error("page streams cannot be encrypted as the configuration asks")]
-    Tls(#[from] TlsError),
+    /// Its links cannot be secured, or nobody said that they need not be.
+    #[error("the agent's links cannot be secured")]
+    Security(#[from] SecurityError),
     /// What an earlier agent left cannot be looked at.
     #[error("cannot take over the VMs of an earlier agent")]
     Recover(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -113,11 +114,11 @@ impl Error {
             Error::BufferTraces { .. } => Some(
                 "name another directory in `buffer_traces` of agent.toml; without that line no traces are kept",
             ),
+            Error::Security(error) => error.hint(),
             Error::Listen { .. }
             | Error::Directory { .. }
             | Error::Store(_)
             | Error::Bridge(_)
-            | Error::Tls(_)
             | Error::Recover(_) => None,
         }
     }
@@ -134,10 +135,8 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         })?;
     }
     let store = store::Store::open(&config.state_dir)?;
-    let tls = config.tls.as_ref().map(page_stream::Tls::read).transpose()?;
-    if tls.is_none() {
-        warn!(host = %config.host, "page streams are not encrypted: no [tls] in the configuration");
-    }
+    let own = Identity::Agent(config.host.clone());
+    let security = Security::of(config.trust.as_ref(), config.insecure, &own)?;
     transhume_netbuf::Tap::prepare_uplinks(&config.bridge).map_err(Error::Bridge)?;
     let address = config.listen.control;
     let listener = TcpListener::bind(address)
@@ -160,7 +159,13 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         let bands = HostBands::new(configured.clone(), &config.state_dir);
         bands::Keeper::start(configured, bands)
     });
-    let context = Arc::new(context::Context::new(config, store, launcher, tls, bands.clone()));
+    let context = Arc::new(context::Context::new(
+        config,
+        store,
+        launcher,
+        security.clone(),
+        bands.clone(),
+    ));
     let agent = agent::Agent::new(context.clone());
     start::take_over(&agent).await.map_err(Error::Recover)?;
     // Ends with this function.
@@ -169,7 +174,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         beside.spawn(metrics::serve(listener, agent.clone()));
     }
     info!(%host, %address, "waiting for the coordinator");
-    let served = link::serve(listener, context.reports.clone(), agent);
+    let served = link::serve(listener, security, context.reports.clone(), agent);
     match bands {
         None => served.await,
         Some(bands) => {

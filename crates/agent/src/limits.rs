@@ -44,9 +44,6 @@ pub(crate) const PAGE_OUTGOING_BYTES_MAX: usize = 16 << 20;
 /// TLS records without bytes that may follow one another.
 pub(crate) const TLS_EMPTY_RECORDS_MAX: u32 = 32;
 
-/// Bytes of a TLS handshake that wait for the rest of their message.
-pub(crate) const TLS_HANDSHAKE_BYTES_MAX: usize = 64 << 10;
-
 /// Bytes read at once from what a target's QEMU says to the source's.
 pub(crate) const RETURN_PATH_BYTES: usize = 4096;
 

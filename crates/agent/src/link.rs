@@ -1,13 +1,19 @@
 //! The coordinator's connection: orders in, reports out.
 //!
-//! A coordinator says first who it is. The newest one that is obeyed wins; an older connection ends
-//! then, and not before. Epochs are checked where an order meets its VM.
+//! ```text
+//!  accept ─▶ handshake, beside all others, 5 s ─▶ the coordinator? ─▶ its hello ─▶ the fleet's, and
+//!  no older term? ─▶ takes the older one's place
+//! ```
+//!
+//! The newest connection wins, once it is known to be a coordinator's that is obeyed: nobody else
+//! ends the one that stands, or is told anything. Epochs are checked where an order meets its VM.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Duration, timeout};
@@ -15,6 +21,8 @@ use tracing::{info, warn};
 use transhume_model::Epoch;
 use transhume_protocol::message::{Hello, Order, Outcome, Refusal, Report};
 use transhume_protocol::wire;
+use transhume_trust::stream::{AnyStream, accept};
+use transhume_trust::{Admits, Identity, Security, Strangers};
 
 use crate::limits::{HELLO_MAX, LINK_SILENCE_MS_MAX, REPORTS_WAITING_MAX, STRANGERS_MAX};
 
@@ -56,13 +64,32 @@ pub(crate) trait OrderHandler: Clone + Send + Sync + 'static {
 }
 
 /// Accepts coordinators for as long as the agent lives.
-pub(crate) async fn serve<D: OrderHandler>(listener: TcpListener, reports: Reports, handler: D) {
+pub(crate) async fn serve<D: OrderHandler>(
+    listener: TcpListener,
+    security: Security,
+    reports: Reports,
+    handler: D,
+) {
     let obeyed = Obeyed::default();
-    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let mut strangers = Strangers::default();
+    let unheard = Arc::new(Semaphore::new(STRANGERS_MAX));
     loop {
-        match listener.accept().await {
+        let admitted = tokio::select! {
+            accepted = listener.accept() => {
+                match accepted {
+                    Ok((stream, peer)) => strangers.hear(admit(stream, peer, security.clone())),
+                    Err(error) => {
+                        warn!("cannot accept a connection: {error}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+                continue;
+            }
+            admitted = strangers.next() => admitted,
+        };
+        match admitted {
             Ok((stream, peer)) => {
-                let Ok(place) = strangers.clone().try_acquire_owned() else {
+                let Ok(place) = unheard.clone().try_acquire_owned() else {
                     warn!(%peer, "too many connections that have not said who they are");
                     continue;
                 };
@@ -72,10 +99,7 @@ pub(crate) async fn serve<D: OrderHandler>(listener: TcpListener, reports: Repor
                     info!(%peer, "coordinator disconnected: {why}");
                 });
             }
-            Err(error) => {
-                warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Err(why) => warn!("turned away what is no coordinator: {why}"),
         }
     }
 }
@@ -95,18 +119,28 @@ impl Obeyed {
     }
 }
 
-/// Nothing changes for whoever is obeyed before the other side has said who it is.
-async fn greet<D: OrderHandler>(
+/// Nothing is said, and nothing is changed, before it is known to be a coordinator.
+async fn admit(
     stream: TcpStream,
+    peer: SocketAddr,
+    security: Security,
+) -> io::Result<(AnyStream, SocketAddr)> {
+    stream.set_nodelay(true)?;
+    let admits = Admits::Exactly(Identity::Coordinator);
+    let accepted = accept(stream, &security, admits).await;
+    let (stream, _) = accepted.map_err(|error| io::Error::new(error.kind(), format!("{peer}: {error}")))?;
+    Ok((stream, peer))
+}
+
+/// Nothing changes for whoever is obeyed before the other side has said which fleet it leads.
+async fn greet<D: OrderHandler>(
+    stream: AnyStream,
     reports: &Reports,
     handler: &D,
     obeyed: &Obeyed,
     place: OwnedSemaphorePermit,
 ) -> String {
-    if let Err(error) = stream.set_nodelay(true) {
-        return error.to_string();
-    }
-    let (read, mut write) = stream.into_split();
+    let (read, mut write) = tokio::io::split(stream);
     let mut read = BufReader::new(read);
     let hello: Hello = match timeout(HELLO_MAX, read_message(&mut read)).await {
         Err(_) => return format!("it did not say who it is within {HELLO_MAX:?}"),
@@ -125,7 +159,11 @@ async fn greet<D: OrderHandler>(
         };
         if let Ok(bytes) = wire::encode(&report) {
             // Whoever is refused may have gone.
-            let _ = timeout(HELLO_MAX, write.write_all(&bytes)).await;
+            let _ = timeout(HELLO_MAX, async {
+                write.write_all(&bytes).await?;
+                write.flush().await
+            })
+            .await;
         }
         return why;
     }
@@ -139,8 +177,8 @@ async fn greet<D: OrderHandler>(
 }
 
 async fn converse<D: OrderHandler>(
-    read: BufReader<OwnedReadHalf>,
-    write: OwnedWriteHalf,
+    read: BufReader<ReadHalf<AnyStream>>,
+    write: WriteHalf<AnyStream>,
     reports: &Reports,
     handler: &D,
 ) -> String {
@@ -152,7 +190,7 @@ async fn converse<D: OrderHandler>(
     }
 }
 
-async fn receive<D: OrderHandler>(mut read: BufReader<OwnedReadHalf>, handler: &D) -> String {
+async fn receive<D: OrderHandler>(mut read: BufReader<ReadHalf<AnyStream>>, handler: &D) -> String {
     loop {
         let next = timeout(
             Duration::from_millis(LINK_SILENCE_MS_MAX),
@@ -168,7 +206,7 @@ async fn receive<D: OrderHandler>(mut read: BufReader<OwnedReadHalf>, handler: &
 }
 
 async fn read_message<M: DeserializeOwned>(
-    read: &mut BufReader<OwnedReadHalf>,
+    read: &mut BufReader<ReadHalf<AnyStream>>,
 ) -> Result<M, Box<dyn std::error::Error + Send + Sync>> {
     let mut prefix = [0; wire::LENGTH_BYTES];
     read.read_exact(&mut prefix).await?;
@@ -177,7 +215,7 @@ async fn read_message<M: DeserializeOwned>(
     Ok(wire::decode(&body)?)
 }
 
-async fn transmit(write: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Report>) -> String {
+async fn transmit(write: WriteHalf<AnyStream>, mut outgoing: mpsc::Receiver<Report>) -> String {
     let mut write = BufWriter::new(write);
     while let Some(report) = outgoing.recv().await {
         let sent = async {
@@ -195,3 +233,6 @@ async fn transmit(write: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Report>) -
     }
     "replaced by a newer connection".to_owned()
 }
+
+#[cfg(test)]
+mod tests;

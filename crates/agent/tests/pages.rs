@@ -76,16 +76,10 @@ impl Between {
         let pace = Arc::new(Pace::default());
         let rate = transhume_model::BitRate::from_bits_per_s(RATE * 8);
         pace.set_rates(rate, rate);
-        let (stream, _ended) = start_source(
-            &self.dir.0,
-            &self.spec,
-            epoch,
-            listening.address,
-            pace.clone(),
-            pages,
-        )
-        .await
-        .unwrap();
+        let (stream, _ended) =
+            start_source(&self.dir.0, &self.spec, epoch, &listening.at, pace.clone(), pages)
+                .await
+                .unwrap();
         let socket = self.dir.0.join(SOURCE_SOCKET);
         self.source.start_migration(&socket).await.unwrap();
         self.iterate().await;
@@ -157,7 +151,8 @@ fn memory_arrives_as_it_was_whatever_the_classes() {
             let pages = Pages {
                 share: PageShare::new(STORE),
                 classes,
-                tls: None,
+                host: "h1".parse().unwrap(),
+                security: transhume_trust::Security::Insecure,
                 mark: None,
             };
             let account = between.once(number, &pages).await;

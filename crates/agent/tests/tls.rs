@@ -7,14 +7,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fleet::{files, spec};
+use fleet::{security, spec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use transhume_agent::TlsFiles;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use transhume_agent::pace::Pace;
-use transhume_agent::page_stream::{PageShare, PageStreamError, Pages, Tls, start_source, start_target};
-use transhume_model::{Bytes, Epoch};
+use transhume_agent::page_stream::{PageShare, PageStreamError, Pages, start_source, start_target};
+use transhume_model::{Bytes, Endpoint, Epoch, Secret};
 use transhume_pages::Classes;
+use transhume_trust::Security;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -34,24 +34,30 @@ impl Drop for TempDir {
     }
 }
 
-fn pages(tls: Option<&TlsFiles>) -> Pages {
+fn pages(host: &str, security: Security) -> Pages {
     Pages {
         share: PageShare::new(Bytes(0)),
         classes: Classes::default(),
-        tls: tls.map(|files| Tls::read(files).unwrap()),
+        host: host.parse().unwrap(),
+        security,
         mark: None,
     }
 }
 
-/// Whether a source with these files gets through to a target with those.
-async fn reaches(dir: &Path, source: Option<&TlsFiles>, target: Option<&TlsFiles>) -> bool {
-    let (source, target) = (pages(source), pages(target));
+/// Whether a source of this security gets through to a target of that, at this end of it.
+async fn reaches(
+    dir: &Path,
+    source: Security,
+    target: Security,
+    changed: impl FnOnce(Endpoint) -> Endpoint,
+) -> bool {
+    let (source, target) = (pages("h1", source), pages("h2", target));
     let listening = start_target(HERE, &spec(), Epoch(1), dir.join("none"), &target)
         .await
         .unwrap();
     let pace = Arc::new(Pace::default());
-    let spec = spec();
-    let started = start_source(dir, &spec, Epoch(1), listening.address, pace, &source);
+    let (spec, at) = (spec(), changed(listening.at));
+    let started = start_source(dir, &spec, Epoch(1), &at, pace, &source);
     match tokio::time::timeout(std::time::Duration::from_secs(1), started).await {
         Ok(Ok(_)) => true,
         Ok(Err(PageStreamError::Connect { .. })) | Err(_) => false,
@@ -60,19 +66,67 @@ async fn reaches(dir: &Path, source: Option<&TlsFiles>, target: Option<&TlsFiles
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_agents_of_one_fleet_reach_each_other() {
+async fn only_the_agent_that_is_meant_reaches_the_one_that_is_meant() {
     let dir = TempDir::new("tls");
-    let ours = files(&dir.0, "ours", "127.0.0.1");
-    let theirs = files(&dir.0, "theirs", "127.0.0.1");
-    assert!(reaches(&dir.0, Some(&ours), Some(&ours)).await);
-    assert!(!reaches(&dir.0, Some(&theirs), Some(&ours)).await, "a stranger");
-    assert!(!reaches(&dir.0, None, Some(&ours)).await, "nothing in the clear");
-    assert!(!reaches(&dir.0, Some(&ours), None).await, "nor the other way");
-    let elsewhere = files(&dir.0, "ours", "127.0.0.9");
+    let of = |fleet: &str, part: &str| security(&dir.0, fleet, part);
+    let (h1, h2) = (|| of("ours", "agent/h1"), || of("ours", "agent/h2"));
+    let as_is = |end| end;
+    assert!(reaches(&dir.0, h1(), h2(), as_is).await);
+    for (fleet, part) in [
+        ("theirs", "agent/h1"),
+        ("ours", "coordinator"),
+        ("ours", "user/alice"),
+    ] {
+        assert!(
+            !reaches(&dir.0, of(fleet, part), h2(), as_is).await,
+            "{fleet} {part}"
+        );
+    }
     assert!(
-        !reaches(&dir.0, Some(&elsewhere), Some(&elsewhere)).await,
-        "the certificate names another address"
+        !reaches(&dir.0, Security::Insecure, h2(), as_is).await,
+        "nothing in the clear"
     );
+    assert!(
+        !reaches(&dir.0, h1(), Security::Insecure, as_is).await,
+        "nor the other way"
+    );
+    let h3 = of("ours", "agent/h3");
+    assert!(
+        !reaches(&dir.0, h1(), h3, as_is).await,
+        "another host than the order names"
+    );
+    let guessed = |end| Endpoint {
+        secret: Secret::new([0; Secret::BYTES]),
+        ..end
+    };
+    assert!(
+        !reaches(&dir.0, h1(), h2(), guessed).await,
+        "an agent of the fleet whom no order sent"
+    );
+}
+
+/// A hello of one byte a second, from as many as like, keeps the source out no moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_at_the_door_keep_nobody_out() {
+    let dir = TempDir::new("strangers");
+    let of = |part: &str| security(&dir.0, "ours", part);
+    let target = pages("h2", of("agent/h2"));
+    let listening = start_target(HERE, &spec(), Epoch(1), dir.0.join("none"), &target)
+        .await
+        .unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..40 {
+        let mut stranger = TcpStream::connect(listening.at.address).await.unwrap();
+        stranger.write_all(&[22]).await.unwrap();
+        strangers.push(stranger);
+    }
+    let begun = std::time::Instant::now();
+    let source = pages("h1", of("agent/h1"));
+    let pace = Arc::new(Pace::default());
+    start_source(&dir.0, &spec(), Epoch(1), &listening.at, pace, &source)
+        .await
+        .unwrap();
+    assert!(begun.elapsed() < transhume_trust::limits::HANDSHAKE_MAX);
 }
 
 /// A migration stream that nobody understands, in both ways that it can travel; sealed and in the
@@ -80,7 +134,7 @@ async fn only_agents_of_one_fleet_reach_each_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_passes_whole_and_its_answer_comes_back() {
     let dir = TempDir::new("whole");
-    let ours = files(&dir.0, "ours", "127.0.0.1");
+    let of = |part: &str| security(&dir.0, "ours", part);
     // Begins like one of QEMU's, then is anything.
     let mut stream = b"QEVM\0\0\0\x03".to_vec();
     let mut state = 1u64;
@@ -93,14 +147,17 @@ async fn a_stream_passes_whole_and_its_answer_comes_back() {
     );
     // RP_MSG_SHUT (QEMU, migration/migration.h).
     let shut = [0, 1, 0, 4, 0, 0, 0, 0];
-    for tls in [None, Some(&ours)] {
-        let (from, to) = (pages(tls), pages(tls));
+    for (from, to) in [
+        (Security::Insecure, Security::Insecure),
+        (of("agent/h1"), of("agent/h2")),
+    ] {
+        let (from, to) = (pages("h1", from), pages("h2", to));
         let socket = dir.0.join("qemu-in.sock");
         let _ = std::fs::remove_file(&socket);
         let qemu = UnixListener::bind(&socket).unwrap();
         let listening = start_target(HERE, &spec(), Epoch(1), socket, &to).await.unwrap();
         let pace = Arc::new(Pace::default());
-        let (source, ended) = start_source(&dir.0, &spec(), Epoch(1), listening.address, pace, &from)
+        let (source, ended) = start_source(&dir.0, &spec(), Epoch(1), &listening.at, pace, &from)
             .await
             .unwrap();
         let mut sends = UnixStream::connect(dir.0.join("pages-out.sock")).await.unwrap();
@@ -125,15 +182,4 @@ async fn a_stream_passes_whole_and_its_answer_comes_back() {
         let account = source.account();
         assert!(account.plain_bytes() > 8_000_000, "{account:?}");
     }
-}
-
-#[test]
-fn files_that_cannot_be_used_are_named() {
-    let dir = TempDir::new("pem");
-    let mut files = files(&dir.0, "ours", "127.0.0.1");
-    let path = dir.0.join("nothing.pem");
-    std::fs::write(&path, "nothing").unwrap();
-    files.authority = path;
-    let error = Tls::read(&files).unwrap_err();
-    assert!(error.to_string().contains("nothing.pem"), "{error}");
 }

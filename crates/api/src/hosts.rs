@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{Capacity, HostName, VmName, WallMicros};
-use transhume_protocol::message::{BandsState, QemuState, Stranded};
+use transhume_protocol::message::{BandsState, CertificateState, QemuState, Stranded};
 use transhume_protocol::migration::RunOn;
 use utoipa::ToSchema;
 
@@ -39,6 +39,12 @@ pub struct HostView {
     /// How its links are divided; `None` where nothing is configured.
     #[serde(default)]
     pub bands: Option<BandsState>,
+    /// Its agent's links are in the clear.
+    #[serde(default)]
+    pub insecure: bool,
+    /// Its agent's certificate; `None` where it has none.
+    #[serde(default)]
+    pub certificate: Option<CertificateState>,
     /// Its clock beside the coordinator's; `None` until it was measured.
     #[serde(default)]
     pub clock: Option<ClockView>,

@@ -27,6 +27,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::error;
 use transhume_model::WallMicros;
+use transhume_trust::Identity;
 
 use crate::error::Refused;
 
@@ -41,13 +42,23 @@ const PATH_CHARS_MAX: usize = 1024;
 const SHOWN_BYTES_MAX: usize = 16 << 10;
 
 /// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Peer {
     /// A process on this machine, as the kernel says.
     Process { uid: u32, pid: Option<i32> },
-    /// Whoever speaks from there: nobody proves who that is yet.
+    /// Whoever speaks from there: `insecure`, nobody proves who that is.
     Address(SocketAddr),
+    /// Whom the fleet's authority names.
+    Certificate {
+        #[serde(serialize_with = "as_text")]
+        identity: Identity,
+        from: SocketAddr,
+    },
+}
+
+fn as_text<S: serde::Serializer>(identity: &Identity, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(identity)
 }
 
 /// One request.
@@ -180,7 +191,7 @@ pub(crate) async fn recorded(
         begun: Instant::now(),
         line: Line {
             at: crate::wall(),
-            who: head.extensions.get::<Peer>().copied(),
+            who: head.extensions.get::<Peer>().cloned(),
             method: head.method.to_string(),
             path: path
                 .map_or("", |path| path.as_str())

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use transhume_model::{BitRate, HostName, HostSpec};
 use transhume_protocol::migration::Limits;
+use transhume_trust::TrustFiles;
+
+use crate::roles::RoleSpec;
 
 /// Environment variable that overrides [`Config::crash_at`].
 const CRASH_AT: &str = "TRANSHUME_CRASH_AT";
@@ -23,6 +26,16 @@ pub struct Config {
     pub journal: PathBuf,
     /// Where it is written down who asked for what; where absent, `audit.jsonl` beside the journal.
     pub audit: Option<PathBuf>,
+    /// Certificates of this coordinator's links, and of its API over TCP.
+    pub trust: Option<TrustFiles>,
+    /// Its links are in the clear, and whoever reaches its API over TCP is an admin: for a network
+    /// where nobody else is.
+    #[serde(default)]
+    pub insecure: bool,
+    /// Who may ask the API for what; where there are none, users may look, and root and this
+    /// coordinator's own user, on the socket, may do everything.
+    #[serde(default)]
+    pub roles: Vec<RoleSpec>,
     /// The hosts and where their agents listen.
     #[serde(default)]
     pub hosts: Vec<HostSpec>,

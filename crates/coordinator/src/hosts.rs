@@ -248,6 +248,8 @@ fn view(name: &HostName, host: &Host, now: Millis) -> HostView {
         vms: vms.map(|vm| vm.spec.name.clone()).collect(),
         stranded: stranded.cloned().collect(),
         bands: state.and_then(|state| state.bands.clone()),
+        insecure: state.is_some_and(|state| state.insecure),
+        certificate: state.and_then(|state| state.certificate),
         clock: host.clock.estimate(now).map(clock_view),
         fenced_at: None,
         cordoned: false,

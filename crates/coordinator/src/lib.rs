@@ -33,6 +33,7 @@ mod metrics;
 mod moves;
 mod planning;
 mod requests;
+mod roles;
 mod serve;
 mod store;
 mod surveys;
@@ -51,14 +52,19 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::info;
 use transhume_model::WallMicros;
+use transhume_trust::{Identity, Security, SecurityError};
 
 pub use crate::config::{Config, ConfigError, CrashAt};
 pub use crate::core::CoreError;
 pub use crate::http::openapi;
 use crate::journal::{Journal, RedbJournal};
+use crate::roles::Roles;
+pub use crate::roles::{Role, RoleSpec};
 
-/// There is no authentication on the socket but this: its owner alone may open it.
+/// Its owner alone may open the socket,
 const SOCKET_MODE: u32 = 0o600;
+/// unless other users have roles: then everybody may, and who has none is refused.
+const SHARED_SOCKET_MODE: u32 = 0o666;
 /// Requests and reports that wait for the core's attention.
 const WAITING_MAX: usize = 4096;
 
@@ -80,6 +86,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Its links cannot be secured, or nobody said that they need not be.
+    #[error("the coordinator's links cannot be secured")]
+    Security(#[from] SecurityError),
     /// Decisions cannot be written down.
     #[error("cannot open the audit file {path}")]
     Audit {
@@ -98,6 +107,16 @@ pub enum Error {
     /// It cannot go on.
     #[error(transparent)]
     Core(#[from] CoreError),
+}
+
+impl Error {
+    /// What would help, where the text does not say it.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Error::Security(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 fn another(source: &io::Error) -> &'static str {
@@ -120,7 +139,8 @@ pub async fn run_with(config: Config, mut journal: Box<dyn Journal>) -> Result<(
     let (requests_sender, requests) = mpsc::channel(WAITING_MAX);
     // Addresses first: a second coordinator must not touch the journal's moves before it finds out
     // that it is one.
-    let servers = serve(&config, requests_sender).await?;
+    let security = Security::of(config.trust.as_ref(), config.insecure, &Identity::Coordinator)?;
+    let servers = serve(&config, &security, requests_sender).await?;
     let hosts = config.hosts.clone();
     let leader = journal.lead()?;
     info!(fleet = %leader.fleet, term = leader.term, "leads");
@@ -128,7 +148,7 @@ pub async fn run_with(config: Config, mut journal: Box<dyn Journal>) -> Result<(
     // Sets of tasks end with this function.
     let mut links = JoinSet::new();
     for host in hosts {
-        links.spawn(link::keep(host, leader.clone(), news_sender.clone()));
+        links.spawn(link::keep(host, leader.clone(), security.clone(), news_sender.clone()));
     }
     let mut servers = servers;
     tokio::select! {
@@ -138,10 +158,20 @@ pub async fn run_with(config: Config, mut journal: Box<dyn Journal>) -> Result<(
 }
 
 /// The API on every address of the configuration.
-async fn serve(config: &Config, requests: mpsc::Sender<requests::Request>) -> Result<JoinSet<()>, Error> {
+async fn serve(
+    config: &Config,
+    security: &Security,
+    requests: mpsc::Sender<requests::Request>,
+) -> Result<JoinSet<()>, Error> {
+    let roles = Roles::new(config.roles.clone(), rustix::process::geteuid().as_raw());
     let path = config.audit_file();
     let audit = audit::Audit::open(&path).map_err(|source| Error::Audit { path, source })?;
-    let router = http::router(requests, fencing::FenceAgents::of(&config.hosts), audit);
+    let router = http::router(
+        requests,
+        fencing::FenceAgents::of(&config.hosts),
+        roles.clone(),
+        audit,
+    );
     let places = Arc::new(Semaphore::new(serve::CONNECTIONS_MAX));
     let mut servers = JoinSet::new();
     if let Some(address) = config.api {
@@ -150,15 +180,20 @@ async fn serve(config: &Config, requests: mpsc::Sender<requests::Request>) -> Re
             source,
         })?;
         info!(%address, "API");
-        servers.spawn(serve::serve(listener, router.clone(), places.clone()));
+        servers.spawn(serve::serve_address(
+            listener,
+            security.clone(),
+            router.clone(),
+            places.clone(),
+        ));
     }
     if let Some(path) = &config.api_socket {
-        let listener = bind(path).map_err(|source| Error::Listen {
+        let listener = bind(path, &roles).map_err(|source| Error::Listen {
             address: path.display().to_string(),
             source,
         })?;
         info!(socket = %path.display(), "API");
-        servers.spawn(serve::serve(listener, router, places));
+        servers.spawn(serve::serve_socket(listener, router, places));
     }
     Ok(servers)
 }
@@ -166,7 +201,7 @@ async fn serve(config: &Config, requests: mpsc::Sender<requests::Request>) -> Re
 /// A socket that a killed coordinator left is replaced; one that answers is another coordinator's,
 /// and what is no socket is somebody's file. It is made beside its place, so that nobody else can
 /// ever open it.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+fn bind(path: &Path, roles: &Roles) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());
     }
@@ -179,8 +214,12 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     remove(Path::new(&beside))?;
+    let mode = match roles.are_for_other_uids() {
+        true => SHARED_SOCKET_MODE,
+        false => SOCKET_MODE,
+    };
     let listener = UnixListener::bind(&beside)?;
-    std::fs::set_permissions(&beside, Permissions::from_mode(SOCKET_MODE))?;
+    std::fs::set_permissions(&beside, Permissions::from_mode(mode))?;
     std::fs::rename(&beside, path)?;
     Ok(listener)
 }

@@ -16,9 +16,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{info, warn};
@@ -27,6 +26,8 @@ use transhume_protocol::message::{
     Command, Hello, HostState, Leader, Order, Outcome, PROTOCOL_VERSION, Refusal, Report,
 };
 use transhume_protocol::wire;
+use transhume_trust::stream::{AnyStream, connect};
+use transhume_trust::{Identity, Security};
 
 use crate::clock::Sample;
 
@@ -72,6 +73,8 @@ pub(crate) enum LinkNews {
 enum LinkError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    #[error("its agent and this coordinator do not trust each other: {0}")]
+    Untrusted(String),
     #[error(transparent)]
     Wire(#[from] wire::WireError),
     #[error("it said nothing for {} ms", .0.as_millis())]
@@ -91,11 +94,16 @@ enum LinkError {
 }
 
 /// Keeps the link to one host.
-pub(crate) async fn keep(spec: HostSpec, leader: Leader, news: mpsc::Sender<LinkNews>) {
+pub(crate) async fn keep(
+    spec: HostSpec,
+    leader: Leader,
+    security: Security,
+    news: mpsc::Sender<LinkNews>,
+) {
     let (mut pause, mut reported) = (RETRY_MIN, String::new());
     loop {
         let mut connected = false;
-        let why = match converse(&spec, &leader, &news, &mut connected).await {
+        let why = match converse(&spec, &leader, &security, &news, &mut connected).await {
             Err(LinkError::Over) => return,
             Err(error) => chain(&error),
             Ok(never) => match never {},
@@ -129,10 +137,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 async fn converse(
     spec: &HostSpec,
     leader: &Leader,
+    security: &Security,
     news: &mpsc::Sender<LinkNews>,
     connected: &mut bool,
 ) -> Result<std::convert::Infallible, LinkError> {
-    let (mut read, write, state) = timeout(CONNECT_MAX, open(spec, leader))
+    let (mut read, write, state) = timeout(CONNECT_MAX, open(spec, leader, security))
         .await
         .map_err(|_| LinkError::Silent(CONNECT_MAX))??;
     let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
@@ -179,23 +188,55 @@ async fn while_it_answers<T>(message: impl Future<Output = T>) -> Result<T, Link
 async fn open(
     spec: &HostSpec,
     leader: &Leader,
-) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf, Box<HostState>), LinkError> {
+    security: &Security,
+) -> Result<
+    (
+        BufReader<ReadHalf<AnyStream>>,
+        WriteHalf<AnyStream>,
+        Box<HostState>,
+    ),
+    LinkError,
+> {
     let stream = TcpStream::connect(spec.control).await?;
     stream.set_nodelay(true)?;
-    let (read, mut write) = stream.into_split();
+    let expects = Identity::Agent(spec.name.clone());
+    let stream = connect(stream, security, expects).await.map_err(untrusted)?;
+    let (read, mut write) = tokio::io::split(stream);
     let hello = Hello {
         protocol: PROTOCOL_VERSION,
         leader: leader.clone(),
     };
-    write.write_all(&wire::encode(&hello)?).await?;
+    let hello = wire::encode(&hello)?;
+    let said = async {
+        write.write_all(&hello).await?;
+        write.flush().await
+    };
+    let said = said.await;
     let mut read = BufReader::new(read);
-    let Outcome::Host(state) = greeting(&read_message(&mut read).await?)? else {
+    // Whom an agent does not admit hears so with the first word; it may have closed by now.
+    let first = read_message(&mut read).await.map_err(|error| match error {
+        LinkError::Io(error) => match security {
+            Security::Insecure => LinkError::Io(error),
+            Security::Mutual(_) => untrusted(error),
+        },
+        other => other,
+    })?;
+    said?;
+    let Outcome::Host(state) = greeting(&first)? else {
         return Err(LinkError::NoState);
     };
     if state.host != spec.name {
         return Err(LinkError::OtherHost { found: state.host });
     }
     Ok((read, write, state))
+}
+
+/// Certificates that do not fit; or the network, which says so itself.
+fn untrusted(error: std::io::Error) -> LinkError {
+    match error.get_ref() {
+        Some(_) => LinkError::Untrusted(transhume_trust::explain(&error)),
+        None => LinkError::Io(error),
+    }
 }
 
 /// The first report. An agent of another release may say more or less than this one understands,
@@ -222,7 +263,7 @@ fn greeting(body: &[u8]) -> Result<Outcome, LinkError> {
     }
 }
 
-async fn read_message(read: &mut BufReader<OwnedReadHalf>) -> Result<Vec<u8>, LinkError> {
+async fn read_message(read: &mut BufReader<ReadHalf<AnyStream>>) -> Result<Vec<u8>, LinkError> {
     let mut prefix = [0; wire::LENGTH_BYTES];
     read.read_exact(&mut prefix).await?;
     let mut body = vec![0; wire::length(prefix)?];
@@ -230,12 +271,12 @@ async fn read_message(read: &mut BufReader<OwnedReadHalf>) -> Result<Vec<u8>, Li
     Ok(body)
 }
 
-async fn read_report(read: &mut BufReader<OwnedReadHalf>) -> Result<Report, LinkError> {
+async fn read_report(read: &mut BufReader<ReadHalf<AnyStream>>) -> Result<Report, LinkError> {
     Ok(wire::decode(&read_message(read).await?)?)
 }
 
 async fn transmit(
-    mut write: OwnedWriteHalf,
+    mut write: WriteHalf<AnyStream>,
     mut queue: mpsc::Receiver<Order>,
     heartbeats: &Mutex<Heartbeats>,
 ) -> Result<std::convert::Infallible, LinkError> {
@@ -249,6 +290,7 @@ async fn transmit(
             }
         };
         write.write_all(&wire::encode(&order)?).await?;
+        write.flush().await?;
     }
 }
 

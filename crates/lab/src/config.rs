@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use transhume_model::{Capacity, HostName, HostSpec, Mebibytes, Vcpus};
+use transhume_trust::TrustFiles;
 
-use crate::authority::Identity;
 use crate::division::{self, AgentBands};
 use crate::layout::Circuits;
-use crate::{LabError, LabUp, Layout, layout};
+use crate::{LabError, LabUp, Layout, image, layout};
 
 /// Where the agents find QEMU.
 pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -27,6 +27,7 @@ struct AgentConfig<'a> {
     spool_dir: PathBuf,
     bridge: &'a str,
     qemu: &'a str,
+    images: Vec<PathBuf>,
     accel: &'a str,
     mtu_max: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,8 +40,9 @@ struct AgentConfig<'a> {
     pages: Pages<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bands: Option<AgentBands>,
+    insecure: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<Identity>,
+    trust: Option<TrustFiles>,
 }
 
 #[derive(Serialize)]
@@ -61,6 +63,9 @@ struct CoordinatorConfig {
     api: SocketAddrV4,
     api_socket: PathBuf,
     journal: PathBuf,
+    insecure: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trust: Option<TrustFiles>,
     hosts: Vec<HostSpec>,
 }
 
@@ -83,7 +88,7 @@ pub fn write_agent(
     layout: &Layout,
     options: &LabUp,
     index: u16,
-    tls: Option<Identity>,
+    trust: Option<TrustFiles>,
 ) -> Result<(), LabError> {
     let host = layout::host_name(index)?;
     let addresses = layout::band_addresses(index);
@@ -95,6 +100,7 @@ pub fn write_agent(
             host: &host,
             bridge: BRIDGE,
             qemu: QEMU,
+            images: vec![image::CACHE.into(), layout.dir()],
             accel: &options.accel,
             mtu_max: MTU_MAX,
             buffer_bytes_max: options.buffer_bytes_max,
@@ -116,7 +122,8 @@ pub fn write_agent(
                     .map(|speed| division::of_agent(index, speed)),
                 Circuits::Separate | Circuits::Undivided => None,
             },
-            tls,
+            insecure: trust.is_none(),
+            trust,
         },
     )
 }
@@ -129,7 +136,12 @@ fn vmct_mbit_s(options: &LabUp) -> Option<u32> {
 }
 
 /// Writes the coordinator's configuration.
-pub fn write_coordinator(path: &Path, layout: &Layout, options: &LabUp) -> Result<(), LabError> {
+pub fn write_coordinator(
+    path: &Path,
+    layout: &Layout,
+    options: &LabUp,
+    trust: Option<TrustFiles>,
+) -> Result<(), LabError> {
     let host = |index| -> Result<HostSpec, LabError> {
         Ok(HostSpec {
             name: layout::host_name(index)?,
@@ -145,9 +157,27 @@ pub fn write_coordinator(path: &Path, layout: &Layout, options: &LabUp) -> Resul
             api: layout::api_address(),
             api_socket: layout.api_socket(),
             journal: layout.coordinator_dir().join("journal.redb"),
+            insecure: trust.is_none(),
+            trust,
             hosts: (0..options.hosts).map(host).collect::<Result<_, _>>()?,
         },
     )
+}
+
+/// The certificates that a configuration names.
+pub fn trust_of(path: &Path) -> Result<Option<TrustFiles>, LabError> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        trust: Option<TrustFiles>,
+    }
+    let unreadable = |source| LabError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let named: Named = toml::from_str(&text).map_err(|error| unreadable(std::io::Error::other(error)))?;
+    Ok(named.trust)
 }
 
 fn write(path: &Path, config: &impl Serialize) -> Result<(), LabError> {

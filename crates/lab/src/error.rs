@@ -29,7 +29,7 @@ pub enum LabError {
     },
     /// A host's certificate.
     #[error("cannot make the certificates of the lab's hosts")]
-    Certificate(#[source] rcgen::Error),
+    Certificate(#[from] transhume_trust::AuthorityError),
     /// `up` while a lab runs.
     #[error("lab `{name}` is already up")]
     AlreadyUp {

@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod apps;
-mod authority;
 pub mod boxes;
 pub mod brownout;
 mod chance;

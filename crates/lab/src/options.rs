@@ -74,8 +74,8 @@ pub struct LabUp {
     pub pages_off: Vec<String>,
     /// Page classes that they use beside the usual ones, by name.
     pub pages_on: Vec<String>,
-    /// Whether page streams are encrypted.
-    pub tls: bool,
+    /// Whether every link is in the clear.
+    pub insecure: bool,
     /// A process that the lab belongs to: once it has ended, the next `up` of any lab removes this
     /// one. Without, it stays.
     pub owner: Option<u32>,
@@ -112,7 +112,7 @@ impl Default for LabUp {
             state_bytes_max: None,
             pages_off: Vec::new(),
             pages_on: Vec::new(),
-            tls: true,
+            insecure: false,
             owner: None,
             program: None,
             progress: Progress::default(),

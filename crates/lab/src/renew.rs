@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub async fn renew(lab: Lab, options: &LabUp) -> Result<Lab, LabError> {
     let asked = options.clone();
     let lab = blocking(move || restart(lab, &asked)).await?;
-    let client = Client::unix(&lab.layout.api_socket())?;
+    let client = Client::unix(&lab.layout.api_socket());
     let cluster: ClusterName = "lab".parse()?;
     let deadline = Instant::now() + Duration::from_millis(RENEWED_MS_MAX);
     while !(all_connected(&client).await? && all_run(&client, &cluster).await?) {
@@ -40,7 +40,9 @@ fn restart(mut lab: Lab, options: &LabUp) -> Result<Lab, LabError> {
     for host in &hosts {
         faults::kill(&lab, &format!("agent {host}"))?;
     }
-    config::write_coordinator(&coordinator_config(&lab.layout), &lab.layout, options)?;
+    let path = coordinator_config(&lab.layout);
+    let trust = config::trust_of(&path)?;
+    config::write_coordinator(&path, &lab.layout, options, trust)?;
     for host in &hosts {
         start_agent(&mut lab, host)?;
     }

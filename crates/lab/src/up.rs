@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use transhume_api::{Client, VmLife};
 use transhume_model::Band;
+use transhume_trust::{Authority, Identity, TrustFiles};
 
-use crate::authority::Authority;
 use crate::fabric::LimitedBy;
 use crate::image::{self, Additions, Image};
 use crate::layout::Circuits;
@@ -23,6 +23,8 @@ use crate::{
 const VM_START_MS_MAX: u64 = 60_000;
 const VM_START_MS_MAX_PER_VM: u64 = 5_000;
 const POLL: Duration = Duration::from_millis(50);
+/// No lab stands for so long.
+const CERTIFICATE_DAYS: u32 = 365;
 /// Sets a variable and becomes another program.
 const ENV: &str = "/usr/bin/env";
 /// Names the file whose number of milliseconds an agent adds to its clock; without the file it adds
@@ -156,24 +158,45 @@ fn build(mut lab: Lab, options: &LabUp) -> Result<Lab, LabError> {
     }
     fabric::build(&fabric_spec(&lab, options))?;
     create_dir(&lab.layout.coordinator_dir())?;
-    let authority = Authority::create(&lab.layout.coordinator_dir())?;
+    let authority = match options.insecure {
+        true => None,
+        false => Some(Authority::create(&lab.layout.authority_dir(), "Transhume lab")?),
+    };
     for (index, host) in lab.state.hosts.iter().enumerate() {
         create_dir(&host.state_dir)?;
         if let Some(size) = options.state_bytes_max {
             mounts::memory(&host.state_dir, size)?;
         }
-        let tls = match options.tls {
-            true => Some(authority.identify(&host.state_dir, host.vmct.into())?),
-            false => None,
-        };
-        config::write_agent(&host.config, &lab.layout, options, index as u16, tls)?;
+        let own = Identity::Agent(host.name.clone());
+        let trust = identify(authority.as_ref(), &own, &host.state_dir)?;
+        config::write_agent(&host.config, &lab.layout, options, index as u16, trust)?;
     }
-    config::write_coordinator(&coordinator_config(&lab.layout), &lab.layout, options)?;
+    let dir = lab.layout.coordinator_dir();
+    let trust = identify(authority.as_ref(), &Identity::Coordinator, &dir)?;
+    config::write_coordinator(&coordinator_config(&lab.layout), &lab.layout, options, trust)?;
     if options.disk.is_some() {
         options.progress.step("starting the storage");
         start_disks(&mut lab, options)?;
     }
     Ok(lab)
+}
+
+/// A certificate for a part, in its directory; none in a lab without an authority.
+fn identify(
+    authority: Option<&Authority>,
+    part: &Identity,
+    dir: &Path,
+) -> Result<Option<TrustFiles>, LabError> {
+    let Some(authority) = authority else {
+        return Ok(None);
+    };
+    let issued = authority.issue(part, CERTIFICATE_DAYS, dir)?;
+    Ok(Some(TrustFiles {
+        authority: authority.certificate(),
+        certificate: issued.certificate,
+        key: issued.key,
+        revoked: Some(authority.revoked()),
+    }))
 }
 
 fn create_dir(path: &Path) -> Result<(), LabError> {
@@ -307,7 +330,7 @@ async fn create_clusters(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab
     let specs = layout::clusters(options, image)?;
     let vms = usize::from(options.vms);
     options.progress.step(&format!("starting {vms} VMs"));
-    let client = Client::unix(&lab.layout.api_socket())?;
+    let client = Client::unix(&lab.layout.api_socket());
     let limit_ms = start_limit_ms(vms);
     let deadline = Instant::now() + Duration::from_millis(limit_ms);
     while !all_connected(&client).await? {

@@ -47,6 +47,10 @@ table! {
         "VMs whose place the host is, by what they do";
     HOST_STRANDED: Kind::Gauge, "transhume_host_stranded" ["host"],
         "Things on the host that no agent can take over";
+    HOST_INSECURE: Kind::Gauge, "transhume_host_insecure" ["host"],
+        "1 while the links of the host's agent are in the clear, else 0";
+    HOST_CERTIFICATE_UNTIL: Kind::Gauge, "transhume_host_certificate_until_seconds" ["host"],
+        "Until when the certificate of the host's agent is good, seconds since 1970";
     HOST_VMCT_GUARANTEED: Kind::Gauge, "transhume_host_vmct_guaranteed_bytes_per_second" ["host"],
         "What VMCT always has of its link, where bands are configured and the speed is known";
     HOST_VMCT_CEILING: Kind::Gauge, "transhume_host_vmct_ceiling_bytes_per_second" ["host"],

@@ -123,6 +123,14 @@ name!(
     |text| is_dns_like(text, HOST_LEN_MAX)
 );
 name!(
+    /// A person or a script that uses a fleet, as its certificate names it.
+    UserName,
+    "user",
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+    "use 1 to 63 of letters, digits, `-`, `_` and single points inside, starting with a letter or digit",
+    |text| is_dns_like(text, CLUSTER_LEN_MAX)
+);
+name!(
     /// A virtual machine. Unique across all clusters of one coordinator. What others manage may
     /// have any name that they allow; what Transhume starts has a plain one.
     VmName,

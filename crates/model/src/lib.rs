@@ -4,6 +4,7 @@
 //! Pure: no clock, no files, no sockets, no tokio.
 #![forbid(unsafe_code)]
 
+mod endpoint;
 mod host;
 mod id;
 mod interval;
@@ -14,8 +15,11 @@ mod rate;
 mod rules;
 mod vm;
 
+pub use endpoint::{Endpoint, Secret};
 pub use host::{Band, BandAddresses, Capacity, HostSpec, Version};
-pub use id::{ClusterName, DrainId, Epoch, HostName, IdError, MigrationId, NicIndex, OrderId, VmName};
+pub use id::{
+    ClusterName, DrainId, Epoch, HostName, IdError, MigrationId, NicIndex, OrderId, UserName, VmName,
+};
 pub use interval::Interval;
 pub use mac::{Mac, MacError};
 pub use process::ProcessId;

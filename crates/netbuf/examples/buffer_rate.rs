@@ -1,8 +1,8 @@
 //! How many frames a second the buffer carries, without VMs: generator → plug → capture → tunnel →
 //! injection → reader.
 //!
-//! `cargo run --release -p transhume-netbuf --example buffer_rate [REPETITIONS]`, as root. The
-//! generator sends only while fewer than [`WINDOW_FRAMES`] are on their way, so that the figure is
+//! `cargo run --release -p transhume-netbuf --example buffer_rate [REPETITIONS]`, as root; with
+//! `INSECURE=1` in the environment the tunnel is in the clear. The generator sends only while fewer than [`WINDOW_FRAMES`] are on their way, so that the figure is
 //! what the whole path carries with none lost. Processor time by thread says where it goes.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,7 @@ use transhume_netbuf::{
     NicIdentity, PlugState, Responsiveness, SourceBuffer, SourceConfig, Tap, TapConfig, TapMark,
     TargetBuffer, TargetConfig,
 };
+use transhume_trust::{Authority, Security, Trust, TrustFiles, draw_secret};
 
 const MTU: u16 = 1500;
 const CLOSE_WAIT: Duration = Duration::from_secs(30);
@@ -113,6 +114,25 @@ fn own_network() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root is needed");
 }
 
+/// Of the agent of a host, by an authority made on the spot.
+fn security(host: &str) -> Security {
+    if std::env::var_os("INSECURE").is_some() {
+        return Security::Insecure;
+    }
+    let dir = std::env::temp_dir().join(format!("transhume-rate-{}", std::process::id()));
+    let authority = Authority::open(&dir).or_else(|_| Authority::create(&dir, "rate"));
+    let authority = authority.expect("an authority");
+    let identity = format!("agent/{host}").parse().expect("an identity");
+    let issued = authority.issue(&identity, 1, &dir).expect("a certificate");
+    let files = TrustFiles {
+        authority: authority.certificate(),
+        certificate: issued.certificate,
+        key: issued.key,
+        revoked: None,
+    };
+    Security::Mutual(Trust::read(files).expect("its own files"))
+}
+
 fn run(length: usize) -> Run {
     own_network();
     ip("link set lo up");
@@ -140,6 +160,7 @@ fn run(length: usize) -> Run {
         buffer_bytes_max: BUFFER_BYTES_MAX,
         plug_bytes_max: PLUG_BYTES_MAX,
         traced: false,
+        security: security("source"),
     };
     let target_config = TargetConfig {
         identity,
@@ -150,11 +171,14 @@ fn run(length: usize) -> Run {
         traced: false,
         listen: Ipv4Addr::LOCALHOST.into(),
         port: 0,
+        host: "target".parse().expect("a name"),
+        secret: draw_secret(),
+        security: security("target"),
     };
     let mut source =
         SourceBuffer::open(source_config, &source_tap, events.clone()).expect("the source's buffer");
     let mut target = TargetBuffer::open(target_config, &target_tap, events).expect("the target's buffer");
-    source.connect(target.address()).expect("a tunnel");
+    source.connect(&target.endpoint()).expect("a tunnel");
     shut(&mut source, &source_tap);
     source.capture().expect("a capture");
     source.committed();

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use transhume_model::{Epoch, Mac, NicIndex, VmName};
+use transhume_model::{Epoch, HostName, Mac, NicIndex, Secret, VmName};
+use transhume_trust::Security;
 
 /// Whose frames a buffer holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct SourceConfig {
     pub plug_bytes_max: u32,
     /// Whether it keeps a trace of what it holds over time.
     pub traced: bool,
+    /// By what its tunnel is secured.
+    pub security: Security,
 }
 
 /// The configuration of a target's buffer.
@@ -54,4 +57,10 @@ pub struct TargetConfig {
     pub listen: IpAddr,
     /// Port to listen on; 0 for any, or the one that a resumed buffer had.
     pub port: u16,
+    /// This host, as its certificate names it.
+    pub host: HostName,
+    /// What the source must know.
+    pub secret: Secret,
+    /// By what its tunnel is secured.
+    pub security: Security,
 }

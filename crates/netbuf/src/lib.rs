@@ -8,14 +8,15 @@
 //! ```
 //!
 //! [`Tap`] makes a VM's interface with its plug; [`SourceBuffer`] and [`TargetBuffer`] are the two
-//! ends of one NIC's buffer. Each runs one thread; no async, no processes, on the path of a
-//! switchover only system calls. Every step may be asked for again, by the same agent after an
+//! ends of one NIC's buffer. Each runs one thread, and one for handshakes that it never waits for; no
+//! async, no processes, on the path of a switchover only system calls. Every step may be asked for again, by the same agent after an
 //! error or by the next after a kill. `docs/design/netbuf.md` has layouts and limits.
 #![deny(unsafe_code)]
 
 mod abort;
 mod account;
 mod capture;
+mod channel;
 mod clock;
 mod closing;
 mod config;
@@ -23,6 +24,7 @@ mod deliver;
 mod delivered;
 mod error;
 mod frame;
+mod greeting;
 mod inject;
 pub mod limits;
 mod mark;

@@ -93,12 +93,14 @@ pub const UNTAKEN_IDLE_MAX: Duration = Duration::from_secs(10);
 pub(crate) const UNTAKEN_LOOK: Duration = Duration::from_millis(100);
 /// The same while kept frames are put back.
 pub const PUT_BACK_IDLE_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for the other end while a tunnel is first connected.
-pub(crate) const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
-/// The same when a broken one is connected again: nobody reads the tap meanwhile.
-pub(crate) const RECONNECT_WAIT: Duration = Duration::from_millis(250);
-/// Connections that have not said yet whose they are; the oldest makes room.
-pub(crate) const GREETINGS_MAX: usize = 8;
+/// Longest wait for the other end when a broken tunnel is connected again.
+pub(crate) const RECONNECT_WAIT: Duration = Duration::from_secs(1);
+/// Bytes that are sealed, or read sealed, at once.
+pub(crate) const SEALED_BYTES_MAX: usize = 256 << 10;
+/// Sealed answers that the source does not take; then it is given up.
+pub(crate) const SEALED_WAITING_BYTES_MAX: usize = 256 << 10;
+/// Sealed records without bytes that may follow one another.
+pub(crate) const EMPTY_RECORDS_MAX: u32 = 32;
 /// Pause between two attempts to connect a broken tunnel after commit.
 pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// After so many attempts in a row it is reported that the tunnel stays broken.

@@ -1,14 +1,15 @@
 //! The source's end of a tunnel: records as they lie in the spool, answers as they come. Never
 //! waits.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::TcpStream;
 
+use crate::channel::Channel;
 use crate::spool::Spool;
 use crate::tunnel::{ANSWER_BYTES, Answer};
 
 pub(crate) struct Sender {
-    stream: TcpStream,
+    channel: Channel,
     /// Offset in the spool up to which records are sent.
     sent: usize,
     answer: [u8; ANSWER_BYTES],
@@ -17,9 +18,9 @@ pub(crate) struct Sender {
 
 impl Sender {
     /// Sends from `sent` on, an offset in the spool.
-    pub(crate) fn new(stream: TcpStream, sent: usize) -> Self {
+    pub(crate) fn new(channel: Channel, sent: usize) -> Self {
         Self {
-            stream,
+            channel,
             sent,
             answer: [0; ANSWER_BYTES],
             answer_bytes: 0,
@@ -27,12 +28,17 @@ impl Sender {
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.channel.stream()
     }
 
-    /// Whether the spool holds what was not sent yet.
+    /// Whether something is there that was not sent yet.
     pub(crate) fn behind(&self, spool: &Spool) -> bool {
-        self.waiting_bytes(spool) > 0
+        self.waiting_bytes(spool) > 0 || self.channel.has_unwritten()
+    }
+
+    /// Whether answers are here already that the kernel tells nothing of.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.channel.has_unread()
     }
 
     /// Bytes of the spool that were not sent yet.
@@ -42,12 +48,12 @@ impl Sender {
 
     /// Sends what the spool holds, as much as goes without waiting.
     pub(crate) fn send(&mut self, spool: &Spool) -> io::Result<()> {
+        self.channel.flush()?;
         while self.sent < spool.tail() {
-            match self.stream.write(spool.stretch(self.sent)) {
+            match self.channel.write(spool.stretch(self.sent)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(length) => self.sent += length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
@@ -57,11 +63,10 @@ impl Sender {
     /// Takes the answers that have come.
     pub(crate) fn receive(&mut self, answers: &mut Vec<Answer>) -> io::Result<()> {
         loop {
-            match self.stream.read(&mut self.answer[self.answer_bytes..]) {
+            match self.channel.read(&mut self.answer[self.answer_bytes..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => self.answer_bytes += length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
             if self.answer_bytes == ANSWER_BYTES {

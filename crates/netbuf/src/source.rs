@@ -14,11 +14,11 @@
 //! to do what, and whether to commit.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use transhume_model::WallMicros;
+use transhume_model::{Endpoint, WallMicros};
+use transhume_trust::limits::HANDSHAKE_MAX;
 
 use crate::account::SourceAccount;
 use crate::capture::{Capture, NoWorker, Outlet, Worker};
@@ -27,8 +27,8 @@ use crate::error::{Error, IoContext};
 use crate::frame::{self, Addresses};
 use crate::inject::Injector;
 use crate::limits::{
-    COMMITTED_GROWTH, HANDSHAKE_WAIT, HELD_AGAIN_WAIT, HELD_BEFORE_WAIT, HELD_SETTLE, HELD_WAIT,
-    RING_IDLE_MAX, RING_SETTLE, RING_WAIT_MAX,
+    COMMITTED_GROWTH, HELD_AGAIN_WAIT, HELD_BEFORE_WAIT, HELD_SETTLE, HELD_WAIT, RING_IDLE_MAX, RING_SETTLE,
+    RING_WAIT_MAX,
 };
 use crate::meter::Meter;
 use crate::reading;
@@ -106,7 +106,7 @@ pub(crate) enum Stage {
 
 pub(crate) struct Idle {
     pub(crate) spool: Spool,
-    tunnel: Option<(Connected, SocketAddr)>,
+    tunnel: Option<(Connected, Endpoint)>,
 }
 
 impl Stage {
@@ -144,7 +144,7 @@ impl SourceBuffer {
     pub fn resume(
         config: SourceConfig,
         tap: &Tap,
-        peer: Option<SocketAddr>,
+        peer: Option<Endpoint>,
         events: Events,
     ) -> Result<Self, Error> {
         let tap = tap.share(config.mtu, config.plug_bytes_max)?;
@@ -176,7 +176,7 @@ impl SourceBuffer {
     }
 
     /// Step 4: connects to the target's buffer.
-    pub fn connect(&mut self, peer: SocketAddr) -> Result<(), Error> {
+    pub fn connect(&mut self, peer: &Endpoint) -> Result<(), Error> {
         let Stage::Idle(idle) = &mut self.stage else {
             return Err(self.wrong_stage("connect"));
         };
@@ -184,22 +184,23 @@ impl SourceBuffer {
             let watch = Watch::start(self.tap.index());
             self.watch = Some(watch.context(self.tap.name(), "watch the guest's frames")?);
         }
-        let alive = |(tunnel, with): &(Connected, SocketAddr)| *with == peer && tunnel.is_open();
+        let alive = |(tunnel, with): &(Connected, Endpoint)| with == peer && tunnel.is_open();
         if idle.tunnel.as_ref().is_some_and(alive) {
             return Ok(());
         }
         let identity = &self.config.identity;
         let vnet = idle.spool.vnet_header_bytes();
-        let connected = tunnel::connect(peer, identity, vnet, HANDSHAKE_WAIT);
+        let until = Instant::now() + HANDSHAKE_MAX;
+        let connected = tunnel::connect(peer, identity, vnet, &self.config.security, until);
         let connected = connected.map_err(|source| Error::Tunnel {
             vm: identity.vm.clone(),
             nic: identity.nic,
-            peer,
+            peer: peer.address,
             step: "connect",
             source,
         })?;
         idle.spool.set_note(Note::Signature, connected.signature.0);
-        idle.tunnel = Some((connected, peer));
+        idle.tunnel = Some((connected, peer.clone()));
         Ok(())
     }
 
@@ -373,7 +374,7 @@ impl SourceBuffer {
     }
 
     /// Everything that can fail comes first; then the thread owns what the stage held.
-    fn start(&mut self, peer: Option<SocketAddr>) -> Result<(), Error> {
+    fn start(&mut self, peer: Option<Endpoint>) -> Result<(), Error> {
         let Stage::Idle(idle) = &mut self.stage else {
             return Err(self.wrong_stage("capture with"));
         };
@@ -391,7 +392,7 @@ impl SourceBuffer {
             (Stage::Idle(Idle { spool, tunnel }), Stage::Capturing(capture)) => {
                 let (tunnel, connected_to) = tunnel.unzip();
                 let outlet = Outlet {
-                    tunnel: tunnel.map(|tunnel| tunnel.stream),
+                    tunnel: tunnel.map(|tunnel| tunnel.channel),
                     peer: connected_to.or(peer),
                 };
                 let (meter, events) = (self.meter.clone(), self.events.clone());

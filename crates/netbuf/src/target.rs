@@ -14,7 +14,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use transhume_model::WallMicros;
+use transhume_model::{Endpoint, WallMicros};
 
 use crate::Events;
 use crate::account::TargetAccount;
@@ -115,9 +115,13 @@ impl TargetBuffer {
         })
     }
 
-    /// Where the source connects to.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Where the source connects to, and with what.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            host: self.config.host.clone(),
+            address: self.address,
+            secret: self.config.secret.clone(),
+        }
     }
 
     /// Opens its plug without FIN, also while [`TargetBuffer::finish`] waits.

@@ -1,7 +1,8 @@
-//! The tunnel between the two buffers of a NIC: one TCP connection, source to target (CT band).
+//! The tunnel between the two buffers of a NIC: one connection, source to target (CT band).
 //!
 //! ```text
-//!  source ──▶ target   hello: "THTUNNL2", epoch u64, header length u8, MAC, NIC u8,
+//!  TLS, both agents' certificates (docs/design/trust.md)
+//!  source ──▶ target   hello: "THTUNNL3", epoch u64, header length u8, secret 16, MAC, NIC u8,
 //!                      name length u8, name
 //!  target ──▶ source   welcome(number of the last record it has), signature(number)
 //!  source ──▶ target   records as they lie in the spool, from that number on
@@ -13,15 +14,19 @@
 //! A broken connection is taken up again by number after commit; before commit it is a fault of the
 //! batch. What the target had answered before the break it answers again.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::io;
+use std::net::TcpStream;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use transhume_model::{Endpoint, Secret};
+use transhume_trust::{Handshake, Identity, Keys, Progress, Security};
+
+use crate::channel::Channel;
 use crate::config::NicIdentity;
 use crate::frame::Signature;
-use crate::limits::{GREETINGS_MAX, HANDSHAKE_WAIT};
 
-const MAGIC: [u8; 8] = *b"THTUNNL2";
+const MAGIC: [u8; 8] = *b"THTUNNL3";
 /// Bytes of an answer.
 pub(crate) const ANSWER_BYTES: usize = 16;
 
@@ -64,15 +69,20 @@ impl Answer {
     }
 }
 
-/// Offset of the part of a hello that must be the same on both sides.
-const IDENTITY_AT: usize = 17;
+/// Where in a hello the length of the virtio-net header stands.
+const VNET_AT: usize = 16;
+/// Where the secret stands, and behind it what must be the same on both sides.
+const SECRET_AT: usize = 17;
+const IDENTITY_AT: usize = SECRET_AT + Secret::BYTES;
 /// virtio-net headers that exist: legacy, with merged buffers, with hashes.
 const VNET_BYTES: [u8; 3] = [10, 12, 20];
 
-fn hello(of: &NicIdentity, vnet_header_bytes: usize) -> Vec<u8> {
+/// What a source says first, and what a target expects to hear.
+pub(crate) fn hello(of: &NicIdentity, secret: &Secret, vnet_header_bytes: usize) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend(of.epoch.0.to_be_bytes());
     bytes.push(vnet_header_bytes as u8);
+    bytes.extend(secret.bytes());
     bytes.extend(of.mac.bytes());
     bytes.push(of.nic.0);
     bytes.push(of.vm.as_str().len() as u8);
@@ -80,11 +90,32 @@ fn hello(of: &NicIdentity, vnet_header_bytes: usize) -> Vec<u8> {
     bytes
 }
 
+/// Length of the virtio-net header that a whole hello announces; an error unless it is as expected.
+pub(crate) fn check_hello(found: &[u8], expected: &[u8]) -> io::Result<usize> {
+    let refused = |why| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    if found[..MAGIC.len()] != MAGIC {
+        return refused("it speaks another version");
+    }
+    let secret = |hello: &[u8]| hello[SECRET_AT..IDENTITY_AT].try_into().map(Secret::new).ok();
+    if secret(found) != secret(expected) {
+        return refused("it does not know this move's secret");
+    }
+    // The epoch may be newer after a coordinator's restart; the NIC may not differ.
+    if found[IDENTITY_AT..] != expected[IDENTITY_AT..] {
+        return refused("it is another NIC's");
+    }
+    let vnet = found[VNET_AT];
+    if !VNET_BYTES.contains(&vnet) {
+        return refused("there are no virtio-net headers of that length");
+    }
+    Ok(usize::from(vnet))
+}
+
 /// A tunnel as its source has it.
 #[derive(Debug)]
 pub(crate) struct Connected {
     /// Non-blocking.
-    pub(crate) stream: TcpStream,
+    pub(crate) channel: Channel,
     /// Number of the last record that the target has.
     pub(crate) have: u64,
     pub(crate) signature: Signature,
@@ -93,155 +124,133 @@ pub(crate) struct Connected {
 impl Connected {
     /// Whether the target's end is there, as far as is known here.
     pub(crate) fn is_open(&self) -> bool {
-        match self.stream.peek(&mut [0]) {
+        match self.channel.stream().peek(&mut [0]) {
             Ok(length) => length > 0,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
     }
 }
 
-/// Connects to the target's buffer; each step waits at most `wait`.
+/// Waits until a socket is ready; an error once it is too late.
+fn await_ready(stream: &TcpStream, wanted: PollFlags, until: Instant) -> io::Result<()> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let left = Timespec::try_from(left).map_err(io::Error::other)?;
+    match rustix::event::poll(&mut [PollFd::new(stream, wanted)], Some(&left)) {
+        Err(error) if error != rustix::io::Errno::INTR => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Does what does not block, again and again until it is done or too late.
+fn until_done<T>(
+    stream: &TcpStream,
+    wanted: PollFlags,
+    until: Instant,
+    mut attempt: impl FnMut(&TcpStream) -> io::Result<T>,
+) -> io::Result<T> {
+    loop {
+        match attempt(stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => await_ready(stream, wanted, until)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// Makes a handshake on a socket that does not block.
+fn shake(stream: &TcpStream, mut handshake: Handshake, until: Instant) -> io::Result<Keys> {
+    loop {
+        let progress = handshake.advance();
+        let mut told = std::mem::take(handshake.to_send());
+        while !told.is_empty() {
+            let written = until_done(stream, PollFlags::OUT, until, |mut stream| {
+                io::Write::write(&mut stream, &told)
+            });
+            match (written, &progress) {
+                (Ok(length), _) => drop(told.drain(..length)),
+                // What refuses the peer counts, not that it did not wait for the reason.
+                (Err(_), Err(_)) => break,
+                (Err(error), Ok(_)) => return Err(error),
+            }
+        }
+        match progress? {
+            Progress::Send => {}
+            Progress::Done => return handshake.finish(),
+            Progress::Receive => {
+                let mut bytes = [0; 4096];
+                let read = until_done(stream, PollFlags::IN, until, |mut stream| {
+                    io::Read::read(&mut stream, &mut bytes)
+                })?;
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                handshake.received().extend_from_slice(&bytes[..read]);
+            }
+        }
+    }
+}
+
+/// Connects to the target's buffer, by then or not at all.
 pub(crate) fn connect(
-    peer: SocketAddr,
+    peer: &Endpoint,
     of: &NicIdentity,
     vnet_header_bytes: usize,
-    wait: Duration,
+    security: &Security,
+    until: Instant,
 ) -> io::Result<Connected> {
-    let mut stream = TcpStream::connect_timeout(&peer, wait)?;
+    let left = until.saturating_duration_since(Instant::now());
+    let stream = TcpStream::connect_timeout(&peer.address, left)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(wait))?;
-    stream.write_all(&hello(of, vnet_header_bytes))?;
-    let mut answer = [0; ANSWER_BYTES];
-    stream.read_exact(&mut answer)?;
-    let Some(Answer::Welcome(have)) = Answer::parse(answer) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    stream.read_exact(&mut answer)?;
-    let Some(Answer::Signed(signature)) = Answer::parse(answer) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
     stream.set_nonblocking(true)?;
+    let mut channel = match security {
+        Security::Insecure => Channel::clear(stream),
+        Security::Mutual(trust) => {
+            let expects = Identity::Agent(peer.host.clone());
+            let handshake = Handshake::client(&trust.current(), expects)?;
+            let keys = shake(&stream, handshake, until)
+                .map_err(|error| io::Error::other(transhume_trust::explain(&error)))?;
+            Channel::sealed(stream, keys)
+        }
+    };
+    channel.say(&hello(of, &peer.secret, vnet_header_bytes))?;
+    while channel.has_unwritten() {
+        await_ready(channel.stream(), PollFlags::OUT, until)?;
+        channel.flush()?;
+    }
+    let Answer::Welcome(have) = hear(&mut channel, until)? else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let Answer::Signed(signature) = hear(&mut channel, until)? else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
     Ok(Connected {
-        stream,
+        channel,
         have,
         signature,
     })
 }
 
-/// A connection that has not said yet whose it is.
-#[derive(Debug)]
-struct Greeting {
-    stream: TcpStream,
-    peer: SocketAddr,
-    since: Instant,
-    hello: Vec<u8>,
-}
-
-/// The connections to a target's buffer that have not said yet whose they are. None is waited for:
-/// a stranger who says nothing keeps no frame from the guest.
-#[derive(Debug)]
-pub(crate) struct Greetings {
-    expected: Vec<u8>,
-    waiting: Vec<Greeting>,
-}
-
-/// A tunnel as its target has it.
-#[derive(Debug)]
-pub(crate) struct Greeted {
-    /// Non-blocking.
-    pub(crate) stream: TcpStream,
-    /// Length of the virtio-net header in front of its frames.
-    pub(crate) vnet_header_bytes: usize,
-}
-
-impl Greetings {
-    pub(crate) fn of(of: &NicIdentity) -> Self {
-        Self {
-            expected: hello(of, 0),
-            waiting: Vec::new(),
-        }
-    }
-
-    /// What to wait for until one of them may say more.
-    pub(crate) fn streams(&self) -> impl Iterator<Item = &TcpStream> {
-        self.waiting.iter().map(|greeting| &greeting.stream)
-    }
-
-    /// A new connection; the oldest makes room for it.
-    pub(crate) fn add(&mut self, stream: TcpStream, peer: SocketAddr, now: Instant) -> io::Result<()> {
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        if self.waiting.len() == GREETINGS_MAX {
-            self.waiting.remove(0);
-        }
-        self.waiting.push(Greeting {
-            stream,
-            peer,
-            since: now,
-            hello: Vec::new(),
-        });
-        Ok(())
-    }
-
-    /// Takes what they have said: the newest connection of the right NIC, if there is one. Whoever
-    /// says anything else, or nothing for too long, is turned away.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<Greeted> {
-        let mut greeted = None;
-        for mut greeting in std::mem::take(&mut self.waiting) {
-            match greeting.hear(&self.expected) {
-                Ok(Some(vnet_header_bytes)) => {
-                    greeted = Some(Greeted {
-                        stream: greeting.stream,
-                        vnet_header_bytes,
-                    });
-                }
-                Ok(None) if now - greeting.since < HANDSHAKE_WAIT => self.waiting.push(greeting),
-                Ok(None) => tracing::warn!(peer = %greeting.peer, "turned away a tunnel that says nothing"),
-                Err(error) => tracing::warn!(peer = %greeting.peer, "turned away a tunnel: {error}"),
+fn hear(channel: &mut Channel, until: Instant) -> io::Result<Answer> {
+    let (mut answer, mut heard) = ([0; ANSWER_BYTES], 0);
+    while heard < ANSWER_BYTES {
+        match channel.read(&mut answer[heard..]) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it turned us away")),
+            Ok(length) => heard += length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                await_ready(channel.stream(), PollFlags::IN, until)?;
             }
+            Err(error) => return Err(error),
         }
-        greeted
     }
-}
-
-impl Greeting {
-    /// Reads what is there of the hello; the length of its virtio-net header once it is whole.
-    fn hear(&mut self, expected: &[u8]) -> io::Result<Option<usize>> {
-        while self.hello.len() < expected.len() {
-            let mut rest = vec![0; expected.len() - self.hello.len()];
-            match self.stream.read(&mut rest) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(length) => self.hello.extend(&rest[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let vnet = self.hello[IDENTITY_AT - 1];
-        // The epoch may be newer after a coordinator's restart; the NIC may not differ.
-        let same = self.hello[..MAGIC.len()] == MAGIC && self.hello[IDENTITY_AT..] == expected[IDENTITY_AT..];
-        if !same || !VNET_BYTES.contains(&vnet) {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        Ok(Some(usize::from(vnet)))
-    }
+    Answer::parse(answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
-
-    use transhume_model::{Epoch, NicIndex};
-
-    fn nic(vm: &str) -> NicIdentity {
-        NicIdentity {
-            vm: vm.parse().unwrap(),
-            nic: NicIndex(0),
-            mac: "52:54:00:00:00:01".parse().unwrap(),
-            epoch: Epoch(4),
-        }
-    }
 
     #[test]
     fn answers_survive_the_wire() {
@@ -254,87 +263,5 @@ mod tests {
             assert_eq!(Answer::parse(answer.bytes()), Some(answer));
         }
         assert_eq!(Answer::parse([9; ANSWER_BYTES]), None);
-    }
-
-    /// A listener of VM vm1 and its greetings.
-    struct Door(TcpListener, Greetings);
-
-    impl Door {
-        fn open() -> Self {
-            Self(
-                TcpListener::bind("127.0.0.1:0").unwrap(),
-                Greetings::of(&nic("vm1")),
-            )
-        }
-
-        fn peer(&self) -> SocketAddr {
-            self.0.local_addr().unwrap()
-        }
-
-        fn accept(&mut self) {
-            let (stream, peer) = self.0.accept().unwrap();
-            self.1.add(stream, peer, Instant::now()).unwrap();
-        }
-
-        /// Looks until a tunnel is greeted or all were turned away.
-        fn greet(&mut self) -> Option<Greeted> {
-            loop {
-                let greeted = self.1.take(Instant::now());
-                if greeted.is_some() || self.1.waiting.is_empty() {
-                    return greeted;
-                }
-                std::thread::yield_now();
-            }
-        }
-    }
-
-    #[test]
-    fn only_the_same_nic_is_welcome() {
-        let mut door = Door::open();
-        let peer = door.peer();
-        for (name, fits) in [("vm1", true), ("vm2", false)] {
-            let caller = std::thread::spawn(move || connect(peer, &nic(name), 12, HANDSHAKE_WAIT));
-            door.accept();
-            let mut greeted = door.greet();
-            assert_eq!(greeted.is_some(), fits);
-            if let Some(Greeted { stream, .. }) = &mut greeted {
-                for answer in [Answer::Welcome(42), Answer::Signed(Signature(9))] {
-                    stream.write_all(&answer.bytes()).unwrap();
-                }
-            }
-            let connected = caller.join().unwrap().ok();
-            let heard = connected.map(|tunnel| (tunnel.have, tunnel.signature));
-            assert_eq!(heard, fits.then_some((42, Signature(9))));
-        }
-    }
-
-    #[test]
-    fn a_stranger_who_says_nothing_is_not_waited_for() {
-        let mut door = Door::open();
-        let silent = TcpStream::connect(door.peer()).unwrap();
-        door.accept();
-        let mut source = TcpStream::connect(door.peer()).unwrap();
-        door.accept();
-        source.write_all(&hello(&nic("vm1"), 12)).unwrap();
-        assert!(door.greet().is_some());
-        assert_eq!(door.1.waiting.len(), 1, "the stranger has time left");
-        let later = Instant::now() + HANDSHAKE_WAIT;
-        assert!(door.1.take(later).is_none());
-        assert_eq!(door.1.waiting.len(), 0, "and has had its time");
-        drop(silent);
-    }
-
-    #[test]
-    fn many_strangers_make_room_for_each_other() {
-        let mut door = Door::open();
-        let strangers: Vec<_> = (0..2 * GREETINGS_MAX)
-            .map(|_| {
-                let stranger = TcpStream::connect(door.peer()).unwrap();
-                door.accept();
-                stranger
-            })
-            .collect();
-        assert_eq!(door.1.waiting.len(), GREETINGS_MAX);
-        drop(strangers);
     }
 }

@@ -40,7 +40,7 @@ impl Vm {
         let mut source =
             SourceBuffer::open(net::source_config(64 << 20), &self.source_tap, no_events()).unwrap();
         let mut target = TargetBuffer::open(net::target_config(), &self.target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
+        source.connect(&target.endpoint()).unwrap();
         source.announce().unwrap();
         source.shut(Responsiveness::Taking).unwrap();
         self.source_guest.run(false);

@@ -81,7 +81,7 @@ fn moved(mood: Mood, known_as: Responsiveness) -> Moved {
     send(0..300);
     let mut source = source_of(&source_tap);
     let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-    source.connect(target.address()).unwrap();
+    source.connect(&target.endpoint()).unwrap();
     source.announce().unwrap();
     let begun = Instant::now();
     let shut = source.shut(known_as).unwrap();
@@ -227,7 +227,7 @@ fn to_a_small_ring(guest_wakes: bool) -> (TargetAccount, SourceAccount, Vec<u64>
     source_guest.send([0xff; 6], 1 << 40);
     let mut source = source_of(&source_tap);
     let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-    source.connect(target.address()).unwrap();
+    source.connect(&target.endpoint()).unwrap();
     source.announce().unwrap();
     source.shut(Responsiveness::Taking).unwrap();
     source_guest.run(false);

@@ -15,6 +15,7 @@ use transhume_netbuf::{
     Error, Event, PlugState, Responsiveness, SourceAccount, SourceBuffer, SourceConfig, Tap, TargetBuffer,
     TargetConfig,
 };
+use transhume_trust::Security;
 
 /// A VM that is to move: its taps, and the guests behind them.
 struct Vm {
@@ -254,8 +255,8 @@ fn target_killed(at: TargetKilled) {
         // As QEMU does it: short until the VM is loaded.
         net::set_vnet_header_bytes(&vm.target_tap, 10);
         let mut target = TargetBuffer::open(config.clone(), &vm.target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
-        config.port = target.address().port();
+        source.connect(&target.endpoint()).unwrap();
+        config.port = target.endpoint().address.port();
         vm.capture(&mut source);
         stream.goes_on();
         source.committed();
@@ -328,8 +329,8 @@ fn a_source_agent_killed_behind_fin_closes_on() {
         let config = net::source_config(64 << 20);
         let mut source = vm.source(&config);
         let mut target = TargetBuffer::open(net::target_config(), &vm.target_tap, no_events()).unwrap();
-        let peer = target.address();
-        source.connect(peer).unwrap();
+        let peer = target.endpoint();
+        source.connect(&peer).unwrap();
         vm.capture(&mut source);
         stream.goes_on();
         source.committed();
@@ -358,16 +359,16 @@ fn a_stranger_at_the_tunnel_delays_nothing() {
         let mut source = vm.source(&net::source_config(64 << 20));
         let mut target = TargetBuffer::open(net::target_config(), &vm.target_tap, no_events()).unwrap();
         let silent: Vec<_> = (0..20)
-            .map(|_| TcpStream::connect(target.address()).unwrap())
+            .map(|_| TcpStream::connect(target.endpoint().address).unwrap())
             .collect();
-        source.connect(target.address()).unwrap();
+        source.connect(&target.endpoint()).unwrap();
         vm.capture(&mut source);
         let peer = Peer::new();
         (0..100).for_each(|number| peer.send(net::vm_mac().bytes(), number, 60));
         std::thread::sleep(Duration::from_millis(20));
         source.committed();
         vm.target_guest.run(true);
-        let late = TcpStream::connect(target.address()).unwrap();
+        let late = TcpStream::connect(target.endpoint().address).unwrap();
         let begun = Instant::now();
         target.activate().unwrap();
         let closing = close(source);
@@ -393,14 +394,19 @@ fn record(kind: u32, number: u64, data: &[u8]) -> Vec<u8> {
 fn a_frame_that_the_kernel_refuses_is_left_out_and_counted() {
     in_own_network(|| {
         let vm = Vm::new();
-        let mut target = TargetBuffer::open(net::target_config(), &vm.target_tap, no_events()).unwrap();
-        let mut hello = b"THTUNNL2".to_vec();
+        let config = TargetConfig {
+            security: Security::Insecure,
+            ..net::target_config()
+        };
+        let mut target = TargetBuffer::open(config, &vm.target_tap, no_events()).unwrap();
+        let mut hello = b"THTUNNL3".to_vec();
         hello.extend(1u64.to_be_bytes());
         hello.push(12);
+        hello.extend(net::secret().bytes());
         hello.extend(net::vm_mac().bytes());
         hello.extend([0, 3]);
         hello.extend(b"vm1");
-        let mut tunnel = TcpStream::connect(target.address()).unwrap();
+        let mut tunnel = TcpStream::connect(target.endpoint().address).unwrap();
         tunnel.write_all(&hello).unwrap();
         let frame = |number| net::frame(net::vm_mac().bytes(), [2; 6], number, 60);
         let sound = |number| [vec![0; 12], frame(number)].concat();
@@ -456,7 +462,7 @@ fn a_tap_that_is_down_ends_every_drain() {
         let config = net::source_config(64 << 20);
         let mut source = SourceBuffer::open(config, &vm.source_tap, events).unwrap();
         let mut target = TargetBuffer::open(net::target_config(), &vm.target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
+        source.connect(&target.endpoint()).unwrap();
         vm.capture(&mut source);
         source.committed();
         vm.target_guest.run(true);

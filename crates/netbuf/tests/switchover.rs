@@ -24,7 +24,7 @@ fn switchover(frames_per_s: u64, length: usize) {
 
         let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
+        source.connect(&target.endpoint()).unwrap();
         source.announce().unwrap();
         source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);
@@ -141,7 +141,7 @@ fn an_abort_puts_every_frame_back_in_order() {
         std::thread::sleep(Duration::from_millis(100));
         let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
         let target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
+        source.connect(&target.endpoint()).unwrap();
         source.announce().unwrap();
         source.shut(Responsiveness::Taking).unwrap();
         guest.run(false);
@@ -253,7 +253,7 @@ fn a_fabric_that_filters_the_marker_is_waited_for() {
         source_guest.send([0xff; 6], 1 << 40);
         let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
+        source.connect(&target.endpoint()).unwrap();
         source.announce().unwrap();
         source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);
@@ -285,7 +285,7 @@ fn broadcast_reaches_the_guest_and_its_own_does_not_come_back() {
         source_guest.send([0xff; 6], 1 << 40);
         let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
+        source.connect(&target.endpoint()).unwrap();
         source.announce().unwrap();
         source.shut(Responsiveness::Taking).unwrap();
         source_guest.send([0xff; 6], 1 << 41);
@@ -407,8 +407,8 @@ fn a_killed_source_agent_loses_no_frame() {
         let (events, _) = kept_events();
         let mut source = SourceBuffer::open(config.clone(), &source_tap, events.clone()).unwrap();
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, events).unwrap();
-        let address = target.address();
-        source.connect(address).unwrap();
+        let end = target.endpoint();
+        source.connect(&end).unwrap();
         source.announce().unwrap();
         source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);
@@ -419,7 +419,7 @@ fn a_killed_source_agent_loses_no_frame() {
         drop(source);
         (100..200).for_each(|number| peer.send(net::vm_mac().bytes(), number, 60));
 
-        let mut source = SourceBuffer::resume(config, &source_tap, Some(address), no_events()).unwrap();
+        let mut source = SourceBuffer::resume(config, &source_tap, Some(end), no_events()).unwrap();
         source.committed();
         target_guest.run(true);
         target.activate().unwrap();

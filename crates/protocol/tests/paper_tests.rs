@@ -296,6 +296,12 @@ mod buffers_3_3_1 {
             hand.answer_with(&vm(index), "OpenTargetBuffer", outcome).unwrap();
             let (host, order) = hand.order(&vm(index), "ConnectBuffers");
             assert_eq!(host, support::move_vm(index).source);
+            // Whoever it says that it is, the target of the plan is to be found there.
+            let of_target = |end| transhume_model::Endpoint {
+                host: support::move_vm(index).target,
+                ..end
+            };
+            let tunnels = tunnels.into_iter().map(of_target).collect();
             assert_eq!(
                 order.command,
                 Command::ConnectBuffers {

@@ -10,7 +10,7 @@ mod table;
 
 use std::net::SocketAddr;
 
-use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmName, VmSpec};
+use transhume_model::{Endpoint, Epoch, MigrationId, Millis, OrderId, Secret, VmName, VmSpec};
 use transhume_protocol::message::{Command, GuestState, Mode, Order, OrderKind, Outcome, Report};
 
 pub use self::table::{Section, TABLE, expected, expected_failing, forgotten_by_restart, not_stale, table};
@@ -182,19 +182,23 @@ pub struct Case<S> {
     pub subject: S,
     role: Role,
     orders: u64,
-    page_stream: SocketAddr,
-    tunnels: Vec<SocketAddr>,
+    page_stream: Endpoint,
+    tunnels: Vec<Endpoint>,
 }
 
 impl<S: Subject> Case<S> {
     /// Brings the VM into a role.
     pub fn new(subject: S, role: Role) -> Self {
-        let nowhere = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 1));
+        let nowhere = Endpoint {
+            host: "nowhere".parse().expect("it is a name"),
+            address: SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 1)),
+            secret: Secret::new([0; Secret::BYTES]),
+        };
         let mut case = Case {
             subject,
             role,
             orders: 0,
-            page_stream: nowhere,
+            page_stream: nowhere.clone(),
             tunnels: vec![nowhere],
         };
         for (place, kind) in role.path() {
@@ -220,7 +224,7 @@ impl<S: Subject> Case<S> {
             None | Some(Outcome::Refused(_) | Outcome::Failed(_)) => {
                 panic!("{kind} on the way to {}: {report:?}", self.role.name())
             }
-            Some(Outcome::Prepared { page_stream }) => self.page_stream = *page_stream,
+            Some(Outcome::Prepared { page_stream }) => self.page_stream.clone_from(page_stream),
             Some(Outcome::TargetBufferOpen { tunnels }) => self.tunnels.clone_from(tunnels),
             Some(_) => {}
         }
@@ -269,7 +273,7 @@ impl<S: Subject> Case<S> {
             OrderKind::PreCopy => Command::PreCopy {
                 migration,
                 vm,
-                page_stream: self.page_stream,
+                page_stream: self.page_stream.clone(),
                 mode: Mode::Live,
                 blackout_max: Millis(300),
             },

@@ -211,6 +211,21 @@ fn notes(host: &HostView) -> Vec<String> {
             vms.join(", ")
         ));
     }
+    if host.insecure {
+        notes.push(format!(
+            "INSECURE: the links of host {name} are in the clear, and its agent believes whoever reaches it"
+        ));
+        notes.push(format!(
+            "hint: `transhume ca issue agent/{name}`, then [trust] in place of `insecure` in its configuration"
+        ));
+    }
+    if let Some(certificate) = host.certificate.filter(|certificate| certificate.ends_soon) {
+        let until = transhume_trust::instant((certificate.until.0 / 1_000_000) as i64);
+        notes.push(format!(
+            "the certificate of host {name}'s agent is good until {until} and no longer"
+        ));
+        notes.push("hint: `transhume ca renew` makes the next one; no restart is needed".to_owned());
+    }
     for stranded in &host.stranded {
         notes.push(format!(
             "stranded on host {name}: VM {}: {}",
@@ -268,6 +283,8 @@ mod tests {
             vms: vec!["vm1".parse().unwrap()],
             stranded,
             bands: None,
+            insecure: false,
+            certificate: None,
             clock,
             fenced_at: None,
             cordoned: false,

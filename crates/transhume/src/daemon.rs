@@ -34,6 +34,9 @@ pub async fn coordinator(config: &Path) -> Result<ExitCode, Failure> {
     let config = transhume_coordinator::Config::read(config).map_err(|error| Failure::of(&error))?;
     transhume_coordinator::run(config)
         .await
-        .map_err(|error| Failure::of(&error))?;
+        .map_err(|error| Failure {
+            hint: error.hint().map(str::to_owned),
+            ..Failure::of(&error)
+        })?;
     Ok(ExitCode::SUCCESS)
 }

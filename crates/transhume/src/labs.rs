@@ -87,7 +87,7 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
         buffer_bytes_max: args.buffer_bytes_max,
         pages_off: args.pages_off,
         pages_on: args.pages_on,
-        tls: !args.no_tls,
+        insecure: args.insecure,
         owner: args.owner,
         progress: progress(),
         ..profile

@@ -4,6 +4,7 @@
 
 mod apps;
 mod args;
+mod authority;
 mod bands;
 mod brownout;
 mod client;
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
-    let client = || client::open(args.api.as_deref());
+    let client = || client::open(args.api.as_deref(), args.certificate.as_deref());
     match args.command {
         Command::Lab { command } => labs::run(command).await,
         Command::Cluster { command } => clusters::run(&client()?, command).await,
@@ -65,6 +66,7 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Inventory {
             command: InventoryVerb::Import { from },
         } => import::run(from).await,
+        Command::Ca { dir, command } => authority::run(&dir, command),
         Command::Journal { command } => journals::run(command).await,
         Command::Drain(args) => drains::drain(&client()?, args).await,
         Command::Drains(args) => drains::drains(&client()?, args).await,

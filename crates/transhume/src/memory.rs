@@ -147,7 +147,7 @@ async fn measure(
                 let what = format!("{} guests, {}, {vms} at once", load.name(), case.link);
                 eprintln!("{what}");
                 let options = LabUp {
-                    tls: !args.no_tls,
+                    insecure: args.insecure,
                     pages_off: args.pages_off.clone(),
                     pages_on: args.pages_on.clone(),
                     owner: Some(std::process::id()),
@@ -225,7 +225,7 @@ async fn ours(
     rows: &mut Vec<Row>,
 ) -> Result<(), Failure> {
     let lab = up(options).await?;
-    let client = client::of_lab()?;
+    let client = client::of_lab();
     tokio::time::sleep(SETTLE).await;
     for (mover, repetition, from, to) in [
         (OURS, first, ["h1"], ["h2"]),

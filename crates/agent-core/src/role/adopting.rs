@@ -211,7 +211,6 @@ pub(super) fn of_before(migration: MigrationId) -> PreCopyOrder {
         id: OrderId(0),
         epoch: Epoch(0),
         migration,
-        page_stream: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
         mode: Mode::Live,
         blackout_max: Millis(0),
     }

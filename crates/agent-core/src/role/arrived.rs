@@ -1,8 +1,6 @@
 //! A VM that has come: committed; it runs, its buffers still deliver (steps 8 and 9).
 
-use std::net::SocketAddr;
-
-use transhume_model::{MigrationId, ProcessId, VmSpec, WallMicros};
+use transhume_model::{Endpoint, MigrationId, ProcessId, VmSpec, WallMicros};
 use transhume_protocol::message::{
     ActivationTimes, Command, Fault, FaultKind, GuestState, Order, OrderKind, Outcome, TargetFrames,
 };
@@ -23,7 +21,7 @@ pub(crate) struct Arrived {
     /// Whether its guest is to run.
     run: bool,
     guest: GuestState,
-    tunnels: Vec<SocketAddr>,
+    tunnels: Vec<Endpoint>,
     activated: Option<ActivationTimes>,
     /// Its guest was seen to run here: what it does since, it does by itself.
     ran: bool,
@@ -103,7 +101,7 @@ impl Arrived {
         process: ProcessId,
         migration: MigrationId,
         run: bool,
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
         activated: Option<ActivationTimes>,
     ) -> Self {
         Arrived {

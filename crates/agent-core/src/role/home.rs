@@ -145,11 +145,10 @@ impl Home {
                     id: order.id,
                     epoch: order.epoch,
                     migration,
-                    page_stream,
                     mode,
                     blackout_max,
                 };
-                Ok(Source::begin(cx, self, order))
+                Ok(Source::begin(cx, self, order, page_stream))
             }
             Command::AbortSource { .. } | Command::Reclaim { .. } => {
                 cx.answer(kind, Outcome::SourceRestored(SourceFrames::default()));

@@ -1,9 +1,7 @@
 //! A VM that has left: committed; its buffers still forward (steps 8 and 9). It never runs here
 //! again, unless its target is lost and an operator decides so (`Reclaim`).
 
-use std::net::SocketAddr;
-
-use transhume_model::{MigrationId, ProcessId, VmSpec};
+use transhume_model::{Endpoint, MigrationId, ProcessId, VmSpec};
 use transhume_protocol::message::{Command, FaultKind, GuestState, Order, OrderKind, Outcome, SourceFrames};
 
 use super::adopting::of_before;
@@ -22,7 +20,7 @@ pub(crate) struct Left {
     migration: MigrationId,
     /// What its guest did until it was stopped.
     guest: GuestState,
-    tunnels: Vec<SocketAddr>,
+    tunnels: Vec<Endpoint>,
     closed: Option<SourceFrames>,
     /// Its buffers are not taken up yet.
     orphaned: bool,
@@ -50,7 +48,7 @@ impl Left {
         spec: VmSpec,
         process: Option<ProcessId>,
         migration: MigrationId,
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
         closed: Option<SourceFrames>,
     ) -> Self {
         let doing = Doing::Nothing;

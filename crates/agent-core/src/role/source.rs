@@ -1,9 +1,7 @@
 //! A VM that leaves: the copy here is primary until the batch is committed. The steps of its
 //! switchover are in `copy` (steps 2 and 6), `capture` (step 5) and `restore` (the way back).
 
-use std::net::SocketAddr;
-
-use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmSpec};
+use transhume_model::{Endpoint, Epoch, MigrationId, Millis, OrderId, VmSpec};
 use transhume_protocol::message::{
     Command, FaultKind, GuestState, Mode, Order, OrderKind, Outcome, PageProgress, SourceFrames,
 };
@@ -24,7 +22,6 @@ pub(super) struct PreCopyOrder {
     /// Of this order: a newer coordinator does not know its id.
     pub(super) epoch: Epoch,
     pub(super) migration: MigrationId,
-    pub(super) page_stream: SocketAddr,
     pub(super) mode: Mode,
     pub(super) blackout_max: Millis,
 }
@@ -50,7 +47,7 @@ pub(crate) struct Source {
     pub(super) capturing: bool,
     /// Frames are being put back.
     pub(super) restoring: bool,
-    pub(super) tunnels: Vec<SocketAddr>,
+    pub(super) tunnels: Vec<Endpoint>,
     /// We stopped its guest for the switchover.
     pub(super) stopped: bool,
     /// Why nothing of it can run any more.
@@ -105,14 +102,14 @@ pub(super) enum Doing {
 
 impl Source {
     /// Step 2: recorded as a source before its stream begins.
-    pub(super) fn begin(cx: &mut Cx<'_>, home: Home, order: PreCopyOrder) -> Role {
+    pub(super) fn begin(cx: &mut Cx<'_>, home: Home, order: PreCopyOrder, target: Endpoint) -> Role {
         cx.begin_move(OrderKind::PreCopy, order.id);
         // Held from the second pass on: before, a gap in what QEMU writes is no idleness.
         cx.signal(Signal::Pace(Pace::Released));
         let doing = Doing::OpenStream(cx.act(Act::OpenPageStream {
             spec: home.spec.clone(),
             epoch: cx.epoch,
-            target: order.page_stream,
+            target,
         }));
         let home = home.without_arrival();
         Role::Source(Box::new(Source {
@@ -128,7 +125,7 @@ impl Source {
         order: PreCopyOrder,
         capturing: bool,
         restoring: bool,
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
     ) -> Self {
         Source {
             home,

@@ -1,8 +1,6 @@
 //! A VM that is coming: paused here behind shut plugs (steps 1, 4 and 6).
 
-use std::net::SocketAddr;
-
-use transhume_model::{MigrationId, ProcessId, VmSpec};
+use transhume_model::{Endpoint, MigrationId, ProcessId, VmSpec};
 use transhume_protocol::message::{Command, Fault, FaultKind, GuestState, Order, OrderKind, Outcome};
 
 use super::{Arrived, Expected, Off, Role, Stays, Transition, wrong_state};
@@ -18,7 +16,7 @@ pub(crate) struct Target {
     pub(super) migration: MigrationId,
     /// Once it is started.
     pub(super) process: Option<ProcessId>,
-    pub(super) tunnels: Vec<SocketAddr>,
+    pub(super) tunnels: Vec<Endpoint>,
     /// How far it is.
     pub(super) arrival: Memory,
     /// What its guest did until its source stopped it, as far as that was told.
@@ -76,7 +74,7 @@ impl Target {
         spec: VmSpec,
         migration: MigrationId,
         process: Option<ProcessId>,
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
         arrival: Memory,
     ) -> Self {
         Target {
@@ -283,8 +281,8 @@ impl Target {
                 cx.fail(OrderKind::Prepare, trouble);
                 super::Stranded::after_failed_clearing(cx, record, &again)
             }
-            (Doing::Listen(_), Ok(Product::Listening { address })) => {
-                let page_stream = address;
+            (Doing::Listen(_), Ok(Product::Listening { at })) => {
+                let page_stream = at;
                 cx.answer(OrderKind::Prepare, Outcome::Prepared { page_stream });
                 Role::Target(self)
             }

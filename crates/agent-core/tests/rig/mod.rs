@@ -10,8 +10,8 @@ use transhume_agent_core::{
     Timer, Trouble,
 };
 use transhume_model::{
-    Boot, Epoch, HostName, Mebibytes, MigrationId, Millis, NicSpec, OrderId, ProcessId, Vcpus, VmName,
-    VmSpec, WallMicros,
+    Boot, Endpoint, Epoch, HostName, Mebibytes, MigrationId, Millis, NicSpec, OrderId, ProcessId, Secret,
+    Vcpus, VmName, VmSpec, WallMicros,
 };
 use transhume_protocol::message::{
     Command, FaultKind, GuestState, Mode, Order, Outcome, PageProgress, Report, SourceFrames, TargetFrames,
@@ -54,8 +54,12 @@ pub fn process() -> ProcessId {
     }
 }
 
-pub fn address() -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 2], 7000))
+pub fn address() -> Endpoint {
+    Endpoint {
+        host: "h2".parse().unwrap(),
+        address: SocketAddr::from(([10, 0, 0, 2], 7000)),
+        secret: Secret::new([7; Secret::BYTES]),
+    }
 }
 
 pub const KEPT: u64 = 7;
@@ -218,7 +222,7 @@ impl Rig {
             Act::Spawn { .. } => Product::Spawned { process: process() },
             Act::Adopt { .. } => Product::Adopted { run: self.run },
             Act::End => Product::Ended { source: Some(kept()) },
-            Act::OpenPageListener { .. } => Product::Listening { address: address() },
+            Act::OpenPageListener { .. } => Product::Listening { at: address() },
             Act::Look => Product::Looked(Looked {
                 status: self.status.clone(),
                 run: self.run,

@@ -60,7 +60,7 @@ impl Tested {
             config.unwrap(),
             store,
             Err("there is none".to_owned()),
-            None,
+            transhume_trust::Security::Insecure,
             None,
         );
         let reports = context.reports.replace();

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use transhume_agent_core::{Input, Trouble};
-use transhume_model::{Bytes, Epoch, NicIndex, VmName, VmSpec};
+use transhume_model::{Bytes, Endpoint, Epoch, NicIndex, VmName, VmSpec};
 use transhume_netbuf::limits::PLUG_BYTES_MAX;
 use transhume_netbuf::{Error, Event, Events, NicIdentity, SourceConfig, TargetConfig};
 use transhume_protocol::message::FaultKind;
+use transhume_trust::{Security, draw_secret};
 
 pub(crate) use self::source::{SourceBuffers, TakenAs};
 pub(crate) use self::taps::Taps;
@@ -41,6 +42,7 @@ impl Side {
 /// What the buffers of a VM's NICs have in common on both sides.
 pub(crate) struct Ends<'a> {
     pub(crate) config: &'a Config,
+    pub(crate) security: &'a Security,
     pub(crate) spec: &'a VmSpec,
     pub(crate) epoch: Epoch,
     pub(crate) inputs: &'a mpsc::Sender<Input>,
@@ -64,10 +66,12 @@ impl Ends<'_> {
             buffer_bytes_max: self.config.buffer_bytes_max.0,
             plug_bytes_max: PLUG_BYTES_MAX,
             traced: self.config.buffer_traces.is_some(),
+            security: self.security.clone(),
         }
     }
 
-    fn target(&self, nic: usize, port: u16) -> TargetConfig {
+    /// One that is resumed has the end that it had.
+    fn target(&self, nic: usize, before: Option<&Endpoint>) -> TargetConfig {
         TargetConfig {
             identity: self.identity(nic),
             mtu: self.spec.nics[nic].mtu,
@@ -76,7 +80,10 @@ impl Ends<'_> {
             plug_bytes_max: PLUG_BYTES_MAX,
             traced: self.config.buffer_traces.is_some(),
             listen: self.config.listen.ct,
-            port,
+            port: before.map_or(0, |end| end.address.port()),
+            host: self.config.host.clone(),
+            secret: before.map_or_else(draw_secret, |end| end.secret.clone()),
+            security: self.security.clone(),
         }
     }
 

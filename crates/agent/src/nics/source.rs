@@ -1,10 +1,9 @@
 //! The source's buffers of a VM.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use transhume_model::{Bytes, WallMicros};
+use transhume_model::{Bytes, Endpoint, WallMicros};
 use transhume_netbuf::{Error, Meter, OldPath, Responsiveness, SourceAccount, SourceBuffer};
 use transhume_protocol::message::{self, SourceFrames};
 
@@ -57,9 +56,9 @@ impl SourceBuffers {
     }
 
     /// Goes on capturing where a killed agent left off.
-    pub(crate) fn resume(ends: &Ends<'_>, taps: &Taps, tunnels: &[SocketAddr]) -> Result<Self, Error> {
+    pub(crate) fn resume(ends: &Ends<'_>, taps: &Taps, tunnels: &[Endpoint]) -> Result<Self, Error> {
         Self::of(ends, taps, |nic, tap| {
-            SourceBuffer::resume(ends.source(nic), tap, tunnels.get(nic).copied(), ends.events())
+            SourceBuffer::resume(ends.source(nic), tap, tunnels.get(nic).cloned(), ends.events())
         })
     }
 
@@ -76,9 +75,9 @@ impl SourceBuffers {
     }
 
     /// Step 4.
-    pub(crate) fn connect(&mut self, tunnels: &[SocketAddr]) -> Result<(), Error> {
+    pub(crate) fn connect(&mut self, tunnels: &[Endpoint]) -> Result<(), Error> {
         let mut ends = self.buffers.iter_mut().zip(tunnels);
-        ends.try_for_each(|(buffer, peer)| buffer.connect(*peer))
+        ends.try_for_each(|(buffer, peer)| buffer.connect(peer))
     }
 
     /// Whether the guest takes frames by all of its NICs.

@@ -1,10 +1,9 @@
 //! The target's buffers of a VM.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use transhume_model::{Bytes, WallMicros};
+use transhume_model::{Bytes, Endpoint, WallMicros};
 use transhume_netbuf::{Error, Meter, PlugOpener, Tap, TargetAccount, TargetBuffer};
 use transhume_protocol::message::TargetFrames;
 
@@ -34,7 +33,7 @@ impl TargetBuffers {
     /// Step 4.
     pub(crate) fn open(ends: &Ends<'_>, taps: &Taps) -> Result<Self, Error> {
         Self::of(ends, taps, |nic, tap| {
-            TargetBuffer::open(ends.target(nic, 0), tap, ends.events())
+            TargetBuffer::open(ends.target(nic, None), tap, ends.events())
         })
     }
 
@@ -42,12 +41,11 @@ impl TargetBuffers {
     pub(crate) fn resume(
         ends: &Ends<'_>,
         taps: &Taps,
-        tunnels: &[SocketAddr],
+        tunnels: &[Endpoint],
         activated: bool,
     ) -> Result<Self, Error> {
-        let port = |nic: usize| tunnels.get(nic).map_or(0, SocketAddr::port);
         Self::of(ends, taps, |nic, tap| {
-            TargetBuffer::resume(ends.target(nic, port(nic)), tap, activated, ends.events())
+            TargetBuffer::resume(ends.target(nic, tunnels.get(nic)), tap, activated, ends.events())
         })
     }
 
@@ -56,8 +54,8 @@ impl TargetBuffers {
         self.buffers.iter().map(TargetBuffer::meter).collect()
     }
 
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.buffers.iter().map(TargetBuffer::address).collect()
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
+        self.buffers.iter().map(TargetBuffer::endpoint).collect()
     }
 
     /// Step 8. Returns when the last NIC's frames were delivered as far as the guest takes them,

@@ -3,11 +3,10 @@
 use std::io;
 
 use tokio::net::TcpStream;
+use transhume_trust::{Arrived, Keys};
 
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
-use super::records::{Opener, Sealer};
-use super::tls::Arrived;
 
 /// Both directions.
 pub(super) struct Connection {
@@ -26,8 +25,14 @@ impl Connection {
         }
     }
 
-    /// Encrypted; `arrived` is what came behind the handshake.
-    pub fn sealed(stream: TcpStream, sealer: Sealer, opener: Opener, arrived: Arrived) -> Self {
+    /// Encrypted, behind a handshake.
+    pub fn sealed(stream: TcpStream, keys: Keys) -> Self {
+        let Keys {
+            sealer,
+            opener,
+            arrived,
+            ..
+        } = keys;
         Connection {
             stream,
             outgoing: Outgoing::new(Some(sealer)),

@@ -1,42 +1,54 @@
-//! How the agents' ends of a page stream find each other: a hello that names the VM and the epoch,
-//! a byte of welcome.
+//! How the agents' ends of a page stream find each other: a hello that names the VM and the epoch
+//! and knows the move's secret, a byte of welcome.
 
 use std::io;
 use std::net::SocketAddr;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
 use transhume_bands::SocketMark;
-use transhume_model::{Epoch, VmName};
+use transhume_model::{Endpoint, Epoch, Secret, VmName};
+use transhume_trust::{Admits, Handshake, Identity, Security, Strangers};
 
-use super::Tls;
 use super::connection::Connection;
-use crate::limits::{PAGE_SEND_BUFFER_BYTES, PAGE_STREAM_CONNECT};
+use super::tls::shake;
+use crate::limits::PAGE_SEND_BUFFER_BYTES;
 
-/// First bytes of a page stream between agents: "THPS", version 2.
-const MAGIC: [u8; 6] = *b"THPS\x00\x02";
+/// First bytes of a page stream between agents: "THPS", version 3.
+const MAGIC: [u8; 6] = *b"THPS\x00\x03";
 const WELCOME: u8 = 0;
 const NAME_BYTES_MAX: usize = 255;
 
+/// What a page stream's first words are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hello {
+    pub epoch: Epoch,
+    pub secret: Secret,
+    pub vm: String,
+}
+
 /// Connects to the target's agent.
 pub(super) async fn greet(
-    target: SocketAddr,
+    target: &Endpoint,
     vm: &VmName,
     epoch: Epoch,
-    tls: Option<&Tls>,
+    security: &Security,
     mark: Option<SocketMark>,
 ) -> io::Result<Connection> {
-    let stream = TcpStream::connect(target).await?;
+    let stream = TcpStream::connect(target.address).await?;
     carry(&stream, mark)?;
     stream.set_nodelay(true)?;
     rustix::net::sockopt::set_socket_send_buffer_size(&stream, PAGE_SEND_BUFFER_BYTES)?;
-    let mut connection = match tls {
-        Some(tls) => tls.connect(target.ip(), stream).await?,
-        None => Connection::clear(stream),
+    let mut connection = match security {
+        Security::Insecure => Connection::clear(stream),
+        Security::Mutual(trust) => {
+            let expects = Identity::Agent(target.host.clone());
+            shake(stream, Handshake::client(&trust.current(), expects)?).await?
+        }
     };
     let mut hello = MAGIC.to_vec();
     hello.extend(epoch.0.to_be_bytes());
+    hello.extend(target.secret.bytes());
     hello.push(vm.as_str().len() as u8);
     hello.extend(vm.as_str().as_bytes());
     connection.say(&hello).await?;
@@ -48,24 +60,33 @@ pub(super) async fn greet(
     }
 }
 
-/// Accepts until the right peer comes: anything else that connects is turned away without a word.
+/// Accepts until the right peer comes: anything else that connects is turned away without a word,
+/// and nobody waits for it.
 pub(super) async fn welcome(
     listener: &TcpListener,
-    vm: &VmName,
-    epoch: Epoch,
-    tls: Option<&Tls>,
+    expected: &Hello,
+    security: &Security,
     mark: Option<SocketMark>,
 ) -> io::Result<Connection> {
+    let mut strangers = Strangers::default();
     loop {
-        let (stream, peer) = listener.accept().await?;
-        carry(&stream, mark)?;
-        match timeout(PAGE_STREAM_CONNECT, hear(stream, tls)).await {
-            Ok(Ok((mut connection, hello))) if hello == (epoch, vm.as_str().to_owned()) => {
+        let heard = tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                strangers.hear(hear(stream, security.clone(), expected.clone(), mark));
+                continue;
+            }
+            heard = strangers.next() => heard,
+        };
+        match heard {
+            Ok(mut connection) => {
                 connection.say(&[WELCOME]).await?;
                 return Ok(connection);
             }
-            Ok(Err(error)) => tracing::warn!(%vm, %peer, %error, "turned away a connection"),
-            _ => tracing::warn!(%vm, %peer, "turned away a connection that is not this VM's page stream"),
+            Err(error) => {
+                let why = transhume_trust::explain(&error);
+                tracing::warn!(vm = %expected.vm, "turned away what is not this VM's page stream: {why}");
+            }
         }
     }
 }
@@ -86,29 +107,46 @@ fn carry(stream: &TcpStream, mark: Option<SocketMark>) -> io::Result<()> {
     socket.set_priority(priority)
 }
 
-async fn hear(stream: TcpStream, tls: Option<&Tls>) -> io::Result<(Connection, (Epoch, String))> {
+async fn hear(
+    stream: TcpStream,
+    security: Security,
+    expected: Hello,
+    mark: Option<SocketMark>,
+) -> io::Result<Connection> {
+    carry(&stream, mark)?;
     stream.set_nodelay(true)?;
-    let mut connection = match tls {
-        Some(tls) => tls.accept(stream).await?,
-        None => Connection::clear(stream),
+    let mut connection = match security {
+        Security::Insecure => Connection::clear(stream),
+        Security::Mutual(trust) => {
+            shake(stream, Handshake::server(&trust.current(), Admits::Agents)?).await?
+        }
     };
-    let hello = hear_hello(&mut connection).await?;
-    Ok((connection, hello))
+    match hear_hello(&mut connection).await? == expected {
+        true => Ok(connection),
+        false => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it does not know this move's secret, or is another VM's",
+        )),
+    }
 }
 
-async fn hear_hello(connection: &mut Connection) -> io::Result<(Epoch, String)> {
+async fn hear_hello(connection: &mut Connection) -> io::Result<Hello> {
     let mut magic = [0; MAGIC.len()];
     connection.hear(&mut magic).await?;
     if magic != MAGIC {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let (mut epoch, mut length) = ([0; 8], [0]);
+    let (mut epoch, mut secret, mut length) = ([0; 8], [0; Secret::BYTES], [0]);
     connection.hear(&mut epoch).await?;
+    connection.hear(&mut secret).await?;
     connection.hear(&mut length).await?;
-    let epoch = Epoch(u64::from_be_bytes(epoch));
     let mut name = [0; NAME_BYTES_MAX];
     let name = &mut name[..usize::from(length[0])];
     connection.hear(name).await?;
     let name = std::str::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
-    Ok((epoch, name.to_owned()))
+    Ok(Hello {
+        epoch: Epoch(u64::from_be_bytes(epoch)),
+        secret: Secret::new(secret),
+        vm: name.to_owned(),
+    })
 }

@@ -5,9 +5,8 @@ use std::io;
 use std::ops::Range;
 
 use tokio::net::TcpStream;
+use transhume_trust::{Arrived, Opened, Opener, RecordError, WHOLE_BYTES_MAX};
 
-use super::records::{Opened, Opener, RecordError, WHOLE_BYTES_MAX};
-use super::tls::Arrived;
 use super::{invalid, ready};
 use crate::limits::{PAGE_CHUNK_BYTES, TLS_EMPTY_RECORDS_MAX};
 
@@ -127,7 +126,8 @@ impl Incoming {
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::tests::{pair, record};
+    use transhume_trust::testing::{pair, record};
+
     use super::*;
 
     fn arrived(records: impl IntoIterator<Item = &'static [u8]>) -> Incoming {

@@ -14,7 +14,6 @@ mod connection;
 mod greet;
 mod incoming;
 mod outgoing;
-mod records;
 mod share;
 mod source;
 mod target;
@@ -31,15 +30,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use transhume_bands::SocketMark;
-use transhume_model::{Epoch, VmName, VmSpec};
+use transhume_model::{Endpoint, Epoch, HostName, VmName, VmSpec};
 use transhume_pages::stream::StreamDigest;
 use transhume_pages::{
     Account, Classes, ContentKey, DecodeError, Decoder, EncodeError, Encoder, EncoderConfig,
 };
+use transhume_trust::{Security, draw_secret};
 
 pub use self::share::PageShare;
-pub use self::tls::Tls;
-pub use self::tls::{TlsError, TlsFiles};
 use crate::limits::{
     LAG_BYTES_MAX, PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX, QEMU_SOCKET_BYTES,
 };
@@ -100,8 +98,10 @@ pub struct Pages {
     pub share: PageShare,
     /// Classes that a source may use.
     pub classes: Classes,
-    /// Certificates; without them streams are not encrypted.
-    pub tls: Option<Tls>,
+    /// This host, as its certificate names it.
+    pub host: HostName,
+    /// By what streams are secured.
+    pub security: Security,
     /// What their sockets carry, where they share a circuit with others.
     pub mark: Option<SocketMark>,
 }
@@ -155,7 +155,7 @@ pub async fn start_source(
     dir: &Path,
     vm: &VmSpec,
     epoch: Epoch,
-    target: SocketAddr,
+    target: &Endpoint,
     pace: Arc<Pace>,
     pages: &Pages,
 ) -> Result<(PageStream, oneshot::Receiver<Ended>), PageStreamError> {
@@ -178,22 +178,22 @@ pub async fn start_source(
     })?;
     let connection = timeout(
         PAGE_STREAM_CONNECT,
-        greet::greet(target, &name, epoch, pages.tls.as_ref(), pages.mark),
+        greet::greet(target, &name, epoch, &pages.security, pages.mark),
     )
     .await
     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     .map_err(|source| PageStreamError::Connect {
         vm: name.clone(),
-        at: target,
-        source,
+        at: target.address,
+        source: io::Error::new(source.kind(), transhume_trust::explain(&source)),
     })?;
     let snapshot = SharedSnapshot::default();
     let stages = source::Source {
         vm: name,
         encoder,
-        target: target.ip(),
+        target: target.address.ip(),
         rates: pages.share.rates(),
-        knowledge: pages.share.knowledge(&vm.cluster, target.ip()),
+        knowledge: pages.share.knowledge(&vm.cluster, target.address.ip()),
         pace,
         snapshot: snapshot.clone(),
     };
@@ -225,8 +225,8 @@ pub async fn start_source(
 pub struct Listening {
     /// The stream itself.
     pub stream: PageStream,
-    /// Where the source is to connect to.
-    pub address: SocketAddr,
+    /// Where the source is to connect to, and with what.
+    pub at: Endpoint,
     /// Told when QEMU has the whole stream and it was the source's, byte for byte.
     pub whole: oneshot::Receiver<StreamDigest>,
     /// Told when both sides have closed, or why not.
@@ -263,11 +263,21 @@ pub async fn start_target(
         whole: Some(told),
     };
     let (done, ended) = oneshot::channel();
-    let (tls, mark) = (pages.tls.clone(), pages.mark);
+    let at = Endpoint {
+        host: pages.host.clone(),
+        address,
+        secret: draw_secret(),
+    };
+    let expected = greet::Hello {
+        epoch,
+        secret: at.secret.clone(),
+        vm: name.to_string(),
+    };
+    let (security, mark) = (pages.security.clone(), pages.mark);
     let task = page_threads().spawn(async move {
         let passed = async {
             let listener = TcpListener::from_std(listener.into_std()?)?;
-            let connection = greet::welcome(&listener, &name, epoch, tls.as_ref(), mark).await?;
+            let connection = greet::welcome(&listener, &expected, &security, mark).await?;
             let local = UnixStream::connect(&qemu_socket).await?;
             widen(&local);
             target::run(stages, local, connection.here()?).await
@@ -282,7 +292,7 @@ pub async fn start_target(
             snapshot,
             guest_stopped,
         },
-        address,
+        at,
         whole,
         ended,
     })

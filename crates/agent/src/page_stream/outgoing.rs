@@ -5,8 +5,8 @@ use std::io::{self, IoSliceMut};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use transhume_pages::wire::PLAIN_HEAD_BYTES;
+use transhume_trust::{HEAD_BYTES, RECORD_BYTES_MAX, Sealer, TAIL_BYTES, WHOLE_BYTES_MAX};
 
-use super::records::{HEAD_BYTES, RECORD_BYTES_MAX, Sealer, TAIL_BYTES, WHOLE_BYTES_MAX};
 use super::{invalid, ready};
 use crate::limits::{PAGE_CHUNK_BYTES, PAGE_OUTGOING_BYTES_MAX};
 
@@ -189,9 +189,10 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
+    use transhume_trust::Arrived;
+    use transhume_trust::testing::pair;
+
     use super::super::incoming::Incoming;
-    use super::super::records::tests::pair;
-    use super::super::tls::Arrived;
     use super::*;
 
     /// Found in a lab: a record was sealed where it had stood before what waits was moved.

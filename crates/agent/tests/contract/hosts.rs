@@ -113,6 +113,8 @@ impl Host {
             bridge = "guests"
             listen = {{ control = "{CONTROL}", ct = "10.88.0.{number}", vmct = "10.88.0.{number}" }}
             capacity = {{ vcpus = 8, memory = 4096 }}
+            insecure = true
+            images = ["/"]
             "#
         );
         let config = toml::from_str(&config).unwrap();

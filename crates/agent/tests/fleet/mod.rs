@@ -1,34 +1,26 @@
-//! What two agents of a fleet need to send memory to each other, made on the spot: their TLS files,
-//! and a VM.
+//! What two agents of a fleet need to send memory to each other, made on the spot: their
+//! certificates, and a VM.
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use transhume_agent::TlsFiles;
 use transhume_model::VmSpec;
+use transhume_trust::{Authority, Identity, Security, Trust, TrustFiles};
 
-/// Files of an agent at `address`, by an authority of its own name.
-pub fn files(dir: &Path, authority: &str, address: &str) -> TlsFiles {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    let ca = params.self_signed(&ca_key).unwrap();
-    let issuer = Issuer::new(params, ca_key);
-    let key = KeyPair::generate().unwrap();
-    let own = CertificateParams::new([address.to_owned()])
-        .unwrap()
-        .signed_by(&key, &issuer)
+/// Of a part, by the authority of that name.
+pub fn security(dir: &Path, authority: &str, part: &str) -> Security {
+    let at = dir.join(authority);
+    let authority = Authority::open(&at)
+        .or_else(|_| Authority::create(&at, authority))
         .unwrap();
-    let write = |name: &str, text: String| {
-        let path = dir.join(format!("{authority}-{name}"));
-        std::fs::write(&path, text).unwrap();
-        path
+    let identity: Identity = part.parse().unwrap();
+    let issued = authority.issue(&identity, 30, &at).unwrap();
+    let files = TrustFiles {
+        authority: authority.certificate(),
+        certificate: issued.certificate,
+        key: issued.key,
+        revoked: Some(authority.revoked()),
     };
-    TlsFiles {
-        authority: write("authority.pem", ca.pem()),
-        certificate: write("agent.pem", own.pem()),
-        key: write("agent.key", key.serialize_pem()),
-    }
+    Security::Mutual(Trust::read(files).unwrap())
 }
 
 /// One that is never started.

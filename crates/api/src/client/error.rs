@@ -11,9 +11,12 @@ pub enum ClientError {
         /// As given.
         given: String,
     },
-    /// No client can be made on this machine.
-    #[error("cannot set up an HTTP client")]
-    Setup(#[source] reqwest::Error),
+    /// Over TCP a coordinator wants to know who asks.
+    #[error("`{given}` is asked with a certificate, and none is named")]
+    NoCertificate {
+        /// As given.
+        given: String,
+    },
     /// Nobody answers, or not to the end.
     #[error("no coordinator answers at {address}")]
     Unreachable {
@@ -21,7 +24,7 @@ pub enum ClientError {
         address: String,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: std::io::Error,
     },
     /// The coordinator says no.
     #[error("{}", .0.message)]
@@ -60,7 +63,7 @@ impl ClientError {
             ClientError::Unreachable { .. } => true,
             ClientError::Problem(problem) => problem.code == COORDINATOR_ENDING,
             ClientError::Address { .. }
-            | ClientError::Setup(_)
+            | ClientError::NoCertificate { .. }
             | ClientError::Status { .. }
             | ClientError::Document { .. }
             | ClientError::LongLine { .. } => false,
@@ -70,7 +73,12 @@ impl ClientError {
     /// What would help.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            ClientError::Address { .. } => Some("write http://HOST:PORT or unix:PATH"),
+            ClientError::Address { .. } => Some(
+                "write https://HOST:PORT or unix:PATH; http://HOST:PORT where the coordinator is insecure",
+            ),
+            ClientError::NoCertificate { .. } => Some(
+                "--certificate or TRANSHUME_CERTIFICATE names one; `transhume ca issue user/NAME` makes it",
+            ),
             ClientError::Unreachable { .. } => Some(
                 "`transhume coordinator --config FILE` starts one, `transhume lab up` raises a lab \
                  with one; --api or TRANSHUME_API names another",
@@ -82,7 +90,6 @@ impl ClientError {
             ClientError::Document { .. } | ClientError::LongLine { .. } => {
                 Some("use the release that the coordinator has")
             }
-            ClientError::Setup(_) => None,
         }
     }
 }

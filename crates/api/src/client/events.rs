@@ -2,23 +2,23 @@
 
 use std::collections::VecDeque;
 
-use reqwest::Response;
 use transhume_protocol::event::Event;
 
 use super::error::ClientError;
 use super::sse::{LINE_BYTES_MAX, Lines};
+use super::transport::Answer;
 
 /// The events of one move, from [`Client::events`](super::Client::events).
 #[derive(Debug)]
 pub struct Events {
-    response: Response,
+    response: Answer,
     address: String,
     lines: Lines,
     waiting: VecDeque<Event>,
 }
 
 impl Events {
-    pub(super) fn new(response: Response, address: String) -> Self {
+    pub(super) fn new(response: Answer, address: String) -> Self {
         Self {
             response,
             address,
@@ -37,7 +37,7 @@ impl Events {
             let chunk = self.response.chunk().await;
             let chunk = chunk.map_err(|source| ClientError::Unreachable {
                 address: self.address.clone(),
-                source,
+                source: source.into(),
             })?;
             let Some(chunk) = chunk else { return Ok(None) };
             self.take(&chunk)?;

@@ -1,21 +1,27 @@
-//! A client of one coordinator: over a Unix socket or TCP, one call per route.
+//! A client of one coordinator: over a Unix socket, TLS, or plain TCP; one call per route.
 
 mod error;
 mod events;
 mod sse;
+mod transport;
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response};
+use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 use transhume_model::{ClusterName, ClusterSpec, DrainId, HostName, MigrationId, PlacementRules, VmName};
 use transhume_protocol::report::MigrationReport;
+use transhume_trust::{Security, Trust};
 
 pub use error::ClientError;
 pub use events::Events;
 
+use self::transport::{Answer, Transport, TransportError};
 use crate::{
     Accepted, ClusterList, ClusterView, Decision, DrainList, DrainPlanView, DrainView, ForecastRecord,
     HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem, Verdict,
@@ -31,38 +37,44 @@ const WORK_MAX: Duration = Duration::from_secs(310);
 /// A coordinator, from the user's side. Nothing is connected until something is asked.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
-    /// What stands before each path.
-    base: String,
+    transport: Transport,
     /// As people write it.
     address: String,
 }
 
 impl Client {
-    /// The coordinator at `http://HOST:PORT` or `unix:PATH`.
-    pub fn new(address: &str) -> Result<Self, ClientError> {
+    /// The coordinator at `https://HOST:PORT` or `unix:PATH`, or an insecure one at
+    /// `http://HOST:PORT`. `trust` says who asks; only the first needs it.
+    pub fn new(address: &str, trust: Option<Arc<Trust>>) -> Result<Self, ClientError> {
         if let Some(path) = address.strip_prefix("unix:") {
-            return Self::unix(Path::new(path));
+            return Ok(Self::unix(Path::new(path)));
         }
-        if !address.starts_with("http://") {
-            return Err(ClientError::Address {
-                given: address.to_owned(),
-            });
+        let given = || address.to_owned();
+        let (security, at) = if let Some(at) = address.strip_prefix("http://") {
+            (Security::Insecure, at)
+        } else if let Some(at) = address.strip_prefix("https://") {
+            let trust = trust.ok_or_else(|| ClientError::NoCertificate { given: given() })?;
+            (Security::Mutual(trust), at)
+        } else {
+            return Err(ClientError::Address { given: given() });
+        };
+        let at = at.trim_end_matches('/').to_owned();
+        let port = at.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(_))) || at.contains('/') {
+            return Err(ClientError::Address { given: given() });
         }
-        let base = address.trim_end_matches('/').to_owned();
-        Self::build(reqwest::Client::builder(), base, address.to_owned())
+        Ok(Self {
+            transport: Transport::Tcp(at, security),
+            address: address.trim_end_matches('/').to_owned(),
+        })
     }
 
     /// The coordinator behind a Unix socket.
-    pub fn unix(path: &Path) -> Result<Self, ClientError> {
-        let builder = reqwest::Client::builder().unix_socket(PathBuf::from(path));
-        let address = format!("unix:{}", path.display());
-        Self::build(builder, "http://coordinator".to_owned(), address)
-    }
-
-    fn build(builder: reqwest::ClientBuilder, base: String, address: String) -> Result<Self, ClientError> {
-        let http = builder.build().map_err(ClientError::Setup)?;
-        Ok(Self { http, base, address })
+    pub fn unix(path: &Path) -> Self {
+        Self {
+            transport: Transport::Unix(path.to_owned()),
+            address: format!("unix:{}", path.display()),
+        }
     }
 
     /// Where it is looked for.
@@ -267,7 +279,7 @@ impl Client {
     /// The events of a move numbered above `after`, then live until it is over.
     pub async fn events(&self, migration: MigrationId, after: u64) -> Result<Events, ClientError> {
         let path = format!("/v1/migrations/{migration}/events?after={after}");
-        let response = self.answer(self.request(Method::GET, &path)).await?;
+        let response = self.answer(Method::GET, &path, None).await?;
         Ok(Events::new(response, self.address.clone()))
     }
 
@@ -282,13 +294,8 @@ impl Client {
         self.get("/v1/forecasts").await
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base))
-    }
-
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.parsed(self.request(Method::GET, path).timeout(ANSWER_MAX))
-            .await
+        self.parsed(Method::GET, path, None, ANSWER_MAX).await
     }
 
     async fn work<T: DeserializeOwned>(
@@ -307,14 +314,23 @@ impl Client {
         body: &impl Serialize,
         answer_max: Duration,
     ) -> Result<T, ClientError> {
-        let request = self.request(method, path).json(body);
-        self.parsed(request.timeout(answer_max)).await
+        let body = serde_json::to_vec(body).expect("orders have string keys");
+        self.parsed(method, path, Some(body), answer_max).await
     }
 
-    async fn parsed<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
-        let response = self.answer(request).await?;
-        let body = response.bytes().await;
-        let body = body.map_err(|source| self.unreachable(source))?;
+    async fn parsed<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        answer_max: Duration,
+    ) -> Result<T, ClientError> {
+        let answered = async {
+            let mut answer = self.answer(method, path, body).await?;
+            answer.bytes().await.map_err(|source| self.unreachable(source))
+        };
+        let late = |_| Err(self.unreachable(io::Error::from(io::ErrorKind::TimedOut).into()));
+        let body = timeout(answer_max, answered).await.unwrap_or_else(late)?;
         serde_json::from_slice(&body).map_err(|source| ClientError::Document {
             address: self.address.clone(),
             source,
@@ -322,14 +338,14 @@ impl Client {
     }
 
     /// The head of an answer that is a success.
-    async fn answer(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|source| self.unreachable(source))?;
-        let status = response.status();
+    async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Answer, ClientError> {
+        let asked = self.transport.ask(method, path, body).await;
+        let mut answer = asked.map_err(|source| self.unreachable(source))?;
+        let status = answer.status();
         if status.is_success() {
-            return Ok(response);
+            return Ok(answer);
         }
-        let body = response.bytes().await;
-        let body = body.map_err(|source| self.unreachable(source))?;
+        let body = answer.bytes().await.map_err(|source| self.unreachable(source))?;
         Err(match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => ClientError::Problem(problem),
             Err(_) => ClientError::Status {
@@ -339,10 +355,10 @@ impl Client {
         })
     }
 
-    fn unreachable(&self, source: reqwest::Error) -> ClientError {
+    fn unreachable(&self, source: TransportError) -> ClientError {
         ClientError::Unreachable {
             address: self.address.clone(),
-            source,
+            source: source.into(),
         }
     }
 }

@@ -243,6 +243,10 @@ impl Core {
 
     fn take_report(&mut self, host: HostName, report: Report) -> Result<(), CoreError> {
         if let Outcome::Host(state) = report.outcome {
+            if state.host != host {
+                warn!(%host, about = %state.host, "an agent tells about another host; not believed");
+                return Ok(());
+            }
             if let Some(order) = report.order {
                 self.surveys.answered(order, &state);
             }

@@ -9,8 +9,8 @@ mod moves;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{self, DefaultBodyLimit, State};
+use axum::extract::rejection::{JsonRejection, RawPathParamsRejection};
+use axum::extract::{self, DefaultBodyLimit, MatchedPath, RawPathParams, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -23,10 +23,11 @@ use transhume_api::TOO_SLOW;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::audit::{self, Audit};
+use crate::audit::{self, Audit, Peer};
 use crate::error::Refused;
 use crate::fencing::FenceAgents;
 use crate::requests::{Reply, Request};
+use crate::roles::{self, Role, Roles};
 
 /// A request body longer than this is refused; a cluster of a thousand VMs is below.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -53,9 +54,19 @@ type Answer<T> = Result<Json<T>, Refused>;
 struct Document;
 
 /// All routes, and the document that describes them.
-pub(crate) fn router(core: mpsc::Sender<Request>, fence_agents: FenceAgents, audit: Audit) -> Router {
+pub(crate) fn router(
+    core: mpsc::Sender<Request>,
+    fence_agents: FenceAgents,
+    roles: Roles,
+    audit: Audit,
+) -> Router {
     let (router, document) = documented();
     let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+    let api = Api {
+        core,
+        fence_agents: Arc::new(fence_agents),
+        followers,
+    };
     let text = document.to_pretty_json().expect("the document has string keys");
     router
         .route("/healthz", axum::routing::get(|| async { "ok\n" }))
@@ -67,16 +78,13 @@ pub(crate) fn router(core: mpsc::Sender<Request>, fence_agents: FenceAgents, aud
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state((api.clone(), Arc::new(roles)), permitted))
         .layer(from_fn_with_state(
             (Arc::new(audit), BODY_BYTES_MAX),
             audit::recorded,
         ))
         .layer(from_fn(in_time))
-        .with_state(Api {
-            core,
-            fence_agents: Arc::new(fence_agents),
-            followers,
-        })
+        .with_state(api)
 }
 
 async fn in_time(request: extract::Request, next: Next) -> Response {
@@ -90,6 +98,69 @@ async fn in_time(request: extract::Request, next: Next) -> Response {
         )
         .into_response(),
     }
+}
+
+/// Asks nothing of anybody.
+const OPEN: &str = "/healthz";
+
+/// Passes on what the peer's role permits.
+async fn permitted(
+    State((api, roles)): State<(Api, Arc<Roles>)>,
+    path: Option<MatchedPath>,
+    parameters: Result<RawPathParams, RawPathParamsRejection>,
+    request: extract::Request,
+    next: Next,
+) -> Response {
+    // What has no route is refused as that.
+    let Some(path) = path.filter(|path| path.as_str() != OPEN) else {
+        return next.run(request).await;
+    };
+    let wanted = roles::wanted(request.method(), path.as_str());
+    let Some(peer) = request.extensions().get::<Peer>().cloned() else {
+        return refused(None, None, wanted).into_response();
+    };
+    let named = |wanted: &str| {
+        let parameters = parameters.as_ref().ok()?;
+        let found = parameters.iter().find(|(name, _)| *name == wanted)?;
+        Some(found.1.to_owned())
+    };
+    let mut has = roles.of(&peer, None);
+    if has < Some(wanted) {
+        let cluster = match path.as_str() {
+            route if route.starts_with("/v1/clusters/{name}") => named("name"),
+            route if route.starts_with("/v1/migrations/{id}") => match named("id") {
+                Some(id) => cluster_of(&api, id).await,
+                None => None,
+            },
+            _ => None,
+        };
+        has = roles.of(&peer, cluster.as_deref());
+    }
+    match has >= Some(wanted) {
+        true => next.run(request).await,
+        false => refused(Some(&peer), has, wanted).into_response(),
+    }
+}
+
+async fn cluster_of(api: &Api, migration: String) -> Option<String> {
+    let report = ask(api, |reply| Request::Report(migration, reply)).await.ok()?;
+    Some(report.cluster.to_string())
+}
+
+fn refused(peer: Option<&Peer>, has: Option<Role>, wanted: Role) -> Refused {
+    let who = match peer {
+        Some(Peer::Certificate { identity, .. }) => identity.to_string(),
+        Some(Peer::Process { uid, .. }) => format!("user id {uid}"),
+        Some(Peer::Address(_)) | None => "whoever asks".to_owned(),
+    };
+    let has = has.map_or("no role", Role::name);
+    let wanted = wanted.name();
+    Refused::new(
+        StatusCode::FORBIDDEN,
+        "role-needed",
+        format!("{who} has {has} here, and this needs the role `{wanted}`"),
+        format!("`[[roles]]` of the coordinator's configuration gives it: role = \"{wanted}\""),
+    )
 }
 
 async fn no_route(uri: Uri) -> Refused {

@@ -123,7 +123,7 @@ impl ClusterJobs {
         let asked = |job: &&mut Job| {
             job.left
                 .get(vm)
-                .is_some_and(|(_, turn)| *turn == Turn::Issued(order))
+                .is_some_and(|(of, turn)| of == host && *turn == Turn::Issued(order))
         };
         match self.jobs.iter_mut().find(asked) {
             Some(job) => job.answered(now, host, vm, outcome),
@@ -213,7 +213,7 @@ impl Job {
         match (self.work, outcome) {
             (ClusterWork::Start, Outcome::Started { spec }) => {
                 self.left.remove(vm);
-                vec![self.started(host, spec)]
+                self.started(host, vm, &spec).into_iter().collect()
             }
             (ClusterWork::End, Outcome::Destroyed) => {
                 self.left.remove(vm);
@@ -242,17 +242,16 @@ impl Job {
     }
 
     /// The VM as its agent started it is the cluster's from now on.
-    fn started(&mut self, host: &HostName, spec: VmSpec) -> Effect {
+    fn started(&mut self, host: &HostName, vm: &VmName, told: &VmSpec) -> Option<Effect> {
         let mut vms = self.cluster.spec.vms.iter_mut();
-        if let Some(PlacedVm { spec: kept, .. }) = vms.find(|placed| placed.spec.name == spec.name) {
-            *kept = spec.clone();
-        }
-        Effect::VmStarted {
+        let PlacedVm { spec: kept, .. } = vms.find(|placed| placed.spec.name == *vm)?;
+        *kept = super::as_started(kept, told);
+        Some(Effect::VmStarted {
             cluster: self.cluster.spec.name.clone(),
             host: host.clone(),
-            spec,
+            spec: kept.clone(),
             epoch: self.epoch,
-        }
+        })
     }
 
     fn host_lost(&mut self, host: &HostName) {

@@ -8,7 +8,7 @@ mod clusters;
 mod effect;
 mod vms;
 
-use transhume_model::{ClusterName, HostName, Millis};
+use transhume_model::{ClusterName, HostName, Millis, VmSpec};
 use transhume_protocol::message::Report;
 
 use self::clusters::ClusterJobs;
@@ -48,12 +48,12 @@ impl Jobs {
     }
 
     /// An answer to an order outside of any move. Answers that nobody waits for any more are old
-    /// news.
+    /// news, and so is what another host says of it, or of another VM.
     pub(crate) fn answered(&mut self, now: Millis, host: &HostName, report: Report) -> Vec<Effect> {
         let (Some(order), Some(vm)) = (report.order, report.vm) else {
             return Vec::new();
         };
-        if let Some(effects) = self.vms.answered(order, &report.outcome) {
+        if let Some(effects) = self.vms.answered(host, order, &vm, &report.outcome) {
             return effects;
         }
         self.clusters.answered(now, host, order, &vm, report.outcome)
@@ -83,5 +83,47 @@ impl Jobs {
     /// Jobs that are done by now.
     pub(crate) fn conclude(&mut self, now: Millis, hosts: &Hosts) -> Vec<Effect> {
         self.clusters.conclude(now, |host| hosts.is_connected(host))
+    }
+}
+
+/// What was ordered stays what it is, whatever the agent says that it started: only the machine
+/// type is its to say, and only where the order left it open.
+fn as_started(asked: &VmSpec, told: &VmSpec) -> VmSpec {
+    let machine = asked.machine.clone().or_else(|| told.machine.clone());
+    VmSpec {
+        machine,
+        ..asked.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_started_is_what_it_was_ordered_to() {
+        let asked: VmSpec = serde_json::from_value(serde_json::json!({
+            "name": "vm1", "cluster": "web", "vcpus": 1, "memory": 64,
+            "nics": [{"mac": "52:54:00:00:00:01", "mtu": 1500}],
+            "boot": {"kernel": "/k", "initrd": "/i", "cmdline": ""},
+        }))
+        .unwrap();
+        let machine = transhume_model::MachineType("pc-q35-10.0".to_owned());
+        let mut told = asked.clone();
+        told.machine = Some(machine.clone());
+        told.boot.kernel = "/etc/shadow".into();
+        told.name = "vm2".parse().unwrap();
+        let started = as_started(&asked, &told);
+        assert_eq!(started.machine, Some(machine.clone()));
+        assert_eq!(
+            (started.name, started.boot),
+            (asked.name.clone(), asked.boot.clone())
+        );
+        let other = transhume_model::MachineType("pc-q35-8.2".to_owned());
+        let fixed = VmSpec {
+            machine: Some(other.clone()),
+            ..asked
+        };
+        assert_eq!(as_started(&fixed, &told).machine, Some(other));
     }
 }

@@ -100,8 +100,16 @@ impl VmJobs {
     }
 
     /// `None` where no VM's job has issued that order.
-    pub(super) fn answered(&mut self, order: OrderId, outcome: &Outcome) -> Option<Vec<Effect>> {
-        let index = self.jobs.iter().position(|issued| issued.order == order)?;
+    pub(super) fn answered(
+        &mut self,
+        host: &HostName,
+        order: OrderId,
+        vm: &VmName,
+        outcome: &Outcome,
+    ) -> Option<Vec<Effect>> {
+        let asked =
+            |issued: &Issued| issued.order == order && issued.job.host == *host && issued.job.vm == *vm;
+        let index = self.jobs.iter().position(asked)?;
         Some(self.jobs.swap_remove(index).job.answered(outcome))
     }
 
@@ -131,10 +139,10 @@ impl VmJob {
             reply,
         } = self;
         let changed = match (&work, outcome) {
-            (VmWork::Start(_), Outcome::Started { spec }) => Effect::VmStarted {
+            (VmWork::Start(asked), Outcome::Started { spec }) => Effect::VmStarted {
                 cluster: cluster.clone(),
                 host,
-                spec: spec.clone(),
+                spec: super::as_started(asked, spec),
                 epoch,
             },
             (VmWork::Stop { .. }, Outcome::Stopped) => Effect::VmStopped { host, vm },
@@ -247,6 +255,10 @@ mod tests {
         assert!(jobs.check_idle(&"lab".parse().unwrap()).is_ok());
     }
 
+    fn answered(jobs: &mut VmJobs, host: &str, order: OrderId, outcome: &Outcome) -> Option<Vec<Effect>> {
+        jobs.answered(&host.parse().unwrap(), order, &"vm1".parse().unwrap(), outcome)
+    }
+
     #[test]
     fn an_answer_that_comes_after_the_end_is_old_news() {
         let (mut jobs, mut hosts) = begun(VmWork::Forget);
@@ -255,7 +267,7 @@ mod tests {
         let problem = refusal(jobs.host_lost(&"h1".parse().unwrap()));
         assert_eq!(problem.code, "agent-unreachable");
         assert!(
-            jobs.answered(order, &Outcome::Destroyed).is_none(),
+            answered(&mut jobs, "h1", order, &Outcome::Destroyed).is_none(),
             "nothing is forgotten by it"
         );
     }
@@ -265,8 +277,17 @@ mod tests {
         let (mut jobs, mut hosts) = begun(VmWork::Stop { force: true });
         let next = hosts.ask(&"h1".parse().unwrap(), Epoch(1), Command::inspect());
         let order = OrderId(next.0 - 1);
-        assert!(jobs.answered(next, &Outcome::Stopped).is_none(), "not its order");
-        let problem = refusal(jobs.answered(order, &Outcome::Destroyed).expect("its order"));
+        let stopped = Outcome::Stopped;
+        assert!(
+            answered(&mut jobs, "h1", next, &stopped).is_none(),
+            "not its order"
+        );
+        assert!(
+            answered(&mut jobs, "h2", order, &stopped).is_none(),
+            "another host says so"
+        );
+        let answer = answered(&mut jobs, "h1", order, &Outcome::Destroyed);
+        let problem = refusal(answer.expect("its order"));
         assert_eq!(problem.code, "failed-at-agent");
     }
 }

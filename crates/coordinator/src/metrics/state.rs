@@ -16,6 +16,7 @@ use crate::views;
 
 const US_PER_S: f64 = 1_000_000.0;
 const BYTES_PER_MIB: f64 = 1_048_576.0;
+const MICROS_PER_SECOND: f64 = 1e6;
 
 /// Where it is read.
 pub(crate) struct State<'a> {
@@ -109,6 +110,12 @@ fn show_state(samples: &mut Samples, name: [&str; 1], state: &HostState) {
         samples.set(memory_of, name, memory.0 as f64 * BYTES_PER_MIB);
     }
     samples.set(&names::HOST_STRANDED, name, state.stranded.len() as f64);
+    let insecure = f64::from(u8::from(state.insecure));
+    samples.set(&names::HOST_INSECURE, name, insecure);
+    if let Some(certificate) = &state.certificate {
+        let until = certificate.until.0 as f64 / MICROS_PER_SECOND;
+        samples.set(&names::HOST_CERTIFICATE_UNTIL, name, until);
+    }
     let Some(BandsState {
         vmct,
         put_back,

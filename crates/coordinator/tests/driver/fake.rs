@@ -82,6 +82,8 @@ impl Agent {
             stranded: Vec::new(),
             bands: None,
             no_throttle: None,
+            insecure: true,
+            certificate: None,
             dirty: BTreeMap::new(),
         };
         Self {

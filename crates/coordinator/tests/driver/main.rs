@@ -18,5 +18,6 @@ mod refused;
 mod restart;
 mod rules;
 mod support;
+mod trust;
 mod verbs;
 mod vms;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use transhume_agent_core::{Act, CopyStatus, Found, Looked, Product, RunState, SpawnFor, Trouble};
-use transhume_model::{HostName, ProcessId, VmName, WallMicros};
+use transhume_model::{Endpoint, HostName, ProcessId, Secret, VmName, WallMicros};
 use transhume_protocol::message::{FaultKind, OldPath, PageProgress, SourceFrames, TargetFrames};
 
 /// Frames that every fake switchover captures.
@@ -35,7 +35,7 @@ struct Things {
     captured: bool,
     put_back: bool,
     /// Its own tunnel ends as a target, the other side's as a source.
-    tunnels: Vec<SocketAddr>,
+    tunnels: Vec<Endpoint>,
     activated: bool,
     /// As a target: the source has sent everything.
     fin: bool,
@@ -135,6 +135,14 @@ impl Paper {
         qemu.map_or(Found::Gone, |qemu| Found::Alive(qemu.process.clone()))
     }
 
+    fn next_end(&mut self, at: &At) -> Endpoint {
+        Endpoint {
+            host: at.0.clone(),
+            address: self.next_address(),
+            secret: Secret::new([7; Secret::BYTES]),
+        }
+    }
+
     fn next_address(&mut self) -> SocketAddr {
         self.serial += 1;
         SocketAddr::from(([127, 0, 0, 1], self.serial))
@@ -164,17 +172,17 @@ impl Paper {
             Act::Surrender => return DONE,
             Act::Spawn { purpose, .. } => return self.spawn(at, *purpose),
             Act::OpenPageListener { .. } => {
-                let address = self.next_address();
-                let connected = false;
+                let (end, connected) = (self.next_end(at), false);
+                let address = end.address;
                 self.here(at).listener = Some(Listener { address, connected });
-                return Some(Ok(Product::Listening { address }));
+                return Some(Ok(Product::Listening { at: end }));
             }
             Act::OpenTargetBuffer { spec, .. } => {
-                let tunnels: Vec<_> = spec.nics.iter().map(|_| self.next_address()).collect();
+                let tunnels: Vec<_> = spec.nics.iter().map(|_| self.next_end(at)).collect();
                 self.here(at).tunnels.clone_from(&tunnels);
                 return Some(Ok(Product::Tunnels(tunnels)));
             }
-            Act::OpenPageStream { target, .. } => return self.open_stream(at, *target),
+            Act::OpenPageStream { target, .. } => return self.open_stream(at, target.address),
             Act::FinishCopy { .. } => return self.finish_copy(at, now),
             Act::FinishSourceBuffer => return self.finish_source(at),
             _ => {}

@@ -84,7 +84,7 @@ async fn after_commit_the_move_is_finished() {
 async fn a_follower_goes_on_after_a_restart_where_it_stopped() {
     let mut site = lab().await;
     site.agents["h3"].meets("Activate", Fate::Nothing);
-    let client = Client::unix(&site.config().api_socket.unwrap()).unwrap();
+    let client = Client::unix(&site.config().api_socket.unwrap());
     let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
     let mut events = client.events(migration, 0).await.unwrap();
     let mut seen = 0;

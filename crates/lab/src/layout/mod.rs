@@ -116,6 +116,11 @@ impl Layout {
         self.dir().join("coordinator")
     }
 
+    /// The fleet's certificate authority.
+    pub fn authority_dir(&self) -> PathBuf {
+        self.dir().join("authority")
+    }
+
     /// The coordinator's HTTP over a Unix socket.
     pub fn api_socket(&self) -> PathBuf {
         self.coordinator_dir().join("api.sock")

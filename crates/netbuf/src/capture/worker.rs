@@ -1,15 +1,17 @@
 //! What the capturing thread does: reads the tap, keeps each frame, sends it on.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use transhume_model::Endpoint;
+use transhume_trust::Security;
 
 use super::Command;
 use crate::account::{OldPath, SourceAccount};
+use crate::channel::Channel;
 use crate::closing::Closing;
 use crate::config::{NicIdentity, SourceConfig};
 use crate::frame::{Addresses, Class, Signature};
@@ -22,7 +24,7 @@ use crate::reading::{self, Read};
 use crate::sender::Sender;
 use crate::spool::{Note, Spool};
 use crate::tap::Tap;
-use crate::tunnel::{self, Answer};
+use crate::tunnel::{self, Answer, Connected};
 use crate::{Event, Events};
 
 /// What the thread owns.
@@ -32,7 +34,8 @@ pub(crate) struct Worker {
     pub(crate) tap: Tap,
     pub(crate) spool: Spool,
     tunnel: Option<Sender>,
-    peer: Option<SocketAddr>,
+    peer: Option<Endpoint>,
+    security: Security,
     wake: Arc<OwnedFd>,
     meter: Arc<Meter>,
     events: Events,
@@ -46,6 +49,8 @@ pub(crate) struct Worker {
     pub(crate) flooding_on: bool,
     reconnects: u32,
     reconnect_at: Instant,
+    /// A connection that is being made, on a thread of its own: the tap is read meanwhile.
+    connecting: Option<mpsc::Receiver<io::Result<Connected>>>,
     /// When a unicast frame was last read.
     pub(crate) frame_at: Instant,
     pub(crate) marker_seen: bool,
@@ -59,8 +64,8 @@ pub(crate) struct Worker {
 
 /// Where the captured frames go.
 pub(crate) struct Outlet {
-    pub(crate) tunnel: Option<TcpStream>,
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) tunnel: Option<Channel>,
+    pub(crate) peer: Option<Endpoint>,
 }
 
 impl Worker {
@@ -78,10 +83,12 @@ impl Worker {
             identity: config.identity.clone(),
             own: spool.addresses(config.identity.mac),
             tap,
-            tunnel: outlet.tunnel.map(|stream| Sender::new(stream, sent)),
+            tunnel: outlet.tunnel.map(|channel| Sender::new(channel, sent)),
             captured: spool.counts(u64::MAX).unicast,
             spool,
             peer: outlet.peer,
+            security: config.security.clone(),
+            connecting: None,
             wake,
             meter,
             events,
@@ -175,10 +182,12 @@ impl Worker {
             .until()
             .map(|until| until.saturating_duration_since(Instant::now()));
         let broken = self.tunnel.is_none() && self.committed && self.peer.is_some();
-        let timeout = match broken {
+        let timeout = match broken && self.connecting.is_none() {
             true => Some(timeout.unwrap_or(RECONNECT_PAUSE).min(RECONNECT_PAUSE)),
             false => timeout,
         };
+        let unread = self.tunnel.as_ref().is_some_and(Sender::has_unread);
+        let timeout = if unread { Some(Duration::ZERO) } else { timeout };
         let timeout = timeout.map(|wait| Timespec::try_from(wait).expect("limits are seconds"));
         let tap = self.tap.fd();
         let mut polled = vec![PollFd::new(self.wake.as_ref(), PollFlags::IN)];
@@ -345,24 +354,53 @@ impl Worker {
     /// After commit a broken tunnel is connected again, and goes on behind the last record that the
     /// target has.
     fn reconnect(&mut self) {
+        if let Some(connecting) = &self.connecting {
+            let connected = match connecting.try_recv() {
+                Err(mpsc::TryRecvError::Empty) => return,
+                Err(mpsc::TryRecvError::Disconnected) => Err(io::ErrorKind::Other.into()),
+                Ok(connected) => connected,
+            };
+            self.connecting = None;
+            self.reconnect_at = Instant::now() + RECONNECT_PAUSE;
+            self.connected(connected);
+        }
         let due = self.committed && self.tunnel.is_none() && Instant::now() >= self.reconnect_at;
-        let Some(peer) = self.peer.filter(|_| due) else {
-            return;
-        };
+        if let Some(peer) = self.peer.clone().filter(|_| due) {
+            self.begin_connecting(peer);
+        }
+    }
+
+    fn begin_connecting(&mut self, peer: Endpoint) {
+        let (told, connecting) = mpsc::channel();
         let vnet = self.spool.vnet_header_bytes();
-        let connected = tunnel::connect(peer, &self.identity, vnet, RECONNECT_WAIT);
-        self.reconnect_at = Instant::now() + RECONNECT_PAUSE;
+        let (identity, security, wake) = (self.identity.clone(), self.security.clone(), self.wake.clone());
+        let thread = std::thread::Builder::new().name(format!("connect {}", self.tap.name()));
+        let begun = thread.spawn(move || {
+            let until = Instant::now() + RECONNECT_WAIT;
+            // A buffer that has closed meanwhile needs it no more.
+            let _ = told.send(tunnel::connect(&peer, &identity, vnet, &security, until));
+            let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
+        });
+        match begun {
+            Ok(_) => self.connecting = Some(connecting),
+            Err(_) => self.reconnect_at = Instant::now() + RECONNECT_PAUSE,
+        }
+    }
+
+    fn connected(&mut self, connected: io::Result<Connected>) {
         match connected {
             Ok(connected) => {
                 self.reconnects = 0;
                 self.spool.set_note(Note::Signature, connected.signature.0);
                 let sent = self.spool.after(connected.have);
-                self.tunnel = Some(Sender::new(connected.stream, sent));
+                self.tunnel = Some(Sender::new(connected.channel, sent));
             }
             Err(error) => {
                 self.reconnects = self.reconnects.saturating_add(1);
-                if self.reconnects == RECONNECTS_REPORTED {
-                    self.broken(format!("the tunnel to {peer} stays broken: {error}"));
+                if self.reconnects == RECONNECTS_REPORTED
+                    && let Some(peer) = &self.peer
+                {
+                    self.broken(format!("the tunnel to {} stays broken: {error}", peer.address));
                 }
             }
         }

@@ -6,12 +6,12 @@
 //!  Waiting ─activate─▶ Injecting ─all in, or none taken─▶ Done ─FIN─▶ plug open ─CLOSE─▶ closed
 //! ```
 
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -19,18 +19,18 @@ use rustix::io::Errno;
 use super::announcing::Activation;
 use super::{Closed, Command};
 use crate::account::TargetAccount;
+use crate::channel::Channel;
 use crate::config::{NicIdentity, TargetConfig};
 use crate::error::{Error, IoContext};
 use crate::frame::{self, Addresses, Signature};
+use crate::greeting::{Door, Greeted};
 use crate::inject::{self, Injector};
-use crate::limits::{
-    ACTIVATE_IDLE_MAX, HANDSHAKE_WAIT, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES, UNTAKEN_IDLE_MAX,
-};
+use crate::limits::{ACTIVATE_IDLE_MAX, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES, UNTAKEN_IDLE_MAX};
 use crate::meter::Meter;
 use crate::ring::{self, IdleClock};
 use crate::spool::{Kind, Note, RecordError, Spool};
 use crate::tap::Tap;
-use crate::tunnel::{self, Answer, Greeted, Greetings};
+use crate::tunnel::Answer;
 use crate::watch::Watch;
 use crate::{Event, Events};
 
@@ -43,9 +43,8 @@ pub(crate) struct Worker {
     pub(super) spool: Spool,
     /// Bytes behind the spool's tail that are not a whole record yet.
     partial: usize,
-    listener: TcpListener,
-    greetings: Greetings,
-    tunnel: Option<TcpStream>,
+    door: Door,
+    tunnel: Option<Channel>,
     injector: Injector,
     watch: Watch,
     pub(super) wake: Arc<OwnedFd>,
@@ -83,6 +82,8 @@ impl Worker {
     ) -> Result<Self, Error> {
         let name = tap.name().to_owned();
         let wake = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
+        let wake = Arc::new(wake.context(&name, "make an eventfd")?);
+        let door = Door::open(listener, config, wake.clone()).context(&name, "listen for the tunnel")?;
         let delivered = spool.note(Note::Delivered);
         Ok(Self {
             identity: config.identity.clone(),
@@ -93,11 +94,10 @@ impl Worker {
             delivered: spool.counts(delivered).unicast,
             spool,
             partial: 0,
-            listener,
-            greetings: Greetings::of(&config.identity),
+            door,
             tunnel: None,
             watch,
-            wake: Arc::new(wake.context(&name, "make an eventfd")?),
+            wake,
             meter,
             events,
             activation: Activation::Waiting,
@@ -176,23 +176,18 @@ impl Worker {
     }
 
     fn wait(&self, ring_full: bool) -> io::Result<()> {
-        let mut polled = vec![
-            PollFd::new(self.wake.as_ref(), PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
-        let before = polled.len();
-        polled.extend(
-            self.greetings
-                .streams()
-                .map(|stream| PollFd::new(stream, PollFlags::IN)),
-        );
-        let strangers = polled.len() > before;
+        let mut polled = vec![PollFd::new(self.wake.as_ref(), PollFlags::IN)];
         if let Some(tunnel) = &self.tunnel {
-            polled.push(PollFd::new(tunnel, PollFlags::IN));
+            let wanted = match tunnel.has_unwritten() {
+                true => PollFlags::IN | PollFlags::OUT,
+                false => PollFlags::IN,
+            };
+            polled.push(PollFd::new(tunnel.stream(), wanted));
         }
-        let pause = match (ring_full, strangers) {
-            (true, _) => Some(RING_FULL_PAUSE),
-            (false, true) => Some(HANDSHAKE_WAIT),
+        let unread = self.tunnel.as_ref().is_some_and(Channel::has_unread);
+        let pause = match (unread, ring_full) {
+            (true, _) => Some(Duration::ZERO),
+            (false, true) => Some(RING_FULL_PAUSE),
             (false, false) => None,
         };
         let pause = pause.map(|pause| Timespec::try_from(pause).expect("a short time"));
@@ -209,20 +204,14 @@ impl Worker {
     /// The newest connection of the right NIC is the tunnel. What was answered by the one before is
     /// answered again.
     fn greet(&mut self) {
-        let now = Instant::now();
-        while let Ok((stream, peer)) = self.listener.accept() {
-            if let Err(error) = self.greetings.add(stream, peer, now) {
-                tracing::warn!(vm = %self.identity.vm, %peer, "turned away a tunnel: {error}");
-            }
-        }
-        let Some(greeted) = self.greetings.take(now) else {
+        let Some(greeted) = self.door.newest() else {
             return;
         };
         let Greeted {
-            stream,
+            channel,
             vnet_header_bytes,
         } = greeted;
-        self.tunnel = Some(stream);
+        self.tunnel = Some(channel);
         // QEMU gives the two taps headers of different lengths until the VM is loaded. The frames
         // are the source's, also for an agent that comes after a kill.
         self.spool.set_vnet_header_bytes(vnet_header_bytes);
@@ -245,6 +234,10 @@ impl Worker {
 
     fn read_tunnel(&mut self) {
         let Some(tunnel) = &mut self.tunnel else { return };
+        if tunnel.flush().is_err() {
+            self.tunnel = None;
+            return;
+        }
         let Some(room) = self.spool.intake(self.partial, TUNNEL_CHUNK_BYTES) else {
             // TCP holds the rest back; the source reports its own limit.
             return;
@@ -265,14 +258,7 @@ impl Worker {
                     error.to_string()
                 }
             },
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                return;
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => error.to_string(),
         };
         self.tunnel = None;
@@ -491,7 +477,7 @@ impl Worker {
     /// again.
     fn answer(&mut self, answer: Answer) {
         if let Some(tunnel) = &mut self.tunnel
-            && !matches!(tunnel.write(&answer.bytes()), Ok(length) if length == tunnel::ANSWER_BYTES)
+            && tunnel.say(&answer.bytes()).is_err()
         {
             self.tunnel = None;
         }

@@ -16,11 +16,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use transhume_model::{Epoch, Mac, NicIndex};
+use transhume_model::{Epoch, Mac, NicIndex, Secret};
 use transhume_netbuf::limits::{PLUG_BYTES_MAX, RING_FRAMES};
 use transhume_netbuf::{
     Event, Events, NicIdentity, PlugState, SourceConfig, Tap, TapConfig, TapMark, TargetConfig,
 };
+use transhume_trust::{Authority, Security, Trust, TrustFiles};
 
 pub use guest::{Guest, Mood};
 pub use moved::Moved;
@@ -179,6 +180,33 @@ fn spool(side: &str) -> PathBuf {
     path
 }
 
+/// What a source must know.
+pub fn secret() -> Secret {
+    Secret::new([7; Secret::BYTES])
+}
+
+/// Of the agent of a host; the fleet's authority goes with the test.
+fn security(host: &str) -> Security {
+    thread_local! {
+        static FLEET: (tempfile::TempDir, Authority) = {
+            let dir = tempfile::tempdir().unwrap();
+            let authority = Authority::create(&dir.path().join("ca"), "test").unwrap();
+            (dir, authority)
+        };
+    }
+    FLEET.with(|(dir, authority)| {
+        let identity = format!("agent/{host}").parse().unwrap();
+        let issued = authority.issue(&identity, 1, dir.path()).unwrap();
+        let files = TrustFiles {
+            authority: authority.certificate(),
+            certificate: issued.certificate,
+            key: issued.key,
+            revoked: None,
+        };
+        Security::Mutual(Trust::read(files).unwrap())
+    })
+}
+
 pub fn source_config(buffer_bytes_max: u64) -> SourceConfig {
     SourceConfig {
         identity: identity(),
@@ -187,6 +215,7 @@ pub fn source_config(buffer_bytes_max: u64) -> SourceConfig {
         buffer_bytes_max,
         plug_bytes_max: PLUG_BYTES_MAX,
         traced: false,
+        security: security("source"),
     }
 }
 
@@ -200,6 +229,9 @@ pub fn target_config() -> TargetConfig {
         traced: false,
         listen: "127.0.0.1".parse().unwrap(),
         port: 0,
+        host: "target".parse().unwrap(),
+        secret: secret(),
+        security: security("target"),
     }
 }
 

@@ -25,7 +25,7 @@ impl Moved {
         source_guest.send([0xff; 6], 1 << 40);
         let mut source = SourceBuffer::open(source_config(64 << 20), &source_tap, no_events()).unwrap();
         let mut target = TargetBuffer::open(target_config(), &target_tap, no_events()).unwrap();
-        source.connect(target.address()).unwrap();
+        source.connect(&target.endpoint()).unwrap();
         source.announce().unwrap();
         source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);

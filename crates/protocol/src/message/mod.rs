@@ -6,10 +6,8 @@
 //! again without being carried out twice. An agent refuses an order whose epoch is older than the
 //! newest it holds for that VM (G2, fencing).
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
-use transhume_model::{Epoch, MigrationId, Millis, OrderId, VmName, VmSpec, WallMicros};
+use transhume_model::{Endpoint, Epoch, MigrationId, Millis, OrderId, VmName, VmSpec, WallMicros};
 use utoipa::ToSchema;
 
 mod figures;
@@ -25,7 +23,8 @@ pub use figures::{
 pub use kind::{OrderKind, OutcomeKind};
 pub use leader::{FLEET_BYTES, FleetId, Hello, Leader, NoFleetId};
 pub use state::{
-    BandsChange, BandsState, DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole, VmState,
+    BandsChange, BandsState, CertificateState, DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole,
+    VmState,
 };
 pub use trouble::{Fault, FaultKind, Refusal, RefusalKind};
 
@@ -115,8 +114,8 @@ pub enum Command {
         migration: MigrationId,
         /// The VM.
         vm: VmName,
-        /// Where the target agent takes the page stream.
-        page_stream: SocketAddr,
+        /// Where the target agent takes the page stream; the host as the coordinator plans it.
+        page_stream: Endpoint,
         /// Live or offline.
         mode: Mode,
         /// Converged when the predicted blackout is at most this.
@@ -138,7 +137,7 @@ pub enum Command {
         /// The VM.
         vm: VmName,
         /// Tunnel end of each NIC at the target, by NIC index.
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
     },
     /// Step 5, source: plug shut, ring empty, VM stopped, capture on. [`Outcome::Captured`].
     Capture {
@@ -319,7 +318,7 @@ pub enum Outcome {
     /// QEMU waits, paused, behind shut plugs.
     Prepared {
         /// Where this agent takes the page stream (VMCT band).
-        page_stream: SocketAddr,
+        page_stream: Endpoint,
     },
     /// The page stream runs.
     PreCopying,
@@ -332,7 +331,7 @@ pub enum Outcome {
     /// Step 4 done at the target.
     TargetBufferOpen {
         /// Tunnel end of each NIC, by NIC index (CT band).
-        tunnels: Vec<SocketAddr>,
+        tunnels: Vec<Endpoint>,
     },
     /// Step 4 done.
     BuffersConnected,

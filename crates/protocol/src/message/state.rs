@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{
-    BandRates, Capacity, Epoch, HostName, MachineType, Mebibytes, Version, VmName, VmSpec,
+    BandRates, Capacity, Epoch, HostName, MachineType, Mebibytes, Version, VmName, VmSpec, WallMicros,
 };
 use utoipa::ToSchema;
 
@@ -140,9 +140,24 @@ pub struct HostState {
     /// Why no guest can be slowed down here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_throttle: Option<String>,
+    /// Its links are in the clear.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+    /// Its certificate; `None` where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateState>,
     /// Dirty rates, of those VMs that were asked for and could be measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dirty: BTreeMap<VmName, DirtyRate>,
+}
+
+/// How long a part's certificate is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CertificateState {
+    /// Until when.
+    pub until: WallMicros,
+    /// It is time to renew it: less than a third of its life is left.
+    pub ends_soon: bool,
 }
 
 /// How a host's links are divided between the bands (§3.1).

@@ -1,6 +1,6 @@
 //! What a report means: (open order, outcome) → facts about the VM.
 
-use transhume_model::{HostName, Millis, WallMicros};
+use transhume_model::{Endpoint, HostName, Millis, WallMicros};
 
 use super::course::Course;
 use super::{Illegal, JournalEntry, Migration, News, Now, Ready, TimerId, trouble};
@@ -116,13 +116,24 @@ impl Migration {
     fn learn(&mut self, index: usize, outcome: Outcome, at: WallMicros) {
         let vm = &mut self.vms[index];
         match outcome {
-            Outcome::Prepared { page_stream } => vm.page_stream = Some(page_stream),
+            // An agent tells where to reach it, never whom to trust there.
+            Outcome::Prepared { page_stream } => {
+                let host = vm.target.clone();
+                vm.page_stream = Some(Endpoint { host, ..page_stream });
+            }
             Outcome::Converged(pages) => {
                 vm.set_started(OrderKind::PreCopy);
                 vm.so_far.pages = pages;
                 vm.so_far.ready_at.get_or_insert(at);
             }
-            Outcome::TargetBufferOpen { tunnels } => vm.tunnels = tunnels,
+            Outcome::TargetBufferOpen { tunnels } => {
+                let host = vm.target.clone();
+                let of_target = |end| Endpoint {
+                    host: host.clone(),
+                    ..end
+                };
+                vm.tunnels = tunnels.into_iter().map(of_target).collect();
+            }
             Outcome::Captured { times, guest } => {
                 vm.so_far.capture = Some(times);
                 vm.so_far.guest = guest;

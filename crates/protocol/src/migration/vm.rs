@@ -1,9 +1,8 @@
 //! What the machine knows of one VM: what is done, which orders are open, what was measured.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 
-use transhume_model::{HostName, Millis, OrderId, VmName, VmSpec, WallMicros};
+use transhume_model::{Endpoint, HostName, Millis, OrderId, VmName, VmSpec, WallMicros};
 
 use super::Now;
 use super::journal::{RunOn, VmSoFar};
@@ -34,8 +33,8 @@ pub(super) struct Vm {
     pub(super) failures: u32,
     /// What the last event about a failure said, so that it is said once.
     pub(super) last_failure: Option<String>,
-    pub(super) page_stream: Option<SocketAddr>,
-    pub(super) tunnels: Vec<SocketAddr>,
+    pub(super) page_stream: Option<Endpoint>,
+    pub(super) tunnels: Vec<Endpoint>,
     pub(super) committed: bool,
     /// Committed, and gone before it ran for good: why.
     pub(super) lost: Option<Fault>,
@@ -308,7 +307,7 @@ impl Vm {
             OrderKind::PreCopy => Command::PreCopy {
                 migration: request.migration,
                 vm,
-                page_stream: self.page_stream?,
+                page_stream: self.page_stream.clone()?,
                 mode: request.mode,
                 blackout_max: request.limits.blackout_ms_max,
             },

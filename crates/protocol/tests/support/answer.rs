@@ -24,8 +24,12 @@ pub const COURSE: [&str; 15] = [
     "Discard",
 ];
 
-pub fn address(port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], port))
+pub fn address(port: u16) -> Endpoint {
+    Endpoint {
+        host: "b".parse().unwrap(),
+        address: SocketAddr::from(([10, 0, 0, 1], port)),
+        secret: Secret::new([7; Secret::BYTES]),
+    }
 }
 
 pub fn pages() -> PageProgress {
@@ -126,6 +130,8 @@ pub fn host_state(host: HostName) -> HostState {
         stranded: Vec::new(),
         bands: None,
         no_throttle: None,
+        insecure: true,
+        certificate: None,
         dirty: Default::default(),
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use transhume_agent_core::{Act, Effect, Machine, Ticket};
-use transhume_model::{Capacity, HostName};
+use transhume_model::{Capacity, Endpoint, HostName, Secret};
 use transhume_protocol::message::{HostState, PROTOCOL_VERSION, SourceFrames};
 
 use self::disk::Disk;
@@ -56,7 +56,7 @@ pub(crate) struct SourceBuffer {
     pub(crate) stage: Stage,
     pub(crate) committed: bool,
     /// Where it is to be connected to.
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Option<Endpoint>,
     pub(crate) tunnel: Option<u64>,
     /// So many of the spool went into this tunnel.
     pub(crate) sent: u64,
@@ -91,7 +91,7 @@ impl SourceBuffer {
 /// The agent's half of a target's buffer.
 #[derive(Debug)]
 pub(crate) struct TargetBuffer {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Endpoint,
     pub(crate) tunnel: Option<u64>,
 }
 
@@ -115,7 +115,7 @@ pub(crate) struct Slot {
     pub(crate) source: Option<SourceBuffer>,
     pub(crate) target: Option<TargetBuffer>,
     /// Where the page stream is listened for.
-    pub(crate) listener: Option<SocketAddr>,
+    pub(crate) listener: Option<Endpoint>,
     pub(crate) stream: Option<u64>,
     /// What everything of it was ended with: the account is given again to whoever asks again.
     pub(crate) account: Option<SourceFrames>,
@@ -234,20 +234,26 @@ impl Host {
                 .collect(),
             bands: None,
             no_throttle: None,
+            insecure: true,
+            certificate: None,
             dirty: BTreeMap::new(),
         }
     }
 }
 
 /// An address that says where it is: host, VM and a number of its own.
-pub(crate) fn address(host: HostIx, vm: VmIx, serial: u64) -> SocketAddr {
+pub(crate) fn address(name: HostName, host: HostIx, vm: VmIx, serial: u64) -> Endpoint {
     let bits = (0xfd << 120) | ((host as u128) << 96) | ((vm as u128) << 64) | u128::from(serial);
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bits)), 1)
+    Endpoint {
+        host: name,
+        address: SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bits)), 1),
+        secret: Secret::new(bits.to_be_bytes()),
+    }
 }
 
 /// The host that an address is on.
-pub(crate) fn host_of(address: SocketAddr) -> HostIx {
-    match address.ip() {
+pub(crate) fn host_of(end: &Endpoint) -> HostIx {
+    match end.address.ip() {
         IpAddr::V6(ip) => ((u128::from(ip) >> 96) & 0xff_ffff) as HostIx,
         IpAddr::V4(_) => unreachable!("the simulation's addresses are IPv6"),
     }

@@ -47,7 +47,7 @@ impl World {
             Act::Stop => return self.stop(at),
             Act::PowerDown => self.power_down(at),
             Act::OpenPageListener { .. } => self.listen(at),
-            Act::OpenPageStream { target, .. } => self.open_stream(at, target),
+            Act::OpenPageStream { target, .. } => self.open_stream(at, &target),
             Act::StartMigration => self.start_migration(at),
             Act::Look => self.look(at),
             Act::CatchUp => DONE,
@@ -224,11 +224,11 @@ impl World {
     }
 
     fn listen(&mut self, at: At) -> Applied {
-        let here = address(at.host, at.vm, self.number());
+        let here = address(self.hosts[at.host].name.clone(), at.host, at.vm, self.number());
         if let Some(slot) = self.slot(at) {
-            slot.listener = Some(here);
+            slot.listener = Some(here.clone());
         }
-        Some(Ok(Product::Listening { address: here }))
+        Some(Ok(Product::Listening { at: here }))
     }
 
     fn start_migration(&mut self, at: At) -> Applied {

@@ -1,9 +1,8 @@
 //! What both buffers have in common: frames go as far as they can, and a later agent takes up what
 //! it finds.
 
-use std::net::SocketAddr;
-
 use transhume_agent_core::{AdoptBuffers, RunState, Trouble};
+use transhume_model::Endpoint;
 use transhume_protocol::message::FaultKind;
 
 use super::World;
@@ -81,14 +80,14 @@ impl World {
     pub(super) fn resume_capture(
         &mut self,
         at: At,
-        tunnels: &[SocketAddr],
+        tunnels: &[Endpoint],
         surrendered: bool,
     ) -> Result<Result<(), Trouble>, Violation> {
         if self.things(at).source_spool.is_none() {
             return Ok(Err(Trouble::failed(FaultKind::Internal, "there is no spool")));
         }
         let mut source = SourceBuffer::new(Stage::Capturing);
-        (source.peer, source.committed) = (tunnels.first().copied(), surrendered);
+        (source.peer, source.committed) = (tunnels.first().cloned(), surrendered);
         self.take_source(at, source);
         self.keep_ring(at);
         if let Some(tap) = &mut self.things(at).tap {
@@ -105,10 +104,10 @@ impl World {
     pub(super) fn resume_delivery(
         &mut self,
         at: At,
-        tunnels: &[SocketAddr],
+        tunnels: &[Endpoint],
         activated: bool,
     ) -> Result<Result<(), Trouble>, Violation> {
-        let Some(address) = tunnels.first().copied() else {
+        let Some(address) = tunnels.first().cloned() else {
             return Ok(Ok(()));
         };
         let Some(spool) = &mut self.things(at).target_spool else {

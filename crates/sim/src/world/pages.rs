@@ -1,9 +1,8 @@
 //! Page streams: source QEMU, both agents, target QEMU. A stream lives as long as both agents and
 //! the network between them.
 
-use std::net::SocketAddr;
-
 use transhume_agent_core::{Act, Input, Product, Trouble};
+use transhume_model::Endpoint;
 use transhume_protocol::message::FaultKind;
 
 use super::acts::{Applied, DONE, failed, pages};
@@ -17,13 +16,13 @@ use crate::network::{At, Event, HostIx, MILLI, Micros, VmIx};
 const TARGET_ENDS_MICROS_MAX: Micros = 50 * MILLI;
 
 impl World {
-    pub(super) fn open_stream(&mut self, at: At, target: SocketAddr) -> Applied {
+    pub(super) fn open_stream(&mut self, at: At, target: &Endpoint) -> Applied {
         let host = host_of(target);
         let cut_off = self.hosts[host].partitioned || self.hosts[at.host].partitioned;
         let there = self.at(host, at.vm).filter(|_| !cut_off);
         let listens = |at: &At| {
             let slot = self.hosts[at.host].slot(at.vm);
-            slot.is_some_and(|slot| slot.listener == Some(target) && slot.stream.is_none())
+            slot.is_some_and(|slot| slot.listener.as_ref() == Some(target) && slot.stream.is_none())
         };
         let Some(there) = there.filter(listens) else {
             return failed(FaultKind::PageStream, "the target's agent does not listen");

@@ -1,8 +1,7 @@
 //! A source's buffer: capture, the way back, marker and FIN (design §3).
 
-use std::net::SocketAddr;
-
 use transhume_agent_core::{Act, Product};
+use transhume_model::Endpoint;
 use transhume_protocol::message::{FaultKind, OldPath, SourceFrames};
 
 use super::World;
@@ -31,18 +30,18 @@ impl World {
     pub(super) fn connect_source_buffer(
         &mut self,
         at: At,
-        tunnels: &[SocketAddr],
+        tunnels: &[Endpoint],
     ) -> Result<Applied, Violation> {
-        let (Some(peer), Some(slot)) = (tunnels.first(), self.slot(at)) else {
+        let (Some(peer), Some(slot)) = (tunnels.first().cloned(), self.slot(at)) else {
             return Ok(failed(FaultKind::Tunnel, "there is no end to connect to"));
         };
         let Some(source) = &mut slot.source else {
             return Ok(failed(FaultKind::Internal, "it has no buffer"));
         };
-        if source.peer == Some(*peer) && source.tunnel.is_some() {
+        if source.peer.as_ref() == Some(&peer) && source.tunnel.is_some() {
             return Ok(DONE);
         }
-        source.peer = Some(*peer);
+        source.peer = Some(peer);
         if !self.connect(at) {
             return Ok(failed(FaultKind::Tunnel, "the target's buffer cannot be reached"));
         }

@@ -16,12 +16,12 @@ impl World {
         if self.things(at).tap.is_none() {
             return failed(FaultKind::Network, "it has no tap");
         }
-        let here = address(at.host, at.vm, self.number());
+        let here = address(self.hosts[at.host].name.clone(), at.host, at.vm, self.number());
         let Some(slot) = self.slot(at) else { return DONE };
         let address = match &slot.target {
-            Some(target) => target.address,
+            Some(target) => target.address.clone(),
             None => {
-                let (address, tunnel) = (here, None);
+                let (address, tunnel) = (here.clone(), None);
                 slot.target = Some(TargetBuffer { address, tunnel });
                 self.things(at).target_spool = Some(TargetSpool::default());
                 here

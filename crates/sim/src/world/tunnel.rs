@@ -20,11 +20,11 @@ impl World {
         let Some(peer) = self
             .slot(at)
             .and_then(|slot| slot.source.as_ref())
-            .and_then(|source| source.peer)
+            .and_then(|source| source.peer.clone())
         else {
             return false;
         };
-        let host = host_of(peer);
+        let host = host_of(&peer);
         let cut_off = self.hosts[host].partitioned || self.hosts[at.host].partitioned;
         let Some(there) = self.at(host, at.vm).filter(|_| !cut_off) else {
             return false;

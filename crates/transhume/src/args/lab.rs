@@ -104,9 +104,9 @@ pub struct MemoryArgs {
     /// Page classes that are used beside the usual ones
     #[arg(long, value_name = "CLASS,..", value_delimiter = ',', value_parser = PAGE_CLASSES_MORE)]
     pub pages_on: Vec<String>,
-    /// Page streams are not encrypted
+    /// Every link in the clear, for comparison: no certificates
     #[arg(long)]
-    pub no_tls: bool,
+    pub insecure: bool,
     /// Where memory.csv, its summary and the machine's description go
     #[arg(long)]
     pub out: PathBuf,
@@ -439,9 +439,9 @@ pub struct UpArgs {
     /// Page classes that are used beside the usual ones
     #[arg(long, value_name = "CLASS,..", value_delimiter = ',', value_parser = PAGE_CLASSES_MORE)]
     pub pages_on: Vec<String>,
-    /// Page streams are not encrypted
+    /// Every link in the clear, for comparison: no certificates
     #[arg(long)]
-    pub no_tls: bool,
+    pub insecure: bool,
     /// A process that the lab belongs to: once it has ended, the next `lab up` removes the lab
     #[arg(long, value_name = "PID")]
     pub owner: Option<u32>,

@@ -22,9 +22,13 @@ pub use moves::*;
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
-    /// The coordinator: http://HOST:PORT or unix:PATH [default: the lab's]
+    /// The coordinator: https://HOST:PORT or unix:PATH; http://HOST:PORT where it is insecure
+    /// [default: the lab's]
     #[arg(long, global = true, env = "TRANSHUME_API")]
     pub api: Option<String>,
+    /// Who asks, over https: NAME.pem as `ca issue` writes it, with NAME.key and ca.pem beside it
+    #[arg(long, global = true, env = "TRANSHUME_CERTIFICATE", value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -65,6 +69,19 @@ pub enum Command {
     },
     /// Show which VM would go where, in which batch; nothing is changed
     Plan(PlanArgs),
+    /// The fleet's certificate authority: who is who
+    Ca {
+        /// Its directory
+        #[arg(
+            long,
+            global = true,
+            env = "TRANSHUME_CA",
+            default_value = "/etc/transhume/ca"
+        )]
+        dir: PathBuf,
+        #[command(subcommand)]
+        command: CaCommand,
+    },
     /// A coordinator's journal as a file, while no coordinator runs on it
     Journal {
         #[command(subcommand)]
@@ -142,6 +159,47 @@ pub enum Command {
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What is done with an authority.
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Make one, for a new fleet
+    Init {
+        /// The fleet's name, for people
+        #[arg(long, default_value = "transhume")]
+        name: String,
+    },
+    /// Make a key and a certificate; where they are there, in their place
+    Issue {
+        /// coordinator, agent/HOST or user/NAME
+        identity: String,
+        /// How long it is good
+        #[arg(long, default_value_t = transhume_trust::limits::CERTIFICATE_DAYS)]
+        days: u32,
+        /// Where NAME.pem, NAME.key, ca.pem and revoked.pem go
+        #[arg(long, default_value = ".")]
+        out: PathBuf,
+    },
+    /// Make a new key and certificate in place of these; no part needs a restart
+    Renew {
+        /// The certificate, as `issue` wrote it
+        certificate: PathBuf,
+        /// How long it is good
+        #[arg(long, default_value_t = transhume_trust::limits::CERTIFICATE_DAYS)]
+        days: u32,
+    },
+    /// A key is lost: its certificate is worth nothing once every host has the new revoked.pem
+    Revoke {
+        /// Whose, for all of that identity; or a serial number
+        what: String,
+    },
+    /// What was issued, and how long it is good
+    Show {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -30,7 +30,7 @@ pub async fn measure(
         ..options(args.vms, args.rate(), MTU)
     };
     up(&options).await?;
-    let client = client::of_lab()?;
+    let client = client::of_lab();
     tokio::time::sleep(WARM_UP).await;
     let reps = args.reps.unwrap_or(REPETITIONS_DEFAULT);
     let sides = [["h1", "h2"], ["h3", "h4"]];

@@ -142,7 +142,7 @@ async fn own_block(
     rows: &mut Vec<Row>,
 ) -> Result<(), Failure> {
     let lab = up(options).await?;
-    let client = client::of_lab()?;
+    let client = client::of_lab();
     tokio::time::sleep(WARM_UP).await;
     let mut before = collect(&lab, false).await?;
     let sides = [["h1", "h2"], ["h3", "h4"]];

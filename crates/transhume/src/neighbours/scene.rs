@@ -80,7 +80,7 @@ impl Scene {
         tokio::time::sleep(SETTLE).await;
         let before = collect(&lab, false).await?;
         Ok(Scene {
-            client: client::of_lab()?,
+            client: client::of_lab(),
             lab,
             options,
             circuits,

@@ -49,7 +49,7 @@ impl Scene {
         let lab = up(&options).await?;
         let mut scene = Scene {
             lab: Arc::new(Mutex::new(lab)),
-            client: client::of_lab()?,
+            client: client::of_lab(),
             cluster: CLUSTER.parse().map_err(|error: IdError| Failure::of(&error))?,
             before: Counts::default(),
             pairs: Vec::new(),

@@ -69,7 +69,7 @@ async fn perform(holdings: &mut Holdings, context: &Context, act: Act) -> Outcom
 
         Act::OpenPageListener { spec, epoch } => stream::listen(holdings, context, &spec, epoch).await,
         Act::OpenPageStream { spec, epoch, target } => {
-            stream::open(holdings, context, &spec, epoch, target).await
+            stream::open(holdings, context, &spec, epoch, &target).await
         }
         Act::StartMigration => stream::start(holdings, context).await,
         Act::Look => stream::look(holdings).await,

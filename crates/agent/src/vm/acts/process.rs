@@ -1,16 +1,14 @@
 //! A VM's QEMU: admitted, started, adopted, run, stopped, ended.
 
-use std::net::SocketAddr;
-
 use tokio::task::block_in_place;
 use transhume_agent_core::{AdoptBuffers, Product, RunState, SpawnFor, Trouble};
-use transhume_model::{Epoch, ProcessId, VmSpec};
+use transhume_model::{Endpoint, Epoch, ProcessId, VmSpec};
 use transhume_protocol::message::{FaultKind, RefusalKind, SourceFrames};
 use transhume_qemu::{AdoptedIncoming, Incoming, Running, Surrendered};
 
 use super::closing::keep_for_a_while;
 use crate::context::{Context, locked};
-use crate::disk;
+use crate::disk::{self, DiskError};
 use crate::host::compatible;
 use crate::marks;
 use crate::nics::{Ends, SourceBuffers, Taps, TargetBuffers, has_spools, remove_file, remove_spools};
@@ -28,7 +26,7 @@ pub(super) async fn admit(context: &Context, spec: VmSpec, powered_off: bool) ->
     if !powered_off {
         compatible(config, context.qemu(), &admitted).map_err(Trouble::Refused)?;
         for disk in &admitted.disks {
-            disk::probe(disk).await.map_err(|error| {
+            disk::probe(disk, &config.images).await.map_err(|error| {
                 Trouble::refused(
                     RefusalKind::Disk,
                     format!(
@@ -37,7 +35,10 @@ pub(super) async fn admit(context: &Context, spec: VmSpec, powered_off: bool) ->
                         admitted.name,
                         chain(&error)
                     ),
-                    "start the export, or give the host a way to the storage",
+                    match &error {
+                        DiskError::NoFile(error) => error.hint(),
+                        _ => "start the export, or give the host a way to the storage",
+                    },
                 )
             })?;
         }
@@ -151,6 +152,7 @@ impl Adoption {
     fn buffers(&self, holdings: &mut Holdings, context: &Context, run: RunState) -> Result<(), Trouble> {
         let ends = Ends {
             config: &context.config,
+            security: &context.pages.security,
             spec: &self.spec,
             epoch: self.epoch,
             inputs: &holdings.inputs,
@@ -197,7 +199,7 @@ impl Adoption {
         &self,
         ends: &Ends<'_>,
         taps: &Taps,
-        tunnels: &[SocketAddr],
+        tunnels: &[Endpoint],
         activated: bool,
     ) -> Result<TargetBuffers, Trouble> {
         block_in_place(|| TargetBuffers::resume(ends, taps, tunnels, activated)).map_err(network_failed)

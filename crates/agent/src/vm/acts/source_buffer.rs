@@ -1,9 +1,7 @@
 //! The source's buffers (steps 3 to 5 and 8), and the way back.
 
-use std::net::SocketAddr;
-
 use transhume_agent_core::{Product, Trouble};
-use transhume_model::{Epoch, VmSpec};
+use transhume_model::{Endpoint, Epoch, VmSpec};
 use transhume_protocol::message::FaultKind;
 use transhume_qemu::{ReclaimPermit, RunState};
 
@@ -19,6 +17,7 @@ pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, ep
     if locked(&holdings.source).is_none() {
         let ends = Ends {
             config: &context.config,
+            security: &context.pages.security,
             spec,
             epoch,
             inputs: &holdings.inputs,
@@ -33,7 +32,7 @@ pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, ep
 }
 
 /// Step 4.
-pub(super) fn connect(holdings: &Holdings, tunnels: &[SocketAddr]) -> Outcome {
+pub(super) fn connect(holdings: &Holdings, tunnels: &[Endpoint]) -> Outcome {
     holdings.with_source(|buffers| {
         let connected = buffers.connect(tunnels);
         connected.map_err(|error| failed(FaultKind::Tunnel, error))

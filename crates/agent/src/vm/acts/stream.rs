@@ -1,12 +1,11 @@
 //! Memory on its way: the page stream and QEMU's migration, on both sides (steps 1, 2 and 6).
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use transhume_agent_core::{CopyStatus, Input, Looked, Product, Trouble};
-use transhume_model::{Bytes, Epoch, Millis, VmSpec};
+use transhume_model::{Bytes, Endpoint, Epoch, Millis, VmSpec};
 use transhume_pages::{Account, PageClass};
 use transhume_protocol::message::{ClassPages, FaultKind, Mode, PageClasses, PageProgress, PlainBytes};
 use transhume_qemu::{MigrationProgress, MigrationStatus, QemuError, Running};
@@ -39,9 +38,7 @@ pub(super) async fn listen(
     watch_end(listening.ended, holdings.inputs.clone());
     *locked(&holdings.reach.stream) = Some(listening.stream);
     holdings.whole = Some(listening.whole);
-    Ok(Product::Listening {
-        address: listening.address,
-    })
+    Ok(Product::Listening { at: listening.at })
 }
 
 /// Step 2 at the source: the target's agent is there; QEMU does not write yet.
@@ -50,7 +47,7 @@ pub(super) async fn open(
     context: &Context,
     spec: &VmSpec,
     epoch: Epoch,
-    target: SocketAddr,
+    target: &Endpoint,
 ) -> Outcome {
     let dir = context.store.vm_dir(&spec.name);
     let pace = holdings.reach.pace.clone();

@@ -17,17 +17,18 @@ use crate::vm::task::Outcome;
 /// Step 4. Open ones stay, with their addresses.
 pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, epoch: Epoch) -> Outcome {
     if let Some(buffers) = locked(&holdings.target).as_ref() {
-        return Ok(Product::Tunnels(buffers.addresses()));
+        return Ok(Product::Tunnels(buffers.endpoints()));
     }
     let ends = Ends {
         config: &context.config,
+        security: &context.pages.security,
         spec,
         epoch,
         inputs: &holdings.inputs,
     };
     let taps = holdings.taps()?;
     let opened = block_in_place(|| TargetBuffers::open(&ends, taps)).map_err(network_failed)?;
-    let tunnels = opened.addresses();
+    let tunnels = opened.endpoints();
     holdings.meter.target(opened.meters());
     holdings.plugs = opened.openers();
     holdings.target = slot(opened);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use transhume_agent_core::{Act, Place, Product};
 use transhume_model::{Epoch, OrderId, ProcessId, VmSpec};
 use transhume_protocol::message::{Command, Outcome};
+use transhume_trust::Security;
 
 use super::*;
 use crate::store::{KeptRecord, Store};
@@ -31,7 +32,13 @@ fn decisions(name: &str) -> (Dir, Decisions) {
         "#
     ));
     let store = Store::open(&path).unwrap();
-    let context = Context::new(config.unwrap(), store, Err("none".to_owned()), None, None);
+    let context = Context::new(
+        config.unwrap(),
+        store,
+        Err("none".to_owned()),
+        Security::Insecure,
+        None,
+    );
     let machine = Machine::new("h1".parse().unwrap(), "vm1".parse().unwrap());
     let snapshot = Arc::default();
     let decisions = Decisions::new(machine, Arc::new(context), Reach::default(), snapshot);

@@ -12,8 +12,8 @@ use transhume_planner::{Options, Strategy, generate, plan};
 use transhume_protocol::event::Event;
 use transhume_protocol::forecast::{Actual, Comparison, Expected, MoveForecast, VmComparison, VmForecast};
 use transhume_protocol::message::{
-    BandsState, Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress, QemuState, Stranded,
-    VmRole,
+    BandsState, CertificateState, Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress,
+    QemuState, Stranded, VmRole,
 };
 use transhume_protocol::migration::{Converge, RunOn};
 use transhume_protocol::report::{

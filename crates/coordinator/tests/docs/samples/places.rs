@@ -38,6 +38,11 @@ pub(super) fn hosts() -> HostList {
             put_back: 1,
             trouble: Some(Fault::new(FaultKind::Network, "somebody has a queue there")),
         }),
+        insecure: false,
+        certificate: Some(CertificateState {
+            until: WallMicros(1_800_000_000_000_000),
+            ends_soon: false,
+        }),
         clock: Some(ClockView {
             offset_ms: -3.5,
             uncertainty_ms: 0.25,
@@ -57,6 +62,8 @@ pub(super) fn hosts() -> HostList {
         vms: Vec::new(),
         stranded: Vec::new(),
         bands: None,
+        insecure: true,
+        certificate: None,
         clock: None,
         fenced_at: Some(WallMicros(1_800_000_000_000_000)),
         cordoned: false,

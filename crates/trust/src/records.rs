@@ -8,7 +8,7 @@
 //! layer copies every byte twice on each side; that is what this file is for. Deliberately absent:
 //! padding, tickets, and key updates on the peer's demand: agents speak to agents.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ring::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
@@ -16,17 +16,15 @@ use ring::aead::{
 use rustls::ConnectionTrafficSecrets;
 use rustls::kernel::KernelConnection;
 
-use super::share::locked;
-
 /// Bytes of one record.
-pub(super) const RECORD_BYTES_MAX: usize = 1 << 14;
+pub const RECORD_BYTES_MAX: usize = 1 << 14;
 /// In front of a record's bytes: type, version, length.
-pub(super) const HEAD_BYTES: usize = 5;
+pub const HEAD_BYTES: usize = 5;
 /// Behind them: their type and the tag.
-pub(super) const TAIL_BYTES: usize = 1 + TAG_BYTES;
+pub const TAIL_BYTES: usize = 1 + TAG_BYTES;
 const TAG_BYTES: usize = 16;
 /// A whole record of the largest size.
-pub(super) const WHOLE_BYTES_MAX: usize = HEAD_BYTES + RECORD_BYTES_MAX + TAIL_BYTES;
+pub const WHOLE_BYTES_MAX: usize = HEAD_BYTES + RECORD_BYTES_MAX + TAIL_BYTES;
 /// The most that a peer may send as one (§5.2).
 const SEALED_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
 /// Records under one key, as AES-GCM bears them (§5.5): 2^24.5 full ones; half of that.
@@ -42,25 +40,36 @@ const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
 /// Why a record is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RecordError {
+pub enum RecordError {
+    /// Not encrypted.
     #[error("a TLS record of type {0} came where encrypted ones are due")]
     Outer(u8),
+    /// No record has that length.
     #[error("a TLS record announces {0} bytes")]
     Length(usize),
+    /// Changed, cut, out of its order, or of other keys.
     #[error("a TLS record is damaged")]
     Damaged,
+    /// The handshake is over.
     #[error("a TLS message of type {0} has no place here")]
     Message(u8),
+    /// RFC 8446 §6.2.
     #[error("the peer ended the connection with TLS alert {0}")]
     Alert(u8),
+    /// More of them than anybody needs.
     #[error("TLS records without bytes follow one another without end")]
     Empty,
+    /// The keys are worn and cannot be renewed.
     #[error("there is no next TLS key")]
     NoNextKey,
 }
 
+fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no holder of this lock panics")
+}
+
 /// Where the next keys come from.
-pub(super) trait NextKeys: Send {
+pub(crate) trait NextKeys: Send {
     /// For what is sent.
     fn sending(&mut self) -> Option<ConnectionTrafficSecrets>;
     /// For what comes.
@@ -78,7 +87,7 @@ impl<D: Send> NextKeys for KernelConnection<D> {
 }
 
 /// Both directions' next keys.
-pub(super) type SharedKeys = Arc<Mutex<dyn NextKeys>>;
+pub(crate) type SharedKeys = Arc<Mutex<dyn NextKeys>>;
 
 /// One direction's key, and the number of the next record under it.
 struct Key {
@@ -119,7 +128,7 @@ fn head(sealed_bytes: usize) -> [u8; HEAD_BYTES] {
 }
 
 /// Seals what goes out.
-pub(super) struct Sealer {
+pub struct Sealer {
     key: Key,
     next: SharedKeys,
     records_per_key_max: u64,
@@ -127,7 +136,7 @@ pub(super) struct Sealer {
 
 impl Sealer {
     /// From the handshake; None for a cipher that is not of TLS 1.3.
-    pub fn new(secrets: &ConnectionTrafficSecrets, number: u64, next: SharedKeys) -> Option<Self> {
+    pub(crate) fn new(secrets: &ConnectionTrafficSecrets, number: u64, next: SharedKeys) -> Option<Self> {
         Some(Sealer {
             key: Key::new(secrets, number)?,
             next,
@@ -184,7 +193,7 @@ impl Sealer {
 
 /// What a record was.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Opened {
+pub enum Opened {
     /// The place of its bytes.
     Bytes(std::ops::Range<usize>),
     /// One for this layer.
@@ -194,14 +203,14 @@ pub(super) enum Opened {
 }
 
 /// Opens what comes in.
-pub(super) struct Opener {
+pub struct Opener {
     key: Key,
     next: SharedKeys,
 }
 
 impl Opener {
     /// From the handshake; None for a cipher that is not of TLS 1.3.
-    pub fn new(secrets: &ConnectionTrafficSecrets, number: u64, next: SharedKeys) -> Option<Self> {
+    pub(crate) fn new(secrets: &ConnectionTrafficSecrets, number: u64, next: SharedKeys) -> Option<Self> {
         Some(Opener {
             key: Key::new(secrets, number)?,
             next,
@@ -249,15 +258,16 @@ impl Opener {
     }
 }
 
-#[cfg(test)]
-pub(super) mod tests {
+/// Sealers and openers without a handshake.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod testing {
     use std::sync::atomic::{AtomicU8, Ordering};
 
     use rustls::crypto::cipher::{AeadKey, Iv};
 
     use super::*;
 
-    fn secrets(number: u8) -> ConnectionTrafficSecrets {
+    pub(super) fn secrets(number: u8) -> ConnectionTrafficSecrets {
         ConnectionTrafficSecrets::Aes256Gcm {
             key: AeadKey::from([number; 32]),
             iv: Iv::from([number; 12]),
@@ -278,17 +288,25 @@ pub(super) mod tests {
         }
     }
 
-    pub(in super::super) fn pair() -> (Sealer, Opener) {
+    /// One end's sealer and the other's opener.
+    pub fn pair() -> (Sealer, Opener) {
         let keys: SharedKeys = Arc::new(Mutex::new(Numbered::default()));
         let sealer = Sealer::new(&secrets(0), 0, keys.clone()).unwrap();
         (sealer, Opener::new(&secrets(0), 0, keys).unwrap())
     }
 
-    pub(in super::super) fn record(sealer: &mut Sealer, bytes: &[u8]) -> Vec<u8> {
+    /// A whole record.
+    pub fn record(sealer: &mut Sealer, bytes: &[u8]) -> Vec<u8> {
         let mut record = [&[0; HEAD_BYTES][..], bytes, &[0; TAIL_BYTES]].concat();
         sealer.application(&mut record).unwrap();
         record
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{pair, record};
+    use super::*;
 
     #[test]
     fn what_is_sealed_is_opened_where_it_lies_in_its_order_and_once() {
