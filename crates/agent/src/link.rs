@@ -125,7 +125,6 @@ async fn admit(
     peer: SocketAddr,
     security: Security,
 ) -> io::Result<(AnyStream, SocketAddr)> {
-    stream.set_nodelay(true)?;
     let admits = Admits::Exactly(Identity::Coordinator);
     let accepted = accept(stream, &security, admits).await;
     let (stream, _) = accepted.map_err(|error| io::Error::new(error.kind(), format!("{peer}: {error}")))?;

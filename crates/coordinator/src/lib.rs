@@ -148,7 +148,12 @@ pub async fn run_with(config: Config, mut journal: Box<dyn Journal>) -> Result<(
     // Sets of tasks end with this function.
     let mut links = JoinSet::new();
     for host in hosts {
-        links.spawn(link::keep(host, leader.clone(), security.clone(), news_sender.clone()));
+        links.spawn(link::keep(
+            host,
+            leader.clone(),
+            security.clone(),
+            news_sender.clone(),
+        ));
     }
     let mut servers = servers;
     tokio::select! {

@@ -94,12 +94,7 @@ enum LinkError {
 }
 
 /// Keeps the link to one host.
-pub(crate) async fn keep(
-    spec: HostSpec,
-    leader: Leader,
-    security: Security,
-    news: mpsc::Sender<LinkNews>,
-) {
+pub(crate) async fn keep(spec: HostSpec, leader: Leader, security: Security, news: mpsc::Sender<LinkNews>) {
     let (mut pause, mut reported) = (RETRY_MIN, String::new());
     loop {
         let mut connected = false;
@@ -198,7 +193,6 @@ async fn open(
     LinkError,
 > {
     let stream = TcpStream::connect(spec.control).await?;
-    stream.set_nodelay(true)?;
     let expects = Identity::Agent(spec.name.clone());
     let stream = connect(stream, security, expects).await.map_err(untrusted)?;
     let (read, mut write) = tokio::io::split(stream);

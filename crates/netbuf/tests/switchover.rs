@@ -444,8 +444,8 @@ fn what_a_lost_source_sends_after_all_is_dropped_and_counted() {
         let config = net::source_config(64 << 20);
         let mut source = SourceBuffer::open(config.clone(), &source_tap, no_events()).unwrap();
         let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
-        let address = target.address();
-        source.connect(address).unwrap();
+        let endpoint = target.endpoint();
+        source.connect(&endpoint).unwrap();
         source.announce().unwrap();
         source.shut(Responsiveness::Taking).unwrap();
         source_guest.run(false);
@@ -471,7 +471,7 @@ fn what_a_lost_source_sends_after_all_is_dropped_and_counted() {
         let newer = || target_guest.got().len() >= 150;
         eventually("newer frames come by the new path", newer);
 
-        let mut source = SourceBuffer::resume(config, &source_tap, Some(address), no_events()).unwrap();
+        let mut source = SourceBuffer::resume(config, &source_tap, Some(endpoint), no_events()).unwrap();
         source.committed();
         let closed = source.finish(CLOSE_WAIT).unwrap();
         assert_eq!(closed.captured, 200, "it can close, and says what it had");

@@ -154,7 +154,7 @@ async fn measure(ctrl_c: &mut Interrupts, args: &AppsArgs, rows: &mut Vec<Row>) 
         let mut lab = Measured {
             app,
             lab: unless_interrupted(ctrl_c, up(&options)).await?,
-            client: client::of_lab()?,
+            client: client::of_lab(),
             moves: 0,
         };
         let wait = async |time| Ok::<_, Failure>(tokio::time::sleep(time).await);

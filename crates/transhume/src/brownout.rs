@@ -116,7 +116,7 @@ async fn own(
     rows: &mut Vec<Row>,
 ) -> Result<(), Failure> {
     let lab = up(options).await?;
-    let client = client::of_lab()?;
+    let client = client::of_lab();
     tokio::time::sleep(WARM_UP).await;
     let batches = match args.batch.is_empty() {
         true => vec![1],

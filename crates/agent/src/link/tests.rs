@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio::net::TcpStream;
 use transhume_model::{Epoch, OrderId, WallMicros};
-use transhume_protocol::message::{Command, Outcome};
+use transhume_protocol::message::{Command, FLEET_BYTES, FleetId, Leader, Outcome, PROTOCOL_VERSION};
 use transhume_trust::stream::connect;
 use transhume_trust::{Authority, Trust, TrustFiles};
 
@@ -25,6 +25,10 @@ fn report(order: Option<OrderId>) -> Report {
 }
 
 impl OrderHandler for Handler {
+    fn admit(&self, _: &Hello) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     async fn greeting(&self) -> Report {
         report(None)
     }
@@ -71,9 +75,20 @@ async fn agent(security: Security) -> SocketAddr {
     address
 }
 
+/// Connects and says that it leads the fleet.
 async fn dial(to: SocketAddr, security: &Security) -> io::Result<AnyStream> {
     let stream = TcpStream::connect(to).await?;
-    connect(stream, security, "agent/h1".parse().unwrap()).await
+    let mut stream = connect(stream, security, "agent/h1".parse().unwrap()).await?;
+    let hello = Hello {
+        protocol: PROTOCOL_VERSION,
+        leader: Leader {
+            fleet: FleetId::of([1; FLEET_BYTES]),
+            term: 1,
+        },
+    };
+    stream.write_all(&wire::encode(&hello).unwrap()).await?;
+    stream.flush().await?;
+    Ok(stream)
 }
 
 async fn hear(stream: &mut AnyStream) -> io::Result<Report> {
@@ -99,7 +114,7 @@ async fn obeys(stream: &mut AnyStream, number: u64) -> bool {
 }
 
 /// What was so on every agent before: whoever connects last is the coordinator.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_insecure_agent_believes_whoever_connects_last() {
     let address = agent(Security::Insecure).await;
     let mut coordinator = dial(address, &Security::Insecure).await.unwrap();
@@ -114,7 +129,7 @@ async fn an_insecure_agent_believes_whoever_connects_last() {
     assert!(!obeys(&mut coordinator, 3).await, "the coordinator is not");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_gets_nothing_and_the_coordinator_keeps_its_link() {
     let (ours, theirs) = (Fleet::new(), Fleet::new());
     let address = agent(ours.of("agent/h1")).await;
@@ -128,12 +143,7 @@ async fn a_stranger_gets_nothing_and_the_coordinator_keeps_its_link() {
         (ours.of("user/root"), "a user"),
     ] {
         let told = match dial(address, &security).await {
-            Ok(mut stranger) => {
-                // Else it would wait for the other to begin.
-                let _ = stranger.write_all(b"{}").await;
-                let _ = stranger.flush().await;
-                hear(&mut stranger).await.is_ok()
-            }
+            Ok(mut stranger) => hear(&mut stranger).await.is_ok(),
             Err(_) => false,
         };
         assert!(!told, "{who} is told of the host");
