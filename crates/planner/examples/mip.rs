@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use transhume_planner::generate;
-use transhume_planner::input::{Amounts, Host, PlanInput};
+use transhume_planner::input::{Amount, Amounts, Host, PlanInput};
 
 /// VMs that may stand for one another: their demand, and how many there are.
 struct Kind<'a> {
@@ -22,7 +22,7 @@ struct Kind<'a> {
 }
 
 fn kinds(input: &PlanInput) -> Vec<Kind<'_>> {
-    let mut alike: BTreeMap<Vec<(&str, u64)>, usize> = BTreeMap::new();
+    let mut alike: BTreeMap<&Amounts, usize> = BTreeMap::new();
     let mut kinds: Vec<Kind<'_>> = Vec::new();
     for vm in &input.cluster.vms {
         let groups = input.cluster.groups.iter().enumerate();
@@ -30,16 +30,11 @@ fn kinds(input: &PlanInput) -> Vec<Kind<'_>> {
             .filter(|(_, group)| group.vms.contains(&vm.name))
             .map(|(place, _)| place)
             .collect();
-        let demand: Vec<(&str, u64)> = vm
-            .demand
-            .iter()
-            .map(|(name, amount)| (name.as_str(), amount.thousandths()))
-            .collect();
-        match alike.get(&demand).filter(|_| groups.is_empty()) {
+        match alike.get(&vm.demand).filter(|_| groups.is_empty()) {
             Some(place) => kinds[*place].count += 1,
             None => {
                 if groups.is_empty() {
-                    alike.insert(demand, kinds.len());
+                    alike.insert(&vm.demand, kinds.len());
                 }
                 kinds.push(Kind {
                     demand: &vm.demand,
@@ -52,8 +47,8 @@ fn kinds(input: &PlanInput) -> Vec<Kind<'_>> {
     kinds
 }
 
-fn amount(of: &Amounts, name: &str) -> u64 {
-    of.get(name).map_or(0, |amount| amount.thousandths())
+fn amount(of: &Amounts, name: &str) -> Amount {
+    of.get(name).copied().unwrap_or_default()
 }
 
 /// In the LP format of CPLEX, which most solvers read.
@@ -71,7 +66,7 @@ fn program(input: &PlanInput) -> String {
         for resource in &resources {
             let held = kinds.iter().enumerate();
             let held = held.map(|(k, kind)| (k, amount(kind.demand, resource)));
-            let held = held.filter(|(_, amount)| *amount > 0);
+            let held = held.filter(|(_, amount)| *amount > Amount::default());
             let held: String = held.map(|(k, amount)| format!(" + {amount} x{k}_{h}")).collect();
             lines.push(format!("{held} - {} y{h} <= 0", amount(&host.capacity, resource)));
         }

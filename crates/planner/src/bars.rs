@@ -4,8 +4,8 @@ use transhume_model::VmName;
 
 use crate::input::PlanInput;
 use crate::order::Moves;
-use crate::problem::{Problem, promised};
-use crate::report::{Bar, Total};
+use crate::problem::Problem;
+use crate::report::Bar;
 
 /// Thousandths in a whole bar.
 const WHOLE: u128 = 1000;
@@ -28,7 +28,8 @@ pub(crate) fn bars(input: &PlanInput, problem: &Problem, moves: &Moves<'_>) -> V
 
 fn bar(input: &PlanInput, problem: &Problem, moves: &Moves<'_>, host: usize, sides: &[Vec<usize>; 2]) -> Bar {
     let described = &input.hosts[host];
-    let whole = |r: usize| u128::from(promised(described, &problem.resources[r]));
+    let promised = problem.promised(described);
+    let whole = |r: usize| u128::from(promised[r]);
     // The free rest is never more than what is promised.
     let others = |r: usize| whole(r).saturating_sub(u128::from(problem.hosts[host][r]));
     let share = |amount: u128, r: usize| (amount * WHOLE / whole(r).max(1)).min(WHOLE) as u32;
@@ -52,7 +53,7 @@ fn bar(input: &PlanInput, problem: &Problem, moves: &Moves<'_>, host: usize, sid
     Bar {
         host: described.name.clone(),
         resource: problem.resources[fullest].clone(),
-        whole: Total(whole(fullest)),
+        whole: problem.total(fullest, whole(fullest)),
         others: share(others(fullest), fullest),
         before: shares(&sides[0]),
         after: shares(&sides[1]),

@@ -7,6 +7,9 @@
 //!  batches: the next VM of every host at once  ◀── heaviest a second first
 //! ```
 //!
+//! Where VMs are parts of different moves, one after the other, a batch is of one move: that of the
+//! VM which matters most of all that are next.
+//!
 //! One VM of a host at a time has its whole link, so it is safe as early as it can be; several at
 //! once are all safe only when the last is. Times are the forecast's worst case. Whom the knapsack
 //! takes is exact for one host, but for times that are rounded up to a 4096th of the deadline;
@@ -26,6 +29,8 @@ const EXACT_MAX: usize = 5_000;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Job {
     pub hop: Hop,
+    /// The move that it is a part of: no two share a batch.
+    pub part_of: usize,
     /// Worst case, alone on its links, seconds.
     pub time_s: f64,
     pub weight: u32,
@@ -50,23 +55,36 @@ pub(crate) fn batches(jobs: Vec<Job>, deadline_s: f64) -> Vec<Vec<Hop>> {
     for job in jobs {
         of_host.entry(job.hop.source).or_default().push(job);
     }
-    let queues: Vec<Vec<Hop>> = of_host
+    let mut queues: Vec<_> = of_host
         .into_values()
-        .map(|jobs| in_order(jobs, deadline_s))
+        .map(|jobs| in_order(jobs, deadline_s).into_iter().peekable())
         .collect();
-    let rounds = queues.iter().map(Vec::len).max().unwrap_or(0);
-    let next = |round: usize| {
-        queues
-            .iter()
-            .filter_map(|queue| queue.get(round))
-            .copied()
-            .collect()
-    };
-    (0..rounds).map(next).collect()
+    let mut batches = Vec::new();
+    loop {
+        // The first of those that matter as much.
+        let heads = queues.iter_mut().filter_map(|queue| queue.peek());
+        let next = heads.reduce(|first, other| match rank(other) > rank(first) {
+            true => other,
+            false => first,
+        });
+        let Some(part) = next.map(|(job, _)| job.part_of) else {
+            return batches;
+        };
+        let goes = queues
+            .iter_mut()
+            .filter_map(|queue| queue.next_if(|(job, _)| job.part_of == part));
+        batches.push(goes.map(|(job, _)| job.hop).collect());
+    }
 }
 
-/// First those that are to be safe in time, then the rest; of each the heaviest a second first.
-fn in_order(mut jobs: Vec<Job>, deadline_s: f64) -> Vec<Hop> {
+/// What goes first: that which is to be safe in time, then what is heaviest a second.
+fn rank((job, in_time): &(Job, bool)) -> (bool, f64) {
+    (*in_time, job.density())
+}
+
+/// First those that are to be safe in time, which is said of each, then the rest; of each the
+/// heaviest a second first.
+fn in_order(mut jobs: Vec<Job>, deadline_s: f64) -> Vec<(Job, bool)> {
     jobs.sort_by(|a, b| {
         let by_density = b.density().total_cmp(&a.density());
         by_density.then(a.hop.vm.cmp(&b.hop.vm))
@@ -75,8 +93,8 @@ fn in_order(mut jobs: Vec<Job>, deadline_s: f64) -> Vec<Hop> {
         true => knapsack(&jobs, deadline_s),
         false => densest(&jobs, deadline_s),
     };
-    let (first, rest): (Vec<_>, Vec<_>) = jobs.iter().zip(taken).partition(|(_, taken)| *taken);
-    first.into_iter().chain(rest).map(|(job, _)| job.hop).collect()
+    let (first, rest): (Vec<_>, Vec<_>) = jobs.into_iter().zip(taken).partition(|(_, taken)| *taken);
+    first.into_iter().chain(rest).collect()
 }
 
 /// Whom to take so that most weight is safe in time.
@@ -129,9 +147,29 @@ mod tests {
                 target: 9,
                 spare: false,
             },
+            part_of: 0,
             time_s,
             weight,
         }
+    }
+
+    #[test]
+    fn what_are_parts_of_different_moves_share_no_batch() {
+        let part = |job: Job, part_of| Job { part_of, ..job };
+        let jobs = vec![
+            part(job(0, 0, 1.0, 1), 0),
+            part(job(1, 0, 1.0, 9), 1),
+            part(job(2, 1, 1.0, 5), 0),
+            part(job(3, 1, 1.0, 2), 1),
+        ];
+        assert_eq!(vms(&batches(jobs, 10.0)), [vec![1], vec![0, 2], vec![3]]);
+        // The same move: the next of every host.
+        let jobs = vec![
+            part(job(0, 0, 1.0, 1), 3),
+            part(job(1, 0, 1.0, 9), 3),
+            part(job(2, 1, 1.0, 5), 3),
+        ];
+        assert_eq!(vms(&batches(jobs, 10.0)), [vec![1, 2], vec![0]]);
     }
 
     fn vms(batches: &[Vec<Hop>]) -> Vec<Vec<usize>> {

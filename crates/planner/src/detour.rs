@@ -1,6 +1,8 @@
 //! Shortens detours: a VM that would only pass through a spare host may as well end there, with as
 //! few targets and less memory carried.
 
+use std::cell::OnceCell;
+
 use crate::order::{Hop, Moves, Order, order};
 use crate::problem::Problem;
 use crate::solve::{Cost, cost_if_moved};
@@ -17,16 +19,14 @@ pub(crate) struct Shortened<'a> {
 }
 
 /// Leaves VMs on the spare hosts they go by way of, where that uses no more targets, moves no more
-/// memory and saves moves. Traffic between hosts counts less than memory carried. `moves_of` makes
-/// the moves to a placement.
+/// memory and saves moves. Traffic between hosts counts less than memory carried.
 pub(crate) fn shorten<'a>(
     problem: &'a Problem,
     mut host_of: Vec<usize>,
     mut cost: Cost,
     k: Option<usize>,
-    moves_of: impl Fn(&[usize]) -> Moves<'a>,
+    mut moves: Moves<'a>,
 ) -> Shortened<'a> {
-    let mut moves = moves_of(&host_of);
     if moves.count() > MOVES_MAX {
         return Shortened { moves, cost };
     }
@@ -54,14 +54,14 @@ pub(crate) fn shorten<'a>(
                 break 'again;
             }
             trials += 1;
-            let mut tried = host_of.clone();
-            tried[item] = hop.target;
-            let other = moves_of(&tried);
-            let (ordering, carries) = ordered(&other);
+            let before = moves.send(hop.vm, hop.target, OnceCell::new());
+            let (ordering, carries) = ordered(&moves);
             if ordering.cycle.is_empty() && carries < carried {
-                (moves, now, carried, host_of, cost) = (other, ordering, carries, tried, next);
+                (now, carried, cost) = (ordering, carries, next);
+                host_of[item] = hop.target;
                 continue 'again;
             }
+            moves.send(hop.vm, before.0, before.1);
         }
         break;
     }

@@ -8,7 +8,7 @@ pub use packings::{NAMES, named, perfect, trace};
 use transhume_model::{HostName, VmName};
 
 use crate::input::{
-    Amount, Amounts, Bands, Cluster, Group, GroupKind, Host, MemoryFigures, PlanInput, Traffic, Vm,
+    Amount, Amounts, Bands, Cluster, Group, GroupKind, Host, MEMORY, MemoryFigures, PlanInput, Traffic, Vm,
 };
 
 /// A small deterministic generator (xorshift64*).
@@ -343,7 +343,23 @@ pub fn small(seed: u64) -> PlanInput {
             .map(|_| host_name(rng.between(0, count - 1) as usize))
             .collect();
     }
+    if seed % 3 == 1 {
+        in_odd_bytes(&mut input);
+    }
     input
+}
+
+/// Memory in bytes, a million and one for a MiB: what filled a host fills it to the byte.
+fn in_odd_bytes(input: &mut PlanInput) {
+    let hosts = input.hosts.iter_mut();
+    let of_hosts = hosts.flat_map(|host| [&mut host.capacity, &mut host.used]);
+    let of_vms = input.cluster.vms.iter_mut().map(|vm| &mut vm.demand);
+    for memory in of_hosts
+        .chain(of_vms)
+        .filter_map(|amounts| amounts.get_mut(MEMORY))
+    {
+        *memory = Amount::bytes(memory.as_f64() as u64 * 1_000_001);
+    }
 }
 
 fn small_relations(input: &mut PlanInput, rng: &mut Seeded) {

@@ -3,7 +3,7 @@
 use crate::forecast::REACHED;
 use crate::input::PlanInput;
 use crate::order::{Hop, Moves, Sends};
-use crate::report::{Interval, LinkUse};
+use crate::report::{Interval, LinkUse, Total};
 
 /// Traffic is given for both directions together: the busier one carries at least this share of it.
 const BUSIER_SHARE_MIN: f64 = 0.5;
@@ -62,7 +62,7 @@ pub(crate) fn uses(
 /// What the VMs send beside the move, with each at its place.
 fn loads(input: &PlanInput, moves: &Moves<'_>, place: &[usize], taking: &[usize]) -> Vec<Sends> {
     let mut loads: Vec<Sends> = taking.iter().map(|host| moves.staying[*host]).collect();
-    let mbit_s = |amount: u128| amount as f64 / 1000.0;
+    let mbit_s = |amount: u128| Total(amount).as_f64();
     for (vm, host) in place.iter().enumerate() {
         let here = taking.binary_search(host);
         if let Ok(at) = here {

@@ -99,20 +99,20 @@ fn overfull(input: &PlanInput, placed: &BTreeSet<usize>) -> Vec<String> {
     for vm in staying(input, placed) {
         let of_host = needs.entry(&vm.host).or_default();
         for (resource, amount) in &vm.demand {
-            *of_host.entry(resource).or_default() += u128::from(amount.thousandths());
+            *of_host.entry(resource).or_default() += amount.parts();
         }
     }
     let mut notes = Vec::new();
     for host in &input.hosts {
         for (resource, needed) in needs.get(&host.name).into_iter().flatten() {
-            let used = host.used.get(*resource).map_or(0, |used| used.thousandths());
+            let used = host.used.get(*resource).map_or(0, |used| used.parts());
             let has = promised(host, resource).saturating_sub(used);
-            if *needed > u128::from(has) {
+            if *needed > has {
                 notes.push(format!(
                     "host {} is overfull already: VMs that stay there need {} of {resource}, it has {}",
                     host.name,
                     Total(*needed),
-                    Total(u128::from(has))
+                    Total(has)
                 ));
             }
         }

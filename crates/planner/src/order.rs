@@ -30,13 +30,14 @@ pub(crate) struct Moves<'a> {
     pub vms: Vec<usize>,
     /// Demand of each VM by resource.
     pub demand: Vec<Vec<u64>>,
-    /// Memory that one move of each VM carries, thousandths.
+    /// Memory that one move of each VM carries, in parts of a MiB.
     pub memory: Vec<u128>,
     /// Where each VM is, and where it is to be.
     pub source: Vec<usize>,
     pub target: Vec<usize>,
-    /// Item of each VM.
+    /// Item of each VM, and VMs of each item.
     pub item_of: Vec<usize>,
+    pub vms_of: Vec<Vec<usize>>,
     /// Traffic between them.
     pub peers: Vec<Vec<(usize, u128)>>,
     /// Traffic with VMs that stay, by their host.
@@ -149,6 +150,35 @@ impl Moves<'_> {
         !self.problem.groups.is_empty() || self.problem.items.iter().any(|item| item.vms.len() > 1)
     }
 
+    /// VMs that affinity ties to one.
+    fn together(&self, vm: usize) -> impl Iterator<Item = usize> {
+        let all = self.vms_of[self.item_of[vm]].iter().copied();
+        all.filter(move |other| *other != vm)
+    }
+
+    /// VMs that one is kept apart from.
+    fn apart(&self, vm: usize) -> impl Iterator<Item = usize> {
+        let item = self.item_of[vm];
+        let groups = self.problem.items[item].groups.iter();
+        let mates = groups.flat_map(|group| &self.problem.groups[*group]);
+        let others = mates.filter(move |other| **other != item);
+        others.flat_map(|other| self.vms_of[*other].iter().copied())
+    }
+
+    /// Gives a VM another target, with the order one by one that goes with it if it is known.
+    /// Returns both as they were.
+    pub fn send(
+        &mut self,
+        vm: usize,
+        target: usize,
+        sequence: OnceCell<Sequence>,
+    ) -> (usize, OnceCell<Sequence>) {
+        (
+            std::mem::replace(&mut self.target[vm], target),
+            std::mem::replace(&mut self.sequence, sequence),
+        )
+    }
+
     /// VMs that move.
     pub fn count(&self) -> usize {
         let ends = self.source.iter().zip(&self.target);
@@ -160,7 +190,7 @@ impl Moves<'_> {
         &self.problem.allow[self.problem.items[self.item_of[vm]].allow]
     }
 
-    /// Memory that these hops carry, thousandths, and how many they are.
+    /// Memory that these hops carry, in parts of a MiB, and how many they are.
     pub fn carried<'h>(&self, hops: impl Iterator<Item = &'h Hop>) -> (u128, usize) {
         hops.fold((0, 0), |(memory, count), hop| {
             (memory + self.memory[hop.vm], count + 1)
@@ -246,7 +276,7 @@ pub(crate) struct Progress<'m, 'a> {
     moves: &'m Moves<'a>,
     free: Vec<Left>,
     hopped: Vec<bool>,
-    /// Where groups are kept on the way: the host of each VM by now, and who matters to it.
+    /// Where groups are kept on the way: the host of each VM by now.
     groups: Option<OnTheWay>,
     /// Moves still to come, from where their VMs are by now.
     pub waiting: Vec<Hop>,
@@ -265,7 +295,9 @@ impl<'m, 'a> Progress<'m, 'a> {
 
     pub fn keeping_groups(moves: &'m Moves<'a>) -> Self {
         Self {
-            groups: Some(OnTheWay::start(moves)),
+            groups: Some(OnTheWay {
+                at: moves.source.clone(),
+            }),
             ..Self::start(moves)
         }
     }
@@ -327,7 +359,7 @@ impl<'m, 'a> Progress<'m, 'a> {
             let allowed = self.moves.allowed(hop.vm);
             let keeps = |host: usize| {
                 let groups = self.groups.as_ref();
-                groups.is_none_or(|groups| groups.may_go_alone(hop.vm, host))
+                groups.is_none_or(|groups| groups.may_go_alone(self.moves, hop.vm, host))
             };
             let spare = (0..self.free.len()).find(|h| {
                 *h != hop.source
@@ -354,44 +386,12 @@ impl<'m, 'a> Progress<'m, 'a> {
 struct OnTheWay {
     /// Host of each VM by now.
     at: Vec<usize>,
-    /// VMs that affinity ties to each.
-    together: Vec<Vec<usize>>,
-    /// VMs that each is kept apart from.
-    apart: Vec<Vec<usize>>,
 }
 
 impl OnTheWay {
-    fn start(moves: &Moves<'_>) -> Self {
-        let problem = moves.problem;
-        let mut of_item: Vec<Vec<usize>> = vec![Vec::new(); problem.items.len()];
-        moves
-            .item_of
-            .iter()
-            .enumerate()
-            .for_each(|(vm, item)| of_item[*item].push(vm));
-        let others = |vm: usize, all: Vec<usize>| -> Vec<usize> {
-            all.into_iter().filter(|other| *other != vm).collect()
-        };
-        let together = moves.item_of.iter().enumerate();
-        let apart = moves.item_of.iter().map(|item| {
-            let groups = problem.items[*item].groups.iter();
-            let mates = groups
-                .flat_map(|group| &problem.groups[*group])
-                .filter(|other| *other != item);
-            mates.flat_map(|other| of_item[*other].iter().copied()).collect()
-        });
-        Self {
-            at: moves.source.clone(),
-            together: together
-                .map(|(vm, item)| others(vm, of_item[*item].clone()))
-                .collect(),
-            apart: apart.collect(),
-        }
-    }
-
     /// Whether a VM that goes to a host by itself leaves its groups whole.
-    fn may_go_alone(&self, vm: usize, host: usize) -> bool {
-        self.together[vm].is_empty() && self.apart[vm].iter().all(|other| self.at[*other] != host)
+    fn may_go_alone(&self, moves: &Moves<'_>, vm: usize, host: usize) -> bool {
+        moves.together(vm).next().is_none() && moves.apart(vm).all(|other| self.at[other] != host)
     }
 
     /// Whoever fits, with those that have to move at the same time.
@@ -407,7 +407,7 @@ impl OnTheWay {
             if taken[hop.vm] {
                 continue;
             }
-            let Some(with) = self.at_once(*hop, &hop_of, &taken) else {
+            let Some(with) = self.at_once(moves, *hop, &hop_of, &taken) else {
                 continue;
             };
             if batch.len() + with.len() > k {
@@ -433,30 +433,34 @@ impl OnTheWay {
     }
 
     /// A hop with all that have to go in the same batch; `None` where one of them does not go.
-    fn at_once(&self, first: Hop, hop_of: &[Option<Hop>], taken: &[bool]) -> Option<Vec<Hop>> {
+    fn at_once(
+        &self,
+        moves: &Moves<'_>,
+        first: Hop,
+        hop_of: &[Option<Hop>],
+        taken: &[bool],
+    ) -> Option<Vec<Hop>> {
         let mut all = vec![first];
         let mut going = BTreeSet::from([first.vm]);
         let mut next = 0;
         while let Some(hop) = all.get(next).copied() {
             next += 1;
-            let in_the_place = self.apart[hop.vm]
-                .iter()
-                .filter(|other| self.at[**other] == hop.target);
+            let in_the_place = moves.apart(hop.vm).filter(|other| self.at[*other] == hop.target);
             // Those that were apart before come together in the end.
-            let left_alone = self.together[hop.vm]
-                .iter()
-                .filter(|other| self.at[**other] == hop.source && hop_of[**other].is_some());
+            let left_alone = moves
+                .together(hop.vm)
+                .filter(|other| self.at[*other] == hop.source && hop_of[*other].is_some());
             for other in in_the_place.chain(left_alone) {
-                if !taken[*other] && going.insert(*other) {
-                    all.push(hop_of[*other]?);
+                if !taken[other] && going.insert(other) {
+                    all.push(hop_of[other]?);
                 }
             }
             // Another one that is kept apart may be about to arrive there.
-            let arrives = |other: &usize| {
-                let goes = hop_of[*other].filter(|_| taken[*other] || going.contains(other));
+            let arrives = |other: usize| {
+                let goes = hop_of[other].filter(|_| taken[other] || going.contains(&other));
                 goes.is_some_and(|goes| goes.target == hop.target)
             };
-            if self.apart[hop.vm].iter().any(arrives) {
+            if moves.apart(hop.vm).any(arrives) {
                 return None;
             }
         }

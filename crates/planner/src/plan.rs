@@ -19,7 +19,7 @@ use crate::order::{Moves, Sends};
 use crate::partial::{self, Partial};
 use crate::problem::Problem;
 use crate::report::{Answer, Placed, Plan, PlanReport, Proof, SafeBy, Total};
-use crate::schedule::{Schedule, schedule};
+use crate::schedule::{InTime, Schedule, schedule};
 use crate::solve::{self, Ended, Go, Solution, Watch};
 use crate::validate::validate;
 use crate::words::some;
@@ -84,6 +84,9 @@ pub struct Options {
     /// The hosts that are left die after so many seconds: the order is such that most weight is
     /// safe by then. `k` is not asked for then.
     pub safe_by_s: Option<f64>,
+    /// With that: the move that each VM is a part of, where they are several, one after the other.
+    /// Those that are not named are all of one.
+    pub part_of: BTreeMap<VmName, usize>,
 }
 
 impl Default for Options {
@@ -96,6 +99,7 @@ impl Default for Options {
             strict: false,
             offline: false,
             safe_by_s: None,
+            part_of: BTreeMap::new(),
         }
     }
 }
@@ -267,8 +271,12 @@ fn assemble(
             blackout_ms_max: f64::from(options.blackout_ms_max),
         },
     };
-    let moves_of = |host_of: &[usize]| moves(input, problem, host_of);
-    let Shortened { moves, cost } = shorten(problem, host_of.to_vec(), solution.cost, asked, moves_of);
+    let in_time = options.safe_by_s.map(|safe_by_s| InTime {
+        safe_by_s,
+        part_of: &options.part_of,
+    });
+    let moves = moves(input, problem, host_of);
+    let Shortened { moves, cost } = shorten(problem, host_of.to_vec(), solution.cost, asked, moves);
     let Schedule {
         k,
         batches,
@@ -280,7 +288,7 @@ fn assemble(
         split_mbit,
         broken,
         tried,
-    } = schedule(input, &moves, asked, mode, options.safe_by_s);
+    } = schedule(input, &moves, asked, mode, in_time.as_ref());
     let goes: BTreeMap<usize, usize> = moves
         .vms
         .iter()
@@ -361,18 +369,15 @@ fn moves<'a>(input: &PlanInput, problem: &'a Problem, host_of: &[usize]) -> Move
         item_of.extend(item.vms.iter().map(|vm| (*vm, i)));
     }
     let placed: Vec<usize> = item_of.keys().copied().collect();
-    let amount = |vm: &usize, resource: &str| {
-        let amount = vms[*vm].demand.get(resource);
-        amount.map_or(0, |amount| amount.thousandths())
-    };
-    let demand = placed.iter().map(|vm| {
-        let resources = problem.resources.iter();
-        resources.map(|resource| amount(vm, resource)).collect()
-    });
+    let memory = |vm: &usize| vms[*vm].demand.get(MEMORY).map_or(0, |amount| amount.parts());
+    let mut vms_of = vec![Vec::new(); problem.items.len()];
+    let items = item_of.values().enumerate();
+    items.for_each(|(vm, item)| vms_of[*item].push(vm));
     let mut moves = Moves {
         problem,
-        memory: placed.iter().map(|vm| u128::from(amount(vm, MEMORY))).collect(),
-        demand: demand.collect(),
+        vms_of,
+        memory: placed.iter().map(memory).collect(),
+        demand: placed.iter().map(|vm| problem.demand(&vms[*vm])).collect(),
         source: placed.iter().map(|vm| hosts[&vms[*vm].host]).collect(),
         target: item_of.values().map(|item| host_of[*item]).collect(),
         item_of: item_of.values().copied().collect(),
@@ -399,7 +404,7 @@ fn talk(input: &PlanInput, hosts: &HashMap<&HostName, usize>, moves: &mut Moves<
     let home = |vm: usize| hosts[&vms[vm].host];
     for traffic in &input.cluster.traffic {
         let ends = [0, 1].map(|end| index[&traffic.between[end]]);
-        let amount = u128::from(traffic.mbit_s.thousandths());
+        let amount = traffic.mbit_s.parts();
         match ends.map(|vm| mover[vm]) {
             [Some(a), Some(b)] => {
                 moves.peers[a].push((b, amount));

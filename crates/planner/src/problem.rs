@@ -3,14 +3,15 @@
 //! Only VMs that have to be placed are items; of the others it matters what they leave free, which
 //! hosts their groups close or ask for, and who talks to them. They are never judged. VMs that
 //! affinity ties together are one item. Hosts that do not differ share a kind, items
-//! too; solvers break symmetry over kinds. Amounts are thousandths of units, so every comparison is
-//! exact.
+//! too; solvers break symmetry over kinds. Amounts are whole numbers of steps ([`Steps`]), so every
+//! comparison is exact.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use transhume_model::{HostName, VmName};
 
-use crate::input::{Group, GroupKind, Host, MEMORY, PlanInput, Vm};
+use crate::input::{Amount, Group, GroupKind, Host, MEMORY, PlanInput, Steps, Vm};
+use crate::report::Total;
 
 /// One or more VMs that go together.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +50,8 @@ impl Item {
 pub(crate) struct Problem {
     /// Names of the resources.
     pub resources: Vec<String>,
+    /// The step that each is counted in, in parts of a unit.
+    pub steps: Vec<u128>,
     /// What each host has for the items, by resource: nothing where what stays there takes it all
     /// or more. Indices are those of the input's hosts.
     pub hosts: Vec<Vec<u64>>,
@@ -144,12 +147,13 @@ impl Problem {
     pub fn without(input: &PlanInput, without: &Without) -> Self {
         let names: BTreeSet<&String> = input.hosts.iter().flat_map(|h| h.capacity.keys()).collect();
         let resources: Vec<String> = names.into_iter().cloned().collect();
-        let hosts = input.hosts.iter().map(|h| host_amounts(h, &resources)).collect();
+        let steps = Steps::of(input);
         let mut problem = Self {
+            steps: resources.iter().map(|name| steps.step(name)).collect(),
             resources,
-            hosts,
             ..Self::default()
         };
+        problem.hosts = input.hosts.iter().map(|host| problem.has(host)).collect();
         let groups: Vec<&Group> = input
             .cluster
             .groups
@@ -192,12 +196,13 @@ impl Problem {
                     ..Item::default()
                 });
             }
+            let demand = self.demand(vm);
             let item = &mut self.items[at];
             item.vms.push(i);
-            for (r, name) in self.resources.iter().enumerate() {
-                item.demand[r] += vm.demand.get(name).map_or(0, |a| a.thousandths());
+            for (sum, steps) in item.demand.iter_mut().zip(&demand) {
+                *sum += steps;
             }
-            let memory = vm.demand.get(MEMORY).map_or(0, |a| u128::from(a.thousandths()));
+            let memory = vm.demand.get(MEMORY).map_or(0, |amount| amount.parts());
             item.memory += memory;
             let host = scene.home[i];
             match item.homes.iter_mut().find(|(h, _)| *h == host) {
@@ -212,10 +217,11 @@ impl Problem {
     fn take_what_stays(&mut self, scene: &Scene<'_>, item_of: &[Option<usize>]) {
         let vms = scene.input.cluster.vms.iter().enumerate();
         for (i, vm) in vms.filter(|(i, _)| item_of[*i].is_none()) {
-            let free = &mut self.hosts[scene.home[i]];
             for (name, amount) in &vm.demand {
                 if let Ok(r) = self.resources.binary_search(name) {
-                    free[r] = free[r].saturating_sub(amount.thousandths());
+                    let takes = self.steps(r, *amount);
+                    let free = &mut self.hosts[scene.home[i]][r];
+                    *free = free.saturating_sub(takes);
                 }
             }
         }
@@ -270,7 +276,7 @@ impl Problem {
         let mut staying: BTreeMap<(usize, usize), u128> = BTreeMap::new();
         for traffic in &scene.input.cluster.traffic {
             let ends = [0, 1].map(|end| scene.vm[&traffic.between[end]]);
-            let amount = u128::from(traffic.mbit_s.thousandths());
+            let amount = traffic.mbit_s.parts();
             match ends.map(|vm| item_of[vm]) {
                 [Some(a), Some(b)] if a == b => {}
                 [Some(a), Some(b)] => *pairs.entry((a.min(b), a.max(b))).or_default() += amount,
@@ -310,6 +316,43 @@ impl Problem {
                 None => self.kinds.push(vec![h]),
             }
         }
+    }
+
+    /// A demand in steps of a resource.
+    fn steps(&self, resource: usize, amount: Amount) -> u64 {
+        u64::try_from(amount.parts() / self.steps[resource]).expect("`check` refuses more")
+    }
+
+    /// What a VM needs of each resource, in steps.
+    pub fn demand(&self, vm: &Vm) -> Vec<u64> {
+        let resources = self.resources.iter().enumerate();
+        resources
+            .map(|(r, name)| vm.demand.get(name).map_or(0, |amount| self.steps(r, *amount)))
+            .collect()
+    }
+
+    /// What a host may promise of each resource, in steps.
+    pub fn promised(&self, host: &Host) -> Vec<u64> {
+        let resources = self.resources.iter().zip(&self.steps);
+        resources
+            .map(|(name, step)| u64::try_from(promised(host, name) / step).expect("`check` refuses more"))
+            .collect()
+    }
+
+    /// The same without what is used already.
+    fn has(&self, host: &Host) -> Vec<u64> {
+        let mut has = self.promised(host);
+        for (name, used) in &host.used {
+            if let Ok(r) = self.resources.binary_search(name) {
+                has[r] = has[r].saturating_sub(self.steps(r, *used));
+            }
+        }
+        has
+    }
+
+    /// An amount of a resource that is told.
+    pub fn total(&self, resource: usize, steps: u128) -> Total {
+        Total(steps * self.steps[resource])
     }
 
     /// Whether an item may run on a host and fits it empty, other items aside.
@@ -379,7 +422,7 @@ impl<'a> Scene<'a> {
 
 /// A host with nothing of any resource is no target.
 fn has_anything(host: &crate::input::Host) -> bool {
-    host.capacity.values().any(|amount| amount.thousandths() > 0)
+    host.capacity.values().any(|amount| amount.parts() > 0)
 }
 
 type Limits<'a> = (
@@ -415,22 +458,15 @@ pub(crate) fn root(leader: &mut [usize], mut i: usize) -> usize {
     i
 }
 
-fn host_amounts(host: &Host, resources: &[String]) -> Vec<u64> {
-    let amount = |name: &String| {
-        promised(host, name).saturating_sub(host.used.get(name).map_or(0, |used| used.thousandths()))
-    };
-    resources.iter().map(amount).collect()
-}
-
 /// Ties two together: the smaller stands for both.
 pub(crate) fn join(leader: &mut [usize], a: usize, b: usize) {
     let (a, b) = (root(leader, a), root(leader, b));
     leader[a.max(b)] = a.min(b);
 }
 
-/// What a host may promise of a resource, overcommit included, thousandths.
-pub(crate) fn promised(host: &Host, name: &str) -> u64 {
+/// What a host may promise of a resource, overcommit included, in parts of a unit.
+pub(crate) fn promised(host: &Host, name: &str) -> u128 {
     let capacity = host.capacity.get(name).copied().unwrap_or_default();
     let ratio = host.overcommit.get(name);
-    ratio.map_or(capacity.thousandths(), |ratio| ratio.of(capacity))
+    ratio.map_or(capacity.parts(), |ratio| ratio.of(capacity))
 }

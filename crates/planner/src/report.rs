@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 pub use transhume_model::Interval;
 
 use crate::infeasible::{Addition, Impossible, Unplaced};
-use crate::input::{PlanInput, Vm};
+use crate::input::{PlanInput, UNIT, Vm, as_f64, decimal};
 use crate::solve::Ended;
 use crate::words::{listed, some};
 
@@ -162,7 +162,8 @@ pub struct Placed {
     pub target: HostName,
 }
 
-/// A total in thousandths of its unit, exact.
+/// A total of its unit, exact.
+// Inside it counts parts, as `Amount::parts` does; JSON has units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ToSchema)]
 #[schema(value_type = f64)]
 pub struct Total(pub u128);
@@ -170,27 +171,24 @@ pub struct Total(pub u128);
 impl Total {
     /// Whole units.
     pub fn units(units: usize) -> Self {
-        Self(units as u128 * 1000)
+        Self(units as u128 * UNIT)
     }
 
     /// As a floating number of units.
     pub fn as_f64(self) -> f64 {
-        self.0 as f64 / 1000.0
+        as_f64(self.0)
     }
 }
 
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 % 1000 {
-            0 => write!(f, "{}", self.0 / 1000),
-            _ => write!(f, "{}", self.as_f64()),
-        }
+        f.write_str(&decimal(self.0))
     }
 }
 
 impl Serialize for Total {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match (self.0 % 1000, u64::try_from(self.0 / 1000)) {
+        match (self.0 % UNIT, u64::try_from(self.0 / UNIT)) {
             (0, Ok(units)) => serializer.serialize_u64(units),
             _ => serializer.serialize_f64(self.as_f64()),
         }

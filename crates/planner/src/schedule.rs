@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use transhume_model::HostName;
+use transhume_model::{HostName, VmName};
 
 use crate::deadline::{self, Job};
 use crate::forecast::{Figures, Forecast, Mode, together};
@@ -16,7 +16,7 @@ use crate::input::{InputError, Place, PlanInput};
 use crate::link;
 use crate::meanwhile::Groups;
 use crate::order::{Hop, Moves, Order, order};
-use crate::report::{BrokenMeanwhile, ForecastMove, Forecasts, Interval, PlannedBatch, Refused, Step};
+use crate::report::{BrokenMeanwhile, ForecastMove, Forecasts, Interval, PlannedBatch, Refused, Step, Total};
 
 /// Orders of more moves than this are tried for fewer k.
 const MOVES_FOR_ALL_K_MAX: usize = 2_000;
@@ -52,13 +52,13 @@ pub(crate) fn schedule(
     moves: &Moves<'_>,
     k: Option<usize>,
     mode: Mode,
-    safe_by_s: Option<f64>,
+    in_time: Option<&InTime<'_>>,
 ) -> Schedule {
     let vms = moves.vms.iter().map(|vm| &input.cluster.vms[*vm]);
     let figures: Vec<Figures> = vms.map(Figures::of).collect();
     let groups = Groups::of(input, moves);
-    if let Some(safe_by_s) = safe_by_s {
-        let order = in_time(input, moves, &figures, mode, safe_by_s);
+    if let Some(in_time) = in_time {
+        let order = in_time.order(input, moves, &figures, mode);
         let k = order.batches.iter().map(Vec::len).max().unwrap_or(0);
         return of_order(input, moves, (&figures, &groups), &order, k, mode);
     }
@@ -108,7 +108,7 @@ fn split_mbit(moves: &Moves<'_>, batches: &[Vec<Hop>], ends_s: &[f64]) -> f64 {
     for (vm, peers) in moves.peers.iter().enumerate() {
         for (peer, amount) in peers.iter().filter(|(peer, _)| *peer > vm) {
             if let (Some(one), Some(other)) = (moved_s[vm], moved_s[*peer]) {
-                sum += *amount as f64 / 1000.0 * (one - other).abs();
+                sum += Total(*amount).as_f64() * (one - other).abs();
             }
         }
     }
@@ -222,25 +222,36 @@ fn with_k(
     of_order(input, moves, (figures, groups), &order, k, mode)
 }
 
-/// Those first that are to be safe by then.
-fn in_time(input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], mode: Mode, safe_by_s: f64) -> Order {
-    let all = (0..moves.source.len()).filter(|vm| moves.source[*vm] != moves.target[*vm]);
-    let jobs = all.map(|vm| {
-        let hop = Hop {
-            vm,
-            source: moves.source[vm],
-            target: moves.target[vm],
-            spare: false,
-        };
-        let link = |host: usize| f64::from(input.hosts[host].bands.vmct_mbit_s);
-        let alone = link(hop.source).min(link(hop.target));
-        Job {
-            hop,
-            time_s: figures[vm].at(alone, mode).duration_s.high,
-            weight: input.cluster.vms[moves.vms[vm]].weight,
-        }
-    });
-    Order::of(deadline::batches(jobs.collect(), safe_by_s))
+/// When the hosts that are left die.
+pub(crate) struct InTime<'a> {
+    pub safe_by_s: f64,
+    /// The move that each VM is a part of, where they are several; none is the same as 0.
+    pub part_of: &'a BTreeMap<VmName, usize>,
+}
+
+impl InTime<'_> {
+    /// Those first that are to be safe by then.
+    fn order(&self, input: &PlanInput, moves: &Moves<'_>, figures: &[Figures], mode: Mode) -> Order {
+        let all = (0..moves.source.len()).filter(|vm| moves.source[*vm] != moves.target[*vm]);
+        let jobs = all.map(|vm| {
+            let hop = Hop {
+                vm,
+                source: moves.source[vm],
+                target: moves.target[vm],
+                spare: false,
+            };
+            let link = |host: usize| f64::from(input.hosts[host].bands.vmct_mbit_s);
+            let alone = link(hop.source).min(link(hop.target));
+            let described = &input.cluster.vms[moves.vms[vm]];
+            Job {
+                hop,
+                part_of: self.part_of.get(&described.name).copied().unwrap_or(0),
+                time_s: figures[vm].at(alone, mode).duration_s.high,
+                weight: described.weight,
+            }
+        });
+        Order::of(deadline::batches(jobs.collect(), self.safe_by_s))
+    }
 }
 
 /// The forecast of an order.

@@ -141,7 +141,7 @@ struct Search<'m, 'a> {
     /// What the hosts have beside VMs that cannot go.
     free: Vec<Left>,
     goal: Vec<u32>,
-    /// Cost of moving each VM: a thousandth more than its memory, so that fewer moves are better
+    /// Cost of moving each VM: a little more than its memory, so that fewer moves are better
     /// where nothing else is.
     cost: Vec<u128>,
     nodes: Vec<Node>,

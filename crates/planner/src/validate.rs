@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use transhume_model::{HostName, VmName};
 
 use crate::input::{Group, GroupKind, Host, PlanInput, Vm};
-use crate::report::Plan;
+use crate::report::{Plan, Total};
 
 type Where<'a> = BTreeMap<&'a VmName, &'a HostName>;
 type Hosts<'a> = BTreeMap<&'a HostName, &'a Host>;
@@ -91,7 +91,7 @@ fn limits(roles: &Roles<'_>, vm: &Vm, host: &Host) -> Vec<String> {
     };
     rule(is_target, "the host is no target");
     rule(!host.maintenance, "the host is in maintenance");
-    let empty = host.capacity.values().all(|amount| amount.thousandths() == 0);
+    let empty = host.capacity.values().all(|amount| amount.parts() == 0);
     rule(!empty, "the host has nothing of any resource");
     rule(
         vm.pin.is_empty() || vm.pin.contains(&host.name),
@@ -113,7 +113,7 @@ fn limits(roles: &Roles<'_>, vm: &Vm, host: &Host) -> Vec<String> {
     broken
 }
 
-/// What a host offers of a resource to the cluster, thousandths; below zero where others use more
+/// What a host offers of a resource to the cluster, in parts of a unit; below zero where others use more
 /// than there is.
 fn offered(host: &Host, resource: &str) -> i128 {
     let Some(capacity) = host.capacity.get(resource) else {
@@ -121,10 +121,15 @@ fn offered(host: &Host, resource: &str) -> i128 {
     };
     let promised = match host.overcommit.get(resource) {
         Some(ratio) => ratio.of(*capacity),
-        None => capacity.thousandths(),
+        None => capacity.parts(),
     };
-    let used = host.used.get(resource).map_or(0, |u| u.thousandths());
-    i128::from(promised) - i128::from(used)
+    let used = host.used.get(resource).map_or(0, |u| u.parts());
+    signed(promised) - signed(used)
+}
+
+/// Amounts are below 2^80 parts.
+fn signed(parts: u128) -> i128 {
+    i128::try_from(parts).unwrap_or(i128::MAX)
 }
 
 fn load<'a>(input: &'a PlanInput, place: &Where<'a>) -> BTreeMap<(&'a HostName, &'a str), i128> {
@@ -139,8 +144,7 @@ fn load_of<'a>(
     let mut load = BTreeMap::new();
     for vm in input.cluster.vms.iter().filter(|vm| counts(&vm.name)) {
         for (resource, amount) in &vm.demand {
-            *load.entry((place[&vm.name], resource.as_str())).or_insert(0) +=
-                i128::from(amount.thousandths());
+            *load.entry((place[&vm.name], resource.as_str())).or_insert(0) += signed(amount.parts());
         }
     }
     load
@@ -211,27 +215,23 @@ fn totals(
         .filter(|v| before[&v.name] != after[&v.name]);
     let memory: u128 = moving
         .filter_map(|v| v.demand.get("memory"))
-        .map(|a| u128::from(a.thousandths()))
+        .map(|a| a.parts())
         .sum();
     let crossing = input
         .cluster
         .traffic
         .iter()
         .filter(|t| after[&t.between[0]] != after[&t.between[1]]);
-    let traffic: u128 = crossing.map(|t| u128::from(t.mbit_s.thousandths())).sum();
+    let traffic: u128 = crossing.map(|t| t.mbit_s.parts()).sum();
     let claims = [
-        ("targets", plan.targets, used.len() as u128 * 1000),
+        ("targets", plan.targets, Total::units(used.len()).0),
         ("memory moved", plan.memory_moved_mib, memory),
         ("traffic", plan.traffic_mbit_s, traffic),
     ];
     let mut broken = Vec::new();
     for (what, proof, actual) in claims {
         if proof.value.0 != actual {
-            broken.push(format!(
-                "{what} is {}, not {}",
-                actual as f64 / 1000.0,
-                proof.value
-            ));
+            broken.push(format!("{what} is {}, not {}", Total(actual), proof.value));
         }
         if proof.at_least > proof.value {
             broken.push(format!("the bound of {what} is above its value"));
@@ -245,12 +245,12 @@ fn carried(input: &PlanInput, plan: &Plan) -> Option<String> {
         .cluster
         .vms
         .iter()
-        .filter_map(|v| Some((&v.name, u128::from(v.demand.get("memory")?.thousandths()))))
+        .filter_map(|v| Some((&v.name, v.demand.get("memory")?.parts())))
         .collect();
     let steps = plan.batches.iter().flat_map(|b| &b.moves).map(|m| &m.step);
     let sum: u128 = steps.filter_map(|step| memory.get(&step.vm)).sum();
     let claimed = plan.memory_carried_mib;
-    (claimed.0 != sum).then(|| format!("memory carried is {}, not {claimed}", sum as f64 / 1000.0))
+    (claimed.0 != sum).then(|| format!("memory carried is {}, not {claimed}", Total(sum)))
 }
 
 /// Replays the batches: a group that holds before them and not after one of them is told of.
@@ -329,8 +329,8 @@ fn batches<'a>(
             }
             for (resource, amount) in &vm.demand {
                 let sum = load.entry((&step.target, resource.as_str())).or_insert(0);
-                *sum += i128::from(amount.thousandths());
-                if amount.thousandths() > 0 && *sum > offered(target, resource) {
+                *sum += signed(amount.parts());
+                if amount.parts() > 0 && *sum > offered(target, resource) {
                     broken.push(format!(
                         "batch {number}: host {} cannot hold both copies of {resource} with VM {}",
                         step.target, step.vm
@@ -343,8 +343,7 @@ fn batches<'a>(
             let left = place.insert(&step.vm, &step.target);
             for (resource, amount) in &vms[&step.vm].demand {
                 let at = left.and_then(|host| load.get_mut(&(host, resource.as_str())));
-                at.into_iter()
-                    .for_each(|sum| *sum -= i128::from(amount.thousandths()));
+                at.into_iter().for_each(|sum| *sum -= signed(amount.parts()));
             }
         }
     }

@@ -10,7 +10,7 @@ use transhume_planner::{Ended, Options, PlanError, generate, plan, validate};
 /// Cases of one run. The seeds are 0 to CASES.
 const CASES: u64 = 20_000;
 
-/// (targets, memory moved, traffic between hosts), the last two in thousandths.
+/// (targets, memory moved, traffic between hosts), the last two in parts of a unit.
 type Cost = (usize, u128, u128);
 
 struct Everything<'a> {
@@ -21,8 +21,8 @@ struct Everything<'a> {
     best: Option<Cost>,
 }
 
-fn thousandths(amount: Option<&transhume_planner::input::Amount>) -> i128 {
-    amount.map_or(0, |a| i128::from(a.thousandths()))
+fn parts(amount: Option<&transhume_planner::input::Amount>) -> i128 {
+    amount.map_or(0, |a| i128::try_from(a.parts()).unwrap())
 }
 
 fn leaves(input: &PlanInput, vm: &Vm) -> bool {
@@ -63,8 +63,8 @@ impl<'a> Everything<'a> {
                 let promised = host
                     .overcommit
                     .get(*r)
-                    .map_or(capacity.thousandths(), |o| o.of(*capacity));
-                i128::from(promised) - thousandths(host.used.get(*r))
+                    .map_or(capacity.parts(), |o| o.of(*capacity));
+                i128::try_from(promised).unwrap() - parts(host.used.get(*r))
             };
             resources.iter().map(has).collect()
         });
@@ -88,11 +88,7 @@ impl<'a> Everything<'a> {
         }
         for host in 0..self.input.hosts.len() {
             let (v, h) = (&self.input.cluster.vms[vm], &self.input.hosts[host]);
-            let needs: Vec<i128> = self
-                .resources
-                .iter()
-                .map(|r| thousandths(v.demand.get(*r)))
-                .collect();
+            let needs: Vec<i128> = self.resources.iter().map(|r| parts(v.demand.get(*r))).collect();
             // What stays may be where it does not fit, but takes its room first.
             let fits = needs.iter().zip(&self.free[host]).all(|(n, f)| *n == 0 || n <= f);
             if (fits || !leaves(self.input, v)) && may(self.input, v, h) {
@@ -127,7 +123,7 @@ impl<'a> Everything<'a> {
     fn amounts_hold(&self) -> bool {
         let vms = self.input.cluster.vms.iter().zip(&self.host_of);
         vms.filter(|(vm, _)| leaves(self.input, vm)).all(|(vm, host)| {
-            let needs = self.resources.iter().map(|r| thousandths(vm.demand.get(*r)));
+            let needs = self.resources.iter().map(|r| parts(vm.demand.get(*r)));
             needs
                 .zip(&self.free[*host])
                 .all(|(need, free)| need == 0 || *free >= 0)
@@ -140,17 +136,11 @@ impl<'a> Everything<'a> {
         let used: BTreeSet<&usize> = placed.map(|(_, host)| host).collect();
         let vms = self.input.cluster.vms.iter().zip(&self.host_of);
         let moved = vms.filter(|(v, h)| self.input.hosts[**h].name != v.host);
-        let memory = moved
-            .map(|(v, _)| thousandths(v.demand.get("memory")) as u128)
-            .sum();
+        let memory = moved.map(|(v, _)| parts(v.demand.get("memory")) as u128).sum();
         let pairs = self.input.cluster.traffic.iter();
         let crossing = pairs
             .filter(|t| self.host_of[self.index(&t.between[0])] != self.host_of[self.index(&t.between[1])]);
-        (
-            used.len(),
-            memory,
-            crossing.map(|t| u128::from(t.mbit_s.thousandths())).sum(),
-        )
+        (used.len(), memory, crossing.map(|t| t.mbit_s.parts()).sum())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Inventories as they are, made after public reports of other tools: each with the right answer.
 //! The files in `cases/` say what they are about.
 
-use transhume_planner::input::{InputError, PlanInput, read, read_with_notes};
+use transhume_planner::input::{InputError, PlanInput, read};
 use transhume_planner::report::{Answer, Plan, Total};
 use transhume_planner::{Cause, Go, Help, Options, generate, plan, plan_while, validate};
 
@@ -81,35 +81,38 @@ fn large_amounts_are_as_exact_as_small_ones() {
         assert!(error.what.contains("more than three digits"), "{error}");
         assert_eq!(error.place.path, "cluster.vms[0].demand.memory");
     }
-    // In bytes they are taken, rounded to the safe side, and that is said.
-    let (input, notes) = read_with_notes(name, &text.replace("500.0004", "500.0004MiB")).unwrap();
+    // With a unit they are refused too; to the byte they are taken, and two of a byte more than
+    // half do not fit.
+    let with_unit = text.replace("500.0004", "500.0004MiB");
     assert!(
-        notes[0].starts_with("2 amounts in bytes, the first in line"),
-        "{notes:?}"
+        refused((name, &with_unit))
+            .what
+            .contains("no whole number of bytes")
     );
-    let plan = planned(&input);
-    assert_eq!(
-        plan.unplaced.len(),
-        1,
-        "two of a little more than half do not fit"
-    );
+    for (amount, unplaced) in [("524288001B", 1), ("524288000B", 0)] {
+        let plan = planned(&parsed((name, &text.replace("500.0004", amount))));
+        assert_eq!(plan.unplaced.len(), unplaced, "{amount}");
+    }
 }
 
 #[test]
-fn bytes_by_a_million_are_refused_alike_or_taken_with_their_unit() {
+fn bytes_by_a_million_are_exact_with_and_without_a_unit() {
     let case = case!("05a-bytes-to-mib.yaml");
-    assert!(
-        refused(case)
-            .what
-            .contains("`15258.7890625MiB` is rounded to the safe side")
-    );
+    complete(&planned(&parsed(case)));
     let written = case.1.replace("15258.7890625", "16GB");
     let written = written
         .replace("476.837158203125", "500MB")
         .replace("95.367431640625", "100MB");
-    let (input, notes) = read_with_notes(case.0, &written).unwrap();
-    assert!(notes[0].starts_with("4 amounts in bytes"), "{notes:?}");
-    complete(&planned(&input));
+    assert_eq!(parsed((case.0, &written)), parsed(case));
+    // What fills a host to the last byte fits it.
+    let full = written.replacen("16GB", "600MB", 2);
+    complete(&planned(&parsed((case.0, &full))));
+    let short = full
+        .replacen("600MB", "16GB", 1)
+        .replacen("600MB", "599999999B", 1);
+    let plan = planned(&parsed((case.0, &short)));
+    let why = &plan.unplaced[0].why;
+    assert!(why.contains("lacks 0.00000095367431640625 of memory"), "{why}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use transhume_model::HostName;
 use transhume_planner::input::{Amounts, GroupKind, Host, PlanInput};
 use transhume_planner::report::{Answer, Plan};
 use transhume_planner::{Options, generate, plan, validate};
@@ -20,14 +21,14 @@ struct Site<'a> {
 fn amount(amounts: &Amounts, resource: &str) -> i128 {
     amounts
         .get(resource)
-        .map_or(0, |amount| i128::from(amount.thousandths()))
+        .map_or(0, |amount| i128::try_from(amount.parts()).unwrap())
 }
 
 fn offers(host: &Host, resource: &str) -> i128 {
     let capacity = host.capacity.get(resource).copied().unwrap_or_default();
     let ratio = host.overcommit.get(resource);
-    let promised = ratio.map_or(capacity.thousandths(), |ratio| ratio.of(capacity));
-    i128::from(promised) - amount(&host.used, resource)
+    let promised = ratio.map_or(capacity.parts(), |ratio| ratio.of(capacity));
+    i128::try_from(promised).unwrap() - amount(&host.used, resource)
 }
 
 impl<'a> Site<'a> {
@@ -58,6 +59,45 @@ impl<'a> Site<'a> {
         match group.kind {
             GroupKind::Affinity => hosts.len() == 1,
             GroupKind::AntiAffinity => hosts.len() == group.vms.len(),
+        }
+    }
+
+    /// A VM that was to be placed arrives on a host, for good or for a while, that it may run on.
+    fn allows(&self, vm: &str, to: &str, seed: u64) {
+        let input = self.input;
+        let host_of = |name: &str| {
+            input
+                .hosts
+                .iter()
+                .find(|host| host.name.as_str() == name)
+                .unwrap()
+        };
+        let named = |list: &[HostName], host: &Host| list.contains(&host.name);
+        let vms = &input.cluster.vms;
+        let vm = vms.iter().find(|one| one.name.as_str() == vm).unwrap();
+        let (home, host) = (host_of(vm.host.as_str()), host_of(to));
+        let rules = [
+            ("a bystander", input.from.is_empty() || named(&input.from, home)),
+            ("to a host in maintenance", !host.maintenance),
+            (
+                "to no target",
+                match input.to.is_empty() {
+                    true => input.from.is_empty() || !named(&input.from, host),
+                    false => named(&input.to, host),
+                },
+            ),
+            ("against its pin", vm.pin.is_empty() || named(&vm.pin, host)),
+            (
+                "against its selector",
+                vm.selector.iter().all(|(k, v)| host.labels.get(k) == Some(v)),
+            ),
+            (
+                "to another processor",
+                vm.cpu_models.is_empty() || host.cpu_model.iter().any(|m| vm.cpu_models.contains(m)),
+            ),
+        ];
+        for (what, holds) in rules {
+            assert!(holds, "seed {seed}: {} is moved {what}, to {to}", vm.name);
         }
     }
 
@@ -92,6 +132,7 @@ impl<'a> Site<'a> {
             }
         }
         for (vm, to) in moves {
+            self.allows(vm, to, seed);
             self.at.insert(vm, to);
         }
         for group in &self.whole {

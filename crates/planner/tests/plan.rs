@@ -362,7 +362,9 @@ fn the_validator_sees_every_kind_of_damage() {
     });
     damaged("a wrong amount of memory", &|p| p.memory_moved_mib.value.0 += 1);
     damaged("a wrong amount carried", &|p| p.memory_carried_mib.0 += 1);
-    damaged("a bound above the value", &|p| p.targets.at_least.0 += 1000);
+    damaged("a bound above the value", &|p| {
+        p.targets.at_least.0 += Total::units(1).0
+    });
     damaged("a batch left out", &|p| drop(p.batches.pop()));
     damaged("a batch above k", &|p| p.k = 0);
     damaged("a move of nobody", &|p| {

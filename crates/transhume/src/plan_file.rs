@@ -27,7 +27,7 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
             "without --batch k is chosen; --batch K gives it",
         ));
     }
-    let (input, notes) = read(file)?;
+    let input = read(file)?;
     let options = Options {
         strategy: args.how.strategy.into(),
         k: args
@@ -62,7 +62,6 @@ pub fn run(file: &Path, args: &PlanArgs) -> Result<ExitCode, Failure> {
     if args.how.json {
         print_json(&report)?;
     }
-    notes.iter().for_each(|note| eprintln!("note: {note}"));
     let shown = !args.how.json;
     match &report.answer {
         Answer::Planned(plan) => {
@@ -99,9 +98,9 @@ fn not_found_hint(ended: Ended, addition: Option<&Addition>) -> String {
     }
 }
 
-fn read(file: &Path) -> Result<(PlanInput, Vec<String>), Failure> {
+fn read(file: &Path) -> Result<PlanInput, Failure> {
     let content = read_text(file, "the inventory", "docs/inventory.example.yaml shows one")?;
-    input::read_with_notes(&file.display().to_string(), &content).map_err(refused)
+    input::read(&file.display().to_string(), &content).map_err(refused)
 }
 
 /// The text of a file that people write; `what` and `hint` are for errors.

@@ -93,7 +93,6 @@ fn the_others_are_planned_where_one_cannot_go() {
     done.refused(
         3,
         &[
-            "note: 1 amount in bytes, the first in line 10, is rounded",
             "1 of 3 VMs cannot leave; the plan above is for the others: VM gpu stays: its pin allows only h1 (in maintenance)",
         ],
     );

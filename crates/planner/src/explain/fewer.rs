@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use crate::input::{GroupKind, PlanInput};
 use crate::problem::{Problem, Without};
-use crate::report::Total;
 use crate::solve::{self, Ended, Go, Solution, Watch};
 use crate::words::{listed, some};
 
@@ -59,7 +58,8 @@ fn by_sums(problem: &Problem, n: usize) -> Option<String> {
         1 => format!("the host with most {resource} holds"),
         more => format!("the {more} hosts with most {resource} hold"),
     };
-    Some(format!("{hosts} {} of the {} needed", Total(most), Total(needed)))
+    let told = |steps| problem.total(r, steps);
+    Some(format!("{hosts} {} of the {} needed", told(most), told(needed)))
 }
 
 fn targets(problem: &Problem) -> impl Iterator<Item = usize> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::input::PlanInput;
 use crate::problem::Problem;
-use crate::report::{Plan, Proof};
+use crate::report::{Plan, Proof, Total};
 use crate::solve::Solution;
 use crate::words::{listed, some};
 
@@ -48,7 +48,7 @@ pub(crate) fn explain(facts: &Facts<'_>, plan: &Plan) -> Vec<String> {
 fn summary(input: &PlanInput, problem: &Problem, plan: &Plan) -> String {
     let placed = problem.items.iter().flat_map(|item| &item.vms);
     let before: BTreeSet<_> = placed.clone().map(|vm| &input.cluster.vms[*vm].host).collect();
-    let one = plan.targets.value.0 == 1000;
+    let one = plan.targets.value == Total::units(1);
     let (placed, all) = (placed.count(), plan.placement.len());
     let who = match placed == all {
         true => some(all, "VM"),

@@ -168,7 +168,7 @@ pub fn named(name: &str, seed: u64) -> Option<PlanInput> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::check;
+    use crate::input::{UNIT, check};
 
     #[test]
     fn every_name_has_a_good_instance_and_no_other_word_has() {
@@ -184,26 +184,16 @@ mod tests {
         let made = perfect(20, 10, 7);
         assert_eq!((made.cluster.vms.len(), made.hosts.len()), (200, 31));
         for (name, of_a_host) in &made.hosts[1].capacity {
-            let sum: u64 = made
-                .cluster
-                .vms
-                .iter()
-                .map(|vm| vm.demand[name].thousandths())
-                .sum();
-            assert_eq!(sum, of_a_host.thousandths() * 20, "{name}");
+            let sum: u128 = made.cluster.vms.iter().map(|vm| vm.demand[name].parts()).sum();
+            assert_eq!(sum, of_a_host.parts() * 20, "{name}");
         }
     }
 
     #[test]
     fn a_site_of_the_trace_is_as_full_as_the_trace() {
         let made = trace(237, 1);
-        let vcpus: u64 = made
-            .cluster
-            .vms
-            .iter()
-            .map(|vm| vm.demand["vcpus"].thousandths())
-            .sum();
-        assert_eq!(vcpus.div_ceil(237 * 88 * 1000 / 100), 93);
+        let vcpus: u128 = made.cluster.vms.iter().map(|vm| vm.demand["vcpus"].parts()).sum();
+        assert_eq!(vcpus.div_ceil(237 * 88 * UNIT / 100), 93);
         assert!(
             (1_500..2_100).contains(&made.cluster.vms.len()),
             "{}",

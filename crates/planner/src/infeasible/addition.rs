@@ -70,8 +70,7 @@ fn hopeful<'a>(problem: &Problem, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
     let nowhere = |item: &usize| !solve::is_placeable(problem, *item);
     let homeless: Vec<usize> = (0..problem.items.len()).filter(nowhere).collect();
     kinds.retain(|host| {
-        let names = problem.resources.iter();
-        let amounts: Vec<u64> = names.map(|name| promised(host, name)).collect();
+        let amounts = problem.promised(host);
         homeless
             .iter()
             .all(|item| fits(&problem.items[*item].demand, &amounts))
@@ -85,7 +84,7 @@ fn largest<'a>(input: &PlanInput, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
     if kinds.len() <= ADDITION_KINDS_MAX {
         return kinds;
     }
-    let mut most: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut most: BTreeMap<&str, u128> = BTreeMap::new();
     for host in &input.hosts {
         for name in host.capacity.keys() {
             let most = most.entry(name).or_default();
@@ -93,10 +92,10 @@ fn largest<'a>(input: &PlanInput, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
         }
     }
     let size = |host: &Host| -> u128 {
-        let shares = host.capacity.keys().map(|name| {
-            let promised = u128::from(promised(host, name));
-            promised * PARTS / u128::from(most[name.as_str()]).max(1)
-        });
+        let shares = host
+            .capacity
+            .keys()
+            .map(|name| promised(host, name) * PARTS / most[name.as_str()].max(1));
         shares.sum()
     };
     let mut order: Vec<usize> = (0..kinds.len()).collect();

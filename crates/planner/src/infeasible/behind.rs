@@ -9,8 +9,7 @@ use utoipa::ToSchema;
 use super::reason::{limits, who};
 use crate::input::{GroupKind, PlanInput};
 use crate::partial::{Behind, Partial};
-use crate::problem::Roles;
-use crate::report::Total;
+use crate::problem::{Problem, Roles};
 use crate::solve;
 use crate::words::listed;
 
@@ -74,9 +73,8 @@ struct Scene<'a> {
     vm: HashMap<&'a VmName, usize>,
     /// Groups of each VM that is in any.
     groups: BTreeMap<usize, Vec<usize>>,
-    resources: &'a [String],
-    /// What hosts have beside what stays, and beside all.
-    offered: &'a [Vec<u64>],
+    problem: &'a Problem,
+    /// What hosts have beside all; the problem says what they have beside what stays.
     free: Vec<Vec<u64>>,
 }
 
@@ -104,8 +102,7 @@ impl<'a> Scene<'a> {
             at,
             vm,
             groups,
-            resources: &problem.resources,
-            offered: &problem.hosts,
+            problem,
             free: solve::left_free(problem, host_of),
         }
     }
@@ -198,15 +195,11 @@ impl<'a> Scene<'a> {
     /// The host that lacks least, alone or beside the others.
     fn short_of(&self, behind: &Behind, left: &[usize]) -> (Cause, String) {
         let vms = behind.vms.iter().map(|vm| &self.input.cluster.vms[*vm]);
-        let demand: Vec<u64> = self
-            .resources
-            .iter()
-            .map(|r| {
-                vms.clone()
-                    .map(|vm| vm.demand.get(r).map_or(0, |a| a.thousandths()))
-                    .sum()
-            })
-            .collect();
+        let mut demand = vec![0; self.problem.resources.len()];
+        for vm in vms {
+            let of_vm = self.problem.demand(vm);
+            demand.iter_mut().zip(of_vm).for_each(|(sum, one)| *sum += one);
+        }
         let lacks = |has: &[u64]| -> Vec<(usize, u64)> {
             let pairs = demand.iter().zip(has).enumerate();
             let short = pairs.filter(|(_, (d, has))| d > has);
@@ -229,10 +222,16 @@ impl<'a> Scene<'a> {
         let phrase = |host: usize, short: &[(usize, u64)]| {
             let short = short
                 .iter()
-                .map(|(r, by)| format!("{} of {}", Total(u128::from(*by)), self.resources[*r]));
+                .map(|(r, by)| {
+                    (
+                        self.problem.total(*r, u128::from(*by)),
+                        &self.problem.resources[*r],
+                    )
+                })
+                .map(|(by, resource)| format!("{by} of {resource}"));
             format!("{} lacks {}", self.input.hosts[host].name, listed(short))
         };
-        let (host, short) = nearest(self.offered);
+        let (host, short) = nearest(&self.problem.hosts);
         if !short.is_empty() {
             let why = match left.len() {
                 1 => format!("it does not fit the one host allowed: {}", phrase(host, &short)),

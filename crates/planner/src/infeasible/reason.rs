@@ -140,8 +140,8 @@ pub(super) fn reasons(input: &PlanInput, problem: &Problem, hosts_min: usize) ->
         if needed > offered {
             reasons.push(Reason::Total {
                 resource: resource.clone(),
-                needed: Total(needed),
-                offered: Total(offered),
+                needed: problem.total(r, needed),
+                offered: problem.total(r, offered),
             });
         }
     }
@@ -192,7 +192,12 @@ fn fits_nowhere(input: &PlanInput, roles: &Roles<'_>, problem: &Problem, item: u
         let pairs = it.demand.iter().zip(&problem.hosts[host]).enumerate();
         pairs
             .filter(|(_, (d, has))| d > has)
-            .map(|(r, (d, has))| (problem.resources[r].clone(), Total(u128::from(d - has))))
+            .map(|(r, (d, has))| {
+                (
+                    problem.resources[r].clone(),
+                    problem.total(r, u128::from(d - has)),
+                )
+            })
             .collect()
     });
     Reason::FitsNowhere {

@@ -1,9 +1,8 @@
-//! Exact decimal amounts: thousandths of a unit in 64 bits.
+//! Exact amounts: whole thousandths of a unit, or whole bytes where the unit is a MiB.
 //!
 //! An amount is read from its text, never from a floating number: what cannot be held exactly is
-//! refused, however large it is. Amounts in bytes are the exception, as few of them are a whole
-//! number of thousandths of a MiB: a demand is rounded up and a capacity down, and the reader says
-//! so ([`read_with_notes`](super::read_with_notes)).
+//! refused, however large it is. A byte is no whole number of thousandths of a MiB, so both are
+//! whole numbers of a smaller part.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,57 +12,87 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::units::{self, Kind, Rounding};
+use super::units::{self, Kind};
 use super::{Amounts, MEMORY};
 
-/// Thousandths in one unit.
-pub(crate) const SCALE: u64 = 1000;
+/// Parts in a thousandth of a unit.
+pub(crate) const THOUSANDTH: u128 = 1 << 17;
+/// Parts in one unit.
+pub(crate) const UNIT: u128 = 1000 * THOUSANDTH;
+/// Parts in a byte of a MiB.
+const BYTE: u128 = UNIT >> 20;
 /// Largest amount, in units.
 pub(super) const UNITS_MAX: u64 = 1_000_000_000_000;
-/// Most of one resource that all VMs together may ask for, in units: the solvers add demands up in
-/// 64 bits, of thousandths.
-pub(crate) const SUM_UNITS_MAX: u64 = 9_000_000_000_000_000;
 /// Name by which a deserializer that has the text of a number knows that it is wanted.
 pub(super) const EXACT: &str = "transhume-exact-amount";
 
-/// An amount of a resource, exact to a thousandth of its unit.
+/// An amount of a resource, exact: whole thousandths of its unit, or whole bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Amount(pub(crate) u64);
+pub struct Amount(u64, u32);
 
 impl Amount {
     /// Whole units.
     pub fn units(units: u64) -> Self {
-        Self(units.min(UNITS_MAX) * SCALE)
+        Self(units.min(UNITS_MAX) * 1000, 0)
     }
 
-    /// Thousandths of a unit.
-    pub fn thousandths(self) -> u64 {
-        self.0
+    /// So many bytes of what is counted in MiB.
+    pub fn bytes(bytes: u64) -> Self {
+        Self::of_parts(u128::from(bytes) * BYTE).unwrap_or(Self::units(UNITS_MAX))
+    }
+
+    /// So many parts of a unit; `None` beyond the largest amount.
+    pub(super) fn of_parts(parts: u128) -> Option<Self> {
+        let rest = u32::try_from(parts % THOUSANDTH).ok()?;
+        let thousandths = u64::try_from(parts / THOUSANDTH).ok()?;
+        (parts <= u128::from(UNITS_MAX) * UNIT).then_some(Self(thousandths, rest))
+    }
+
+    /// In parts of a unit, 131 072 000 of which are one: both a thousandth of a unit and a byte of
+    /// a MiB are a whole number of them.
+    pub fn parts(self) -> u128 {
+        u128::from(self.0) * THOUSANDTH + u128::from(self.1)
     }
 
     /// As a floating number of units.
     pub fn as_f64(self) -> f64 {
-        self.0 as f64 / SCALE as f64
+        as_f64(self.parts())
+    }
+}
+
+/// Parts as a floating number of units.
+pub(crate) fn as_f64(parts: u128) -> f64 {
+    match parts % THOUSANDTH {
+        0 => (parts / THOUSANDTH) as f64 / 1000.0,
+        _ => parts as f64 / UNIT as f64,
+    }
+}
+
+/// Parts as a decimal number of units, with all its digits.
+pub(crate) fn decimal(parts: u128) -> String {
+    /// A part has no more digits after the point.
+    const DIGITS: usize = 20;
+    let (units, rest) = (parts / UNIT, parts % UNIT);
+    let digits = format!("{:0DIGITS$}", rest * 10u128.pow(DIGITS as u32) / UNIT);
+    match digits.trim_end_matches('0') {
+        "" => units.to_string(),
+        digits => format!("{units}.{digits}"),
     }
 }
 
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (units, rest) = (self.0 / SCALE, self.0 % SCALE);
-        if rest == 0 {
-            write!(f, "{units}")
-        } else {
-            let digits = format!("{rest:03}");
-            write!(f, "{units}.{}", digits.trim_end_matches('0'))
-        }
+        f.write_str(&decimal(self.parts()))
     }
 }
 
+/// A number, or bytes as text where a number would not be exact.
 impl Serialize for Amount {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 % SCALE {
-            0 => serializer.serialize_u64(self.0 / SCALE),
-            _ => serializer.serialize_f64(self.as_f64()),
+        match (self.1, self.0 % 1000) {
+            (0, 0) => serializer.serialize_u64(self.0 / 1000),
+            (0, _) => serializer.serialize_f64(self.as_f64()),
+            (_, _) => serializer.serialize_str(&format!("{}B", self.parts() / BYTE)),
         }
     }
 }
@@ -76,24 +105,27 @@ enum Of<'a> {
     Ratio,
 }
 
+impl Of<'_> {
+    /// Whether it may be counted in bytes.
+    fn may_be_bytes(self) -> bool {
+        match self {
+            Of::Resource(name) => !matches!(name, "vcpus" | "nic"),
+            Of::Rate | Of::Ratio => false,
+        }
+    }
+}
+
 /// Reads one amount.
 #[derive(Clone, Copy)]
-struct AmountOf<'a> {
-    of: Of<'a>,
-    rounding: Rounding,
-}
+struct AmountOf<'a>(Of<'a>);
 
 impl AmountOf<'_> {
     fn read<E: Error>(self, text: &str) -> Result<Amount, E> {
-        let read = units::read(text, self.rounding).map_err(|why| {
-            let with_unit = format!("{text}MiB");
-            let rounded = self.of == Of::Resource(MEMORY) && units::read(&with_unit, self.rounding).is_ok();
-            E::custom(match rounded {
-                true => format!("{why}: `{with_unit}` is rounded to the safe side"),
-                false => why,
-            })
-        })?;
-        let fits = match (self.of, read.kind) {
+        let AmountOf(of) = self;
+        let (parts, kind) = units::read(text).map_err(E::custom)?;
+        let is_whole =
+            parts.is_some_and(|parts| parts % THOUSANDTH == 0 || (of.may_be_bytes() && parts % BYTE == 0));
+        let fits = match (of, kind) {
             (_, Kind::Plain) => true,
             (Of::Resource(MEMORY), kind) => kind == Kind::Bytes,
             (Of::Resource("vcpus"), kind) => kind == Kind::Count,
@@ -101,22 +133,36 @@ impl AmountOf<'_> {
             (Of::Resource(_), _) => true,
             (Of::Ratio, _) => false,
         };
-        match fits {
-            true => Ok(Amount(read.thousandths)),
-            false => Err(E::custom(format!(
+        match (fits, parts.and_then(Amount::of_parts)) {
+            (true, Some(amount)) if is_whole => Ok(amount),
+            (true, _) => Err(E::custom(not_exact(text, kind, of))),
+            (false, _) => Err(E::custom(format!(
                 "`{text}` is no amount of {}: {}",
-                match self.of {
+                match of {
                     Of::Resource(name) => name,
                     Of::Rate => "Mbit/s",
                     Of::Ratio => "overcommit",
                 },
-                match self.of {
+                match of {
                     Of::Resource(MEMORY) => "write MiB, GiB, MB or GB, or a number of MiB",
                     Of::Resource("vcpus") => "write a number, or thousandths with `m`",
                     Of::Resource(_) | Of::Rate => "write Mbit/s or Gbit/s, or a number of Mbit/s",
                     Of::Ratio => "write a number, like 1.5",
                 }
             ))),
+        }
+    }
+}
+
+fn not_exact(text: &str, kind: Kind, of: Of<'_>) -> String {
+    match (kind, of) {
+        (Kind::Bytes, _) => format!("{text} is no whole number of bytes: write them, like 4000000000B"),
+        (Kind::Plain, Of::Resource(MEMORY)) => format!(
+            "{text} has more than three digits after the point, and is no whole number of bytes either: \
+             write those, like 4000000000B"
+        ),
+        (Kind::Plain | Kind::BitRate | Kind::Count, _) => {
+            format!("{text} has more than three digits after the point")
         }
     }
 }
@@ -164,15 +210,11 @@ impl<'de> DeserializeSeed<'de> for AmountOf<'_> {
 /// An amount without a resource is a rate in Mbit/s.
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let of_rate = AmountOf {
-            of: Of::Rate,
-            rounding: Rounding::None,
-        };
-        of_rate.deserialize(deserializer)
+        AmountOf(Of::Rate).deserialize(deserializer)
     }
 }
 
-struct AmountsVisitor(Rounding);
+struct AmountsVisitor;
 
 impl<'de> Visitor<'de> for AmountsVisitor {
     type Value = Amounts;
@@ -184,11 +226,7 @@ impl<'de> Visitor<'de> for AmountsVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Amounts, A::Error> {
         let mut amounts = BTreeMap::new();
         while let Some(resource) = map.next_key::<String>()? {
-            let of_resource = AmountOf {
-                of: Of::Resource(&resource),
-                rounding: self.0,
-            };
-            let amount = map.next_value_seed(of_resource)?;
+            let amount = map.next_value_seed(AmountOf(Of::Resource(&resource)))?;
             amounts.insert(resource, amount);
         }
         Ok(amounts)
@@ -200,14 +238,9 @@ impl<'de> Visitor<'de> for AmountsVisitor {
     }
 }
 
-/// What there is: bytes are rounded down.
-pub(super) fn offered<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amounts, D::Error> {
-    deserializer.deserialize_any(AmountsVisitor(Rounding::Down))
-}
-
-/// What is needed or taken: bytes are rounded up.
-pub(super) fn needed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amounts, D::Error> {
-    deserializer.deserialize_any(AmountsVisitor(Rounding::Up))
+/// Amounts of resources: of which one decides what units fit.
+pub(super) fn amounts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amounts, D::Error> {
+    deserializer.deserialize_any(AmountsVisitor)
 }
 
 /// An overcommit ratio, from 0.001 to 1000, exact to a thousandth.
@@ -222,26 +255,23 @@ impl Ratio {
             .then_some(Self(thousandths))
     }
 
-    /// The promised amount, rounded down to a thousandth.
-    pub fn of(self, amount: Amount) -> u64 {
-        let product = u128::from(amount.0) * u128::from(self.0) / u128::from(SCALE);
-        u64::try_from(product).expect("1e12 units in thousandths, a thousand times over, is below 2^64")
+    /// The promised amount in parts of a unit, rounded down to a thousandth, or to a byte where the
+    /// amount is in bytes.
+    pub fn of(self, amount: Amount) -> u128 {
+        let step = if amount.1 == 0 { THOUSANDTH } else { BYTE };
+        amount.parts() * u128::from(self.0) / 1000 / step * step
     }
 }
 
 impl Serialize for Ratio {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Amount(self.0).serialize(serializer)
+        Amount(self.0, 0).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Ratio {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let of_ratio = AmountOf {
-            of: Of::Ratio,
-            rounding: Rounding::None,
-        };
-        let amount = of_ratio.deserialize(deserializer)?;
+        let amount = AmountOf(Of::Ratio).deserialize(deserializer)?;
         Ratio::thousandths(amount.0).ok_or_else(|| {
             D::Error::custom(format!(
                 "an overcommit ratio of {amount} is outside 0.001 to 1000"
@@ -257,7 +287,7 @@ impl JsonSchema for Amount {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A number, exact to a thousandth: memory in MiB, rates in Mbit/s. Or with a unit: KiB, MiB, GiB, TiB, kB, MB, GB, TB for bytes (counted in MiB: what is needed is rounded up to a thousandth, what there is down); kbit/s, Mbit/s, Gbit/s; `m` for thousandths of a count.",
+            "description": "A number, exact to a thousandth: memory in MiB (exact to a byte too), rates in Mbit/s. Or with a unit: B, KiB, MiB, GiB, TiB, kB, MB, GB, TB for bytes, counted in MiB and exact to a byte; kbit/s, Mbit/s, Gbit/s; `m` for thousandths of a count.",
             "anyOf": [
                 { "type": "number", "minimum": 0, "maximum": UNITS_MAX },
                 { "type": "string", "pattern": units::PATTERN },
@@ -288,8 +318,40 @@ mod tests {
     fn amounts_are_exact_decimals() {
         assert_eq!(amount("1.1").unwrap().to_string(), "1.1");
         assert_eq!(amount("12").unwrap(), Amount::units(12));
-        assert_eq!(serde_json::to_string(&Amount(1100)).unwrap(), "1.1");
-        assert_eq!(amount("1000000000000").unwrap().0, 1_000_000_000_000_000);
+        assert_eq!(serde_json::to_string(&Amount(1100, 0)).unwrap(), "1.1");
+        assert_eq!(amount("1000000000000").unwrap(), Amount::units(1_000_000_000_000));
+        assert_eq!(amount("500000000.1").unwrap().as_f64(), 500_000_000.1);
+    }
+
+    #[test]
+    fn bytes_are_exact_and_read_as_they_are_written() {
+        for (text, shown, written) in [
+            ("4GB", "3814.697265625", r#""4000000000B""#),
+            ("3814.697265625", "3814.697265625", r#""4000000000B""#),
+            ("1B", "0.00000095367431640625", r#""1B""#),
+            (
+                "1125899906842625B",
+                "1073741824.00000095367431640625",
+                r#""1125899906842625B""#,
+            ),
+            ("1.5Gi", "1536", "1536"),
+            ("16.3GiB", "16691.2", "16691.2"),
+            ("65536B", "0.0625", r#""65536B""#),
+            ("0.5GB", "476.837158203125", r#""500000000B""#),
+        ] {
+            let of = AmountOf(Of::Resource(MEMORY));
+            let amount: Amount = of.read::<serde_json::Error>(text).unwrap();
+            assert_eq!(amount.to_string(), shown, "{text}");
+            let json = serde_json::to_string(&amount).unwrap();
+            assert_eq!(json, written, "{text}");
+            let again: Amount = of.read::<serde_json::Error>(json.trim_matches('"')).unwrap();
+            assert_eq!(again, amount, "{text}");
+        }
+        for text in ["0.5B", "0.0004kB", "476.8371582", "1073741824.000001"] {
+            let said = AmountOf(Of::Resource(MEMORY)).read::<serde_json::Error>(text);
+            let said = said.unwrap_err().to_string();
+            assert!(said.contains("no whole number of bytes"), "{text}: {said}");
+        }
     }
 
     #[test]
@@ -306,14 +368,14 @@ mod tests {
     #[test]
     fn a_unit_has_to_fit_its_resource() {
         #[derive(Deserialize)]
-        struct Needs(#[serde(deserialize_with = "needed")] Amounts);
+        struct Needs(#[serde(deserialize_with = "amounts")] Amounts);
         let needs = |json: &str| serde_json::from_str::<Needs>(json).map(|needs| needs.0);
         let all = needs(r#"{"memory": "4GB", "vcpus": "1500m", "nic": "10Gbit/s", "gpu": 1}"#).unwrap();
         let told: Vec<String> = all
             .iter()
             .map(|(name, amount)| format!("{name} {amount}"))
             .collect();
-        assert_eq!(told, ["gpu 1", "memory 3814.698", "nic 10000", "vcpus 1.5"]);
+        assert_eq!(told, ["gpu 1", "memory 3814.697265625", "nic 10000", "vcpus 1.5"]);
         let ratio = serde_json::from_str::<Ratio>("\"2Gbit/s\"")
             .unwrap_err()
             .to_string();
@@ -332,6 +394,17 @@ mod tests {
     #[test]
     fn the_largest_promise_does_not_overflow() {
         let largest = Ratio::thousandths(1_000_000).unwrap();
-        assert_eq!(largest.of(Amount::units(UNITS_MAX)), 1_000_000_000_000_000_000);
+        assert_eq!(largest.of(Amount::units(UNITS_MAX)), 10u128.pow(15) * UNIT);
+    }
+
+    #[test]
+    fn a_promise_is_exact_to_a_byte_where_the_capacity_is() {
+        let promised = |text: &str, ratio| {
+            let amount = AmountOf(Of::Resource(MEMORY)).read::<serde_json::Error>(text);
+            decimal(Ratio::thousandths(ratio).unwrap().of(amount.unwrap()))
+        };
+        assert_eq!(promised("4GB", 1500), "5722.0458984375");
+        assert_eq!(promised("3B", 1500), "0.000003814697265625", "4 bytes");
+        assert_eq!(promised("0.001", 1500), "0.001");
     }
 }

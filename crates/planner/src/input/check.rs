@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-use super::amount::{SCALE, SUM_UNITS_MAX};
+use super::amount::{THOUSANDTH, decimal};
+use super::steps::{HOST_STEPS_MAX, SUM_STEPS_MAX, Steps};
 use super::together::Together;
 use super::{
     Amounts, Bands, Group, GroupKind, InputError, Place, PlanInput, RESOURCES_MAX, VMS_MAX, WEIGHT_MAX,
     nearest,
 };
+use crate::problem::promised;
 
 /// Largest dirty rate or memory figure accepted, MiB/s or MiB.
 const FIGURE_MAX: f64 = 1e9;
@@ -239,9 +241,33 @@ fn check_groups(input: &PlanInput) -> Result<(), InputError> {
 /// Refuses demands whose sum the solvers could not hold. Any group, host or pair asks for no more
 /// than all VMs do.
 fn check_sums(input: &PlanInput) -> Result<(), InputError> {
+    let steps = Steps::of(input);
+    let hint = |resource: &str| {
+        let to_the_byte = steps.step(resource) < THOUSANDTH;
+        Some(match to_the_byte {
+            true => "give all of it in whole MiB".to_owned(),
+            false => "use a larger unit".to_owned(),
+        })
+    };
+    for (i, host) in input.hosts.iter().enumerate() {
+        for resource in host.capacity.keys() {
+            let (has, most) = (promised(host, resource), HOST_STEPS_MAX * steps.step(resource));
+            if has > most {
+                let what = format!(
+                    "host {} may promise {} of {resource}, more than {}",
+                    host.name,
+                    decimal(has),
+                    decimal(most)
+                );
+                let path = format!("hosts[{i}].capacity.{resource}");
+                return Err(error(path, what, hint(resource)));
+            }
+        }
+    }
+    let most = |resource: &str| SUM_STEPS_MAX * steps.step(resource);
     let vms = &input.cluster.vms;
     let sums = sums(vms.iter().map(|vm| &vm.demand));
-    let Some((resource, sum)) = sums.iter().find(|(_, sum)| is_above_most(**sum)) else {
+    let Some((resource, sum)) = sums.iter().find(|(resource, sum)| **sum > most(resource)) else {
         return Ok(());
     };
     let demand: BTreeMap<&str, &Amounts> = vms.iter().map(|vm| (vm.name.as_str(), &vm.demand)).collect();
@@ -254,7 +280,7 @@ fn check_sums(input: &PlanInput) -> Result<(), InputError> {
     let mut tied = groups.filter(|(_, group)| group.kind == GroupKind::Affinity);
     let found = tied.find_map(|(i, group)| {
         let sum = of_group(group);
-        is_above_most(sum).then(|| {
+        (sum > most(resource)).then(|| {
             let path = format!("cluster.groups[{i}]");
             (path, format!("affinity group {}", group.name), sum)
         })
@@ -267,20 +293,19 @@ fn check_sums(input: &PlanInput) -> Result<(), InputError> {
         )
     };
     let (path, whose, sum) = found.unwrap_or_else(all);
-    let units = sum / u128::from(SCALE);
-    let what = format!("the VMs of {whose} need {units} of {resource} together, more than {SUM_UNITS_MAX}");
-    Err(error(path, what, Some("use a larger unit".into())))
+    let what = format!(
+        "the VMs of {whose} need {} of {resource} together, more than {}",
+        decimal(sum),
+        decimal(most(resource))
+    );
+    Err(error(path, what, hint(resource)))
 }
 
-fn is_above_most(sum: u128) -> bool {
-    sum > u128::from(SUM_UNITS_MAX) * u128::from(SCALE)
-}
-
-/// Sum of each resource, thousandths.
+/// Sum of each resource, in parts of a unit.
 fn sums<'a>(demands: impl Iterator<Item = &'a Amounts>) -> BTreeMap<&'a str, u128> {
     let mut sums = BTreeMap::new();
     for (resource, amount) in demands.flatten() {
-        *sums.entry(resource.as_str()).or_default() += u128::from(amount.thousandths());
+        *sums.entry(resource.as_str()).or_default() += amount.parts();
     }
     sums
 }

@@ -10,6 +10,7 @@ mod anchors;
 mod check;
 mod decode;
 mod near;
+mod steps;
 mod text;
 mod together;
 mod units;
@@ -21,9 +22,11 @@ use serde::{Deserialize, Serialize};
 use transhume_model::{ClusterName, HostName, VmName};
 
 pub use amount::{Amount, Ratio};
+pub(crate) use amount::{UNIT, as_f64, decimal};
 pub use check::check;
 pub use near::nearest;
-pub use text::{read, read_document, read_with_notes};
+pub(crate) use steps::Steps;
+pub use text::{read, read_document};
 pub use transhume_model::{Group, GroupKind};
 
 /// Longest accepted text of an inventory, bytes.
@@ -74,7 +77,7 @@ pub struct Host {
     #[schemars(with = "String")]
     pub name: HostName,
     /// What it has of each resource; a host with nothing is no target.
-    #[serde(deserialize_with = "amount::offered")]
+    #[serde(deserialize_with = "amount::amounts")]
     pub capacity: Amounts,
     /// How many times over a resource may be promised; 1 where absent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -82,7 +85,7 @@ pub struct Host {
     /// What is promised to others than this cluster, after overcommit.
     #[serde(
         default,
-        deserialize_with = "amount::needed",
+        deserialize_with = "amount::amounts",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub used: Amounts,
@@ -157,7 +160,7 @@ pub struct Vm {
     #[schemars(with = "String")]
     pub host: HostName,
     /// What it needs of each resource.
-    #[serde(deserialize_with = "amount::needed")]
+    #[serde(deserialize_with = "amount::amounts")]
     pub demand: Amounts,
     /// Hosts it may run on; empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

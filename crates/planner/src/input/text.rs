@@ -17,9 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::anchors::Anchors;
 use super::decode::{Decode, Fault};
-use super::units::{self, Rounding};
 use super::{InputError, NESTING_MAX, Place, PlanInput, TEXT_BYTES_MAX, check};
-use crate::words::some;
 
 /// One value of the text.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,11 +56,6 @@ pub fn read_document<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, I
 
 /// Reads and checks an inventory. `file` is only for messages.
 pub fn read(file: &str, text: &str) -> Result<PlanInput, InputError> {
-    read_with_notes(file, text).map(|(input, _)| input)
-}
-
-/// The same, with what was done to it on the way: amounts in bytes that were rounded.
-pub fn read_with_notes(file: &str, text: &str) -> Result<(PlanInput, Vec<String>), InputError> {
     let place = |line, path: &str| Place {
         file: Some(file.to_owned()),
         line,
@@ -75,55 +68,11 @@ pub fn read_with_notes(file: &str, text: &str) -> Result<(PlanInput, Vec<String>
     };
     let root = parse(text).map_err(located)?;
     let input = PlanInput::deserialize(Decode { node: &root }).map_err(located)?;
-    let mut rounded = Rounded::default();
-    rounded.look(&root, false);
     check(&input).map_err(|error| InputError {
         place: place(root.line_of(&error.place.path), &error.place.path),
         ..error
     })?;
-    Ok((input, rounded.note().into_iter().collect()))
-}
-
-/// Amounts in bytes that are no whole number of thousandths of a MiB.
-#[derive(Default)]
-struct Rounded {
-    count: usize,
-    first_line: usize,
-}
-
-impl Rounded {
-    fn look(&mut self, node: &Node, are_amounts: bool) {
-        match &node.value {
-            Value::Scalar { .. } => {}
-            Value::List(items) => items.iter().for_each(|item| self.look(item, false)),
-            Value::Map(fields) => {
-                for (key, value) in fields {
-                    match &value.value {
-                        Value::Scalar { text, .. } if are_amounts => self.count(text, value.line),
-                        _ => self.look(value, matches!(&**key, "capacity" | "used" | "demand")),
-                    }
-                }
-            }
-        }
-    }
-
-    fn count(&mut self, text: &str, line: usize) {
-        if units::read(text, Rounding::Up).is_ok_and(|read| read.is_rounded) {
-            self.first_line = if self.count == 0 { line } else { self.first_line };
-            self.count += 1;
-        }
-    }
-
-    fn note(&self) -> Option<String> {
-        (self.count > 0).then(|| {
-            format!(
-                "{} in bytes, the first in line {}, {} rounded to a thousandth of a MiB: what is needed up, what there is down",
-                some(self.count, "amount"),
-                self.first_line,
-                if self.count == 1 { "is" } else { "are" }
-            )
-        })
-    }
+    Ok(input)
 }
 
 impl Node {
@@ -193,7 +142,25 @@ fn parse(text: &str) -> Result<Node, Fault> {
         ));
     }
     // Editors on Windows put a byte order mark first.
-    let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match text.starts_with('{').then(|| parse_in_braces(text)) {
+        Some(Some(root)) => Ok(root),
+        Some(None) | None => parse_yaml(text),
+    }
+}
+
+/// A map in braces, as JSON writes it. All of it may be a key in YAML, so the parser would hold what
+/// it has read until the last brace, twenty times as much as the text. The value of a key can be
+/// none. `None` where it is not read that way; that it is wrong, and why, is said elsewhere.
+fn parse_in_braces(text: &str) -> Option<Node> {
+    match parse_yaml(&format!("root: {text}")).ok()?.value {
+        Value::Map(mut fields) if fields.len() == 1 => fields.pop().map(|(_, root)| root),
+        Value::Map(_) | Value::List(_) | Value::Scalar { .. } => None,
+    }
+}
+
+fn parse_yaml(text: &str) -> Result<Node, Fault> {
+    let mut parser = Parser::new_from_str(text);
     let mut open: Vec<Open> = Vec::new();
     let mut keys: HashSet<Rc<str>> = HashSet::new();
     let mut root = None;
@@ -381,6 +348,34 @@ cluster:
             assert!(error.what.contains(why), "{amount}: {error}");
             assert_eq!(error.place.line, Some(12), "{amount}");
             assert_eq!(error.place.path, "cluster.vms[0].demand.memory");
+        }
+    }
+
+    #[test]
+    fn braces_are_read_as_yaml_reads_them() {
+        let in_braces = |text: &str| (parse(text), parse_yaml(text));
+        for text in [
+            "{a: 1, b: [1, {c: 2}]}",
+            "{\n\"a\": {\n\"b\": 1},\n\t\"c\":\n2\n}\n",
+            "{\na: 1,\nb: 2}",
+            "{a: 1}\n# a comment\n",
+            "{}",
+        ] {
+            let (ours, yaml) = in_braces(text);
+            assert_eq!(ours, yaml, "{text}");
+            assert!(ours.is_ok(), "{text}");
+        }
+        for text in [
+            "{a: 1",
+            "{a: 1}}",
+            "{a: 1}\nb: 2",
+            "{a: 1}: 2",
+            "{a: 1}\n---\nb",
+            "{a: 1} b",
+        ] {
+            let (ours, yaml) = in_braces(text);
+            assert_eq!(ours, yaml, "{text}");
+            assert!(ours.is_err(), "{text}");
         }
     }
 

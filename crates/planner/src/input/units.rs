@@ -1,6 +1,6 @@
 //! The text of an amount: a number of YAML's core schema, then perhaps a unit.
 
-use super::amount::{SCALE, UNITS_MAX};
+use super::amount::{UNIT, UNITS_MAX};
 
 /// What the published schema says of amounts with a unit.
 pub(super) const PATTERN: &str =
@@ -10,6 +10,9 @@ const DIGITS_MAX: usize = 30;
 /// Largest power of ten either way.
 const EXPONENT_MAX: i32 = 60;
 const MIB: u128 = 1 << 20;
+/// Twice as many parts of a unit as the largest amount has: what has more, roughly counted, is
+/// surely too large.
+const PARTS_SURELY_TOO_MANY: f64 = 2.0 * UNITS_MAX as f64 * UNIT as f64;
 
 /// What a unit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,26 +27,9 @@ pub(super) enum Kind {
     Count,
 }
 
-/// What becomes of bytes that are no whole number of thousandths of a MiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rounding {
-    Up,
-    Down,
-    /// They are refused.
-    None,
-}
-
-/// An amount that was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Read {
-    pub thousandths: u64,
-    pub kind: Kind,
-    /// It was not exact.
-    pub is_rounded: bool,
-}
-
-/// Reads an amount, or says why it is none.
-pub(super) fn read(text: &str, rounding: Rounding) -> Result<Read, String> {
+/// Reads an amount in parts of a unit, or says why it is none; `None` where it is no whole number
+/// of them.
+pub(super) fn read(text: &str) -> Result<(Option<u128>, Kind), String> {
     let text = text.trim();
     if let Some(word) = special(text) {
         return Err(word);
@@ -58,22 +44,11 @@ pub(super) fn read(text: &str, rounding: Rounding) -> Result<Read, String> {
     if decimal.is_negative && decimal.digits > 0 {
         return Err(format!("{text} is negative: amounts are 0 or more"));
     }
-    let too_large = || format!("{text} is too large: the most is {UNITS_MAX}");
     let (above, below) = decimal
-        .ratio(times * u128::from(SCALE), per)
-        .ok_or_else(too_large)?;
-    let (whole, rest) = (above / below, above % below);
-    let is_rounded = rest > 0;
-    if is_rounded && !(kind == Kind::Bytes && rounding != Rounding::None) {
-        return Err(format!("{text} has more than three digits after the point"));
-    }
-    let rounded = whole + u128::from(is_rounded && rounding == Rounding::Up);
-    let thousandths = u64::try_from(rounded).ok().filter(|t| *t <= UNITS_MAX * SCALE);
-    Ok(Read {
-        thousandths: thousandths.ok_or_else(too_large)?,
-        kind,
-        is_rounded,
-    })
+        .ratio(times * UNIT, per)
+        .filter(|(above, below)| above / below <= u128::from(UNITS_MAX) * UNIT)
+        .ok_or_else(|| format!("{text} is too large: the most is {UNITS_MAX}"))?;
+    Ok(((above % below == 0).then_some(above / below), kind))
 }
 
 fn special(text: &str) -> Option<String> {
@@ -214,7 +189,8 @@ impl Decimal {
         })
     }
 
-    /// The number times a fraction, as a fraction; `None` where it is beyond any amount.
+    /// The number times a fraction, as a fraction; `None` where it is beyond any amount. What is
+    /// within, and has more digits than an amount can have, is given as a half.
     fn ratio(&self, times: u128, per: u128) -> Option<(u128, u128)> {
         if self.digits == 0 {
             return Some((0, 1));
@@ -222,28 +198,46 @@ impl Decimal {
         if self.exponent > EXPONENT_MAX {
             return None;
         }
-        let mut above = self.digits.checked_mul(times)?;
-        let mut below = per;
-        for _ in 0..self.exponent.unsigned_abs() {
-            match self.exponent > 0 {
-                true => above = above.checked_mul(10)?,
-                // Beyond this nothing is left but that there was something.
-                false => match below.checked_mul(10) {
-                    Some(more) => below = more,
-                    None => return Some((1, 2)),
-                },
-            }
+        let digits = self.digits as f64 * 10f64.powi(self.exponent.max(-EXPONENT_MAX * 2));
+        if digits * times as f64 / per as f64 > PARTS_SURELY_TOO_MANY {
+            return None;
         }
-        Some((above, below))
+        let exact = || {
+            let mut above = self.digits.checked_mul(times / common(times, per))?;
+            let mut below = per / common(times, per);
+            for _ in 0..self.exponent.unsigned_abs() {
+                match self.exponent > 0 {
+                    true => above = above.checked_mul(10)?,
+                    false => {
+                        let shared = common(above, 10);
+                        above /= shared;
+                        below = below.checked_mul(10 / shared)?;
+                    }
+                }
+            }
+            Some((above, below))
+        };
+        Some(exact().unwrap_or((1, 2)))
+    }
+}
+
+/// The greatest common divisor.
+fn common(a: u128, b: u128) -> u128 {
+    match b {
+        0 => a,
+        b => common(b, a % b),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::amount::THOUSANDTH;
     use super::*;
 
-    fn thousandths(text: &str) -> Result<u64, String> {
-        read(text, Rounding::Up).map(|read| read.thousandths)
+    /// In thousandths of a unit; none where it is no whole number of them.
+    fn thousandths(text: &str) -> Result<Option<u128>, String> {
+        let (parts, _) = read(text)?;
+        Ok(parts.filter(|p| p % THOUSANDTH == 0).map(|p| p / THOUSANDTH))
     }
 
     #[test]
@@ -261,7 +255,7 @@ mod tests {
             ("15e-1", 1_500),
             ("999999999999.999", 999_999_999_999_999),
         ] {
-            assert_eq!(thousandths(text), Ok(is), "{text}");
+            assert_eq!(thousandths(text), Ok(Some(is)), "{text}");
         }
         for text in ["", ".", "e3", "0x", "0xg", "1.2.3", "--1", "1_000", "eight"] {
             assert!(thousandths(text).is_err(), "{text:?}");
@@ -280,7 +274,7 @@ mod tests {
             "1e-4",
             "1e-70",
         ] {
-            assert!(thousandths(text).unwrap_err().contains("three digits"), "{text}");
+            assert_eq!(thousandths(text), Ok(None), "{text}");
         }
         let long = format!("1{}", "0".repeat(40));
         for text in [
@@ -295,30 +289,31 @@ mod tests {
     }
 
     #[test]
-    fn units_are_exact_or_rounded_to_the_safe_side() {
-        for (text, up, down) in [
-            ("512MiB", 512_000, 512_000),
-            ("2 GiB", 2_048_000, 2_048_000),
-            ("2Gi", 2_048_000, 2_048_000),
-            ("1B", 1, 0),
-            ("4GB", 3_814_698, 3_814_697),
-            ("476.837158203125MiB", 476_838, 476_837),
-            ("1500m", 1_500, 1_500),
-            ("10Gbit/s", 10_000_000, 10_000_000),
+    fn units_are_exact() {
+        for (text, is) in [
+            ("512MiB", 512_000),
+            ("2 GiB", 2_048_000),
+            ("2Gi", 2_048_000),
+            ("1500m", 1_500),
+            ("10Gbit/s", 10_000_000),
+            ("0.0009765625GiB", 1_000),
         ] {
-            assert_eq!(thousandths(text), Ok(up), "{text}");
-            assert_eq!(
-                read(text, Rounding::Down).map(|r| r.thousandths),
-                Ok(down),
-                "{text}"
-            );
-            assert_eq!(
-                read(text, Rounding::Up).map(|r| r.is_rounded),
-                Ok(up != down),
-                "{text}"
-            );
+            assert_eq!(thousandths(text), Ok(Some(is)), "{text}");
         }
-        assert!(thousandths("0.5m").unwrap_err().contains("three digits"));
+        // 125 parts to a byte.
+        for (text, bytes) in [
+            ("1B", 1),
+            ("4GB", 4_000_000_000),
+            ("4 GB", 4_000_000_000),
+            ("476.837158203125MiB", 500_000_000),
+            ("0.000000931322574615478515625GiB", 1000),
+            ("1000.000000001PB", 1_000_000_000_001_000_000),
+        ] {
+            assert_eq!(read(text), Ok((Some(bytes * 125), Kind::Bytes)), "{text}");
+        }
+        for text in ["0.5m", "0.00001B", "0.333333333333333333333333333TB"] {
+            assert_eq!(thousandths(text), Ok(None), "{text}");
+        }
         assert!(thousandths("4G").unwrap_err().contains("4GB or 4GiB"));
         assert!(thousandths("4XB").unwrap_err().contains("`XB` is no unit"));
     }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 use transhume_model::GroupKind;
-use transhume_planner::input::{TEXT_BYTES_MAX, read_with_notes};
+use transhume_planner::input::{TEXT_BYTES_MAX, read};
 use transhume_planner::words::some;
 
 use crate::args::InventoryCommand;
@@ -104,12 +104,8 @@ fn written(mut site: Site, cluster: &str) -> Result<String, Failure> {
     tidy(&mut site);
     let text = yaml::write(&site, cluster);
     let hint = "the list has something that no inventory can hold; leave it out of the list";
-    let (_, notes) = read_with_notes("inventory", &text)
-        .map_err(|error| Failure::new(Kind::Refused, error.to_string(), hint))?;
-    site.notes
-        .iter()
-        .chain(&notes)
-        .for_each(|note| eprintln!("note: {note}"));
+    read("inventory", &text).map_err(|error| Failure::new(Kind::Refused, error.to_string(), hint))?;
+    site.notes.iter().for_each(|note| eprintln!("note: {note}"));
     eprintln!(
         "{} on {}; links are assumed, and constraints that the lists do not tell are missing: add them by hand",
         some(site.vms.len(), "VM"),
@@ -262,7 +258,7 @@ mod tests {
     /// The inventory of some lists, read again.
     fn imported(site: Result<Site, Unreadable>) -> transhume_planner::input::PlanInput {
         let text = written(site.unwrap(), "prod").unwrap();
-        read_with_notes("imported", &text).unwrap().0
+        read("imported", &text).unwrap()
     }
 
     /// A drain of a host is planned from what was imported.
