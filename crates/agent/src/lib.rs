@@ -26,6 +26,7 @@ mod metrics;
 mod nics;
 pub mod pace;
 pub mod page_stream;
+mod private;
 mod reservations;
 mod start;
 mod store;
@@ -72,8 +73,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A directory cannot be made.
-    #[error("cannot create {path}")]
+    /// A directory cannot be made, or others could take its place.
+    #[error("cannot use the directory {path}")]
     Directory {
         /// The directory.
         path: std::path::PathBuf,
@@ -208,15 +209,11 @@ async fn told_to_end() {
     }
 }
 
-/// Made where it is missing, and by its one name: the paths below it are the marks of this agent's
-/// QEMUs.
 fn directory(path: &Path) -> Result<std::path::PathBuf, Error> {
-    std::fs::create_dir_all(path)
-        .and_then(|()| std::fs::canonicalize(path))
-        .map_err(|source| Error::Directory {
-            path: path.to_owned(),
-            source,
-        })
+    private::directory(path).map_err(|source| Error::Directory {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 async fn launcher(config: &Config) -> Result<Launcher, QemuError> {

@@ -2,8 +2,9 @@
 //! injection → reader.
 //!
 //! `cargo run --release -p transhume-netbuf --example buffer_rate [REPETITIONS]`, as root; with
-//! `INSECURE=1` in the environment the tunnel is in the clear. The generator sends only while fewer than [`WINDOW_FRAMES`] are on their way, so that the figure is
-//! what the whole path carries with none lost. Processor time by thread says where it goes.
+//! `INSECURE=1` in the environment the tunnel is in the clear. The generator sends only while fewer
+//! than [`WINDOW_FRAMES`] are on their way, so that the figure is what the whole path carries with
+//! none lost. Processor time by thread says where it goes.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -1,6 +1,6 @@
-//! The door of a target's buffer, on a thread of its own: who connects is heard out there, and comes
-//! to the thread that delivers once it is known as the source of the NIC. A stranger keeps no frame
-//! from the guest.
+//! The door of a target's buffer, on a thread of its own: who connects is heard out there, and
+//! comes to the thread that delivers once it is known as the source of the NIC. A stranger keeps no
+//! frame from the guest.
 //!
 //! ```text
 //!  listener ─accept─▶ handshake ─▶ hello ─▶ Greeted ─▶ the worker, which is woken

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! [`Tap`] makes a VM's interface with its plug; [`SourceBuffer`] and [`TargetBuffer`] are the two
-//! ends of one NIC's buffer. Each runs one thread, and one for handshakes that it never waits for; no
-//! async, no processes, on the path of a switchover only system calls. Every step may be asked for again, by the same agent after an
-//! error or by the next after a kill. `docs/design/netbuf.md` has layouts and limits.
+//! ends of one NIC's buffer. Each runs one thread, and one for handshakes that it never waits for;
+//! no async, no processes, on the path of a switchover only system calls. Every step may be asked
+//! for again, by the same agent after an error or by the next after a kill. `docs/design/netbuf.md`
+//! has layouts and limits.
 #![deny(unsafe_code)]
 
 mod abort;

@@ -19,8 +19,14 @@ fn log() {
         .init();
 }
 
+/// What is made from here on is for its owner alone, also by the programs that are started.
+fn keep_private() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}
+
 pub async fn agent(config: &Path) -> Result<ExitCode, Failure> {
     log();
+    keep_private();
     let config = transhume_agent::Config::read(config).map_err(|error| Failure::of(&error))?;
     transhume_agent::run(config).await.map_err(|error| Failure {
         hint: error.hint().map(str::to_owned),
@@ -31,6 +37,7 @@ pub async fn agent(config: &Path) -> Result<ExitCode, Failure> {
 
 pub async fn coordinator(config: &Path) -> Result<ExitCode, Failure> {
     log();
+    keep_private();
     let config = transhume_coordinator::Config::read(config).map_err(|error| Failure::of(&error))?;
     transhume_coordinator::run(config)
         .await

@@ -46,7 +46,8 @@ impl<T: Send + 'static> Strangers<T> {
         self.in_turn.push_back(self.tasks.spawn(heard));
     }
 
-    /// The next one that is heard out; never, while there is none. May be dropped before it is done.
+    /// The next one that is heard out; never, while there is none. May be dropped before it is
+    /// done.
     pub async fn next(&mut self) -> io::Result<T> {
         loop {
             match self.tasks.join_next().await {
