@@ -33,7 +33,12 @@ fn cluster(name: &str, stage: ClusterStage) -> ClusterRecord {
 fn drain(id: DrainId, stage: DrainStage) -> DrainRecord {
     DrainRecord {
         stage,
-        ..DrainRecord::new(id, vec!["h1".parse().unwrap()], MoveOrder::default())
+        ..DrainRecord::new(
+            id,
+            vec!["h1".parse().unwrap()],
+            MoveOrder::default(),
+            WallMicros(0),
+        )
     }
 }
 

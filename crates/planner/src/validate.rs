@@ -113,8 +113,8 @@ fn limits(roles: &Roles<'_>, vm: &Vm, host: &Host) -> Vec<String> {
     broken
 }
 
-/// What a host offers of a resource to the cluster, in parts of a unit; below zero where others use more
-/// than there is.
+/// What a host offers of a resource to the cluster, in parts of a unit; below zero where others use
+/// more than there is.
 fn offered(host: &Host, resource: &str) -> i128 {
     let Some(capacity) = host.capacity.get(resource) else {
         return 0;

@@ -157,8 +157,11 @@ async fn measure(ctrl_c: &mut Interrupts, args: &AppsArgs, rows: &mut Vec<Row>) 
             client: client::of_lab(),
             moves: 0,
         };
-        let wait = async |time| Ok::<_, Failure>(tokio::time::sleep(time).await);
-        unless_interrupted(ctrl_c, wait(WARM_UP)).await?;
+        let warm = async {
+            tokio::time::sleep(WARM_UP).await;
+            Ok::<_, Failure>(())
+        };
+        unless_interrupted(ctrl_c, warm).await?;
         for repetition in 1..=args.reps {
             for &together in &args.batch {
                 let vms = usize::from(options.vms);
@@ -347,7 +350,7 @@ fn sum(rows: &[&Row]) -> AppStats {
 fn middle_and_worst(values: impl Iterator<Item = f64>) -> [String; 2] {
     let values: Vec<f64> = values.collect();
     let worst = values.iter().copied().reduce(f64::max);
-    let middle = Spread::of(values.into_iter()).map(|spread| spread.median);
+    let middle = Spread::of(values).map(|spread| spread.median);
     [middle, worst].map(|value| value.map_or("-".to_owned(), |value| format!("{value:.0}")))
 }
 

@@ -25,6 +25,11 @@ pub async fn drain(client: &Client, args: DrainArgs) -> Result<ExitCode, Failure
         return show_plan(&client.plan_drain(&order).await?, json);
     }
     let mut interrupts = Interrupts::listen()?;
+    if order.safe_by_ms.is_some() {
+        // Who will not be safe is said before anything moves.
+        let plan = client.plan_drain(&order).await?;
+        plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
     let begun = client.drain(&order).await?;
     let hosts = listed(begun.hosts.iter().map(|host| host.as_str()));
     if !json {

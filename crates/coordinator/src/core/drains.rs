@@ -66,7 +66,7 @@ impl Core {
             cordoned: true,
             ..self.record_of(host)
         });
-        let record = DrainRecord::new(id, hosts.clone(), order);
+        let record = DrainRecord::new(id, hosts.clone(), order, self.now().wall);
         self.store.keep_drain(&record, cordoned.collect())?;
         info!(target: "audit", drain = %id, ?hosts, "drain begins; its hosts are cordoned");
         self.drains.take(record, |_| None);
@@ -116,15 +116,23 @@ impl Core {
                 let mut forgotten = forgotten.into_iter();
                 Ok(forgotten.try_for_each(|old| self.store.forget_drain(old))?)
             }
-            Some(Next::Plan(clusters, order)) => match self.drain_scene(&order, &clusters) {
-                Ok(scene) => {
-                    let asked = Asked::Drain(scene, DrainPurpose::Go(id));
-                    let now = self.now().mono;
-                    self.surveys.begin(asked, now, &mut self.hosts);
-                    Ok(())
+            Some(Next::Plan(clusters, mut order)) => {
+                // Of a deadline that has passed nothing is left to keep; who is still there may go.
+                order.safe_by_ms = self
+                    .drains
+                    .record(id)
+                    .and_then(|record| record.dies_in(self.now().wall))
+                    .map(|left| left.0);
+                match self.drain_scene(&order, &clusters) {
+                    Ok(scene) => {
+                        let asked = Asked::Drain(scene, DrainPurpose::Go(id));
+                        let now = self.now().mono;
+                        self.surveys.begin(asked, now, &mut self.hosts);
+                        Ok(())
+                    }
+                    Err(refused) => self.drain_not_planned(id, &refused, all_stay(&clusters, &refused)),
                 }
-                Err(refused) => self.drain_not_planned(id, &refused, all_stay(&clusters, &refused)),
-            },
+            }
         }
     }
 
@@ -260,11 +268,18 @@ impl Core {
     fn hosts_to_drain(&self, order: &MoveOrder) -> Result<Vec<HostName>, Refused> {
         let hosts = planning::named(&self.hosts, "from", &order.from)?;
         planning::check_limits(order)?;
-        if order.safe_by_ms.is_some() {
+        if order.safe_by_ms == Some(0) {
             return Err(Refused::bad(
                 "bad-deadline",
-                "a drain has no deadline of its own".to_owned(),
-                "`transhume migrate CLUSTER --safe-by TIME` moves what matters most first, cluster by cluster",
+                "no VM is safe in no time".to_owned(),
+                "give a time above 0 after --safe-by",
+            ));
+        }
+        if order.safe_by_ms.is_some() && order.batch.is_some() {
+            return Err(Refused::bad(
+                "bad-deadline",
+                "with a deadline one VM of each host goes at a time, whatever k is".to_owned(),
+                "leave --batch out",
             ));
         }
         if order.batch == Some(0) {

@@ -263,7 +263,7 @@ fn committed(outcome: Ending) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use transhume_model::DrainId;
+    use transhume_model::{DrainId, WallMicros};
 
     fn name(text: &str) -> ClusterName {
         text.parse().unwrap()
@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn record() -> DrainRecord {
-        DrainRecord::new(DrainId(1), Vec::new(), MoveOrder::default())
+        DrainRecord::new(DrainId(1), Vec::new(), MoveOrder::default(), WallMicros(0))
     }
 
     fn drain() -> Drain {

@@ -15,7 +15,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use transhume_api::{ClusterStage, DrainMove, DrainStage, DrainStay, MoveOrder};
-use transhume_model::{ClusterName, ClusterSpec, DrainId, Epoch, HostName, MigrationId, VmName, WallMicros};
+use transhume_model::{
+    ClusterName, ClusterSpec, DrainId, Epoch, HostName, MigrationId, Millis, VmName, WallMicros,
+};
 use transhume_protocol::message::{FleetId, Leader};
 use transhume_protocol::migration::{Cleaning, JournalEntry};
 
@@ -193,12 +195,17 @@ pub struct DrainRecord {
     pub moves: Vec<DrainMove>,
     /// Who found no place in the last plan.
     pub stays: Vec<DrainStay>,
+    /// When its hosts die, where that is known.
+    #[serde(default)]
+    pub dies: Option<WallMicros>,
 }
 
 impl DrainRecord {
     /// One that begins.
-    pub fn new(drain: DrainId, hosts: Vec<HostName>, order: MoveOrder) -> Self {
+    pub fn new(drain: DrainId, hosts: Vec<HostName>, order: MoveOrder, now: WallMicros) -> Self {
+        let in_ms = order.safe_by_ms;
         DrainRecord {
+            dies: in_ms.map(|ms| WallMicros(now.0.saturating_add(ms.saturating_mul(1_000)))),
             drain,
             hosts,
             order,
@@ -207,6 +214,12 @@ impl DrainRecord {
             moves: Vec::new(),
             stays: Vec::new(),
         }
+    }
+
+    /// How long its hosts live on, where that is known and they do.
+    pub fn dies_in(&self, now: WallMicros) -> Option<Millis> {
+        let left = self.dies?.0.saturating_sub(now.0) / 1_000;
+        (left > 0).then_some(Millis(left))
     }
 }
 

@@ -1,12 +1,13 @@
 //! The one plan of a drain: all VMs that are left on its hosts, of all clusters, and each cluster's
-//! part of it as an ordinary plan of a move (`docs/design/drain.md`).
+//! part of it as an ordinary plan of a move (`docs/design/drain.md`). Under a deadline a part is
+//! what goes of a cluster before another one's turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use transhume_api::{DrainPlanView, DrainStay, DrainStep};
 use transhume_model::{ClusterName, HostName, Interval, Millis, PlacedVm, VmName};
-use transhume_planner::report::Plan as Chosen;
+use transhume_planner::report::{Plan as Chosen, SafeBy};
 use transhume_planner::{K, Options, Strategy, svg};
 use transhume_protocol::message::HostState;
 
@@ -72,6 +73,18 @@ impl DrainScene {
         self.scenes.iter().map(stay).collect()
     }
 
+    /// Its clusters are moved one after the other.
+    fn part_of(&self) -> BTreeMap<VmName, usize> {
+        let scenes = self.scenes.iter().enumerate();
+        scenes
+            .flat_map(|(part, scene)| {
+                scene
+                    .leaving()
+                    .map(move |placed| (placed.spec.name.clone(), part))
+            })
+            .collect()
+    }
+
     fn leaving(&self) -> impl Iterator<Item = (&Scene, &PlacedVm)> {
         let scenes = self.scenes.iter();
         scenes.flat_map(|scene| scene.leaving().map(move |placed| (scene, placed)))
@@ -100,7 +113,7 @@ pub(crate) fn plan_drain(drain: &DrainScene) -> Result<DrainPlan, Refused> {
         let Some(scene) = drain.scenes.iter().find(|scene| scene.cluster.name == cluster) else {
             continue;
         };
-        let scene = part(scene, &chosen);
+        let scene = part(scene, &chosen, turn(scene, &view.moves).as_ref());
         match plan(&scene) {
             Ok(plan) => parts.push((scene, plan)),
             Err(refused) => {
@@ -116,13 +129,30 @@ pub(crate) fn plan_drain(drain: &DrainScene) -> Result<DrainPlan, Refused> {
     Ok(DrainPlan { parts, view })
 }
 
-/// One cluster's part: its targets are chosen. A VM without a place is bound to where it is, and
-/// stays; k is at most the VMs that move.
-fn part(scene: &Scene, chosen: &Chosen) -> Scene {
+/// VMs of a cluster that go when it is first its turn, under a deadline: those before another
+/// cluster's. Without one all do.
+fn turn(scene: &Scene, moves: &[DrainStep]) -> Option<BTreeSet<VmName>> {
+    let own = |step: &&DrainStep| step.cluster == scene.cluster.name;
+    let turn = moves.iter().skip_while(|step| !own(step)).take_while(own);
+    let turn = turn.map(|step| step.vm.clone()).collect();
+    scene.safe_by.map(|_| turn)
+}
+
+/// One cluster's part: its targets are chosen. A VM whose turn it is not, or that has no place, is
+/// bound to where it is, and stays; k is at most the VMs that move.
+fn part(scene: &Scene, chosen: &Chosen, turn: Option<&BTreeSet<VmName>>) -> Scene {
     let own: BTreeSet<&VmName> = scene.cluster.vms.iter().map(|placed| &placed.spec.name).collect();
     let placed = || chosen.placement.iter().filter(|placed| own.contains(&placed.vm));
-    let moving = placed().filter(|placed| placed.source != placed.target).count();
-    let targets = placed().map(|placed| (placed.vm.clone(), placed.target.clone()));
+    let goes = |vm: &VmName| turn.is_none_or(|turn| turn.contains(vm));
+    let moving = placed().filter(|placed| placed.source != placed.target && goes(&placed.vm));
+    let moving = moving.count();
+    let targets = placed().map(|placed| {
+        let target = match goes(&placed.vm) {
+            true => &placed.target,
+            false => &placed.source,
+        };
+        (placed.vm.clone(), target.clone())
+    });
     Scene {
         chosen: Some(targets.collect()),
         partial: true,
@@ -168,6 +198,8 @@ fn choose(drain: &DrainScene, one: &Scene) -> Result<Chosen, Refused> {
     let options = Options {
         strategy: one.strategy,
         k: K::All,
+        safe_by_s: one.safe_by.map(|time| time.0 as f64 / 1e3),
+        part_of: drain.part_of(),
         ..Options::default()
     };
     let report = ask(&parts.input(), &options).map_err(|error| unusable(one, error))?;
@@ -213,12 +245,13 @@ fn view(drain: &DrainScene, chosen: &Chosen) -> DrainPlanView {
         })
     });
     let wanted = drain.scenes.iter().any(|scene| scene.draw);
+    let in_time = chosen.safe_by.iter().flat_map(SafeBy::sentences);
     DrainPlanView {
         targets_used: chosen.targets.value.as_f64() as usize,
         targets_min: chosen.targets.at_least.as_f64() as usize,
         moves: moves.collect(),
         stays: stays.collect(),
-        notes: chosen.notes.clone(),
+        notes: in_time.chain(chosen.notes.iter().cloned()).collect(),
         picture: wanted.then(|| svg(chosen)),
         ..empty(&drain.hosts)
     }

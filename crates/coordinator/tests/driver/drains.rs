@@ -114,6 +114,50 @@ async fn a_host_that_nobody_named_and_that_cannot_be_used_is_passed_over() {
         .refused(409, "host-cordoned");
 }
 
+/// The one that matters most goes first, whatever cluster it is of; the others of its cluster wait
+/// for their turn.
+#[tokio::test]
+async fn under_a_deadline_what_matters_most_goes_first() {
+    let site = site().await;
+    for (cluster, vm, weight) in [("web", "vm4", 9), ("lab", "vm1", 5)] {
+        let rules = json!({ "vms": { vm: { "weight": weight } } });
+        site.put(&format!("/v1/clusters/{cluster}/rules"), &rules)
+            .await
+            .is::<PlacementRules>();
+    }
+    let order = json!({ "from": ["h1"], "to": ["h3"], "safe_by_ms": 3_600_000 });
+    let plan: DrainPlanView = site.post("/v1/drain-plan", &order).await.is();
+    let vms: Vec<&str> = plan.moves.iter().map(|step| step.vm.as_str()).collect();
+    assert_eq!(vms, ["vm4", "vm1", "vm3"]);
+    assert!(plan.notes[0].contains("15 of a weight of 15"), "{plan:?}");
+    let short = json!({ "from": ["h1"], "to": ["h3"], "safe_by_ms": 1 });
+    let short: DrainPlanView = site.post("/v1/drain-plan", &short).await.is();
+    assert!(
+        short
+            .notes
+            .iter()
+            .any(|note| note.contains("VM vm4 is not safe in time")),
+        "{short:?}"
+    );
+    let begun = site.post("/v1/drains", &order).await;
+    assert_eq!(begun.status, 202, "{}", begun.body);
+    let ended = over(&site, 1).await;
+    assert_eq!(ended.stage, DrainStage::Done, "{ended:?}");
+    let clusters: Vec<&str> = ended.moves.iter().map(|one| one.cluster.as_str()).collect();
+    assert_eq!(clusters, ["web", "lab", "web"]);
+    site.assert_runs(&[("vm1", "h3"), ("vm2", "h2"), ("vm3", "h3"), ("vm4", "h3")]);
+}
+
+/// Its hosts still answer: what is left goes.
+#[tokio::test]
+async fn a_deadline_that_passes_stops_nothing() {
+    let site = site().await;
+    let order = json!({ "from": ["h1"], "to": ["h3"], "safe_by_ms": 1 });
+    assert_eq!(site.post("/v1/drains", &order).await.status, 202);
+    assert_eq!(over(&site, 1).await.stage, DrainStage::Done);
+    site.assert_runs(&[("vm1", "h3"), ("vm2", "h2"), ("vm3", "h3"), ("vm4", "h3")]);
+}
+
 #[tokio::test]
 async fn what_cannot_move_is_named_and_the_rest_goes() {
     let site = site().await;
@@ -340,7 +384,11 @@ async fn an_order_that_can_never_be_planned_cordons_nothing() {
         (json!({ "from": ["h1"], "batch": 0 }), "bad-batch"),
         (json!({ "from": ["h1"], "blackout_ms_max": 0 }), "bad-budget"),
         (json!({ "from": ["h1"], "duration_ms_max": 0 }), "bad-limit"),
-        (json!({ "from": ["h1"], "safe_by_ms": 60_000 }), "bad-deadline"),
+        (json!({ "from": ["h1"], "safe_by_ms": 0 }), "bad-deadline"),
+        (
+            json!({ "from": ["h1"], "safe_by_ms": 60_000, "batch": 2 }),
+            "bad-deadline",
+        ),
         (
             json!({ "from": ["h1"], "converge": { "policy": "throttle", "percent": 0 } }),
             "bad-share",

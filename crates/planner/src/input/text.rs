@@ -149,9 +149,9 @@ fn parse(text: &str) -> Result<Node, Fault> {
     }
 }
 
-/// A map in braces, as JSON writes it. All of it may be a key in YAML, so the parser would hold what
-/// it has read until the last brace, twenty times as much as the text. The value of a key can be
-/// none. `None` where it is not read that way; that it is wrong, and why, is said elsewhere.
+/// A map in braces, as JSON writes it. All of it may be a key in YAML, so the parser would hold
+/// what it has read until the last brace, twenty times as much as the text. The value of a key can
+/// be none. `None` where it is not read that way; that it is wrong, and why, is said elsewhere.
 fn parse_in_braces(text: &str) -> Option<Node> {
     match parse_yaml(&format!("root: {text}")).ok()?.value {
         Value::Map(mut fields) if fields.len() == 1 => fields.pop().map(|(_, root)| root),

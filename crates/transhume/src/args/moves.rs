@@ -82,7 +82,7 @@ pub struct How {
     /// How targets are chosen
     #[arg(long, value_enum, default_value_t = PlanStrategy::Exact)]
     pub strategy: PlanStrategy,
-    /// The hosts after --from die after this time: what matters most is moved first, so that most
+    /// The hosts that are left die after this time: what matters most is moved first, so that most
     /// is safe by then, and what will not be is said before: 20m
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "batch")]
     pub safe_by: Option<Duration>,

@@ -15,7 +15,7 @@ use transhume_lab::{LabName, down};
 use transhume_model::{HostName, MigrationId, VmName};
 use transhume_protocol::event::{Event, Happening};
 use transhume_protocol::migration::RunOn;
-use transhume_protocol::report::{Ending, MigrationReport, WaitReason};
+use transhume_protocol::report::{Ending, MigrationReport, Wait, WaitReason};
 
 use super::scene::{Scene, word};
 use crate::args::StormArgs;
@@ -297,10 +297,8 @@ async fn decide(
             line.over_ms = Some(passed);
             return Ok(report);
         }
-        let waits = report.waiting.iter();
-        let wait = waits
-            .filter(|wait| matches!(wait.why, WaitReason::Decision { .. }))
-            .next();
+        let decides = |wait: &&Wait| matches!(wait.why, WaitReason::Decision { .. });
+        let wait = report.waiting.iter().find(decides);
         if let Some(wait) = wait.cloned() {
             line.asked_ms.get_or_insert(passed);
             if line.lost.as_ref() == Some(&wait.host) {
