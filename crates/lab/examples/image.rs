@@ -1,8 +1,9 @@
 //! Makes ready what the guests boot, and says where it is: `make image`.
 //!
 //! The kernel is kept, so that later runs fetch nothing. The initramfs is the one of a lab without
-//! additions: every lab writes its own, this one shows that it can. Apps that are named are fetched,
-//! too: `cargo run -p transhume-lab --example image -- etcd redis`, for labs without a network.
+//! additions: every lab writes its own, this one shows that it can. Apps that are named are
+//! fetched, too: `cargo run -p transhume-lab --example image -- etcd redis`, for labs without a
+//! network.
 
 use std::path::Path;
 use std::process::ExitCode;

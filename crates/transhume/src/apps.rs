@@ -157,11 +157,11 @@ async fn measure(ctrl_c: &mut Interrupts, args: &AppsArgs, rows: &mut Vec<Row>) 
             client: client::of_lab(),
             moves: 0,
         };
-        let warm = async {
+        let warm_up = async {
             tokio::time::sleep(WARM_UP).await;
             Ok::<_, Failure>(())
         };
-        unless_interrupted(ctrl_c, warm).await?;
+        unless_interrupted(ctrl_c, warm_up).await?;
         for repetition in 1..=args.reps {
             for &together in &args.batch {
                 let vms = usize::from(options.vms);
