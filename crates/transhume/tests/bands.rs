@@ -46,6 +46,7 @@ fn configure(dir: &Path, bands: &str) -> String {
     let text = format!(
         r#"
         host = "h1"
+        insecure = true
         state_dir = "{state}"
         spool_dir = "{state}/spool"
         bridge = "br-ct"
