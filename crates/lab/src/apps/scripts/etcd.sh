@@ -9,7 +9,7 @@ for ip in $(echo "$VM_PEERS" | tr , ' '); do
     cluster="$cluster${cluster:+,}member$index=http://$ip:2380"
     index=$((index + 1))
 done
-# Debian's 100 and 1000 are for real processors; under emulation members elect without a cause.
+# Debian's 100 and 1000 are for real processors.
 exec etcd --name "member$VM_INDEX" --data-dir /run/etcd \
     --listen-peer-urls "http://$VM_IP:2380" --initial-advertise-peer-urls "http://$VM_IP:2380" \
     --listen-client-urls "http://$VM_IP:2379" --advertise-client-urls "http://$VM_IP:2379" \
