@@ -1,7 +1,7 @@
 //! The whole planner in one call: input in, report out.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use transhume_model::{HostName, VmName};
@@ -13,11 +13,11 @@ use crate::detour::{Shortened, shorten};
 use crate::explain;
 use crate::forecast::Mode;
 use crate::infeasible;
-use crate::input::{InputError, MEMORY, PlanInput, check};
+use crate::input::{Host, InputError, MEMORY, PlanInput, check};
 use crate::notes;
-use crate::order::{Moves, Sends};
+use crate::order::{Moves, Sends, order};
 use crate::partial::{self, Partial};
-use crate::problem::Problem;
+use crate::problem::{Problem, Without};
 use crate::report::{Answer, Placed, Plan, PlanReport, Proof, SafeBy, Total};
 use crate::schedule::{InTime, Schedule, schedule};
 use crate::solve::{self, Ended, Go, Solution, Watch};
@@ -289,6 +289,10 @@ fn assemble(
         broken,
         tried,
     } = schedule(input, &moves, asked, mode, in_time.as_ref());
+    let freed_by = match cycle.is_empty() {
+        true => None,
+        false => freed_by(input, problem, &moves),
+    };
     let goes: BTreeMap<usize, usize> = moves
         .vms
         .iter()
@@ -335,6 +339,7 @@ fn assemble(
         batches,
         cycle,
         cycle_states: states,
+        cycle_freed_by: freed_by,
         refused,
         duration_s,
         split_mbit,
@@ -353,6 +358,27 @@ fn assemble(
     };
     plan.explanation = explain::explain(&facts, &plan);
     plan
+}
+
+/// A host of which one more would free moves that wait for each other, their targets as they are.
+fn freed_by(input: &PlanInput, problem: &Problem, now: &Moves<'_>) -> Option<HostName> {
+    let mut host_of = vec![0; problem.items.len()];
+    let ends = now.item_of.iter().zip(&now.target);
+    ends.for_each(|(item, host)| host_of[*item] = *host);
+    let stay: BTreeSet<usize> = (0..input.cluster.vms.len()).collect();
+    let stay = &stay - &now.vms.iter().copied().collect();
+    let without = Without {
+        moving: stay,
+        ..Without::default()
+    };
+    let would = |kind: &&Host| {
+        let more = infeasible::with_added(input, kind, 1);
+        let problem = Problem::without(&more, &without);
+        let moves = moves(&more, &problem, &host_of);
+        order(&moves, usize::MAX).cycle.is_empty()
+    };
+    let kinds = infeasible::largest(input, infeasible::kinds(input));
+    kinds.into_iter().find(would).map(|kind| kind.name.clone())
 }
 
 /// The moves by VM.

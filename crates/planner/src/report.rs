@@ -101,6 +101,8 @@ pub struct Plan {
     /// States after which the search for an order was given up: there may be one. Absent where a
     /// cycle is proved, or there is none.
     pub cycle_states: Option<usize>,
+    /// With one more host like this one for the time of the move they can be ordered: it was tried.
+    pub cycle_freed_by: Option<HostName>,
     /// VMs whose memory the band cannot carry (§2.2.2); empty in a plan that can be carried out.
     pub refused: Vec<Refused>,
     /// Forecast of the whole move, seconds.

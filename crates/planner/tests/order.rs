@@ -283,3 +283,32 @@ fn talkers_are_kept_together_where_it_costs_little_time() {
     let silent = planned(&server_and_clients(8192, "", 0)).unwrap();
     assert_eq!((silent.split_mbit, silent.duration_s.high), (0.0, least_s));
 }
+
+/// What would free two VMs that wait for each other is tried before it is said.
+#[test]
+fn one_more_host_is_hinted_at_only_where_it_helps() {
+    let swap = |ora: &str, web: &str| {
+        let text = format!(
+            "hosts:
+  - {{name: h1, capacity: {{memory: 16GiB}}, labels: {{lic: ora}}}}
+  - {{name: h2, capacity: {{memory: 16GiB}}}}
+cluster:
+  name: swap
+  vms:
+    - {{name: ora, host: h2, demand: {{memory: 16GiB}}, {ora}}}
+    - {{name: web, host: h1, demand: {{memory: 16GiB}}{web}}}
+"
+        );
+        let input = read("swap.yaml", &text).unwrap();
+        match plan(&input, &Options::default()).unwrap().answer {
+            Answer::Planned(plan) => {
+                assert_eq!(plan.cycle.len(), 2);
+                plan.cycle_freed_by.map(|host| host.to_string())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(swap("selector: {lic: ora}", "").as_deref(), Some("h1"));
+    assert_eq!(swap("pin: [h1]", "").as_deref(), Some("h1"), "web can wait there");
+    assert_eq!(swap("pin: [h1]", ", pin: [h2]"), None);
+}

@@ -149,11 +149,11 @@ fn executable(plan: &Plan) -> Result<(), Failure> {
         return Err(Failure::new(Kind::Refused, refused.why.clone(), hint));
     }
     if let Some(waits) = plan.why_no_order() {
-        return Err(Failure::new(
-            Kind::Refused,
-            waits,
-            "add a host for the time of the move",
-        ));
+        let hint = match &plan.cycle_freed_by {
+            Some(like) => format!("with one more host like {like} for the time of the move it can be done"),
+            None => "one more host like any there is would not help: pins, selectors, groups or amounts leave them no other way".to_owned(),
+        };
+        return Err(Failure::new(Kind::Refused, waits, hint));
     }
     Ok(())
 }

@@ -128,11 +128,13 @@ pub(super) fn made(to: &[HostName], report: PlanReport) -> Result<Plan, Refused>
 /// A move takes each VM once, in an order in which every target has room for both copies.
 fn on_its_way(scene: &Scene, plan: &Plan) -> Result<(), Refused> {
     if let Some(waits) = plan.why_no_order() {
-        return Err(Refused::conflict(
-            "no-order",
-            waits,
-            "name a spare host after --to",
-        ));
+        let hint = match &plan.cycle_freed_by {
+            Some(like) => format!("name a spare host like {like} after --to"),
+            None => {
+                "a spare host like those named would not help: look at pins, selectors and groups".to_owned()
+            }
+        };
+        return Err(Refused::conflict("no-order", waits, hint));
     }
     let steps = || plan.batches.iter().flat_map(|batch| &batch.moves);
     if let Some(by_way) = steps().find(|one| one.step.spare) {

@@ -54,7 +54,7 @@ pub(crate) fn addition(
 }
 
 /// One host of each kind, in the order of the input.
-fn kinds(input: &PlanInput) -> Vec<&Host> {
+pub(crate) fn kinds(input: &PlanInput) -> Vec<&Host> {
     let mut seen = BTreeSet::new();
     let mut kinds = Vec::new();
     for host in &input.hosts {
@@ -80,7 +80,7 @@ fn hopeful<'a>(problem: &Problem, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
 
 /// The kinds with most in all, by the shares of what the largest host has; in the order of the
 /// input again.
-fn largest<'a>(input: &PlanInput, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
+pub(crate) fn largest<'a>(input: &PlanInput, mut kinds: Vec<&'a Host>) -> Vec<&'a Host> {
     if kinds.len() <= ADDITION_KINDS_MAX {
         return kinds;
     }
@@ -147,7 +147,8 @@ fn fewest(input: &PlanInput, kind: &Host, most: usize, watch: &mut Watch<'_>) ->
     Fewest::Would { count: high, open }
 }
 
-fn with_added(input: &PlanInput, kind: &Host, count: usize) -> PlanInput {
+/// The input with so many more hosts of a kind, that are targets.
+pub(crate) fn with_added(input: &PlanInput, kind: &Host, count: usize) -> PlanInput {
     let mut input = input.clone();
     let targets: Vec<HostName> = {
         let roles = Roles::of(&input);

@@ -17,7 +17,7 @@ use crate::problem::Problem;
 use crate::solve::{self, Ended, Watch};
 use crate::words::{listed, some};
 
-pub(crate) use addition::addition;
+pub(crate) use addition::{addition, kinds, largest, with_added};
 pub(crate) use behind::unplaced;
 pub use behind::{Cause, Unplaced};
 pub use help::Help;
