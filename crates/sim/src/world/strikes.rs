@@ -165,10 +165,8 @@ impl World {
         }
     }
 
-    pub(super) fn host_dies(&mut self, host: HostIx) -> Result<(), Violation> {
-        if self.hosts.iter().any(|host| host.lost) {
-            return Ok(());
-        }
+    /// Without power: the agent, the QEMUs, the frames that were kept.
+    fn memory_is_lost(&mut self, host: HostIx) -> Result<(), Violation> {
         self.agent_dies(host)?;
         for vm in 0..self.guests.len() {
             if let Some(qemu) = self.hosts[host].things[vm].qemu.take() {
@@ -178,8 +176,16 @@ impl World {
                 self.guests[vm].may_miss_frames = true;
             }
             self.hosts[host].things[vm] = crate::host::Things::default();
-            self.hosts[host].disk.remove(vm);
         }
+        Ok(())
+    }
+
+    pub(super) fn host_dies(&mut self, host: HostIx) -> Result<(), Violation> {
+        if self.hosts.iter().any(|host| host.lost) {
+            return Ok(());
+        }
+        self.memory_is_lost(host)?;
+        (0..self.guests.len()).for_each(|vm| self.hosts[host].disk.remove(vm));
         self.hosts[host].lost = true;
         self.loss.lost_at = Some(self.now().mono);
         Ok(())
@@ -190,16 +196,7 @@ impl World {
         if self.hosts[host].lost || self.hosts[host].booting {
             return Ok(());
         }
-        self.agent_dies(host)?;
-        for vm in 0..self.guests.len() {
-            if let Some(qemu) = self.hosts[host].things[vm].qemu.take() {
-                self.mark_lost(host, vm, &qemu);
-            }
-            if self.guests[vm].source == host {
-                self.guests[vm].may_miss_frames = true;
-            }
-            self.hosts[host].things[vm] = crate::host::Things::default();
-        }
+        self.memory_is_lost(host)?;
         self.hosts[host].booting = true;
         let delay = self.random.between(BOOT_MICROS.0, BOOT_MICROS.1);
         self.network.after(delay, Event::HostBoots { host });
