@@ -10,16 +10,14 @@ use serde::Serialize;
 use transhume_api::Client;
 use transhume_lab::apps::{AppFigures, collect, options};
 use transhume_lab::plot::Spread;
-use transhume_lab::stock::accelerator;
-use transhume_lab::{App, AppStats, Lab, LabName, LabUp, down, up};
+use transhume_lab::{App, AppStats, Lab, LabUp, down, up};
 use transhume_protocol::report::MigrationReport;
 
 use crate::args::{AppsArgs, Batches, Together};
 use crate::client;
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::follow::Interrupts;
-use crate::labs::{progress, refuse_lab};
-use crate::machine;
+use crate::labs::progress;
 use crate::measurement::{self, Account, File, move_once, unless_interrupted};
 use crate::moves::print_json;
 use crate::table::Table;
@@ -118,30 +116,10 @@ fn cluster(app: App, stats: &AppStats) -> [String; 3] {
 
 /// Measures moves, each with a control beside it.
 pub async fn apps(args: AppsArgs) -> Result<ExitCode, Failure> {
-    if !REPETITIONS.contains(&args.reps) {
-        return Err(Failure::new(
-            Kind::Refused,
-            format!("{} repetitions are not between 1 and 200", args.reps),
-            "5 give a median",
-        ));
-    }
-    refuse_lab("measurement").await?;
-    measurement::prepare(&args.out)?;
-    let mut rows = Vec::new();
-    let mut ctrl_c = Interrupts::listen()?;
-    let measured = measure(&mut ctrl_c, &args, &mut rows).await;
-    // Nothing stays, whatever happened; what was measured is written.
-    let removed = down(&LabName::default(), &progress()).await;
-    let machine = machine::description(accelerator(&LabUp::default()).await?);
-    measurement::write(&args.out, files(&rows), &machine)?;
-    measured?;
-    removed?;
-    if args.json {
-        return print_json(&rows);
-    }
-    print!("{}", summary(&rows));
-    println!("written to {}", args.out.display());
-    Ok(ExitCode::SUCCESS)
+    measurement::check_count("repetitions", args.reps, &REPETITIONS, "5 give a median")?;
+    let measure = async |ctrl_c: &mut Interrupts, rows: &mut Vec<Row>| measure(ctrl_c, &args, rows).await;
+    let rows = measurement::conduct(&args.out, measure, |rows| Ok(files(rows))).await?;
+    measurement::tell(&args.out, args.json, &rows, || summary(&rows))
 }
 
 async fn measure(ctrl_c: &mut Interrupts, args: &AppsArgs, rows: &mut Vec<Row>) -> Result<(), Failure> {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use transhume_api::Client;
 use transhume_lab::brownout::{Pulses, Row, VmStalls, csv, stalls_csv};
 use transhume_lab::plot::{Mover, Spread};
-use transhume_lab::stock::{DOWNTIME_MS_TUNED, StockLab, accelerator};
-use transhume_lab::{Figures, Lab, LabName, LabUp, Traffic, collect, down, up};
+use transhume_lab::stock::{DOWNTIME_MS_TUNED, StockLab};
+use transhume_lab::{Figures, Lab, LabUp, Traffic, collect, down, up};
 use transhume_model::VmName;
 use transhume_protocol::event::Happening;
 use transhume_protocol::report::MigrationReport;
@@ -17,12 +17,10 @@ use transhume_protocol::step::Phase;
 
 use crate::args::{Batches, BrownoutArgs};
 use crate::client;
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::follow::Interrupts;
-use crate::labs::{progress, refuse_lab};
-use crate::machine;
+use crate::labs::progress;
 use crate::measurement::{self, File, move_once, unless_interrupted};
-use crate::moves::print_json;
 use crate::table::Table;
 
 const REPETITIONS: RangeInclusive<usize> = 1..=100;
@@ -39,47 +37,20 @@ const AWAY: usize = 2;
 
 pub async fn brownout(args: BrownoutArgs) -> Result<ExitCode, Failure> {
     check(&args)?;
-    refuse_lab("measurement").await?;
-    measurement::prepare(&args.out)?;
-    let mut rows = Vec::new();
-    let mut ctrl_c = Interrupts::listen()?;
-    let measured = measure(&mut ctrl_c, &args, &mut rows).await;
-    // Nothing stays, whatever happened; what was measured is written.
-    let removed = down(&LabName::default(), &progress()).await;
-    let machine = machine::description(accelerator(&LabUp::default()).await?);
-    measurement::write(&args.out, files(&rows), &machine)?;
-    measured?;
-    removed?;
-    if args.json {
-        return print_json(&rows);
-    }
-    print!("{}", summary(&rows));
-    println!("written to {}", args.out.display());
-    Ok(ExitCode::SUCCESS)
+    let measure = async |ctrl_c: &mut Interrupts, rows: &mut Vec<Row>| measure(ctrl_c, &args, rows).await;
+    let rows = measurement::conduct(&args.out, measure, |rows| Ok(files(rows))).await?;
+    measurement::tell(&args.out, args.json, &rows, || summary(&rows))
 }
 
 fn check(args: &BrownoutArgs) -> Result<(), Failure> {
-    let refused = |message: String, hint: &str| Err(Failure::new(Kind::Refused, message, hint));
-    if !REPETITIONS.contains(&args.reps) {
-        return refused(
-            format!("{} repetitions are not between 1 and 100", args.reps),
-            "5 give a median with a spread",
-        );
-    }
-    if !VMS.contains(&args.vms) {
-        return refused(
-            format!("{} VMs are not between 1 and 32", args.vms),
-            "6 leave two cores some time of their own",
-        );
-    }
-    let fits = |batch: &&usize| (1..=usize::from(args.vms)).contains(*batch);
-    match args.batch.iter().find(|batch| !fits(batch)) {
-        None => Ok(()),
-        Some(batch) => refused(
-            format!("a batch of {batch} is not between 1 and {}", args.vms),
-            "k is at most the number of VMs",
-        ),
-    }
+    measurement::check_count(
+        "repetitions",
+        args.reps,
+        &REPETITIONS,
+        "5 give a median with a spread",
+    )?;
+    measurement::check_count("VMs", args.vms, &VMS, "6 leave two cores some time of their own")?;
+    measurement::check_batches(&args.batch, args.vms)
 }
 
 fn options(args: &BrownoutArgs) -> LabUp {

@@ -1,30 +1,100 @@
 //! What the measuring commands of the lab have in common: where their files go, a move, and what
 //! was missed.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
+use std::process::ExitCode;
 
 use serde::Serialize;
 use transhume_api::{Client, MoveOrder};
 use transhume_lab::drawing::Drawing;
-use transhume_lab::{Figures, VmFigures};
+use transhume_lab::stock::accelerator;
+use transhume_lab::{Figures, LabName, LabUp, VmFigures, down};
 use transhume_protocol::report::{Ending, MigrationReport};
 
 use crate::args::Batches;
 use crate::clusters::cluster_name;
 use crate::failure::{Failure, Kind};
 use crate::follow::{self, Interrupts};
+use crate::labs::{progress, refuse_lab};
+use crate::machine;
+use crate::moves::print_json;
 
 /// A file's name and content.
 pub type File = (String, Vec<u8>);
 
-/// The directory is there, before anything is measured.
+/// The frame of every measurement: refused where a lab is up, its directory made before anything is
+/// measured. However it ends, no lab stays, and what was measured by then is written.
+pub async fn conduct<M: Default>(
+    out: &Path,
+    measure: impl AsyncFnOnce(&mut Interrupts, &mut M) -> Result<(), Failure>,
+    files: impl FnOnce(&M) -> Result<Vec<File>, Failure>,
+) -> Result<M, Failure> {
+    refuse_lab("measurement").await?;
+    prepare(out)?;
+    let mut measured = M::default();
+    let mut ctrl_c = Interrupts::listen()?;
+    let done = measure(&mut ctrl_c, &mut measured).await;
+    let removed = down(&LabName::default(), &progress()).await;
+    let machine = machine::description(accelerator(&LabUp::default()).await?);
+    write(out, files(&measured)?, &machine)?;
+    done?;
+    removed?;
+    Ok(measured)
+}
+
+/// Tells what was measured: one JSON document, or a summary and where the files are.
+pub fn tell<R: Serialize>(
+    out: &Path,
+    json: bool,
+    rows: &R,
+    summary: impl FnOnce() -> String,
+) -> Result<ExitCode, Failure> {
+    if json {
+        return print_json(rows);
+    }
+    print!("{}", summary());
+    println!("written to {}", out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a number of repetitions or of VMs that cannot be measured; `what` is the plural.
+pub fn check_count<T>(what: &str, count: T, range: &RangeInclusive<T>, hint: &str) -> Result<(), Failure>
+where
+    T: PartialOrd + std::fmt::Display,
+{
+    if range.contains(&count) {
+        return Ok(());
+    }
+    let message = format!(
+        "{count} {what} are not between {} and {}",
+        range.start(),
+        range.end()
+    );
+    Err(Failure::new(Kind::Refused, message, hint))
+}
+
+/// Refuses a batch that is larger than the cluster, or empty.
+pub fn check_batches(batches: &[usize], vms: u16) -> Result<(), Failure> {
+    let fits = |batch: &&usize| (1..=usize::from(vms)).contains(*batch);
+    match batches.iter().find(|batch| !fits(batch)) {
+        None => Ok(()),
+        Some(batch) => Err(Failure::new(
+            Kind::Refused,
+            format!("a batch of {batch} is not between 1 and {vms}"),
+            "k is at most the number of VMs",
+        )),
+    }
+}
+
+/// The directory is there.
 pub fn prepare(out: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(out)
         .map_err(|error| Failure::other(format!("cannot create {}: {error}", out.display())))
 }
 
 /// Writes what was measured, with the machine's description; nothing where nothing was.
-pub fn write(out: &Path, mut files: Vec<File>, machine: &str) -> Result<(), Failure> {
+fn write(out: &Path, mut files: Vec<File>, machine: &str) -> Result<(), Failure> {
     if files.is_empty() {
         return Ok(());
     }

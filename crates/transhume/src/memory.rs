@@ -9,8 +9,8 @@ use serde::Serialize;
 use transhume_lab::boxes::{Boxes, Group};
 use transhume_lab::load::MemoryLoad;
 use transhume_lab::plot::Spread;
-use transhume_lab::stock::{StockLab, StockMode, accelerator};
-use transhume_lab::{LabName, LabUp, Meter, down, up};
+use transhume_lab::stock::{StockLab, StockMode};
+use transhume_lab::{LabUp, Meter, down, up};
 use transhume_model::Band;
 use transhume_protocol::message::{PageClasses, PlainBytes};
 use transhume_protocol::report::VmReport;
@@ -20,10 +20,8 @@ use crate::args::{Batches, LinkSpeed, Load, MemoryArgs};
 use crate::client;
 use crate::failure::{Failure, Kind};
 use crate::follow::Interrupts;
-use crate::labs::{progress, refuse_lab};
-use crate::machine;
+use crate::labs::progress;
 use crate::measurement::{self, File, drawn, move_once, unless_interrupted};
-use crate::moves::print_json;
 use crate::table::Table;
 
 const REPETITIONS: std::ops::RangeInclusive<usize> = 1..=100;
@@ -85,40 +83,27 @@ struct Ours {
 
 pub async fn memory(args: MemoryArgs) -> Result<ExitCode, Failure> {
     check(&args)?;
-    refuse_lab("measurement").await?;
-    let scratch = args.out.join("scratch");
-    measurement::prepare(&scratch)?;
-    let mut rows = Vec::new();
-    let mut ctrl_c = Interrupts::listen()?;
-    let measured = measure(&mut ctrl_c, &args, &scratch, &mut rows).await;
-    // Nothing stays, whatever happened; what was measured is written.
-    let removed = down(&LabName::default(), &progress()).await;
-    // What it held was copied from this machine.
-    let _ = std::fs::remove_dir_all(&scratch);
-    let machine = machine::description(accelerator(&LabUp::default()).await?);
-    measurement::write(&args.out, files(&rows)?, &machine)?;
-    measured?;
-    removed?;
-    if args.json {
-        return print_json(&rows);
-    }
-    print!("{}", summary(&rows));
-    println!("written to {}", args.out.display());
-    Ok(ExitCode::SUCCESS)
+    let measure = async |ctrl_c: &mut Interrupts, rows: &mut Vec<Row>| {
+        let scratch = args.out.join("scratch");
+        measurement::prepare(&scratch)?;
+        let measured = measure(ctrl_c, &args, &scratch, rows).await;
+        // What it held was copied from this machine.
+        let _ = std::fs::remove_dir_all(&scratch);
+        measured
+    };
+    let rows = measurement::conduct(&args.out, measure, |rows| files(rows)).await?;
+    measurement::tell(&args.out, args.json, &rows, || summary(&rows))
 }
 
 fn check(args: &MemoryArgs) -> Result<(), Failure> {
-    let refused = |message: String, hint: &str| Err(Failure::new(Kind::Refused, message, hint));
-    if !REPETITIONS.contains(&args.reps) {
-        return refused(
-            format!("{} repetitions are not between 1 and 100", args.reps),
-            "5 give a median with a spread",
-        );
-    }
-    if let Some(vms) = args.vms.iter().find(|vms| !VMS.contains(*vms)) {
-        return refused(format!("{vms} VMs are not between 1 and 32"), "8 fit two cores");
-    }
-    Ok(())
+    measurement::check_count(
+        "repetitions",
+        args.reps,
+        &REPETITIONS,
+        "5 give a median with a spread",
+    )?;
+    let mut vms = args.vms.iter();
+    vms.try_for_each(|vms| measurement::check_count("VMs", *vms, &VMS, "8 fit two cores"))
 }
 
 fn load_of(load: Load) -> MemoryLoad {

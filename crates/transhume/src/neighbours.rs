@@ -8,17 +8,13 @@ mod tables;
 
 use std::process::ExitCode;
 
-use transhume_lab::stock::accelerator;
-use transhume_lab::{Circuits, LabName, LabUp, down};
+use transhume_lab::Circuits;
 use transhume_model::BitRate;
 
 use crate::args::{NeighboursArgs, Part};
 use crate::failure::{Failure, Kind};
 use crate::follow::Interrupts;
-use crate::labs::{progress, refuse_lab};
-use crate::machine;
 use crate::measurement::{self, File, drawn, unless_interrupted};
-use crate::moves::print_json;
 use measured::Row;
 use scene::Scene;
 use tables::{boxes, csv, summary};
@@ -42,44 +38,25 @@ struct Wanted {
 
 pub async fn neighbours(args: NeighboursArgs) -> Result<ExitCode, Failure> {
     let wanted = wanted(&args)?;
-    refuse_lab("measurement").await?;
-    measurement::prepare(&args.out)?;
-    let mut rows = Vec::new();
-    let mut ctrl_c = Interrupts::listen()?;
-    let measured = measure(&mut ctrl_c, &wanted, &mut rows).await;
-    // Nothing stays, whatever happened; what was measured is written.
-    let removed = down(&LabName::default(), &progress()).await;
-    let machine = machine::description(accelerator(&LabUp::default()).await?);
-    measurement::write(&args.out, files(&rows)?, &machine)?;
-    measured?;
-    removed?;
-    if args.json {
-        return print_json(&rows);
-    }
-    print!("{}", summary(&rows));
-    println!("written to {}", args.out.display());
-    Ok(ExitCode::SUCCESS)
+    let measure = async |ctrl_c: &mut Interrupts, rows: &mut Vec<Row>| measure(ctrl_c, &wanted, rows).await;
+    let rows = measurement::conduct(&args.out, measure, |rows| files(rows)).await?;
+    measurement::tell(&args.out, args.json, &rows, || summary(&rows))
 }
 
 fn wanted(args: &NeighboursArgs) -> Result<Wanted, Failure> {
-    let refused = |message: String, hint: &str| Err(Failure::new(Kind::Refused, message, hint));
-    if !REPETITIONS.contains(&args.reps) {
-        return refused(
-            format!("{} repetitions are not between 1 and 200", args.reps),
-            "20 pairs give an interval",
-        );
-    }
-    if !VMS.contains(&args.vms) {
-        return refused(
-            format!("{} VMs are not between 1 and 16", args.vms),
-            "2 fit two cores",
-        );
-    }
+    measurement::check_count(
+        "repetitions",
+        args.reps,
+        &REPETITIONS,
+        "20 pairs give an interval",
+    )?;
+    measurement::check_count("VMs", args.vms, &VMS, "2 fit two cores")?;
     let Some(link) = args.link.0.and_then(BitRate::from_bits_per_s) else {
-        return refused(
+        return Err(Failure::new(
+            Kind::Refused,
             "a link without a limit is not shared".to_owned(),
             "--link 100mbit gives a move of some seconds",
-        );
+        ));
     };
     let parts = match args.parts.is_empty() {
         true => Part::ALL.to_vec(),

@@ -12,13 +12,12 @@ use transhume_model::{Mebibytes, Vcpus};
 use transhume_protocol::report::MigrationReport;
 
 use super::loss::WARM_UP;
-use super::refused;
 use crate::args::{Batches, FiguresArgs, LinkSpeed};
 use crate::client;
 use crate::failure::Failure;
 use crate::follow::Interrupts;
 use crate::labs::progress;
-use crate::measurement::{Account, File, drawn, move_once, unless_interrupted};
+use crate::measurement::{self, Account, File, drawn, move_once, unless_interrupted};
 use crate::table::Table;
 
 const REPETITIONS_DEFAULT: usize = 3;
@@ -40,19 +39,13 @@ esac";
 
 /// Refuses what cannot be measured.
 pub fn check(args: &FiguresArgs) -> Result<(), Failure> {
-    if let Some(vms) = args.vm_counts.iter().find(|vms| !VMS.contains(*vms)) {
-        return refused(
-            format!("{vms} VMs are not between 1 and 64"),
-            "40 as in the paper fit two cores",
-        );
+    for vms in &args.vm_counts {
+        measurement::check_count("VMs", *vms, &VMS, "40 as in the paper fit two cores")?;
     }
-    match args.memory_mib.iter().find(|size| !MEMORY_MIB.contains(*size)) {
-        None => Ok(()),
-        Some(size) => refused(
-            format!("{size} MiB are not between 80 and 1024"),
-            "a guest boots with 80 MiB",
-        ),
+    for size in &args.memory_mib {
+        measurement::check_count("MiB", *size, &MEMORY_MIB, "a guest boots with 80 MiB")?;
     }
+    Ok(())
 }
 
 /// The paper's testbed with so many VMs. A host holds its share and no more: a cluster that is

@@ -9,13 +9,12 @@ use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, StockLab};
 use transhume_lab::{LabName, LabUp, Traffic, collect, down, up};
 use transhume_model::VmName;
 
-use super::refused;
 use crate::args::{Batches, FiguresArgs, StockArgs};
 use crate::client;
 use crate::failure::Failure;
 use crate::follow::Interrupts;
 use crate::labs::{progress, refuse_lab};
-use crate::measurement::{Account, File, drawn, move_once, unless_interrupted};
+use crate::measurement::{self, Account, File, drawn, move_once, unless_interrupted};
 use crate::moves::print_json;
 use crate::table::Table;
 
@@ -47,20 +46,9 @@ pub fn options(vms: u16, rate: u32, mtu: u16) -> LabUp {
 
 /// Refuses what cannot be measured; also for what else moves such a cluster.
 pub fn check(args: &FiguresArgs) -> Result<(), Failure> {
-    if !VMS.contains(&args.vms) {
-        return refused(
-            format!("{} VMs are not between 2 and 64", args.vms),
-            "they talk to each other: 4 to 8 fit two cores",
-        );
-    }
-    let fits = |batch: &&usize| (1..=usize::from(args.vms)).contains(*batch);
-    match args.batch.iter().find(|batch| !fits(batch)) {
-        None => Ok(()),
-        Some(batch) => refused(
-            format!("a batch of {batch} is not between 1 and {}", args.vms),
-            "k is at most the number of VMs",
-        ),
-    }
+    let hint = "they talk to each other: 4 to 8 fit two cores";
+    measurement::check_count("VMs", args.vms, &VMS, hint)?;
+    measurement::check_batches(&args.batch, args.vms)
 }
 
 /// Blocks of stock QEMU and of Transhume, in turn.

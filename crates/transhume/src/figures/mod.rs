@@ -11,16 +11,11 @@ use std::process::ExitCode;
 use transhume_lab::growth::ClusterMove;
 use transhume_lab::occupancy::Passage;
 use transhume_lab::plot::Row;
-use transhume_lab::stock::accelerator;
-use transhume_lab::{LabName, LabUp, down};
 
 use crate::args::FiguresArgs;
 use crate::failure::{Failure, Kind};
 use crate::follow::Interrupts;
-use crate::labs::{progress, refuse_lab};
-use crate::machine;
 use crate::measurement::{self, File};
-use crate::moves::print_json;
 pub use loss::stock;
 
 const REPETITIONS: RangeInclusive<usize> = 1..=200;
@@ -38,37 +33,29 @@ struct Measured {
 
 pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
     let wanted = wanted(&args)?;
-    refuse_lab("measurement").await?;
-    measurement::prepare(&args.out)?;
-    let mut measured = Measured::default();
-    let mut ctrl_c = Interrupts::listen()?;
-    let done = measure(&mut ctrl_c, &args, &wanted, &mut measured).await;
-    // Nothing stays, whatever happened; what was measured is written.
-    let removed = down(&LabName::default(), &progress()).await;
-    let machine = machine::description(accelerator(&LabUp::default()).await?);
-    measurement::write(&args.out, files(&wanted, &measured)?, &machine)?;
-    done?;
-    removed?;
-    if args.json {
-        return print_json(&measured.rows);
-    }
+    let measure = async |ctrl_c: &mut Interrupts, measured: &mut Measured| {
+        measure(ctrl_c, &args, &wanted, measured).await
+    };
+    let measured = measurement::conduct(&args.out, measure, |measured| files(&wanted, measured)).await?;
+    measurement::tell(&args.out, args.json, &measured.rows, || summary(&measured))
+}
+
+fn summary(measured: &Measured) -> String {
+    let mut text = String::new();
     if !measured.rows.is_empty() {
-        print!("{}", loss::summary(&measured.rows));
+        text += &loss::summary(&measured.rows);
     }
     if !measured.moves.is_empty() {
-        print!("{}", growth::summary(&measured.moves));
+        text += &growth::summary(&measured.moves);
     }
-    println!("written to {}", args.out.display());
-    Ok(ExitCode::SUCCESS)
+    text
 }
 
 /// Refuses what cannot be measured.
 fn wanted(args: &FiguresArgs) -> Result<Vec<u8>, Failure> {
-    if args.reps.is_some_and(|reps| !REPETITIONS.contains(&reps)) {
-        return refused(
-            format!("{} repetitions are not between 1 and 200", args.reps.unwrap_or(0)),
-            "20 give a good picture of figures 6 and 7, 3 of figure 8",
-        );
+    if let Some(reps) = args.reps {
+        let hint = "20 give a good picture of figures 6 and 7, 3 of figure 8";
+        measurement::check_count("repetitions", reps, &REPETITIONS, hint)?;
     }
     loss::check(args)?;
     growth::check(args)?;
