@@ -16,6 +16,7 @@ mod facts;
 mod fault;
 mod ledger;
 mod look;
+mod loss;
 mod power;
 mod strike;
 mod summary;
@@ -30,6 +31,7 @@ pub use facts::{
 pub use fault::{Fault, Side};
 pub use ledger::{Counts, Ledger, LedgerError, RoundLine, RoundVerdict, StruckLine};
 pub use look::look;
+pub use loss::StatedLoss;
 pub use power::{Boldness, PowerPlan, Victim, end_everything, lose_power};
 pub use strike::{Pair, Struck, revive, strike};
 pub use summary::Summary;

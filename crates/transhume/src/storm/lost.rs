@@ -2,6 +2,9 @@
 //! midst of a move. The storm decides as an operator would: fence, resolve, restart. Then the
 //! cluster is moved again. A lab of its own for each round: what is lost stays lost.
 
+mod aftermath;
+mod operator;
+
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
@@ -9,23 +12,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use transhume_api::{HostFence, MoveResolution, VmRestart};
-use transhume_lab::storm::{Boldness, PowerPlan, Sighting, Trigger, Victim, look, lose_power};
+use transhume_lab::storm::{Counts, PowerPlan, Trigger, Victim, lose_power};
 use transhume_lab::{LabName, down};
 use transhume_model::{HostName, MigrationId, VmName};
 use transhume_protocol::event::{Event, Happening};
-use transhume_protocol::migration::RunOn;
-use transhume_protocol::report::{Ending, MigrationReport, Wait, WaitReason};
+use transhume_protocol::report::MigrationReport;
 
 use super::scene::{Scene, word};
 use crate::args::StormArgs;
 use crate::failure::Failure;
 use crate::labs::progress;
 
-/// Silence that a link bears, the named limit after which a host is given up, and 30 s.
-const ASKED_MAX: Duration = Duration::from_secs(8 + 30 + 30);
-/// Until it is over behind a decision.
-const DECIDED_MAX: Duration = Duration::from_secs(60);
 /// A move without a fault, and VMs that boot again.
 const CALM_MAX: Duration = Duration::from_secs(150);
 const POLL: Duration = Duration::from_millis(250);
@@ -51,6 +48,9 @@ pub struct LostLine {
     pub outcome: String,
     /// VMs that the report calls lost.
     pub lost_vms: Vec<VmName>,
+    /// What the guests that live counted of each other, from before the move until it was over.
+    #[serde(default)]
+    pub guests: Counts,
     /// VMs that were booted from their disks elsewhere.
     pub restarted: Vec<VmName>,
     /// How the move after it ended.
@@ -104,9 +104,8 @@ pub async fn rounds(args: &StormArgs) -> Result<LostSummary, Failure> {
             continue;
         }
         let plan = PowerPlan::draw(args.seed, round, args.batch);
-        let scene = Scene::raise(args).await?;
-        let told = one(&scene, &plan).await;
-        let line = told?;
+        let mut scene = Scene::raise(args).await?;
+        let line = one(&mut scene, &plan).await?;
         eprintln!("{}", sentence(&line));
         if !line.violations.is_empty() {
             let dir = args.keep.join(format!("lost-seed-{}-round-{round}", args.seed));
@@ -158,7 +157,7 @@ fn sentence(line: &LostLine) -> String {
         violations => format!("VIOLATED: {}", violations.join("; ")),
     };
     format!(
-        "round {}: {host} ({}) in step {}: {}, asked or over after {} ms, over after {} ms, decided: [{}], lost: {:?}, then {}: {verdict}",
+        "round {}: {host} ({}) in step {}: {}, asked or over after {} ms, over after {} ms, decided: [{}], lost: {:?}, guests that live: {}, then {}: {verdict}",
         line.plan.round,
         word(&line.plan.victim),
         line.step,
@@ -167,6 +166,7 @@ fn sentence(line: &LostLine) -> String {
         line.over_ms.unwrap_or_default(),
         line.decided.join(", "),
         line.lost_vms.iter().map(VmName::as_str).collect::<Vec<_>>(),
+        line.guests,
         line.again,
     )
 }
@@ -193,7 +193,7 @@ fn way(scene: &Scene) -> Way {
     }
 }
 
-async fn one(scene: &Scene, plan: &PowerPlan) -> Result<LostLine, Failure> {
+async fn one(scene: &mut Scene, plan: &PowerPlan) -> Result<LostLine, Failure> {
     let way = way(scene);
     let vms = scene.cluster().await?.vms.len();
     let k = plan.batch.of(vms);
@@ -208,15 +208,16 @@ async fn one(scene: &Scene, plan: &PowerPlan) -> Result<LostLine, Failure> {
         decided: Vec::new(),
         outcome: String::new(),
         lost_vms: Vec::new(),
+        guests: Counts::default(),
         restarted: Vec::new(),
         again: String::new(),
         violations: Vec::new(),
     };
     let lost_at = follow_to_the_loss(scene, migration, plan, &way, &mut line).await?;
-    let report = decide(scene, migration, plan, lost_at, &mut line).await?;
+    let report = operator::decide(scene, migration, plan, lost_at, &mut line).await?;
     line.outcome = word(&report.outcome);
     line.lost_vms = lost_vms(&report);
-    aftermath(scene, &report, &mut line).await?;
+    aftermath::check(scene, &report, &mut line).await?;
     Ok(line)
 }
 
@@ -278,245 +279,4 @@ fn is_moment(plan: &PowerPlan, event: &Event, batches: usize) -> bool {
         _ => return false,
     };
     plan.moment.turn % batches.max(1) + 1 == batch && plan.moment.trigger == trigger
-}
-
-/// Does what an operator would do until the move is over.
-async fn decide(
-    scene: &Scene,
-    migration: MigrationId,
-    plan: &PowerPlan,
-    lost_at: Instant,
-    line: &mut LostLine,
-) -> Result<MigrationReport, Failure> {
-    let mut decided_at = None;
-    loop {
-        let report = scene.client.report(migration).await?;
-        let passed = lost_at.elapsed().as_millis() as u64;
-        if report.outcome != Ending::Running {
-            line.asked_ms.get_or_insert(passed);
-            line.over_ms = Some(passed);
-            return Ok(report);
-        }
-        let decides = |wait: &&Wait| matches!(wait.why, WaitReason::Decision { .. });
-        let wait = report.waiting.iter().find(decides);
-        if let Some(wait) = wait.cloned() {
-            line.asked_ms.get_or_insert(passed);
-            if line.lost.as_ref() == Some(&wait.host) {
-                fence(scene, &wait.host).await?;
-            }
-            let taken = resolve(scene, migration, &wait.vm, plan.boldness).await?;
-            line.decided.push(format!("{} {taken}", wait.vm));
-            decided_at = Some(Instant::now());
-        }
-        let late = match decided_at {
-            Some(at) => at.elapsed() > DECIDED_MAX,
-            // A move that goes on without the lost host takes its time.
-            None => line.lost.is_some() && lost_at.elapsed() > ASKED_MAX + CALM_MAX,
-        };
-        if late {
-            line.violations
-                .push(format!("the move is not over: {:?}", report.waiting));
-            return Ok(report);
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-async fn fence(scene: &Scene, host: &HostName) -> Result<(), Failure> {
-    let word_of_honour = HostFence {
-        powered_off: true,
-        ..HostFence::default()
-    };
-    let begun = Instant::now();
-    loop {
-        match scene.client.fence_host(host, &word_of_honour).await {
-            Ok(_) => return Ok(()),
-            // Its loss is not noticed yet.
-            Err(_) if begun.elapsed() < ASKED_MAX => tokio::time::sleep(POLL).await,
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// The copy that runs loses the least; what was possible is returned.
-async fn resolve(
-    scene: &Scene,
-    migration: MigrationId,
-    vm: &VmName,
-    boldness: Boldness,
-) -> Result<&'static str, Failure> {
-    let ways = [
-        (RunOn::Target, false, "to its target"),
-        (RunOn::Source, false, "back to its source"),
-        (RunOn::Source, true, "back to its source although it may have run"),
-        (RunOn::Nowhere, false, "given up"),
-    ];
-    let mut last = None;
-    for (run_on, although_it_may_have_run, words) in ways {
-        if although_it_may_have_run && boldness == Boldness::GivesUp {
-            continue;
-        }
-        let resolution = MoveResolution {
-            vm: Some(vm.to_string()),
-            run_on,
-            although_it_may_have_run,
-            dry_run: false,
-        };
-        match scene.client.resolve(migration, &resolution).await {
-            Ok(_) => return Ok(words),
-            Err(error) => last = Some(error),
-        }
-    }
-    match last {
-        Some(error) => Err(error.into()),
-        None => Err(Failure::other("there was nothing to decide")),
-    }
-}
-
-/// What lives runs; what does not is booted elsewhere; the cluster moves again.
-async fn aftermath(scene: &Scene, report: &MigrationReport, line: &mut LostLine) -> Result<(), Failure> {
-    let lost = line.lost.clone();
-    let live: Vec<HostName> = scene
-        .lab()
-        .state
-        .hosts
-        .iter()
-        .map(|host| host.name.clone())
-        .collect();
-    let live: Vec<HostName> = live
-        .into_iter()
-        .filter(|host| Some(host) != lost.as_ref())
-        .collect();
-    if let Some(host) = &lost {
-        fence(scene, host).await?;
-    }
-    check_copies(scene, report, line).await?;
-    let cluster = scene.cluster().await?;
-    for vm in &cluster.vms {
-        if lost.as_ref() == Some(&vm.host) {
-            let on = live[line.restarted.len() % live.len()].to_string();
-            let restarted = scene.restart(&vm.vm, VmRestart { on }).await;
-            match restarted {
-                Ok(()) => line.restarted.push(vm.vm.clone()),
-                Err(failure) => line
-                    .violations
-                    .push(format!("VM {} cannot be restarted: {}", vm.vm, failure.message)),
-            }
-        } else if !vm.running && line.lost_vms.contains(&vm.vm) {
-            match scene.start(&vm.vm).await {
-                Ok(()) => line.restarted.push(vm.vm.clone()),
-                Err(failure) => line
-                    .violations
-                    .push(format!("VM {} cannot be started: {}", vm.vm, failure.message)),
-            }
-        }
-    }
-    all_run(scene, line).await?;
-    again(scene, &live, line).await
-}
-
-/// Before anything is booted again: a VM whose QEMU is there runs and is not called lost; one that
-/// has none is.
-async fn check_copies(scene: &Scene, report: &MigrationReport, line: &mut LostLine) -> Result<(), Failure> {
-    let seen: Sighting = look(&scene.lab()).await?;
-    for vm in &report.vms {
-        let copies: Vec<String> = seen
-            .qemus
-            .iter()
-            .filter(|qemu| qemu.vm == vm.id)
-            .map(|qemu| qemu.host.to_string())
-            .collect();
-        let lost = vm.lost.is_some();
-        let on_lost_host = line.lost.as_ref() == Some(&vm.host);
-        match copies.as_slice() {
-            [] if !lost && !on_lost_host => line
-                .violations
-                .push(format!("VM {} is gone, and nobody says so", vm.id)),
-            [host] if lost => line
-                .violations
-                .push(format!("VM {} is called lost, and is on {host}", vm.id)),
-            [host] if *host != vm.host.as_str() => {
-                line.violations
-                    .push(format!("VM {} is on {host}, the report says {}", vm.id, vm.host));
-            }
-            [_, _, ..] => line
-                .violations
-                .push(format!("VM {} is on {}", vm.id, copies.join(", "))),
-            [] | [_] => {}
-        }
-        if vm
-            .frames
-            .is_some_and(|frames| frames.lost + frames.duplicated + frames.reordered > 0)
-            && !lost
-        {
-            line.violations.push(format!("VM {}: {:?}", vm.id, vm.frames));
-        }
-    }
-    Ok(())
-}
-
-async fn all_run(scene: &Scene, line: &mut LostLine) -> Result<(), Failure> {
-    let begun = Instant::now();
-    loop {
-        let cluster = scene.cluster().await?;
-        let seen = look(&scene.lab()).await?;
-        let mut wrong = Vec::new();
-        for vm in &cluster.vms {
-            let answers = seen
-                .guests
-                .iter()
-                .any(|guest| guest.vm == vm.vm && guest.host == vm.host);
-            if !vm.running || !answers {
-                wrong.push(format!(
-                    "VM {} on {} is {}, and answers: {answers}",
-                    vm.vm, vm.host, vm.state
-                ));
-            }
-        }
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        if begun.elapsed() > CALM_MAX {
-            line.violations.extend(wrong);
-            return Ok(());
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-/// Nothing of the lost host holds the cluster.
-async fn again(scene: &Scene, live: &[HostName], line: &mut LostLine) -> Result<(), Failure> {
-    let cluster = scene.cluster().await?;
-    let from: Vec<HostName> = live
-        .iter()
-        .filter(|host| cluster.vms.iter().any(|vm| vm.host == **host))
-        .take(1)
-        .cloned()
-        .collect();
-    let to: Vec<HostName> = live.iter().filter(|host| !from.contains(host)).cloned().collect();
-    let migration = match scene.migrate(&from, &to, 1).await {
-        Ok(migration) => migration,
-        Err(failure) => {
-            line.again = "refused".to_owned();
-            line.violations
-                .push(format!("the cluster cannot be moved again: {}", failure.message));
-            return Ok(());
-        }
-    };
-    let begun = Instant::now();
-    loop {
-        let report = scene.client.report(migration).await?;
-        line.again = word(&report.outcome);
-        match report.outcome {
-            Ending::Committed => return Ok(()),
-            Ending::Running if begun.elapsed() < CALM_MAX => tokio::time::sleep(POLL).await,
-            _ => {
-                line.violations.push(format!(
-                    "moved again it ends as {}: {:?}",
-                    line.again, report.trouble
-                ));
-                return Ok(());
-            }
-        }
-    }
 }
