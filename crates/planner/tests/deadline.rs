@@ -4,6 +4,9 @@ use transhume_planner::input::{PlanInput, read};
 use transhume_planner::report::{Answer, Plan};
 use transhume_planner::{K, Options, PlanError, generate, plan, validate};
 
+/// Random instances of one run. The seeds are 0 to CASES.
+const CASES: u64 = 20_000;
+
 /// VMs on `dies` (name, MiB, weight), a link of 1 Gbit/s each, room for all on `t`.
 fn dying(vms: &[(&str, u64, u32)]) -> PlanInput {
     let mut text = String::from("from: [dies]\nhosts:\n");
@@ -96,7 +99,7 @@ fn what_cannot_be_meant_is_refused() {
 #[test]
 fn plans_under_a_deadline_keep_every_rule() {
     let mut seen = 0;
-    for seed in 0..300 {
+    for seed in 0..CASES {
         let mut input = generate::small(seed);
         let Some(home) = input.cluster.vms.first().map(|vm| vm.host.clone()) else {
             continue;
@@ -126,5 +129,5 @@ fn plans_under_a_deadline_keep_every_rule() {
             }
         }
     }
-    assert!(seen > 100, "most of them are planned: {seen}");
+    assert!(seen > CASES / 3, "most of them are planned: {seen}");
 }

@@ -1,6 +1,6 @@
 //! Inputs that are refused because of what they add up to.
 
-use transhume_planner::input::{Amount, GroupKind, PlanInput};
+use transhume_planner::input::{Amount, GroupKind, PlanInput, read};
 use transhume_planner::{Options, generate, plan};
 
 /// So many VMs of the largest amount wrap around in 64 bits.
@@ -56,4 +56,31 @@ fn the_largest_sum_accepted_is_planned_with() {
     let report = plan(&input, &Options::default()).unwrap();
     let told = format!("{:?}", report.answer);
     assert!(told.starts_with("Impossible"), "{told:.200}");
+}
+
+/// YAML 1.1 had more words for a boolean; the hint has the one that is left.
+#[test]
+fn another_word_for_a_boolean_is_refused_with_the_right_one() {
+    for (word, write) in [
+        ("yes", "write true, without quotes"),
+        ("On", "write true, without quotes"),
+        ("\"true\"", "write true, without quotes"),
+        ("no", "write false, without quotes"),
+        ("OFF", "write false, without quotes"),
+        ("maybe", "write true or false, without quotes"),
+        ("1", "write true or false, without quotes"),
+    ] {
+        let text = format!("hosts:\n  - name: h1\n    maintenance: {word}\n");
+        let error = read("inventory.yaml", &text).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("inventory.yaml:3: hosts[0].maintenance"),
+            "{error}"
+        );
+        assert!(
+            error.hint.as_ref().unwrap().starts_with(write),
+            "{word}: {error:?}"
+        );
+    }
 }

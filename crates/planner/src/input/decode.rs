@@ -49,7 +49,11 @@ impl de::Error for Fault {
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format!("{expected} is expected, not {found}"))
+        let hint = (expected.to_string() == "a boolean").then(|| boolean_hint(&found));
+        Self {
+            hint,
+            ..Self::custom(format!("{expected} is expected, not {found}"))
+        }
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -87,6 +91,20 @@ fn boolean(text: &str) -> Option<bool> {
         "false" | "False" | "FALSE" => Some(false),
         _ => None,
     }
+}
+
+/// What to write in place of another language's boolean; YAML 1.1 had `yes` and `on`.
+fn boolean_hint(found: &de::Unexpected<'_>) -> String {
+    let text = match found {
+        de::Unexpected::Str(text) => text.to_ascii_lowercase(),
+        _ => String::new(),
+    };
+    let meant = match text.as_str() {
+        "yes" | "y" | "on" | "true" => "true",
+        "no" | "n" | "off" | "false" => "false",
+        _ => "true or false",
+    };
+    format!("write {meant}, without quotes: YAML 1.2 has no other words for it")
 }
 
 impl Decode<'_> {
