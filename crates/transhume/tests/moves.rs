@@ -218,4 +218,16 @@ fn a_host_is_drained_and_the_clusters_rules_hold() {
     assert!(plan.succeeded().stdout.contains("target hosts"), "{plan:?}");
     assert!(std::fs::read_to_string(&picture).unwrap().contains("vm2"));
     std::fs::remove_file(&picture).unwrap();
+
+    // Under a deadline: who will not be safe is said before, and what can be done is done.
+    let dies = host("vm1");
+    let soon = says(&format!("drain {dies} --safe-by 1ms --dry-run"));
+    let told = soon.succeeded().stderr.contains("VM vm1 is not safe in time");
+    assert!(told, "{soon:?}");
+    let drained = says(&format!("drain {dies} --safe-by 20m --json"));
+    drained.succeeded();
+    assert!(!drained.stderr.contains("not safe in time"), "{drained:?}");
+    assert_eq!(drained.json()["stage"], "done", "{drained:?}");
+    lab.assert_clean("after the drain under a deadline");
+    lab.assert_one_of_each(4);
 }
