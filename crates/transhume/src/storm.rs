@@ -47,11 +47,11 @@ impl From<LedgerError> for Failure {
 }
 
 pub async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
-    if !args.summary.is_empty() {
-        return summarise(&args.summary, args.json);
-    }
-    if args.lost_hosts {
-        return lost_hosts(&args).await;
+    match (args.lost_hosts, args.summary.is_empty()) {
+        (true, true) => return lost_hosts(&args).await,
+        (true, false) => return print_json(&lost::summary(&args.summary)),
+        (false, false) => return summarise(&args.summary, args.json),
+        (false, true) => {}
     }
     let faults = chosen(&args.faults)?;
     check(&args, &faults)?;
@@ -75,7 +75,8 @@ pub async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
 async fn lost_hosts(args: &StormArgs) -> Result<ExitCode, Failure> {
     check(args, &Fault::ALL)?;
     refuse_lab("storm").await?;
-    let weathered = lost::rounds(args).await;
+    let stop = stop_at_interrupt()?;
+    let weathered = lost::rounds(args, &stop).await;
     let lowered = down(&LabName::default(), &progress()).await;
     let sum = weathered?;
     lowered?;

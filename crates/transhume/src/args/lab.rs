@@ -104,7 +104,7 @@ pub struct StormArgs {
     pub batch: Option<usize>,
     /// One host loses its power for good in each round, and the storm decides as an operator would;
     /// a lab of its own for each round
-    #[arg(long, conflicts_with_all = ["faults", "moves", "summary"])]
+    #[arg(long, conflicts_with_all = ["faults", "moves"])]
     pub lost_hosts: bool,
     /// Faults to draw from, by name or kind (kill, freeze, cut, fill, step), or none [default: all]
     #[arg(long, value_delimiter = ',', value_name = "FAULT,..")]

@@ -8,7 +8,8 @@ mod operator;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -93,10 +94,19 @@ impl LostSummary {
     }
 }
 
-/// The rounds of this run, those that the log has already included.
-pub async fn rounds(args: &StormArgs) -> Result<LostSummary, Failure> {
-    let mut lines = args.log.as_deref().map(read).transpose()?.unwrap_or_default();
+/// Logs added up.
+pub fn summary(logs: &[PathBuf]) -> LostSummary {
+    let lines: Vec<LostLine> = logs.iter().flat_map(|log| read(log)).collect();
+    LostSummary::of(&lines)
+}
+
+/// The rounds of this run, those that the log has already included; none begins after `stop`.
+pub async fn rounds(args: &StormArgs, stop: &AtomicBool) -> Result<LostSummary, Failure> {
+    let mut lines = args.log.as_deref().map(read).unwrap_or_default();
     for round in 1..=args.rounds {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         if lines
             .iter()
             .any(|line| (line.plan.seed, line.plan.round) == (args.seed, round))
@@ -126,15 +136,16 @@ pub async fn rounds(args: &StormArgs) -> Result<LostSummary, Failure> {
     Ok(LostSummary::of(&lines))
 }
 
-fn read(log: &Path) -> Result<Vec<LostLine>, Failure> {
+/// Nothing of one that is not there.
+fn read(log: &Path) -> Vec<LostLine> {
     let Ok(file) = std::fs::File::open(log) else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
     let lines = BufReader::new(file).lines().map_while(Result::ok);
     // One that was cut off is dropped.
-    Ok(lines
+    lines
         .filter_map(|line| serde_json::from_str(&line).ok())
-        .collect())
+        .collect()
 }
 
 fn append(log: &Path, line: &LostLine) -> Result<(), Failure> {
