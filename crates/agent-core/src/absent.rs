@@ -10,7 +10,12 @@ use crate::trouble::Trouble;
 pub fn absent(host: &HostName, order: &Order) -> Option<Outcome> {
     let kind = order.command.kind();
     match kind {
-        OrderKind::StartVm | OrderKind::Reserve | OrderKind::Inspect | OrderKind::Pace => None,
+        OrderKind::StartVm
+        | OrderKind::Reserve
+        | OrderKind::Inspect
+        | OrderKind::Pace
+        | OrderKind::HearLink
+        | OrderKind::TryLink => None,
         OrderKind::DestroyVm => Some(Outcome::Destroyed),
         OrderKind::Discard => Some(Outcome::Discarded { frames: None }),
         OrderKind::AbortTarget => Some(Outcome::TargetDropped),

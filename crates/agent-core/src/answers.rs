@@ -17,10 +17,11 @@ pub(crate) struct Answers {
 
 /// Orders that are not of a move are carried out each time they are given.
 fn is_kept(kind: OrderKind) -> bool {
-    !matches!(
-        kind,
-        OrderKind::Inspect | OrderKind::Pace | OrderKind::StartVm | OrderKind::StopVm | OrderKind::DestroyVm
-    )
+    kind.is_about_a_vm()
+        && !matches!(
+            kind,
+            OrderKind::StartVm | OrderKind::StopVm | OrderKind::DestroyVm
+        )
 }
 
 impl Answers {

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
 use transhume_agent_core::{Machine, Ready, absent, admit};
-use transhume_model::{Epoch, Mebibytes, VmName, WallMicros};
+use transhume_model::{Endpoint, Epoch, Mebibytes, VmName, WallMicros};
 use transhume_protocol::message::{
-    CertificateState, Command, FaultKind, Hello, HostState, Order, Outcome, PROTOCOL_VERSION, Refusal,
+    CertificateState, Command, Fault, FaultKind, Hello, HostState, Order, Outcome, PROTOCOL_VERSION, Refusal,
     RefusalKind, Report, Stranded, VmRates, VmState,
 };
 use transhume_trust::Validity;
@@ -20,6 +20,7 @@ use crate::limits::ORDERS_WAITING_MAX;
 use crate::link::OrderHandler;
 use crate::metrics::SeenVm;
 use crate::pace::Pace;
+use crate::page_stream;
 use crate::store::StoreError;
 use crate::vm::{Farewell, Snapshot, VmMeter, VmTask};
 
@@ -223,6 +224,22 @@ impl Agent {
         }
     }
 
+    /// It takes seconds; other orders do not wait for it.
+    fn try_link(&self, order: Order, target: Endpoint) {
+        let agent = self.clone();
+        tokio::spawn(async move {
+            let what = format!(
+                "cannot try the link to host {} at {}",
+                target.host, target.address
+            );
+            let outcome = match page_stream::try_link(target, &agent.context.pages).await {
+                Ok(figures) => Outcome::LinkTried(figures),
+                Err(error) => no_link(&what, &error),
+            };
+            agent.report(&order, None, outcome);
+        });
+    }
+
     /// Message B, with the dirty rates that were asked for, as far as they can be had in time
     /// (§2.2.2). A measurement takes its time; other orders do not wait for it.
     fn answer_inspect(&self, order: Order, dirty_of: Vec<VmName>) {
@@ -239,6 +256,12 @@ impl Agent {
             agent.report(&order, None, Outcome::Host(Box::new(state)));
         });
     }
+}
+
+fn no_link(what: &str, error: &std::io::Error) -> Outcome {
+    let why = transhume_trust::explain(error);
+    let hint = "page streams take the same way: the address of VMCT that the target's agent listens on";
+    Outcome::Failed(Fault::new(FaultKind::PageStream, format!("{what}: {why}")).with_hint(hint))
 }
 
 fn certificate(validity: Validity) -> CertificateState {
@@ -287,6 +310,15 @@ impl OrderHandler for Agent {
                 self.pace(rates);
                 self.report(&order, None, Outcome::Paced);
             }
+            Command::HearLink => {
+                let heard = page_stream::hear(self.context.config.listen.vmct, &self.context.pages).await;
+                let outcome = match heard {
+                    Ok(at) => Outcome::HearsLink { at },
+                    Err(error) => no_link("cannot wait for a link check", &error),
+                };
+                self.report(&order, None, outcome);
+            }
+            Command::TryLink { target } => self.try_link(order.clone(), target.clone()),
             command => {
                 if let Some(vm) = command.vm().cloned() {
                     self.hand_over(order, &vm);

@@ -33,6 +33,12 @@ pub(crate) const LINK_SILENCE_MS_MAX: u64 = 60_000;
 /// Wait for the source's connection to a target's page stream listener.
 pub(crate) const PAGE_STREAM_CONNECT: Duration = Duration::from_secs(10);
 
+/// A link check is over at each end within this.
+pub(crate) const LINK_TRIAL_MAX: Duration = Duration::from_secs(15);
+
+/// Link checks that wait or run on a host.
+pub(crate) const LINK_TRIALS_MAX: usize = 4;
+
 /// Bytes read from a page stream at once.
 pub(crate) const PAGE_CHUNK_BYTES: usize = 256 << 10;
 

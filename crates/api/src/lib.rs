@@ -11,6 +11,7 @@ mod clusters;
 mod drains;
 mod forecasts;
 mod hosts;
+mod links;
 mod moves;
 mod problem;
 mod waits;
@@ -25,6 +26,7 @@ pub use drains::{
 };
 pub use forecasts::{ForecastLine, ForecastRecord, Score};
 pub use hosts::{ClockView, Decision, HostFence, HostList, HostView, MoveResolution, Verdict};
+pub use links::{LinkLimit, LinkView};
 pub use moves::{Accepted, MigrationLine, MigrationList, MoveOrder, PlanView, PlannedMove, StaysBehind};
 pub use problem::{COORDINATOR_ENDING, NO_BANDWIDTH, Problem, TOO_SLOW};
 pub use waits::wait_in_words;

@@ -29,6 +29,7 @@ mod http;
 mod jobs;
 pub mod journal;
 mod link;
+mod link_checks;
 mod metrics;
 mod moves;
 mod planning;

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 use transhume_api::{
     Accepted, ClusterList, ClusterView, DrainList, DrainPlanView, DrainView, ForecastRecord, HostList,
-    HostView, MigrationList, MoveOrder, PlanView, Verdict,
+    HostView, LinkView, MigrationList, MoveOrder, PlanView, Verdict,
 };
 use transhume_metrics::Samples;
 use transhume_model::{ClusterSpec, PlacementRules};
@@ -66,6 +66,11 @@ pub(crate) enum Request {
     ShowDrain(String, Reply<DrainView>),
     CancelDrain(String, Reply<DrainView>),
     ShowHost(String, Reply<HostView>),
+    CheckLink {
+        from: String,
+        to: String,
+        reply: Reply<LinkView>,
+    },
     Host {
         host: String,
         wish: HostWish,

@@ -110,7 +110,8 @@ pub(crate) fn wanted(method: &Method, route: &str) -> Role {
         | "/v1/migrations/{id}/cancel"
         | "/v1/drain-plan"
         | "/v1/drains"
-        | "/v1/drains/{id}/cancel" => Role::Mover,
+        | "/v1/drains/{id}/cancel"
+        | "/v1/hosts/{name}/links/{target}/check" => Role::Mover,
         _ => Role::Admin,
     }
 }

@@ -160,9 +160,7 @@ impl Role {
 
 /// Orders of the table: all that are about a VM.
 pub fn orders() -> impl Iterator<Item = OrderKind> {
-    OrderKind::ALL
-        .into_iter()
-        .filter(|kind| !matches!(kind, OrderKind::Inspect | OrderKind::Pace))
+    OrderKind::ALL.into_iter().filter(|kind| kind.is_about_a_vm())
 }
 
 /// What an answer is, without what it carries.
@@ -261,6 +259,10 @@ impl<S: Subject> Case<S> {
         match kind {
             OrderKind::Inspect => Command::inspect(),
             OrderKind::Pace => Command::Pace { rates: Vec::new() },
+            OrderKind::HearLink => Command::HearLink,
+            OrderKind::TryLink => Command::TryLink {
+                target: self.page_stream.clone(),
+            },
             OrderKind::StartVm => Command::StartVm { spec },
             OrderKind::StopVm => Command::StopVm { vm, force: true },
             OrderKind::DestroyVm => Command::DestroyVm { vm },

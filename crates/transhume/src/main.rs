@@ -18,6 +18,7 @@ mod forecasts;
 mod import;
 mod journals;
 mod labs;
+mod links;
 mod local;
 mod machine;
 mod measurement;
@@ -36,7 +37,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{AgentCommand, Args, Command, InventoryVerb};
+use crate::args::{AgentCommand, Args, CheckCommand, Command, InventoryVerb};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -57,6 +58,9 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Cluster { command } => clusters::run(&client()?, command).await,
         Command::Vm { command } => vms::run(&client()?, command).await,
         Command::Host { command } => operators::host(&client()?, command).await,
+        Command::Check {
+            command: CheckCommand::Link { from, to, json },
+        } => links::check(&client()?, &from, &to, json).await,
         Command::Migration { command } => operators::migration(&client()?, command).await,
         Command::Hosts { json } => clusters::hosts(&client()?, json).await,
         Command::Plan(args) => match args.inventory.clone() {

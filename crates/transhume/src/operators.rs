@@ -143,7 +143,7 @@ fn text(verdict: &Verdict) -> String {
     text
 }
 
-fn host_name(text: &str) -> Result<HostName, Failure> {
+pub fn host_name(text: &str) -> Result<HostName, Failure> {
     let hint = "`transhume host list` shows which hosts there are";
     text.parse()
         .map_err(|error: IdError| Failure::new(Kind::Refused, error.to_string(), hint))

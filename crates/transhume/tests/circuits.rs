@@ -30,6 +30,7 @@ fn a_shared_circuit_keeps_the_bands_apart_and_stays_divided() {
     let lab = lab(&format!("{LAB} --circuits shared"));
     let opened = lab.open();
     what_guests_do_is_ct_and_nast(&lab, &opened);
+    a_link_is_checked_beside_the_guests(&lab);
 
     let fabric = Meter::read(&opened).unwrap();
     let hosts = sent(&opened, &SOURCES);
@@ -70,6 +71,24 @@ fn a_shared_circuit_keeps_the_bands_apart_and_stays_divided() {
 }
 
 /// Every message between VMs of two hosts crosses the fabric, and every block goes to the storage.
+/// Two seconds of VMCT, which takes nothing from CT.
+fn a_link_is_checked_beside_the_guests(lab: &UserLab) {
+    let view = says("check link h1 h3 --json").succeeded().json();
+    let figure = |name: &str| view["figures"][name].as_u64().unwrap();
+    let bits_per_s = figure("bytes") as f64 * 8e6 / figure("sent_us") as f64;
+    assert!((20e6..210e6).contains(&bits_per_s), "of 200 Mbit/s: {view}");
+    assert!(
+        figure("source_cpu_us") > 0 && figure("target_cpu_us") > 0,
+        "{view}"
+    );
+    assert_eq!(view["figures"]["encrypted"], true, "{view}");
+    let told = says("check link h3 h1");
+    assert!(told.succeeded().stdout.contains("limited by"), "{told:?}");
+    says("check link h1 h33").refused(3, &["h33", "did you mean"]);
+    says("check link h1 h1").refused(3, &["h1", "two hosts"]);
+    lab.assert_clean("after the link was checked");
+}
+
 fn what_guests_do_is_ct_and_nast(lab: &UserLab, opened: &Lab) {
     let figures = lab.workload();
     let sum = |key: &str| -> u64 {

@@ -68,6 +68,27 @@ impl Connection {
         Ok(())
     }
 
+    /// Waits for exactly so many bytes, and looks at none.
+    pub async fn pass_over(&mut self, bytes: usize) -> io::Result<()> {
+        let mut left = bytes;
+        while left > 0 {
+            self.incoming.open()?;
+            match self.incoming.take(left) {
+                Some(part) => left -= part.len(),
+                None => self.more().await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn more(&mut self) -> io::Result<()> {
+        self.stream.readable().await?;
+        match self.incoming.read(&self.stream)? {
+            Some(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits for exactly so many bytes.
     pub async fn hear(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         let mut heard = 0;
@@ -78,10 +99,7 @@ impl Connection {
                 heard += part.len();
                 continue;
             }
-            self.stream.readable().await?;
-            if self.incoming.read(&self.stream)? == Some(0) {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            self.more().await?;
         }
         Ok(())
     }

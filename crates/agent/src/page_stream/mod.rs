@@ -18,6 +18,7 @@ mod share;
 mod source;
 mod target;
 mod tls;
+mod trial;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -38,6 +39,7 @@ use transhume_pages::{
 use transhume_trust::{Security, draw_secret};
 
 pub use self::share::PageShare;
+pub(crate) use self::trial::{hear, try_link};
 use crate::limits::{
     LAG_BYTES_MAX, PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX, QEMU_SOCKET_BYTES,
 };

@@ -24,8 +24,8 @@ pub use events::Events;
 use self::transport::{Answer, Transport, TransportError};
 use crate::{
     Accepted, ClusterList, ClusterView, Decision, DrainList, DrainPlanView, DrainView, ForecastRecord,
-    HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem, Verdict,
-    VmCheck, VmRestart, VmStart, VmStop,
+    HostFence, HostList, HostView, LinkView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem,
+    Verdict, VmCheck, VmRestart, VmStart, VmStop,
 };
 
 /// Longest wait for an answer that is not a stream.
@@ -90,6 +90,12 @@ impl Client {
     /// One host.
     pub async fn host(&self, name: &HostName) -> Result<HostView, ClientError> {
         self.get(&format!("/v1/hosts/{name}")).await
+    }
+
+    /// Measures the link from one host to another.
+    pub async fn check_link(&self, from: &HostName, to: &HostName) -> Result<LinkView, ClientError> {
+        let path = format!("/v1/hosts/{from}/links/{to}/check");
+        self.send(Method::POST, &path, &(), ANSWER_MAX).await
     }
 
     /// The host is off.

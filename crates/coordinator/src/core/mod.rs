@@ -18,6 +18,7 @@ use transhume_protocol::migration::{Input, JournalEntry, Now, OrderIds, Ready, R
 
 mod arranging;
 mod drains;
+mod links;
 mod operators;
 mod plans;
 mod requests;
@@ -33,6 +34,7 @@ use crate::hosts::Hosts;
 use crate::jobs::{ClusterWork, Effect, Jobs};
 use crate::journal::{Journal, JournalError};
 use crate::link::LinkNews;
+use crate::link_checks::LinkChecks;
 use crate::metrics::Metrics;
 use crate::moves::{Moves, Progress};
 use crate::requests::{Reply, Request};
@@ -64,6 +66,7 @@ pub(crate) struct Core {
     moves: Moves,
     jobs: Jobs,
     surveys: Surveys,
+    link_checks: LinkChecks,
     governing: Governing,
     arranging: Arranging,
     cleaner: Cleaner,
@@ -88,6 +91,7 @@ impl Core {
             moves: Moves::default(),
             jobs: Jobs::default(),
             surveys: Surveys::new(),
+            link_checks: LinkChecks::default(),
             governing: Governing::default(),
             arranging: Arranging::default(),
             cleaner: Cleaner::default(),
@@ -180,6 +184,7 @@ impl Core {
             self.moves.next_due(),
             jobs,
             self.surveys.next_due(),
+            self.link_checks.next_due(),
             round,
             cleaning,
             self.drains.next_due(),
@@ -193,6 +198,7 @@ impl Core {
             self.feed(id, Input::Timer(timer))?;
         }
         self.surveys.due(now);
+        self.link_checks.due(now);
         self.cleaner.due(now, &mut self.hosts);
         self.drains.due(now);
         if self.governing.next_round().is_some_and(|at| at <= now) {
@@ -221,6 +227,7 @@ impl Core {
             LinkNews::Lost { host } => {
                 self.hosts.lost(&host);
                 self.surveys.host_lost(&host);
+                self.link_checks.host_lost(&host);
                 self.cleaner.host_lost(&host);
                 let effects = self.jobs.host_lost(&host);
                 self.work_on_jobs(effects)?;
@@ -254,6 +261,11 @@ impl Core {
             if let Some(change) = self.hosts.reported(&host, *state) {
                 self.tell_of_bands(&host, &change);
             }
+            return Ok(());
+        }
+        if let Some(order) = report.order
+            && self.link_checks.answered(order, &report.outcome, &mut self.hosts)
+        {
             return Ok(());
         }
         let of_move = match report.order.map(OrderIds::migration_of) {

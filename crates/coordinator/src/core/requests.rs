@@ -66,6 +66,7 @@ impl Core {
                 let cancelled = self.cancel_drain(&id)?;
                 reply.send(cancelled);
             }
+            Request::CheckLink { from, to, reply } => self.check_link(&from, &to, reply),
             Request::ShowHost(name, reply) => reply.send(self.show_host(&name)),
             Request::Host {
                 host,

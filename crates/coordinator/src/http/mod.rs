@@ -4,6 +4,7 @@
 mod clusters;
 mod drains;
 mod hosts;
+mod links;
 mod moves;
 
 use std::sync::Arc;
@@ -182,6 +183,7 @@ async fn no_method(method: Method, uri: Uri) -> Refused {
 fn documented() -> (Router<Api>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(hosts::routes())
+        .merge(links::routes())
         .merge(clusters::routes())
         .merge(moves::routes())
         .merge(drains::routes())

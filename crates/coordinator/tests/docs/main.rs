@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use transhume_api::{
     Accepted, ClusterList, ClusterView, Decision, DrainList, DrainPlanView, DrainView, ForecastRecord,
-    HostFence, HostList, HostView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem, Verdict,
-    VmCheck, VmRestart, VmStart, VmStop,
+    HostFence, HostList, HostView, LinkView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem,
+    Verdict, VmCheck, VmRestart, VmStart, VmStop,
 };
 use transhume_model::{ClusterSpec, PlacementRules};
 use transhume_planner::report::PlanReport;
@@ -117,6 +117,7 @@ fn documents() -> BTreeMap<&'static str, Value> {
             "verdict",
             document::<Verdict>("transhume host fence --json, migration resolve --json, vm open-plug --json"),
         ),
+        ("link", document::<LinkView>("transhume check link H1 H2 --json")),
         ("host", document::<HostView>("transhume host show NAME --json")),
         (
             "drain",

@@ -40,7 +40,7 @@ fn every_call_has_an_example() {
     let paths = openapi["paths"].as_object().unwrap().iter();
     let calls: BTreeSet<String> = paths
         .flat_map(|(path, methods)| {
-            let path = ["{name}", "{id}", "{vm}"]
+            let path = ["{name}", "{id}", "{vm}", "{target}"]
                 .iter()
                 .fold(path.clone(), |path, name| path.replace(name, "{}"));
             let methods = methods.as_object().unwrap().keys();
@@ -67,11 +67,13 @@ fn every_code_is_in_the_table() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let files = [
         "clusters",
+        "core/links",
         "core/mod",
         "core/operators",
         "core/plans",
         "core/requests",
         "error",
+        "link_checks",
         "core/drains",
         "drains/mod",
         "hosts",

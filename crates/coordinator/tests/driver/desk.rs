@@ -9,15 +9,26 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use transhume_agent_core::{
     Act, Change, Effect, Input, Machine, Ready, Record, Signal, Ticket, Timer, Trouble, absent, admit,
 };
-use transhume_model::{Capacity, Epoch, Millis, OrderId, VmName, WallMicros};
+use transhume_model::{Bytes, Capacity, Epoch, Millis, OrderId, VmName, WallMicros};
 use transhume_protocol::message::{
-    Command, FaultKind, Hello, HostState, Leader, Order, Outcome, Refusal, Report,
+    Command, FaultKind, Hello, HostState, Leader, LinkFigures, Order, Outcome, Refusal, Report,
 };
 use transhume_protocol::migration::Now;
 
 use super::fake::Fate;
 use super::paper::{At, Made, Paper};
 
+/// A link of an agent's, whose rate the port of the other end tells.
+const LINK: LinkFigures = LinkFigures {
+    bytes: Bytes(0),
+    sent_us: 2_000_000,
+    round_trip_us: 90,
+    round_trip_us_max: 400,
+    source_cpu_us: 300_000,
+    target_cpu_us: 200_000,
+    target_limited_us: 0,
+    encrypted: false,
+};
 /// An act that waits gives up after this.
 const ACT_MS_MAX: Millis = Millis(30_000);
 
@@ -150,6 +161,13 @@ impl Desk {
         let Some(vm) = order.command.vm().cloned() else {
             let outcome = match &order.command {
                 Command::Pace { .. } => Outcome::Paced,
+                Command::HearLink => Outcome::HearsLink {
+                    at: self.paper.lock().unwrap().next_end(&self.state.host),
+                },
+                Command::TryLink { target } => Outcome::LinkTried(LinkFigures {
+                    bytes: Bytes(u64::from(target.address.port()) * 1_000_000),
+                    ..LINK
+                }),
                 asked => Outcome::Host(Box::new(self.host_state(Some(asked)))),
             };
             let report = self.report(Some((order.id, order.epoch)), None, outcome);

@@ -9,6 +9,7 @@ mod drains;
 mod fake;
 mod forecasts;
 mod http;
+mod link_checks;
 mod links;
 mod lost;
 mod metrics;

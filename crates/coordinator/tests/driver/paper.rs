@@ -135,9 +135,10 @@ impl Paper {
         qemu.map_or(Found::Gone, |qemu| Found::Alive(qemu.process.clone()))
     }
 
-    fn next_end(&mut self, at: &At) -> Endpoint {
+    /// Where an agent waits for another.
+    pub fn next_end(&mut self, host: &HostName) -> Endpoint {
         Endpoint {
-            host: at.0.clone(),
+            host: host.clone(),
             address: self.next_address(),
             secret: Secret::new([7; Secret::BYTES]),
         }
@@ -172,13 +173,13 @@ impl Paper {
             Act::Surrender => return DONE,
             Act::Spawn { purpose, .. } => return self.spawn(at, *purpose),
             Act::OpenPageListener { .. } => {
-                let (end, connected) = (self.next_end(at), false);
+                let (end, connected) = (self.next_end(&at.0), false);
                 let address = end.address;
                 self.here(at).listener = Some(Listener { address, connected });
                 return Some(Ok(Product::Listening { at: end }));
             }
             Act::OpenTargetBuffer { spec, .. } => {
-                let tunnels: Vec<_> = spec.nics.iter().map(|_| self.next_end(at)).collect();
+                let tunnels: Vec<_> = spec.nics.iter().map(|_| self.next_end(&at.0)).collect();
                 self.here(at).tunnels.clone_from(&tunnels);
                 return Some(Ok(Product::Tunnels(tunnels)));
             }

@@ -15,6 +15,10 @@ pub enum OrderKind {
     Inspect,
     /// How fast page streams may go.
     Pace,
+    /// Wait for another agent that tries the link to here.
+    HearLink,
+    /// Try the link to another agent.
+    TryLink,
     /// Boot a VM.
     StartVm,
     /// Power a VM off.
@@ -61,9 +65,11 @@ pub enum OrderKind {
 
 impl OrderKind {
     /// All of them.
-    pub const ALL: [OrderKind; 23] = [
+    pub const ALL: [OrderKind; 25] = [
         OrderKind::Inspect,
         OrderKind::Pace,
+        OrderKind::HearLink,
+        OrderKind::TryLink,
         OrderKind::StartVm,
         OrderKind::StopVm,
         OrderKind::DestroyVm,
@@ -87,11 +93,19 @@ impl OrderKind {
         OrderKind::AbortTarget,
     ];
 
+    /// Whether such orders are about a VM, or else about the host.
+    pub fn is_about_a_vm(self) -> bool {
+        use OrderKind::{HearLink, Inspect, Pace, TryLink};
+        !matches!(self, Inspect | Pace | HearLink | TryLink)
+    }
+
     /// The name as docs and logs write it.
     pub fn name(self) -> &'static str {
         match self {
             OrderKind::Inspect => "Inspect",
             OrderKind::Pace => "Pace",
+            OrderKind::HearLink => "HearLink",
+            OrderKind::TryLink => "TryLink",
             OrderKind::StartVm => "StartVm",
             OrderKind::StopVm => "StopVm",
             OrderKind::DestroyVm => "DestroyVm",
@@ -130,6 +144,10 @@ pub enum OutcomeKind {
     Host,
     /// [`Outcome::Paced`](super::Outcome::Paced).
     Paced,
+    /// [`Outcome::HearsLink`](super::Outcome::HearsLink).
+    HearsLink,
+    /// [`Outcome::LinkTried`](super::Outcome::LinkTried).
+    LinkTried,
     /// [`Outcome::Started`](super::Outcome::Started).
     Started,
     /// [`Outcome::Stopped`](super::Outcome::Stopped).
@@ -186,6 +204,8 @@ impl OutcomeKind {
         match self {
             OutcomeKind::Host => "Host",
             OutcomeKind::Paced => "Paced",
+            OutcomeKind::HearsLink => "HearsLink",
+            OutcomeKind::LinkTried => "LinkTried",
             OutcomeKind::Started => "Started",
             OutcomeKind::Stopped => "Stopped",
             OutcomeKind::Destroyed => "Destroyed",

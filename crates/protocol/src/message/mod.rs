@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 mod figures;
 mod kind;
 mod leader;
+mod link;
 mod state;
 mod trouble;
 
@@ -22,6 +23,7 @@ pub use figures::{
 };
 pub use kind::{OrderKind, OutcomeKind};
 pub use leader::{FLEET_BYTES, FleetId, Hello, Leader, NoFleetId};
+pub use link::LinkFigures;
 pub use state::{
     BandsChange, BandsState, CertificateState, DirtyRate, GuestState, HostState, QemuState, Stranded, VmRole,
     VmState,
@@ -72,6 +74,13 @@ pub enum Command {
     Pace {
         /// The VMs whose rates changed.
         rates: Vec<VmRates>,
+    },
+    /// Wait for another agent that tries the link to here. Answered by [`Outcome::HearsLink`].
+    HearLink,
+    /// Try the link to another agent that waits. Answered by [`Outcome::LinkTried`].
+    TryLink {
+        /// Where it waits.
+        target: Endpoint,
     },
     /// Boot a VM here. Answered by [`Outcome::Started`].
     StartVm {
@@ -219,10 +228,12 @@ impl Command {
         Command::Inspect { dirty_of: Vec::new() }
     }
 
-    /// The VM that the order is about; `None` for [`Command::Inspect`] and [`Command::Pace`].
+    /// The VM that the order is about; `None` for those that are about the host.
     pub fn vm(&self) -> Option<&VmName> {
         match self {
-            Command::Inspect { .. } | Command::Pace { .. } => None,
+            Command::Inspect { .. } | Command::Pace { .. } | Command::HearLink | Command::TryLink { .. } => {
+                None
+            }
             Command::StartVm { spec } | Command::Reserve { spec, .. } => Some(&spec.name),
             Command::DestroyVm { vm }
             | Command::StopVm { vm, .. }
@@ -251,6 +262,8 @@ impl Command {
         match self {
             Command::Inspect { .. } => OrderKind::Inspect,
             Command::Pace { .. } => OrderKind::Pace,
+            Command::HearLink => OrderKind::HearLink,
+            Command::TryLink { .. } => OrderKind::TryLink,
             Command::StartVm { .. } => OrderKind::StartVm,
             Command::StopVm { .. } => OrderKind::StopVm,
             Command::DestroyVm { .. } => OrderKind::DestroyVm,
@@ -288,7 +301,7 @@ pub struct Report {
     pub order: Option<OrderId>,
     /// Epoch of the order, or the newest the agent holds for the VM.
     pub epoch: Epoch,
-    /// The VM it is about; `None` for [`Outcome::Host`] and [`Outcome::Paced`].
+    /// The VM it is about; `None` where it is about the host.
     pub vm: Option<VmName>,
     /// When, by the host's clock.
     pub at: WallMicros,
@@ -304,6 +317,13 @@ pub enum Outcome {
     Host(Box<HostState>),
     /// The rates hold from now on.
     Paced,
+    /// The agent waits for the other one.
+    HearsLink {
+        /// Where (VMCT band).
+        at: Endpoint,
+    },
+    /// The link was tried.
+    LinkTried(LinkFigures),
     /// The VM runs; its machine type is filled in.
     Started {
         /// The VM as it was started.
@@ -385,6 +405,8 @@ impl Outcome {
         match self {
             Outcome::Host(_) => OutcomeKind::Host,
             Outcome::Paced => OutcomeKind::Paced,
+            Outcome::HearsLink { .. } => OutcomeKind::HearsLink,
+            Outcome::LinkTried(_) => OutcomeKind::LinkTried,
             Outcome::Started { .. } => OutcomeKind::Started,
             Outcome::Stopped => OutcomeKind::Stopped,
             Outcome::Destroyed => OutcomeKind::Destroyed,

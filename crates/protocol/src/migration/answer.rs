@@ -161,6 +161,8 @@ impl Migration {
             | Outcome::TargetDropped => {}
             Outcome::Host(_)
             | Outcome::Paced
+            | Outcome::HearsLink { .. }
+            | Outcome::LinkTried(_)
             | Outcome::Started { .. }
             | Outcome::Stopped
             | Outcome::Destroyed
@@ -237,6 +239,8 @@ impl Migration {
             }
             OrderKind::Inspect
             | OrderKind::Pace
+            | OrderKind::HearLink
+            | OrderKind::TryLink
             | OrderKind::StartVm
             | OrderKind::StopVm
             | OrderKind::DestroyVm

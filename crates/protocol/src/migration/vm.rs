@@ -293,6 +293,8 @@ impl Vm {
         Some(match order {
             OrderKind::Inspect
             | OrderKind::Pace
+            | OrderKind::HearLink
+            | OrderKind::TryLink
             | OrderKind::StartVm
             | OrderKind::StopVm
             | OrderKind::DestroyVm => {

@@ -65,6 +65,11 @@ pub enum Command {
         #[command(subcommand)]
         command: HostCommand,
     },
+    /// What something could do, tried before it is needed
+    Check {
+        #[command(subcommand)]
+        command: CheckCommand,
+    },
     /// A move that waits for an operator's decision
     Migration {
         #[command(subcommand)]

@@ -22,6 +22,21 @@ pub struct Deciding {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum CheckCommand {
+    /// What the link from one host to another and both agents can do, and what limits it: two
+    /// seconds of page stream without a VM
+    Link {
+        /// Whose agent sends
+        from: String,
+        /// Whose agent receives
+        to: String,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum HostCommand {
     /// All hosts
     List {

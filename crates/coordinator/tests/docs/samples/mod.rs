@@ -12,8 +12,8 @@ use transhume_planner::{Options, Strategy, generate, plan};
 use transhume_protocol::event::Event;
 use transhume_protocol::forecast::{Actual, Comparison, Expected, MoveForecast, VmComparison, VmForecast};
 use transhume_protocol::message::{
-    BandsState, CertificateState, Fault, FaultKind, GuestState, Mode, OldPath, OrderKind, PageProgress,
-    QemuState, Stranded, VmRole,
+    BandsState, CertificateState, Fault, FaultKind, GuestState, LinkFigures, Mode, OldPath, OrderKind,
+    PageProgress, QemuState, Stranded, VmRole,
 };
 use transhume_protocol::migration::{Converge, RunOn};
 use transhume_protocol::report::{
@@ -121,6 +121,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
                 vec!["what VM vm1 held in memory".into()]
             )),
         ),
+        ("link", json!(link())),
         ("vm-stop", json!({})),
         ("plan", json!(live_plan())),
         (
@@ -198,4 +199,25 @@ fn plans_from_files() -> impl Iterator<Item = PlanReport> {
     };
     answers.push(stopped);
     answers.into_iter()
+}
+
+fn link() -> LinkView {
+    let figures = LinkFigures {
+        bytes: Bytes(2_000_000_000),
+        sent_us: 2_000_000,
+        round_trip_us: 85,
+        round_trip_us_max: 1_240,
+        source_cpu_us: 1_900_000,
+        target_cpu_us: 1_000_000,
+        target_limited_us: 20_000,
+        encrypted: true,
+    };
+    let band = BitRate::from_bits_per_s(10_000_000_000);
+    LinkView {
+        from: "h1".parse().unwrap(),
+        to: "h2".parse().unwrap(),
+        limit: LinkLimit::of(&figures, band),
+        figures,
+        band,
+    }
 }
