@@ -1,6 +1,7 @@
 # make demo:  a real cluster walks from two hosts to two others, with traffic running.
 # make quick: what is worth running before every commit; no root, no QEMU.
 # make test:  everything that is checked before a change lands.
+# make bench: one table of what is promised, beside the last release's; an hour on a machine with nothing else to do.
 # make soak:  what takes hours. CONTRIBUTING.md tells the tiers and their times.
 
 CARGO ?= cargo
@@ -13,7 +14,7 @@ TESTS := $(CARGO) nextest run --locked --workspace
 
 # Tiers share one machine; within a tier nextest decides what runs side by side.
 .NOTPARALLEL:
-.PHONY: setup nextest build demo image check deny tiers doc-tests quick-tests quick net qemu lab test soak fuzz
+.PHONY: setup nextest build demo image check deny tiers doc-tests quick-tests quick net qemu lab test soak fuzz bench
 
 setup:
 	scripts/setup.sh
@@ -71,6 +72,13 @@ test: setup quick net qemu lab
 soak: nextest image
 	$(TESTS) --cargo-profile release --profile soak --run-ignored only --no-tests pass
 	scripts/fuzz.sh $(EXECUTIONS)
+
+# Raw CSV and the table's stay in target/bench; what is there is not measured again. As root.
+bench: image
+	$(CARGO) build --locked --release -p transhume
+	$(CARGO) build --locked --release -p transhume-netbuf --example buffer_rate
+	$(CARGO) build --locked --release -p transhume-planner --example table
+	scripts/bench.py
 
 # The parsers of bytes from the wire, against anything. Needs cargo-fuzz and says so; the compiler is
 # the usual one. `make fuzz EXECUTIONS=10000000`.
