@@ -358,8 +358,17 @@ impl UserLab {
 
     /// The VMs of this lab's QEMU processes.
     fn qemus(&self) -> Vec<String> {
+        self.processes().into_iter().map(|(_, vm)| vm).collect()
+    }
+
+    /// This lab's QEMU processes.
+    pub fn qemu_pids(&self) -> Vec<u32> {
+        self.processes().into_iter().map(|(pid, _)| pid).collect()
+    }
+
+    fn processes(&self) -> Vec<(u32, String)> {
         let state = self.open().layout.dir();
-        let of = |pid: std::path::PathBuf| -> Option<String> {
+        let of = |pid: std::path::PathBuf| -> Option<(u32, String)> {
             let line = std::fs::read(pid.join("cmdline")).ok()?;
             let words: Vec<_> = line
                 .split(|byte| *byte == 0)
@@ -367,8 +376,9 @@ impl UserLab {
                 .collect();
             let ours = words.iter().any(|word| word.contains(&*state.to_string_lossy()));
             let name = words.iter().position(|word| word == "-name")?;
+            let number = pid.file_name()?.to_str()?.parse().ok()?;
             (ours && words[0].contains("qemu-system"))
-                .then(|| words[name + 1].split(',').next().unwrap_or("").to_owned())
+                .then(|| (number, words[name + 1].split(',').next().unwrap_or("").to_owned()))
         };
         let processes = std::fs::read_dir("/proc").expect("/proc is there");
         processes.flatten().filter_map(|entry| of(entry.path())).collect()
