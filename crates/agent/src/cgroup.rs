@@ -87,7 +87,7 @@ impl Slice {
             made => made?,
         }
         let memory = (vm.memory.0 + QEMU_MEMORY_BEYOND_GUEST_MIB) << 20;
-        let threads = u64::from(vm.vcpus.0) + QEMU_THREADS_BEYOND_VCPUS;
+        let threads = vm.vcpus.0 + QEMU_THREADS_BEYOND_VCPUS;
         fs::write(dir.join("memory.max"), memory.to_string())?;
         fs::write(dir.join("pids.max"), threads.to_string())?;
         File::options().write(true).open(dir.join("cgroup.procs"))

@@ -35,8 +35,8 @@ pub struct Config {
     /// The QEMU binary.
     #[serde(default = "default_qemu")]
     pub qemu: PathBuf,
-    /// Whom each QEMU runs as: the name of an account (`transhume-qemu` unless said otherwise), or a
-    /// range of user ids (`3000000-3000999`) of which each VM has one of its own.
+    /// Whom each QEMU runs as: the name of an account (`transhume-qemu` unless said otherwise), or
+    /// a range of user ids (`3000000-3000999`) of which each VM has one of its own.
     #[serde(default = "default_qemu_user")]
     pub qemu_user: UserChoice,
     /// `auto`, `kvm` or `tcg`.

@@ -3,7 +3,8 @@
 //!
 //! The kernel resolves each path beneath its directory (openat2, `RESOLVE_BENEATH`): no `..` and no
 //! symbolic link leads out. Nothing is waited for, and what is neither a file nor a block device is
-//! refused before anybody reads or writes it. QEMU is handed what was opened here and opens no path.
+//! refused before anybody reads or writes it. QEMU is handed what was opened here and opens no
+//! path.
 
 use std::io;
 use std::os::fd::OwnedFd;

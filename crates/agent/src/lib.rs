@@ -30,6 +30,7 @@ pub mod pace;
 pub mod page_stream;
 mod private;
 mod reservations;
+mod rights;
 mod start;
 mod store;
 mod text;
@@ -102,6 +103,12 @@ pub enum Error {
     /// Its links cannot be secured, or nobody said that they need not be.
     #[error("the agent's links cannot be secured")]
     Security(#[from] SecurityError),
+    /// It may not do what an agent does.
+    #[error("this agent has no {}", .missing.join(", "))]
+    Rights {
+        /// Capabilities, by name.
+        missing: Vec<&'static str>,
+    },
     /// QEMU would have to run as this agent does.
     #[error("there is nobody for QEMU to run as")]
     QemuUser(#[from] UserError),
@@ -122,6 +129,9 @@ impl Error {
             }
             Error::Security(error) => error.hint()?,
             Error::QemuUser(error) => return error.hint(),
+            Error::Rights { .. } => {
+                "start it as root; a unit's CapabilityBoundingSet must have them (packaging/systemd/transhume-agent.service)"
+            }
             Error::Listen { .. }
             | Error::Directory { .. }
             | Error::Store(_)
@@ -143,6 +153,11 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         })?;
     }
     let users = Users::resolve(&config.qemu_user)?;
+    // Where nobody can say, what lacks them fails by itself.
+    match rights::missing().unwrap_or_default() {
+        missing if missing.is_empty() => {}
+        missing => return Err(Error::Rights { missing }),
+    }
     let store = store::Store::open(&config.state_dir)?;
     let own = Identity::Agent(config.host.clone());
     let security = Security::of(config.trust.as_ref(), config.insecure, &own)?;

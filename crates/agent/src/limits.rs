@@ -126,8 +126,8 @@ pub(crate) const LOG_KEPT_BYTES_MAX: u64 = 4 << 20;
 /// Between two looks at the logs of a QEMU. A guest writes some 100 KB of its console in a second.
 pub(crate) const LOG_LOOK: Duration = Duration::from_secs(5);
 
-/// What a QEMU may have beside its guest's memory, MiB: 1 GiB of it is what TCG may keep translated.
-/// Wide, since the kernel ends whoever needs more.
+/// What a QEMU may have beside its guest's memory, MiB: 1 GiB of it is what TCG may keep
+/// translated. Wide, since the kernel ends whoever needs more.
 pub(crate) const QEMU_MEMORY_BEYOND_GUEST_MIB: u64 = 2048;
 
 /// Threads of a QEMU beside those that are its processors; those that work on disks are 64 at most.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::*;
@@ -196,6 +197,47 @@ fn a_console_ends_at_its_limit_and_begins_anew_when_it_is_shortened() {
         let after = counted(&paths, before, 5).await;
         let text = fs::read(paths.console()).unwrap();
         assert!(!text.contains(&0), "written at its new end, {after}");
+        running.vm().kill().await.unwrap();
+    });
+}
+
+/// A file as a block device, while a test runs.
+struct Loop(std::path::PathBuf);
+
+impl Loop {
+    fn over(file: &Path) -> Self {
+        let made = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .output();
+        let made = made.expect("MISSING: losetup; install util-linux");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self(String::from_utf8(made.stdout).unwrap().trim().into())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+/// A file's driver refuses it, and nobody but root may open it.
+#[test]
+fn a_disk_may_be_a_block_device() {
+    in_namespace(|| async {
+        let dir = TempDir::new("device");
+        let mut spec = spec_that(&dir.0, "vm-1", "");
+        let device = Loop::over(disk(&spec));
+        spec.disks = vec![Disk::File {
+            path: device.0.clone(),
+        }];
+        let (paths, taps) = (dir.vm("a"), [tap("t0")]);
+        let running = boot(&launcher().await, &spec, &paths, &taps).await;
+        let _kill = KillOnDrop::new(running.vm().process());
+        counted(&paths, 0, 2).await;
+        let files = open_files(running.vm().process().pid);
+        assert!(files.contains(&device.0.display().to_string()), "{files:?}");
         running.vm().kill().await.unwrap();
     });
 }

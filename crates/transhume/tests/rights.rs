@@ -124,7 +124,8 @@ fn a_coordinator_needs_no_rights_at_all() {
     std::os::unix::fs::chown(&dir.0, Some(COORDINATOR), Some(COORDINATOR)).unwrap();
     let (config, socket) = (dir.0.join("coordinator.toml"), dir.0.join("api.sock"));
     let text = format!(
-        "api = \"127.0.0.1:0\"\napi_socket = \"{}\"\njournal = \"{}\"\ninsecure = true\nhosts = []\n",
+        "api = \"127.0.0.1:0\"\napi_socket = \"{}\"\njournal = \"{}\"\ninsecure = true\n\
+         [[hosts]]\nname = \"h1\"\ncontrol = \"127.0.0.1:9\"\n",
         socket.display(),
         dir.0.join("journal.redb").display()
     );
