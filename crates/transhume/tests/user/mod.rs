@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -368,7 +369,13 @@ impl UserLab {
 
     fn processes(&self) -> Vec<(u32, String)> {
         let state = self.open().layout.dir();
+        // A lab beside this one, in mounts of its own, has the same paths.
+        let mounts = |pid: &Path| std::fs::read_link(pid.join("ns/mnt")).ok();
+        let own = mounts("/proc/self".as_ref());
         let of = |pid: std::path::PathBuf| -> Option<(u32, String)> {
+            if mounts(&pid) != own {
+                return None;
+            }
             let line = std::fs::read(pid.join("cmdline")).ok()?;
             let words: Vec<_> = line
                 .split(|byte| *byte == 0)
