@@ -21,6 +21,8 @@ want python3 python3
 want cc gcc
 want make make
 want virsh libvirt-clients
+want setpriv util-linux
+want systemd-analyze systemd
 
 qemu_version() { qemu-system-x86_64 --version 2>/dev/null | sed -n 's/^QEMU emulator version \([0-9]*\.[0-9]*\).*/\1/p'; }
 at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use transhume_agent::pace::Pace;
 use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, start_source, start_target};
 use transhume_model::{Bytes, Epoch};
@@ -112,15 +112,13 @@ async fn one(dir: &Path, security: Security, number: usize, passes: usize) -> An
         mark: None,
     };
     let spec = fleet::spec();
-    let incoming = dir.join("incoming.sock");
-    let qemu = UnixListener::bind(&incoming)?;
-    let target = start_target(HERE, &spec, Epoch(1), incoming, &pages()).await?;
+    let (incoming, mut receives) = UnixStream::pair()?;
+    let target = start_target(HERE, &spec, Epoch(1), incoming.into_std()?, &pages()).await?;
     let pace = Arc::new(Pace::default());
     // As during the first pass: a gap in what QEMU writes is no idleness.
     pace.release();
     let (source, ended) = start_source(&dir, &spec, Epoch(1), &target.at, pace, &pages()).await?;
     let mut sends = UnixStream::connect(dir.join(SOURCE_SOCKET)).await?;
-    let (mut receives, _) = qemu.accept().await?;
     let sending = tokio::spawn(async move {
         let (front, pass) = stream();
         sends.write_all(&front).await?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use transhume_bands::Bands;
 use transhume_model::{Bytes, Capacity, HostName};
 use transhume_pages::{Classes, PageClass};
-use transhume_qemu::AccelChoice;
+use transhume_qemu::{AccelChoice, UserChoice};
 use transhume_trust::TrustFiles;
 
 /// Virtual network buffer of one NIC unless configured otherwise: 64 MiB.
@@ -35,6 +35,10 @@ pub struct Config {
     /// The QEMU binary.
     #[serde(default = "default_qemu")]
     pub qemu: PathBuf,
+    /// Whom each QEMU runs as: the name of an account (`transhume-qemu` unless said otherwise), or
+    /// a range of user ids (`3000000-3000999`) of which each VM has one of its own.
+    #[serde(default = "default_qemu_user")]
+    pub qemu_user: UserChoice,
     /// `auto`, `kvm` or `tcg`.
     #[serde(default)]
     pub accel: AccelChoice,
@@ -155,6 +159,10 @@ fn default_qemu() -> PathBuf {
     PathBuf::from("/usr/bin/qemu-system-x86_64")
 }
 
+fn default_qemu_user() -> UserChoice {
+    UserChoice::Name("transhume-qemu".to_owned())
+}
+
 fn default_mtu_max() -> u16 {
     1500
 }
@@ -245,6 +253,36 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn qemu_runs_as_an_account_or_as_one_of_a_range() {
+        let config = |user: &str| {
+            toml::from_str::<Config>(&format!(
+                r#"
+                host = "h1"
+                state_dir = "/run/transhume/h1"
+                bridge = "br-ct"
+                {user}
+                listen = {{ control = "10.77.1.1:7401", ct = "10.77.1.1", vmct = "10.77.2.1" }}
+                capacity = {{ vcpus = 8, memory = 4096 }}
+                "#
+            ))
+        };
+        assert_eq!(
+            config("").unwrap().qemu_user,
+            UserChoice::Name("transhume-qemu".to_owned())
+        );
+        let (first, last) = (3_000_000, 3_000_999);
+        assert_eq!(
+            config(r#"qemu_user = "3000000-3000999""#).unwrap().qemu_user,
+            UserChoice::Range { first, last }
+        );
+        let error = config(r#"qemu_user = "0-9""#).unwrap_err().to_string();
+        assert!(
+            error.contains("`0-9`") && error.contains("range of user ids"),
+            "{error}"
+        );
     }
 
     #[test]

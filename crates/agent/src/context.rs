@@ -10,6 +10,7 @@ use transhume_qemu::{Launcher, VmPaths};
 use transhume_trust::Security;
 
 use crate::bands::Keeper;
+use crate::cgroup::Slice;
 use crate::config::Config;
 use crate::link::Reports;
 use crate::marks;
@@ -29,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) pages: Pages,
     /// Why no guest can be slowed down here.
     pub(crate) no_throttle: Option<String>,
+    /// Where its QEMUs have groups of their own.
+    pub(crate) slice: Option<Slice>,
     bands: Option<Keeper>,
     launcher: Result<Launcher, String>,
     reservations: Mutex<Reservations>,
@@ -54,6 +57,7 @@ impl Context {
                 mark,
             },
             reports: Reports::default(),
+            slice: prepared_slice(),
             no_throttle: throttle::trouble(),
             reservations: Mutex::new(Reservations::new(config.capacity)),
             launcher,
@@ -91,6 +95,16 @@ impl Context {
             machines: launcher.binary().machines().to_vec(),
             accel: launcher.accel().name().to_owned(),
         })
+    }
+}
+
+fn prepared_slice() -> Option<Slice> {
+    match Slice::prepare() {
+        Ok(slice) => Some(slice),
+        Err(why) => {
+            tracing::info!("memory and threads of QEMUs are not limited: {why}");
+            None
+        }
     }
 }
 

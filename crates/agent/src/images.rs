@@ -3,8 +3,8 @@
 //!
 //! The kernel resolves each path beneath its directory (openat2, `RESOLVE_BENEATH`): no `..` and no
 //! symbolic link leads out. Nothing is waited for, and what is neither a file nor a block device is
-//! refused before anybody reads or writes it. QEMU opens the path once more by its name: whoever
-//! may write to those directories can swap it in between.
+//! refused before anybody reads or writes it. QEMU is handed what was opened here and opens no
+//! path.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,6 +25,8 @@ pub(crate) enum ImageError {
         #[source]
         source: io::Error,
     },
+    #[error("it cannot be handed to QEMU")]
+    Hand(#[from] io::Error),
 }
 
 impl ImageError {
@@ -35,7 +37,13 @@ impl ImageError {
                 "put it beneath one of `images` of agent.toml, without symbolic links that lead out, or name its directory there"
             }
             ImageError::Kind { .. } => "name a file, or a block device",
-            ImageError::Open { .. } => "put the file there, or mount the file system that holds it",
+            ImageError::Open { .. } => {
+                "put the file there and let the agent's user read it (and write, for a disk), or mount the file system that \
+                 holds it"
+            }
+            ImageError::Hand(_) => {
+                "put it on a file system with direct access; let everybody read what VMs boot from"
+            }
         }
     }
 }
@@ -49,6 +57,11 @@ pub(crate) enum Use {
 
 /// Whether a file is there and may be used.
 pub(crate) fn check(roots: &[PathBuf], path: &Path, use_as: Use) -> Result<(), ImageError> {
+    open(roots, path, use_as).map(drop)
+}
+
+/// Opens it, for a QEMU that may not.
+pub(crate) fn open(roots: &[PathBuf], path: &Path, use_as: Use) -> Result<OwnedFd, ImageError> {
     let beneath = |root: &PathBuf| {
         let rest = path.strip_prefix(root).ok()?;
         let rest = if rest == Path::new("") {
@@ -63,8 +76,8 @@ pub(crate) fn check(roots: &[PathBuf], path: &Path, use_as: Use) -> Result<(), I
     };
     // Of roots in each other the first one that has it.
     for (root, rest) in roots.iter().filter_map(beneath) {
-        match open(&root, &rest, use_as) {
-            Ok(file) => return check_kind(path, &file),
+        match open_beneath(&root, &rest, use_as) {
+            Ok(file) => return check_kind(path, &file).map(|()| file),
             // Something led out of it.
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
             Err(source) => {
@@ -78,7 +91,7 @@ pub(crate) fn check(roots: &[PathBuf], path: &Path, use_as: Use) -> Result<(), I
     Err(refused)
 }
 
-fn open(root: &Path, rest: &Path, use_as: Use) -> io::Result<OwnedFd> {
+fn open_beneath(root: &Path, rest: &Path, use_as: Use) -> io::Result<OwnedFd> {
     let directory = rustix::fs::openat(
         CWD,
         root,

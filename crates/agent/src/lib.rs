@@ -11,6 +11,7 @@
 
 mod agent;
 mod bands;
+mod cgroup;
 mod clock;
 mod config;
 mod context;
@@ -21,6 +22,7 @@ mod images;
 mod limits;
 mod link;
 pub mod local;
+mod logs;
 mod marks;
 mod metrics;
 mod nics;
@@ -28,6 +30,7 @@ pub mod pace;
 pub mod page_stream;
 mod private;
 mod reservations;
+mod rights;
 mod start;
 mod store;
 mod text;
@@ -43,7 +46,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
-use transhume_qemu::{Accel, Launcher, QemuBinary, QemuError};
+use transhume_qemu::{Accel, Launcher, QemuBinary, QemuError, UserError, Users};
 use transhume_trust::{Identity, Security, SecurityError};
 
 pub use crate::bands::{BandsFault, HostBands, Shown};
@@ -100,6 +103,15 @@ pub enum Error {
     /// Its links cannot be secured, or nobody said that they need not be.
     #[error("the agent's links cannot be secured")]
     Security(#[from] SecurityError),
+    /// It may not do what an agent does.
+    #[error("this agent has no {}", .missing.join(", "))]
+    Rights {
+        /// Capabilities, by name.
+        missing: Vec<&'static str>,
+    },
+    /// QEMU would have to run as this agent does.
+    #[error("there is nobody for QEMU to run as")]
+    QemuUser(#[from] UserError),
     /// What an earlier agent left cannot be looked at.
     #[error("cannot take over the VMs of an earlier agent")]
     Recover(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -107,21 +119,26 @@ pub enum Error {
 
 impl Error {
     /// What would help, where the text does not say it.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Error::Metrics { .. } => Some(
-                "name another address in `metrics` of agent.toml; without that line no metrics are served",
-            ),
-            Error::BufferTraces { .. } => Some(
-                "name another directory in `buffer_traces` of agent.toml; without that line no traces are kept",
-            ),
-            Error::Security(error) => error.hint(),
+    pub fn hint(&self) -> Option<String> {
+        let said = match self {
+            Error::Metrics { .. } => {
+                "name another address in `metrics` of agent.toml; without that line no metrics are served"
+            }
+            Error::BufferTraces { .. } => {
+                "name another directory in `buffer_traces` of agent.toml; without that line no traces are kept"
+            }
+            Error::Security(error) => error.hint()?,
+            Error::QemuUser(error) => return error.hint(),
+            Error::Rights { .. } => {
+                "start it as root; a unit's CapabilityBoundingSet must have them (packaging/systemd/transhume-agent.service)"
+            }
             Error::Listen { .. }
             | Error::Directory { .. }
             | Error::Store(_)
             | Error::Bridge(_)
-            | Error::Recover(_) => None,
-        }
+            | Error::Recover(_) => return None,
+        };
+        Some(said.to_owned())
     }
 }
 
@@ -134,6 +151,12 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
             path: path.clone(),
             source,
         })?;
+    }
+    let users = Users::resolve(&config.qemu_user)?;
+    // Where nobody can say, what lacks them fails by itself.
+    match rights::missing().unwrap_or_default() {
+        missing if missing.is_empty() => {}
+        missing => return Err(Error::Rights { missing }),
     }
     let store = store::Store::open(&config.state_dir)?;
     let own = Identity::Agent(config.host.clone());
@@ -148,7 +171,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         None => None,
     };
     let host = config.host.clone();
-    let launcher = launcher(&config).await;
+    let launcher = launcher(&config, users).await;
     match &launcher {
         Ok(launcher) => {
             info!(%host, qemu = %launcher.binary().version(), accel = launcher.accel().name(), "agent ready")
@@ -216,8 +239,8 @@ fn directory(path: &Path) -> Result<std::path::PathBuf, Error> {
     })
 }
 
-async fn launcher(config: &Config) -> Result<Launcher, QemuError> {
+async fn launcher(config: &Config, users: Users) -> Result<Launcher, QemuError> {
     let binary = QemuBinary::probe(&config.qemu).await?;
-    let accel = Accel::detect(&binary, config.accel).await?;
-    Ok(Launcher::new(binary, accel))
+    let accel = Accel::detect(&binary, config.accel, &users).await?;
+    Ok(Launcher::new(binary, accel, users))
 }

@@ -76,6 +76,9 @@ pub(crate) const PAGE_VERSION_SLOTS: u32 = 1024;
 /// the coordinator's.
 pub(crate) const STOP_AND_COPY_MAX: Duration = Duration::from_secs(120);
 
+/// Wait for a VM's files to be opened, and copied where its QEMU may not read them.
+pub(crate) const FILES_OPEN_MAX: Duration = Duration::from_secs(20);
+
 /// Wait for an NBD server's answer about an export.
 pub(crate) const DISK_PROBE_MAX: Duration = Duration::from_secs(3);
 
@@ -121,3 +124,17 @@ pub(crate) const COMMAND_LINE_BYTES_MAX: u64 = 1 << 20;
 pub(crate) const HELLO_MAX: Duration = Duration::from_secs(5);
 /// Connections that have not said yet who they are; more are closed at once.
 pub(crate) const STRANGERS_MAX: usize = 16;
+
+/// A guest's console, and a QEMU's own errors: so much of what was written last is kept, and as
+/// much again of what was written before, bytes.
+pub(crate) const LOG_KEPT_BYTES_MAX: u64 = 4 << 20;
+
+/// Between two looks at the logs of a QEMU. A guest writes some 100 KB of its console in a second.
+pub(crate) const LOG_LOOK: Duration = Duration::from_secs(5);
+
+/// What a QEMU may have beside its guest's memory, MiB: 1 GiB of it is what TCG may keep
+/// translated. Wide, since the kernel ends whoever needs more.
+pub(crate) const QEMU_MEMORY_BEYOND_GUEST_MIB: u64 = 2048;
+
+/// Threads of a QEMU beside those that are its processors; those that work on disks are 64 at most.
+pub(crate) const QEMU_THREADS_BEYOND_VCPUS: u64 = 128;

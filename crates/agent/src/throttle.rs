@@ -16,12 +16,11 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 use transhume_qemu::Vm;
 
+use crate::cgroup::{ROOT, own_group};
 use crate::pace::Pace;
 
 /// Where version 1 of control groups has its cpu controller.
 const V1: &str = "/sys/fs/cgroup/cpu";
-/// The root of version 2.
-const V2: &str = "/sys/fs/cgroup";
 /// A group's name without QEMU's process id.
 const PREFIX: &str = "transhume-";
 /// A guest stands still for less than this at a time, microseconds: short, so that its peers hardly
@@ -52,10 +51,10 @@ impl Version {
         if Path::new(V1).join("tasks").exists() {
             return Ok(Version::One);
         }
-        match Path::new(V2).join("cgroup.controllers").exists() {
+        match Path::new(ROOT).join("cgroup.controllers").exists() {
             true => Ok(Version::Two),
             false => Err(format!(
-                "there is no control group for processors, neither {V1} nor {V2}"
+                "there is no control group for processors, neither {V1} nor {ROOT}"
             )),
         }
     }
@@ -154,14 +153,6 @@ fn move_to(list: &Path, threads: &[u32]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The group of version 2 that a process is in.
-fn own_group(pid: u32) -> io::Result<PathBuf> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    let path = path.ok_or_else(|| io::Error::other("none of version 2"))?;
-    Ok(Path::new(V2).join(path))
 }
 
 /// Why no guest can be slowed down on this host.

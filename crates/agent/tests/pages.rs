@@ -5,6 +5,8 @@
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, start_source
 use transhume_model::{Bytes, Epoch, VmSpec};
 use transhume_pages::limits::PAGE_BYTES;
 use transhume_pages::{Account, Classes, PageClass};
-use transhume_qemu::{Launcher, Running, Vm};
+use transhume_qemu::{Launcher, Means, Running, Vm};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// What the stream may use, bytes per second: slow enough that every class is worth its trouble.
@@ -42,6 +44,8 @@ fn combinations() -> Vec<Classes> {
 /// The guest's memory, as QEMU writes it into a file.
 async fn ram(vm: &Vm, file: &Path) -> Vec<u8> {
     let mut all = Vec::new();
+    // Another QEMU's, who is somebody else.
+    let _ = std::fs::remove_file(file);
     for (from, size) in RAM {
         let arguments = json!({"val": from, "size": size, "filename": file});
         vm.qmp().execute("pmemsave", arguments).await.unwrap();
@@ -49,6 +53,14 @@ async fn ram(vm: &Vm, file: &Path) -> Vec<u8> {
     }
     assert_eq!(all.len() as u64, RAM.iter().map(|(_, size)| size).sum::<u64>());
     all
+}
+
+/// What a QEMU is handed that writes its guest's memory into a file.
+fn roomy<'a>(spec: &VmSpec, taps: &'a [BorrowedFd<'a>]) -> Means<'a> {
+    Means {
+        log_bytes_max: u64::from(u32::MAX),
+        ..means(spec, taps)
+    }
 }
 
 struct Between {
@@ -64,13 +76,14 @@ impl Between {
         let (at, epoch) = (IpAddr::V4(Ipv4Addr::LOCALHOST), Epoch(number as u64));
         let paths = self.dir.vm(&format!("target-{number}"));
         let taps = [tap(&format!("t{number}"))];
-        let target = self
+        let taps = borrowed(&taps);
+        let mut target = self
             .launcher
-            .receive(&self.spec, &paths, &borrowed(&taps))
+            .receive(&self.spec, &paths, roomy(&self.spec, &taps))
             .await
             .unwrap();
         let _kill = KillOnDrop::new(target.vm().process());
-        let listening = start_target(at, &self.spec, epoch, paths.incoming(), pages)
+        let listening = start_target(at, &self.spec, epoch, target.take_stream().unwrap(), pages)
             .await
             .unwrap();
         let pace = Arc::new(Pace::default());
@@ -132,11 +145,16 @@ fn memory_arrives_as_it_was_whatever_the_classes() {
         let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
         assert!(up.expect("MISSING: ip; install iproute2").success());
         let dir = TempDir::new("classes");
+        // QEMU writes a guest's memory there, as whoever it is.
+        std::fs::set_permissions(&dir.0, std::fs::Permissions::from_mode(0o777)).unwrap();
         let launcher = launcher().await;
         let mut spec = spec(&dir.0, "vm-1", 256);
         spec.machine = Some(launcher.binary().newest_machine().clone());
         let paths = dir.vm("source");
-        let source = boot(&launcher, &spec, &paths, &[tap("s0")]).await;
+        let taps = [tap("s0")];
+        let taps = borrowed(&taps);
+        let source = launcher.boot(&spec, &paths, roomy(&spec, &taps)).await.unwrap();
+        source.cont().await.unwrap();
         let _kill = KillOnDrop::new(source.vm().process());
         counted(&paths, 0, 2).await;
         let between = Between {

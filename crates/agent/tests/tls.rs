@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use fleet::{security, spec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixStream};
 use transhume_agent::pace::Pace;
 use transhume_agent::page_stream::{PageShare, PageStreamError, Pages, start_source, start_target};
 use transhume_model::{Bytes, Endpoint, Epoch, Secret};
@@ -44,6 +44,11 @@ fn pages(host: &str, security: Security) -> Pages {
     }
 }
 
+/// A QEMU that is never written to.
+fn nobody() -> std::os::unix::net::UnixStream {
+    std::os::unix::net::UnixStream::pair().unwrap().0
+}
+
 /// Whether a source of this security gets through to a target of that, at this end of it.
 async fn reaches(
     dir: &Path,
@@ -52,7 +57,7 @@ async fn reaches(
     changed: impl FnOnce(Endpoint) -> Endpoint,
 ) -> bool {
     let (source, target) = (pages("h1", source), pages("h2", target));
-    let listening = start_target(HERE, &spec(), Epoch(1), dir.join("none"), &target)
+    let listening = start_target(HERE, &spec(), Epoch(1), nobody(), &target)
         .await
         .unwrap();
     let pace = Arc::new(Pace::default());
@@ -111,7 +116,7 @@ async fn strangers_at_the_door_keep_nobody_out() {
     let dir = TempDir::new("strangers");
     let of = |part: &str| security(&dir.0, "ours", part);
     let target = pages("h2", of("agent/h2"));
-    let listening = start_target(HERE, &spec(), Epoch(1), dir.0.join("none"), &target)
+    let listening = start_target(HERE, &spec(), Epoch(1), nobody(), &target)
         .await
         .unwrap();
     let mut strangers = Vec::new();
@@ -152,16 +157,14 @@ async fn a_stream_passes_whole_and_its_answer_comes_back() {
         (of("agent/h1"), of("agent/h2")),
     ] {
         let (from, to) = (pages("h1", from), pages("h2", to));
-        let socket = dir.0.join("qemu-in.sock");
-        let _ = std::fs::remove_file(&socket);
-        let qemu = UnixListener::bind(&socket).unwrap();
-        let listening = start_target(HERE, &spec(), Epoch(1), socket, &to).await.unwrap();
+        let (qemu, mut receives) = UnixStream::pair().unwrap();
+        let qemu = qemu.into_std().unwrap();
+        let listening = start_target(HERE, &spec(), Epoch(1), qemu, &to).await.unwrap();
         let pace = Arc::new(Pace::default());
         let (source, ended) = start_source(&dir.0, &spec(), Epoch(1), &listening.at, pace, &from)
             .await
             .unwrap();
         let mut sends = UnixStream::connect(dir.0.join("pages-out.sock")).await.unwrap();
-        let (mut receives, _) = qemu.accept().await.unwrap();
         let (mut got, mut back) = (Vec::new(), Vec::new());
         let sending = async {
             sends.write_all(&stream).await.unwrap();

@@ -17,6 +17,10 @@ use crate::{LabError, LabUp, Layout, image, layout};
 pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// Frames up to this size pass the fabric of the lab.
 const MTU_MAX: u16 = 9000;
+/// User ids from here on are nobody's: above those that containers and systemd use.
+const USER_ID_FIRST: u32 = 3_900_000_000;
+/// More than the VMs of the largest lab.
+const USER_IDS_PER_HOST: u32 = 1_000;
 /// Where the agents answer Prometheus, at their address in CT.
 const METRICS_PORT: u16 = 7402;
 
@@ -27,6 +31,7 @@ struct AgentConfig<'a> {
     spool_dir: PathBuf,
     bridge: &'a str,
     qemu: &'a str,
+    qemu_user: String,
     images: Vec<PathBuf>,
     accel: &'a str,
     mtu_max: u16,
@@ -72,6 +77,13 @@ struct CoordinatorConfig {
 /// The bridge of every host that holds the taps of its VMs.
 pub const BRIDGE: &str = "br-ct";
 
+/// User ids of a host's QEMUs, of which no account has one; each host has its own, as if it were
+/// a machine of its own.
+pub fn qemu_user(host: u16) -> String {
+    let first = USER_ID_FIRST + u32::from(host) * USER_IDS_PER_HOST;
+    format!("{first}-{}", first + USER_IDS_PER_HOST - 1)
+}
+
 /// What a host may promise: as asked, or twice its share, so that half of the hosts can leave.
 pub fn capacity(options: &LabUp) -> Capacity {
     let share = u64::from(options.vms.div_ceil(options.hosts / 2));
@@ -100,6 +112,7 @@ pub fn write_agent(
             host: &host,
             bridge: BRIDGE,
             qemu: QEMU,
+            qemu_user: qemu_user(index),
             images: vec![image::CACHE.into(), layout.dir()],
             accel: &options.accel,
             mtu_max: MTU_MAX,

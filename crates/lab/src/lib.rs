@@ -36,6 +36,7 @@ pub mod plot;
 mod process;
 mod profile;
 mod renew;
+mod rights;
 mod state;
 pub mod stock;
 mod storage;

@@ -16,7 +16,7 @@ use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab, State, VmState};
 use crate::{
     Channel, DiskServer, FabricLink, FabricSpec, LabError, LabUp, Layout, Namespace, apps, config, down,
-    fabric, layout, mounts, namespace, tuning,
+    fabric, layout, mounts, namespace, rights, tuning,
 };
 
 /// A guest under TCG takes about 2 s alone; on few CPUs they boot one after the other.
@@ -281,8 +281,10 @@ fn start_disks(lab: &mut Lab, options: &LabUp) -> Result<(), LabError> {
 /// Starts the agent of a host, also after it was killed.
 pub fn start_agent(lab: &mut Lab, host: &str) -> Result<ProcessRecord, LabError> {
     let host = lab.host(host)?.clone();
-    // `env` becomes the agent: the process is the same.
-    let arguments = [
+    // `setpriv` and `env` become the agent: the process is the same.
+    let mut arguments = rights::limited();
+    arguments.extend([
+        ENV.to_owned(),
         format!(
             "{CLOCK_FILE_VARIABLE}={}",
             lab.layout.clock_file(&host.name).display()
@@ -291,10 +293,11 @@ pub fn start_agent(lab: &mut Lab, host: &str) -> Result<ProcessRecord, LabError>
         "agent".to_owned(),
         "--config".to_owned(),
         host.config.display().to_string(),
-    ];
+    ]);
     let namespace = Namespace::named(&host.namespace);
     let what = format!("agent {}", host.name);
-    let process = process::spawn(&namespace, &what, Path::new(ENV), &arguments, &host.agent_log())?;
+    let program = Path::new(rights::SETPRIV);
+    let process = process::spawn(&namespace, &what, program, &arguments, &host.agent_log())?;
     lab.record(process.clone())?;
     let control = SocketAddrV4::new(host.ct, layout::CONTROL_PORT);
     process::wait_for_listener(&namespace, control, &process, &host.agent_log())?;

@@ -5,9 +5,11 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Stdio;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -16,6 +18,8 @@ use transhume_model::Version;
 use crate::binary::QemuBinary;
 use crate::error::QemuError;
 use crate::limits::{ACCEL_TRIAL_LIMIT, TCG_VERSION_MIN};
+use crate::spawn::{Confined, confine};
+use crate::user::Users;
 
 /// What the configuration asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -54,10 +58,10 @@ const RESET_VECTOR_FROM_END: usize = 16;
 const TRIAL_EXIT: i32 = 0x10 * 2 + 1;
 
 impl Accel {
-    /// Decides by configuration and trial; logs in one line what and why. Refuses TCG where it
-    /// moves no guest safely.
-    pub async fn detect(binary: &QemuBinary, choice: AccelChoice) -> Result<Self, QemuError> {
-        let accel = Self::choose(binary, choice).await?;
+    /// Decides by configuration and trial, as one of these users; logs in one line what and why.
+    /// Refuses TCG where it moves no guest safely.
+    pub async fn detect(binary: &QemuBinary, choice: AccelChoice, users: &Users) -> Result<Self, QemuError> {
+        let accel = Self::choose(binary, choice, users).await?;
         if !accel.moves_safely(binary.version()) {
             return Err(QemuError::LosesPages {
                 path: binary.path().to_owned(),
@@ -72,12 +76,12 @@ impl Accel {
         self == Accel::Kvm || version >= TCG_VERSION_MIN
     }
 
-    async fn choose(binary: &QemuBinary, choice: AccelChoice) -> Result<Self, QemuError> {
+    async fn choose(binary: &QemuBinary, choice: AccelChoice, users: &Users) -> Result<Self, QemuError> {
         if choice == AccelChoice::Tcg {
             tracing::info!("guests run under TCG: the configuration says so");
             return Ok(Accel::Tcg);
         }
-        match (kvm_works(binary).await, choice) {
+        match (kvm_works(binary, users).await, choice) {
             (Ok(()), _) => {
                 tracing::info!("guests run under KVM: a trial guest ran");
                 Ok(Accel::Kvm)
@@ -99,7 +103,7 @@ impl Accel {
     }
 }
 
-async fn kvm_works(binary: &QemuBinary) -> Result<(), String> {
+async fn kvm_works(binary: &QemuBinary, users: &Users) -> Result<(), String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     if !has_virtualization(&cpuinfo) {
         return Err("the processor shows neither svm nor vmx".into());
@@ -107,7 +111,7 @@ async fn kvm_works(binary: &QemuBinary) -> Result<(), String> {
     if !Path::new("/dev/kvm").exists() {
         return Err("there is no /dev/kvm".into());
     }
-    trial(binary, Accel::Kvm).await
+    trial(binary, Accel::Kvm, users).await
 }
 
 fn has_virtualization(cpuinfo: &str) -> bool {
@@ -119,19 +123,30 @@ fn has_virtualization(cpuinfo: &str) -> bool {
 }
 
 /// Starts the trial guest; fine only if the guest itself ended the run.
-async fn trial(binary: &QemuBinary, accel: Accel) -> Result<(), String> {
+async fn trial(binary: &QemuBinary, accel: Accel, users: &Users) -> Result<(), String> {
     let image = trial_image().map_err(|error| format!("cannot write the trial guest: {error}"))?;
-    let child = Command::new(binary.path())
+    let mut command = Command::new(binary.path());
+    command
         .args(["-machine", &binary.newest_machine().0, "-accel", accel.name()])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "16M"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
         .arg("-bios")
-        .arg(&image.0)
+        .arg(format!("/proc/self/fd/{}", image.as_raw_fd()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
+        .kill_on_drop(true);
+    let started = users.with_one(accel, |user| {
+        let confined = Confined {
+            user,
+            groups: &[],
+            file_bytes_max: 0,
+        };
+        confine(&mut command, &[image.as_raw_fd()], &confined);
+        command.spawn()
+    });
+    let child = started
+        .map_err(|error| error.to_string())?
         .map_err(|error| format!("cannot run {}: {error}", binary.path().display()))?;
     let output = timeout(ACCEL_TRIAL_LIMIT, child.wait_with_output())
         .await
@@ -148,27 +163,14 @@ async fn trial(binary: &QemuBinary, accel: Accel) -> Result<(), String> {
     ))
 }
 
-/// A file that is removed again.
-struct TrialImage(std::path::PathBuf);
-
-impl Drop for TrialImage {
-    fn drop(&mut self) {
-        // A leftover of 64 KiB in the temporary directory does no harm.
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-fn trial_image() -> io::Result<TrialImage> {
+/// In memory, where everybody may read it.
+fn trial_image() -> io::Result<fs::File> {
     let mut image = vec![0u8; TRIAL_IMAGE_BYTES];
     let start = TRIAL_IMAGE_BYTES - RESET_VECTOR_FROM_END;
     image[start..start + TRIAL_CODE.len()].copy_from_slice(&TRIAL_CODE);
-    let path = std::env::temp_dir().join(format!("transhume-accel-trial-{}", std::process::id()));
-    // A link that someone left under this name must not be followed.
-    let _ = fs::remove_file(&path);
-    let trial = TrialImage(path);
-    let mut file = fs::File::create_new(&trial.0)?;
+    let mut file = fs::File::from(memfd_create("transhume-accel-trial", MemfdFlags::CLOEXEC)?);
     io::Write::write_all(&mut file, &image)?;
-    Ok(trial)
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -182,7 +184,9 @@ mod tests {
         let binary = QemuBinary::probe(path.as_ref())
             .await
             .expect("MISSING: QEMU 9.2 or newer; install qemu-system-x86 or set TRANSHUME_QEMU");
-        trial(&binary, Accel::Tcg).await.unwrap();
+        let users = "3999990000-3999990099".parse().unwrap();
+        let users = Users::resolve(&users).unwrap();
+        trial(&binary, Accel::Tcg, &users).await.unwrap();
     }
 
     /// Seen with 8.2.2, without any of our parts: 8 to 39 pages of a guest that writes were old at

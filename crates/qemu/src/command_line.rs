@@ -5,7 +5,6 @@
 //! between hosts (descriptors, paths, accelerator) is nothing the guest can see.
 
 use std::ffi::OsString;
-use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -14,6 +13,7 @@ use transhume_model::{Disk, MachineType, NicSpec, VmName, VmSpec};
 use crate::accel::Accel;
 use crate::binary::ACK_PROPERTY;
 use crate::error::QemuError;
+use crate::files::Handed;
 use crate::limits::SOCKET_PATH_BYTES_MAX;
 
 /// First PCI slot of the NICs; NIC i sits in slot `NIC_SLOT + i`.
@@ -44,9 +44,20 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// The agent's monitor in a VM's directory.
 const MONITOR: &str = "qmp.sock";
 
+/// What the guest wrote, in a VM's directory.
+const CONSOLE: &str = "console.log";
+
+/// The set of descriptors that has the console; a disk's follow in order.
+const CONSOLE_SET: usize = 1;
+const DISK_SET: usize = 2;
+
 /// A guest that powers itself off or panics leaves a stopped QEMU: an agent that was not there
 /// finds out what happened.
 const ACTION: &str = "shutdown=pause,panic=pause";
+
+/// QEMU's drivers of disk images, by what the image is.
+const FILE: &str = "file";
+const DEVICE: &str = "host_device";
 
 /// Processor model: one that every host has, so that a VM can go to any of them.
 const CPU: &str = "qemu64";
@@ -87,9 +98,9 @@ impl VmPaths {
         self.dir.join("user.qmp")
     }
 
-    /// What the guest wrote to ttyS0, appended over restarts.
+    /// What the guest wrote to ttyS0 last, appended over restarts.
     pub fn console(&self) -> PathBuf {
-        self.dir.join("console.log")
+        self.dir.join(CONSOLE)
     }
 
     /// The guest's ttyS1 as a Unix socket that QEMU listens on.
@@ -101,10 +112,77 @@ impl VmPaths {
     pub fn stderr(&self) -> PathBuf {
         self.dir.join("qemu.stderr")
     }
+}
 
-    /// Where QEMU takes its incoming migration stream.
-    pub fn incoming(&self) -> PathBuf {
-        self.dir.join("incoming.sock")
+/// How QEMU gets at what it uses, as its arguments have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    paths: VmPaths,
+    taps: Vec<String>,
+    kernel: PathBuf,
+    initrd: PathBuf,
+    /// Of disks that are files, with QEMU's driver.
+    disks: Vec<Option<(PathBuf, &'static str)>>,
+    console: PathBuf,
+    qmp: OsString,
+    user_qmp: OsString,
+    serial: OsString,
+    /// Sets of descriptors, which QEMU takes paths for.
+    sets: Vec<OsString>,
+}
+
+impl Access {
+    /// QEMU opens everything itself, and may: as people start it by hand. `taps` are names of
+    /// interfaces.
+    pub fn by_path(spec: &VmSpec, paths: &VmPaths, taps: &[String]) -> Self {
+        let socket = |path: PathBuf| format!("path={}", escaped(&path)).into();
+        let disk = |disk: &Disk| match disk {
+            Disk::File { path } => Some((path.clone(), FILE)),
+            Disk::Nbd { .. } => None,
+        };
+        Self {
+            taps: taps
+                .iter()
+                .map(|tap| format!("ifname={tap},script=no,downscript=no"))
+                .collect(),
+            kernel: spec.boot.kernel.clone(),
+            initrd: spec.boot.initrd.clone(),
+            disks: spec.disks.iter().map(disk).collect(),
+            console: paths.console(),
+            qmp: socket(paths.qmp()),
+            user_qmp: socket(paths.user_qmp()),
+            serial: socket(paths.serial()),
+            sets: Vec::new(),
+            paths: paths.clone(),
+        }
+    }
+
+    /// QEMU is handed everything open, under these numbers.
+    pub(crate) fn by_descriptor(paths: &VmPaths, handed: &Handed) -> Self {
+        let itself = |fd| PathBuf::from(format!("/proc/self/fd/{fd}"));
+        let socket = |fd| format!("fd={fd}").into();
+        let set = |set: usize| PathBuf::from(format!("/dev/fdset/{set}"));
+        let mut sets = vec![mark(paths.dir(), handed.console)];
+        let mut disks = Vec::new();
+        for (index, disk) in handed.disks.iter().enumerate() {
+            disks.push(disk.map(|(fd, is_device)| {
+                sets.push(format!("fd={fd},set={}", DISK_SET + index).into());
+                let driver = if is_device { DEVICE } else { FILE };
+                (set(DISK_SET + index), driver)
+            }));
+        }
+        Self {
+            taps: handed.taps.iter().map(|fd| format!("fd={fd}")).collect(),
+            kernel: itself(handed.kernel),
+            initrd: itself(handed.initrd),
+            disks,
+            console: set(CONSOLE_SET),
+            qmp: socket(handed.qmp),
+            user_qmp: socket(handed.user_qmp),
+            serial: socket(handed.serial),
+            sets,
+            paths: paths.clone(),
+        }
     }
 }
 
@@ -115,27 +193,29 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// Arguments for a VM. `machine` is the resolved, versioned type; `taps` has one descriptor per
-    /// NIC, in order.
+    /// Arguments for a VM. `machine` is the resolved, versioned type; `access` has one tap per NIC,
+    /// in order.
     pub fn build(
         spec: &VmSpec,
         machine: &MachineType,
         accel: Accel,
-        paths: &VmPaths,
-        taps: &[RawFd],
+        access: &Access,
         mode: StartMode,
     ) -> Result<Self, QemuError> {
-        check(spec, paths, taps)?;
+        check(spec, &access.paths, access.taps.len())?;
         let mut line = Self { args: Vec::new() };
         line.machine(spec, machine, accel);
-        line.boot(spec);
-        for (index, (nic, fd)) in spec.nics.iter().zip(taps).enumerate() {
-            line.nic(index, nic, *fd);
+        for set in &access.sets {
+            line.option("-add-fd", set);
         }
-        for (index, disk) in spec.disks.iter().enumerate() {
-            line.disk(index, disk);
+        line.boot(spec, access);
+        for (index, (nic, tap)) in spec.nics.iter().zip(&access.taps).enumerate() {
+            line.nic(index, nic, tap);
         }
-        line.ports(paths);
+        for (index, (disk, file)) in spec.disks.iter().zip(&access.disks).enumerate() {
+            line.disk(index, disk, file.as_ref());
+        }
+        line.ports(access);
         line.flag("-S");
         if mode == StartMode::Incoming {
             line.option("-incoming", "defer");
@@ -180,14 +260,14 @@ impl CommandLine {
         self.option("-action", ACTION);
     }
 
-    fn boot(&mut self, spec: &VmSpec) {
-        self.option("-kernel", &spec.boot.kernel);
-        self.option("-initrd", &spec.boot.initrd);
+    fn boot(&mut self, spec: &VmSpec, access: &Access) {
+        self.option("-kernel", &access.kernel);
+        self.option("-initrd", &access.initrd);
         self.option("-append", spec.boot.cmdline.as_str());
     }
 
-    fn nic(&mut self, index: usize, nic: &NicSpec, fd: RawFd) {
-        self.option("-netdev", format!("tap,id=net{index},fd={fd},vhost=off"));
+    fn nic(&mut self, index: usize, nic: &NicSpec, tap: &str) {
+        self.option("-netdev", format!("tap,id=net{index},{tap},vhost=off"));
         self.option(
             "-device",
             format!(
@@ -200,16 +280,21 @@ impl CommandLine {
         );
     }
 
-    fn disk(&mut self, index: usize, disk: &Disk) {
+    fn disk(&mut self, index: usize, disk: &Disk, file: Option<&(PathBuf, &'static str)>) {
         // The host's page cache would be stale on the host a VM comes back to, so it is bypassed.
-        let file = match disk {
-            Disk::Nbd { host, port, export } => json!({
+        let file = match (disk, file) {
+            (Disk::Nbd { host, port, export }, _) => json!({
                 "driver": "nbd",
                 "server": {"type": "inet", "host": host, "port": port.to_string()},
                 "export": export,
                 "reconnect-delay": NBD_RECONNECT_S,
             }),
-            Disk::File { path } => json!({"driver": "file", "filename": path, "cache": {"direct": true}}),
+            (Disk::File { .. }, Some((path, driver))) => {
+                json!({"driver": driver, "filename": path, "cache": {"direct": true}})
+            }
+            (Disk::File { path }, None) => {
+                json!({"driver": FILE, "filename": path, "cache": {"direct": true}})
+            }
         };
         let node = json!({
             "driver": "raw",
@@ -227,47 +312,55 @@ impl CommandLine {
         );
     }
 
-    fn ports(&mut self, paths: &VmPaths) {
-        let with_path = |kind: &str, path: &Path, rest: &str| {
-            let mut value = OsString::from(format!("{kind},path="));
-            value.push(escaped(path));
-            value.push(rest);
-            value
-        };
+    fn ports(&mut self, access: &Access) {
         self.option(
             "-chardev",
-            with_path("file,id=console", &paths.console(), ",append=on"),
+            format!("file,id=console,path={},append=on", escaped(&access.console)),
         );
         self.option("-serial", "chardev:console");
-        let listen = ",server=on,wait=off";
-        self.option("-chardev", with_path("socket,id=serial", &paths.serial(), listen));
+        self.socket("serial", &access.serial);
         self.option("-serial", "chardev:serial");
-        self.option("-chardev", monitor(&paths.qmp()));
+        self.socket("qmp", &access.qmp);
         self.option("-mon", "chardev=qmp,mode=control");
-        self.option("-chardev", with_path("socket,id=user", &paths.user_qmp(), listen));
+        self.socket("user", &access.user_qmp);
         self.option("-mon", "chardev=user,mode=control");
+    }
+
+    /// A socket that QEMU is reached on.
+    fn socket(&mut self, id: &str, place: &OsString) {
+        let mut value = OsString::from(format!("socket,id={id},"));
+        value.push(place);
+        value.push(",server=on,wait=off");
+        self.option("-chardev", value);
     }
 }
 
-/// The argument that names the agent's monitor: every QEMU carries it, and it is how one is found
-/// without a record.
-fn monitor(path: &Path) -> OsString {
-    format!("socket,id=qmp,path={},server=on,wait=off", escaped(path)).into()
+/// The argument that every QEMU of an agent carries, and by which it is found without a record: the
+/// console's descriptor, with a remark that QEMU has no use for.
+pub fn mark(dir: &Path, console: std::os::fd::RawFd) -> OsString {
+    let console_log = escaped(&dir.join(CONSOLE));
+    format!("fd={console},set={CONSOLE_SET},opaque={console_log}").into()
 }
 
 /// The VM of the QEMU that was started with these arguments by the agent whose VMs' directories are
 /// in `vms_dir`; `None` for any other process, also for a QEMU of that name which another agent, or
 /// somebody else, has started.
 pub fn marked_vm<'a>(vms_dir: &Path, args: impl IntoIterator<Item = &'a [u8]>) -> Option<VmName> {
-    let (before, after) = (
-        format!("socket,id=qmp,path={}/", escaped(vms_dir)),
+    let dir = escaped(vms_dir);
+    let (before, after) = (format!(",set={CONSOLE_SET},opaque={dir}/"), format!("/{CONSOLE}"));
+    // Agents up to 0.2.0 handed over no console, and QEMU made its monitor itself.
+    let (before_0_2, after_0_2) = (
+        format!("socket,id=qmp,path={dir}/"),
         format!("/{MONITOR},server=on,wait=off"),
     );
     let mut names = args.into_iter().filter_map(|arg| {
-        let name = arg
-            .strip_prefix(before.as_bytes())?
-            .strip_suffix(after.as_bytes())?;
-        std::str::from_utf8(name).ok()?.parse().ok()
+        let arg = std::str::from_utf8(arg).ok()?;
+        let numbered = arg.strip_prefix("fd=");
+        let numbered = numbered.map(|arg| arg.trim_start_matches(|digit: char| digit.is_ascii_digit()));
+        let ours = numbered
+            .and_then(|arg| arg.strip_prefix(&before)?.strip_suffix(&after))
+            .or_else(|| arg.strip_prefix(&before_0_2)?.strip_suffix(&after_0_2));
+        ours?.parse().ok()
     });
     names.next()
 }
@@ -277,7 +370,7 @@ fn escaped(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
-fn check(spec: &VmSpec, paths: &VmPaths, taps: &[RawFd]) -> Result<(), QemuError> {
+pub(crate) fn check(spec: &VmSpec, paths: &VmPaths, taps: usize) -> Result<(), QemuError> {
     let bad = |what: String| {
         Err(QemuError::Spec {
             vm: spec.name.clone(),
@@ -290,8 +383,8 @@ fn check(spec: &VmSpec, paths: &VmPaths, taps: &[RawFd]) -> Result<(), QemuError
             spec.nics.len()
         ));
     }
-    if spec.nics.len() != taps.len() {
-        return bad(format!("{} taps for {} NICs", taps.len(), spec.nics.len()));
+    if spec.nics.len() != taps {
+        return bad(format!("{taps} taps for {} NICs", spec.nics.len()));
     }
     if spec.disks.len() > DISKS_MAX {
         return bad(format!(
@@ -302,7 +395,7 @@ fn check(spec: &VmSpec, paths: &VmPaths, taps: &[RawFd]) -> Result<(), QemuError
     if spec.vcpus.0 == 0 || spec.memory.0 == 0 {
         return bad("it has no processor or no memory; give it at least one vCPU and 64 MiB".into());
     }
-    for path in [paths.qmp(), paths.user_qmp(), paths.serial(), paths.incoming()] {
+    for path in [paths.qmp(), paths.user_qmp(), paths.serial()] {
         if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return bad(format!(
                 "{} is longer than the {SOCKET_PATH_BYTES_MAX} bytes of a Unix socket; use a shorter state directory",
@@ -365,7 +458,8 @@ mod tests {
     fn a_qemu_that_must_be_told_to_wait_for_the_ack_is_told() {
         let machine = MachineType("pc-q35-11.1".into());
         let paths = VmPaths::new("/run/vm");
-        let line = CommandLine::build(&spec(), &machine, Accel::Tcg, &paths, &[7], StartMode::Boot);
+        let access = Access::by_path(&spec(), &paths, &["t0".to_owned()]);
+        let line = CommandLine::build(&spec(), &machine, Accel::Tcg, &access, StartMode::Boot);
         let line = line.unwrap().waiting_for_ack();
         let [.., option, value] = line.args() else {
             panic!("no arguments");
@@ -376,14 +470,26 @@ mod tests {
         );
     }
 
-    fn build(spec: &VmSpec, dir: &str, taps: &[RawFd], mode: StartMode) -> Result<Vec<String>, QemuError> {
+    fn words(spec: &VmSpec, access: &Access, mode: StartMode) -> Result<Vec<String>, QemuError> {
         let machine = MachineType("pc-q35-10.0".into());
-        CommandLine::build(spec, &machine, Accel::Tcg, &VmPaths::new(dir), taps, mode).map(|line| {
-            line.args()
-                .iter()
-                .map(|arg| arg.to_str().unwrap().to_owned())
-                .collect()
-        })
+        let line = CommandLine::build(spec, &machine, Accel::Tcg, access, mode)?;
+        let words = line.args().iter().map(|arg| arg.to_str().unwrap().to_owned());
+        Ok(words.collect())
+    }
+
+    fn build(spec: &VmSpec, dir: &str, taps: &[i32], mode: StartMode) -> Result<Vec<String>, QemuError> {
+        let handed = Handed {
+            taps: taps.to_vec(),
+            kernel: 20,
+            initrd: 21,
+            disks: vec![None, Some((22, false))],
+            console: 23,
+            qmp: 24,
+            user_qmp: 25,
+            serial: 26,
+        };
+        let access = Access::by_descriptor(&VmPaths::new(dir), &handed);
+        words(spec, &access, mode)
     }
 
     const BOOT: &[&str] = &[
@@ -407,10 +513,14 @@ mod tests {
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-action",
         "shutdown=pause,panic=pause",
+        "-add-fd",
+        "fd=23,set=1,opaque=/run/v,,1/console.log",
+        "-add-fd",
+        "fd=22,set=3",
         "-kernel",
-        "/g/vmlinuz",
+        "/proc/self/fd/20",
         "-initrd",
-        "/g/initrd.img",
+        "/proc/self/fd/21",
         "-append",
         "console=ttyS0 a=1,2",
         "-netdev",
@@ -422,23 +532,23 @@ mod tests {
         "-device",
         "virtio-blk-pci,id=blk0,drive=disk0,bus=pcie.0,addr=0x10",
         "-blockdev",
-        r#"{"cache":{"direct":true},"driver":"raw","file":{"cache":{"direct":true},"driver":"file","filename":"/srv/a,b.raw"},"node-name":"disk1"}"#,
+        r#"{"cache":{"direct":true},"driver":"raw","file":{"cache":{"direct":true},"driver":"file","filename":"/dev/fdset/3"},"node-name":"disk1"}"#,
         "-device",
         "virtio-blk-pci,id=blk1,drive=disk1,bus=pcie.0,addr=0x11",
         "-chardev",
-        "file,id=console,path=/run/v,,1/console.log,append=on",
+        "file,id=console,path=/dev/fdset/1,append=on",
         "-serial",
         "chardev:console",
         "-chardev",
-        "socket,id=serial,path=/run/v,,1/serial.sock,server=on,wait=off",
+        "socket,id=serial,fd=26,server=on,wait=off",
         "-serial",
         "chardev:serial",
         "-chardev",
-        "socket,id=qmp,path=/run/v,,1/qmp.sock,server=on,wait=off",
+        "socket,id=qmp,fd=24,server=on,wait=off",
         "-mon",
         "chardev=qmp,mode=control",
         "-chardev",
-        "socket,id=user,path=/run/v,,1/user.qmp,server=on,wait=off",
+        "socket,id=user,fd=25,server=on,wait=off",
         "-mon",
         "chardev=user,mode=control",
         "-S",
@@ -447,6 +557,58 @@ mod tests {
     #[test]
     fn golden_boot() {
         assert_eq!(build(&spec(), "/run/v,1", &[7], StartMode::Boot).unwrap(), BOOT);
+    }
+
+    /// By hand, with everything by its name.
+    #[test]
+    fn by_path_differs_only_in_where_things_are() {
+        let access = Access::by_path(&spec(), &VmPaths::new("/run/v,1"), &["t0".to_owned()]);
+        let by_path = words(&spec(), &access, StartMode::Boot).unwrap();
+        assert!(
+            !by_path
+                .iter()
+                .any(|word| word.contains("fd=") || word.contains("/fd"))
+        );
+        for expected in [
+            "/g/vmlinuz",
+            "/g/initrd.img",
+            "tap,id=net0,ifname=t0,script=no,downscript=no,vhost=off",
+            "file,id=console,path=/run/v,,1/console.log,append=on",
+            "socket,id=qmp,path=/run/v,,1/qmp.sock,server=on,wait=off",
+        ] {
+            assert!(
+                by_path.iter().any(|word| word == expected),
+                "{expected}: {by_path:?}"
+            );
+        }
+        assert!(
+            by_path
+                .iter()
+                .any(|word| word.contains(r#""filename":"/srv/a,b.raw""#))
+        );
+        let sets = BOOT.iter().filter(|word| **word == "-add-fd").count();
+        assert_eq!(by_path.len(), BOOT.len() - 2 * sets);
+    }
+
+    #[test]
+    fn a_disk_that_is_a_device_has_another_driver() {
+        let handed = Handed {
+            taps: vec![7],
+            kernel: 20,
+            initrd: 21,
+            disks: vec![None, Some((22, true))],
+            console: 23,
+            qmp: 24,
+            user_qmp: 25,
+            serial: 26,
+        };
+        let access = Access::by_descriptor(&VmPaths::new("/run/v"), &handed);
+        let words = words(&spec(), &access, StartMode::Boot).unwrap();
+        assert!(
+            words
+                .iter()
+                .any(|word| word.contains(r#""driver":"host_device","filename":"/dev/fdset/3""#))
+        );
     }
 
     #[test]
@@ -463,6 +625,11 @@ mod tests {
         assert_eq!(of("/run/a,b"), None);
         assert_eq!(of("/run/a"), None);
         assert_eq!(of("/run/other/vms"), None);
+        let before_0_2 = b"socket,id=qmp,path=/run/a,,b/vms/web-1/qmp.sock,server=on,wait=off";
+        assert_eq!(
+            marked_vm("/run/a,b/vms".as_ref(), [&before_0_2[..]]),
+            Some("web-1".parse().unwrap())
+        );
         let foreign = [
             "-name",
             "web-1",

@@ -8,6 +8,7 @@ use transhume_model::{MachineType, Version, VmName};
 
 use crate::limits::{QEMU_VERSION_MIN, TCG_VERSION_MIN};
 use crate::qmp::QmpError;
+use crate::user::UserError;
 
 /// Why something about a QEMU failed.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +99,16 @@ pub enum QemuError {
         vm: VmName,
         /// What is wrong with the description.
         what: String,
+    },
+
+    /// There is nobody it could run as.
+    #[error("VM {vm}: QEMU cannot be started as somebody else")]
+    User {
+        /// The VM.
+        vm: VmName,
+        /// Why.
+        #[source]
+        source: UserError,
     },
 
     /// A file or process operation failed.

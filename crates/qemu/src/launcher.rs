@@ -3,25 +3,27 @@
 //! A QEMU that ends while starting is reported with its last words; one that does not greet in time
 //! is killed.
 
-use std::fs;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
-use serde_json::json;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 use transhume_model::{VmName, VmSpec};
 
 use crate::accel::Accel;
 use crate::binary::QemuBinary;
-use crate::command_line::{CommandLine, StartMode, VmPaths};
+use crate::command_line::{self, Access, CommandLine, StartMode, VmPaths};
 use crate::error::QemuError;
+use crate::files::{Ends, Handed, VmFiles};
 use crate::limits::{START_LIMIT, START_RETRY};
 use crate::migration;
 use crate::process::{self, Process};
 use crate::qmp::Qmp;
-use crate::spawn::{spawn_detached, stderr_tail};
+use crate::spawn::{Confined, spawn_detached, stderr_tail};
+use crate::user::Users;
 use crate::vm::{Incoming, Running, Vm, Waiting};
 
 /// Starts VMs on this host.
@@ -29,12 +31,29 @@ use crate::vm::{Incoming, Running, Vm, Waiting};
 pub struct Launcher {
     binary: QemuBinary,
     accel: Accel,
+    users: Arc<Users>,
+}
+
+/// What a QEMU is handed.
+#[derive(Debug)]
+pub struct Means<'a> {
+    /// One per NIC, in order; they stay the caller's, too.
+    pub taps: &'a [BorrowedFd<'a>],
+    /// Its own from here on.
+    pub files: VmFiles,
+    /// Control groups that it is to be in: their lists of processes, opened for writing.
+    pub groups: Vec<File>,
+    /// The guest's console and QEMU's own errors end here where nobody shortens them, usually
+    /// [`LOG_BYTES_MAX`](crate::LOG_BYTES_MAX). The kernel has one such limit for all files of a
+    /// process: a VM with a larger disk in a file has the size of that.
+    pub log_bytes_max: u64,
 }
 
 impl Launcher {
-    /// With this binary and accelerator.
-    pub fn new(binary: QemuBinary, accel: Accel) -> Self {
-        Self { binary, accel }
+    /// With this binary and accelerator, each QEMU as one of these users.
+    pub fn new(binary: QemuBinary, accel: Accel, users: Users) -> Self {
+        let users = Arc::new(users);
+        Self { binary, accel, users }
     }
 
     /// The binary.
@@ -48,61 +67,51 @@ impl Launcher {
     }
 
     /// Starts a VM that is to boot; its guest does not run before [`Running::cont`]: by then its
-    /// agent has recorded it. `taps` has one descriptor per NIC, in order; QEMU inherits them.
-    pub async fn boot(
-        &self,
-        spec: &VmSpec,
-        paths: &VmPaths,
-        taps: &[BorrowedFd<'_>],
-    ) -> Result<Running, QemuError> {
-        let vm = self.start(spec, paths, taps, StartMode::Boot).await?;
+    /// agent has recorded it.
+    pub async fn boot(&self, spec: &VmSpec, paths: &VmPaths, means: Means<'_>) -> Result<Running, QemuError> {
+        let vm = self.start(spec, paths, means, StartMode::Boot).await?;
         Ok(Running::of(vm))
     }
 
-    /// Starts a VM paused, listening for its migration stream on [`VmPaths::incoming`].
+    /// Starts a VM paused, waiting for its migration stream ([`Incoming::take_stream`]).
     pub async fn receive(
         &self,
         spec: &VmSpec,
         paths: &VmPaths,
-        taps: &[BorrowedFd<'_>],
+        means: Means<'_>,
     ) -> Result<Incoming<Waiting>, QemuError> {
-        let socket = paths.incoming();
-        remove_stale(&spec.name, &socket)?;
-        let vm = self.start(spec, paths, taps, StartMode::Incoming).await?;
-        let listening = async {
+        let vm = self.start(spec, paths, means, StartMode::Incoming).await?;
+        let name = spec.name.clone();
+        let pair = UnixStream::pair().map_err(|source| QemuError::Io {
+            vm: name,
+            step: "make the socket of its migration stream",
+            source,
+        });
+        let receiving = async {
+            let (ours, theirs) = pair?;
             migration::set_capabilities(vm.qmp()).await?;
-            let channel = json!([{
-                "channel-type": "main",
-                "addr": {"transport": "socket", "type": "unix", "path": socket},
-            }]);
-            vm.qmp()
-                .execute("migrate-incoming", json!({"channels": channel}))
-                .await
+            migration::receive(vm.qmp(), theirs.as_fd()).await?;
+            Ok(ours)
         };
-        if let Err(error) = listening.await {
-            vm.kill().await?;
-            return Err(error.into());
+        match receiving.await {
+            Ok(stream) => Ok(Incoming::receiving(vm, stream)),
+            Err(error) => {
+                vm.kill().await?;
+                Err(error)
+            }
         }
-        Ok(Incoming::of(vm))
     }
 
     async fn start(
         &self,
         spec: &VmSpec,
         paths: &VmPaths,
-        taps: &[BorrowedFd<'_>],
+        means: Means<'_>,
         mode: StartMode,
     ) -> Result<Vm, QemuError> {
         let name = &spec.name;
         let machine = self.binary.resolve(spec)?;
-        let numbers: Vec<_> = taps.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut line = CommandLine::build(spec, &machine, self.accel, paths, &numbers, mode)?;
-        if self.binary.waits_for_ack_if_told() {
-            line = line.waiting_for_ack();
-        }
-        for socket in [paths.qmp(), paths.user_qmp(), paths.serial()] {
-            remove_stale(name, &socket)?;
-        }
+        command_line::check(spec, paths, means.taps.len())?;
         let io_error = |step| {
             move |source| QemuError::Io {
                 vm: name.clone(),
@@ -110,8 +119,33 @@ impl Launcher {
                 source,
             }
         };
-        let mut child = spawn_detached(self.binary.path(), line.args(), taps, &paths.stderr())
-            .map_err(io_error("spawn QEMU"))?;
+        let ends = Ends::make(paths).map_err(io_error("make the sockets and logs of QEMU"))?;
+        let handed = Handed::of(means.taps, &means.files, &ends);
+        let access = Access::by_descriptor(paths, &handed);
+        let mut line = CommandLine::build(spec, &machine, self.accel, &access, mode)?;
+        if self.binary.waits_for_ack_if_told() {
+            line = line.waiting_for_ack();
+        }
+        let inherited = handed.numbers();
+        let stderr = ends
+            .stderr
+            .try_clone()
+            .map_err(io_error("duplicate QEMU's log"))?;
+        let spawned = self.users.with_one(self.accel, |user| {
+            let confined = Confined {
+                user,
+                groups: &means.groups,
+                file_bytes_max: means.log_bytes_max.max(means.files.disk_bytes_max()),
+            };
+            spawn_detached(self.binary.path(), line.args(), &inherited, stderr, &confined)
+        });
+        // What it was handed is QEMU's alone from here on: a lock on a disk image ends with it.
+        drop((ends, means));
+        let spawned = spawned.map_err(|source| QemuError::User {
+            vm: name.clone(),
+            source,
+        })?;
+        let mut child = spawned.map_err(io_error("spawn QEMU"))?;
         match greet(name, paths, &mut child).await {
             Ok(vm) => {
                 // Reaps it while this agent lives; a later agent is not its parent and need not.
@@ -161,15 +195,4 @@ async fn greet(name: &VmName, paths: &VmPaths, child: &mut Child) -> Result<Vm, 
             source,
         })?;
     Ok(Vm::new(process, qmp))
-}
-
-fn remove_stale(vm: &VmName, socket: &Path) -> Result<(), QemuError> {
-    match fs::remove_file(socket) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(QemuError::Io {
-            vm: vm.clone(),
-            step: "remove an old socket",
-            source,
-        }),
-        _ => Ok(()),
-    }
 }

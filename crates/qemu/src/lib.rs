@@ -24,6 +24,7 @@ mod binary;
 mod command_line;
 mod dirty_rate;
 mod error;
+mod files;
 mod hold;
 mod launcher;
 mod limits;
@@ -33,21 +34,24 @@ mod process;
 mod qmp;
 mod return_path;
 mod spawn;
+mod user;
 mod vm;
 
 pub use accel::{Accel, AccelChoice};
 pub use binary::QemuBinary;
-pub use command_line::{CommandLine, NICS_MAX, StartMode, VmPaths, marked_vm};
+pub use command_line::{Access, CommandLine, NICS_MAX, StartMode, VmPaths, mark, marked_vm};
 pub use dirty_rate::DirtyRate;
 pub use error::QemuError;
+pub use files::VmFiles;
 pub use hold::{HoldPace, NextRead};
-pub use launcher::Launcher;
+pub use launcher::{Launcher, Means};
 pub use limits::*;
 pub use migration::{MigrationProgress, MigrationStatus};
 pub use passes::Passes;
 pub use process::{identify, is_alive, kill};
 pub use qmp::{Qmp, QmpError, QmpEvent, QmpTime};
 pub use return_path::{MessageType, ReturnPathFilter};
+pub use user::{UserChoice, UserError, Users};
 pub use vm::{
     AdoptedIncoming, Arrived, CommitPermit, Incoming, Loaded, ReclaimPermit, RunState, Running, Surrendered,
     Vm, Waiting,

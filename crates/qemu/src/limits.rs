@@ -75,3 +75,14 @@ pub const DIRTY_SAMPLE_PAGES_PER_GIB: (u64, u64) = (128, 16_384);
 
 /// Pause between two questions whether a dirty rate is measured.
 pub const DIRTY_POLL: Duration = Duration::from_millis(50);
+
+/// Longest file of accounts that is read, bytes.
+pub const ACCOUNT_BYTES_MAX: u64 = 4 << 20;
+
+/// Longest kernel or initial file system that is copied for a QEMU that may not read it, bytes.
+pub const BOOT_FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// A log that a QEMU writes (the guest's console, its own errors) ends here also where no agent
+/// shortens it, bytes. A VM with a disk in a file has the size of its largest in its place: the
+/// kernel has one limit for all files of a process.
+pub const LOG_BYTES_MAX: u64 = 64 << 20;

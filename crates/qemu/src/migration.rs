@@ -12,7 +12,7 @@
 //!
 //! Deliberately absent: pacing and compression (the page stream's proxy), multifd, postcopy.
 
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -25,6 +25,9 @@ use crate::binary::CAPABILITIES;
 use crate::error::QemuError;
 use crate::limits::MIGRATION_POLL;
 use crate::qmp::{Qmp, QmpError};
+
+/// What QEMU calls the socket of its migration stream.
+const STREAM: &str = "stream";
 
 /// What QEMU may leave for the pause, milliseconds. Small, since the pause instant is ours (the ack
 /// is withheld); not zero, since QEMU then never looks for newly dirtied pages.
@@ -195,13 +198,25 @@ pub(crate) async fn set_parameters(qmp: &Qmp) -> Result<(), QmpError> {
     Ok(())
 }
 
-/// Starts sending to a Unix socket.
-pub(crate) async fn start(qmp: &Qmp, socket: &Path) -> Result<(), QmpError> {
+/// Starts the page stream into a connected socket.
+pub(crate) async fn start(qmp: &Qmp, stream: BorrowedFd<'_>) -> Result<(), QmpError> {
+    stream_through(qmp, "migrate", stream).await
+}
+
+/// Has the page stream come from a connected socket.
+pub(crate) async fn receive(qmp: &Qmp, stream: BorrowedFd<'_>) -> Result<(), QmpError> {
+    stream_through(qmp, "migrate-incoming", stream).await
+}
+
+/// QEMU can open no socket of its agent's, and none of anybody else: it is handed this one.
+async fn stream_through(qmp: &Qmp, command: &str, stream: BorrowedFd<'_>) -> Result<(), QmpError> {
+    let named = json!({"fdname": STREAM});
+    qmp.execute_with_fd("getfd", named, stream).await?;
     let channel = json!([{
         "channel-type": "main",
-        "addr": {"transport": "socket", "type": "unix", "path": socket},
+        "addr": {"transport": "socket", "type": "fd", "str": STREAM},
     }]);
-    qmp.execute("migrate", json!({"channels": channel})).await?;
+    qmp.execute(command, json!({"channels": channel})).await?;
     Ok(())
 }
 

@@ -6,6 +6,8 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -275,13 +277,18 @@ impl Running {
         Ok(())
     }
 
-    /// Starts the page stream towards a Unix socket. For an offline move call [`stop`](Self::stop)
-    /// first; the rest is the same.
+    /// Starts the page stream towards a Unix socket, which is connected here: QEMU itself may reach
+    /// none. For an offline move call [`stop`](Self::stop) first; the rest is the same.
     pub async fn start_migration(&self, socket: &Path) -> Result<(), QemuError> {
         let qmp = &self.vm.qmp;
         migration::set_capabilities(qmp).await?;
         migration::set_parameters(qmp).await?;
-        migration::start(qmp, socket).await?;
+        let stream = UnixStream::connect(socket).map_err(|source| QemuError::Io {
+            vm: self.vm.name().clone(),
+            step: "connect to the socket of its migration stream",
+            source,
+        })?;
+        migration::start(qmp, stream.as_fd()).await?;
         Ok(())
     }
 
@@ -407,13 +414,16 @@ pub enum Loaded {}
 #[derive(Debug)]
 pub struct Incoming<S> {
     vm: Vm,
+    /// The other end of its migration stream, until somebody takes it.
+    stream: Option<UnixStream>,
     state: PhantomData<S>,
 }
 
 impl<S> Incoming<S> {
-    pub(crate) fn of(vm: Vm) -> Self {
+    fn of(vm: Vm) -> Self {
         Self {
             vm,
+            stream: None,
             state: PhantomData,
         }
     }
@@ -439,6 +449,20 @@ pub enum AdoptedIncoming {
 }
 
 impl Incoming<Waiting> {
+    /// One that was just told to receive.
+    pub(crate) fn receiving(vm: Vm, stream: UnixStream) -> Self {
+        Self {
+            stream: Some(stream),
+            ..Self::of(vm)
+        }
+    }
+
+    /// Where its migration stream is to be written, for the one who writes it. QEMU gives up when
+    /// it is dropped.
+    pub fn take_stream(&mut self) -> Option<UnixStream> {
+        self.stream.take()
+    }
+
     /// Takes over a target that an earlier agent prepared; one that runs already is an error: adopt
     /// it as [`Running`].
     pub async fn adopt(

@@ -39,7 +39,10 @@ fn a_vm_starts_stopped_and_runs_when_it_is_told_to() {
         let dir = TempDir::new("stopped");
         let (spec, paths, taps) = (spec(&dir.0, "vm-1", 0), dir.vm("a"), [tap("t0")]);
         let launcher = launcher().await;
-        let running = launcher.boot(&spec, &paths, &borrowed(&taps)).await.unwrap();
+        let running = launcher
+            .boot(&spec, &paths, means(&spec, &borrowed(&taps)))
+            .await
+            .unwrap();
         let _kill = KillOnDrop::new(running.vm().process());
         assert_eq!(state(running.vm()).await, RunState::Prelaunch);
         running.cont().await.unwrap();
@@ -61,7 +64,7 @@ fn a_guest_that_powers_itself_off_leaves_a_stopped_qemu_and_one_that_reboots_run
             let ends = format!("[ $n = 3 ] && /bin/busybox {command}");
             let (spec, paths) = (spec_that(&dir.0, name, &ends), dir.vm(name));
             let running = launcher
-                .boot(&spec, &paths, &borrowed(&[tap(name)]))
+                .boot(&spec, &paths, means(&spec, &borrowed(&[tap(name)])))
                 .await
                 .unwrap();
             let _kill = KillOnDrop::new(running.vm().process());
@@ -109,10 +112,13 @@ fn a_guest_that_its_user_paused_moves_and_stays_paused_and_so_it_does_after_a_ro
         for (round, commit) in [("rolled-back", false), ("committed", true)] {
             let paths = dir.vm(round);
             let taps = [tap(&format!("t-{round}")[..9])];
-            let target = launcher.receive(&spec, &paths, &borrowed(&taps)).await.unwrap();
+            let mut target = launcher
+                .receive(&spec, &paths, means(&spec, &borrowed(&taps)))
+                .await
+                .unwrap();
             let _kill_target = KillOnDrop::new(target.vm().process());
             let stream = dir.0.join(format!("stream-{round}"));
-            let proxy = proxy(stream.clone(), paths.incoming()).await;
+            let proxy = proxy(stream.clone(), &mut target).await;
             proxy.released.store(true, Ordering::Relaxed);
             source.start_migration(&stream).await.unwrap();
             // Nothing is waited for: the guest does not run.

@@ -33,13 +33,14 @@ async fn held_move(name: &str, dirty_kib: u32, paced: bool) -> Held {
     let pid = source.vm().process().pid;
     let _kill_source = KillOnDrop::new(source.vm().process());
     counted(&source_paths, 0, 5).await;
-    let target = launcher
-        .receive(&spec, &target_paths, &borrowed(&[tap("t0")]))
+    let taps = [tap("t0")];
+    let mut target = launcher
+        .receive(&spec, &target_paths, means(&spec, &borrowed(&taps)))
         .await
         .unwrap();
     let _kill_target = KillOnDrop::new(target.vm().process());
     let stream = dir.0.join("stream");
-    let proxy = proxy(stream.clone(), target_paths.incoming()).await;
+    let proxy = proxy(stream.clone(), &mut target).await;
     proxy.released.store(!paced, Ordering::Relaxed);
     source.start_migration(&stream).await.unwrap();
 

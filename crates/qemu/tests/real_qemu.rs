@@ -32,11 +32,10 @@ fn the_binary_is_probed_and_a_stranger_refused() {
         let error = QemuBinary::probe("/nowhere".as_ref()).await.unwrap_err();
         assert!(matches!(error, QemuError::Binary { .. }), "{error}");
         // Whatever this host has, one of the two must come out, and TCG when told so.
-        Accel::detect(&binary, AccelChoice::Auto).await.unwrap();
-        assert_eq!(
-            Accel::detect(&binary, AccelChoice::Tcg).await.unwrap(),
-            Accel::Tcg
-        );
+        let users = users();
+        Accel::detect(&binary, AccelChoice::Auto, &users).await.unwrap();
+        let told = Accel::detect(&binary, AccelChoice::Tcg, &users).await;
+        assert_eq!(told.unwrap(), Accel::Tcg);
     });
 }
 
@@ -49,19 +48,20 @@ fn an_unknown_machine_and_a_broken_start_say_why() {
         let mut spec = spec(&dir.0, "vm-1", 0);
         spec.machine = Some(MachineType("pc-q35-99.0".into()));
         let error = launcher
-            .boot(&spec, &dir.vm("a"), &borrowed(&taps))
+            .boot(&spec, &dir.vm("a"), means(&spec, &borrowed(&taps)))
             .await
             .unwrap_err();
         assert!(matches!(error, QemuError::Machine { .. }), "{error}");
 
         spec.machine = None;
-        spec.boot.kernel = "/nowhere/vmlinuz".into();
+        spec.boot.kernel = dir.0.join("no-kernel");
+        std::fs::write(&spec.boot.kernel, "no kernel").unwrap();
         let error = launcher
-            .boot(&spec, &dir.vm("b"), &borrowed(&taps))
+            .boot(&spec, &dir.vm("b"), means(&spec, &borrowed(&taps)))
             .await
             .unwrap_err();
         assert!(matches!(error, QemuError::DiedAtStart { .. }), "{error}");
-        assert!(error.to_string().contains("/nowhere/vmlinuz"), "{error}");
+        assert!(error.to_string().contains("linux kernel too old"), "{error}");
     });
 }
 
@@ -191,14 +191,14 @@ impl Move {
         self.attempt += 1;
         let paths = self.dir.vm(&format!("target-{}", self.attempt));
         let taps = [tap(&format!("t{}", self.attempt))];
-        let target = self
+        let mut target = self
             .launcher
-            .receive(&self.spec, &paths, &borrowed(&taps))
+            .receive(&self.spec, &paths, means(&self.spec, &borrowed(&taps)))
             .await
             .unwrap();
         self._kill.push(KillOnDrop::new(target.vm().process()));
         let stream = self.dir.0.join(format!("stream-{}", self.attempt));
-        let proxy = proxy(stream.clone(), paths.incoming()).await;
+        let proxy = proxy(stream.clone(), &mut target).await;
         self.source.start_migration(&stream).await.unwrap();
         let begun = Instant::now();
         loop {
@@ -288,14 +288,14 @@ fn an_offline_move_needs_no_ack_either() {
     in_namespace(|| async {
         let it = Move::new("offline", 0).await;
         let paths = it.dir.vm("target");
-        let target = it
+        let mut target = it
             .launcher
-            .receive(&it.spec, &paths, &borrowed(&[tap("t9")]))
+            .receive(&it.spec, &paths, means(&it.spec, &borrowed(&[tap("t9")])))
             .await
             .unwrap();
         let _kill = KillOnDrop::new(target.vm().process());
         let stream = it.dir.0.join("stream");
-        let proxy = proxy(stream.clone(), paths.incoming()).await;
+        let proxy = proxy(stream.clone(), &mut target).await;
         proxy.released.store(true, Ordering::Relaxed);
         it.source.stop().await.unwrap();
         let stopped_at = count(&it.source_paths);

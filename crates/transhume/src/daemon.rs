@@ -29,7 +29,7 @@ pub async fn agent(config: &Path) -> Result<ExitCode, Failure> {
     keep_private();
     let config = transhume_agent::Config::read(config).map_err(|error| Failure::of(&error))?;
     transhume_agent::run(config).await.map_err(|error| Failure {
-        hint: error.hint().map(str::to_owned),
+        hint: error.hint(),
         ..Failure::of(&error)
     })?;
     Ok(ExitCode::SUCCESS)

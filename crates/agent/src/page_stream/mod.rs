@@ -22,7 +22,7 @@ mod trial;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -45,7 +45,7 @@ use crate::limits::{
 };
 use crate::pace::Pace;
 
-/// Where the source's QEMU connects to, in the VM's directory.
+/// Where the stream of the source's QEMU comes in, in the VM's directory.
 pub const SOURCE_SOCKET: &str = "pages-out.sock";
 
 /// Why a page stream cannot be set up.
@@ -235,12 +235,12 @@ pub struct Listening {
     pub ended: oneshot::Receiver<Ended>,
 }
 
-/// The target's half: waits for the source agent, then connects it with QEMU's incoming socket.
+/// The target's half: waits for the source agent and writes to QEMU's end of a socket what comes.
 pub async fn start_target(
     listen: IpAddr,
     vm: &VmSpec,
     epoch: Epoch,
-    qemu_socket: PathBuf,
+    qemu: std::os::unix::net::UnixStream,
     pages: &Pages,
 ) -> Result<Listening, PageStreamError> {
     let name = vm.name.clone();
@@ -280,7 +280,8 @@ pub async fn start_target(
         let passed = async {
             let listener = TcpListener::from_std(listener.into_std()?)?;
             let connection = greet::welcome(&listener, &expected, &security, mark).await?;
-            let local = UnixStream::connect(&qemu_socket).await?;
+            qemu.set_nonblocking(true)?;
+            let local = UnixStream::from_std(qemu)?;
             widen(&local);
             target::run(stages, local, connection.here()?).await
         };

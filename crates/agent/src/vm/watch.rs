@@ -7,6 +7,8 @@ use transhume_agent_core::limits::ROUNDS_MIN;
 use transhume_agent_core::{Input, RunState};
 use transhume_qemu::{QmpEvent, Vm, VmPaths};
 
+use crate::logs::ShortLogs;
+
 /// Events after which QEMU is asked for its run state: what an event says may be over when it is
 /// read.
 const RUN_STATE_EVENTS: [&str; 5] = ["STOP", "RESUME", "RESET", "BLOCK_IO_ERROR", "GUEST_PANICKED"];
@@ -17,6 +19,7 @@ pub(super) struct Watch {
     /// The number of the pass over memory that began last.
     pass: watch::Receiver<u64>,
     task: JoinHandle<()>,
+    _logs: ShortLogs,
 }
 
 impl Watch {
@@ -32,7 +35,8 @@ impl Watch {
             pass: publish,
         };
         let task = tokio::spawn(watcher.run(events));
-        Self { pass, task }
+        let _logs = ShortLogs::of(paths);
+        Self { pass, task, _logs }
     }
 
     /// Resolves when so many more passes have begun; never where QEMU is gone.

@@ -36,7 +36,7 @@ exec "QEMU" "$@"
 /// ended, and the directory removed.
 const KEEPER: &str = r#"trap "" HUP INT TERM; read -r _
 for process in /proc/[0-9]*; do
-    if tr "\0" "\n" < "$process/cmdline" 2>&- | grep -q "path=$1/h[12]/vms/"; then kill -KILL "${process#/proc/}"; fi
+    if tr "\0" "\n" < "$process/cmdline" 2>&- | grep -q "opaque=$1/h[12]/vms/"; then kill -KILL "${process#/proc/}"; fi
 done
 rm -rf "$1""#;
 
@@ -115,6 +115,7 @@ impl Host {
             capacity = {{ vcpus = 8, memory = 4096 }}
             insecure = true
             images = ["/"]
+            qemu_user = "399998{number}000-399998{number}999"
             "#
         );
         let config = toml::from_str(&config).unwrap();

@@ -7,7 +7,7 @@ mod vm;
 use std::time::{Duration, Instant};
 
 use transhume_model::VmName;
-use transhume_qemu::{Accel, AccelChoice, Launcher, QemuBinary};
+use transhume_qemu::{Accel, AccelChoice, QemuBinary, Users};
 
 use crate::image::Image;
 use crate::meter::Meter;
@@ -21,12 +21,19 @@ pub const DOWNTIME_MS_DEFAULT: u64 = 300;
 /// The limit that gave the opponent its shortest blackouts here: 300, 50 and 20 ms were tried.
 pub const DOWNTIME_MS_TUNED: u64 = 20;
 
+/// What plain QEMUs are started with: by root, as people do by hand.
+#[derive(Debug)]
+pub(super) struct Plain {
+    pub(super) binary: QemuBinary,
+    pub(super) accel: Accel,
+}
+
 /// A lab whose VMs run under plain QEMU.
 #[derive(Debug)]
 pub struct StockLab {
     /// The lab; `down` removes it like any other.
     pub lab: Lab,
-    launcher: Launcher,
+    plain: Plain,
     vms: Vec<StockVm>,
 }
 
@@ -55,12 +62,12 @@ impl StockLab {
     pub async fn up(options: &LabUp) -> Result<Self, LabError> {
         let (mut lab, image) = up::infrastructure(options).await?;
         options.progress.step("starting plain QEMUs");
-        let launcher = launcher(options).await?;
-        let vms = boot(&mut lab, &launcher, options, &image).await?;
+        let plain = plain(options).await?;
+        let vms = boot(&mut lab, &plain, options, &image).await?;
         options.progress.step("waiting for the guests");
         up::wait_for_guests(&lab).await?;
         lab.complete(options)?;
-        Ok(Self { lab, launcher, vms })
+        Ok(Self { lab, plain, vms })
     }
 
     /// Moves every VM, one after the other, to the host `by` places further. QEMU may choose a
@@ -71,7 +78,7 @@ impl StockLab {
         for vm in &mut self.vms {
             let to = (vm.host + by) % hosts;
             let there = vm
-                .expect(&mut self.lab, &self.launcher, to, StockMode::Precopy, downtime_ms)
+                .expect(&mut self.lab, &self.plain, to, StockMode::Precopy, downtime_ms)
                 .await?;
             let blackout = vm.migrate(&there).await?;
             vm.settle(&self.lab, there).await?;
@@ -91,7 +98,7 @@ impl StockLab {
         for vm in &self.vms {
             let to = (vm.host + by) % hosts;
             let there = vm
-                .expect(&mut self.lab, &self.launcher, to, mode, DOWNTIME_MS_DEFAULT)
+                .expect(&mut self.lab, &self.plain, to, mode, DOWNTIME_MS_DEFAULT)
                 .await?;
             expected.push(there);
         }
@@ -116,10 +123,10 @@ impl StockLab {
 
 /// What the guests of these options run on: `kvm` or `tcg`.
 pub async fn accelerator(options: &LabUp) -> Result<&'static str, LabError> {
-    Ok(launcher(options).await?.accel().name())
+    Ok(plain(options).await?.accel.name())
 }
 
-async fn launcher(options: &LabUp) -> Result<Launcher, LabError> {
+async fn plain(options: &LabUp) -> Result<Plain, LabError> {
     let failed = |source| LabError::Stock {
         vm: "*".to_owned(),
         source: Box::new(source),
@@ -130,13 +137,17 @@ async fn launcher(options: &LabUp) -> Result<Launcher, LabError> {
         "tcg" => AccelChoice::Tcg,
         _ => AccelChoice::Auto,
     };
-    let accel = Accel::detect(&binary, choice).await.map_err(failed)?;
-    Ok(Launcher::new(binary, accel))
+    // The trial guest runs as those of a lab with agents do.
+    let choice_of_users = config::qemu_user(0).parse();
+    let users = choice_of_users.and_then(|choice| Users::resolve(&choice));
+    let users = users.expect("a range of user ids needs no account");
+    let accel = Accel::detect(&binary, choice, &users).await.map_err(failed)?;
+    Ok(Plain { binary, accel })
 }
 
 async fn boot(
     lab: &mut Lab,
-    launcher: &Launcher,
+    plain: &Plain,
     options: &LabUp,
     image: &Image,
 ) -> Result<Vec<StockVm>, LabError> {
@@ -145,7 +156,7 @@ async fn boot(
     for (index, placed) in clusters.into_iter().flat_map(|cluster| cluster.vms).enumerate() {
         let index = index as u16;
         let host = usize::from(layout::first_host(index, options));
-        vms.push(StockVm::boot(lab, launcher, placed.spec, index, host).await?);
+        vms.push(StockVm::boot(lab, plain, placed.spec, index, host).await?);
     }
     Ok(vms)
 }

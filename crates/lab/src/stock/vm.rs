@@ -10,13 +10,13 @@ use tokio::sync::broadcast::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 use transhume_model::{VmName, VmSpec};
 use transhume_qemu::{
-    CommandLine, Launcher, MigrationStatus, QemuError, Qmp, QmpError, QmpEvent, StartMode, VmPaths,
+    Access, CommandLine, MigrationStatus, QemuError, Qmp, QmpError, QmpEvent, StartMode, VmPaths,
 };
 
 use crate::fabric::Batch;
 use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab};
-use crate::stock::StockMode;
+use crate::stock::{Plain, StockMode};
 use crate::{LabError, Namespace, config};
 
 /// Longest start of a QEMU.
@@ -53,12 +53,12 @@ impl StockVm {
     /// Boots it.
     pub async fn boot(
         lab: &mut Lab,
-        launcher: &Launcher,
+        plain: &Plain,
         spec: VmSpec,
         index: u16,
         host: usize,
     ) -> Result<Self, LabError> {
-        let (process, qmp) = start(lab, launcher, &spec, index, host, StartMode::Boot).await?;
+        let (process, qmp) = start(lab, plain, &spec, index, host, StartMode::Boot).await?;
         Ok(Self {
             spec,
             index,
@@ -72,13 +72,13 @@ impl StockVm {
     pub async fn expect(
         &self,
         lab: &mut Lab,
-        launcher: &Launcher,
+        plain: &Plain,
         to: usize,
         mode: StockMode,
         downtime_ms: u64,
     ) -> Result<Expected, LabError> {
         let failed = |source: QmpError| stock(&self.spec.name, source.into());
-        let (process, qmp) = start(lab, launcher, &self.spec, self.index, to, StartMode::Incoming).await?;
+        let (process, qmp) = start(lab, plain, &self.spec, self.index, to, StartMode::Incoming).await?;
         let channels = channels(lab.state.hosts[to].vmct, PORT_FIRST + self.index);
         for side in [&self.qmp, &qmp] {
             for (command, arguments) in [
@@ -191,7 +191,7 @@ fn remove_tap(host: &HostState, index: u16) -> Result<(), LabError> {
 
 async fn start(
     lab: &mut Lab,
-    launcher: &Launcher,
+    plain: &Plain,
     spec: &VmSpec,
     index: u16,
     host: usize,
@@ -218,13 +218,12 @@ async fn start(
         config::BRIDGE
     ));
     batch.run(&namespace)?;
-    let arguments =
-        arguments(launcher, spec, &paths, &tap, mode).map_err(|source| stock(&spec.name, source))?;
+    let arguments = arguments(plain, spec, &paths, &tap, mode).map_err(|source| stock(&spec.name, source))?;
     let what = format!("stock {} {}", spec.name, host.name);
     let process = process::spawn(
         &namespace,
         &what,
-        launcher.binary().path(),
+        plain.binary.path(),
         &arguments,
         &paths.stderr(),
     )?;
@@ -239,34 +238,21 @@ async fn start(
     }
 }
 
-/// The agent's own command line, but for what makes it the agent's: QEMU opens the tap, and a
-/// target resumes by itself.
+/// The agent's own command line, but for what makes it the agent's: QEMU opens everything by its
+/// name, and a target resumes by itself.
 fn arguments(
-    launcher: &Launcher,
+    plain: &Plain,
     spec: &VmSpec,
     paths: &VmPaths,
     tap: &str,
     mode: StartMode,
 ) -> Result<Vec<String>, QemuError> {
-    const INHERITED: &str = "fd=0";
-    let line = CommandLine::build(
-        spec,
-        launcher.binary().newest_machine(),
-        launcher.accel(),
-        paths,
-        &[0],
-        mode,
-    )?;
-    let own = format!("ifname={tap},script=no,downscript=no");
+    let access = Access::by_path(spec, paths, &[tap.to_owned()]);
+    let machine = plain.binary.newest_machine();
+    let line = CommandLine::build(spec, machine, plain.accel, &access, mode)?;
     let words = line
         .args()
         .iter()
         .map(|word: &OsString| word.to_string_lossy().into_owned());
-    Ok(words
-        .filter(|word| word != "-S")
-        .map(|word| match word.starts_with("tap,") {
-            true => word.replace(INHERITED, &own),
-            false => word,
-        })
-        .collect())
+    Ok(words.filter(|word| word != "-S").collect())
 }

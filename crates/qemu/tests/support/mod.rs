@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -17,12 +17,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use transhume_model::{Boot, Disk, Mebibytes, NicSpec, ProcessId, Vcpus, VmSpec};
 use transhume_qemu::{
-    Accel, HoldPace, Incoming, Launcher, Loaded, MigrationProgress, QemuBinary, ReturnPathFilter, Running,
-    VmPaths, Waiting,
+    Accel, HoldPace, Incoming, LOG_BYTES_MAX, Launcher, Loaded, Means, MigrationProgress, QemuBinary,
+    ReturnPathFilter, Running, Users, VmFiles, VmPaths, Waiting,
 };
 
 /// Longest wait for the guest to do what it does all the time.
 pub const GUEST_LIMIT: Duration = Duration::from_secs(60);
+
+/// User ids that no account has.
+const USER_IDS: &str = "3999990000-3999990999";
 
 /// Runs a test in a thread with a network namespace of its own, which ends with the thread and its
 /// descriptors.
@@ -231,7 +234,27 @@ pub fn qemu_path() -> PathBuf {
 
 pub async fn launcher() -> Launcher {
     let binary = QemuBinary::probe(&qemu_path()).await.unwrap();
-    Launcher::new(binary, Accel::Tcg)
+    Launcher::new(binary, Accel::Tcg, users())
+}
+
+/// Whom the tests' QEMUs run as: nobody else is one of them.
+pub fn users() -> Users {
+    Users::resolve(&USER_IDS.parse().unwrap()).unwrap()
+}
+
+/// What a QEMU is handed: these taps, and the files of its description.
+pub fn means<'a>(spec: &VmSpec, taps: &'a [BorrowedFd<'a>]) -> Means<'a> {
+    let open = |path: &Path, writable| -> io::Result<OwnedFd> {
+        let file = fs::File::options().read(true).write(writable).open(path);
+        let named = |error| io::Error::other(format!("{}: {error}", path.display()));
+        Ok(file.map_err(named)?.into())
+    };
+    Means {
+        taps,
+        files: VmFiles::open(spec, open).unwrap(),
+        groups: Vec::new(),
+        log_bytes_max: LOG_BYTES_MAX,
+    }
 }
 
 /// The guest's last count on its console, 0 before the first.
@@ -264,7 +287,8 @@ pub async fn counted(paths: &VmPaths, from: u64, by: u64) -> u64 {
 
 /// Starts a VM and lets its guest run.
 pub async fn boot(launcher: &Launcher, spec: &VmSpec, paths: &VmPaths, taps: &[OwnedFd]) -> Running {
-    let running = launcher.boot(spec, paths, &borrowed(taps)).await.unwrap();
+    let taps = borrowed(taps);
+    let running = launcher.boot(spec, paths, means(spec, &taps)).await.unwrap();
     running.cont().await.unwrap();
     running
 }
@@ -299,14 +323,17 @@ pub struct ProxyState {
     pub released: AtomicBool,
 }
 
-/// Passes a migration stream between two Unix sockets, withholding the ack on its way back.
-pub async fn proxy(listen: PathBuf, target: PathBuf) -> Arc<ProxyState> {
+/// Passes a migration stream from a Unix socket to a QEMU that waits for it, withholding the ack on
+/// its way back.
+pub async fn proxy(listen: PathBuf, target: &mut Incoming<Waiting>) -> Arc<ProxyState> {
+    let target = target.take_stream().expect("nobody else took it");
+    target.set_nonblocking(true).unwrap();
+    let target = UnixStream::from_std(target).unwrap();
     let listener = UnixListener::bind(&listen).unwrap();
     let state = Arc::new(ProxyState::default());
     let shared = Arc::clone(&state);
     tokio::spawn(async move {
         let source = listener.accept().await.unwrap().0;
-        let target = UnixStream::connect(target).await.unwrap();
         // Ends with an error when a test kills either side.
         let _ = pass(source, target, &shared).await;
     });
@@ -372,6 +399,6 @@ pub fn cpu_ms(pid: u32) -> std::collections::BTreeMap<String, u64> {
 }
 
 /// Borrowed form of taps for the launcher.
-pub fn borrowed(taps: &[OwnedFd]) -> Vec<std::os::fd::BorrowedFd<'_>> {
+pub fn borrowed(taps: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
     taps.iter().map(AsFd::as_fd).collect()
 }

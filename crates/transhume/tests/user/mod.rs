@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -358,8 +359,23 @@ impl UserLab {
 
     /// The VMs of this lab's QEMU processes.
     fn qemus(&self) -> Vec<String> {
+        self.processes().into_iter().map(|(_, vm)| vm).collect()
+    }
+
+    /// This lab's QEMU processes.
+    pub fn qemu_pids(&self) -> Vec<u32> {
+        self.processes().into_iter().map(|(pid, _)| pid).collect()
+    }
+
+    fn processes(&self) -> Vec<(u32, String)> {
         let state = self.open().layout.dir();
-        let of = |pid: std::path::PathBuf| -> Option<String> {
+        // A lab beside this one, in mounts of its own, has the same paths.
+        let mounts = |pid: &Path| std::fs::read_link(pid.join("ns/mnt")).ok();
+        let own = mounts("/proc/self".as_ref());
+        let of = |pid: std::path::PathBuf| -> Option<(u32, String)> {
+            if mounts(&pid) != own {
+                return None;
+            }
             let line = std::fs::read(pid.join("cmdline")).ok()?;
             let words: Vec<_> = line
                 .split(|byte| *byte == 0)
@@ -367,8 +383,9 @@ impl UserLab {
                 .collect();
             let ours = words.iter().any(|word| word.contains(&*state.to_string_lossy()));
             let name = words.iter().position(|word| word == "-name")?;
+            let number = pid.file_name()?.to_str()?.parse().ok()?;
             (ours && words[0].contains("qemu-system"))
-                .then(|| words[name + 1].split(',').next().unwrap_or("").to_owned())
+                .then(|| (number, words[name + 1].split(',').next().unwrap_or("").to_owned()))
         };
         let processes = std::fs::read_dir("/proc").expect("/proc is there");
         processes.flatten().filter_map(|entry| of(entry.path())).collect()

@@ -1,15 +1,20 @@
 //! A VM's QEMU: admitted, started, adopted, run, stopped, ended.
 
-use tokio::task::block_in_place;
+use std::fs::File;
+
+use tokio::task::{block_in_place, spawn_blocking};
+use tokio::time::timeout;
 use transhume_agent_core::{AdoptBuffers, Product, RunState, SpawnFor, Trouble};
 use transhume_model::{Endpoint, Epoch, ProcessId, VmSpec};
 use transhume_protocol::message::{FaultKind, RefusalKind, SourceFrames};
-use transhume_qemu::{AdoptedIncoming, Incoming, Running, Surrendered};
+use transhume_qemu::{AdoptedIncoming, Incoming, LOG_BYTES_MAX, Means, Running, Surrendered, VmFiles};
 
 use super::closing::keep_for_a_while;
 use crate::context::{Context, locked};
 use crate::disk::{self, DiskError};
 use crate::host::compatible;
+use crate::images::{self, Use};
+use crate::limits::FILES_OPEN_MAX;
 use crate::marks;
 use crate::nics::{Ends, SourceBuffers, Taps, TargetBuffers, has_spools, remove_file, remove_spools};
 use crate::page_stream::SOURCE_SOCKET;
@@ -60,18 +65,52 @@ pub(super) async fn spawn(
     let launcher = context.launcher()?;
     let paths = context.paths(&spec.name);
     let taps = block_in_place(|| Taps::create(&context.config, &context.owner, spec, purpose));
-    let taps = holdings.taps.insert(taps.map_err(network_failed)?);
+    let taps = holdings.taps.insert(taps.map_err(network_failed)?).fds();
+    let means = Means {
+        taps: &taps,
+        files: files(context, spec).await?,
+        groups: groups(context, spec)?,
+        log_bytes_max: LOG_BYTES_MAX,
+    };
     let qemu = match purpose {
-        SpawnFor::Boot => launcher.boot(spec, &paths, &taps.fds()).await.map(Qemu::Here),
-        SpawnFor::Incoming => launcher
-            .receive(spec, &paths, &taps.fds())
-            .await
-            .map(Qemu::Waiting),
+        SpawnFor::Boot => launcher.boot(spec, &paths, means).await.map(Qemu::Here),
+        SpawnFor::Incoming => launcher.receive(spec, &paths, means).await.map(Qemu::Waiting),
     };
     let qemu = holdings.qemu.insert(qemu.map_err(qemu_failed)?);
     holdings.watch = Some(Watch::start(qemu.vm(), &paths, holdings.inputs.clone()));
     let process = qemu.vm().process().clone();
     Ok(Product::Spawned { process })
+}
+
+/// The control group that it is to be in, where this agent has any to give.
+fn groups(context: &Context, spec: &VmSpec) -> Result<Vec<File>, Trouble> {
+    let opened = context.slice.as_ref().map(|slice| slice.open(spec)).transpose();
+    let opened = opened.map_err(|error| {
+        let reason = format!("VM {} gets no control group: {error}", spec.name);
+        Trouble::failed(FaultKind::Internal, reason)
+    })?;
+    Ok(opened.into_iter().collect())
+}
+
+/// Its files, opened; a file system that hangs is not waited for.
+async fn files(context: &Context, spec: &VmSpec) -> Result<VmFiles, Trouble> {
+    let (roots, of) = (context.config.images.clone(), spec.clone());
+    let opening = spawn_blocking(move || {
+        VmFiles::open(&of, |path, writable| {
+            let use_as = if writable { Use::Write } else { Use::Read };
+            images::open(&roots, path, use_as)
+        })
+    });
+    match timeout(FILES_OPEN_MAX, opening).await {
+        Ok(Ok(opened)) => opened.map_err(|error| failed(FaultKind::Qemu, error)),
+        Ok(Err(_)) | Err(_) => {
+            let reason = format!(
+                "the files of VM {} cannot be opened within {FILES_OPEN_MAX:?}",
+                spec.name
+            );
+            Err(Trouble::failed(FaultKind::Qemu, reason))
+        }
+    }
 }
 
 /// What an earlier agent left of a VM.
@@ -250,13 +289,15 @@ pub(super) async fn end(holdings: &mut Holdings, context: &Context) -> Outcome {
     }
     let source = block_in_place(|| drop_buffers(holdings));
     holdings.taps = None;
+    if let Some(slice) = &context.slice {
+        slice.close(&vm);
+    }
     remove_spools(&context.config, &vm);
     let paths = context.paths(&vm);
     let sockets = [
         paths.qmp(),
         paths.user_qmp(),
         paths.serial(),
-        paths.incoming(),
         paths.dir().join(SOURCE_SOCKET),
     ];
     sockets.iter().for_each(|socket| remove_file(socket));

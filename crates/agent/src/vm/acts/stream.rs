@@ -31,9 +31,13 @@ pub(super) async fn listen(
     spec: &VmSpec,
     epoch: Epoch,
 ) -> Outcome {
-    let incoming = context.paths(&spec.name).incoming();
     let vmct = context.config.listen.vmct;
-    let listening = page_stream::start_target(vmct, spec, epoch, incoming, &context.pages).await;
+    let qemu = match &mut holdings.qemu {
+        Some(Qemu::Waiting(waiting)) => waiting.take_stream(),
+        _ => None,
+    };
+    let qemu = qemu.ok_or_else(|| holdings.lacks("a QEMU that waits for its memory"))?;
+    let listening = page_stream::start_target(vmct, spec, epoch, qemu, &context.pages).await;
     let listening = listening.map_err(|error| failed(FaultKind::PageStream, error))?;
     watch_end(listening.ended, holdings.inputs.clone());
     *locked(&holdings.reach.stream) = Some(listening.stream);

@@ -1,0 +1,94 @@
+//! What an agent of a lab may: what packaging/systemd/transhume-agent.service gives one, and no
+//! more.
+
+/// The program that takes everything else away.
+pub const SETPRIV: &str = "/usr/bin/setpriv";
+
+/// Capabilities of an agent, without their prefix; docs/design/unprivileged.md has the reason of
+/// each.
+pub const AGENT_CAPABILITIES: [&str; 7] = [
+    "kill",
+    "net_admin",
+    "net_raw",
+    "setgid",
+    "setpcap",
+    "setuid",
+    "sys_ptrace",
+];
+
+/// In front of the program that is to have no others, also when it is root.
+pub fn limited() -> Vec<String> {
+    let kept = AGENT_CAPABILITIES.map(|name| format!("+{name}")).join(",");
+    let bounding = format!("--bounding-set=-all,{kept}");
+    vec![bounding, "--inh-caps=-all".to_owned(), "--".to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The highest that it may be; 0 is best, 10 worst.
+    const EXPOSURE_MAX: [(&str, f64); 2] = [
+        ("transhume-agent.service", 4.2),
+        ("transhume-coordinator.service", 1.3),
+    ];
+    /// What systemd says of units that it would run. The program is not there where it is not
+    /// installed, the key not before systemd 254.
+    const KNOWN: [&str; 2] = [
+        "Command /usr/bin/transhume is not executable",
+        "Unknown key 'DelegateSubgroup'",
+    ];
+
+    fn systemd_analyze(arguments: &[&str]) -> String {
+        let ran = std::process::Command::new("systemd-analyze")
+            .args(arguments)
+            .env("SYSTEMD_LOG_TARGET", "console")
+            .output();
+        let ran = ran.expect("MISSING: systemd-analyze; `make setup` installs it");
+        let (said, errors) = (ran.stdout, ran.stderr);
+        String::from_utf8_lossy(&[said, errors].concat()).into_owned()
+    }
+
+    #[test]
+    fn units_are_understood_and_as_tight_as_their_page_says() {
+        for (unit, exposure_max) in EXPOSURE_MAX {
+            let path = format!("{}/../../packaging/systemd/{unit}", env!("CARGO_MANIFEST_DIR"));
+            let verified = systemd_analyze(&["verify", &path]);
+            let complaints = verified
+                .lines()
+                .filter(|line| line.contains("transhume") && !KNOWN.iter().any(|known| line.contains(known)));
+            assert_eq!(complaints.collect::<Vec<_>>(), Vec::<&str>::new());
+            let judged = systemd_analyze(&["security", "--offline=true", "--no-pager", &path]);
+            let exposure = judged
+                .rsplit_once("Overall exposure level for")
+                .and_then(|(_, line)| {
+                    let (_, level) = line.split_once(": ")?;
+                    level.split_whitespace().next()?.parse::<f64>().ok()
+                });
+            let exposure = exposure.unwrap_or_else(|| panic!("no judgement of {unit}: {judged}"));
+            assert!(
+                exposure <= exposure_max,
+                "{unit}: {exposure}, {exposure_max} at most"
+            );
+        }
+    }
+
+    #[test]
+    fn labs_and_hosts_give_an_agent_the_same() {
+        let unit = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../packaging/systemd/transhume-agent.service"
+        );
+        let unit = std::fs::read_to_string(unit).unwrap();
+        let given = unit
+            .lines()
+            .find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+        let mut given: Vec<_> = given
+            .expect("a line CapabilityBoundingSet=")
+            .split_whitespace()
+            .map(|name| name.trim_start_matches("CAP_").to_lowercase())
+            .collect();
+        given.sort();
+        assert_eq!(given, AGENT_CAPABILITIES);
+    }
+}
