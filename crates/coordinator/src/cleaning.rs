@@ -50,24 +50,6 @@ pub(crate) struct Cleaner {
     jobs: BTreeMap<HostName, Vec<Job>>,
 }
 
-/// The orders that clean it away, one after the other.
-fn commands(leftover: &Leftover) -> Vec<Command> {
-    let vm = leftover.vm.clone();
-    match leftover.clean {
-        Cleaning::DropTarget => vec![Command::AbortTarget { vm }],
-        Cleaning::RestoreSource => vec![Command::AbortSource { vm }],
-        // A source that had been restored before its host was lost is at home and knows nothing of
-        // a commit. Its VM goes on elsewhere: whatever role it has here, it ends.
-        Cleaning::DiscardSource => vec![
-            Command::Commit { vm: vm.clone() },
-            Command::Discard { vm: vm.clone() },
-            Command::DestroyVm { vm },
-        ],
-        Cleaning::Reclaim => vec![Command::Reclaim { vm }],
-        Cleaning::Destroy => vec![Command::DestroyVm { vm }],
-    }
-}
-
 impl Cleaner {
     /// Asks a host for one more thing, unless it is being asked already. The epoch is newer than
     /// any that its agent may hold.
@@ -129,7 +111,7 @@ impl Cleaner {
             _ => {}
         }
         job.step += 1;
-        if job.step < commands(&job.leftover).len() {
+        if job.step < job.leftover.clean.orders(&job.leftover.vm).len() {
             job.ask(host, now, hosts);
             return Some(None);
         }
@@ -161,7 +143,7 @@ impl Cleaner {
 
 impl Job {
     fn ask(&mut self, host: &HostName, now: Millis, hosts: &mut Hosts) {
-        let commands = commands(&self.leftover);
+        let commands = self.leftover.clean.orders(&self.leftover.vm);
         self.order = hosts.ask(host, self.epoch, commands[self.step].clone());
         self.again_at = now + ANSWER_MS_MAX;
     }

@@ -14,7 +14,7 @@ pub enum PageClass {
     Delta,
     /// WKdm.
     Wkdm,
-    /// LZ4, heir of the paper's LZO.
+    /// LZ4, in place of the paper's LZO.
     Lz4,
     /// zstd with the other such pages of its group.
     Zstd,

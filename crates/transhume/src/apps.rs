@@ -13,7 +13,7 @@ use transhume_lab::plot::Spread;
 use transhume_lab::{App, AppStats, Lab, LabUp, down, up};
 use transhume_protocol::report::MigrationReport;
 
-use crate::args::{AppsArgs, Batches, Together};
+use crate::args::{AppsArgs, Batches};
 use crate::client;
 use crate::failure::Failure;
 use crate::follow::Interrupts;
@@ -143,10 +143,7 @@ async fn measure(ctrl_c: &mut Interrupts, args: &AppsArgs, rows: &mut Vec<Row>) 
         for repetition in 1..=args.reps {
             for &together in &args.batch {
                 let vms = usize::from(options.vms);
-                let k = match together {
-                    Together::Of(k) => k.min(vms),
-                    Together::All => vms,
-                };
+                let k = together.of(vms).min(vms);
                 eprintln!("{app}, k = {k}, repetition {repetition} of {}", args.reps);
                 lab.pair(ctrl_c, repetition, k, rows).await?;
             }

@@ -89,11 +89,9 @@ async fn own(
     let lab = up(options).await?;
     let client = client::of_lab();
     tokio::time::sleep(WARM_UP).await;
-    let batches = match args.batch.is_empty() {
-        true => vec![1],
-        false => args.batch.clone(),
-    };
-    let moves = (1..=args.reps).flat_map(|number| batches.iter().map(move |&batch| (number, batch)));
+    let all = usize::from(args.vms);
+    let batches = args.batch.iter().map(|batch| batch.of(all));
+    let moves = (1..=args.reps).flat_map(|number| batches.clone().map(move |batch| (number, batch)));
     for (place, (repetition, batch)) in moves.enumerate() {
         let watch = Watch::begin(ctrl_c, &lab, options).await?;
         unless_interrupted(ctrl_c, control(args.vms)).await?;

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{AgentCommand, Args, CheckCommand, Command, InventoryVerb};
+use crate::args::{AgentCommand, Args, CheckCommand, Command, InventoryCommand};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -68,7 +68,7 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             None => moves::plan(&client()?, args).await,
         },
         Command::Inventory {
-            command: InventoryVerb::Import { from },
+            command: InventoryCommand::Import { from },
         } => import::run(from).await,
         Command::Ca { dir, command } => authority::run(&dir, command),
         Command::Journal { command } => journals::run(command).await,

@@ -12,7 +12,7 @@ use transhume_lab::stock::accelerator;
 use transhume_lab::{Figures, LabName, LabUp, VmFigures, down};
 use transhume_protocol::report::{Ending, MigrationReport};
 
-use crate::args::Batches;
+use crate::args::{Batches, Together};
 use crate::clusters::cluster_name;
 use crate::failure::{Failure, Kind};
 use crate::follow::{self, Interrupts};
@@ -75,9 +75,10 @@ where
 }
 
 /// Refuses a batch that is larger than the cluster, or empty.
-pub fn check_batches(batches: &[usize], vms: u16) -> Result<(), Failure> {
-    let fits = |batch: &&usize| (1..=usize::from(vms)).contains(*batch);
-    match batches.iter().find(|batch| !fits(batch)) {
+pub fn check_batches(batches: &[Together], vms: u16) -> Result<(), Failure> {
+    let all = usize::from(vms);
+    let mut batches = batches.iter().map(|batch| batch.of(all));
+    match batches.find(|batch| !(1..=all).contains(batch)) {
         None => Ok(()),
         Some(batch) => Err(Failure::new(
             Kind::Refused,

@@ -16,7 +16,7 @@ use transhume_protocol::message::{PageClasses, PlainBytes};
 use transhume_protocol::report::VmReport;
 use transhume_protocol::step::Phase;
 
-use crate::args::{Batches, LinkSpeed, Load, MemoryArgs};
+use crate::args::{Batches, LinkSpeed, MemoryArgs};
 use crate::client;
 use crate::failure::{Failure, Kind};
 use crate::follow::Interrupts;
@@ -106,22 +106,13 @@ fn check(args: &MemoryArgs) -> Result<(), Failure> {
     vms.try_for_each(|vms| measurement::check_count("VMs", *vms, &VMS, "8 fit two cores"))
 }
 
-fn load_of(load: Load) -> MemoryLoad {
-    match load {
-        Load::Idle => MemoryLoad::Idle,
-        Load::Cache => MemoryLoad::Cache,
-        Load::Compressible => MemoryLoad::Compressible,
-        Load::Random => MemoryLoad::Random,
-    }
-}
-
 async fn measure(
     ctrl_c: &mut Interrupts,
     args: &MemoryArgs,
     scratch: &Path,
     rows: &mut Vec<Row>,
 ) -> Result<(), Failure> {
-    for load in args.loads.iter().copied().map(load_of) {
+    for load in args.loads.iter().copied() {
         for LinkSpeed(bits_per_s) in args.links.iter().copied() {
             for &vms in &args.vms {
                 let case = Case {

@@ -49,7 +49,7 @@ impl From<LedgerError> for Failure {
 pub async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
     match (args.lost_hosts, args.summary.is_empty()) {
         (true, true) => return lost_hosts(&args).await,
-        (true, false) => return print_json(&lost::summary(&args.summary)),
+        (true, false) => return print_json(&lost::summary(&args.summary)?),
         (false, false) => return summarise(&args.summary, args.json),
         (false, true) => {}
     }

@@ -110,3 +110,19 @@ fn every_schema_is_named_on_a_page() {
         assert!(pages.iter().any(|page| page.contains(&name)), "{name}");
     }
 }
+
+#[test]
+fn the_configurations_of_the_operators_page_are_taken() {
+    let page = std::fs::read_to_string(docs().join("operating.md")).unwrap();
+    let blocks = page.split("```toml\n").skip(1);
+    let blocks: Vec<&str> = blocks.filter_map(|block| block.split("```").next()).collect();
+    let [agent, coordinator] = blocks.as_slice() else {
+        panic!("an agent's and a coordinator's, not {} blocks", blocks.len());
+    };
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("operating-{}.toml", std::process::id()));
+    std::fs::write(&file, agent).unwrap();
+    transhume_agent::Config::read(&file).unwrap_or_else(|error| panic!("{error:?}"));
+    std::fs::write(&file, coordinator).unwrap();
+    transhume_coordinator::Config::read(&file).unwrap_or_else(|error| panic!("{error:?}"));
+    std::fs::remove_file(&file).unwrap();
+}

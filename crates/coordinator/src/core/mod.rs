@@ -16,7 +16,13 @@ use transhume_protocol::event::Happening;
 use transhume_protocol::message::{BandsChange, Command, Order, OrderKind, Outcome, Report};
 use transhume_protocol::migration::{Input, JournalEntry, Now, OrderIds, Ready, RecoverError};
 
+/// One line for each decision that an operator took, and for what came of it later.
+macro_rules! audit {
+    ($($arguments:tt)*) => { tracing::info!(target: "audit", $($arguments)*) };
+}
+
 mod arranging;
+mod cleaning;
 mod drains;
 mod links;
 mod operators;

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use transhume_model::VmName;
 
@@ -151,14 +152,32 @@ pub enum LedgerError {
     },
 }
 
-/// A log that rounds are added to.
-#[derive(Debug)]
-pub struct Ledger {
-    file: Option<(PathBuf, File)>,
-    rounds: Vec<RoundLine>,
+/// A line of a log: a round of a seed.
+pub trait Round: Serialize + DeserializeOwned {
+    /// What everything drawn came from.
+    fn seed(&self) -> u64;
+    /// Its number, from 1.
+    fn round(&self) -> u64;
 }
 
-impl Ledger {
+impl Round for RoundLine {
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn round(&self) -> u64 {
+        self.round
+    }
+}
+
+/// A log that rounds are added to.
+#[derive(Debug)]
+pub struct Ledger<Line = RoundLine> {
+    file: Option<(PathBuf, File)>,
+    rounds: Vec<Line>,
+}
+
+impl<Line: Round> Ledger<Line> {
     /// Opens a log, or keeps the rounds in memory only. A last line that was cut off is dropped.
     pub fn open(path: Option<&Path>) -> Result<Self, LedgerError> {
         let Some(path) = path else {
@@ -193,7 +212,7 @@ impl Ledger {
     }
 
     /// Reads a log that is not written to.
-    pub fn read(path: &Path) -> Result<Vec<RoundLine>, LedgerError> {
+    pub fn read(path: &Path) -> Result<Vec<Line>, LedgerError> {
         let text = fs::read_to_string(path).map_err(|source| LedgerError::File {
             action: "read",
             path: path.to_owned(),
@@ -204,17 +223,17 @@ impl Ledger {
 
     /// Rounds of a seed that are in it.
     pub fn done(&self, seed: u64) -> BTreeSet<u64> {
-        let own = self.rounds.iter().filter(|line| line.seed == seed);
-        own.map(|line| line.round).collect()
+        let own = self.rounds.iter().filter(|line| line.seed() == seed);
+        own.map(Line::round).collect()
     }
 
     /// Everything in it.
-    pub fn rounds(&self) -> &[RoundLine] {
+    pub fn rounds(&self) -> &[Line] {
         &self.rounds
     }
 
     /// Adds a round; it is on the disk when this returns.
-    pub fn add(&mut self, line: RoundLine) -> Result<(), LedgerError> {
+    pub fn add(&mut self, line: Line) -> Result<(), LedgerError> {
         if let Some((path, file)) = &mut self.file {
             let mut bytes = serde_json::to_vec(&line).expect("a round has only text and numbers");
             bytes.push(b'\n');
@@ -231,7 +250,7 @@ impl Ledger {
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<RoundLine>, LedgerError> {
+fn parse<Line: Round>(path: &Path, text: &str) -> Result<Vec<Line>, LedgerError> {
     let line = |(index, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|source| LedgerError::Line {
             path: path.to_owned(),
@@ -284,7 +303,7 @@ mod tests {
     #[test]
     fn a_log_goes_on_where_it_stopped_and_drops_a_line_that_was_cut() {
         let path = scratch("resume");
-        let mut first = Ledger::open(Some(&path.0)).unwrap();
+        let mut first = Ledger::<RoundLine>::open(Some(&path.0)).unwrap();
         first.add(sample(3, 1)).unwrap();
         first.add(sample(3, 2)).unwrap();
         first.add(sample(4, 9)).unwrap();
@@ -294,17 +313,17 @@ mod tests {
             .unwrap()
             .write_all(b"{\"seed\":3,\"rou")
             .unwrap();
-        let mut second = Ledger::open(Some(&path.0)).unwrap();
+        let mut second = Ledger::<RoundLine>::open(Some(&path.0)).unwrap();
         assert_eq!(second.done(3), BTreeSet::from([1, 2]));
         second.add(sample(3, 3)).unwrap();
-        assert_eq!(Ledger::read(&path.0).unwrap().len(), 4);
+        assert_eq!(Ledger::<RoundLine>::read(&path.0).unwrap().len(), 4);
     }
 
     #[test]
     fn a_foreign_file_is_refused_with_its_line() {
         let path = scratch("foreign");
         fs::write(&path.0, "{\"hello\":1}\n").unwrap();
-        let error = Ledger::open(Some(&path.0)).unwrap_err();
+        let error = Ledger::<RoundLine>::open(Some(&path.0)).unwrap_err();
         assert!(error.to_string().starts_with("line 1 of"), "{error}");
         assert_eq!(
             fs::read_to_string(&path.0).unwrap(),

@@ -29,7 +29,7 @@ pub use facts::{
     SpoolSight, TapSight, VmPlace, VmSight,
 };
 pub use fault::{Fault, Side};
-pub use ledger::{Counts, Ledger, LedgerError, RoundLine, RoundVerdict, StruckLine};
+pub use ledger::{Counts, Ledger, LedgerError, Round, RoundLine, RoundVerdict, StruckLine};
 pub use look::look;
 pub use loss::StatedLoss;
 pub use power::{Boldness, PowerPlan, Victim, end_everything, lose_power};

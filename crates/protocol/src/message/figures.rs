@@ -37,7 +37,7 @@ pub struct PageClasses {
     pub delta: ClassPages,
     /// WKdm.
     pub wkdm: ClassPages,
-    /// LZ4, heir of the paper's LZO.
+    /// LZ4, in place of the paper's LZO.
     pub lz4: ClassPages,
     /// zstd, in groups.
     pub zstd: ClassPages,

@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 
 use super::request::MoveRequest;
 use crate::message::{
-    ActivationTimes, CaptureTimes, CopyTimes, Fault, GuestState, PageProgress, SourceFrames, TargetFrames,
+    ActivationTimes, CaptureTimes, Command, CopyTimes, Fault, GuestState, PageProgress, SourceFrames,
+    TargetFrames,
 };
 use crate::report::{MigrationReport, Trouble};
 use crate::step::{Phase, Side};
@@ -218,6 +219,26 @@ pub enum Cleaning {
     Reclaim,
     /// Whatever it is: ended (`DestroyVm`).
     Destroy,
+}
+
+impl Cleaning {
+    /// The orders about a VM that clean it away, one after the other.
+    pub fn orders(self, vm: &VmName) -> Vec<Command> {
+        let vm = vm.clone();
+        match self {
+            Cleaning::DropTarget => vec![Command::AbortTarget { vm }],
+            Cleaning::RestoreSource => vec![Command::AbortSource { vm }],
+            // A source that had been restored before its host was lost is at home and knows nothing
+            // of a commit. Its VM goes on elsewhere: whatever role it has here, it ends.
+            Cleaning::DiscardSource => vec![
+                Command::Commit { vm: vm.clone() },
+                Command::Discard { vm: vm.clone() },
+                Command::DestroyVm { vm },
+            ],
+            Cleaning::Reclaim => vec![Command::Reclaim { vm }],
+            Cleaning::Destroy => vec![Command::DestroyVm { vm }],
+        }
+    }
 }
 
 /// Where a VM is to run whose other host is lost.

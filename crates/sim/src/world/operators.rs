@@ -21,21 +21,6 @@ const KEPT: u32 = 600_000;
 /// million.
 const RECLAIMED_ALTHOUGH: u32 = 500_000;
 
-fn commands(clean: Cleaning, vm: &transhume_model::VmName) -> Vec<Command> {
-    let vm = vm.clone();
-    match clean {
-        Cleaning::DropTarget => vec![Command::AbortTarget { vm }],
-        Cleaning::RestoreSource => vec![Command::AbortSource { vm }],
-        Cleaning::DiscardSource => vec![
-            Command::Commit { vm: vm.clone() },
-            Command::Discard { vm: vm.clone() },
-            Command::DestroyVm { vm },
-        ],
-        Cleaning::Reclaim => vec![Command::Reclaim { vm }],
-        Cleaning::Destroy => vec![Command::DestroyVm { vm }],
-    }
-}
-
 impl World {
     pub(super) fn decide_later(&mut self) {
         let coordinator_run = self.coordinator.run;
@@ -132,7 +117,7 @@ impl World {
             .get_or_insert_with(|| OrderIds::of(MigrationId(0)));
         let id = ids.next_id();
         self.asked.insert(id, (host, vm, step));
-        let command = commands(clean, &self.guests[vm].name)[step].clone();
+        let command = clean.orders(&self.guests[vm].name)[step].clone();
         self.send_order(host, Order { id, epoch, command });
     }
 
@@ -154,7 +139,7 @@ impl World {
         let Some(clean) = self.left.get(&(host, vm)).copied().filter(|_| done) else {
             return true;
         };
-        if step + 1 < commands(clean, &self.guests[vm].name).len() {
+        if step + 1 < clean.orders(&self.guests[vm].name).len() {
             self.ask_to_clean(host, vm, clean, step + 1);
         } else {
             self.left.remove(&(host, vm));

@@ -6,6 +6,8 @@ use clap::Args as ClapArgs;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use transhume_lab::App;
 
+use super::measuring::{Together, together};
+
 /// What to measure of clusters that are moved.
 #[derive(Debug, ClapArgs)]
 pub struct AppsArgs {
@@ -26,37 +28,8 @@ pub struct AppsArgs {
     pub json: bool,
 }
 
-/// How many VMs of a cluster go at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Together {
-    /// So many.
-    Of(usize),
-    /// All of them.
-    All,
-}
-
-fn together(text: &str) -> Result<Together, String> {
-    match (text, text.parse::<usize>()) {
-        ("all", _) => Ok(Together::All),
-        (_, Ok(k)) if k > 0 => Ok(Together::Of(k)),
-        _ => Err("a number of VMs, or all".to_owned()),
-    }
-}
-
 /// Reads the name of an app.
 pub fn app() -> impl TypedValueParser<Value = App> {
     PossibleValuesParser::new(App::ALL.map(App::name))
         .map(|name| name.parse().expect("it is one of the names"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn k_is_a_number_or_all() {
-        assert_eq!(together("all"), Ok(Together::All));
-        assert_eq!(together("2"), Ok(Together::Of(2)));
-        assert!(together("0").is_err() && together("some").is_err());
-    }
 }

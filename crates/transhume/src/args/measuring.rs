@@ -2,22 +2,26 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
+use transhume_lab::load::MemoryLoad;
 
 use super::lab::{CircuitsArg, LinkSpeed, link_speed};
 
 /// What to measure of the page path.
 #[derive(Debug, ClapArgs)]
 pub struct MemoryArgs {
-    /// What the guests do: idle, cache, compressible, random
+    /// What the guests do: nothing (idle), hold the same files in every page cache (cache), rewrite
+    /// memory that compresses well or not (compressible, random)
     #[arg(
         long,
-        value_enum,
         value_delimiter = ',',
-        default_value = "idle,cache,compressible,random"
+        value_name = "LOAD,..",
+        default_value = "idle,cache,compressible,random",
+        value_parser = memory_load()
     )]
-    pub loads: Vec<Load>,
+    pub loads: Vec<MemoryLoad>,
     /// Link speeds
     #[arg(long, value_delimiter = ',', default_value = "200mbit,1gbit,unlimited", value_parser = link_speed)]
     pub links: Vec<LinkSpeed>,
@@ -48,17 +52,39 @@ pub struct MemoryArgs {
 pub(super) const PAGE_CLASSES_OPTIONAL: [&str; 6] = ["fill", "known", "delta", "wkdm", "lz4", "zstd"];
 pub(super) const PAGE_CLASSES_MORE: [&str; 1] = ["lzo"];
 
-/// What the guests of `lab memory` do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Load {
-    /// Nothing
-    Idle,
-    /// The same files in every page cache
-    Cache,
-    /// Rewrite memory that compresses well
-    Compressible,
-    /// Rewrite memory that does not
-    Random,
+fn memory_load() -> impl TypedValueParser<Value = MemoryLoad> {
+    PossibleValuesParser::new(MemoryLoad::ALL.map(MemoryLoad::name)).map(|name| {
+        let mut all = MemoryLoad::ALL.into_iter();
+        all.find(|load| load.name() == name)
+            .expect("it is one of the names")
+    })
+}
+
+/// How many VMs of a cluster go at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Together {
+    /// So many.
+    Of(usize),
+    /// All of them.
+    All,
+}
+
+impl Together {
+    /// Of a cluster of so many.
+    pub fn of(self, vms: usize) -> usize {
+        match self {
+            Together::Of(k) => k,
+            Together::All => vms,
+        }
+    }
+}
+
+pub(super) fn together(text: &str) -> Result<Together, String> {
+    match (text, text.parse::<usize>()) {
+        ("all", _) => Ok(Together::All),
+        (_, Ok(k)) if k > 0 => Ok(Together::Of(k)),
+        _ => Err("a number of VMs, or all".to_owned()),
+    }
 }
 
 /// What to measure of those who stay.
@@ -105,9 +131,9 @@ pub struct BrownoutArgs {
     /// Messages a second into each VM; 0 for guests that say nothing
     #[arg(long, default_value_t = 1000)]
     pub rate: u32,
-    /// k, comma-separated for several [default: 1]
-    #[arg(long, value_delimiter = ',', value_name = "K")]
-    pub batch: Vec<usize>,
+    /// k: VMs that are switched over at once, or all
+    #[arg(long, value_delimiter = ',', value_name = "K,..", default_value = "1", value_parser = together)]
+    pub batch: Vec<Together>,
     /// Moves of each kind
     #[arg(long, default_value_t = 5)]
     pub reps: usize,
@@ -181,8 +207,8 @@ pub struct FiguresArgs {
     #[arg(long, default_value = "200mbit", value_parser = link_speed)]
     pub link: LinkSpeed,
     /// k, comma-separated for several; of figure 9 the first [default: 1 and all, of 9 all]
-    #[arg(long, value_delimiter = ',', value_name = "K")]
-    pub batch: Vec<usize>,
+    #[arg(long, value_delimiter = ',', value_name = "K,..", value_parser = together)]
+    pub batch: Vec<Together>,
     /// Transhume alone
     #[arg(long)]
     pub without_stock: bool,
@@ -216,4 +242,16 @@ pub struct StockArgs {
     /// One JSON document: every VM of the move
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k_is_a_number_or_all() {
+        assert_eq!(together("all"), Ok(Together::All));
+        assert_eq!(together("2"), Ok(Together::Of(2)));
+        assert!(together("0").is_err() && together("some").is_err());
+    }
 }

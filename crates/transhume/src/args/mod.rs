@@ -98,7 +98,7 @@ pub enum Command {
     /// Inventories for `plan --inventory`
     Inventory {
         #[command(subcommand)]
-        command: InventoryVerb,
+        command: InventoryCommand,
     },
     /// Move a cluster
     Migrate(MoveArgs),
@@ -244,17 +244,17 @@ pub enum JournalCommand {
 
 /// What is done about inventories.
 #[derive(Debug, Subcommand)]
-pub enum InventoryVerb {
+pub enum InventoryCommand {
     /// Turn what another system knows of hosts and VMs into an inventory, on stdout
     Import {
         #[command(subcommand)]
-        from: InventoryCommand,
+        from: ImportSource,
     },
 }
 
 /// Where an inventory comes from.
 #[derive(Debug, Subcommand)]
-pub enum InventoryCommand {
+pub enum ImportSource {
     /// Proxmox VE: the output of `pvesh get /cluster/resources --output-format json`
     Proxmox {
         /// The file; `-` for stdin

@@ -42,7 +42,9 @@ pub async fn measure(
             &client,
             from,
             to,
-            args.batch.first().copied().map(Batches::Of),
+            args.batch
+                .first()
+                .map(|batch| Batches::Of(batch.of(usize::from(args.vms)))),
         )
         .await?;
         for vm in &report.vms {

@@ -61,7 +61,7 @@ pub async fn measure(
     let reps = args.reps.unwrap_or(REPETITIONS_DEFAULT);
     let batches = match args.batch.is_empty() {
         true => vec![1, all],
-        false => args.batch.clone(),
+        false => args.batch.iter().map(|batch| batch.of(all)).collect(),
     };
     for mtu in MTUS {
         let mut done = 0;

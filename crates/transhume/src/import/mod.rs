@@ -23,7 +23,7 @@ use transhume_model::GroupKind;
 use transhume_planner::input::{TEXT_BYTES_MAX, read};
 use transhume_planner::words::some;
 
-use crate::args::InventoryCommand;
+use crate::args::ImportSource;
 use crate::failure::{Failure, Kind};
 use crate::plan_file::read_text;
 
@@ -85,12 +85,12 @@ impl Unreadable {
     }
 }
 
-pub async fn run(command: InventoryCommand) -> Result<ExitCode, Failure> {
+pub async fn run(command: ImportSource) -> Result<ExitCode, Failure> {
     let (read, cluster) = match command {
-        InventoryCommand::Proxmox { files, cluster } => (proxmox::read(&documents(&files)?), cluster),
-        InventoryCommand::Openstack { files, cluster } => (openstack::read(&documents(&files)?), cluster),
-        InventoryCommand::Kubevirt { files, cluster } => (kubevirt::read(&documents(&files)?), cluster),
-        InventoryCommand::Libvirt { uris, cluster } => (virsh::read(&uris).await, cluster),
+        ImportSource::Proxmox { files, cluster } => (proxmox::read(&documents(&files)?), cluster),
+        ImportSource::Openstack { files, cluster } => (openstack::read(&documents(&files)?), cluster),
+        ImportSource::Kubevirt { files, cluster } => (kubevirt::read(&documents(&files)?), cluster),
+        ImportSource::Libvirt { uris, cluster } => (virsh::read(&uris).await, cluster),
     };
     let site = read.map_err(|error| Failure::new(Kind::Refused, error.what, error.hint))?;
     let text = written(site, &cluster)?;

@@ -6,14 +6,12 @@ mod aftermath;
 mod operator;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use transhume_lab::storm::{Counts, PowerPlan, Trigger, Victim, lose_power};
+use transhume_lab::storm::{Counts, Ledger, PowerPlan, Round, Trigger, Victim, keep, lose_power};
 use transhume_lab::{LabName, down};
 use transhume_model::{HostName, MigrationId, VmName};
 use transhume_protocol::event::{Event, Happening};
@@ -60,6 +58,16 @@ pub struct LostLine {
     pub violations: Vec<String>,
 }
 
+impl Round for LostLine {
+    fn seed(&self) -> u64 {
+        self.plan.seed
+    }
+
+    fn round(&self) -> u64 {
+        self.plan.round
+    }
+}
+
 /// Sums of a log.
 #[derive(Debug, Default, Serialize)]
 pub struct LostSummary {
@@ -95,67 +103,41 @@ impl LostSummary {
 }
 
 /// Logs added up.
-pub fn summary(logs: &[PathBuf]) -> LostSummary {
-    let lines: Vec<LostLine> = logs.iter().flat_map(|log| read(log)).collect();
-    LostSummary::of(&lines)
+pub fn summary(logs: &[PathBuf]) -> Result<LostSummary, Failure> {
+    let lines: Vec<Vec<LostLine>> = logs
+        .iter()
+        .map(|log| Ledger::read(log))
+        .collect::<Result<_, _>>()?;
+    Ok(LostSummary::of(&lines.concat()))
 }
 
 /// The rounds of this run, those that the log has already included; none begins after `stop`.
 pub async fn rounds(args: &StormArgs, stop: &AtomicBool) -> Result<LostSummary, Failure> {
-    let mut lines = args.log.as_deref().map(read).unwrap_or_default();
-    for round in 1..=args.rounds {
+    let mut ledger = Ledger::<LostLine>::open(args.log.as_deref())?;
+    let done = ledger.done(args.seed);
+    for round in (1..=args.rounds).filter(|round| !done.contains(round)) {
         if stop.load(Ordering::Relaxed) {
             break;
-        }
-        if lines
-            .iter()
-            .any(|line| (line.plan.seed, line.plan.round) == (args.seed, round))
-        {
-            continue;
         }
         let plan = PowerPlan::draw(args.seed, round, args.batch);
         let mut scene = Scene::raise(args).await?;
         let line = one(&mut scene, &plan).await?;
         eprintln!("{}", sentence(&line));
-        if !line.violations.is_empty() {
-            let dir = args.keep.join(format!("lost-seed-{}-round-{round}", args.seed));
-            std::fs::create_dir_all(&dir).map_err(Failure::other)?;
-            let kept = serde_json::to_string_pretty(&line).map_err(Failure::other)?;
-            std::fs::write(dir.join("round.json"), kept).map_err(Failure::other)?;
-        }
-        if let Some(log) = &args.log {
-            append(log, &line)?;
-        }
         let violated = !line.violations.is_empty();
-        lines.push(line);
+        if violated {
+            let dir = args.keep.join(format!("lost-seed-{}-round-{round}", args.seed));
+            let kept = keep(&scene.lab(), &dir, &line)?;
+            println!("seed {}, round {round}; logs in {}", args.seed, kept.display());
+        }
+        ledger.add(line)?;
         down(&LabName::default(), &progress()).await?;
         if violated && !args.keep_going {
             break;
         }
     }
+    let own = |line: &&LostLine| line.plan.seed == args.seed && line.plan.round <= args.rounds;
+    let lines: Vec<LostLine> = ledger.rounds().iter().filter(own).cloned().collect();
     Ok(LostSummary::of(&lines))
-}
-
-/// Nothing of one that is not there.
-fn read(log: &Path) -> Vec<LostLine> {
-    let Ok(file) = std::fs::File::open(log) else {
-        return Vec::new();
-    };
-    let lines = BufReader::new(file).lines().map_while(Result::ok);
-    // One that was cut off is dropped.
-    lines
-        .filter_map(|line| serde_json::from_str(&line).ok())
-        .collect()
-}
-
-fn append(log: &Path, line: &LostLine) -> Result<(), Failure> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .map_err(Failure::other)?;
-    let text = serde_json::to_string(line).map_err(Failure::other)?;
-    writeln!(file, "{text}").map_err(Failure::other)
 }
 
 fn sentence(line: &LostLine) -> String {
