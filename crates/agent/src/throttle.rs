@@ -72,7 +72,7 @@ impl Group {
     fn of(pid: u32) -> Result<Self, String> {
         let version = Version::found()?;
         let parent = match version {
-            Version::One => PathBuf::from(V1),
+            Version::One => own_group_of_v1(pid),
             Version::Two => {
                 own_group(pid).map_err(|error| format!("the control group of process {pid}: {error}"))?
             }
@@ -153,6 +153,25 @@ fn move_to(list: &Path, threads: &[u32]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The group of version 1 that a process is in: whoever started its agent may have given it one,
+/// and the root's belongs to nobody.
+fn own_group_of_v1(pid: u32) -> PathBuf {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let own = cpu_path(&text).map(|path| Path::new(V1).join(path.trim_start_matches('/')));
+    // In a container the path may be that of another tree.
+    let there = own.filter(|dir| dir.join(Version::One.threads()).exists());
+    there.unwrap_or_else(|| PathBuf::from(V1))
+}
+
+/// The path behind the cpu controller in `/proc/PID/cgroup`.
+fn cpu_path(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let mut controllers = fields.next()?.split(',');
+        controllers.any(|name| name == "cpu").then(|| fields.next())?
+    })
 }
 
 /// Why no guest can be slowed down on this host.
@@ -276,6 +295,13 @@ mod tests {
             "back where it was"
         );
         group.lift().unwrap();
+    }
+
+    #[test]
+    fn a_process_is_found_in_its_group_of_version_1() {
+        let text = "9:name=systemd:/\n3:cpuset:/a\n2:cpuacct,cpu:/system.slice/x:y.service\n0::/b\n";
+        assert_eq!(cpu_path(text), Some("/system.slice/x:y.service"));
+        assert_eq!(cpu_path("3:cpuset:/a\n0::/b\n"), None);
     }
 
     /// Version 2 gives a group what its parent passes on, and systemd passes `cpu` on only when it

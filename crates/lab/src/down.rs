@@ -11,7 +11,7 @@ use std::io;
 use crate::process::{self, ProcessRecord, TERM_WAIT_MS_MAX};
 use crate::state::Lab;
 use crate::up::{blocking, namespaces_of};
-use crate::{LabError, LabName, Layout, Progress, mounts, tuning};
+use crate::{LabError, LabName, Layout, Progress, mounts, rights, tuning};
 
 /// More rounds than this of processes that appear while others are ended are not normal.
 const ROUNDS_MAX: usize = 5;
@@ -71,6 +71,7 @@ fn remove(name: &LabName, progress: &Progress) -> Result<DownReport, LabError> {
     if let Some(before) = lab.as_ref().and_then(|lab| lab.state.backlog_before) {
         tuning::restore_backlog(before)?;
     }
+    rights::remove_group(&layout);
     mounts::unmount_below(&layout.dir())?;
     for directory in [layout.spool_dir(), layout.dir()] {
         match fs::remove_dir_all(&directory) {

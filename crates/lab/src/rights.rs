@@ -1,8 +1,14 @@
 //! What an agent of a lab may: what packaging/systemd/transhume-agent.service gives one, and no
 //! more.
 
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::{LabError, Layout};
+
 /// The program that takes everything else away.
-pub const SETPRIV: &str = "/usr/bin/setpriv";
+const SETPRIV: &str = "/usr/bin/setpriv";
 
 /// Capabilities of an agent, without their prefix; docs/design/unprivileged.md has the reason of
 /// each.
@@ -17,10 +23,61 @@ pub const AGENT_CAPABILITIES: [&str; 7] = [
 ];
 
 /// In front of the program that is to have no others, also when it is root.
-pub fn limited() -> Vec<String> {
+fn limited() -> Vec<String> {
     let kept = AGENT_CAPABILITIES.map(|name| format!("+{name}")).join(",");
     let bounding = format!("--bounding-set=-all,{kept}");
     vec![bounding, "--inh-caps=-all".to_owned(), "--".to_owned()]
+}
+
+/// Where version 1 of control groups has its cpu controller.
+const CPU: &str = "/sys/fs/cgroup/cpu";
+/// Enters a control group, by its list of processes, and becomes another program.
+const ENTER: &str = r#"echo $$ > "$0" && exec "$@""#;
+
+/// A control group in which the agents of a lab may make others: the root's is nobody's. A lab in
+/// mounts of its own may have the same name.
+fn group(layout: &Layout) -> PathBuf {
+    let mounts = fs::read_link("/proc/self/ns/mnt").unwrap_or_default();
+    let mounts = mounts.to_string_lossy();
+    let mounts = mounts.trim_matches(|sign: char| !sign.is_ascii_digit());
+    let name = layout.dir().file_name().unwrap_or_default().to_owned();
+    Path::new(CPU).join(format!("transhume-lab-{}-{mounts}", name.display()))
+}
+
+/// What an agent is started by, in front of its own words: without rights that it needs not, and in
+/// the lab's control group where that is of version 1. In version 2 it is whoever raises the lab
+/// who is in a group of its own, or not.
+pub fn limits(layout: &Layout) -> Result<Vec<String>, LabError> {
+    let mut words = Vec::new();
+    if Path::new(CPU).join("tasks").exists() {
+        let group = group(layout);
+        match fs::create_dir(&group) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(LabError::File {
+                    action: "create",
+                    path: group,
+                    source,
+                });
+            }
+            _ => {}
+        }
+        let list = group.join("cgroup.procs").display().to_string();
+        words.extend(["/bin/sh".to_owned(), "-c".to_owned(), ENTER.to_owned(), list]);
+    }
+    words.push(SETPRIV.to_owned());
+    words.extend(limited());
+    Ok(words)
+}
+
+/// Removes the lab's control group with those that ended agents left; its processes are gone.
+pub fn remove_group(layout: &Layout) {
+    let group = group(layout);
+    let below = fs::read_dir(&group).into_iter().flatten().flatten();
+    for directory in below.filter(|entry| entry.path().is_dir()) {
+        // One that is not empty is somebody's.
+        let _ = fs::remove_dir(directory.path());
+    }
+    let _ = fs::remove_dir(group);
 }
 
 #[cfg(test)]

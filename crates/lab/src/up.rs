@@ -281,8 +281,8 @@ fn start_disks(lab: &mut Lab, options: &LabUp) -> Result<(), LabError> {
 /// Starts the agent of a host, also after it was killed.
 pub fn start_agent(lab: &mut Lab, host: &str) -> Result<ProcessRecord, LabError> {
     let host = lab.host(host)?.clone();
-    // `setpriv` and `env` become the agent: the process is the same.
-    let mut arguments = rights::limited();
+    // Each of these becomes the next, and `env` the agent: the process is the same.
+    let mut arguments = rights::limits(&lab.layout)?;
     arguments.extend([
         ENV.to_owned(),
         format!(
@@ -296,8 +296,8 @@ pub fn start_agent(lab: &mut Lab, host: &str) -> Result<ProcessRecord, LabError>
     ]);
     let namespace = Namespace::named(&host.namespace);
     let what = format!("agent {}", host.name);
-    let program = Path::new(rights::SETPRIV);
-    let process = process::spawn(&namespace, &what, program, &arguments, &host.agent_log())?;
+    let (program, arguments) = (Path::new(&arguments[0]), &arguments[1..]);
+    let process = process::spawn(&namespace, &what, program, arguments, &host.agent_log())?;
     lab.record(process.clone())?;
     let control = SocketAddrV4::new(host.ct, layout::CONTROL_PORT);
     process::wait_for_listener(&namespace, control, &process, &host.agent_log())?;

@@ -5,16 +5,17 @@
 //! between hosts (descriptors, paths, accelerator) is nothing the guest can see.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
-use transhume_model::{Disk, MachineType, NicSpec, VmName, VmSpec};
+use transhume_model::{Disk, MachineType, NicSpec, VmSpec};
 
 use crate::accel::Accel;
+use crate::access::{Access, FILE};
 use crate::binary::ACK_PROPERTY;
 use crate::error::QemuError;
-use crate::files::Handed;
 use crate::limits::SOCKET_PATH_BYTES_MAX;
+use crate::paths::{VmPaths, escaped};
 
 /// First PCI slot of the NICs; NIC i sits in slot `NIC_SLOT + i`.
 const NIC_SLOT: usize = 0x02;
@@ -41,23 +42,9 @@ const NBD_RECONNECT_S: u32 = 30;
 /// QEMU gives up what it does not need after start.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// The agent's monitor in a VM's directory.
-const MONITOR: &str = "qmp.sock";
-
-/// What the guest wrote, in a VM's directory.
-const CONSOLE: &str = "console.log";
-
-/// The set of descriptors that has the console; a disk's follow in order.
-const CONSOLE_SET: usize = 1;
-const DISK_SET: usize = 2;
-
 /// A guest that powers itself off or panics leaves a stopped QEMU: an agent that was not there
 /// finds out what happened.
 const ACTION: &str = "shutdown=pause,panic=pause";
-
-/// QEMU's drivers of disk images, by what the image is.
-const FILE: &str = "file";
-const DEVICE: &str = "host_device";
 
 /// Processor model: one that every host has, so that a VM can go to any of them.
 const CPU: &str = "qemu64";
@@ -69,121 +56,6 @@ pub enum StartMode {
     Boot,
     /// From a migration stream.
     Incoming,
-}
-
-/// Files and sockets of one VM on one host, all in one directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VmPaths {
-    dir: PathBuf,
-}
-
-impl VmPaths {
-    /// The files of the VM whose directory this is; the directory must exist when the VM starts.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
-    }
-
-    /// The directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// QEMU's monitor, the agent's own: QEMU serves one client at a time.
-    pub fn qmp(&self) -> PathBuf {
-        self.dir.join(MONITOR)
-    }
-
-    /// A second monitor for the VM's user, to look at the guest, pause it and let it go on.
-    pub fn user_qmp(&self) -> PathBuf {
-        self.dir.join("user.qmp")
-    }
-
-    /// What the guest wrote to ttyS0 last, appended over restarts.
-    pub fn console(&self) -> PathBuf {
-        self.dir.join(CONSOLE)
-    }
-
-    /// The guest's ttyS1 as a Unix socket that QEMU listens on.
-    pub fn serial(&self) -> PathBuf {
-        self.dir.join("serial.sock")
-    }
-
-    /// QEMU's own error output of this start.
-    pub fn stderr(&self) -> PathBuf {
-        self.dir.join("qemu.stderr")
-    }
-}
-
-/// How QEMU gets at what it uses, as its arguments have it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
-    paths: VmPaths,
-    taps: Vec<String>,
-    kernel: PathBuf,
-    initrd: PathBuf,
-    /// Of disks that are files, with QEMU's driver.
-    disks: Vec<Option<(PathBuf, &'static str)>>,
-    console: PathBuf,
-    qmp: OsString,
-    user_qmp: OsString,
-    serial: OsString,
-    /// Sets of descriptors, which QEMU takes paths for.
-    sets: Vec<OsString>,
-}
-
-impl Access {
-    /// QEMU opens everything itself, and may: as people start it by hand. `taps` are names of
-    /// interfaces.
-    pub fn by_path(spec: &VmSpec, paths: &VmPaths, taps: &[String]) -> Self {
-        let socket = |path: PathBuf| format!("path={}", escaped(&path)).into();
-        let disk = |disk: &Disk| match disk {
-            Disk::File { path } => Some((path.clone(), FILE)),
-            Disk::Nbd { .. } => None,
-        };
-        Self {
-            taps: taps
-                .iter()
-                .map(|tap| format!("ifname={tap},script=no,downscript=no"))
-                .collect(),
-            kernel: spec.boot.kernel.clone(),
-            initrd: spec.boot.initrd.clone(),
-            disks: spec.disks.iter().map(disk).collect(),
-            console: paths.console(),
-            qmp: socket(paths.qmp()),
-            user_qmp: socket(paths.user_qmp()),
-            serial: socket(paths.serial()),
-            sets: Vec::new(),
-            paths: paths.clone(),
-        }
-    }
-
-    /// QEMU is handed everything open, under these numbers.
-    pub(crate) fn by_descriptor(paths: &VmPaths, handed: &Handed) -> Self {
-        let itself = |fd| PathBuf::from(format!("/proc/self/fd/{fd}"));
-        let socket = |fd| format!("fd={fd}").into();
-        let set = |set: usize| PathBuf::from(format!("/dev/fdset/{set}"));
-        let mut sets = vec![mark(paths.dir(), handed.console)];
-        let mut disks = Vec::new();
-        for (index, disk) in handed.disks.iter().enumerate() {
-            disks.push(disk.map(|(fd, is_device)| {
-                sets.push(format!("fd={fd},set={}", DISK_SET + index).into());
-                let driver = if is_device { DEVICE } else { FILE };
-                (set(DISK_SET + index), driver)
-            }));
-        }
-        Self {
-            taps: handed.taps.iter().map(|fd| format!("fd={fd}")).collect(),
-            kernel: itself(handed.kernel),
-            initrd: itself(handed.initrd),
-            disks,
-            console: set(CONSOLE_SET),
-            qmp: socket(handed.qmp),
-            user_qmp: socket(handed.user_qmp),
-            serial: socket(handed.serial),
-            sets,
-            paths: paths.clone(),
-        }
-    }
 }
 
 /// The arguments for one start.
@@ -289,11 +161,9 @@ impl CommandLine {
                 "export": export,
                 "reconnect-delay": NBD_RECONNECT_S,
             }),
-            (Disk::File { .. }, Some((path, driver))) => {
+            (Disk::File { path }, file) => {
+                let (path, driver) = file.map_or((path, FILE), |(path, driver)| (path, driver));
                 json!({"driver": driver, "filename": path, "cache": {"direct": true}})
-            }
-            (Disk::File { path }, None) => {
-                json!({"driver": FILE, "filename": path, "cache": {"direct": true}})
             }
         };
         let node = json!({
@@ -333,41 +203,6 @@ impl CommandLine {
         value.push(",server=on,wait=off");
         self.option("-chardev", value);
     }
-}
-
-/// The argument that every QEMU of an agent carries, and by which it is found without a record: the
-/// console's descriptor, with a remark that QEMU has no use for.
-pub fn mark(dir: &Path, console: std::os::fd::RawFd) -> OsString {
-    let console_log = escaped(&dir.join(CONSOLE));
-    format!("fd={console},set={CONSOLE_SET},opaque={console_log}").into()
-}
-
-/// The VM of the QEMU that was started with these arguments by the agent whose VMs' directories are
-/// in `vms_dir`; `None` for any other process, also for a QEMU of that name which another agent, or
-/// somebody else, has started.
-pub fn marked_vm<'a>(vms_dir: &Path, args: impl IntoIterator<Item = &'a [u8]>) -> Option<VmName> {
-    let dir = escaped(vms_dir);
-    let (before, after) = (format!(",set={CONSOLE_SET},opaque={dir}/"), format!("/{CONSOLE}"));
-    // Agents up to 0.2.0 handed over no console, and QEMU made its monitor itself.
-    let (before_0_2, after_0_2) = (
-        format!("socket,id=qmp,path={dir}/"),
-        format!("/{MONITOR},server=on,wait=off"),
-    );
-    let mut names = args.into_iter().filter_map(|arg| {
-        let arg = std::str::from_utf8(arg).ok()?;
-        let numbered = arg.strip_prefix("fd=");
-        let numbered = numbered.map(|arg| arg.trim_start_matches(|digit: char| digit.is_ascii_digit()));
-        let ours = numbered
-            .and_then(|arg| arg.strip_prefix(&before)?.strip_suffix(&after))
-            .or_else(|| arg.strip_prefix(&before_0_2)?.strip_suffix(&after_0_2));
-        ours?.parse().ok()
-    });
-    names.next()
-}
-
-/// QEMU ends a value at a comma unless it is doubled.
-fn escaped(path: &Path) -> String {
-    path.to_string_lossy().replace(',', ",,")
 }
 
 pub(crate) fn check(spec: &VmSpec, paths: &VmPaths, taps: usize) -> Result<(), QemuError> {
@@ -423,6 +258,7 @@ mod tests {
     use transhume_model::{Boot, Mebibytes, Vcpus};
 
     use super::*;
+    use crate::files::Handed;
 
     fn spec() -> VmSpec {
         VmSpec {
@@ -615,31 +451,6 @@ mod tests {
     fn incoming_differs_only_in_waiting_for_a_stream() {
         let incoming = build(&spec(), "/run/v,1", &[7], StartMode::Incoming).unwrap();
         assert_eq!(incoming, [BOOT, &["-incoming", "defer"]].concat());
-    }
-
-    #[test]
-    fn a_qemu_is_known_by_its_monitor_and_a_foreign_one_of_its_name_is_not() {
-        let args = build(&spec(), "/run/a,b/vms/web-1", &[7], StartMode::Boot).unwrap();
-        let of = |dir: &str| marked_vm(dir.as_ref(), args.iter().map(|arg| arg.as_bytes()));
-        assert_eq!(of("/run/a,b/vms"), Some("web-1".parse().unwrap()));
-        assert_eq!(of("/run/a,b"), None);
-        assert_eq!(of("/run/a"), None);
-        assert_eq!(of("/run/other/vms"), None);
-        let before_0_2 = b"socket,id=qmp,path=/run/a,,b/vms/web-1/qmp.sock,server=on,wait=off";
-        assert_eq!(
-            marked_vm("/run/a,b/vms".as_ref(), [&before_0_2[..]]),
-            Some("web-1".parse().unwrap())
-        );
-        let foreign = [
-            "-name",
-            "web-1",
-            "-qmp",
-            "unix:/run/a,b/vms/web-1/qmp.sock,server",
-        ];
-        assert_eq!(
-            marked_vm("/run/a,b/vms".as_ref(), foreign.iter().map(|arg| arg.as_bytes())),
-            None
-        );
     }
 
     #[test]

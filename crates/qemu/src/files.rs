@@ -10,8 +10,8 @@ use std::path::Path;
 use rustix::fs::{FileType, MemfdFlags, OFlags, SealFlags};
 use transhume_model::{Disk, VmSpec};
 
-use crate::command_line::VmPaths;
 use crate::limits::BOOT_FILE_BYTES_MAX;
+use crate::paths::VmPaths;
 
 /// Whoever opens the file anew may read it.
 const READ_BY_OTHERS: u32 = 0o004;

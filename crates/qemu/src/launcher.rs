@@ -14,12 +14,14 @@ use tokio::time::{sleep, timeout};
 use transhume_model::{VmName, VmSpec};
 
 use crate::accel::Accel;
+use crate::access::Access;
 use crate::binary::QemuBinary;
-use crate::command_line::{self, Access, CommandLine, StartMode, VmPaths};
+use crate::command_line::{self, CommandLine, StartMode};
 use crate::error::QemuError;
 use crate::files::{Ends, Handed, VmFiles};
 use crate::limits::{START_LIMIT, START_RETRY};
 use crate::migration;
+use crate::paths::VmPaths;
 use crate::process::{self, Process};
 use crate::qmp::Qmp;
 use crate::spawn::{Confined, spawn_detached, stderr_tail};

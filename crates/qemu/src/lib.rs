@@ -20,6 +20,7 @@
 #![deny(unsafe_code)]
 
 mod accel;
+mod access;
 mod binary;
 mod command_line;
 mod dirty_rate;
@@ -30,6 +31,7 @@ mod launcher;
 mod limits;
 mod migration;
 mod passes;
+mod paths;
 mod process;
 mod qmp;
 mod return_path;
@@ -38,8 +40,9 @@ mod user;
 mod vm;
 
 pub use accel::{Accel, AccelChoice};
+pub use access::Access;
 pub use binary::QemuBinary;
-pub use command_line::{Access, CommandLine, NICS_MAX, StartMode, VmPaths, mark, marked_vm};
+pub use command_line::{CommandLine, NICS_MAX, StartMode};
 pub use dirty_rate::DirtyRate;
 pub use error::QemuError;
 pub use files::VmFiles;
@@ -48,6 +51,7 @@ pub use launcher::{Launcher, Means};
 pub use limits::*;
 pub use migration::{MigrationProgress, MigrationStatus};
 pub use passes::Passes;
+pub use paths::{VmPaths, marked_vm};
 pub use process::{identify, is_alive, kill};
 pub use qmp::{Qmp, QmpError, QmpEvent, QmpTime};
 pub use return_path::{MessageType, ReturnPathFilter};

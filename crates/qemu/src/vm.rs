@@ -17,11 +17,11 @@ use serde_json::json;
 use tokio::time::timeout;
 use transhume_model::{Epoch, Mebibytes, ProcessId, VmName};
 
-use crate::command_line::VmPaths;
 use crate::dirty_rate::{self, DirtyRate};
 use crate::error::QemuError;
 use crate::limits::{CANCEL_LIMIT, KILL_LIMIT, QUIT_LIMIT};
 use crate::migration::{self, MigrationProgress, MigrationStatus};
+use crate::paths::VmPaths;
 use crate::process::Process;
 use crate::qmp::Qmp;
 
