@@ -33,6 +33,8 @@ mod process;
 mod qmp;
 mod return_path;
 mod spawn;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod vm;
 
 pub use accel::{Accel, AccelChoice};
