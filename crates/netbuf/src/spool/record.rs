@@ -118,8 +118,9 @@ pub(super) fn word64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// The whole records from `at` on, which follow number `last`: where they end, and the number of the
-/// last one. Only the next number will do: anything else is an error, and nothing of it is taken.
+/// The whole records from `at` on, which follow number `last`: where they end, and the number of
+/// the last one. Only the next number will do: anything else is an error, and nothing of it is
+/// taken.
 pub(crate) fn whole(bytes: &[u8], mut at: usize, mut last: u64) -> Result<(usize, u64), RecordError> {
     while let Some(Record { number, next, .. }) = parse(bytes, at)? {
         if number <= last {
