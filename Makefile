@@ -72,7 +72,7 @@ soak: nextest image
 	$(TESTS) --cargo-profile release --profile soak --run-ignored only --no-tests pass
 	scripts/fuzz.sh $(EXECUTIONS)
 
-# The parsers of bytes from the wire, against anything. Needs cargo-fuzz and says so; the compiler is
-# the usual one. `make fuzz EXECUTIONS=10000000`.
+# The parsers of what others send or keep, against anything, under libFuzzer; the compiler is the usual
+# one. `make quick` has tried each of them briefly. `make fuzz EXECUTIONS=10000000`.
 fuzz:
 	scripts/fuzz.sh $(EXECUTIONS)

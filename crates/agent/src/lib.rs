@@ -30,6 +30,8 @@ mod private;
 mod reservations;
 mod start;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod text;
 mod throttle;
 mod vm;

@@ -13,6 +13,8 @@ mod forecasts;
 mod hosts;
 mod moves;
 mod problem;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod waits;
 
 #[cfg(feature = "client")]
