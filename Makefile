@@ -80,7 +80,7 @@ bench: image
 	$(CARGO) build --locked --release -p transhume-planner --example table
 	scripts/bench.py
 
-# The parsers of bytes from the wire, against anything. Needs cargo-fuzz and says so; the compiler is
-# the usual one. `make fuzz EXECUTIONS=10000000`.
+# The parsers of what others send or keep, against anything, under libFuzzer; the compiler is the usual
+# one. `make quick` has tried each of them briefly. `make fuzz EXECUTIONS=10000000`.
 fuzz:
 	scripts/fuzz.sh $(EXECUTIONS)

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -88,7 +88,12 @@ async fn probe_nbd(address: &str, export: &str) -> Result<(), DiskError> {
     }
 }
 
-async fn export_known(mut stream: TcpStream, export: &str) -> io::Result<bool> {
+/// Whether the server at the other end has the export; [`io::ErrorKind::InvalidData`] where it does
+/// not speak NBD.
+pub(crate) async fn export_known(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    export: &str,
+) -> io::Result<bool> {
     let not_nbd = || io::Error::from(io::ErrorKind::InvalidData);
     let greeting = (
         stream.read_u64().await?,
@@ -126,7 +131,7 @@ async fn export_known(mut stream: TcpStream, export: &str) -> io::Result<bool> {
     Err(not_nbd())
 }
 
-async fn send_option(stream: &mut TcpStream, option: u32, data: &[u8]) -> io::Result<()> {
+async fn send_option(stream: &mut (impl AsyncWrite + Unpin), option: u32, data: &[u8]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(16 + data.len());
     bytes.extend(OPTION_MAGIC.to_be_bytes());
     bytes.extend(option.to_be_bytes());

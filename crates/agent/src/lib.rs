@@ -33,6 +33,8 @@ mod reservations;
 mod rights;
 mod start;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod text;
 mod throttle;
 mod vm;

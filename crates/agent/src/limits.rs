@@ -120,11 +120,6 @@ pub(crate) const PROCESSES_MAX: usize = 4 << 20;
 /// Longest command line of a process that is looked at for a mark.
 pub(crate) const COMMAND_LINE_BYTES_MAX: u64 = 1 << 20;
 
-/// A coordinator says who it is within this.
-pub(crate) const HELLO_MAX: Duration = Duration::from_secs(5);
-/// Connections that have not said yet who they are; more are closed at once.
-pub(crate) const STRANGERS_MAX: usize = 16;
-
 /// A guest's console, and a QEMU's own errors: so much of what was written last is kept, and as
 /// much again of what was written before, bytes.
 pub(crate) const LOG_KEPT_BYTES_MAX: u64 = 4 << 20;

@@ -1,8 +1,8 @@
 //! The coordinator's connection: orders in, reports out.
 //!
 //! ```text
-//!  accept ─▶ handshake, beside all others, 5 s ─▶ the coordinator? ─▶ its hello ─▶ the fleet's, and
-//!  no older term? ─▶ takes the older one's place
+//!  accept ─▶ handshake ─▶ the coordinator? ─▶ its hello ─▶ the fleet's, and no older term? ─▶ takes
+//!              └────────────── 5 s in all, 16 at once ──────────────┘       the older one's place
 //! ```
 //!
 //! The newest connection wins, once it is known to be a coordinator's that is obeyed: nobody else
@@ -15,16 +15,16 @@ use std::sync::{Arc, Mutex};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
 use tracing::{info, warn};
 use transhume_model::Epoch;
-use transhume_protocol::message::{Hello, Order, Outcome, Refusal, Report};
+use transhume_protocol::message::{Hello, Leader, Order, Outcome, Refusal, Report};
 use transhume_protocol::wire;
 use transhume_trust::stream::{AnyStream, accept};
 use transhume_trust::{Admits, Identity, Security, Strangers};
 
-use crate::limits::{HELLO_MAX, LINK_SILENCE_MS_MAX, REPORTS_WAITING_MAX, STRANGERS_MAX};
+use crate::limits::{LINK_SILENCE_MS_MAX, REPORTS_WAITING_MAX};
 
 /// Where reports go: the newest connection, or nowhere. A report that finds no link is dropped; the
 /// coordinator gives its orders again when it is back, and they are answered again.
@@ -70,14 +70,15 @@ pub(crate) async fn serve<D: OrderHandler>(
     reports: Reports,
     handler: D,
 ) {
-    let obeyed = Obeyed::default();
     let mut strangers = Strangers::default();
-    let unheard = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let mut obeyed = None;
     loop {
         let admitted = tokio::select! {
             accepted = listener.accept() => {
                 match accepted {
-                    Ok((stream, peer)) => strangers.hear(admit(stream, peer, security.clone())),
+                    Ok((stream, peer)) => {
+                        strangers.hear(admit(stream, peer, security.clone(), handler.clone()));
+                    }
                     Err(error) => {
                         warn!("cannot accept a connection: {error}");
                         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -88,66 +89,53 @@ pub(crate) async fn serve<D: OrderHandler>(
             admitted = strangers.next() => admitted,
         };
         match admitted {
-            Ok((stream, peer)) => {
-                let Ok(place) = unheard.clone().try_acquire_owned() else {
-                    warn!(%peer, "too many connections that have not said who they are");
-                    continue;
-                };
-                let (reports, handler, obeyed) = (reports.clone(), handler.clone(), obeyed.clone());
+            Ok(Admitted {
+                read,
+                write,
+                leader,
+                peer,
+            }) => {
+                info!(fleet = %leader.fleet, term = leader.term, "coordinator connected");
+                let (stay, newer) = oneshot::channel::<()>();
+                // Dropped, it ends the connection that was obeyed until now.
+                drop(obeyed.replace(stay));
+                let (outgoing, reports, handler) = (reports.replace(), reports.clone(), handler.clone());
                 tokio::spawn(async move {
-                    let why = greet(stream, &reports, &handler, &obeyed, place).await;
+                    let why = tokio::select! {
+                        why = converse(read, write, outgoing, &reports, &handler) => why,
+                        _ = newer => "replaced by a newer connection".to_owned(),
+                    };
                     info!(%peer, "coordinator disconnected: {why}");
                 });
             }
-            Err(why) => warn!("turned away what is no coordinator: {why}"),
+            Err(why) => warn!("turned away a connection: {why}"),
         }
     }
 }
 
-/// The connection that is obeyed; a newer one ends it.
-#[derive(Debug, Clone, Default)]
-struct Obeyed {
-    newer: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+/// A coordinator that is obeyed.
+struct Admitted {
+    read: BufReader<ReadHalf<AnyStream>>,
+    write: WriteHalf<AnyStream>,
+    leader: Leader,
+    peer: SocketAddr,
 }
 
-impl Obeyed {
-    /// This one is, from here on; told when it is no more.
-    fn replace(&self) -> oneshot::Receiver<()> {
-        let (sender, receiver) = oneshot::channel();
-        *self.newer.lock().expect("no holder of this lock panics") = Some(sender);
-        receiver
-    }
-}
-
-/// Nothing is said, and nothing is changed, before it is known to be a coordinator.
-async fn admit(
+/// Nothing is said before it is known to be a coordinator, and nothing changes for whoever is
+/// obeyed before it has said which fleet it leads.
+async fn admit<D: OrderHandler>(
     stream: TcpStream,
     peer: SocketAddr,
     security: Security,
-) -> io::Result<(AnyStream, SocketAddr)> {
+    handler: D,
+) -> io::Result<Admitted> {
+    let of_peer = |error: io::Error| io::Error::new(error.kind(), format!("{peer}: {error}"));
     let admits = Admits::Exactly(Identity::Coordinator);
-    let accepted = accept(stream, &security, admits).await;
-    let (stream, _) = accepted.map_err(|error| io::Error::new(error.kind(), format!("{peer}: {error}")))?;
-    Ok((stream, peer))
-}
-
-/// Nothing changes for whoever is obeyed before the other side has said which fleet it leads.
-async fn greet<D: OrderHandler>(
-    stream: AnyStream,
-    reports: &Reports,
-    handler: &D,
-    obeyed: &Obeyed,
-    place: OwnedSemaphorePermit,
-) -> String {
+    let (stream, _) = accept(stream, &security, admits).await.map_err(of_peer)?;
     let (read, mut write) = tokio::io::split(stream);
     let mut read = BufReader::new(read);
-    let hello: Hello = match timeout(HELLO_MAX, read_message(&mut read)).await {
-        Err(_) => return format!("it did not say who it is within {HELLO_MAX:?}"),
-        Ok(Err(error)) => return error.to_string(),
-        Ok(Ok(hello)) => hello,
-    };
-    let admitted = tokio::task::block_in_place(|| handler.admit(&hello));
-    if let Err(refusal) = admitted {
+    let hello: Hello = read_message(&mut read).await.map_err(of_peer)?;
+    if let Err(refusal) = tokio::task::block_in_place(|| handler.admit(&hello)) {
         let why = refusal.to_string();
         let report = Report {
             order: None,
@@ -156,32 +144,26 @@ async fn greet<D: OrderHandler>(
             at: crate::clock::wall(),
             outcome: Outcome::Refused(refusal),
         };
-        if let Ok(bytes) = wire::encode(&report) {
-            // Whoever is refused may have gone.
-            let _ = timeout(HELLO_MAX, async {
-                write.write_all(&bytes).await?;
-                write.flush().await
-            })
-            .await;
-        }
-        return why;
+        let bytes = wire::encode(&report).map_err(io::Error::other)?;
+        write.write_all(&bytes).await.map_err(of_peer)?;
+        write.flush().await.map_err(of_peer)?;
+        return Err(of_peer(io::Error::new(io::ErrorKind::PermissionDenied, why)));
     }
-    drop(place);
-    info!(fleet = %hello.leader.fleet, term = hello.leader.term, "coordinator connected");
-    let newer = obeyed.replace();
-    tokio::select! {
-        why = converse(read, write, reports, handler) => why,
-        _ = newer => "replaced by a newer connection".to_owned(),
-    }
+    Ok(Admitted {
+        read,
+        write,
+        leader: hello.leader,
+        peer,
+    })
 }
 
 async fn converse<D: OrderHandler>(
     read: BufReader<ReadHalf<AnyStream>>,
     write: WriteHalf<AnyStream>,
+    outgoing: mpsc::Receiver<Report>,
     reports: &Reports,
     handler: &D,
 ) -> String {
-    let outgoing = reports.replace();
     reports.send(handler.greeting().await);
     tokio::select! {
         why = receive(read, handler) => why,
@@ -204,14 +186,12 @@ async fn receive<D: OrderHandler>(mut read: BufReader<ReadHalf<AnyStream>>, hand
     }
 }
 
-async fn read_message<M: DeserializeOwned>(
-    read: &mut BufReader<ReadHalf<AnyStream>>,
-) -> Result<M, Box<dyn std::error::Error + Send + Sync>> {
+async fn read_message<M: DeserializeOwned>(read: &mut BufReader<ReadHalf<AnyStream>>) -> io::Result<M> {
     let mut prefix = [0; wire::LENGTH_BYTES];
     read.read_exact(&mut prefix).await?;
-    let mut body = vec![0; wire::length(prefix)?];
+    let mut body = vec![0; wire::length(prefix).map_err(io::Error::other)?];
     read.read_exact(&mut body).await?;
-    Ok(wire::decode(&body)?)
+    wire::decode(&body).map_err(io::Error::other)
 }
 
 async fn transmit(write: WriteHalf<AnyStream>, mut outgoing: mpsc::Receiver<Report>) -> String {

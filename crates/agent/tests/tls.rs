@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fleet::{security, spec};
+use fleet::{expired, security, spec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use transhume_agent::pace::Pace;
@@ -99,6 +99,15 @@ async fn only_the_agent_that_is_meant_reaches_the_one_that_is_meant() {
     assert!(
         !reaches(&dir.0, h1(), h3, as_is).await,
         "another host than the order names"
+    );
+    let late = |part: &str| expired(&dir.0, "ours", part);
+    assert!(
+        !reaches(&dir.0, late("agent/h1"), h2(), as_is).await,
+        "a source whose time is over"
+    );
+    assert!(
+        !reaches(&dir.0, h1(), late("agent/h2"), as_is).await,
+        "a target whose time is over"
     );
     let guessed = |end| Endpoint {
         secret: Secret::new([0; Secret::BYTES]),

@@ -14,6 +14,8 @@ mod hosts;
 mod links;
 mod moves;
 mod problem;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod waits;
 
 #[cfg(feature = "client")]

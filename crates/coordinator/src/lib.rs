@@ -38,6 +38,8 @@ mod roles;
 mod serve;
 mod store;
 mod surveys;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod views;
 mod vm_checks;
 
@@ -177,6 +179,7 @@ async fn serve(
         fencing::FenceAgents::of(&config.hosts),
         roles.clone(),
         audit,
+        security.clone(),
     );
     let places = Arc::new(Semaphore::new(serve::CONNECTIONS_MAX));
     let mut servers = JoinSet::new();

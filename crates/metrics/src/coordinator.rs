@@ -29,6 +29,8 @@ table! {
     // Of the hosts, as they are.
     BUILD_INFO: Kind::Gauge, "transhume_build_info" ["version"],
         "1, with the version of the coordinator";
+    CERTIFICATE_UNTIL: Kind::Gauge, "transhume_certificate_until_seconds" [],
+        "Until when the certificate of the coordinator is good, seconds since 1970";
     HOST_CONNECTED: Kind::Gauge, "transhume_host_connected" ["host"],
         "1 while the agent of the host answers, else 0";
     HOST_CLOCK_OFFSET: Kind::Gauge, "transhume_host_clock_offset_seconds" ["host"],

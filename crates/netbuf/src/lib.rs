@@ -43,6 +43,8 @@ mod spool;
 mod sys;
 mod tap;
 mod target;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trace;
 mod tunnel;
 mod watch;

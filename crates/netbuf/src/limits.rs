@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Frames a tap's ring holds while nobody reads it.
 pub const RING_FRAMES: u32 = 16_384;
+/// Longest virtio-net header that there is: with hashes.
+pub(crate) const VNET_HEADER_BYTES_MAX: usize = 20;
 /// Bytes a plug holds while it is shut.
 pub const PLUG_BYTES_MAX: u32 = 256 << 20;
 /// Samples of one NIC's trace, 512 KiB: the changes of some ten seconds under load. Beyond it every
@@ -95,6 +97,8 @@ pub(crate) const UNTAKEN_LOOK: Duration = Duration::from_millis(100);
 pub const PUT_BACK_IDLE_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the other end when a broken tunnel is connected again.
 pub(crate) const RECONNECT_WAIT: Duration = Duration::from_secs(1);
+/// Answers of a target that are taken before its source goes on with the tap.
+pub(crate) const ANSWERS_AT_ONCE_MAX: usize = 256;
 /// Bytes that are sealed, or read sealed, at once.
 pub(crate) const SEALED_BYTES_MAX: usize = 256 << 10;
 /// Sealed answers that the source does not take; then it is given up.

@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpStream;
 
 use crate::channel::Channel;
+use crate::limits::ANSWERS_AT_ONCE_MAX;
 use crate::spool::Spool;
 use crate::tunnel::{ANSWER_BYTES, Answer};
 
@@ -60,9 +61,9 @@ impl Sender {
         Ok(())
     }
 
-    /// Takes the answers that have come.
+    /// Takes the answers that have come; whoever sends without end keeps nobody here.
     pub(crate) fn receive(&mut self, answers: &mut Vec<Answer>) -> io::Result<()> {
-        loop {
+        while answers.len() < ANSWERS_AT_ONCE_MAX {
             match self.channel.read(&mut self.answer[self.answer_bytes..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => self.answer_bytes += length,
@@ -74,5 +75,6 @@ impl Sender {
                 answers.push(Answer::parse(self.answer).ok_or(io::ErrorKind::InvalidData)?);
             }
         }
+        Ok(())
     }
 }

@@ -21,29 +21,56 @@ mod record;
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use transhume_model::Mac;
 
 use crate::error::{Error, SpoolContext};
 use crate::frame::{self, Addresses};
-use crate::limits::RING_FRAMES;
+use crate::limits::{RING_FRAMES, VNET_HEADER_BYTES_MAX};
 use crate::sys::Mapping;
-pub(crate) use record::{Counts, FRAME_BYTES_MAX, Kind, RECORD_HEADER_BYTES, Record, RecordError};
-use record::{RECORD_BYTES_MAX, parse, word64};
+pub use record::RecordError;
+pub(crate) use record::{Counts, FRAME_BYTES_MAX, Kind, RECORD_HEADER_BYTES, Record};
+use record::{RECORD_BYTES_MAX, word64};
+pub(crate) use record::{parse, whole};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"THSPOOL2");
 const VNET_AT: usize = 8;
 const TAIL_AT: usize = 16;
 /// Where records begin.
-const RECORDS_AT: usize = 4096;
+pub(crate) const RECORDS_AT: usize = 4096;
 /// Behind the limit there is room for a whole ring of the largest frames. Only what is used becomes
 /// memory.
 const RING_BYTES_MAX: usize = RING_FRAMES as usize * RECORD_BYTES_MAX;
 /// Memory is taken in stretches of this size, so that running out of it is an error and not a
 /// signal.
 const STRETCH_BYTES: usize = 4 << 20;
+
+/// What a spool's bytes say before anything in it is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// Offset behind the last whole record.
+    pub(crate) tail: usize,
+    /// Number of the last record, 0 if there is none.
+    pub(crate) last: u64,
+}
+
+/// `None` unless they are a spool's: its mark, a header length that exists, and records numbered
+/// from 1 that end where the tail is.
+pub(crate) fn head(bytes: &[u8]) -> Option<Head> {
+    if bytes.len() < RECORDS_AT || word64(bytes, 0) != MAGIC {
+        return None;
+    }
+    let vnet = usize::try_from(word64(bytes, VNET_AT)).ok()?;
+    let tail = usize::try_from(word64(bytes, TAIL_AT)).ok()?;
+    if vnet > VNET_HEADER_BYTES_MAX {
+        return None;
+    }
+    let (at, last) = whole(bytes.get(..tail)?, RECORDS_AT, 0).ok()?;
+    (at == tail).then_some(Head { tail, last })
+}
 
 /// What is noted beside the records, one word each. All are 0 in a new spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,21 +173,27 @@ impl Spool {
     pub(crate) fn reopen(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
         let not_a_spool = || Error::NotASpool { path: name.clone() };
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        // Whoever could put a link or a FIFO here could have our frames written where they like.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(path);
+        let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::NoSpool { path: name });
             }
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Err(not_a_spool()),
             opened => opened.spool(&name, "open")?,
         };
-        let bytes = file.metadata().spool(&name, "open")?.len() as usize;
-        if bytes < RECORDS_AT + RECORD_BYTES_MAX {
+        let found = file.metadata().spool(&name, "open")?;
+        let bytes = found.len() as usize;
+        if !found.is_file() || bytes < RECORDS_AT + RECORD_BYTES_MAX {
             return Err(not_a_spool());
         }
         let map = Mapping::new(&file, bytes).spool(&name, "map")?;
-        let tail = word64(map.bytes(), TAIL_AT) as usize;
-        if word64(map.bytes(), 0) != MAGIC || !(RECORDS_AT..=bytes).contains(&tail) {
-            return Err(not_a_spool());
-        }
+        let Head { tail, last } = head(map.bytes()).ok_or_else(not_a_spool)?;
         // Agents up to 0.2.0 left no room for a ring.
         let end = bytes.checked_sub(RING_BYTES_MAX).filter(|end| *end > RECORDS_AT);
         let mut spool = Self {
@@ -169,14 +202,10 @@ impl Spool {
             tail,
             end: end.unwrap_or(bytes),
             taken: RECORDS_AT,
-            last: 0,
+            last,
         };
         spool.take(tail).spool(&name, "take room for")?;
-        let mut at = RECORDS_AT;
-        while let Some(record) = spool.record(at).map_err(|_| not_a_spool())? {
-            (at, spool.last) = (record.next, record.number);
-        }
-        if at != tail { Err(not_a_spool()) } else { Ok(spool) }
+        Ok(spool)
     }
 
     fn take(&mut self, end: usize) -> io::Result<()> {
@@ -227,7 +256,7 @@ impl Spool {
 
     pub(crate) fn add_to_note(&mut self, note: Note, more: u64) {
         if more > 0 {
-            self.set_note(note, self.note(note) + more);
+            self.set_note(note, self.note(note).saturating_add(more));
         }
     }
 
@@ -380,15 +409,7 @@ impl Spool {
     /// stays out.
     pub(crate) fn accept(&mut self, partial: usize) -> Result<usize, RecordError> {
         let end = self.tail + partial;
-        let (mut at, mut last) = (self.tail, self.last);
-        while let Some(Record { number, next, .. }) = parse(&self.map.bytes()[..end], at)? {
-            if number <= last {
-                return Err(RecordError::Again { number, last });
-            } else if number != last + 1 {
-                return Err(RecordError::Gap { number, last });
-            }
-            (at, last) = (next, number);
-        }
+        let (at, last) = whole(&self.map.bytes()[..end], self.tail, self.last)?;
         self.last = last;
         self.advance(at);
         Ok(end - at)

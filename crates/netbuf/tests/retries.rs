@@ -3,7 +3,6 @@
 
 mod net;
 
-use std::io::Write;
 use std::net::TcpStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -377,52 +376,6 @@ fn a_stranger_at_the_tunnel_delays_nothing() {
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         assert_in_order(&vm.target_guest.got(), 100);
         drop((silent, late));
-    });
-}
-
-/// A record as a tunnel carries it.
-fn record(kind: u32, number: u64, data: &[u8]) -> Vec<u8> {
-    let mut record = [&kind.to_le_bytes()[..], &(data.len() as u32).to_le_bytes()].concat();
-    record.extend(number.to_le_bytes());
-    record.extend(data);
-    record.resize(record.len().next_multiple_of(8), 0);
-    record
-}
-
-/// Read: a header that the kernel refuses ended the delivery, and the VM was deaf for ever.
-#[test]
-fn a_frame_that_the_kernel_refuses_is_left_out_and_counted() {
-    in_own_network(|| {
-        let vm = Vm::new();
-        let config = TargetConfig {
-            security: Security::Insecure,
-            ..net::target_config()
-        };
-        let mut target = TargetBuffer::open(config, &vm.target_tap, no_events()).unwrap();
-        let mut hello = b"THTUNNL3".to_vec();
-        hello.extend(1u64.to_be_bytes());
-        hello.push(12);
-        hello.extend(net::secret().bytes());
-        hello.extend(net::vm_mac().bytes());
-        hello.extend([0, 3]);
-        hello.extend(b"vm1");
-        let mut tunnel = TcpStream::connect(target.endpoint().address).unwrap();
-        tunnel.write_all(&hello).unwrap();
-        let frame = |number| net::frame(net::vm_mac().bytes(), [2; 6], number, 60);
-        let sound = |number| [vec![0; 12], frame(number)].concat();
-        // Asks for segments of a kind that there is not.
-        let unsound = [vec![0, 0x7f, 0xff, 0xff, 9, 0, 0, 0, 0, 0, 0, 0], frame(9)].concat();
-        for (number, data) in (1..).zip([sound(0), unsound, sound(1), vec![7; 20], sound(2)]) {
-            tunnel.write_all(&record(1, number, &data)).unwrap();
-        }
-        for (kind, number) in [(3, 6), (4, 7)] {
-            tunnel.write_all(&record(kind, number, &[])).unwrap();
-        }
-        vm.target_guest.run(true);
-        target.activate().unwrap();
-        let account = target.finish(CLOSE_WAIT).unwrap();
-        assert_eq!((account.delivered, account.unfit), (3, 2));
-        eventually("the sound ones are there", || vm.target_guest.got() == [0, 1, 2]);
     });
 }
 

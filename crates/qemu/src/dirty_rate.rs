@@ -35,7 +35,7 @@ enum Status {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Answer {
+pub(crate) struct Answer {
     status: Status,
     /// MiB/s; there once it is measured.
     dirty_rate: Option<i64>,
@@ -50,7 +50,7 @@ fn sample_pages_per_gib(memory: Mebibytes) -> u64 {
 }
 
 impl Answer {
-    fn rate(&self, memory: Mebibytes) -> Option<DirtyRate> {
+    pub(crate) fn rate(&self, memory: Mebibytes) -> Option<DirtyRate> {
         let per_second = u64::try_from(self.dirty_rate?).ok()?;
         let sampled_pages = self.sample_pages.saturating_mul(memory.0) / 1024;
         match self.status {

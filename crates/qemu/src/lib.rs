@@ -36,6 +36,8 @@ mod process;
 mod qmp;
 mod return_path;
 mod spawn;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod user;
 mod vm;
 

@@ -135,7 +135,7 @@ pub struct MigrationProgress {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Answer {
+pub(crate) struct Answer {
     #[serde(default)]
     status: Option<MigrationStatus>,
     #[serde(default)]

@@ -119,7 +119,8 @@ pub struct QmpTime {
 impl QmpTime {
     /// Microseconds since 1970; 0 where QEMU had no clock.
     pub fn micros(self) -> u64 {
-        u64::try_from(self.seconds * 1_000_000 + self.microseconds).unwrap_or(0)
+        let seconds = self.seconds.saturating_mul(1_000_000);
+        u64::try_from(seconds.saturating_add(self.microseconds)).unwrap_or(0)
     }
 }
 
@@ -368,8 +369,8 @@ async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<V
 async fn read_all(mut reader: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
     loop {
         match read_line(&mut reader).await {
-            Ok(Some(line)) => match serde_json::from_slice::<Value>(&line) {
-                Ok(message) => take_message(message, &shared),
+            Ok(Some(line)) => match Said::read(&line) {
+                Ok(said) => take(said, &shared),
                 Err(error) => {
                     tracing::warn!(vm = %shared.vm, %error, "QMP said something that is not JSON");
                     break;
@@ -388,29 +389,94 @@ async fn read_all(mut reader: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
     calls.waiting.clear();
 }
 
-fn take_message(mut message: Value, shared: &Shared) {
-    if message.get("event").is_some() {
-        if let Ok(event) = serde_json::from_value::<QmpEvent>(message) {
+/// What QEMU says in one line.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Said {
+    /// By itself.
+    Event(QmpEvent),
+    /// To a command; `None` where it does not say to which.
+    Answer(Option<u64>, Answer),
+    /// An event without a name.
+    Nothing,
+}
+
+impl Said {
+    /// An error where the line is not JSON.
+    pub(crate) fn read(line: &[u8]) -> serde_json::Result<Self> {
+        let mut message: Value = serde_json::from_slice(line)?;
+        if message.get("event").is_some() {
+            let event = serde_json::from_value(message);
+            return Ok(event.map_or(Said::Nothing, Said::Event));
+        }
+        let id = message.get("id").and_then(Value::as_u64);
+        let answer = match message.get_mut("error") {
+            Some(error) => {
+                let part = |key| error.get(key).and_then(Value::as_str);
+                let part = |key| part(key).unwrap_or("unnamed").to_owned();
+                Err((part("class"), part("desc")))
+            }
+            None => Ok(message.get_mut("return").map(Value::take).unwrap_or_default()),
+        };
+        Ok(Said::Answer(id, answer))
+    }
+}
+
+fn take(said: Said, shared: &Shared) {
+    match said {
+        Said::Event(event) => {
             tracing::debug!(vm = %shared.vm, event = %event.name, data = %event.data, "QMP event");
             // Nobody listening is fine.
             let _ = shared.events.send(event);
         }
-        return;
+        Said::Answer(id, answer) => match id.and_then(|id| shared.calls().waiting.remove(&id)) {
+            // A caller that just gave up is fine.
+            Some(sender) => drop(sender.send(answer)),
+            None => tracing::warn!(vm = %shared.vm, "QMP answered a command nobody waits for"),
+        },
+        Said::Nothing => {}
     }
-    let answer = match message.get_mut("error") {
-        Some(error) => {
-            let part = |key: &str| error[key].as_str().unwrap_or("unnamed").to_owned();
-            Err((part("class"), part("desc")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(line: &str) -> Said {
+        Said::read(line.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn lines_are_events_or_answers() {
+        let answer = Said::Answer(Some(7), Ok(json!({"status": "running"})));
+        assert_eq!(said(r#"{"return": {"status": "running"}, "id": 7}"#), answer);
+        let refused = Err(("GenericError".to_owned(), "no".to_owned()));
+        assert_eq!(
+            said(r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 1}"#),
+            Said::Answer(Some(1), refused)
+        );
+        let Said::Event(event) = said(r#"{"event": "STOP", "timestamp": {"seconds": 2, "microseconds": 5}}"#)
+        else {
+            panic!("it is an event")
+        };
+        assert_eq!(
+            (event.name.as_str(), event.timestamp.micros()),
+            ("STOP", 2_000_005)
+        );
+        assert_eq!(said(r#"{"event": 3}"#), Said::Nothing);
+        assert!(Said::read(b"{\"return").is_err());
+    }
+
+    #[test]
+    fn odd_lines_and_times_are_no_panic() {
+        let unnamed = Err(("unnamed".to_owned(), "unnamed".to_owned()));
+        assert_eq!(said(r#"{"error": null}"#), Said::Answer(None, unnamed));
+        assert_eq!(said("[1]"), Said::Answer(None, Ok(Value::Null)));
+        for (seconds, microseconds) in [(i64::MAX, i64::MAX), (i64::MIN, i64::MIN), (-1, -1)] {
+            let time = QmpTime {
+                seconds,
+                microseconds,
+            };
+            assert_eq!(time.micros() > 0, seconds > 0);
         }
-        None => Ok(message.get_mut("return").map(Value::take).unwrap_or_default()),
-    };
-    let waiting = message
-        .get("id")
-        .and_then(Value::as_u64)
-        .and_then(|id| shared.calls().waiting.remove(&id));
-    match waiting {
-        // A caller that just gave up is fine.
-        Some(sender) => drop(sender.send(answer)),
-        None => tracing::warn!(vm = %shared.vm, "QMP answered a command nobody waits for"),
     }
 }

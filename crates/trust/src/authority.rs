@@ -295,7 +295,7 @@ impl Authority {
         self.issue_until(identity, now() + days(days_valid), out)
     }
 
-    fn issue_until(
+    pub(crate) fn issue_until(
         &self,
         identity: &Identity,
         until: OffsetDateTime,

@@ -45,6 +45,12 @@ pub(crate) fn identity(der: &[u8]) -> Option<Identity> {
     }
 }
 
+/// Its serial number, as a list of revoked ones has it.
+pub(crate) fn serial(der: &[u8]) -> Option<Vec<u8>> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(certificate.raw_serial().to_vec())
+}
+
 /// From when to when it is good.
 pub(crate) fn validity(der: &[u8]) -> Option<Validity> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;

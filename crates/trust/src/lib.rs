@@ -39,8 +39,24 @@ pub use seen::{Trust, TrustError, TrustFiles};
 pub use strangers::Strangers;
 pub use tls::{Admits, Credentials};
 
-/// Sealers and openers without a handshake, for tests of what uses them.
+/// For tests of what uses this: sealers and openers without a handshake, and a certificate that is
+/// over.
 #[cfg(any(test, feature = "testing"))]
 pub mod testing {
+    use std::path::Path;
+
+    use time::{Duration, OffsetDateTime};
+
     pub use crate::records::testing::{pair, record};
+    use crate::{Authority, AuthorityError, Identity, IssuedFiles};
+
+    /// As [`Authority::issue`], and it ended an hour ago.
+    pub fn issue_expired(
+        authority: &Authority,
+        identity: &Identity,
+        out: &Path,
+    ) -> Result<IssuedFiles, AuthorityError> {
+        let until = OffsetDateTime::now_utc() - Duration::hours(1);
+        authority.issue_until(identity, until, out)
+    }
 }

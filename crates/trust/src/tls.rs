@@ -117,6 +117,17 @@ impl Credentials {
         Ok(Arc::new(config))
     }
 
+    /// Whether a certificate that a handshake has verified is on the list by now.
+    pub(crate) fn has_revoked(&self, certificate: &CertificateDer<'_>) -> bool {
+        let lists = &self.anchors.revoked;
+        let serial = certificate::serial(certificate);
+        let listed = |serial: Vec<u8>| {
+            let mut lists = lists.iter();
+            lists.any(|list| matches!(list.find_serial(&serial), Ok(Some(_))))
+        };
+        serial.is_some_and(listed)
+    }
+
     /// Whose certificate a peer showed, which a handshake has verified.
     pub fn peer(certificates: Option<&[CertificateDer<'_>]>) -> Option<Identity> {
         certificate::identity(certificates?.first()?)

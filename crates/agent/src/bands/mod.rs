@@ -13,7 +13,8 @@ use transhume_model::Band;
 use transhume_netcfg::{ClassCounts, Netlink};
 
 pub(crate) use keep::{BandCounts, Keeper};
-use record::{Divided, Record};
+pub(crate) use record::Divided;
+use record::Record;
 
 /// Why bands cannot be looked at, applied or put back.
 #[derive(Debug, thiserror::Error)]

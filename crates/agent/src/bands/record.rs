@@ -12,7 +12,7 @@ const VERSION: u32 = 1;
 /// The divided interface. Absent from disk where none is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Divided {
+pub(crate) struct Divided {
     version: u32,
     /// Its name.
     pub(super) interface: String,
@@ -29,6 +29,18 @@ impl Divided {
             interface: interface.to_owned(),
             index,
             previous,
+        }
+    }
+
+    /// Reads what an agent wrote.
+    pub(crate) fn read(bytes: &[u8]) -> io::Result<Self> {
+        let divided: Self = serde_json::from_slice(bytes)?;
+        match divided.version {
+            VERSION => Ok(divided),
+            other => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it has version {other}, and this agent knows {VERSION}"),
+            )),
         }
     }
 }
@@ -51,14 +63,7 @@ impl Record {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read?,
         };
-        let divided: Divided = serde_json::from_slice(&bytes)?;
-        match divided.version {
-            VERSION => Ok(Some(divided)),
-            other => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("it has version {other}, and this agent knows {VERSION}"),
-            )),
-        }
+        Divided::read(&bytes).map(Some)
     }
 
     /// Durable when it returns: it is written before the first change.

@@ -1,12 +1,11 @@
 //! Who gets to give orders: B1 of the findings, tried on an insecure agent and on one that is not.
 
-use std::path::Path;
-
 use tokio::net::TcpStream;
 use transhume_model::{Epoch, OrderId, WallMicros};
 use transhume_protocol::message::{Command, FLEET_BYTES, FleetId, Leader, Outcome, PROTOCOL_VERSION};
 use transhume_trust::stream::connect;
-use transhume_trust::{Authority, Trust, TrustFiles};
+use transhume_trust::testing::issue_expired;
+use transhume_trust::{Authority, IssuedFiles, Trust, TrustFiles};
 
 use super::*;
 
@@ -51,19 +50,24 @@ impl Fleet {
     }
 
     fn of(&self, part: &str) -> Security {
-        security(&self.authority, part, self.dir.path())
+        let issued = self.authority.issue(&part.parse().unwrap(), 30, self.dir.path());
+        self.security(issued.unwrap())
     }
-}
 
-fn security(authority: &Authority, part: &str, out: &Path) -> Security {
-    let issued = authority.issue(&part.parse().unwrap(), 30, out).unwrap();
-    let files = TrustFiles {
-        authority: authority.certificate(),
-        certificate: issued.certificate,
-        key: issued.key,
-        revoked: None,
-    };
-    Security::Mutual(Trust::read(files).unwrap())
+    fn expired(&self, part: &str) -> Security {
+        let issued = issue_expired(&self.authority, &part.parse().unwrap(), self.dir.path());
+        self.security(issued.unwrap())
+    }
+
+    fn security(&self, issued: IssuedFiles) -> Security {
+        let files = TrustFiles {
+            authority: self.authority.certificate(),
+            certificate: issued.certificate,
+            key: issued.key,
+            revoked: Some(self.authority.revoked()),
+        };
+        Security::Mutual(Trust::read(files).unwrap())
+    }
 }
 
 /// An agent of host h1; where it listens.
@@ -141,6 +145,7 @@ async fn a_stranger_gets_nothing_and_the_coordinator_keeps_its_link() {
         (ours.of("agent/h2"), "another agent"),
         (ours.of("agent/h1"), "itself"),
         (ours.of("user/root"), "a user"),
+        (ours.expired("coordinator"), "a coordinator whose time is over"),
     ] {
         let told = match dial(address, &security).await {
             Ok(mut stranger) => hear(&mut stranger).await.is_ok(),
@@ -165,4 +170,97 @@ async fn a_stranger_gets_nothing_and_the_coordinator_keeps_its_link() {
     hear(&mut newer).await.unwrap();
     assert!(obeys(&mut newer, 3).await, "another coordinator takes its place");
     assert!(!obeys(&mut coordinator, 4).await);
+}
+
+/// What somebody heard a coordinator say is worth nothing when it is said again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replayed_hello_gets_nothing() {
+    let ours = Fleet::new();
+    let address = agent(ours.of("agent/h1")).await;
+    let between = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listens_at = between.local_addr().unwrap();
+    let heard = tokio::spawn(async move {
+        let (mut from, _) = between.accept().await.unwrap();
+        let mut to = TcpStream::connect(address).await.unwrap();
+        let (mut from_read, mut from_write) = from.split();
+        let (mut to_read, mut to_write) = to.split();
+        let mut heard = Vec::new();
+        let listening = async {
+            let mut bytes = [0; 4096];
+            while let Ok(length @ 1..) = from_read.read(&mut bytes).await {
+                heard.extend_from_slice(&bytes[..length]);
+                to_write.write_all(&bytes[..length]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = listening => {}
+            _ = tokio::io::copy(&mut to_read, &mut from_write) => {}
+        }
+        heard
+    });
+    let mut coordinator = dial(listens_at, &ours.of("coordinator")).await.unwrap();
+    hear(&mut coordinator).await.unwrap();
+    assert!(obeys(&mut coordinator, 1).await);
+    drop(coordinator);
+    let heard = heard.await.unwrap();
+    let mut coordinator = dial(address, &ours.of("coordinator")).await.unwrap();
+    hear(&mut coordinator).await.unwrap();
+    let mut stranger = TcpStream::connect(address).await.unwrap();
+    let _ = stranger.write_all(&heard).await;
+    // A new key of the agent's for each connection: it says no more than that it is TLS.
+    let mut told = Vec::new();
+    let ended = timeout(Duration::from_secs(10), stranger.read_to_end(&mut told));
+    assert!(ended.await.is_ok(), "it is turned away");
+    assert!(obeys(&mut coordinator, 2).await, "the coordinator's link stands");
+}
+
+/// One limit for all that is said before somebody is known: TLS at a byte a second, TLS in time and
+/// the hello never.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_with_either_half_of_its_hello_is_turned_away_in_time() {
+    let ours = Fleet::new();
+    let own = ours.of("coordinator");
+    let address = agent(ours.of("agent/h1")).await;
+    let mut coordinator = dial(address, &own).await.unwrap();
+    hear(&mut coordinator).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let slow = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // The head of a record of 512 bytes, and what may be in it.
+        for byte in [22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3].into_iter().chain([7; 20]) {
+            if stream.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let silent = async {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = connect(stream, &own, "agent/h1".parse().unwrap()).await.unwrap();
+        // The length of a hello, and half of it.
+        stream.write_all(&[0, 0, 0, 90, b'{']).await.unwrap();
+        stream.flush().await.unwrap();
+        assert!(stream.read_u8().await.is_err(), "it is told nothing");
+    };
+    tokio::join!(slow, silent);
+    let limit = transhume_trust::limits::HANDSHAKE_MAX;
+    assert!(begun.elapsed() < 3 * limit, "{:?}", begun.elapsed());
+    assert!(obeys(&mut coordinator, 1).await, "the coordinator's link stands");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_ends_the_link_that_stands() {
+    let ours = Fleet::new();
+    let address = agent(ours.of("agent/h1")).await;
+    let mut coordinator = dial(address, &ours.of("coordinator")).await.unwrap();
+    hear(&mut coordinator).await.unwrap();
+    tokio::time::sleep(3 * transhume_trust::limits::LOOK_AGAIN / 2).await;
+    assert!(obeys(&mut coordinator, 1).await, "nobody is revoked");
+    ours.authority.revoke("coordinator").unwrap();
+    let ended = timeout(5 * transhume_trust::limits::LOOK_AGAIN, hear(&mut coordinator)).await;
+    assert!(matches!(ended, Ok(Err(_))), "{ended:?}");
+    assert!(!obeys(&mut coordinator, 2).await);
+    let mut newer = dial(address, &ours.of("coordinator")).await.unwrap();
+    hear(&mut newer).await.unwrap();
+    assert!(obeys(&mut newer, 3).await, "another certificate is another's");
 }

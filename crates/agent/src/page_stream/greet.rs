@@ -17,14 +17,62 @@ use crate::limits::PAGE_SEND_BUFFER_BYTES;
 /// First bytes of a page stream between agents: "THPS", version 3.
 const MAGIC: [u8; 6] = *b"THPS\x00\x03";
 const WELCOME: u8 = 0;
-const NAME_BYTES_MAX: usize = 255;
+/// Behind the magic: the epoch, the secret, and the length of the name that follows.
+const HEAD_BYTES: usize = MAGIC.len() + 8 + Secret::BYTES + 1;
 
 /// What a page stream's first words are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hello {
+pub(crate) struct Hello {
     pub epoch: Epoch,
     pub secret: Secret,
     pub vm: String,
+}
+
+/// What a hello is so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Whole(Hello),
+    /// So many bytes of it, in all, before more can be said.
+    Wants(usize),
+}
+
+impl Hello {
+    /// Reads the beginning of a hello, or all of it.
+    pub fn read(bytes: &[u8]) -> io::Result<Heard> {
+        let Some((magic, rest)) = bytes.split_first_chunk() else {
+            return Ok(Heard::Wants(MAGIC.len()));
+        };
+        if *magic != MAGIC {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let parts = rest.split_first_chunk().and_then(|(epoch, rest)| {
+            let (secret, rest) = rest.split_first_chunk()?;
+            let (length, name) = rest.split_first()?;
+            Some((epoch, secret, usize::from(*length), name))
+        });
+        let Some((epoch, secret, length, name)) = parts else {
+            return Ok(Heard::Wants(HEAD_BYTES));
+        };
+        let Some(name) = name.get(..length) else {
+            return Ok(Heard::Wants(HEAD_BYTES + length));
+        };
+        let name = std::str::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(Heard::Whole(Hello {
+            epoch: Epoch(u64::from_be_bytes(*epoch)),
+            secret: Secret::new(*secret),
+            vm: name.to_owned(),
+        }))
+    }
+
+    /// As it is said.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(self.epoch.0.to_be_bytes());
+        bytes.extend(self.secret.bytes());
+        bytes.push(self.vm.len() as u8);
+        bytes.extend(self.vm.as_bytes());
+        bytes
+    }
 }
 
 /// Connects to the target's agent.
@@ -46,12 +94,12 @@ pub(super) async fn greet(
             shake(stream, Handshake::client(&trust.current(), expects)?).await?
         }
     };
-    let mut hello = MAGIC.to_vec();
-    hello.extend(epoch.0.to_be_bytes());
-    hello.extend(target.secret.bytes());
-    hello.push(vm.as_str().len() as u8);
-    hello.extend(vm.as_str().as_bytes());
-    connection.say(&hello).await?;
+    let hello = Hello {
+        epoch,
+        secret: target.secret.clone(),
+        vm: vm.to_string(),
+    };
+    connection.say(&hello.bytes()).await?;
     let mut answer = [0];
     connection.hear(&mut answer).await?;
     match answer {
@@ -131,22 +179,42 @@ async fn hear(
 }
 
 async fn hear_hello(connection: &mut Connection) -> io::Result<Hello> {
-    let mut magic = [0; MAGIC.len()];
-    connection.hear(&mut magic).await?;
-    if magic != MAGIC {
-        return Err(io::ErrorKind::InvalidData.into());
+    let mut heard = Vec::new();
+    loop {
+        match Hello::read(&heard)? {
+            Heard::Whole(hello) => return Ok(hello),
+            Heard::Wants(bytes) => {
+                let have = heard.len();
+                heard.resize(bytes, 0);
+                connection.hear(&mut heard[have..]).await?;
+            }
+        }
     }
-    let (mut epoch, mut secret, mut length) = ([0; 8], [0; Secret::BYTES], [0]);
-    connection.hear(&mut epoch).await?;
-    connection.hear(&mut secret).await?;
-    connection.hear(&mut length).await?;
-    let mut name = [0; NAME_BYTES_MAX];
-    let name = &mut name[..usize::from(length[0])];
-    connection.hear(name).await?;
-    let name = std::str::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
-    Ok(Hello {
-        epoch: Epoch(u64::from_be_bytes(epoch)),
-        secret: Secret::new(secret),
-        vm: name.to_owned(),
-    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_says_at_each_byte_how_much_of_it_there_must_be() {
+        let hello = Hello {
+            epoch: Epoch(7),
+            secret: Secret::new([9; Secret::BYTES]),
+            vm: "vm1".to_owned(),
+        };
+        let bytes = hello.bytes();
+        assert_eq!(Hello::read(&bytes).unwrap(), Heard::Whole(hello));
+        for length in 0..bytes.len() {
+            let wanted = match length {
+                0..6 => 6,
+                6..31 => 31,
+                _ => 34,
+            };
+            assert_eq!(Hello::read(&bytes[..length]).unwrap(), Heard::Wants(wanted));
+        }
+        assert!(Hello::read(b"GET / ").is_err());
+        let no_name = [&bytes[..31], &[0xff; 3]].concat();
+        assert!(Hello::read(&no_name).is_err());
+    }
 }

@@ -11,7 +11,7 @@
 //! stream aborts the batch.
 
 mod connection;
-mod greet;
+pub(crate) mod greet;
 mod incoming;
 mod outgoing;
 mod share;

@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use transhume_model::VmSpec;
-use transhume_trust::{Authority, Identity, Security, Trust, TrustFiles};
+use transhume_trust::testing::issue_expired;
+use transhume_trust::{Authority, Identity, IssuedFiles, Security, Trust, TrustFiles};
 
 /// Of a part, by the authority of that name.
 pub fn security(dir: &Path, authority: &str, part: &str) -> Security {
@@ -14,6 +15,19 @@ pub fn security(dir: &Path, authority: &str, part: &str) -> Security {
         .unwrap();
     let identity: Identity = part.parse().unwrap();
     let issued = authority.issue(&identity, 30, &at).unwrap();
+    of_issued(&authority, issued)
+}
+
+/// What was of a part an hour ago.
+#[allow(dead_code, reason = "each test file uses its part")]
+pub fn expired(dir: &Path, authority: &str, part: &str) -> Security {
+    let at = dir.join(authority);
+    let authority = Authority::open(&at).unwrap();
+    let issued = issue_expired(&authority, &part.parse().unwrap(), &at).unwrap();
+    of_issued(&authority, issued)
+}
+
+fn of_issued(authority: &Authority, issued: IssuedFiles) -> Security {
     let files = TrustFiles {
         authority: authority.certificate(),
         certificate: issued.certificate,

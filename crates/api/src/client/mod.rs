@@ -2,7 +2,7 @@
 
 mod error;
 mod events;
-mod sse;
+pub(crate) mod sse;
 mod transport;
 
 use std::io;

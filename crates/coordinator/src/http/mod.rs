@@ -21,6 +21,8 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use transhume_api::TOO_SLOW;
+use transhume_metrics::coordinator as names;
+use transhume_trust::Security;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -43,6 +45,7 @@ struct Api {
     core: mpsc::Sender<Request>,
     fence_agents: Arc<FenceAgents>,
     followers: Arc<Semaphore>,
+    security: Security,
 }
 
 type Answer<T> = Result<Json<T>, Refused>;
@@ -60,6 +63,7 @@ pub(crate) fn router(
     fence_agents: FenceAgents,
     roles: Roles,
     audit: Audit,
+    security: Security,
 ) -> Router {
     let (router, document) = documented();
     let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
@@ -67,6 +71,7 @@ pub(crate) fn router(
         core,
         fence_agents: Arc::new(fence_agents),
         followers,
+        security,
     };
     let text = document.to_pretty_json().expect("the document has string keys");
     router
@@ -215,9 +220,14 @@ fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Refused> {
     })
 }
 
-/// For Prometheus, in its text format; the core only hands over the figures.
+/// For Prometheus, in its text format; the core only hands over the figures, but for the one that
+/// it does not know.
 async fn metrics(State(api): State<Api>) -> Result<impl IntoResponse, Refused> {
-    let samples = ask(&api, Request::Metrics).await?;
+    let mut samples = ask(&api, Request::Metrics).await?;
+    if let Security::Mutual(trust) = &api.security {
+        let until = trust.current().validity().until;
+        samples.set(&names::CERTIFICATE_UNTIL, [], until as f64);
+    }
     Ok(([(CONTENT_TYPE, transhume_metrics::CONTENT_TYPE)], samples.text()))
 }
 

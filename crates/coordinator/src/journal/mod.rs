@@ -6,7 +6,7 @@
 
 mod fleet;
 mod memory;
-mod record;
+pub(crate) mod record;
 mod redb;
 mod upkeep;
 

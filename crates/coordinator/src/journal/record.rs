@@ -14,7 +14,7 @@ fn checksum(json: &[u8]) -> [u8; CHECKSUM_BYTES] {
     *hash.as_bytes().first_chunk().expect("a hash is longer")
 }
 
-pub(super) fn seal(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn seal(value: &impl Serialize) -> Vec<u8> {
     let json = serde_json::to_vec(value).expect("journal records have string keys and finite numbers");
     let mut bytes = checksum(&json).to_vec();
     bytes.extend(json);
@@ -22,7 +22,7 @@ pub(super) fn seal(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// `record` names it for people.
-pub(super) fn unseal<T: DeserializeOwned>(
+pub(crate) fn unseal<T: DeserializeOwned>(
     path: &Path,
     bytes: &[u8],
     record: impl FnOnce() -> String,

@@ -10,7 +10,8 @@ use transhume_api::{Client, ClientError, Decision, MoveOrder};
 use transhume_coordinator::{Config, Error, Role, RoleSpec};
 use transhume_model::{HostName, HostSpec};
 use transhume_trust::stream::accept;
-use transhume_trust::{Admits, Authority, Identity, Security, Trust, TrustFiles};
+use transhume_trust::testing::issue_expired;
+use transhume_trust::{Admits, Authority, Identity, IssuedFiles, Security, Trust, TrustFiles};
 
 use crate::support::{Site, until};
 
@@ -30,6 +31,10 @@ fn free_address() -> SocketAddr {
 
 fn files(authority: &Authority, part: &str, out: &Path) -> TrustFiles {
     let issued = authority.issue(&part.parse().unwrap(), 30, out).unwrap();
+    of_issued(authority, issued)
+}
+
+fn of_issued(authority: &Authority, issued: IssuedFiles) -> TrustFiles {
     TrustFiles {
         authority: authority.certificate(),
         certificate: issued.certificate,
@@ -53,6 +58,12 @@ impl Fleet {
 
     fn trust(&self, part: &str) -> Arc<Trust> {
         Trust::read(files(&self.authority, part, self.dir.path())).unwrap()
+    }
+
+    /// A certificate that was good an hour ago.
+    fn expired(&self, part: &str) -> Arc<Trust> {
+        let issued = issue_expired(&self.authority, &part.parse().unwrap(), self.dir.path());
+        Trust::read(of_issued(&self.authority, issued.unwrap())).unwrap()
     }
 
     fn config(&self) -> Config {
@@ -171,6 +182,8 @@ async fn who_is_not_of_the_fleet_is_not_heard_over_tcp() {
     let address = format!("https://{}", ours.api);
     let foreign = Client::new(&address, Some(theirs.trust("user/carol"))).unwrap();
     assert!(foreign.hosts().await.unwrap_err().is_away());
+    let late = Client::new(&address, Some(ours.expired("user/carol"))).unwrap();
+    assert!(late.hosts().await.unwrap_err().is_away());
     let plain = Client::new(&format!("http://{}", ours.api), None).unwrap();
     assert!(plain.hosts().await.is_err());
     assert!(matches!(
@@ -222,6 +235,8 @@ async fn an_agent_is_believed_only_with_the_certificate_of_the_host_that_was_dia
     .await;
     let foreign = Security::Mutual(theirs.trust("agent/h1"));
     away(&ours, foreign, "another authority").await;
+    let late = Security::Mutual(ours.expired("agent/h1"));
+    away(&ours, late, "renew it").await;
     away(&ours, Security::Insecure, "does not speak TLS").await;
 }
 

@@ -2,7 +2,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use transhume_model::{Endpoint, Epoch, NicIndex, Secret};
-use transhume_trust::{Authority, Identity, Trust, TrustFiles};
+use transhume_trust::testing::issue_expired;
+use transhume_trust::{Authority, Identity, IssuedFiles, Trust, TrustFiles};
 
 use super::*;
 use crate::config::NicIdentity;
@@ -105,7 +106,10 @@ fn strangers_who_say_nothing_keep_nobody_out() {
 
 fn security(authority: &Authority, of: &str, out: &Path) -> Security {
     let identity: Identity = of.parse().unwrap();
-    let issued = authority.issue(&identity, 30, out).unwrap();
+    of_issued(authority, authority.issue(&identity, 30, out).unwrap())
+}
+
+fn of_issued(authority: &Authority, issued: IssuedFiles) -> Security {
     let files = TrustFiles {
         authority: authority.certificate(),
         certificate: issued.certificate,
@@ -138,6 +142,9 @@ fn both_ends_must_be_agents_of_the_fleet_and_the_target_the_one_that_is_meant() 
         house.connect(&house.end, "vm1", &Security::Insecure).is_err(),
         "in the clear"
     );
+    let issued = issue_expired(&ours, &"agent/h1".parse().unwrap(), dir.path()).unwrap();
+    let late = of_issued(&ours, issued);
+    assert!(house.connect(&house.end, "vm1", &late).is_err(), "expired");
     let other = Endpoint {
         host: "h3".parse().unwrap(),
         ..house.end.clone()

@@ -118,8 +118,23 @@ pub(super) fn word64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+/// The whole records from `at` on, which follow number `last`: where they end, and the number of
+/// the last one. Only the next number will do: anything else is an error, and nothing of it is
+/// taken.
+pub(crate) fn whole(bytes: &[u8], mut at: usize, mut last: u64) -> Result<(usize, u64), RecordError> {
+    while let Some(Record { number, next, .. }) = parse(bytes, at)? {
+        if number <= last {
+            return Err(RecordError::Again { number, last });
+        } else if number != last + 1 {
+            return Err(RecordError::Gap { number, last });
+        }
+        (at, last) = (next, number);
+    }
+    Ok((at, last))
+}
+
 /// The record at `at` of `bytes`; `None` if it is not all there.
-pub(super) fn parse(bytes: &[u8], at: usize) -> Result<Option<Record<'_>>, RecordError> {
+pub(crate) fn parse(bytes: &[u8], at: usize) -> Result<Option<Record<'_>>, RecordError> {
     let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= RECORD_HEADER_BYTES) else {
         return Ok(None);
     };

@@ -171,3 +171,53 @@ fn a_full_spool_has_no_room() {
     let (record, next) = ((16 + 1514usize).next_multiple_of(8), again.tail());
     assert_eq!(spool.tail() - next, 16_384 * record);
 }
+
+/// Where the records are; behind them come a GiB of zeroes.
+fn front(path: &Path) -> Vec<u8> {
+    let mut bytes = vec![0; 16 << 10];
+    let file = File::open(path).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).unwrap();
+    bytes
+}
+
+#[test]
+fn a_damaged_spool_is_none() {
+    let path = scratch("damaged");
+    let mut spool = Spool::create(&path.0, 1 << 20, 12).unwrap();
+    put(&mut spool, &[1; 60]);
+    put(&mut spool, &[2; 60]);
+    drop(spool);
+    let whole = front(&path.0);
+    let second = (RECORDS_AT + RECORD_HEADER_BYTES + 72).next_multiple_of(8);
+    let refused = |at: usize, word: u64| {
+        let mut bytes = whole.clone();
+        bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        head(&bytes).is_none()
+    };
+    assert_eq!(head(&whole).map(|head| head.last), Some(2));
+    // With headers longer than any frame, a frame that was just being read would be looked for
+    // beyond the room for it.
+    assert!(refused(0, 7) && refused(VNET_AT, u64::MAX) && refused(VNET_AT, 1 << 20));
+    assert!(refused(TAIL_AT, u64::MAX) && refused(TAIL_AT, 0) && refused(TAIL_AT, second as u64 + 8));
+    // Behind the last number that there is there would be no next one.
+    assert!(refused(second + 8, u64::MAX) && refused(second + 8, 1));
+    assert!(head(&whole[..RECORDS_AT - 1]).is_none());
+}
+
+#[test]
+fn links_and_fifos_in_the_place_of_a_spool_are_not_followed() {
+    let (elsewhere, path) = (scratch("elsewhere"), scratch("link"));
+    drop(Spool::create(&elsewhere.0, 1 << 20, 12).unwrap());
+    std::os::unix::fs::symlink(&elsewhere.0, &path.0).unwrap();
+    let refused = Spool::reopen(&path.0);
+    assert!(matches!(refused, Err(Error::NotASpool { .. })), "{refused:?}");
+    // A new spool takes the place of the link, and leaves alone what it leads to.
+    let before = front(&elsewhere.0);
+    put(&mut Spool::create(&path.0, 1 << 20, 12).unwrap(), &[1; 60]);
+    assert!(std::fs::symlink_metadata(&path.0).unwrap().is_file());
+    assert!(front(&elsewhere.0) == before);
+    std::fs::remove_file(&path.0).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path.0, mode).unwrap();
+    assert!(matches!(Spool::reopen(&path.0), Err(Error::NotASpool { .. })));
+}

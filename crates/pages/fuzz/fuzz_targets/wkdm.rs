@@ -1,9 +1,0 @@
-//! WKdm. Any body: a page or a refusal; any page comes back, in no more bytes than allowed.
-//! First byte: 0 decodes the rest; else the page that the rest makes, and the limit.
-#![no_main]
-
-use libfuzzer_sys::fuzz_target;
-use transhume_pages::codec::wkdm::{self, BODY_BYTES_MAX};
-use transhume_pages_fuzz::codec;
-
-fuzz_target!(|data: &[u8]| codec(data, wkdm::encode, wkdm::decode, BODY_BYTES_MAX));
