@@ -23,6 +23,7 @@ want make make
 want virsh libvirt-clients
 want setpriv util-linux
 want systemd-analyze systemd
+want etcd etcd-server
 
 qemu_version() { qemu-system-x86_64 --version 2>/dev/null | sed -n 's/^QEMU emulator version \([0-9]*\.[0-9]*\).*/\1/p'; }
 at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
@@ -93,6 +94,12 @@ if [ -n "$qemu_missing" ]; then
 fi
 if [ ${#need[@]} -gt 0 ]; then
     echo "setup: installing ${need[*]}"
+    # Its package would start a server of its own.
+    if [[ " ${need[*]} " == *" etcd-server "* ]] && [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod +x /usr/sbin/policy-rc.d
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
     apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 at_least "$qemu_min" "$(qemu_version)" || { echo "error: QEMU is still older than $qemu_min" >&2; exit 1; }

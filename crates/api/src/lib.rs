@@ -30,5 +30,5 @@ pub use forecasts::{ForecastLine, ForecastRecord, Score};
 pub use hosts::{ClockView, Decision, HostFence, HostList, HostView, MoveResolution, Verdict};
 pub use links::{LinkLimit, LinkView};
 pub use moves::{Accepted, MigrationLine, MigrationList, MoveOrder, PlanView, PlannedMove, StaysBehind};
-pub use problem::{COORDINATOR_ENDING, NO_BANDWIDTH, Problem, TOO_SLOW};
+pub use problem::{COORDINATOR_ENDING, NO_BANDWIDTH, NO_LEADER, NOT_LEADER, Problem, TOO_SLOW};
 pub use waits::wait_in_words;

@@ -11,8 +11,7 @@
 use std::collections::BTreeMap;
 
 use transhume_model::{Epoch, HostName, Millis, OrderId};
-use transhume_protocol::message::{Command, Outcome, RefusalKind, SourceFrames};
-use transhume_protocol::migration::Cleaning;
+use transhume_protocol::message::{Outcome, RefusalKind, SourceFrames};
 
 use crate::hosts::Hosts;
 use crate::journal::Leftover;

@@ -9,6 +9,7 @@ use transhume_model::{BitRate, HostName, HostSpec};
 use transhume_protocol::migration::Limits;
 use transhume_trust::TrustFiles;
 
+use crate::etcd_spec::EtcdSpec;
 use crate::roles::RoleSpec;
 
 /// Environment variable that overrides [`Config::crash_at`].
@@ -22,8 +23,12 @@ pub struct Config {
     pub api: Option<SocketAddr>,
     /// Unix socket of the API.
     pub api_socket: Option<PathBuf>,
-    /// The journal's file.
+    /// The journal's file; with `etcd` there is none, and what is beside it is this machine's:
+    /// `FILE.fleet`, the audit file.
     pub journal: PathBuf,
+    /// The journal is in etcd, shared with other coordinators of which one leads.
+    #[serde(default)]
+    pub etcd: Option<EtcdSpec>,
     /// Where it is written down who asked for what; where absent, `audit.jsonl` beside the journal.
     pub audit: Option<PathBuf>,
     /// Certificates of this coordinator's links, and of its API over TCP.
@@ -125,6 +130,14 @@ pub enum ConfigError {
         /// As found.
         found: String,
     },
+    /// What it says of etcd does not fit.
+    #[error("`[etcd]` in the coordinator's configuration {path}: {why}")]
+    Etcd {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        why: String,
+    },
     /// A host appears twice.
     #[error("the coordinator's configuration {path} names host {host} twice")]
     HostTwice {
@@ -185,10 +198,37 @@ impl Config {
             });
         }
         config.check_uplinks(path)?;
+        config
+            .check_etcd()
+            .map_err(|why| ConfigError::Etcd { path: own(), why })?;
         if let Some(crash_at) = std::env::var_os(CRASH_AT) {
             config.crash_at = Some(CrashAt::named(&crash_at)?);
         }
         Ok(config)
+    }
+
+    fn check_etcd(&self) -> Result<(), String> {
+        let Some(etcd) = &self.etcd else { return Ok(()) };
+        etcd.check()?;
+        match self.advertised() {
+            Some(_) => Ok(()),
+            None => Err(
+                "others must know where this coordinator's API is: give `api` an address that they reach, or `advertise`"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    /// Where other coordinators send whoever asks them while this one leads.
+    pub(crate) fn advertised(&self) -> Option<String> {
+        let said = self.etcd.as_ref().and_then(|etcd| etcd.advertise.clone());
+        let own = || {
+            let api = self.api.filter(|api| !api.ip().is_unspecified())?;
+            let scheme = if self.trust.is_some() { "https" } else { "http" };
+            Some(format!("{scheme}://{api}"))
+        };
+        said.map(|said| said.trim_end_matches('/').to_owned())
+            .or_else(own)
     }
 
     fn check_uplinks(&self, path: &Path) -> Result<(), ConfigError> {

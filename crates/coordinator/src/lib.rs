@@ -21,6 +21,7 @@ mod core;
 mod drains;
 mod effects;
 mod error;
+mod etcd_spec;
 mod fencing;
 mod governing;
 mod history;
@@ -36,6 +37,7 @@ mod planning;
 mod requests;
 mod roles;
 mod serve;
+mod standing;
 mod store;
 mod surveys;
 #[cfg(feature = "testing")]
@@ -51,7 +53,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::info;
 use transhume_model::WallMicros;
@@ -59,10 +61,12 @@ use transhume_trust::{Identity, Security, SecurityError};
 
 pub use crate::config::{Config, ConfigError, CrashAt};
 pub use crate::core::CoreError;
+pub use crate::etcd_spec::EtcdSpec;
 pub use crate::http::openapi;
-use crate::journal::{Journal, RedbJournal};
+use crate::journal::{EtcdJournal, Journal, RedbJournal};
 use crate::roles::Roles;
 pub use crate::roles::{Role, RoleSpec};
+pub use crate::standing::Standing;
 
 /// Its owner alone may open the socket,
 const SOCKET_MODE: u32 = 0o600;
@@ -131,20 +135,55 @@ fn another(source: &io::Error) -> &'static str {
 
 /// Runs until the journal fails. Restarted, it goes on from the journal.
 pub async fn run(config: Config) -> Result<(), Error> {
+    if let Some(spec) = config.etcd.clone() {
+        return run_in_etcd(config, spec).await;
+    }
     let mut journal = Box::new(RedbJournal::open(&config.journal)?);
     journal::check_fleet(&mut *journal, &config.journal)?;
     run_with(config, journal).await
 }
 
+/// The same beside others, one of which leads.
+async fn run_in_etcd(config: Config, spec: EtcdSpec) -> Result<(), Error> {
+    let waits = Standing::Waits {
+        what: "this one has just started".to_owned(),
+    };
+    let (standing, seen) = watch::channel(waits);
+    let (local, api) = (config.journal.clone(), config.advertised());
+    let journal = async move {
+        let journal = EtcdJournal::lead(&spec, &local, &api.unwrap_or_default(), &standing).await?;
+        standing.send_replace(Standing::Leads);
+        Ok(Box::new(journal) as Box<dyn Journal>)
+    };
+    run_when(config, seen, journal).await
+}
+
 /// The same with a journal of the caller's.
-pub async fn run_with(config: Config, mut journal: Box<dyn Journal>) -> Result<(), Error> {
+pub async fn run_with(config: Config, journal: Box<dyn Journal>) -> Result<(), Error> {
+    let leads = watch::channel(Standing::Leads).1;
+    run_when(config, leads, async { Ok(journal) }).await
+}
+
+/// The same with a journal that is there once this coordinator leads. Until then the API says what
+/// `standing` says; it must say [`Standing::Leads`] before the journal is given out. When the
+/// journal is lost, everything ends at once: a restarted coordinator follows.
+pub async fn run_when(
+    config: Config,
+    standing: watch::Receiver<Standing>,
+    journal: impl Future<Output = Result<Box<dyn Journal>, journal::JournalError>>,
+) -> Result<(), Error> {
     let (news_sender, news) = mpsc::channel(WAITING_MAX);
     let (requests_sender, requests) = mpsc::channel(WAITING_MAX);
     // Addresses first: a second coordinator must not touch the journal's moves before it finds out
     // that it is one.
     let security = Security::of(config.trust.as_ref(), config.insecure, &Identity::Coordinator)?;
-    let servers = serve(&config, &security, requests_sender).await?;
+    let mut servers = serve(&config, &security, requests_sender, standing).await?;
+    let mut journal = tokio::select! {
+        journal = journal => journal?,
+        Some(ended) = servers.join_next() => return ended.map_err(Error::Serve),
+    };
     let hosts = config.hosts.clone();
+    let lost = journal.lost();
     let leader = journal.lead()?;
     info!(fleet = %leader.fleet, term = leader.term, "leads");
     let core = core::Core::recover(config, journal)?;
@@ -158,8 +197,8 @@ pub async fn run_with(config: Config, mut journal: Box<dyn Journal>) -> Result<(
             news_sender.clone(),
         ));
     }
-    let mut servers = servers;
     tokio::select! {
+        why = lost => Err(why.into()),
         ended = core.run(news, requests) => Ok(ended?),
         Some(ended) = servers.join_next() => ended.map_err(Error::Serve),
     }
@@ -170,6 +209,7 @@ async fn serve(
     config: &Config,
     security: &Security,
     requests: mpsc::Sender<requests::Request>,
+    standing: watch::Receiver<Standing>,
 ) -> Result<JoinSet<()>, Error> {
     let roles = Roles::new(config.roles.clone(), rustix::process::geteuid().as_raw());
     let path = config.audit_file();
@@ -180,6 +220,7 @@ async fn serve(
         roles.clone(),
         audit,
         security.clone(),
+        standing,
     );
     let places = Arc::new(Semaphore::new(serve::CONNECTIONS_MAX));
     let mut servers = JoinSet::new();

@@ -35,6 +35,11 @@ impl Store {
         &self.clusters
     }
 
+    /// The longest record that can be kept.
+    pub(crate) fn record_bytes_max(&self) -> usize {
+        self.journal.record_bytes_max()
+    }
+
     /// What is remembered of a host.
     pub(crate) fn host(&self, host: &HostName) -> Option<&HostRecord> {
         self.hosts.get(host)

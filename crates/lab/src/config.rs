@@ -11,10 +11,12 @@ use transhume_trust::TrustFiles;
 
 use crate::division::{self, AgentBands};
 use crate::layout::Circuits;
-use crate::{LabError, LabUp, Layout, image, layout};
+use crate::{JournalKind, LabError, LabUp, Layout, image, layout};
 
 /// Where the agents find QEMU.
 pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// Where the lab finds etcd.
+pub const ETCD: &str = "/usr/bin/etcd";
 /// Frames up to this size pass the fabric of the lab.
 const MTU_MAX: u16 = 9000;
 /// User ids from here on are nobody's: above those that containers and systemd use.
@@ -68,10 +70,18 @@ struct CoordinatorConfig {
     api: SocketAddrV4,
     api_socket: PathBuf,
     journal: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd: Option<EtcdConfig>,
     insecure: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     trust: Option<TrustFiles>,
     hosts: Vec<HostSpec>,
+}
+
+#[derive(Serialize)]
+struct EtcdConfig {
+    endpoints: Vec<String>,
+    prefix: String,
 }
 
 /// The bridge of every host that holds the taps of its VMs.
@@ -148,11 +158,12 @@ fn vmct_mbit_s(options: &LabUp) -> Option<u32> {
     Some(u32::try_from(mbit_s).unwrap_or(u32::MAX))
 }
 
-/// Writes the coordinator's configuration.
+/// Writes a coordinator's configuration.
 pub fn write_coordinator(
     path: &Path,
     layout: &Layout,
     options: &LabUp,
+    index: u16,
     trust: Option<TrustFiles>,
 ) -> Result<(), LabError> {
     let host = |index| -> Result<HostSpec, LabError> {
@@ -167,14 +178,26 @@ pub fn write_coordinator(
     write(
         path,
         &CoordinatorConfig {
-            api: layout::api_address(),
-            api_socket: layout.api_socket(),
-            journal: layout.coordinator_dir().join("journal.redb"),
+            api: layout::api_address(index),
+            api_socket: layout.socket_of_coordinator(index),
+            journal: layout.dir_of_coordinator(index).join("journal.redb"),
+            etcd: match options.journal {
+                JournalKind::Redb => None,
+                JournalKind::Etcd => Some(EtcdConfig {
+                    endpoints: (0..layout::ETCD_MEMBERS).map(etcd_client).collect(),
+                    prefix: format!("/transhume/{}", layout.name()),
+                }),
+            },
             insecure: trust.is_none(),
             trust,
             hosts: (0..options.hosts).map(host).collect::<Result<_, _>>()?,
         },
     )
+}
+
+/// Where a member of etcd answers clients.
+pub fn etcd_client(index: u16) -> String {
+    format!("http://{}:{}", layout::etcd_address(index), layout::ETCD_PORT)
 }
 
 /// The certificates that a configuration names.

@@ -11,8 +11,9 @@ use crate::state::{HostState, Lab};
 use crate::storage::DiskServer;
 use crate::{LabError, Namespace, process};
 
+pub use crate::etcd::start_member as start_etcd;
 pub use crate::storage::Room;
-pub use crate::up::{start_agent, start_coordinator};
+pub use crate::up::{start_agent, start_coordinator, start_coordinator_of};
 
 /// Preference of what drops announcements, among the filters of a port.
 const RARP_FILTER: u16 = 1;
@@ -84,6 +85,17 @@ pub fn cut_link(lab: &Lab, host: &str, band: Band) -> Result<CutLink, LabError> 
             &filters::drop_band(band),
         )?,
     }
+    Ok(cut)
+}
+
+/// Cuts a coordinator or a member of etcd (`coord2`, `etcd1`) off everybody.
+pub fn cut_part(lab: &Lab, peer: &str) -> Result<CutLink, LabError> {
+    let cut = CutLink {
+        fabric: Namespace::named(lab.layout.fabric_namespace()),
+        device: lab.state.circuits.carrying(Band::Ct).fabric_device(peer),
+        how: Cut::Down,
+    };
+    fabric::set_link(&cut.fabric, &cut.device, false)?;
     Ok(cut)
 }
 

@@ -1,23 +1,34 @@
 //! What a lab is asked to be.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use transhume_guest::app::App;
 use transhume_guest::settings::{PEERS_MAX, Traffic};
 use transhume_model::{Bytes, Mebibytes, Vcpus};
 
-use crate::layout::Circuits;
-use crate::{LabError, LabName, process};
+use crate::layout::{COORDINATORS_MAX, Circuits};
+use crate::{LabError, LabName, config, process};
 
-/// Addresses end at .199: .200 is the coordinator, .250 the storage.
+/// Addresses end at .199: from .200 on are coordinators, from .210 on etcd, .250 is the storage.
 pub const HOSTS_MAX: u16 = 199;
 /// RFC 791 at the lower end, what the fabric is built for at the upper.
 const MTU_RANGE: std::ops::RangeInclusive<u16> = 68..=9000;
 /// Fewer are no cluster.
 const APP_VMS_MIN: u16 = 2;
 const LINK_BITS_PER_S_MIN: u64 = 1_000_000;
+
+/// What a lab's journal is in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JournalKind {
+    /// A file of the coordinator's.
+    #[default]
+    Redb,
+    /// Three members of etcd on machines of their own.
+    Etcd,
+}
 
 /// How to build a lab.
 #[derive(Debug, Clone)]
@@ -76,6 +87,10 @@ pub struct LabUp {
     pub pages_on: Vec<String>,
     /// Whether every link is in the clear.
     pub insecure: bool,
+    /// What the journal is in.
+    pub journal: JournalKind,
+    /// Number of coordinators, of which one leads; more than one share a journal in etcd.
+    pub coordinators: u16,
     /// A process that the lab belongs to: once it has ended, the next `up` of any lab removes this
     /// one. Without, it stays.
     pub owner: Option<u32>,
@@ -113,6 +128,8 @@ impl Default for LabUp {
             pages_off: Vec::new(),
             pages_on: Vec::new(),
             insecure: false,
+            journal: JournalKind::default(),
+            coordinators: 1,
             owner: None,
             program: None,
             progress: Progress::default(),
@@ -160,6 +177,18 @@ impl LabUp {
         }
         if self.app.is_some() && self.vms < APP_VMS_MIN {
             return refuse("vms", format!("an app needs at least {APP_VMS_MIN}"));
+        }
+        if !(1..=COORDINATORS_MAX).contains(&self.coordinators) {
+            let reason = format!("{} is not between 1 and {COORDINATORS_MAX}", self.coordinators);
+            return refuse("coordinators", reason);
+        }
+        if self.coordinators > 1 && self.journal != JournalKind::Etcd {
+            let reason = "several share a journal: that takes --journal etcd";
+            return refuse("coordinators", reason.to_owned());
+        }
+        if self.journal == JournalKind::Etcd && !Path::new(config::ETCD).exists() {
+            let reason = format!("there is no {}: install the package etcd-server", config::ETCD);
+            return refuse("journal", reason);
         }
         if !MTU_RANGE.contains(&self.mtu) {
             return refuse("mtu", format!("{} is not between 68 and 9000", self.mtu));
@@ -281,6 +310,20 @@ mod tests {
                 LabUp {
                     app: Some(App::Redis),
                     vms: 1,
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "coordinators",
+                LabUp {
+                    coordinators: 2,
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "coordinators",
+                LabUp {
+                    coordinators: 0,
                     ..LabUp::default()
                 },
             ),

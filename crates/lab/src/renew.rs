@@ -42,7 +42,7 @@ fn restart(mut lab: Lab, options: &LabUp) -> Result<Lab, LabError> {
     }
     let path = coordinator_config(&lab.layout);
     let trust = config::trust_of(&path)?;
-    config::write_coordinator(&path, &lab.layout, options, trust)?;
+    config::write_coordinator(&path, &lab.layout, options, 0, trust)?;
     for host in &hosts {
         start_agent(&mut lab, host)?;
     }

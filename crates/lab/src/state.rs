@@ -11,7 +11,7 @@ use transhume_guest::app::App;
 use transhume_model::{Band, HostName, VmName};
 
 use crate::layout::Circuits;
-use crate::{LabError, LabName, LabUp, Layout, ProcessRecord, layout, process};
+use crate::{JournalKind, LabError, LabName, LabUp, Layout, ProcessRecord, layout, process};
 
 /// The guest's second serial port, in a VM's directory; the name is the agents'.
 const CHANNEL_SOCKET: &str = "serial.sock";
@@ -42,6 +42,12 @@ pub struct State {
     /// The cluster that runs in the guests.
     #[serde(default)]
     pub app: Option<App>,
+    /// What the journal is in.
+    #[serde(default)]
+    pub journal: JournalKind,
+    /// Coordinators beside the first.
+    #[serde(default)]
+    pub more_coordinators: u16,
 }
 
 /// One host.

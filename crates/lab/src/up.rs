@@ -15,8 +15,8 @@ use crate::layout::Circuits;
 use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab, State, VmState};
 use crate::{
-    Channel, DiskServer, FabricLink, FabricSpec, LabError, LabUp, Layout, Namespace, apps, config, down,
-    fabric, layout, mounts, namespace, rights, tuning,
+    Channel, DiskServer, FabricLink, FabricSpec, JournalKind, LabError, LabUp, Layout, Namespace, apps,
+    config, down, etcd, fabric, layout, mounts, namespace, rights, tuning,
 };
 
 /// A guest under TCG takes about 2 s alone; on few CPUs they boot one after the other.
@@ -30,8 +30,7 @@ const ENV: &str = "/usr/bin/env";
 /// Names the file whose number of milliseconds an agent adds to its clock; without the file it adds
 /// nothing.
 const CLOCK_FILE_VARIABLE: &str = "TRANSHUME_LAB_CLOCK";
-/// Device name part of the coordinator's and the storage's link.
-const COORDINATOR: &str = "coord";
+/// Device name part of the storage's link.
 const STORAGE: &str = "storage";
 
 /// Builds a whole lab; it stays when the caller ends.
@@ -43,7 +42,12 @@ pub async fn up(options: &LabUp) -> Result<Lab, LabError> {
             let name = lab.state.hosts[index].name.to_string();
             start_agent(&mut lab, &name)?;
         }
-        start_coordinator(&mut lab)?;
+        if lab.state.journal == JournalKind::Etcd {
+            etcd::start(&mut lab)?;
+        }
+        for index in 0..=lab.state.more_coordinators {
+            start_coordinator_of(&mut lab, index)?;
+        }
         Ok(lab)
     })
     .await?;
@@ -116,13 +120,17 @@ fn plan(options: &LabUp) -> Result<Lab, LabError> {
         backlog_before: tuning::backlog_to_raise(),
         circuits: options.circuits,
         app: options.app,
+        journal: options.journal,
+        more_coordinators: options.coordinators - 1,
         ..State::default()
     };
-    state.namespaces = vec![
-        layout.fabric_namespace(),
-        layout.storage_namespace(),
-        layout.coordinator_namespace(),
-    ];
+    state.namespaces = vec![layout.fabric_namespace(), layout.storage_namespace()];
+    let coordinators = (0..options.coordinators).map(|index| layout.coordinator_namespace(index));
+    state.namespaces.extend(coordinators);
+    if options.journal == JournalKind::Etcd {
+        let members = (0..layout::ETCD_MEMBERS).map(|index| layout.etcd_namespace(index));
+        state.namespaces.extend(members);
+    }
     for index in 0..options.hosts {
         let name = layout::host_name(index)?;
         let state_dir = layout.host_dir(&name);
@@ -157,7 +165,6 @@ fn build(mut lab: Lab, options: &LabUp) -> Result<Lab, LabError> {
         Namespace::named(name).create()?;
     }
     fabric::build(&fabric_spec(&lab, options))?;
-    create_dir(&lab.layout.coordinator_dir())?;
     let authority = match options.insecure {
         true => None,
         false => Some(Authority::create(&lab.layout.authority_dir(), "Transhume lab")?),
@@ -171,9 +178,13 @@ fn build(mut lab: Lab, options: &LabUp) -> Result<Lab, LabError> {
         let trust = identify(authority.as_ref(), &own, &host.state_dir)?;
         config::write_agent(&host.config, &lab.layout, options, index as u16, trust)?;
     }
-    let dir = lab.layout.coordinator_dir();
-    let trust = identify(authority.as_ref(), &Identity::Coordinator, &dir)?;
-    config::write_coordinator(&coordinator_config(&lab.layout), &lab.layout, options, trust)?;
+    for index in 0..options.coordinators {
+        let dir = lab.layout.dir_of_coordinator(index);
+        create_dir(&dir)?;
+        let trust = identify(authority.as_ref(), &Identity::Coordinator, &dir)?;
+        let path = config_of_coordinator(&lab.layout, index);
+        config::write_coordinator(&path, &lab.layout, options, index, trust)?;
+    }
     if options.disk.is_some() {
         options.progress.step("starting the storage");
         start_disks(&mut lab, options)?;
@@ -207,9 +218,13 @@ fn create_dir(path: &Path) -> Result<(), LabError> {
     })
 }
 
-/// Where the coordinator's configuration is.
+/// Where the coordinator's configuration is; of several, the first's.
 pub fn coordinator_config(layout: &Layout) -> PathBuf {
-    layout.coordinator_dir().join("coordinator.toml")
+    config_of_coordinator(layout, 0)
+}
+
+fn config_of_coordinator(layout: &Layout, index: u16) -> PathBuf {
+    layout.dir_of_coordinator(index).join("coordinator.toml")
 }
 
 fn fabric_spec(lab: &Lab, options: &LabUp) -> FabricSpec {
@@ -222,20 +237,30 @@ fn fabric_spec(lab: &Lab, options: &LabUp) -> FabricSpec {
         bridge: None,
         limited_by: LimitedBy::Lab,
     };
-    let mut links = vec![
+    let mut links = vec![part(
+        STORAGE,
+        lab.layout.storage_namespace(),
+        Band::Nast,
+        layout::storage_address(),
+    )];
+    links.extend((0..options.coordinators).map(|index| {
         part(
-            STORAGE,
-            lab.layout.storage_namespace(),
-            Band::Nast,
-            layout::storage_address(),
-        ),
-        part(
-            COORDINATOR,
-            lab.layout.coordinator_namespace(),
+            &layout::coordinator_peer(index),
+            lab.layout.coordinator_namespace(index),
             Band::Ct,
-            layout::coordinator_address(),
-        ),
-    ];
+            layout::coordinator_address(index),
+        )
+    }));
+    if options.journal == JournalKind::Etcd {
+        links.extend((0..layout::ETCD_MEMBERS).map(|index| {
+            part(
+                &layout::etcd_name(index),
+                lab.layout.etcd_namespace(index),
+                Band::Ct,
+                layout::etcd_address(index),
+            )
+        }));
+    }
     for host in &lab.state.hosts {
         links.extend(circuits.all().iter().map(|&circuit| {
             FabricLink {
@@ -304,19 +329,25 @@ pub fn start_agent(lab: &mut Lab, host: &str) -> Result<ProcessRecord, LabError>
     Ok(process)
 }
 
-/// Starts the coordinator, also after it was killed.
+/// Starts the coordinator, also after it was killed; of several, the first.
 pub fn start_coordinator(lab: &mut Lab) -> Result<ProcessRecord, LabError> {
-    let config = coordinator_config(&lab.layout);
+    start_coordinator_of(lab, 0)
+}
+
+/// The same by index.
+pub fn start_coordinator_of(lab: &mut Lab, index: u16) -> Result<ProcessRecord, LabError> {
+    let config = config_of_coordinator(&lab.layout, index);
     let arguments = [
         "coordinator".to_owned(),
         "--config".to_owned(),
         config.display().to_string(),
     ];
-    let namespace = Namespace::named(lab.layout.coordinator_namespace());
-    let log = lab.layout.coordinator_dir().join("coordinator.log");
-    let process = process::spawn(&namespace, "coordinator", &lab.state.program, &arguments, &log)?;
+    let namespace = Namespace::named(lab.layout.coordinator_namespace(index));
+    let log = lab.layout.dir_of_coordinator(index).join("coordinator.log");
+    let name = layout::coordinator_name(index);
+    let process = process::spawn(&namespace, &name, &lab.state.program, &arguments, &log)?;
     lab.record(process.clone())?;
-    process::wait_for_listener(&namespace, layout::api_address(), &process, &log)?;
+    process::wait_for_listener(&namespace, layout::api_address(index), &process, &log)?;
     Ok(process)
 }
 
@@ -333,7 +364,7 @@ async fn create_clusters(lab: Lab, options: &LabUp, image: &Image) -> Result<Lab
     let specs = layout::clusters(options, image)?;
     let vms = usize::from(options.vms);
     options.progress.step(&format!("starting {vms} VMs"));
-    let client = Client::unix(&lab.layout.api_socket());
+    let client = Client::sockets(&lab.layout.api_sockets());
     let limit_ms = start_limit_ms(vms);
     let deadline = Instant::now() + Duration::from_millis(limit_ms);
     while !all_connected(&client).await? {

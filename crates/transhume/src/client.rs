@@ -14,7 +14,7 @@ pub fn open(address: Option<&str>, certificate: Option<&Path>) -> Result<Client,
     let Some(address) = address else {
         return Ok(of_lab());
     };
-    let trust = match certificate.filter(|_| address.starts_with("https:")) {
+    let trust = match certificate.filter(|_| address.contains("https:")) {
         Some(certificate) => Some(trust(certificate)?),
         None => None,
     };
@@ -35,5 +35,5 @@ fn trust(certificate: &Path) -> Result<Arc<Trust>, Failure> {
 
 /// The lab's.
 pub fn of_lab() -> Client {
-    Client::unix(&Layout::new(&LabName::default()).api_socket())
+    Client::sockets(&Layout::new(&LabName::default()).api_sockets())
 }

@@ -95,6 +95,12 @@ fn refused(error: JournalError) -> Failure {
         JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::Database { .. } => {
             "restore it from a backup with `transhume journal restore`"
         }
+        // A file has nothing to do with it.
+        JournalError::Etcd { .. }
+        | JournalError::LeaseLost { .. }
+        | JournalError::Unwritten { .. }
+        | JournalError::TooLarge { .. }
+        | JournalError::ClocksApart { .. } => "name an embedded journal",
     };
     Failure::new(Kind::Refused, crate::failure::chain(&error), hint)
 }

@@ -88,6 +88,8 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
         pages_off: args.pages_off,
         pages_on: args.pages_on,
         insecure: args.insecure,
+        journal: args.journal.into(),
+        coordinators: args.coordinators,
         owner: args.owner,
         progress: progress(),
         ..profile

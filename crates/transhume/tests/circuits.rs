@@ -106,7 +106,7 @@ fn what_guests_do_is_ct_and_nast(lab: &UserLab, opened: &Lab) {
 /// Whoever is off one band is still on the others: what all share is cut by what it carries.
 fn band_by_band_is_cut(lab: &Lab) {
     let h2 = lab.host("h2").unwrap().clone();
-    let coordinator = lab.layout.coordinator_namespace();
+    let coordinator = lab.layout.coordinator_namespace(0);
     let storage = lab.layout.storage_namespace();
     // A port that nobody listens at: who hears says so.
     let hears = |from: &str, address: Ipv4Addr| {

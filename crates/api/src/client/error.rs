@@ -1,6 +1,6 @@
 //! Why a call came to nothing.
 
-use crate::{COORDINATOR_ENDING, Problem};
+use crate::{COORDINATOR_ENDING, NO_LEADER, Problem};
 
 /// Why a call to the coordinator came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ impl ClientError {
     pub fn is_away(&self) -> bool {
         match self {
             ClientError::Unreachable { .. } => true,
-            ClientError::Problem(problem) => problem.code == COORDINATOR_ENDING,
+            ClientError::Problem(problem) => problem.code == COORDINATOR_ENDING || problem.code == NO_LEADER,
             ClientError::Address { .. }
             | ClientError::NoCertificate { .. }
             | ClientError::Status { .. }
@@ -74,7 +74,8 @@ impl ClientError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             ClientError::Address { .. } => Some(
-                "write https://HOST:PORT or unix:PATH; http://HOST:PORT where the coordinator is insecure",
+                "write https://HOST:PORT or unix:PATH; http://HOST:PORT where the coordinator is insecure; commas \
+                 between several",
             ),
             ClientError::NoCertificate { .. } => Some(
                 "--certificate or TRANSHUME_CERTIFICATE names one; `transhume ca issue user/NAME` makes it",

@@ -1,12 +1,14 @@
-//! A client of one coordinator: over a Unix socket, TLS, or plain TCP; one call per route.
+//! A client of a coordinator, or of several of which one leads: over a Unix socket, TLS, or plain
+//! TCP; one call per route.
 
 mod error;
 mod events;
+mod places;
 pub(crate) mod sse;
 mod transport;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,16 +18,17 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use transhume_model::{ClusterName, ClusterSpec, DrainId, HostName, MigrationId, PlacementRules, VmName};
 use transhume_protocol::report::MigrationReport;
-use transhume_trust::{Security, Trust};
+use transhume_trust::Trust;
 
 pub use error::ClientError;
 pub use events::Events;
 
-use self::transport::{Answer, Transport, TransportError};
+use self::places::Places;
+use self::transport::{Answer, TransportError};
 use crate::{
     Accepted, ClusterList, ClusterView, Decision, DrainList, DrainPlanView, DrainView, ForecastRecord,
-    HostFence, HostList, HostView, LinkView, MigrationList, MoveOrder, MoveResolution, PlanView, Problem,
-    Verdict, VmCheck, VmRestart, VmStart, VmStop,
+    HostFence, HostList, HostView, LinkView, MigrationList, MoveOrder, MoveResolution, PlanView, Verdict,
+    VmCheck, VmRestart, VmStart, VmStop,
 };
 
 /// Longest wait for an answer that is not a stream.
@@ -37,49 +40,32 @@ const WORK_MAX: Duration = Duration::from_secs(310);
 /// A coordinator, from the user's side. Nothing is connected until something is asked.
 #[derive(Debug, Clone)]
 pub struct Client {
-    transport: Transport,
-    /// As people write it.
-    address: String,
+    places: Places,
 }
 
 impl Client {
     /// The coordinator at `https://HOST:PORT` or `unix:PATH`, or an insecure one at
-    /// `http://HOST:PORT`. `trust` says who asks; only the first needs it.
-    pub fn new(address: &str, trust: Option<Arc<Trust>>) -> Result<Self, ClientError> {
-        if let Some(path) = address.strip_prefix("unix:") {
-            return Ok(Self::unix(Path::new(path)));
-        }
-        let given = || address.to_owned();
-        let (security, at) = if let Some(at) = address.strip_prefix("http://") {
-            (Security::Insecure, at)
-        } else if let Some(at) = address.strip_prefix("https://") {
-            let trust = trust.ok_or_else(|| ClientError::NoCertificate { given: given() })?;
-            (Security::Mutual(trust), at)
-        } else {
-            return Err(ClientError::Address { given: given() });
-        };
-        let at = at.trim_end_matches('/').to_owned();
-        let port = at.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-        if !matches!(port, Some(Ok(_))) || at.contains('/') {
-            return Err(ClientError::Address { given: given() });
-        }
-        Ok(Self {
-            transport: Transport::Tcp(at, security),
-            address: address.trim_end_matches('/').to_owned(),
-        })
+    /// `http://HOST:PORT`; of several, with commas between, the one that leads. `trust` says who
+    /// asks; only the first needs it.
+    pub fn new(addresses: &str, trust: Option<Arc<Trust>>) -> Result<Self, ClientError> {
+        let places = Places::new(addresses, trust)?;
+        Ok(Self { places })
     }
 
     /// The coordinator behind a Unix socket.
     pub fn unix(path: &Path) -> Self {
-        Self {
-            transport: Transport::Unix(path.to_owned()),
-            address: format!("unix:{}", path.display()),
-        }
+        Self::sockets(&[path.to_owned()])
+    }
+
+    /// The one that leads of those behind Unix sockets; at least one.
+    pub fn sockets(paths: &[PathBuf]) -> Self {
+        let places = Places::sockets(paths);
+        Self { places }
     }
 
     /// Where it is looked for.
     pub fn address(&self) -> &str {
-        &self.address
+        &self.places.address
     }
 
     /// All hosts.
@@ -286,7 +272,7 @@ impl Client {
     pub async fn events(&self, migration: MigrationId, after: u64) -> Result<Events, ClientError> {
         let path = format!("/v1/migrations/{migration}/events?after={after}");
         let response = self.answer(Method::GET, &path, None).await?;
-        Ok(Events::new(response, self.address.clone()))
+        Ok(Events::new(response, self.places.address.clone()))
     }
 
     /// Before commit the batch rolls back; after it, no further batch begins.
@@ -338,32 +324,19 @@ impl Client {
         let late = |_| Err(self.unreachable(io::Error::from(io::ErrorKind::TimedOut).into()));
         let body = timeout(answer_max, answered).await.unwrap_or_else(late)?;
         serde_json::from_slice(&body).map_err(|source| ClientError::Document {
-            address: self.address.clone(),
+            address: self.places.address.clone(),
             source,
         })
     }
 
     /// The head of an answer that is a success.
     async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Answer, ClientError> {
-        let asked = self.transport.ask(method, path, body).await;
-        let mut answer = asked.map_err(|source| self.unreachable(source))?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let body = answer.bytes().await.map_err(|source| self.unreachable(source))?;
-        Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => ClientError::Problem(problem),
-            Err(_) => ClientError::Status {
-                address: self.address.clone(),
-                status: status.as_u16(),
-            },
-        })
+        self.places.ask(&method, path, body.as_deref()).await
     }
 
     fn unreachable(&self, source: TransportError) -> ClientError {
         ClientError::Unreachable {
-            address: self.address.clone(),
+            address: self.places.address.clone(),
             source: source.into(),
         }
     }

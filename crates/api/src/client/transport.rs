@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
@@ -17,6 +17,9 @@ use transhume_trust::{Identity, Security};
 /// Whatever comes between a question and its answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TransportError {
+    /// Nobody is there: nothing was asked.
+    #[error(transparent)]
+    Absent(io::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("{}", said(.0))]
@@ -39,7 +42,7 @@ fn said(error: &hyper::Error) -> String {
 impl From<TransportError> for io::Error {
     fn from(error: TransportError) -> Self {
         match error {
-            TransportError::Io(error) => error,
+            TransportError::Absent(error) | TransportError::Io(error) => error,
             TransportError::Http(_) => io::Error::other(error),
         }
     }
@@ -84,6 +87,11 @@ impl Answer {
         self.response.status()
     }
 
+    /// Where else it is to be asked.
+    pub(super) fn place(&self) -> Option<&str> {
+        self.response.headers().get(LOCATION)?.to_str().ok()
+    }
+
     /// All of it.
     pub(super) async fn bytes(&mut self) -> Result<Bytes, TransportError> {
         let mut all = Vec::new();
@@ -126,7 +134,7 @@ impl Transport {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Answer, TransportError> {
-        let stream = self.connect().await?;
+        let stream = self.connect().await.map_err(TransportError::Absent)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Its end is seen where the answer is read.
         let connection = tokio::spawn(async { drop(connection.await) }).abort_handle();

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use tracing::info;
 use transhume_api::{HostView, Verdict};
 use transhume_model::{ClusterName, HostName, MigrationId, PlacedVm, VmName};
 use transhume_protocol::migration::{Cannot, Cleaning, Input, Ran, Resolution, RunOn};
 
 use super::{Core, CoreError};
-use crate::cleaning::Cleaned;
 use crate::error::Refused;
 use crate::journal::{HostRecord, Leftover};
 use crate::requests::{HostWish, Reply, ResolveWish};

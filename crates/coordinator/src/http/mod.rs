@@ -18,7 +18,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use transhume_api::TOO_SLOW;
 use transhume_metrics::coordinator as names;
@@ -31,6 +31,7 @@ use crate::error::Refused;
 use crate::fencing::FenceAgents;
 use crate::requests::{Reply, Request};
 use crate::roles::{self, Role, Roles};
+use crate::standing::{self, Standing};
 
 /// A request body longer than this is refused; a cluster of a thousand VMs is below.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -64,6 +65,7 @@ pub(crate) fn router(
     roles: Roles,
     audit: Audit,
     security: Security,
+    standing: watch::Receiver<Standing>,
 ) -> Router {
     let (router, document) = documented();
     let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
@@ -89,6 +91,7 @@ pub(crate) fn router(
             (Arc::new(audit), BODY_BYTES_MAX),
             audit::recorded,
         ))
+        .layer(from_fn_with_state(standing, standing::led))
         .layer(from_fn(in_time))
         .with_state(api)
 }

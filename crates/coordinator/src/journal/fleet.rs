@@ -60,7 +60,7 @@ pub fn check_fleet(journal: &mut dyn Journal, path: &Path) -> Result<(), Journal
 }
 
 /// Durable when it returns.
-fn write(journal: &Path, fleet: &FleetId) -> Result<(), JournalError> {
+pub(super) fn write(journal: &Path, fleet: &FleetId) -> Result<(), JournalError> {
     let path = file(journal);
     let written = fs::File::create(&path).and_then(|mut file| {
         writeln!(file, "{fleet}")?;

@@ -1,9 +1,10 @@
-//! The journal: the only thing that remembers (G6). A port with two answers, redb and memory; one
-//! contract suite for both (`tests/journal.rs`).
+//! The journal: the only thing that remembers (G6). A port with three answers, redb, etcd and
+//! memory; one contract suite for all (`tests/journal.rs`).
 //!
 //! Deliberately absent: any knowledge of what entries mean. Whoever reads them back is the
 //! protocol's `Migration::recover`.
 
+mod etcd;
 mod fleet;
 mod memory;
 pub(crate) mod record;
@@ -12,6 +13,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 use transhume_api::{ClusterStage, DrainMove, DrainStage, DrainStay, MoveOrder};
@@ -21,6 +23,7 @@ use transhume_model::{
 use transhume_protocol::message::{FleetId, Leader};
 use transhume_protocol::migration::{Cleaning, JournalEntry};
 
+pub use self::etcd::EtcdJournal;
 pub use self::fleet::check_fleet;
 pub use self::memory::MemoryJournal;
 pub use self::redb::RedbJournal;
@@ -92,6 +95,48 @@ pub enum JournalError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// etcd does not do what it is asked for.
+    #[error("etcd cannot be used at {place}: {why}")]
+    Etcd {
+        /// Prefix, member or file.
+        place: String,
+        /// As it says.
+        why: String,
+    },
+    /// Another coordinator leads, or may.
+    #[error("the lease in etcd is lost: {why}; this coordinator decides nothing more")]
+    LeaseLost {
+        /// How that is known.
+        why: String,
+    },
+    /// No majority of etcd takes a write.
+    #[error("etcd took no write in {waited_ms} ms: {why}")]
+    Unwritten {
+        /// How long was waited.
+        waited_ms: u64,
+        /// What the last member said.
+        why: String,
+    },
+    /// A write that etcd would refuse.
+    #[error("{what} takes {bytes} bytes, and etcd holds {bytes_max} in one write")]
+    TooLarge {
+        /// What was to be written.
+        what: String,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Two coordinators' clocks.
+    #[error(
+        "the clock of the coordinator that leads, or led last, is {} ms {} this machine's; nothing was changed",
+        .ahead_ms.unsigned_abs(),
+        if *.ahead_ms < 0 { "behind" } else { "ahead of" }
+    )]
+    ClocksApart {
+        /// By how much.
+        ahead_ms: i64,
     },
     /// It was written by a newer release.
     #[error(
@@ -223,9 +268,23 @@ impl DrainRecord {
     }
 }
 
+/// Comes when a journal may not be written any more, with the reason.
+pub type LostJournal = Pin<Box<dyn Future<Output = JournalError> + Send>>;
+
 /// What a coordinator remembers. Everything that returns `Ok` is durable, and all of it or nothing
 /// is there after a crash.
 pub trait Journal: Send {
+    /// Comes when this coordinator may not decide any more though no write has failed; never where
+    /// the journal is its own.
+    fn lost(&self) -> LostJournal {
+        Box::pin(std::future::pending())
+    }
+
+    /// The longest record that it takes, bytes of JSON.
+    fn record_bytes_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Which fleet this is the journal of: made by chance where it has none yet.
     fn fleet(&mut self) -> Result<FleetId, JournalError>;
 

@@ -10,7 +10,7 @@ use transhume_model::{ClusterName, DrainId, Epoch, MigrationId};
 use transhume_protocol::message::FleetId;
 use transhume_protocol::migration::JournalEntry;
 
-use crate::journal::{ClusterRecord, DrainRecord, HostRecord, Journal, JournalError};
+use crate::journal::{ClusterRecord, DrainRecord, HostRecord, Journal, JournalError, LostJournal};
 
 /// Entries that were appended.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +55,14 @@ fn timed<A>(times: &Histogram, write: impl FnOnce() -> Result<A, JournalError>) 
 }
 
 impl Journal for Measured {
+    fn lost(&self) -> LostJournal {
+        self.journal.lost()
+    }
+
+    fn record_bytes_max(&self) -> usize {
+        self.journal.record_bytes_max()
+    }
+
     fn fleet(&mut self) -> Result<FleetId, JournalError> {
         self.journal.fleet()
     }

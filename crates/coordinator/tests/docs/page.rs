@@ -115,6 +115,8 @@ fn every_code_is_in_the_table() {
     given.extend([
         transhume_api::COORDINATOR_ENDING,
         transhume_api::NO_BANDWIDTH,
+        transhume_api::NO_LEADER,
+        transhume_api::NOT_LEADER,
         transhume_api::TOO_SLOW,
     ]);
     assert_eq!(told, given);

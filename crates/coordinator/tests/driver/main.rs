@@ -7,6 +7,7 @@ mod contract;
 mod desk;
 mod drains;
 mod fake;
+mod followers;
 mod forecasts;
 mod http;
 mod link_checks;

@@ -152,6 +152,7 @@ impl Site {
             api: None,
             api_socket: Some(self.path("api.sock")),
             journal: self.path("journal.redb"),
+            etcd: None,
             audit: None,
             trust: None,
             insecure: true,

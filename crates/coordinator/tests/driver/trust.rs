@@ -91,6 +91,7 @@ impl Fleet {
                 role(Role::Admin, "carol", &[]),
             ],
             journal: self.dir.path().join("journal.redb"),
+            etcd: None,
             hosts: vec![host],
             ..Site::dark(&[]).config()
         }

@@ -27,7 +27,16 @@ const DISK_PORT_FIRST: u16 = 10809;
 /// Where every agent takes orders.
 pub const CONTROL_PORT: u16 = 7401;
 const API_PORT: u16 = 7400;
+/// The first coordinator; further ones and etcd's members follow.
 const COORDINATOR_HOST: u8 = 200;
+const ETCD_HOST: u8 = 210;
+/// Where a member of etcd answers clients and other members.
+pub const ETCD_PORT: u16 = 2379;
+pub const ETCD_PEER_PORT: u16 = 2380;
+/// As many coordinators a lab may have.
+pub const COORDINATORS_MAX: u16 = 5;
+/// Members of a lab's etcd: one may be lost.
+pub const ETCD_MEMBERS: u16 = 3;
 const STORAGE_HOST: u8 = 250;
 /// Fast start on an emulated machine: `nokaslr` and `cryptomgr.notests` alone save half a second.
 /// Without KASLR the kernels of two guests are more alike than elsewhere; figures of deduplication
@@ -111,9 +120,19 @@ impl Layout {
         PathBuf::from(SPOOL_DIR).join(self.name.as_str())
     }
 
-    /// Where the coordinator keeps its journal.
+    /// Where the coordinator keeps its journal; of several, the first.
     pub fn coordinator_dir(&self) -> PathBuf {
-        self.dir().join("coordinator")
+        self.dir_of_coordinator(0)
+    }
+
+    /// The same by index.
+    pub fn dir_of_coordinator(&self, index: u16) -> PathBuf {
+        self.dir().join(coordinator_name(index))
+    }
+
+    /// Where a member of etcd keeps its data.
+    pub fn etcd_dir(&self, index: u16) -> PathBuf {
+        self.dir().join(etcd_name(index))
     }
 
     /// The fleet's certificate authority.
@@ -121,9 +140,21 @@ impl Layout {
         self.dir().join("authority")
     }
 
-    /// The coordinator's HTTP over a Unix socket.
+    /// The coordinator's HTTP over a Unix socket; of several, the first's.
     pub fn api_socket(&self) -> PathBuf {
-        self.coordinator_dir().join("api.sock")
+        self.socket_of_coordinator(0)
+    }
+
+    /// The same by index.
+    pub fn socket_of_coordinator(&self, index: u16) -> PathBuf {
+        self.dir_of_coordinator(index).join("api.sock")
+    }
+
+    /// Those of all coordinators that this lab has.
+    pub fn api_sockets(&self) -> Vec<PathBuf> {
+        let others = (1..COORDINATORS_MAX).filter(|index| self.dir_of_coordinator(*index).is_dir());
+        let all = std::iter::once(0).chain(others);
+        all.map(|index| self.socket_of_coordinator(index)).collect()
     }
 
     /// The initramfs of all VMs.
@@ -151,15 +182,42 @@ impl Layout {
         format!("{}storage", self.namespace_prefix())
     }
 
-    /// The namespace of the coordinator.
-    pub fn coordinator_namespace(&self) -> String {
-        format!("{}coord", self.namespace_prefix())
+    /// The namespace of a coordinator.
+    pub fn coordinator_namespace(&self, index: u16) -> String {
+        format!("{}{}", self.namespace_prefix(), coordinator_peer(index))
+    }
+
+    /// The namespace of a member of etcd.
+    pub fn etcd_namespace(&self, index: u16) -> String {
+        format!("{}{}", self.namespace_prefix(), etcd_name(index))
     }
 
     /// The namespace of a host.
     pub fn host_namespace(&self, host: &HostName) -> String {
         format!("{}{host}", self.namespace_prefix())
     }
+}
+
+/// `coordinator`, `coordinator2`, …: process and directory.
+pub fn coordinator_name(index: u16) -> String {
+    numbered("coordinator", index)
+}
+
+/// `coord`, `coord2`, …: its link.
+pub fn coordinator_peer(index: u16) -> String {
+    numbered("coord", index)
+}
+
+fn numbered(name: &str, index: u16) -> String {
+    match index {
+        0 => name.to_owned(),
+        further => format!("{name}{}", further + 1),
+    }
+}
+
+/// `etcd1`, `etcd2`, …: process, directory and link.
+pub fn etcd_name(index: u16) -> String {
+    format!("etcd{}", index + 1)
 }
 
 /// `h1`, `h2`, …
@@ -237,14 +295,19 @@ pub fn control_address(index: u16) -> SocketAddr {
     SocketAddr::new(host_address(Band::Ct, index).into(), CONTROL_PORT)
 }
 
-/// The coordinator in CT.
-pub fn api_address() -> SocketAddrV4 {
-    SocketAddrV4::new(coordinator_address(), API_PORT)
+/// The API of a coordinator in CT.
+pub fn api_address(index: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(coordinator_address(index), API_PORT)
 }
 
-/// The coordinator's address in CT.
-pub fn coordinator_address() -> Ipv4Addr {
-    address(Band::Ct, COORDINATOR_HOST)
+/// A coordinator's address in CT.
+pub fn coordinator_address(index: u16) -> Ipv4Addr {
+    address(Band::Ct, COORDINATOR_HOST + index as u8)
+}
+
+/// A member of etcd in CT.
+pub fn etcd_address(index: u16) -> Ipv4Addr {
+    address(Band::Ct, ETCD_HOST + index as u8)
 }
 
 /// The storage's address in NAST.

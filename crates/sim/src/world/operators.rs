@@ -4,7 +4,7 @@
 //! what waits for a decision is resolved.
 
 use transhume_model::{HostName, MigrationId, VmName};
-use transhume_protocol::message::{Command, Order, Outcome, RefusalKind, Report};
+use transhume_protocol::message::{Order, Outcome, RefusalKind, Report};
 use transhume_protocol::migration::{Cleaning, Input, OrderIds, Resolution, RunOn};
 
 use super::World;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
-use transhume_lab::{App, Circuits, Profile, Traffic};
+use transhume_lab::{App, Circuits, JournalKind, Profile, Traffic};
 use transhume_model::{BitRate, RateError, VmName};
 
 use super::apps::{AppsArgs, app};
@@ -166,6 +166,15 @@ pub enum CircuitsArg {
     Undivided,
 }
 
+/// What the journal is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JournalArg {
+    /// A file of the coordinator's
+    Redb,
+    /// Three members of etcd on machines of their own
+    Etcd,
+}
+
 /// What the lab is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProfileArg {
@@ -234,6 +243,12 @@ pub struct UpArgs {
     /// Every link in the clear, for comparison: no certificates
     #[arg(long)]
     pub insecure: bool,
+    /// What the journal is in: a file, or three members of etcd
+    #[arg(long, value_enum, default_value_t = JournalArg::Redb)]
+    pub journal: JournalArg,
+    /// Number of coordinators, of which one leads; more than one take --journal etcd
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub coordinators: u16,
     /// A process that the lab belongs to: once it has ended, the next `lab up` removes the lab
     #[arg(long, value_name = "PID")]
     pub owner: Option<u32>,
@@ -256,6 +271,15 @@ impl From<CircuitsArg> for Circuits {
             CircuitsArg::Separate => Circuits::Separate,
             CircuitsArg::Shared => Circuits::Shared,
             CircuitsArg::Undivided => Circuits::Undivided,
+        }
+    }
+}
+
+impl From<JournalArg> for JournalKind {
+    fn from(journal: JournalArg) -> Self {
+        match journal {
+            JournalArg::Redb => JournalKind::Redb,
+            JournalArg::Etcd => JournalKind::Etcd,
         }
     }
 }

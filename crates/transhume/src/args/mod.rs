@@ -25,8 +25,8 @@ pub use operators::*;
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
-    /// The coordinator: https://HOST:PORT or unix:PATH; http://HOST:PORT where it is insecure
-    /// [default: the lab's]
+    /// The coordinator: https://HOST:PORT or unix:PATH; http://HOST:PORT where it is insecure; of
+    /// several, with commas between, the one that leads [default: the lab's]
     #[arg(long, global = true, env = "TRANSHUME_API")]
     pub api: Option<String>,
     /// Who asks, over https: NAME.pem as `ca issue` writes it, with NAME.key and ca.pem beside it

@@ -1,0 +1,199 @@
+//! What is called how below the prefix, and the small records there. Pure.
+//!
+//! ```text
+//!  PREFIX/format  fleet  term            written when somebody begins to lead
+//!  PREFIX/leader                         who leads; goes with the lease
+//!  PREFIX/head                           the last write: term and number
+//!  PREFIX/beat                           the leader's clock, every other second
+//!  PREFIX/entries/MOVE/PART              what one append brought of one move
+//!  PREFIX/clusters/NAME  hosts/BUCKET  drains/NUMBER  numbers/NAME
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use transhume_model::{DrainId, HostName, MigrationId, WallMicros};
+
+use super::super::HostRecord;
+
+/// Hosts share so many records, so that any number of them fits the 128 operations that etcd takes
+/// in one transaction.
+pub(super) const BUCKETS: u8 = 64;
+
+/// Names of keys.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// A counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Number {
+    Migration,
+    Drain,
+    Epoch,
+}
+
+impl Number {
+    pub(super) const ALL: [Number; 3] = [Number::Migration, Number::Drain, Number::Epoch];
+
+    fn name(self) -> &'static str {
+        match self {
+            Number::Migration => "last-migration",
+            Number::Drain => "last-drain",
+            Number::Epoch => "last-epoch",
+        }
+    }
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    fn below(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.prefix)
+    }
+
+    pub(super) fn format(&self) -> String {
+        self.below("format")
+    }
+
+    pub(super) fn fleet(&self) -> String {
+        self.below("fleet")
+    }
+
+    pub(super) fn term(&self) -> String {
+        self.below("term")
+    }
+
+    pub(super) fn leader(&self) -> String {
+        self.below("leader")
+    }
+
+    pub(super) fn head(&self) -> String {
+        self.below("head")
+    }
+
+    pub(super) fn beat(&self) -> String {
+        self.below("beat")
+    }
+
+    /// Start of the keys of all moves' entries.
+    pub(super) fn entries(&self) -> String {
+        self.below("entries/")
+    }
+
+    /// The same of one move. Numbers are in hexadecimal and of one length, so that keys are in
+    /// their order.
+    pub(super) fn entries_of(&self, migration: MigrationId) -> String {
+        self.below(&format!("entries/{:016x}/", migration.0))
+    }
+
+    pub(super) fn part(&self, migration: MigrationId, part: u64) -> String {
+        format!("{}{part:016x}", self.entries_of(migration))
+    }
+
+    /// Move and part that a key is of.
+    pub(super) fn part_of(&self, key: &str) -> Option<(MigrationId, u64)> {
+        let (migration, part) = key.strip_prefix(&self.entries())?.split_once('/')?;
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        Some((MigrationId(number(migration)?), number(part)?))
+    }
+
+    pub(super) fn clusters(&self) -> String {
+        self.below("clusters/")
+    }
+
+    pub(super) fn cluster(&self, name: &str) -> String {
+        self.clusters() + name
+    }
+
+    pub(super) fn hosts(&self) -> String {
+        self.below("hosts/")
+    }
+
+    pub(super) fn bucket(&self, bucket: u8) -> String {
+        format!("{}{bucket:02x}", self.hosts())
+    }
+
+    pub(super) fn drains(&self) -> String {
+        self.below("drains/")
+    }
+
+    pub(super) fn drain(&self, drain: DrainId) -> String {
+        format!("{}{:016x}", self.drains(), drain.0)
+    }
+
+    pub(super) fn numbers(&self) -> String {
+        self.below("numbers/")
+    }
+
+    pub(super) fn number(&self, number: Number) -> String {
+        self.numbers() + number.name()
+    }
+}
+
+/// Which bucket a host's record is in; the same for ever.
+pub(super) fn bucket_of(host: &HostName) -> u8 {
+    blake3::hash(host.as_str().as_bytes()).as_bytes()[0] % BUCKETS
+}
+
+/// The records of a bucket.
+pub(super) type Bucket = BTreeMap<HostName, HostRecord>;
+
+/// The last write below the prefix. Each write compares it with what its writer wrote last, so that
+/// none is done twice and none between two of another's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) term: u64,
+    pub(super) write: u64,
+    /// The writer's clock.
+    pub(super) at: WallMicros,
+}
+
+/// Who leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LeaderRecord {
+    pub(super) term: u64,
+    /// Where its API is.
+    pub(super) api: String,
+    /// One life of one process.
+    pub(super) run: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_in_the_order_of_their_numbers_and_read_back() {
+        let keys = Keys::new("/transhume/lab");
+        let parts = [(1, 0), (1, 9), (1, 10), (1, 255), (2, 0), (16, 0), (1 << 40, 3)];
+        let named: Vec<String> = parts
+            .iter()
+            .map(|(migration, part)| keys.part(MigrationId(*migration), *part))
+            .collect();
+        assert!(named.is_sorted(), "{named:?}");
+        for (name, (migration, part)) in named.iter().zip(parts) {
+            assert_eq!(keys.part_of(name), Some((MigrationId(migration), part)));
+            assert!(name.starts_with(&keys.entries_of(MigrationId(migration))));
+        }
+        for other in [
+            "/transhume/lab/entries/1",
+            "/transhume/other/entries/1/2",
+            "/transhume/lab/entries/x/1",
+        ] {
+            assert_eq!(keys.part_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn hosts_spread_over_all_buckets_and_no_more() {
+        let hosts = (0..2_000).map(|index| format!("h{index}").parse::<HostName>().unwrap());
+        let used: std::collections::BTreeSet<u8> = hosts.map(|host| bucket_of(&host)).collect();
+        assert_eq!(used, (0..BUCKETS).collect());
+    }
+}
