@@ -41,6 +41,14 @@ pub fn admit(host: &HostName, held: Option<&Leader>, hello: &Hello) -> Result<Op
             ),
             "end the older coordinator; an old copy of a journal is put to use by `transhume journal restore` only",
         ),
+        Some(held) if held.term == leader.term && held.life != leader.life => refusal(
+            RefusalKind::OldTerm,
+            format!(
+                "host {host} has obeyed another coordinator in term {}: one of both journals is a copy",
+                held.term
+            ),
+            "end the one on the copy; a copy of a journal is put to use by `transhume journal restore` only",
+        ),
         Some(held) if held == leader => Ok(None),
         Some(_) => Ok(Some(leader.clone())),
     }
@@ -55,6 +63,7 @@ mod tests {
         Leader {
             fleet: FleetId::of([fleet; 16]),
             term,
+            life: 1,
         }
     }
 
@@ -83,6 +92,11 @@ mod tests {
         let held = leader(1, 5);
         assert_eq!(asked(Some(&held), &leader(1, 4)), Err(RefusalKind::OldTerm));
         assert_eq!(asked(Some(&held), &leader(2, 9)), Err(RefusalKind::OtherFleet));
+        let copy = Leader {
+            life: 2,
+            ..held.clone()
+        };
+        assert_eq!(asked(Some(&held), &copy), Err(RefusalKind::OldTerm));
     }
 
     #[test]

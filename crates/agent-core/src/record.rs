@@ -158,13 +158,16 @@ impl Record {
 
     /// Reads what an agent wrote.
     pub fn read(bytes: &[u8]) -> Result<Self, RecordError> {
-        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(RecordError::Syntax)?;
+        let mut value: serde_json::Value = serde_json::from_slice(bytes).map_err(RecordError::Syntax)?;
         let found = value
             .get("version")
             .and_then(serde_json::Value::as_u64)
             .unwrap_or(0);
         if !(u64::from(OLDEST_VERSION)..=u64::from(RECORD_VERSION)).contains(&found) {
             return Err(RecordError::Version { found });
+        }
+        if found < u64::from(RECORD_VERSION) {
+            forget_ends(&mut value);
         }
         serde_json::from_value(value).map_err(RecordError::Syntax)
     }
@@ -181,6 +184,14 @@ impl Record {
             | Place::Arrived { process, .. } => Some(process),
             Place::Left { process, .. } => process.as_ref(),
         }
+    }
+}
+
+/// A record of the version before tells where the tunnels of the move ended that once brought its
+/// VM, without their secrets. That move is over; a VM that was on its way keeps what cannot be read.
+fn forget_ends(record: &mut serde_json::Value) {
+    if let Some(ends) = record.pointer_mut("/place/arrival/tunnels") {
+        *ends = serde_json::Value::Array(Vec::new());
     }
 }
 
@@ -231,5 +242,36 @@ mod tests {
             Record::read(br#"{"version":2,"spec":7}"#),
             Err(RecordError::Syntax(_))
         ));
+    }
+
+    /// An agent of the release before wrote addresses alone, and keeps them of a VM at home that
+    /// came by a move.
+    #[test]
+    fn a_vm_at_home_is_read_from_the_version_before_wherever_it_came_from() {
+        let spec = serde_json::json!({
+            "name": "vm1", "cluster": "lab", "vcpus": 1, "memory": 96, "disks": [],
+            "nics": [{ "mac": "52:54:00:00:10:01", "mtu": 1500 }],
+            "boot": { "kernel": "/srv/vmlinuz", "initrd": "/srv/initrd.img", "cmdline": "" },
+        });
+        let spec: VmSpec = serde_json::from_value(spec).unwrap();
+        let record = Record {
+            version: RECORD_VERSION,
+            spec,
+            epoch: Epoch(4),
+            place: Place::Off {
+                why: "it powered itself off".to_owned(),
+                arrival: Some(Arrival {
+                    tunnels: Vec::new(),
+                    told_to_run: true,
+                    activated: None,
+                    closed: None,
+                }),
+            },
+        };
+        let mut older: serde_json::Value = serde_json::from_slice(&record.to_bytes()).unwrap();
+        older["version"] = 2.into();
+        older["place"]["arrival"]["tunnels"] = serde_json::json!(["10.0.0.2:40001"]);
+        let read = Record::read(older.to_string().as_bytes()).unwrap();
+        assert_eq!(read.place, record.place);
     }
 }

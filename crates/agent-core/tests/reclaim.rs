@@ -68,6 +68,22 @@ fn it_is_recorded_as_no_longer_surrendered_before_it_may_run() {
     assert_eq!((rig.role(), ran(&rig)), (Some(VmRole::Home), 1));
 }
 
+/// Its buffers were closed, so nothing is put back; all the same it was stopped by us.
+#[test]
+fn it_runs_again_where_its_agent_dies_between_closing_and_going_on() {
+    let mut rig = left();
+    rig.ok(Command::CloseSourceBuffer { vm: vm() });
+    rig.acts.clear();
+    rig.hanging = vec!["reclaim"];
+    rig.send(reclaim());
+    rig.hanging.clear();
+    rig.run = RunState::PostMigrate;
+    rig.restart(Found::Alive(process()));
+    rig.ok(reclaim());
+    assert_eq!((rig.role(), ran(&rig)), (Some(VmRole::Home), 1), "{:?}", rig.acts);
+    assert_eq!(rig.machine.vm_state().unwrap().guest, GuestState::Running);
+}
+
 #[test]
 fn where_the_record_cannot_be_written_it_stays_surrendered() {
     let mut rig = left();

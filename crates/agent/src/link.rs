@@ -71,7 +71,7 @@ pub(crate) async fn serve<D: OrderHandler>(
     handler: D,
 ) {
     let mut strangers = Strangers::default();
-    let mut obeyed = None;
+    let mut obeyed: Option<(Leader, oneshot::Sender<()>)> = None;
     loop {
         let admitted = tokio::select! {
             accepted = listener.accept() => {
@@ -95,15 +95,22 @@ pub(crate) async fn serve<D: OrderHandler>(
                 leader,
                 peer,
             }) => {
+                // One that was admitted first may be heard out last.
+                let stands = obeyed.as_ref().filter(|(_, stay)| !stay.is_closed());
+                if stands.is_some_and(|(newer, _)| newer.fleet == leader.fleet && newer.term > leader.term) {
+                    warn!(%peer, term = leader.term, "turned away a coordinator: a newer one was admitted meanwhile");
+                    continue;
+                }
                 info!(fleet = %leader.fleet, term = leader.term, "coordinator connected");
                 let (stay, newer) = oneshot::channel::<()>();
                 // Dropped, it ends the connection that was obeyed until now.
-                drop(obeyed.replace(stay));
+                drop(obeyed.replace((leader, stay)));
                 let (outgoing, reports, handler) = (reports.replace(), reports.clone(), handler.clone());
                 tokio::spawn(async move {
                     let why = tokio::select! {
-                        why = converse(read, write, outgoing, &reports, &handler) => why,
+                        biased;
                         _ = newer => "replaced by a newer connection".to_owned(),
+                        why = converse(read, write, outgoing, &reports, &handler) => why,
                     };
                     info!(%peer, "coordinator disconnected: {why}");
                 });

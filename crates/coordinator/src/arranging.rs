@@ -61,10 +61,10 @@ impl Arranging {
         }
     }
 
-    /// A host answered with what its VMs dirty.
-    pub(crate) fn measured(&mut self, dirty: &BTreeMap<VmName, DirtyRate>) {
+    /// A host answered with what its VMs dirty; it knows nothing of others.
+    pub(crate) fn measured(&mut self, dirty: &BTreeMap<VmName, DirtyRate>, own: &BTreeSet<VmName>) {
         if !self.sizes.is_empty() {
-            let rates = dirty.iter();
+            let rates = dirty.iter().filter(|(vm, _)| own.contains(*vm));
             let rates = rates.map(|(vm, rate)| (vm.clone(), bytes_per_s(rate)));
             self.dirty.extend(rates);
         }
@@ -217,7 +217,12 @@ mod tests {
             sampled_pages: 100,
         };
         let dirty = [("vm3", rate(7)), ("vm4", rate(1))];
-        arranging.measured(&dirty.map(|(vm, rate)| (vm.parse().unwrap(), rate)).into());
+        let dirty = dirty.map(|(vm, rate)| (vm.parse::<VmName>().unwrap(), rate));
+        let own = dirty.iter().map(|(vm, _)| vm.clone()).collect();
+        // What another host says of them is passed over.
+        let nonsense = dirty.clone().map(|(vm, _)| (vm, rate(900)));
+        arranging.measured(&nonsense.into(), &BTreeSet::new());
+        arranging.measured(&dirty.into(), &own);
         let mut report = migration.report(NOW);
         let network = Network::default();
         assert!(

@@ -139,11 +139,16 @@ impl Audit {
             name.push(format!(".{number}"));
             name
         };
+        // Opened before anything is renamed: where that fails, nothing moves up.
+        let mut fresh = self.path.clone().into_os_string();
+        fresh.push(".new");
+        let written = Written::open(fresh.as_ref())?;
         for number in (1..FILES_MAX).rev() {
             rename(numbered(number).as_ref(), numbered(number + 1).as_ref())?;
         }
         rename(&self.path, numbered(1).as_ref())?;
-        Written::open(&self.path)
+        std::fs::rename(fresh, &self.path)?;
+        Ok(written)
     }
 }
 
@@ -298,5 +303,21 @@ mod tests {
         }
         assert!(std::fs::read_to_string(&path).unwrap().contains("/v1/later"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), FILES_MAX + 1);
+    }
+
+    #[test]
+    fn where_no_new_file_can_be_opened_nothing_that_is_kept_moves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let audit = Audit::open(&path).unwrap();
+        audit.append(&line("/v1/first")).unwrap();
+        std::fs::create_dir(dir.path().join("audit.jsonl.new")).unwrap();
+        for _ in 0..=FILES_MAX {
+            audit.written.lock().unwrap().bytes = FILE_BYTES_MAX;
+            audit.append(&line("/v1/later")).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("/v1/first") && text.contains("/v1/later"), "{text}");
+        assert!(!dir.path().join("audit.jsonl.1").exists());
     }
 }

@@ -162,6 +162,8 @@ fn is_done(outcome: &Outcome) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use transhume_protocol::migration::Cleaning;
+
     use super::*;
     use transhume_model::{MigrationId, WallMicros};
     use transhume_protocol::message::{Fault, FaultKind};

@@ -24,8 +24,9 @@ struct Check {
     from: HostName,
     to: HostName,
     band: Option<BitRate>,
-    /// The order whose answer is next.
+    /// The order whose answer is next, and whose answer that is.
     order: OrderId,
+    asked: HostName,
     due: Millis,
     reply: Reply<LinkView>,
 }
@@ -77,6 +78,7 @@ impl LinkChecks {
         }
         let order = hosts.ask(&to, Epoch::default(), Command::HearLink);
         self.under_way = Some(Check {
+            asked: to.clone(),
             from,
             to,
             band,
@@ -87,8 +89,15 @@ impl LinkChecks {
     }
 
     /// Takes an answer; false where it is another's.
-    pub(crate) fn answered(&mut self, order: OrderId, outcome: &Outcome, hosts: &mut Hosts) -> bool {
-        let Some(mut check) = self.under_way.take_if(|check| check.order == order) else {
+    pub(crate) fn answered(
+        &mut self,
+        from: &HostName,
+        order: OrderId,
+        outcome: &Outcome,
+        hosts: &mut Hosts,
+    ) -> bool {
+        let is_its = |check: &mut Check| check.order == order && check.asked == *from;
+        let Some(mut check) = self.under_way.take_if(is_its) else {
             return false;
         };
         match outcome {
@@ -98,6 +107,7 @@ impl LinkChecks {
                     host: check.to.clone(),
                     ..at.clone()
                 };
+                check.asked = check.from.clone();
                 check.order = hosts.ask(&check.from, Epoch::default(), Command::TryLink { target });
                 self.under_way = Some(check);
             }

@@ -70,7 +70,8 @@ pub(crate) async fn serve_address(
     let mut place = None;
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            // Those that are heard out and wait for a place are few: then nobody else is accepted.
+            accepted = listener.accept(), if place.is_some() => match accepted {
                 Ok((stream, from)) => strangers.hear(hear(stream, from, security.clone())),
                 Err(error) => {
                     warn!("the API cannot accept a connection: {error}");

@@ -198,8 +198,8 @@ impl Surveys {
 
     /// Message B came. The planner may take seconds for a hard instance, so it works on a thread of
     /// its own.
-    pub(crate) fn answered(&mut self, order: OrderId, state: &HostState) {
-        let asked = |survey: &Survey| survey.waiting.contains_key(&order);
+    pub(crate) fn answered(&mut self, from: &HostName, order: OrderId, state: &HostState) {
+        let asked = |survey: &Survey| survey.waiting.get(&order) == Some(from);
         let Some(index) = self.waiting.iter().position(asked) else {
             return;
         };

@@ -414,7 +414,16 @@ impl SourceBuffer {
     /// The VM is to run here again after commit, its target being lost: the fabric, which may send
     /// to the target since, is told that it is here. What comes meanwhile is captured.
     pub fn reclaim(&mut self) -> Result<(), Error> {
+        // Its port was no place to look for the VM any more since FIN.
+        let name = self.tap.name().to_owned();
+        let flooded = self.tap.plug().set_flooding(true);
+        flooded.context(&name, "set the port's flooding")?;
         self.tap.announce(&self.own, None)
+    }
+
+    /// Whether every frame is accounted for: nothing more can be done with it.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed(_))
     }
 
     /// Begins step 9 without waiting for its end: for a VM of several NICs, whose buffers close at

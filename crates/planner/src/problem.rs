@@ -344,7 +344,9 @@ impl Problem {
         let mut has = self.promised(host);
         for (name, used) in &host.used {
             if let Ok(r) = self.resources.binary_search(name) {
-                has[r] = has[r].saturating_sub(self.steps(r, *used));
+                // More than fits is more than there is.
+                let used = u64::try_from(used.parts() / self.steps[r]).unwrap_or(u64::MAX);
+                has[r] = has[r].saturating_sub(used);
             }
         }
         has

@@ -84,3 +84,22 @@ fn another_word_for_a_boolean_is_refused_with_the_right_one() {
         );
     }
 }
+
+/// Bytes typed where MiB are meant, beside an amount that is exact to the byte.
+#[test]
+fn more_in_use_than_can_be_counted_leaves_nothing() {
+    let text = "hosts:
+  - {name: h1, capacity: {memory: 4000000001B}}
+  - {name: h2, capacity: {memory: 4096}, used: {memory: 200000000000}}
+  - {name: h3, capacity: {memory: 4096}}
+from: [h1]
+cluster:
+  name: c
+  vms:
+    - {name: v1, host: h1, demand: {memory: 1024}}
+";
+    let input = read("inventory.yaml", text).unwrap();
+    let report = plan(&input, &Options::default()).unwrap();
+    let text = format!("{report:?}");
+    assert!(text.contains("h3"), "{text}");
+}

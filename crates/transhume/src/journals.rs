@@ -83,12 +83,19 @@ fn refused(error: JournalError) -> Failure {
             "nothing is written over: name another file, or move that one away"
         }
         JournalError::UnderWay { .. } => {
-            "take a backup that was made while no move was under way, or begin a new journal"
+            "take a backup that was made while no move was under way; where there is none, a journal that is begun anew is \
+             obeyed only by agents whose `leader.json` was removed, and knows no VM"
         }
         JournalError::OtherFleet { .. } => {
             "take a backup of this fleet's journal; a place that is to be another fleet's has its `.fleet` file removed first"
         }
-        JournalError::FleetFile { .. } => "remove it, and the journal's own id is written there",
+        JournalError::OldCopy { .. } => {
+            "put a backup to use with `transhume journal restore`; to begin anew all the same, remove the file beside it that \
+             names the fleet, and `leader.json` in the state directory of each agent"
+        }
+        JournalError::FleetFile { .. } => {
+            "restore it from a backup of that machine: it names the fleet and its last term"
+        }
         JournalError::Random(_) => "look at /dev/urandom",
         JournalError::Copy { .. } => "make room there, or name another place",
         JournalError::Format { .. } => "use the newer release",

@@ -97,7 +97,7 @@ fn a_slow_hello_on_each_port_during_a_switchover_changes_nothing() {
         .iter()
         .map(|namespace| strangers(namespace, stop.clone()))
         .collect();
-    let on_coordinator = strangers(&opened.layout.coordinator_namespace(1), stop.clone());
+    let on_coordinator = strangers(&opened.layout.coordinator_namespace(0), stop.clone());
     let there = moved("migrate lab --from h1,h2 --to h3,h4");
     let back = moved("migrate lab --from h3,h4 --to h1,h2");
     stop.store(true, Ordering::Relaxed);

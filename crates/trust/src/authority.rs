@@ -371,18 +371,22 @@ impl Authority {
         let mut revoked = Vec::new();
         for issued in &mut all {
             let named = issued.serial == of || Some(&issued.identity) == identity.as_ref();
-            if named && issued.revoked_at.is_none() && issued.validity.until > at {
+            if !named || issued.validity.until <= at {
+                continue;
+            }
+            // One that is revoked already may be missing from the list, if that was interrupted.
+            if issued.revoked_at.is_none() {
                 let serial = issued.serial.clone();
                 self.append(&Line::Revoked { serial, at })?;
                 issued.revoked_at = Some(at);
-                revoked.push(issued.clone());
             }
-        }
-        if revoked.is_empty() {
-            return Err(AuthorityError::NotIssued { of: of.to_owned() });
+            revoked.push(issued.clone());
         }
         self.write_revoked(&all)?;
-        Ok(revoked)
+        match revoked.is_empty() {
+            true => Err(AuthorityError::NotIssued { of: of.to_owned() }),
+            false => Ok(revoked),
+        }
     }
 
     /// What a part needs beside its own certificate, into its directory: the authority's

@@ -46,6 +46,7 @@ pub(crate) fn identity(der: &[u8]) -> Option<Identity> {
 }
 
 /// Its serial number, as a list of revoked ones has it.
+#[cfg(feature = "tokio")]
 pub(crate) fn serial(der: &[u8]) -> Option<Vec<u8>> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some(certificate.raw_serial().to_vec())

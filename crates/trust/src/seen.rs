@@ -64,6 +64,12 @@ pub enum TrustError {
         /// The file.
         path: PathBuf,
     },
+    /// The list of revoked certificates is of another authority.
+    #[error("{path} is no list of this fleet's authority: nobody would be revoked by it")]
+    OtherList {
+        /// The list.
+        path: PathBuf,
+    },
     /// Key and certificate, or list and authority, do not fit.
     #[error("the files of certificate {path} cannot be used")]
     Unusable {
@@ -116,9 +122,10 @@ impl Trust {
             seen.looked = Instant::now();
             let stamps = stamps(&self.files);
             if stamps != seen.stamps {
-                seen.stamps = stamps;
                 match read(&self.files) {
                     Ok(read) => {
+                        // Where it fails, it is tried again with the next look.
+                        seen.stamps = stamps;
                         let until = certificate::instant(read.validity.until);
                         tracing::info!(identity = %read.identity, %until, "certificate read again");
                         seen.current = Arc::new(read);
@@ -179,7 +186,12 @@ fn read(files: &TrustFiles) -> Result<Credentials, TrustError> {
     let revoked = match &files.revoked {
         Some(path) => {
             let list: CertificateRevocationListDer = pem(path, "list of revoked certificates")?;
-            vec![revocations(&list).map_err(|error| unusable(error.into()))?]
+            let list = revocations(&list).map_err(|error| unusable(error.into()))?;
+            // A list of another's would be passed over, and nobody be revoked.
+            if list.issuer() != anchor.subject.as_ref() {
+                return Err(TrustError::OtherList { path: path.clone() });
+            }
+            vec![list]
         }
         None => Vec::new(),
     };

@@ -118,6 +118,7 @@ impl Credentials {
     }
 
     /// Whether a certificate that a handshake has verified is on the list by now.
+    #[cfg(feature = "tokio")]
     pub(crate) fn has_revoked(&self, certificate: &CertificateDer<'_>) -> bool {
         let lists = &self.anchors.revoked;
         let serial = certificate::serial(certificate);

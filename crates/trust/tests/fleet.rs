@@ -137,9 +137,14 @@ fn a_revoked_certificate_is_refused_once_the_list_is_seen() {
     let revoked = ours.revoke("coordinator").unwrap();
     assert_eq!(revoked.len(), 1);
     assert!(matches!(
-        ours.revoke("coordinator"),
+        ours.revoke("agent/h9"),
         Err(AuthorityError::NotIssued { .. })
     ));
+    // Interrupted before the list was written: what is asked for again is done.
+    let list = std::fs::read(ours.revoked()).unwrap();
+    std::fs::remove_file(ours.revoked()).unwrap();
+    assert_eq!(ours.revoke("coordinator").unwrap().len(), 1);
+    assert!(ours.revoked().exists() && !list.is_empty());
     let newer = credentials(&ours, "coordinator", dir.path());
     std::thread::sleep(transhume_trust::limits::LOOK_AGAIN);
     let told = shake(&coordinator, "agent/h1", &agent.current(), only())
@@ -167,6 +172,16 @@ fn renewed_files_hold_without_a_restart_and_damaged_ones_do_not() {
     std::thread::sleep(transhume_trust::limits::LOOK_AGAIN);
     assert_eq!(trust.current().validity(), second);
     assert_eq!(trust.current().identity(), &identity("agent/h1"));
+    // A key that others may read is refused, and taken once that is mended: nothing else changes.
+    use std::os::unix::fs::PermissionsExt;
+    let permit = |mode| std::fs::set_permissions(&own.key, std::fs::Permissions::from_mode(mode)).unwrap();
+    let renewed = ours.issue(&identity("agent/h1"), 3 * DAYS, dir.path()).unwrap();
+    permit(0o644);
+    std::thread::sleep(transhume_trust::limits::LOOK_AGAIN);
+    assert_eq!(trust.current().validity(), second);
+    permit(0o600);
+    std::thread::sleep(transhume_trust::limits::LOOK_AGAIN);
+    assert_eq!(trust.current().validity(), renewed.issued.validity);
 }
 
 #[test]
@@ -199,6 +214,13 @@ fn files_that_cannot_be_used_are_named() {
         ..good.clone()
     };
     assert!(matches!(told(mixed), TrustError::Unusable { .. }));
+    // A list of another fleet's authority would revoke nobody.
+    let theirs = Authority::create(&dir.path().join("their-ca"), "theirs").unwrap();
+    let mistaken = TrustFiles {
+        revoked: Some(theirs.revoked()),
+        ..good.clone()
+    };
+    assert!(matches!(told(mistaken), TrustError::OtherList { .. }));
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&good.key, std::fs::Permissions::from_mode(0o640)).unwrap();
     assert!(matches!(told(good), TrustError::KeyReadable { .. }));

@@ -314,7 +314,9 @@ fn adopted(record: Record, run: RunState) -> Role {
             let mut source = Source::adopted(home, of_before(migration), capturing, restoring, tunnels);
             // We pause a guest only while we capture; anything else it did itself, or its user,
             // while no agent watched.
-            if capturing && !matches!(run, RunState::Panicked | RunState::DiskError) {
+            // A copy that has left (`PostMigrate`) and is reclaimed did not stop by itself either.
+            let paused = capturing || run == RunState::PostMigrate;
+            if paused && !matches!(run, RunState::Panicked | RunState::DiskError) {
                 source.stopped = run != RunState::Running && guest == GuestState::Running;
             } else {
                 source.home.guest = run.guest().unwrap_or(guest);

@@ -88,6 +88,7 @@ async fn dial(to: SocketAddr, security: &Security) -> io::Result<AnyStream> {
         leader: Leader {
             fleet: FleetId::of([1; FLEET_BYTES]),
             term: 1,
+            life: 1,
         },
     };
     stream.write_all(&wire::encode(&hello).unwrap()).await?;

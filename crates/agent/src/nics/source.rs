@@ -117,6 +117,11 @@ impl SourceBuffers {
         self.buffers.iter_mut().for_each(SourceBuffer::committed);
     }
 
+    /// Whether they are of a move that is over.
+    pub(crate) fn are_closed(&self) -> bool {
+        self.buffers.iter().all(SourceBuffer::is_closed)
+    }
+
     /// After commit, its target being lost: told to the fabric.
     pub(crate) fn reclaim(&mut self) -> Result<(), Error> {
         self.buffers.iter_mut().try_for_each(SourceBuffer::reclaim)

@@ -178,6 +178,7 @@ impl Host {
             leader: Leader {
                 fleet: FleetId::of([1; 16]),
                 term: 1,
+                life: 1,
             },
         };
         link.write_all(&wire::encode(&hello).unwrap()).unwrap();

@@ -1,6 +1,8 @@
 //! What is done for the batches to come while one is under way.
 
-use transhume_model::{Epoch, MigrationId};
+use std::collections::BTreeSet;
+
+use transhume_model::{Epoch, HostName, MigrationId, VmName};
 use transhume_protocol::message::Command;
 use transhume_protocol::migration::{Input, MoveVm};
 
@@ -9,6 +11,14 @@ use crate::arranging::Moment;
 use crate::governing::network;
 
 impl Core {
+    /// VMs of batches to come that leave this host.
+    pub(super) fn vms_to_come_on(&self, host: &HostName) -> BTreeSet<VmName> {
+        let moves = self.moves.on_host(host).into_iter();
+        let to_come = moves.filter_map(|id| Some(self.moves.running(id)?.to_come().iter().flatten()));
+        let from_here = to_come.flatten().filter(|vm| vm.source == *host);
+        from_here.map(|vm| vm.spec.name.clone()).collect()
+    }
+
     /// While a batch is copied the VMs to come are measured; when it runs on its targets they are
     /// cut into batches anew, before the next one begins.
     pub(super) fn think_ahead(&mut self, id: MigrationId, moment: Moment) -> Result<(), CoreError> {

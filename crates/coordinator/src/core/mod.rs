@@ -261,16 +261,19 @@ impl Core {
                 return Ok(());
             }
             if let Some(order) = report.order {
-                self.surveys.answered(order, &state);
+                self.surveys.answered(&host, order, &state);
             }
-            self.arranging.measured(&state.dirty);
+            let own = self.vms_to_come_on(&host);
+            self.arranging.measured(&state.dirty, &own);
             if let Some(change) = self.hosts.reported(&host, *state) {
                 self.tell_of_bands(&host, &change);
             }
             return Ok(());
         }
         if let Some(order) = report.order
-            && self.link_checks.answered(order, &report.outcome, &mut self.hosts)
+            && self
+                .link_checks
+                .answered(&host, order, &report.outcome, &mut self.hosts)
         {
             return Ok(());
         }

@@ -11,6 +11,9 @@ use transhume_protocol::message::{FLEET_BYTES, FleetId};
 
 use super::{Journal, JournalError};
 
+/// In front of the term in the file beside a journal.
+const TERM: &str = "term ";
+
 /// The file beside a journal.
 fn file(journal: &Path) -> PathBuf {
     journal.with_extension("fleet")
@@ -27,7 +30,7 @@ pub(super) fn beside(journal: &Path) -> Result<Option<FleetId>, JournalError> {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),
         Ok(text) => {
-            let parsed = text.trim().parse::<FleetId>();
+            let parsed = text.lines().next().unwrap_or_default().trim().parse::<FleetId>();
             parsed
                 .map(Some)
                 .map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidData, why)))
@@ -59,14 +62,51 @@ pub fn check_fleet(journal: &mut dyn Journal, path: &Path) -> Result<(), Journal
     }
 }
 
+/// The last term that was led in from here, by the file beside a journal; 0 where it says none.
+pub(super) fn led(journal: &Path) -> Result<u64, JournalError> {
+    let path = file(journal);
+    match fs::read_to_string(&path) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(source) => Err(JournalError::FleetFile { path, source }),
+        Ok(text) => {
+            let mut lines = text.lines().skip(1);
+            let term = lines.find_map(|line| line.strip_prefix(TERM)?.trim().parse().ok());
+            Ok(term.unwrap_or(0))
+        }
+    }
+}
+
+/// The same, with the term that begins.
+pub(super) fn keep_term(journal: &Path, fleet: &FleetId, term: u64) -> Result<(), JournalError> {
+    replace(journal, &format!("{fleet}\n{TERM}{term}\n"))
+}
+
 /// Durable when it returns.
 pub(super) fn write(journal: &Path, fleet: &FleetId) -> Result<(), JournalError> {
+    replace(journal, &format!("{fleet}\n"))
+}
+
+/// All of it or what was there before, whenever this process or the machine ends.
+fn replace(journal: &Path, text: &str) -> Result<(), JournalError> {
     let path = file(journal);
-    let written = fs::File::create(&path).and_then(|mut file| {
-        writeln!(file, "{fleet}")?;
-        file.sync_all()
+    let new = journal.with_extension("fleet.new");
+    let written = fs::File::create(&new).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
     });
     written.map_err(|source| JournalError::FleetFile { path, source })
+}
+
+/// A number by chance.
+pub(super) fn chance() -> Result<u64, JournalError> {
+    let mut bytes = [0; 8];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .map_err(JournalError::Random)?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// An id that nobody else has.
@@ -96,11 +136,21 @@ mod tests {
         let second = again.lead().unwrap();
         assert_eq!((&second.fleet, second.term), (&first.fleet, first.term + 1));
         drop(again);
+        // An old copy, put back.
+        let copy = directory.path().join("copy");
+        fs::copy(&path, &copy).unwrap();
+        let third = RedbJournal::open(&path).unwrap().lead().unwrap();
+        assert_ne!(third.life, second.life);
+        fs::rename(&copy, &path).unwrap();
+        let refused = RedbJournal::open(&path).unwrap().lead().unwrap_err();
+        let named = matches!(refused, JournalError::OldCopy { found, led, .. } if (found, led) == (second.term, third.term));
+        assert!(named, "{refused}");
         // Lost and begun anew.
         fs::remove_file(&path).unwrap();
         let mut anew = RedbJournal::open(&path).unwrap();
         check_fleet(&mut anew, &path).unwrap();
         assert_eq!(anew.fleet().unwrap(), fleet);
+        assert!(matches!(anew.lead(), Err(JournalError::OldCopy { found: 0, .. })));
         // Another fleet's, put in its place.
         drop(anew);
         fs::remove_file(&path).unwrap();

@@ -75,6 +75,19 @@ pub enum JournalError {
         /// The one that it should be of.
         expected: FleetId,
     },
+    /// A later term than its last has been led from where it lies.
+    #[error(
+        "the journal {path} has come to term {found} of its fleet, and term {led} has been led from here: it is an old \
+         copy, or was begun anew, and agents obey neither"
+    )]
+    OldCopy {
+        /// The journal.
+        path: PathBuf,
+        /// Its last term.
+        found: u64,
+        /// By the file beside it.
+        led: u64,
+    },
     /// The file beside it that names the fleet cannot be used.
     #[error("the file {path}, which names the fleet, cannot be used")]
     FleetFile {
@@ -150,7 +163,7 @@ pub enum JournalError {
     },
     /// A record does not match its checksum.
     #[error(
-        "the journal {path} holds a damaged record: {record}; restore the file from a copy, or move it away to begin anew"
+        "the journal {path} holds a damaged record: {record}; move it away and put a backup in its place with `transhume journal restore`"
     )]
     Damaged {
         /// The file.
@@ -302,6 +315,7 @@ pub trait Journal: Send {
         Ok(Leader {
             fleet: self.fleet()?,
             term: self.new_terms(1)?,
+            life: fleet::chance()?,
         })
     }
 

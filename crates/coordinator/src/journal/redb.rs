@@ -8,10 +8,10 @@ use ::redb::{
     WriteTransaction,
 };
 use transhume_model::{ClusterName, DrainId, Epoch, MigrationId};
-use transhume_protocol::message::FleetId;
+use transhume_protocol::message::{FleetId, Leader};
 use transhume_protocol::migration::JournalEntry;
 
-use super::fleet::new_id;
+use super::fleet::{self, new_id};
 use super::record::{seal, unseal};
 use super::{ClusterRecord, DrainRecord, FORMAT, HostRecord, Journal, JournalError};
 
@@ -198,6 +198,24 @@ impl Journal for RedbJournal {
 
     fn new_terms(&mut self, count: u64) -> Result<u64, JournalError> {
         self.count_up(LAST_TERM, count).map(|first| first + count - 1)
+    }
+
+    fn lead(&mut self) -> Result<Leader, JournalError> {
+        let (found, led) = (self.new_terms(0)?, fleet::led(&self.path)?);
+        if found < led {
+            return Err(JournalError::OldCopy {
+                path: self.path.clone(),
+                found,
+                led,
+            });
+        }
+        let leader = Leader {
+            fleet: self.fleet()?,
+            term: self.new_terms(1)?,
+            life: fleet::chance()?,
+        };
+        fleet::keep_term(&self.path, &leader.fleet, leader.term)?;
+        Ok(leader)
     }
 
     fn new_migration(&mut self) -> Result<MigrationId, JournalError> {

@@ -106,8 +106,12 @@ pub fn restore(from: &Path, to: &Path) -> Result<Summary, JournalError> {
     let summary = backup(from, to)?;
     let mut journal = RedbJournal::open_existing(to)?;
     check_fleet(&mut journal, to)?;
-    journal.new_epochs(EPOCHS_RAISED)?;
-    journal.new_terms(EPOCHS_RAISED)?;
+    // Above what another copy of the same backup was raised to, if that was restored before.
+    let now = crate::wall().0;
+    let first = journal.new_epochs(EPOCHS_RAISED)?.0;
+    journal.new_epochs(now.saturating_sub(first).saturating_add(1))?;
+    let last = journal.new_terms(EPOCHS_RAISED)?;
+    journal.new_terms(now.saturating_sub(last).saturating_add(1))?;
     Ok(summary)
 }
 
@@ -202,7 +206,12 @@ mod tests {
         let mut journal = RedbJournal::open(&restored).unwrap();
         assert_eq!(journal.clusters().unwrap(), [lab()]);
         assert!(journal.new_epochs(1).unwrap().0 > epoch.0 + (1 << 32));
-        assert!(journal.lead().unwrap().term > 1 << 32, "agents obey it");
+        let leader = journal.lead().unwrap();
+        assert!(leader.term > 1 << 32, "agents obey it");
+        // And another that is made of the same backup later.
+        let second = path("second.redb");
+        restore(&copy, &second).unwrap();
+        assert!(RedbJournal::open(&second).unwrap().lead().unwrap().term > leader.term);
         let fleet = journal.fleet().unwrap();
         drop(journal);
         // In the place of another fleet's journal.

@@ -84,6 +84,7 @@ fn link(agent: &Agent) -> TcpStream {
         leader: Leader {
             fleet: FleetId::of([1; 16]),
             term: 1,
+            life: 1,
         },
     };
     link.write_all(&wire::encode(&hello).unwrap()).unwrap();

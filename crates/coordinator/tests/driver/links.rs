@@ -210,6 +210,7 @@ async fn an_agent_obeys_one_fleet_and_no_older_term() {
     let leader = |fleet: u8, term: u64| Leader {
         fleet: FleetId::of([fleet; 16]),
         term,
+        life: 1,
     };
     let mut site = Site::dark(&[("h1", 4), ("h3", 4)]);
     site.agents.values_mut().for_each(crate::fake::Agent::start);

@@ -69,6 +69,9 @@ pub struct Leader {
     pub fleet: FleetId,
     /// Grows with each start of a coordinator on the fleet's journal.
     pub term: u64,
+    /// Drawn at that start: two journals, one of which is a copy, may count to the same term.
+    #[serde(default)]
+    pub life: u64,
 }
 
 /// The first message of a coordinator on a connection.

@@ -12,9 +12,10 @@ use crate::text::{failed, network_failed, qemu_failed};
 use crate::vm::holdings::{Holdings, Qemu};
 use crate::vm::task::Outcome;
 
-/// Step 3. Open ones stay: nothing is in them yet.
+/// Step 3. Open ones stay: nothing is in them yet. Closed ones are of a move whose VM went back.
 pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, epoch: Epoch) -> Outcome {
-    if locked(&holdings.source).is_none() {
+    let of_before = locked(&holdings.source).as_ref().map(SourceBuffers::are_closed);
+    if of_before.unwrap_or(true) {
         let ends = Ends {
             config: &context.config,
             security: &context.pages.security,

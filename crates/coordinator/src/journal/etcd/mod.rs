@@ -300,6 +300,7 @@ impl Journal for EtcdJournal {
         Ok(Leader {
             fleet: self.fleet.clone(),
             term: self.last_term,
+            life: super::fleet::chance()?,
         })
     }
 
