@@ -188,7 +188,8 @@ impl Record {
 }
 
 /// A record of the version before tells where the tunnels of the move ended that once brought its
-/// VM, without their secrets. That move is over; a VM that was on its way keeps what cannot be read.
+/// VM, without their secrets. That move is over; a VM that was on its way keeps what cannot be
+/// read.
 fn forget_ends(record: &mut serde_json::Value) {
     if let Some(ends) = record.pointer_mut("/place/arrival/tunnels") {
         *ends = serde_json::Value::Array(Vec::new());
