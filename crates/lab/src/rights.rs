@@ -26,7 +26,8 @@ pub const AGENT_CAPABILITIES: [&str; 7] = [
 fn limited() -> Vec<String> {
     let kept = AGENT_CAPABILITIES.map(|name| format!("+{name}")).join(",");
     let bounding = format!("--bounding-set=-all,{kept}");
-    vec![bounding, "--inh-caps=-all".to_owned(), "--".to_owned()]
+    let rest = ["--inh-caps=-all", "--no-new-privs", "--"];
+    [vec![bounding], rest.map(str::to_owned).to_vec()].concat()
 }
 
 /// Where version 1 of control groups has its cpu controller.
@@ -147,5 +148,6 @@ mod tests {
             .collect();
         given.sort();
         assert_eq!(given, AGENT_CAPABILITIES);
+        assert!(unit.lines().any(|line| line == "NoNewPrivileges=yes"));
     }
 }

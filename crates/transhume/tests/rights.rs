@@ -57,6 +57,7 @@ fn assert_agent_is_limited(lab: &UserLab, host: &str) {
     for name in ["CapPrm", "CapEff", "CapBnd"] {
         assert_eq!(set(&has, name), AGENT, "{name} of {what}");
     }
+    assert_eq!(has["NoNewPrivs"], "1");
 }
 
 /// There and back, the agents started anew in between: they take over QEMUs of other users.
