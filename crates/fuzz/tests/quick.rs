@@ -1,5 +1,5 @@
-//! Every target on its seeds and some thousands of inputs made of them. TRANSHUME_SEED makes others,
-//! TRANSHUME_EXECUTIONS more; `make fuzz` sees what they reach.
+//! Every target on its seeds and some thousands of inputs made of them. TRANSHUME_SEED makes
+//! others, TRANSHUME_EXECUTIONS more; `make fuzz` sees what they reach.
 #![allow(missing_docs)]
 
 use std::fmt::Write as _;

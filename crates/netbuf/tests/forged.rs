@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use net::{CLOSE_WAIT, Guest, eventually, in_own_network, no_events};
+use net::{CLOSE_WAIT, Guest, eventually, in_own_network, kept_events};
 use transhume_model::Secret;
 use transhume_netbuf::{PlugState, Tap, TargetBuffer, TargetConfig};
 use transhume_trust::Security;
@@ -33,7 +33,9 @@ impl Target {
             security: Security::Insecure,
             ..net::target_config()
         };
-        let buffer = TargetBuffer::open(config, &tap, no_events()).unwrap();
+        // Each tunnel that is turned away is told as broken.
+        let (events, _) = kept_events();
+        let buffer = TargetBuffer::open(config, &tap, events).unwrap();
         Self { tap, guest, buffer }
     }
 
