@@ -47,15 +47,14 @@ fn damaged(choices: &mut Choices<'_>) {
             choices.bytes(length).to_vec()
         })
         .collect();
-    let mut wire: Vec<Vec<u8>> = sent.iter().map(|bytes| record(&mut sealer, bytes)).collect();
+    let honest: Vec<Vec<u8>> = sent.iter().map(|bytes| record(&mut sealer, bytes)).collect();
+    let mut wire = honest.clone();
     let at = choices.below(wire.len());
-    let mut good = at;
     match choices.byte() % 5 {
-        0 => good = sent.len(),
+        0 => {}
         1 => {
             let byte = choices.below(wire[at].len());
             wire[at][byte] ^= choices.byte().max(1);
-            // Two bytes of the head are nobody's concern but the tag's.
         }
         2 => {
             let length = choices.below(wire[at].len());
@@ -64,11 +63,19 @@ fn damaged(choices: &mut Choices<'_>) {
         3 => {
             let again = wire[at].clone();
             wire.insert(at + 1, again);
-            good = at + 1;
         }
         _ => drop(wire.remove(at)),
     }
-    let opened = opened(&mut opener, wire.concat());
+    let wire = wire.concat();
+    // As long as the bytes are the same; what follows a cut may begin with what was cut off.
+    let whole = honest.concat();
+    let same = whole.iter().zip(&wire).take_while(|(a, b)| a == b).count();
+    let ends = honest.iter().scan(0, |end, record| {
+        *end += record.len();
+        Some(*end)
+    });
+    let good = ends.take_while(|end| *end <= same).count();
+    let opened = opened(&mut opener, wire);
     assert!(
         opened == sent[..good],
         "{} of {} opened, {good} good",
