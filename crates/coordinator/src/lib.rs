@@ -121,6 +121,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Error::Security(error) => error.hint(),
+            Error::Journal(error) | Error::Core(CoreError::Journal(error)) => error.hint(),
             _ => None,
         }
     }

@@ -118,12 +118,13 @@ fn round(lab: &UserLab, step: u8, loss: Loss) -> Value {
     })
 }
 
+/// Nothing was lost; whether another led in time.
 #[track_caller]
-fn check(lab: &UserLab, told: &Value) {
+fn check(lab: &UserLab, told: &Value) -> bool {
     eprintln!("{told}");
-    let took = Duration::from_millis(told["leads_after_ms"].as_u64().unwrap());
-    assert!(took < LEADS_AGAIN_MAX, "{told}");
     lab.assert_clean(&told.to_string());
+    let took = told["leads_after_ms"].as_u64();
+    took.is_some_and(|took| Duration::from_millis(took) < LEADS_AGAIN_MAX)
 }
 
 #[test]
@@ -131,7 +132,7 @@ fn a_leader_lost_in_the_middle_of_a_move_is_followed_by_another() {
     let lab = lab(LAB);
     for (step, loss) in [(2, Loss::Killed), (6, Loss::CutOff), (8, Loss::Killed)] {
         let told = round(&lab, step, loss);
-        check(&lab, &told);
+        assert!(check(&lab, &told), "{told}");
     }
 }
 
@@ -202,7 +203,7 @@ fn a_leader_is_lost_again_and_again() {
         .and_then(|text| text.parse().ok());
     let log = std::env::var_os("TRANSHUME_LOG");
     let lab = lab(LAB);
-    let mut seed = 0x9e37_79b9_u64;
+    let (mut seed, mut late) = (0x9e37_79b9_u64, 0);
     for number in 1..=rounds.unwrap_or(100u32) {
         seed = seed
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -221,6 +222,7 @@ fn a_leader_is_lost_again_and_again() {
                 .unwrap();
             writeln!(file, "{told}").unwrap();
         }
-        check(&lab, &told);
+        late += u32::from(!check(&lab, &told));
     }
+    assert_eq!(late, 0, "rounds in which nobody led in time");
 }

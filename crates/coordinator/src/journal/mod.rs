@@ -184,6 +184,28 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// What would help, where the text does not say it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            JournalError::OtherFleet { .. } => Some(
+                "name this fleet's own journal or prefix; a machine that changes fleets has its `.fleet` file removed first",
+            ),
+            JournalError::Etcd { .. } => {
+                Some("look at etcd, and at endpoints, prefix and certificates of `[etcd]`")
+            }
+            JournalError::LeaseLost { .. } | JournalError::Unwritten { .. } => {
+                Some("start it again: it follows whoever leads by then, or leads and goes on")
+            }
+            JournalError::ClocksApart { .. } => {
+                Some("let both machines take the time from one source, then start it again")
+            }
+            JournalError::TooLarge { .. } => Some("move fewer VMs at once"),
+            _ => None,
+        }
+    }
+}
+
 /// A cluster as the journal keeps it; each VM with the host it lives on now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRecord {

@@ -341,8 +341,10 @@ impl Journal for EtcdJournal {
     }
 
     fn hosts(&self) -> Result<Vec<HostRecord>, JournalError> {
-        let all: Bucket = self.buckets.values().cloned().flatten().collect();
-        Ok(all.into_values().collect())
+        let all = self.buckets.values().flat_map(Bucket::values).cloned();
+        let mut all: Vec<HostRecord> = all.collect();
+        all.sort_by(|one, other| one.host.cmp(&other.host));
+        Ok(all)
     }
 
     fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError> {
