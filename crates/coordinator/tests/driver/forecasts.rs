@@ -131,7 +131,9 @@ fn assert_judged(report: &MigrationReport) {
         assert!(figures.duration_ms.actual.expect("it is over") <= time + 1e-6);
         // Fake agents copy nothing.
         assert_eq!(figures.bytes.inside, Some(false));
-        let blackout = vm.blackout_ms.expect("both clocks are right");
+        let Some(blackout) = vm.blackout_ms else {
+            panic!("both clocks are right: {vm:?}");
+        };
         let inside = figures.blackout_ms.forecast.holds(blackout);
         assert_eq!(figures.blackout_ms.inside, Some(inside));
     }
