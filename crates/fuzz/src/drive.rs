@@ -92,7 +92,7 @@ impl Maker {
             self.change(&mut input);
         }
         input.truncate(self.bytes_max);
-        if self.random() % KEPT_ONE_IN == 0 {
+        if self.random().is_multiple_of(KEPT_ONE_IN) {
             if self.pool.len() < self.seeds + KEPT_MAX {
                 self.pool.push(input.clone());
             } else {
@@ -126,7 +126,7 @@ impl Maker {
             }
             8 if !self.words.is_empty() => {
                 let word = self.below(self.words.len());
-                let over = if self.random() % 2 == 0 { at } else { end };
+                let over = if self.random().is_multiple_of(2) { at } else { end };
                 input.splice(at..over, self.words[word].iter().copied());
             }
             _ => {
