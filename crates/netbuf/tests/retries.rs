@@ -14,7 +14,6 @@ use transhume_netbuf::{
     Error, Event, PlugState, Responsiveness, SourceAccount, SourceBuffer, SourceConfig, Tap, TargetBuffer,
     TargetConfig,
 };
-use transhume_trust::Security;
 
 /// A VM that is to move: its taps, and the guests behind them.
 struct Vm {
