@@ -90,8 +90,8 @@ fn damage_on_the_disk_is_an_error_that_names_the_record() {
     let text = error.to_string().replace(&path.display().to_string(), "FILE");
     assert_eq!(
         text,
-        "the journal FILE holds a damaged record: entry 1 of migration 3; restore the file from a copy, or move it away to \
-         begin anew"
+        "the journal FILE holds a damaged record: entry 1 of migration 3; move it away and put a backup in its place with \
+         `transhume journal restore`"
     );
 }
 
