@@ -49,6 +49,7 @@ fn configure(dir: &Path, bands: &str) -> String {
         insecure = true
         state_dir = "{state}"
         spool_dir = "{state}/spool"
+        qemu_user = "3999700-3999709"
         bridge = "br-ct"
         listen = {{ control = "10.9.0.1:7401", ct = "10.9.0.1", vmct = "10.9.0.1" }}
         capacity = {{ vcpus = 8, memory = 4096 }}
