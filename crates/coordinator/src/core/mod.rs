@@ -263,8 +263,10 @@ impl Core {
             if let Some(order) = report.order {
                 self.surveys.answered(&host, order, &state);
             }
-            let own = self.vms_to_come_on(&host);
-            self.arranging.measured(&state.dirty, &own);
+            if !state.dirty.is_empty() {
+                let own = self.vms_to_come_on(&host);
+                self.arranging.measured(&state.dirty, &own);
+            }
             if let Some(change) = self.hosts.reported(&host, *state) {
                 self.tell_of_bands(&host, &change);
             }

@@ -332,11 +332,16 @@ pub trait Journal: Send {
     /// `count` leadership terms further; the last of them.
     fn new_terms(&mut self, count: u64) -> Result<u64, JournalError>;
 
-    /// A coordinator begins to lead, in a term that nobody has had.
+    /// Begins a term that nobody has had.
+    fn begin_term(&mut self) -> Result<u64, JournalError> {
+        self.new_terms(1)
+    }
+
+    /// A coordinator begins to lead.
     fn lead(&mut self) -> Result<Leader, JournalError> {
         Ok(Leader {
             fleet: self.fleet()?,
-            term: self.new_terms(1)?,
+            term: self.begin_term()?,
             life: fleet::chance()?,
         })
     }

@@ -8,7 +8,7 @@ use ::redb::{
     WriteTransaction,
 };
 use transhume_model::{ClusterName, DrainId, Epoch, MigrationId};
-use transhume_protocol::message::{FleetId, Leader};
+use transhume_protocol::message::FleetId;
 use transhume_protocol::migration::JournalEntry;
 
 use super::fleet::{self, new_id};
@@ -200,7 +200,7 @@ impl Journal for RedbJournal {
         self.count_up(LAST_TERM, count).map(|first| first + count - 1)
     }
 
-    fn lead(&mut self) -> Result<Leader, JournalError> {
+    fn begin_term(&mut self) -> Result<u64, JournalError> {
         let (found, led) = (self.new_terms(0)?, fleet::led(&self.path)?);
         if found < led {
             return Err(JournalError::OldCopy {
@@ -209,13 +209,9 @@ impl Journal for RedbJournal {
                 led,
             });
         }
-        let leader = Leader {
-            fleet: self.fleet()?,
-            term: self.new_terms(1)?,
-            life: fleet::chance()?,
-        };
-        fleet::keep_term(&self.path, &leader.fleet, leader.term)?;
-        Ok(leader)
+        let (fleet, term) = (self.fleet()?, self.new_terms(1)?);
+        fleet::keep_term(&self.path, &fleet, term)?;
+        Ok(term)
     }
 
     fn new_migration(&mut self) -> Result<MigrationId, JournalError> {

@@ -2,7 +2,7 @@
 
 use transhume_model::{HostName, WallMicros};
 
-use super::lost::Ran;
+use super::decision::Ran;
 use super::times::{Silence, ms, phase_times, silence};
 use super::vm::Vm;
 use super::{Migration, Now, trouble};

@@ -3,8 +3,8 @@
 
 use transhume_model::{Epoch, VmName, WallMicros};
 
+use super::decision::Ran;
 use super::journal::{JOURNAL_VERSION, JournalEntry, RunOn, VmSoFar};
-use super::lost::Ran;
 use super::ready::{Now, Ready};
 use super::request::{MoveRequest, RequestError};
 use super::{Course, Link, Migration, News, trouble};

@@ -2,7 +2,7 @@
 
 use transhume_model::{ClusterName, HostName, Millis, VmName};
 
-use super::lost::Ran;
+use super::decision::Ran;
 use super::request::StuckRates;
 use crate::message::{Fault, FaultKind, Refusal};
 use crate::report::Trouble;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use transhume_model::{Endpoint, HostName, Millis, OrderId, VmName, VmSpec, WallMicros};
 
 use super::Now;
+use super::decision::Ran;
 use super::journal::{RunOn, VmSoFar};
-use super::lost::Ran;
 use super::open::OpenOrders;
 use super::request::{MoveRequest, MoveVm};
 use crate::message::{

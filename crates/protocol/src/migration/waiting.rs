@@ -3,7 +3,7 @@
 use transhume_model::HostName;
 
 use super::course::Course;
-use super::lost::Resolvable;
+use super::decision::Resolvable;
 use super::open::OrderState;
 use super::vm::Vm;
 use super::{Link, Migration, Now};

@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌────────── somebody leads ─────────┐
 //!            ▼                                   │
-//!  start ─▶ looks ─ nobody leads ─▶ lease, one transaction ─ won ─▶ leads ─ lease lost ─▶ the process ends
+//!  start ─▶ looks ─ nobody leads ─▶ lease, one transaction ─ won ─▶ leads ─ lease lost ─▶ ends
 //!            ▲                                   │
 //!            └────────────── lost ───────────────┘
 //! ```

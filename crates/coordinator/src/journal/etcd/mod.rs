@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use transhume_model::{ClusterName, DrainId, Epoch, MigrationId};
-use transhume_protocol::message::{FleetId, Leader};
+use transhume_protocol::message::FleetId;
 use transhume_protocol::migration::JournalEntry;
 
 use self::gateway::{Kv, Op};
@@ -295,13 +295,9 @@ impl Journal for EtcdJournal {
         Ok(last)
     }
 
-    /// The term that it has taken together with the lead.
-    fn lead(&mut self) -> Result<Leader, JournalError> {
-        Ok(Leader {
-            fleet: self.fleet.clone(),
-            term: self.last_term,
-            life: super::fleet::chance()?,
-        })
+    /// The one that it has taken together with the lead.
+    fn begin_term(&mut self) -> Result<u64, JournalError> {
+        Ok(self.last_term)
     }
 
     fn new_migration(&mut self) -> Result<MigrationId, JournalError> {
