@@ -3,7 +3,7 @@
 //! from an old copy, or that is another fleet's.
 
 use transhume_model::HostName;
-use transhume_protocol::message::{Hello, Leader, PROTOCOL_VERSION, Refusal, RefusalKind};
+use transhume_protocol::message::{Hello, Leader, Refusal, RefusalKind};
 
 /// Whether a coordinator is obeyed; whom to remember from then on, where that changes.
 pub fn admit(host: &HostName, held: Option<&Leader>, hello: &Hello) -> Result<Option<Leader>, Refusal> {
@@ -12,15 +12,9 @@ pub fn admit(host: &HostName, held: Option<&Leader>, hello: &Hello) -> Result<Op
         let hint = hint.to_owned();
         Err(Refusal { kind, reason, hint })
     };
-    if hello.protocol != PROTOCOL_VERSION {
-        return refusal(
-            RefusalKind::WrongState,
-            format!(
-                "host {host} has version {PROTOCOL_VERSION} of the protocol, the coordinator {}",
-                hello.protocol
-            ),
-            "install the same release on both",
-        );
+    if let Err(none) = hello.spoken() {
+        let reason = format!("host {host}: {none}, at the coordinator");
+        return refusal(RefusalKind::WrongState, reason, none.hint());
     }
     match held {
         None => Ok(Some(leader.clone())),
@@ -68,10 +62,7 @@ mod tests {
     }
 
     fn asked(held: Option<&Leader>, leader: &Leader) -> Result<Option<Leader>, RefusalKind> {
-        let hello = Hello {
-            protocol: PROTOCOL_VERSION,
-            leader: leader.clone(),
-        };
+        let hello = Hello::of(leader.clone());
         let admitted = admit(&"h1".parse().unwrap(), held, &hello);
         admitted.map_err(|refusal| {
             assert!(refusal.hint.contains("journal restore"), "{refusal:?}");
@@ -102,10 +93,14 @@ mod tests {
     #[test]
     fn another_release_is_named() {
         let hello = Hello {
-            protocol: PROTOCOL_VERSION + 1,
+            protocol: 4,
+            newest: None,
             leader: leader(1, 1),
         };
         let refusal = admit(&"h1".parse().unwrap(), None, &hello).unwrap_err();
-        assert!(refusal.hint.contains("same release"), "{refusal:?}");
+        assert!(
+            refusal.reason.contains("host h1") && refusal.hint.contains("install"),
+            "{refusal:?}"
+        );
     }
 }

@@ -1,15 +1,17 @@
 //! The agent as a whole: who is here, who takes which order, what the host says of itself.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
 use transhume_agent_core::{Machine, Ready, absent, admit};
 use transhume_model::{Endpoint, Epoch, Mebibytes, VmName, WallMicros};
 use transhume_protocol::message::{
-    CertificateState, Command, Fault, FaultKind, Hello, HostState, Order, Outcome, PROTOCOL_VERSION, Refusal,
-    RefusalKind, Report, Stranded, VmRates, VmState,
+    AnyOrder, CertificateState, Command, Fault, FaultKind, Hello, HostState, Order, Outcome,
+    PROTOCOL_VERSION, Refusal, RefusalKind, Report, Stranded, VmRates, VmState,
 };
+use transhume_protocol::wire::WireError;
 use transhume_trust::Validity;
 
 use crate::bands::Keeper;
@@ -33,6 +35,8 @@ pub(crate) struct Agent {
     vms: Arc<Mutex<HashMap<VmName, Entry>>>,
     /// One coordinator after the other says who it is.
     admitting: Arc<Mutex<()>>,
+    /// Version of the messages that the newest connection speaks.
+    protocol: Arc<AtomicU16>,
 }
 
 /// A VM's task, seen from outside.
@@ -51,6 +55,7 @@ impl Agent {
             run: wall().0,
             vms: Arc::default(),
             admitting: Arc::default(),
+            protocol: Arc::new(AtomicU16::new(PROTOCOL_VERSION)),
         }
     }
 
@@ -182,7 +187,8 @@ impl Agent {
         vms.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
         stranded.sort_by(|a, b| a.vm.cmp(&b.vm));
         HostState {
-            protocol: PROTOCOL_VERSION,
+            protocol: self.protocol.load(Ordering::Relaxed),
+            release: Some(env!("CARGO_PKG_VERSION").to_owned()),
             host: context.config.host.clone(),
             agent_run: self.run,
             capacity: context.config.capacity,
@@ -290,7 +296,8 @@ impl OrderHandler for Agent {
         }
     }
 
-    async fn greeting(&self) -> Report {
+    async fn greeting(&self, protocol: u16) -> Report {
+        self.protocol.store(protocol, Ordering::Relaxed);
         Report {
             order: None,
             epoch: Epoch::default(),
@@ -298,6 +305,12 @@ impl OrderHandler for Agent {
             at: wall(),
             outcome: Outcome::Host(Box::new(self.host_state())),
         }
+    }
+
+    fn refuse(&self, order: AnyOrder, why: &WireError) {
+        let why = crate::text::chain(why);
+        let report = order.refused(&self.context.config.host, wall(), why);
+        self.context.reports.send(report);
     }
 
     async fn take(&self, order: Order) {

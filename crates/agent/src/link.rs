@@ -12,14 +12,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
 use tracing::{info, warn};
 use transhume_model::Epoch;
-use transhume_protocol::message::{Hello, Leader, Order, Outcome, Refusal, Report};
+use transhume_protocol::message::{AnyOrder, Hello, Leader, Order, Outcome, Refusal, Report};
 use transhume_protocol::wire;
 use transhume_trust::stream::{AnyStream, accept};
 use transhume_trust::{Admits, Identity, Security, Strangers};
@@ -57,10 +56,12 @@ impl Reports {
 pub(crate) trait OrderHandler: Clone + Send + Sync + 'static {
     /// Whether a coordinator is obeyed here.
     fn admit(&self, hello: &Hello) -> Result<(), Refusal>;
-    /// Message B, sent first on each connection.
-    fn greeting(&self) -> impl Future<Output = Report> + Send;
+    /// Message B, sent first on each connection, which speaks that version of the messages.
+    fn greeting(&self, protocol: u16) -> impl Future<Output = Report> + Send;
     /// Takes an order; its reports go through [`Reports`].
     fn take(&self, order: Order) -> impl Future<Output = ()> + Send;
+    /// Answers an order that this release does not understand.
+    fn refuse(&self, order: AnyOrder, why: &wire::WireError);
 }
 
 /// Accepts coordinators for as long as the agent lives.
@@ -93,6 +94,7 @@ pub(crate) async fn serve<D: OrderHandler>(
                 read,
                 write,
                 leader,
+                protocol,
                 peer,
             }) => {
                 // One that was admitted first may be heard out last.
@@ -101,7 +103,7 @@ pub(crate) async fn serve<D: OrderHandler>(
                     warn!(%peer, term = leader.term, "turned away a coordinator: a newer one was admitted meanwhile");
                     continue;
                 }
-                info!(fleet = %leader.fleet, term = leader.term, "coordinator connected");
+                info!(fleet = %leader.fleet, term = leader.term, protocol, "coordinator connected");
                 let (stay, newer) = oneshot::channel::<()>();
                 // Dropped, it ends the connection that was obeyed until now.
                 drop(obeyed.replace((leader, stay)));
@@ -110,7 +112,7 @@ pub(crate) async fn serve<D: OrderHandler>(
                     let why = tokio::select! {
                         biased;
                         _ = newer => "replaced by a newer connection".to_owned(),
-                        why = converse(read, write, outgoing, &reports, &handler) => why,
+                        why = converse(read, write, protocol, outgoing, &reports, &handler) => why,
                     };
                     info!(%peer, "coordinator disconnected: {why}");
                 });
@@ -125,6 +127,8 @@ struct Admitted {
     read: BufReader<ReadHalf<AnyStream>>,
     write: WriteHalf<AnyStream>,
     leader: Leader,
+    /// Version of the messages that both speak.
+    protocol: u16,
     peer: SocketAddr,
 }
 
@@ -141,7 +145,8 @@ async fn admit<D: OrderHandler>(
     let (stream, _) = accept(stream, &security, admits).await.map_err(of_peer)?;
     let (read, mut write) = tokio::io::split(stream);
     let mut read = BufReader::new(read);
-    let hello: Hello = read_message(&mut read).await.map_err(of_peer)?;
+    let hello = read_message(&mut read).await.map_err(of_peer)?;
+    let hello: Hello = wire::decode(&hello).map_err(io::Error::other).map_err(of_peer)?;
     if let Err(refusal) = tokio::task::block_in_place(|| handler.admit(&hello)) {
         let why = refusal.to_string();
         let report = Report {
@@ -156,10 +161,12 @@ async fn admit<D: OrderHandler>(
         write.flush().await.map_err(of_peer)?;
         return Err(of_peer(io::Error::new(io::ErrorKind::PermissionDenied, why)));
     }
+    let protocol = hello.spoken().map_err(io::Error::other).map_err(of_peer)?;
     Ok(Admitted {
         read,
         write,
         leader: hello.leader,
+        protocol,
         peer,
     })
 }
@@ -167,11 +174,12 @@ async fn admit<D: OrderHandler>(
 async fn converse<D: OrderHandler>(
     read: BufReader<ReadHalf<AnyStream>>,
     write: WriteHalf<AnyStream>,
+    protocol: u16,
     outgoing: mpsc::Receiver<Report>,
     reports: &Reports,
     handler: &D,
 ) -> String {
-    reports.send(handler.greeting().await);
+    reports.send(handler.greeting(protocol).await);
     tokio::select! {
         why = receive(read, handler) => why,
         why = transmit(write, outgoing) => why,
@@ -188,17 +196,24 @@ async fn receive<D: OrderHandler>(mut read: BufReader<ReadHalf<AnyStream>>, hand
         match next {
             Err(_) => return format!("silent for {LINK_SILENCE_MS_MAX} ms"),
             Ok(Err(error)) => return error.to_string(),
-            Ok(Ok(order)) => handler.take(order).await,
+            Ok(Ok(body)) => match wire::decode(&body) {
+                Ok(order) => handler.take(order).await,
+                // A newer coordinator's mistake costs this order, and not the link and all others.
+                Err(why) => match wire::decode::<AnyOrder>(&body) {
+                    Ok(order) => handler.refuse(order, &why),
+                    Err(_) => return why.to_string(),
+                },
+            },
         }
     }
 }
 
-async fn read_message<M: DeserializeOwned>(read: &mut BufReader<ReadHalf<AnyStream>>) -> io::Result<M> {
+async fn read_message(read: &mut BufReader<ReadHalf<AnyStream>>) -> io::Result<Vec<u8>> {
     let mut prefix = [0; wire::LENGTH_BYTES];
     read.read_exact(&mut prefix).await?;
     let mut body = vec![0; wire::length(prefix).map_err(io::Error::other)?];
     read.read_exact(&mut body).await?;
-    wire::decode(&body).map_err(io::Error::other)
+    Ok(body)
 }
 
 async fn transmit(write: WriteHalf<AnyStream>, mut outgoing: mpsc::Receiver<Report>) -> String {

@@ -23,6 +23,12 @@ pub struct HostView {
     /// Why it does not.
     #[serde(default)]
     pub away: Option<String>,
+    /// Its agent's release; `None` up to 0.3.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// Version of the messages that its agent and the coordinator speak.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<u16>,
     /// What it may promise in all; as last reported.
     pub capacity: Option<Capacity>,
     /// What is not promised yet; as last reported.

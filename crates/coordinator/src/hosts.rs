@@ -241,6 +241,8 @@ fn view(name: &HostName, host: &Host, now: Millis) -> HostView {
         name: name.clone(),
         connected: host.orders.is_some(),
         away: host.away.clone(),
+        release: state.and_then(|state| state.release.clone()),
+        protocol: state.map(|state| state.protocol),
         capacity: state.map(|state| state.capacity),
         free: state.map(|state| state.free),
         qemu: state.and_then(|state| state.qemu.clone()),

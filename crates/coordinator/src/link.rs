@@ -23,7 +23,7 @@ use tokio::time::{interval, sleep, timeout};
 use tracing::{info, warn};
 use transhume_model::{Epoch, HostName, HostSpec, OrderId, WallMicros};
 use transhume_protocol::message::{
-    Command, Hello, HostState, Leader, Order, Outcome, PROTOCOL_VERSION, Refusal, Report,
+    Command, Hello, HostState, Leader, NoCommonVersion, Order, Outcome, Refusal, Report, is_spoken,
 };
 use transhume_protocol::wire;
 use transhume_trust::stream::{AnyStream, connect};
@@ -79,10 +79,8 @@ enum LinkError {
     Wire(#[from] wire::WireError),
     #[error("it said nothing for {} ms", .0.as_millis())]
     Silent(Duration),
-    #[error(
-        "it has version {found} of the protocol, this coordinator has {PROTOCOL_VERSION}: install the same release on both"
-    )]
-    Version { found: u16 },
+    #[error("{0}: {hint}", hint = .0.hint())]
+    Version(NoCommonVersion),
     #[error("what answers there is host {found}: correct the address in the coordinator's configuration")]
     OtherHost { found: HostName },
     #[error("it does not obey this coordinator: {reason}; {hint}")]
@@ -140,7 +138,7 @@ async fn converse(
         .await
         .map_err(|_| LinkError::Silent(CONNECT_MAX))??;
     let (orders, queue) = mpsc::channel(ORDERS_WAITING_MAX);
-    info!(host = %spec.name, free = ?state.free, vms = state.vms.len(), "agent connected");
+    info!(host = %spec.name, free = ?state.free, vms = state.vms.len(), protocol = state.protocol, "agent connected");
     *connected = true;
     let host = spec.name.clone();
     news.send(LinkNews::Back { host, state, orders })
@@ -196,11 +194,7 @@ async fn open(
     let expects = Identity::Agent(spec.name.clone());
     let stream = connect(stream, security, expects).await.map_err(untrusted)?;
     let (read, mut write) = tokio::io::split(stream);
-    let hello = Hello {
-        protocol: PROTOCOL_VERSION,
-        leader: leader.clone(),
-    };
-    let hello = wire::encode(&hello)?;
+    let hello = wire::encode(&Hello::of(leader.clone()))?;
     let said = async {
         write.write_all(&hello).await?;
         write.flush().await
@@ -251,8 +245,10 @@ fn greeting(body: &[u8]) -> Result<Outcome, LinkError> {
     }
     let any: AnyReport = wire::decode(body)?;
     match any.outcome.protocol {
-        Some(PROTOCOL_VERSION) => Ok(wire::decode::<Report>(body)?.outcome),
-        Some(found) => Err(LinkError::Version { found }),
+        Some(protocol) => {
+            is_spoken(protocol).map_err(LinkError::Version)?;
+            Ok(wire::decode::<Report>(body)?.outcome)
+        }
         None => Err(LinkError::NoState),
     }
 }

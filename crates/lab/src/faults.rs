@@ -20,12 +20,21 @@ const RARP_FILTER: u16 = 1;
 
 /// Kills a part at once (`agent h1`, `coordinator`, `disk vm1`) and waits until it is gone.
 pub fn kill(lab: &Lab, what: &str) -> Result<(), LabError> {
+    end_within(lab, what, 0)
+}
+
+/// Ends a part as a service manager does: it is asked, and killed where it does not go.
+pub fn end(lab: &Lab, what: &str) -> Result<(), LabError> {
+    end_within(lab, what, process::TERM_WAIT_MS_MAX)
+}
+
+fn end_within(lab: &Lab, what: &str, waited_ms: u64) -> Result<(), LabError> {
     let process = lab.process(what)?;
-    match process::end_all(std::slice::from_ref(process), 0).first() {
+    match process::end_all(std::slice::from_ref(process), waited_ms).first() {
         None => Ok(()),
         Some(stuck) => Err(LabError::Timeout {
             what: format!("the end of {}", stuck.what),
-            waited_ms: 0,
+            waited_ms,
         }),
     }
 }

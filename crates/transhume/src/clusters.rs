@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use transhume_api::{Client, ClockView, ClusterView, Decision, HostView, VmLife};
 use transhume_model::{BandRates, ClusterName, GroupKind, IdError, PlacementRules};
 use transhume_planner::input::read_document;
+use transhume_protocol::message::PROTOCOL_VERSION;
 
 use crate::args::ClusterCommand;
 use crate::failure::{Failure, Kind};
@@ -211,6 +212,13 @@ fn notes(host: &HostView) -> Vec<String> {
             vms.join(", ")
         ));
     }
+    if host.protocol.is_some_and(|protocol| protocol < PROTOCOL_VERSION) {
+        let release = host.release.as_deref().unwrap_or("0.3.0 or older");
+        notes.push(format!(
+            "host {name} has an agent of release {release}, or an older coordinator"
+        ));
+        notes.push("hint: moves go on meanwhile; upgrade coordinator and agents, in any order".to_owned());
+    }
     if host.insecure {
         notes.push(format!(
             "INSECURE: the links of host {name} are in the clear, and its agent believes whoever reaches it"
@@ -276,6 +284,8 @@ mod tests {
             name: "h1".parse().unwrap(),
             connected: true,
             away: None,
+            release: None,
+            protocol: None,
             capacity: None,
             free: None,
             qemu: None,
@@ -290,6 +300,20 @@ mod tests {
             cordoned: false,
             leftovers: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_host_of_the_release_before_is_told() {
+        let of = |protocol| HostView {
+            protocol: Some(protocol),
+            ..host(None, Vec::new())
+        };
+        assert_eq!(notes(&of(PROTOCOL_VERSION)), Vec::<String>::new());
+        let told = notes(&of(PROTOCOL_VERSION - 1)).join("\n");
+        assert!(
+            told.contains("0.3.0 or older") && told.contains("hint: moves go on"),
+            "{told}"
+        );
     }
 
     #[test]

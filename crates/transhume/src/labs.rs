@@ -87,6 +87,7 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
         buffer_bytes_max: args.buffer_bytes_max,
         pages_off: args.pages_off,
         pages_on: args.pages_on,
+        program: args.program,
         insecure: args.insecure,
         journal: args.journal.into(),
         coordinators: args.coordinators,

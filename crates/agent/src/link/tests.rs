@@ -2,7 +2,9 @@
 
 use tokio::net::TcpStream;
 use transhume_model::{Epoch, OrderId, WallMicros};
-use transhume_protocol::message::{Command, FLEET_BYTES, FleetId, Leader, Outcome, PROTOCOL_VERSION};
+use transhume_protocol::message::{
+    Command, FLEET_BYTES, FleetId, Leader, Outcome, PROTOCOL_VERSION, RefusalKind,
+};
 use transhume_trust::stream::connect;
 use transhume_trust::testing::issue_expired;
 use transhume_trust::{Authority, IssuedFiles, Trust, TrustFiles};
@@ -28,8 +30,16 @@ impl OrderHandler for Handler {
         Ok(())
     }
 
-    async fn greeting(&self) -> Report {
-        report(None)
+    async fn greeting(&self, protocol: u16) -> Report {
+        Report {
+            epoch: Epoch(u64::from(protocol)),
+            ..report(None)
+        }
+    }
+
+    fn refuse(&self, order: AnyOrder, why: &wire::WireError) {
+        let report = order.refused(&"h1".parse().unwrap(), WallMicros(1), why);
+        self.0.send(report);
     }
 
     async fn take(&self, order: Order) {
@@ -81,16 +91,20 @@ async fn agent(security: Security) -> SocketAddr {
 
 /// Connects and says that it leads the fleet.
 async fn dial(to: SocketAddr, security: &Security) -> io::Result<AnyStream> {
+    dial_with(to, security, Hello::of(leader())).await
+}
+
+fn leader() -> Leader {
+    Leader {
+        fleet: FleetId::of([1; FLEET_BYTES]),
+        term: 1,
+        life: 1,
+    }
+}
+
+async fn dial_with(to: SocketAddr, security: &Security, hello: Hello) -> io::Result<AnyStream> {
     let stream = TcpStream::connect(to).await?;
     let mut stream = connect(stream, security, "agent/h1".parse().unwrap()).await?;
-    let hello = Hello {
-        protocol: PROTOCOL_VERSION,
-        leader: Leader {
-            fleet: FleetId::of([1; FLEET_BYTES]),
-            term: 1,
-            life: 1,
-        },
-    };
     stream.write_all(&wire::encode(&hello).unwrap()).await?;
     stream.flush().await?;
     Ok(stream)
@@ -116,6 +130,50 @@ async fn obeys(stream: &mut AnyStream, number: u64) -> bool {
         return false;
     }
     matches!(hear(stream).await, Ok(report) if report.order == Some(order.id))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_of_the_release_before_is_spoken_to_in_its_version() {
+    let address = agent(Security::Insecure).await;
+    for (newest, spoken) in [(None, 5), (Some(PROTOCOL_VERSION), PROTOCOL_VERSION)] {
+        let hello = Hello {
+            protocol: 5,
+            newest,
+            leader: leader(),
+        };
+        let mut coordinator = dial_with(address, &Security::Insecure, hello).await.unwrap();
+        let greeting = hear(&mut coordinator).await.unwrap();
+        assert_eq!(greeting.epoch, Epoch(u64::from(spoken)), "{newest:?}");
+        assert!(obeys(&mut coordinator, 1).await);
+    }
+}
+
+/// Before, one order of a newer release broke the link, and with it every move of the host.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_from_the_future_is_refused_and_the_link_stands() {
+    let address = agent(Security::Insecure).await;
+    let mut coordinator = dial(address, &Security::Insecure).await.unwrap();
+    hear(&mut coordinator).await.unwrap();
+    let order = r#"{"id":9,"epoch":3,"command":{"command":"fold","vm":"vm1","corners":4}}"#;
+    let mut bytes = (order.len() as u32).to_be_bytes().to_vec();
+    bytes.extend(order.as_bytes());
+    coordinator.write_all(&bytes).await.unwrap();
+    coordinator.flush().await.unwrap();
+    let answer = hear(&mut coordinator).await.unwrap();
+    assert_eq!((answer.order, answer.epoch), (Some(OrderId(9)), Epoch(3)));
+    assert_eq!(answer.vm.unwrap().as_str(), "vm1");
+    let Outcome::Refused(refusal) = answer.outcome else {
+        panic!("{:?}", answer.outcome)
+    };
+    assert_eq!(refusal.kind, RefusalKind::UnknownOrder);
+    assert!(refusal.reason.contains("`fold`"), "{refusal:?}");
+    assert!(obeys(&mut coordinator, 10).await, "the link stands");
+    coordinator.write_all(b"\0\0\0\x02{}").await.unwrap();
+    coordinator.flush().await.unwrap();
+    assert!(
+        !obeys(&mut coordinator, 11).await,
+        "what is no order at all ends it"
+    );
 }
 
 /// What was so on every agent before: whoever connects last is the coordinator.

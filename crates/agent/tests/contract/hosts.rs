@@ -16,7 +16,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
 use transhume_agent::Config;
 use transhume_model::VmName;
-use transhume_protocol::message::{FleetId, Hello, Leader, Order, Outcome, PROTOCOL_VERSION, Report};
+use transhume_protocol::message::{FleetId, Hello, Leader, Order, Outcome, Report};
 use transhume_protocol::wire;
 
 /// Longest wait for an agent to start, or to end.
@@ -173,14 +173,11 @@ impl Host {
             std::thread::sleep(Duration::from_millis(20));
         };
         link.set_nodelay(true).unwrap();
-        let hello = Hello {
-            protocol: PROTOCOL_VERSION,
-            leader: Leader {
-                fleet: FleetId::of([1; 16]),
-                term: 1,
-                life: 1,
-            },
-        };
+        let hello = Hello::of(Leader {
+            fleet: FleetId::of([1; 16]),
+            term: 1,
+            life: 1,
+        });
         link.write_all(&wire::encode(&hello).unwrap()).unwrap();
         let greeting = receive(&mut link, AGENT_MAX).expect("it says what is here");
         assert!(matches!(greeting.outcome, Outcome::Host(_)), "{greeting:?}");

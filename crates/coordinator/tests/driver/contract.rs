@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 use transhume_model::{Epoch, Millis, OrderId, VmSpec};
-use transhume_protocol::message::{
-    Command, FleetId, Hello, Leader, Order, Outcome, PROTOCOL_VERSION, Report,
-};
+use transhume_protocol::message::{Command, FleetId, Hello, Leader, Order, Outcome, Report};
 use transhume_protocol::wire;
 use transhume_sim::contract::{Breakable, Place, Subject, TABLE, forgotten_by_restart, not_stale, table};
 
@@ -79,14 +77,11 @@ impl Pair {
 fn link(agent: &Agent) -> TcpStream {
     let mut link = TcpStream::connect(agent.address).unwrap();
     link.set_nodelay(true).unwrap();
-    let hello = Hello {
-        protocol: PROTOCOL_VERSION,
-        leader: Leader {
-            fleet: FleetId::of([1; 16]),
-            term: 1,
-            life: 1,
-        },
-    };
+    let hello = Hello::of(Leader {
+        fleet: FleetId::of([1; 16]),
+        term: 1,
+        life: 1,
+    });
     link.write_all(&wire::encode(&hello).unwrap()).unwrap();
     assert!(matches!(receive(&mut link).outcome, Outcome::Host(_)));
     link

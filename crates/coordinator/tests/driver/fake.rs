@@ -71,6 +71,7 @@ impl Agent {
         };
         let state = HostState {
             protocol: PROTOCOL_VERSION,
+            release: None,
             host: name.clone(),
             agent_run: 1,
             capacity,

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use transhume_api::{HostView, PlanView};
 use transhume_model::{Epoch, WallMicros};
 use transhume_protocol::message::{
-    FleetId, HostState, Leader, Outcome, PROTOCOL_VERSION, RefusalKind, Report,
+    FleetId, HostState, Leader, Outcome, PROTOCOL_OLDEST, PROTOCOL_VERSION, RefusalKind, Report,
 };
 use transhume_protocol::report::Ending;
 use transhume_protocol::wire;
@@ -70,8 +70,9 @@ async fn a_stranger_at_an_agents_address_is_told_apart_and_harms_nobody() {
         (refused, "cannot be understood"),
         (
             state(|state| state.protocol = PROTOCOL_VERSION + 1),
-            "install the same release on both",
+            "there is a newer release: install it here",
         ),
+        (state(|state| state.protocol = 4), "install this one there"),
         (
             state(|state| state.host = "h7".parse().unwrap()),
             "what answers there is host h7",
@@ -99,6 +100,26 @@ async fn a_stranger_at_an_agents_address_is_told_apart_and_harms_nobody() {
         );
         stranger.abort();
     }
+}
+
+/// What an agent of 0.3.0 says: its one version, and no release.
+#[tokio::test]
+async fn agents_of_the_release_before_move_vms() {
+    let mut site = Site::dark(&[("h1", 4), ("h3", 4)]);
+    for agent in site.agents.values_mut() {
+        agent.desk().state.protocol = PROTOCOL_OLDEST;
+        agent.start();
+    }
+    site.start().await;
+    site.all_connected().await;
+    let site = site.with_lab(&BEFORE).await;
+    for host in site.hosts().await.hosts {
+        assert_eq!((host.protocol, &host.release), (Some(5), &None), "{host:?}");
+    }
+    let migration = site.migrate(&order(&["h1"], &["h3"])).await;
+    let report = site.ended(migration).await;
+    assert_eq!(report.outcome, Ending::Committed, "{:?}", report.trouble);
+    site.assert_runs(&[("vm1", "h3")]);
 }
 
 #[tokio::test]

@@ -95,14 +95,11 @@ fn commands() -> Vec<Command> {
 
 fn messages(folder: &Path) -> Result<()> {
     let fleet = FleetId::of([1; FLEET_BYTES]);
-    let hello = Hello {
-        protocol: PROTOCOL_VERSION,
-        leader: Leader {
-            fleet,
-            term: 3,
-            life: 7,
-        },
-    };
+    let hello = Hello::of(Leader {
+        fleet,
+        term: 3,
+        life: 7,
+    });
     put_text(folder, "messages", "hello", 0, &hello)?;
     put_text(folder, "records", "leader", 1, &hello.leader)?;
     for command in commands() {

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{PROTOCOL_OLDEST, PROTOCOL_VERSION};
+
 /// Bytes of a fleet's id.
 pub const FLEET_BYTES: usize = 16;
 
@@ -77,10 +79,24 @@ pub struct Leader {
 /// The first message of a coordinator on a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`PROTOCOL_VERSION`](super::PROTOCOL_VERSION) of the coordinator.
+    /// Oldest version of the messages that the coordinator speaks. Up to 0.3.0: its only one.
     pub protocol: u16,
+    /// Newest; `None` where there is no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<u16>,
     /// Who it is.
     pub leader: Leader,
+}
+
+impl Hello {
+    /// What this release's coordinator says.
+    pub fn of(leader: Leader) -> Self {
+        Hello {
+            protocol: PROTOCOL_OLDEST,
+            newest: Some(PROTOCOL_VERSION),
+            leader,
+        }
+    }
 }
 
 #[cfg(test)]

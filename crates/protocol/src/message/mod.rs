@@ -16,6 +16,7 @@ mod leader;
 mod link;
 mod state;
 mod trouble;
+mod versions;
 
 pub use figures::{
     ActivationTimes, CaptureTimes, ClassPages, CopyTimes, OldPath, PageClasses, PageProgress, PlainBytes,
@@ -29,9 +30,7 @@ pub use state::{
     VmState,
 };
 pub use trouble::{Fault, FaultKind, Refusal, RefusalKind};
-
-/// Version of these messages; both sides must speak the same.
-pub const PROTOCOL_VERSION: u16 = 5;
+pub use versions::{AnyOrder, NoCommonVersion, PROTOCOL_OLDEST, PROTOCOL_VERSION, is_spoken};
 
 /// Longest wait of an agent for the dirty rates that [`Command::Inspect`] asks for; those not known
 /// by then stay unknown.

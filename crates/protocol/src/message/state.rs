@@ -113,8 +113,12 @@ pub struct VmState {
 /// Message B of §3.2: what a host is, has and holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostState {
-    /// [`PROTOCOL_VERSION`] of the agent.
+    /// Version of the messages that is spoken on this link: the newest that coordinator and agent
+    /// have in common.
     pub protocol: u16,
+    /// The agent's release; absent up to 0.3.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
     /// The host.
     pub host: HostName,
     /// Differs after each start of the agent.

@@ -40,11 +40,13 @@ pub enum RefusalKind {
     OtherFleet,
     /// A newer coordinator of the fleet has been obeyed here.
     OldTerm,
+    /// The agent does not understand the order: it is of a newer release.
+    UnknownOrder,
 }
 
 impl RefusalKind {
     /// All of them.
-    pub const ALL: [RefusalKind; 15] = [
+    pub const ALL: [RefusalKind; 16] = [
         RefusalKind::StaleEpoch,
         RefusalKind::UnknownVm,
         RefusalKind::AlreadyHere,
@@ -60,6 +62,7 @@ impl RefusalKind {
         RefusalKind::PoweredOff,
         RefusalKind::OtherFleet,
         RefusalKind::OldTerm,
+        RefusalKind::UnknownOrder,
     ];
 }
 

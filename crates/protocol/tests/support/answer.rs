@@ -119,6 +119,7 @@ pub fn fault(kind: FaultKind) -> Outcome {
 pub fn host_state(host: HostName) -> HostState {
     HostState {
         protocol: PROTOCOL_VERSION,
+        release: None,
         host,
         agent_run: 1,
         capacity: Capacity::default(),

@@ -220,6 +220,7 @@ impl Host {
         let machines: Vec<&Machine> = slots.map(|slot| &slot.machine).collect();
         HostState {
             protocol: PROTOCOL_VERSION,
+            release: None,
             host: self.name.clone(),
             agent_run: self.run().unwrap_or_default(),
             capacity: Capacity::default(),

@@ -240,6 +240,9 @@ pub struct UpArgs {
     /// Page classes that are used beside the usual ones
     #[arg(long, value_name = "CLASS,..", value_delimiter = ',', value_parser = PAGE_CLASSES_MORE)]
     pub pages_on: Vec<String>,
+    /// What agents and coordinator are, for instance another release [default: this program]
+    #[arg(long, value_name = "PROGRAM")]
+    pub program: Option<PathBuf>,
     /// Every link in the clear, for comparison: no certificates
     #[arg(long)]
     pub insecure: bool,
