@@ -16,6 +16,9 @@ pub struct ForecastRecord {
     pub duration_ms: Score,
     /// Blackout of each VM.
     pub blackout_ms: Score,
+    /// Gap of each VM of which one was expected.
+    #[serde(default)]
+    pub gap_ms: Score,
 }
 
 /// Forecast and actual figures of a move.

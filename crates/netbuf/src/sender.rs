@@ -78,3 +78,37 @@ impl Sender {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A target that answers without end keeps its own tunnel busy, and nobody else's.
+    #[test]
+    fn answers_are_taken_by_so_many_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut target = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (source, _) = listener.accept().unwrap();
+        let all = 2 * ANSWERS_AT_ONCE_MAX + 7;
+        for number in 0..all {
+            target
+                .write_all(&Answer::Delivered(number as u64).bytes())
+                .unwrap();
+        }
+        // Loopback: what is written is there.
+        source.set_nonblocking(true).unwrap();
+        let mut sender = Sender::new(Channel::clear(source), 0);
+        let mut taken = Vec::new();
+        for wanted in [ANSWERS_AT_ONCE_MAX, ANSWERS_AT_ONCE_MAX, 7, 0] {
+            let mut answers = Vec::new();
+            sender.receive(&mut answers).unwrap();
+            assert_eq!(answers.len(), wanted);
+            taken.extend(answers);
+        }
+        let all: Vec<Answer> = (0..all as u64).map(Answer::Delivered).collect();
+        assert_eq!(taken, all, "each once, in its order");
+    }
+}

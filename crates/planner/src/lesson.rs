@@ -38,10 +38,15 @@ impl Lesson {
         }
     }
 
+    /// Whether there are enough values to say anything.
+    pub fn is_taught(&self) -> bool {
+        self.places.len() >= PLACES_MIN
+    }
+
     /// The model's range, narrowed or moved to where actual values have been; as it is while there
     /// are too few of them.
     pub fn applied_to(&self, modelled: Interval) -> Interval {
-        if self.places.len() < PLACES_MIN || modelled.low <= 0.0 {
+        if !self.is_taught() || modelled.low <= 0.0 {
             return modelled;
         }
         let mut places = self.places.clone();
@@ -77,7 +82,9 @@ mod tests {
 
     #[test]
     fn a_few_moves_teach_nothing_yet() {
-        assert_eq!(taught([150.0; PLACES_MIN - 1]).applied_to(MODELLED), MODELLED);
+        let few = taught([150.0; PLACES_MIN - 1]);
+        assert_eq!((few.applied_to(MODELLED), few.is_taught()), (MODELLED, false));
+        assert!(taught([150.0; PLACES_MIN]).is_taught());
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub struct Expected {
     pub duration_ms: Interval,
     /// Blackout, milliseconds; of a move: its longest.
     pub blackout_ms: Interval,
+    /// Gap, milliseconds; of a move: its longest. `None` while earlier moves have taught nothing of
+    /// it: how often a guest sends decides it as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_ms: Option<Interval>,
 }
 
 /// Forecast of one VM.
@@ -89,6 +93,8 @@ pub struct Actual {
     pub duration_ms: Option<f64>,
     /// Milliseconds of blackout.
     pub blackout_ms: Option<f64>,
+    /// Milliseconds of gap.
+    pub gap_ms: Option<f64>,
 }
 
 /// Forecast and actual figures, side by side.
@@ -100,6 +106,9 @@ pub struct Comparison {
     pub duration_ms: ForecastVsActual,
     /// Blackout, milliseconds; of a move: its longest.
     pub blackout_ms: ForecastVsActual,
+    /// Gap, milliseconds; of a move: its longest. `None` where none was expected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_ms: Option<ForecastVsActual>,
 }
 
 impl Comparison {
@@ -109,6 +118,9 @@ impl Comparison {
             bytes: ForecastVsActual::of(expected.bytes, actual.bytes),
             duration_ms: ForecastVsActual::of(expected.duration_ms, actual.duration_ms),
             blackout_ms: ForecastVsActual::of(expected.blackout_ms, actual.blackout_ms),
+            gap_ms: expected
+                .gap_ms
+                .map(|expected| ForecastVsActual::of(expected, actual.gap_ms)),
         }
     }
 }

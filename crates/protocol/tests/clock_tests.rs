@@ -35,6 +35,7 @@ fn moved(off_us: i64, estimates: &[(&str, i64, u64)]) -> Hand {
         bytes: wide,
         duration_ms: wide,
         blackout_ms: wide,
+        gap_ms: Some(wide),
     };
     let mut request = request(1, 1, Mode::Live);
     request.forecast = Some(MoveForecast {
@@ -86,6 +87,7 @@ fn has_no_figures(hand: &mut Hand) -> String {
     assert!(of_vm.figures.bytes.actual.is_some());
     let of_all = report.forecast.expect("it was forecast");
     assert_eq!(of_all.blackout_ms.actual, None);
+    assert_eq!(of_all.gap_ms.expect("it was forecast").actual, None);
     vm1.clocks.expect("it says why")
 }
 

@@ -153,6 +153,7 @@ fn forecast_of(vms: usize) -> MoveForecast {
         bytes: wide,
         duration_ms: Interval { low: 1.0, high: 30.0 },
         blackout_ms: wide,
+        gap_ms: Some(wide),
     };
     let of_vm = |index| VmForecast {
         vm: vm(index),

@@ -19,10 +19,11 @@ fn range(interval: Interval) -> String {
     format!("{:.1}-{:.1}", interval.low, interval.high)
 }
 
-/// Blackout ms, MB and seconds.
-fn expected(expected: &Expected) -> [String; 3] {
+/// Blackout and gap ms, MB and seconds.
+fn expected(expected: &Expected) -> [String; 4] {
     [
         range(expected.blackout_ms),
+        expected.gap_ms.map_or("-".to_owned(), range),
         range(expected.bytes.map(|bytes| bytes / BYTES_PER_MB)),
         range(expected.duration_ms.map(|ms| ms / MS_PER_S)),
     ]
@@ -38,6 +39,7 @@ pub fn show_plan(view: &PlanView) {
         "DIRTY MiB/s",
         "Mbit/s",
         "BLACKOUT ms",
+        "GAP ms",
         "MB",
         "SECONDS",
     ];
@@ -57,8 +59,12 @@ pub fn show_plan(view: &PlanView) {
         table.row(row);
     }
     print!("{}", table.text());
-    let [blackout, megabytes, seconds] = expected(&view.forecast.expected);
-    println!("to expect: {seconds} s, {megabytes} MB, longest blackout {blackout} ms");
+    let [blackout, gap, megabytes, seconds] = expected(&view.forecast.expected);
+    let gap = match view.forecast.expected.gap_ms {
+        None => String::new(),
+        Some(_) => format!(", longest gap {gap} ms"),
+    };
+    println!("to expect: {seconds} s, {megabytes} MB, longest blackout {blackout} ms{gap}");
     if view.forecast.learnt_from > 0 {
         println!("learnt from: {} VMs of earlier moves", view.forecast.learnt_from);
     }
@@ -81,6 +87,10 @@ fn beside(figure: &ForecastVsActual, unit: f64) -> [String; 2] {
 fn compared(name: String, figures: &Comparison) -> Vec<String> {
     let mut row = vec![name];
     row.extend(beside(&figures.blackout_ms, 1.0));
+    row.extend(match &figures.gap_ms {
+        None => ["-", "-"].map(str::to_owned),
+        Some(gap) => beside(gap, 1.0),
+    });
     row.extend(beside(&figures.bytes, BYTES_PER_MB));
     row.extend(beside(&figures.duration_ms, MS_PER_S));
     row
@@ -90,6 +100,8 @@ fn table(of: &str) -> Table {
     Table::new(&[
         of,
         "BLACKOUT ms",
+        "FORECAST",
+        "GAP ms",
         "FORECAST",
         "MB",
         "FORECAST",
@@ -119,9 +131,10 @@ fn score(score: Score) -> String {
 
 fn summary(record: &ForecastRecord) -> String {
     format!(
-        "forecasts of {} moves so far, VMs inside: blackout {}, bytes {}, time {}",
+        "forecasts of {} moves so far, VMs inside: blackout {}, gap {}, bytes {}, time {}",
         record.migrations.len(),
         score(record.blackout_ms),
+        score(record.gap_ms),
         score(record.bytes),
         score(record.duration_ms)
     )

@@ -89,6 +89,7 @@ fn assembled(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, made: Forecasts)
             bytes: one.carried_mib.map(|mib| mib * BYTES_PER_MIB),
             duration_ms: one.duration_s.map(|s| s * MS_PER_S),
             blackout_ms: one.blackout_ms,
+            gap_ms: None,
         };
         let expected = scene.lessons.apply(modelled);
         VmForecast {
@@ -109,6 +110,11 @@ fn assembled(scene: &Scene, dirty: &BTreeMap<VmName, Interval>, made: Forecasts)
         bytes: fold(|one| one.bytes, Interval::plus),
         duration_ms: scene.lessons.duration_ms(made.duration_s.map(|s| s * MS_PER_S)),
         blackout_ms: fold(|one| one.blackout_ms, Interval::slowest),
+        gap_ms: vms
+            .iter()
+            .map(|vm| vm.expected.gap_ms)
+            .reduce(|a, b| Some(a?.slowest(b?)))
+            .flatten(),
     };
     MoveForecast {
         vms,
@@ -147,6 +153,10 @@ pub(crate) fn record<'a>(reports: impl Iterator<Item = &'a MigrationReport>) -> 
             count(&mut record.bytes, &vm.figures.bytes);
             count(&mut record.duration_ms, &vm.figures.duration_ms);
             count(&mut record.blackout_ms, &vm.figures.blackout_ms);
+            vm.figures
+                .gap_ms
+                .iter()
+                .for_each(|gap| count(&mut record.gap_ms, gap));
         }
     }
     record

@@ -18,6 +18,8 @@ pub(crate) struct Lessons {
     bytes: Lesson,
     duration_ms: Lesson,
     blackout_ms: Lesson,
+    /// Of the gap beside what the model says of the blackout: no model knows how often a guest sends.
+    gap_ms: Lesson,
     /// VMs of earlier moves.
     vms: usize,
 }
@@ -47,6 +49,7 @@ impl Lessons {
                 bytes: figures.bytes.forecast,
                 duration_ms: figures.duration_ms.forecast,
                 blackout_ms: figures.blackout_ms.forecast,
+                gap_ms: None,
             });
             let add = |lesson: &mut Lesson, modelled, figure: &ForecastVsActual, max: f64| {
                 if let Some(actual) = figure.actual.filter(|actual| (0.0..=max).contains(actual)) {
@@ -69,6 +72,10 @@ impl Lessons {
                 &figures.blackout_ms,
                 ms_max,
             );
+            let gap_ms = vm.gap_ms.filter(|gap_ms| (0.0..=ms_max).contains(gap_ms));
+            if let Some(gap_ms) = gap_ms {
+                lessons.gap_ms.add(modelled.blackout_ms, gap_ms);
+            }
             lessons.vms += 1;
         }
         lessons
@@ -80,6 +87,8 @@ impl Lessons {
             bytes: self.bytes.applied_to(modelled.bytes),
             duration_ms: self.duration_ms.applied_to(modelled.duration_ms),
             blackout_ms: self.blackout_ms.applied_to(modelled.blackout_ms),
+            gap_ms: (self.gap_ms.is_taught() && modelled.blackout_ms.low > 0.0)
+                .then(|| self.gap_ms.applied_to(modelled.blackout_ms)),
         }
     }
 
@@ -111,11 +120,13 @@ mod tests {
             bytes: FORECAST,
             duration_ms: FORECAST,
             blackout_ms: FORECAST,
+            gap_ms: None,
         };
         let actual = Actual {
             bytes: Some(12.0),
             duration_ms: Some(12.0),
             blackout_ms,
+            gap_ms: None,
         };
         let vm = json!({
             "id": "vm1", "batch": 1, "source": "h1", "target": "h2", "host": "h2",
@@ -148,5 +159,32 @@ mod tests {
             assert_eq!(taught(Some(impossible)), none, "{impossible}");
         }
         assert_ne!(taught(Some(15.0)), none);
+    }
+
+    #[test]
+    fn gaps_are_learnt_beside_the_modelled_blackout() {
+        let taught = |gap_ms: Option<f64>| {
+            let mut reports = vec![report(Some(15.0)); MOVES_MAX];
+            reports
+                .iter_mut()
+                .for_each(|report| report.vms[0].gap_ms = gap_ms);
+            Lessons::of(reports.iter(), &"lab".parse().unwrap(), Mode::Live)
+        };
+        let modelled = Expected {
+            bytes: FORECAST,
+            duration_ms: FORECAST,
+            blackout_ms: FORECAST,
+            gap_ms: None,
+        };
+        for unknown in [None, Some(-1.0), Some(5_000.1)] {
+            assert_eq!(taught(unknown).apply(modelled).gap_ms, None, "{unknown:?}");
+        }
+        let gap_ms = taught(Some(60.0)).apply(modelled).gap_ms.expect("it is known");
+        assert!(
+            gap_ms.holds(60.0) && gap_ms.low > FORECAST.high && gap_ms.high < 65.0,
+            "{gap_ms:?}"
+        );
+        let powered_off = Expected::default();
+        assert_eq!(taught(Some(60.0)).apply(powered_off).gap_ms, None);
     }
 }

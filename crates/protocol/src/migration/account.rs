@@ -144,15 +144,19 @@ fn used(vms: &[VmReport], outcome: Ending) -> Vec<HostName> {
     used
 }
 
-/// What came of a move that committed: bytes of all VMs, the longest blackout, unless one is not
-/// known.
+/// What came of a move that committed: bytes of all VMs, the longest blackout and gap, unless one is
+/// not known.
 fn whole(vms: &[VmReport], duration_ms: f64) -> Actual {
-    let unknown = |vm: &VmReport| vm.clocks.is_some() && vm.blackout_ms.is_none();
-    let longest = vms.iter().filter_map(|vm| vm.blackout_ms).reduce(f64::max);
+    let longest = |of: fn(&VmReport) -> Option<f64>| {
+        let unknown = |vm: &VmReport| vm.clocks.is_some() && of(vm).is_none();
+        let longest = vms.iter().filter_map(of).reduce(f64::max);
+        longest.filter(|_| !vms.iter().any(unknown))
+    };
     Actual {
         bytes: Some(vms.iter().map(|vm| vm.pages.wire.0 as f64).sum()),
         duration_ms: possible(duration_ms),
-        blackout_ms: longest.filter(|_| !vms.iter().any(unknown)),
+        blackout_ms: longest(|vm| vm.blackout_ms),
+        gap_ms: longest(|vm| vm.gap_ms),
     }
 }
 
@@ -176,6 +180,7 @@ fn comparison(vm: &Vm, silence: &Silence, forecast: &VmForecast) -> VmComparison
             bytes: Some(vm.so_far.pages.wire.0 as f64),
             duration_ms: begun_at.and_then(|begun_at| possible(ms(begun_at, over_at))),
             blackout_ms: silence.blackout_ms,
+            gap_ms: silence.gap_ms,
         },
         None => Actual::default(),
     };

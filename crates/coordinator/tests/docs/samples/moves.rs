@@ -83,6 +83,7 @@ const EXPECTED: Expected = Expected {
     bytes: RANGE,
     duration_ms: RANGE,
     blackout_ms: RANGE,
+    gap_ms: Some(RANGE),
 };
 
 fn vm_forecast(dirty_mib_s: Option<Interval>) -> VmForecast {
@@ -101,6 +102,7 @@ fn comparison(figure: Option<f64>) -> Comparison {
         bytes: figure,
         duration_ms: figure,
         blackout_ms: figure,
+        gap_ms: figure,
     };
     Comparison::of(&EXPECTED, actual)
 }
