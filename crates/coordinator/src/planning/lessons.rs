@@ -18,7 +18,8 @@ pub(crate) struct Lessons {
     bytes: Lesson,
     duration_ms: Lesson,
     blackout_ms: Lesson,
-    /// Of the gap beside what the model says of the blackout: no model knows how often a guest sends.
+    /// Of the gap beside what the model says of the blackout: no model knows how often a guest
+    /// sends.
     gap_ms: Lesson,
     /// VMs of earlier moves.
     vms: usize,

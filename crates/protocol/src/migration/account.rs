@@ -144,8 +144,8 @@ fn used(vms: &[VmReport], outcome: Ending) -> Vec<HostName> {
     used
 }
 
-/// What came of a move that committed: bytes of all VMs, the longest blackout and gap, unless one is
-/// not known.
+/// What came of a move that committed: bytes of all VMs, the longest blackout and gap, unless one
+/// is not known.
 fn whole(vms: &[VmReport], duration_ms: f64) -> Actual {
     let longest = |of: fn(&VmReport) -> Option<f64>| {
         let unknown = |vm: &VmReport| vm.clocks.is_some() && of(vm).is_none();
