@@ -59,6 +59,17 @@ pub enum LabError {
         #[source]
         source: Box<transhume_qemu::QemuError>,
     },
+    /// A batch moved by hand was taken back, but a source does not run again.
+    #[error("the stock lab's batch was taken back ({cause}), and VM {vm} stands still at its source")]
+    Stranded {
+        /// The VM.
+        vm: String,
+        /// Why the batch was taken back.
+        cause: Box<LabError>,
+        /// Why its source does not run.
+        #[source]
+        source: Box<LabError>,
+    },
     /// Neither host nor VM.
     #[error("lab `{lab}` has no host or VM `{name}`")]
     NoSuch {
@@ -266,6 +277,7 @@ impl LabError {
             LabError::Option { .. } => Some("`transhume lab up --help` says what each option takes"),
             LabError::Name(_)
             | LabError::Stock { .. }
+            | LabError::Stranded { .. }
             | LabError::File { .. }
             | LabError::Tool { .. }
             | LabError::OverlayConflict { .. }
