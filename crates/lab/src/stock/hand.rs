@@ -24,10 +24,15 @@ use crate::stock::watch::{event, late, look, named, now, stock};
 const LOOKS_MIN: u64 = 2;
 /// Memory that may be left in a copy that has converged, bytes: a few passes of a gigabit's link.
 const LEFT_BYTES_MAX: u64 = 1 << 20;
+/// A stream's limit while its copy is held: less than a look sends, even one that finds nothing, so
+/// each waits for the next tenth of a second. QEMU takes 0 for no limit.
+const HELD_BYTES_PER_S: u64 = 300;
 /// Between two looks at a copy that converges, and at a source whose target loads.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(10);
 /// Between two looks at a stopped guest's last memory: what the blackout may grow by them.
 const POLL_STOPPED: Duration = Duration::from_millis(1);
+/// Longest time for what became dirty while a copy was held.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(20);
 /// Longest time for the last memory of a stopped guest.
 const MEMORY_LIMIT: Duration = Duration::from_secs(20);
 /// Longest time for the device state.
@@ -122,6 +127,7 @@ async fn run_again(vm: &StockVm) -> Result<(), LabError> {
 
 async fn load_all(sides: &mut [Side<'_>]) -> Result<Vec<Loaded>, LabError> {
     try_join_all(sides.iter().map(Side::converge)).await?;
+    try_join_all(sides.iter().map(Side::catch_up)).await?;
     try_join_all(sides.iter_mut().map(Side::switch)).await
 }
 
@@ -133,18 +139,21 @@ async fn run_all(sides: &mut [Side<'_>], loaded: Vec<Loaded>) -> Result<Vec<Hand
     }))
     .await?;
     let first = loaded.iter().map(|vm| vm.stopped).min().unwrap_or(0);
-    let last = running.iter().map(|(_, running)| *running).max().unwrap_or(0);
+    let last = running.iter().map(|[_, running, _]| *running).max().unwrap_or(0);
     let moves = sides.iter().zip(loaded).zip(running).zip(completed);
-    let moves = moves.map(|(((side, at), (told, running)), source_completed)| HandMove {
-        vm: side.name.clone(),
-        stopped: at.stopped,
-        continued: at.continued,
-        loaded: at.loaded,
-        told,
-        running,
-        source_completed,
-        batch_ms: ms(first, last),
-    });
+    let moves = moves.map(
+        |(((side, at), [told, running, answered]), source_completed)| HandMove {
+            vm: side.name.clone(),
+            stopped: at.stopped,
+            continued: at.continued,
+            loaded: at.loaded,
+            told,
+            running,
+            answered,
+            source_completed,
+            batch_ms: ms(first, last),
+        },
+    );
     Ok(moves.collect())
 }
 
@@ -160,23 +169,67 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// Sends its memory until little is left; QEMU keeps it so, for no ack comes.
+    /// Sends its memory until little is left; QEMU keeps it so, for no ack comes. Until the others
+    /// are there it looks for dirty pages ten times a second and not thousands: what it would send
+    /// again and again waits in the socket when its guest is stopped, and takes the processor from
+    /// those that are not there yet.
     async fn converge(&self) -> Result<(), LabError> {
         self.order(self.source, "migrate", self.there.channels.clone())
             .await?;
-        let deadline = Instant::now() + MIGRATION_LIMIT;
+        self.until_left(LOOKS_MIN, LEFT_BYTES_MAX, "convergence", MIGRATION_LIMIT)
+            .await?;
+        self.limit_bandwidth(HELD_BYTES_PER_S).await
+    }
+
+    /// Sends what became dirty while it was held: two more looks, as little before the stop as can
+    /// be, for a stream that waits for its limit would wait after the stop as well.
+    async fn catch_up(&self) -> Result<(), LabError> {
+        let looks = self.looked_and_left().await?.0 + LOOKS_MIN;
+        self.limit_bandwidth(0).await?;
+        self.until_left(
+            looks,
+            LEFT_BYTES_MAX,
+            "the last look before its stop",
+            CATCH_UP_LIMIT,
+        )
+        .await
+    }
+
+    async fn limit_bandwidth(&self, bytes_per_s: u64) -> Result<(), LabError> {
+        let limit = json!({"max-bandwidth": bytes_per_s});
+        self.order(self.source, "migrate-set-parameters", limit).await
+    }
+
+    /// Waits until its source has looked for dirty pages so often, and has so little left.
+    async fn until_left(
+        &self,
+        looks: u64,
+        bytes_max: u64,
+        what: &str,
+        limit: Duration,
+    ) -> Result<(), LabError> {
+        let deadline = Instant::now() + limit;
         loop {
-            let seen = look(self.name, self.source).await?;
-            let number = |name: &str| seen["ram"][name].as_u64();
-            let looked = number("dirty-sync-count").is_some_and(|count| count >= LOOKS_MIN);
-            if looked && number("remaining").is_some_and(|left| left <= LEFT_BYTES_MAX) {
+            let (looked, left) = self.looked_and_left().await?;
+            if looked >= looks && left <= bytes_max {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(late(self.name, "convergence", MIGRATION_LIMIT));
+                return Err(late(self.name, what, limit));
             }
             sleep(POLL).await;
         }
+    }
+
+    /// How often the source looked for dirty pages, and bytes left then; before the first look
+    /// everything is.
+    async fn looked_and_left(&self) -> Result<(u64, u64), LabError> {
+        let seen = look(self.name, self.source).await?;
+        let number = |name: &str| seen["ram"][name].as_u64();
+        Ok((
+            number("dirty-sync-count").unwrap_or(0),
+            number("remaining").unwrap_or(u64::MAX),
+        ))
     }
 
     /// Stops it, saves it and loads it.
@@ -217,12 +270,13 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// Lets it run at the target; when it was told so, and when it ran.
-    async fn resume(&mut self) -> Result<(u64, u64), LabError> {
+    /// Lets it run at the target; when it was told so, when it said so, and when it had answered.
+    async fn resume(&mut self) -> Result<[u64; 3], LabError> {
         let told = now();
         self.order(&self.there.qmp, "cont", json!({})).await?;
+        let answered = now();
         let running = named(self.name, &mut self.resumes, "RESUME", RESUME_LIMIT).await?;
-        Ok((told, running))
+        Ok([told, running, answered])
     }
 
     /// Looks at the source again and again until it is where it is wanted; when that was seen.

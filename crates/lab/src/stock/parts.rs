@@ -21,6 +21,8 @@ pub struct HandMove {
     pub told: u64,
     /// Its target's `RESUME`.
     pub running: u64,
+    /// Its target had answered: its processors run, which `RESUME` comes before.
+    pub answered: u64,
     /// Its source was seen in `completed`. Behind `loaded`, for with the return path a source waits
     /// for the target's word; so no part of the blackout.
     pub source_completed: u64,
@@ -43,6 +45,12 @@ impl HandMove {
     /// From `STOP` to `RESUME`.
     pub fn blackout_ms(&self) -> f64 {
         ms(self.stopped, self.running)
+    }
+
+    /// From the order to run until it was answered: a little beyond the blackout, and what ours
+    /// counts.
+    pub fn cont_ms(&self) -> f64 {
+        ms(self.told, self.answered)
     }
 
     /// From `STOP` until the source was seen to have completed.
@@ -72,19 +80,21 @@ pub struct HandRow {
 /// One line per row, with a header.
 pub fn hand_csv(rows: &[HandRow]) -> String {
     let parts = HandMove::PARTS.map(|part| format!("{part}_ms")).join(",");
-    let mut text = format!("k,mtu,repetition,vm,blackout_ms,{parts},source_completed_ms,batch_ms\n");
+    let mut text =
+        format!("k,mtu,repetition,vm,blackout_ms,{parts},cont_answered_ms,source_completed_ms,batch_ms\n");
     for row in rows {
         let moved = &row.moved;
         let parts = moved.parts_ms().map(|ms| format!("{ms:.3}")).join(",");
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "{},{},{},{},{:.3},{parts},{:.3},{:.3}",
+            "{},{},{},{},{:.3},{parts},{:.3},{:.3},{:.3}",
             row.k,
             row.mtu,
             row.repetition,
             moved.vm,
             moved.blackout_ms(),
+            moved.cont_ms(),
             moved.source_ms(),
             moved.batch_ms,
         );
@@ -105,6 +115,7 @@ mod tests {
             loaded: 1_012_000,
             told: 1_020_000,
             running: 1_024_125,
+            answered: 1_026_000,
             source_completed: 1_013_000,
             batch_ms: 25.5,
         };
@@ -118,8 +129,8 @@ mod tests {
         };
         assert_eq!(
             hand_csv(&[row]),
-            "k,mtu,repetition,vm,blackout_ms,memory_ms,state_ms,wait_ms,resume_ms,source_completed_ms,batch_ms\n\
-             2,1500,1,vm1,24.125,2.500,9.500,8.000,4.125,13.000,25.500\n"
+            "k,mtu,repetition,vm,blackout_ms,memory_ms,state_ms,wait_ms,resume_ms,cont_answered_ms,source_completed_ms,batch_ms\n\
+             2,1500,1,vm1,24.125,2.500,9.500,8.000,4.125,6.000,13.000,25.500\n"
         );
     }
 }

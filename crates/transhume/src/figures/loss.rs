@@ -298,6 +298,7 @@ fn parts(rows: &[HandRow]) -> String {
         &state,
         &wait,
         &resume,
+        "CONT ANSWERED ms",
         "SOURCE COMPLETED ms",
         "BATCH ms",
     ]);
@@ -320,6 +321,7 @@ fn parts(rows: &[HandRow]) -> String {
             part(1),
             part(2),
             part(3),
+            median(&HandMove::cont_ms),
             median(&HandMove::source_ms),
             median(&|moved| moved.batch_ms),
         ]);
