@@ -59,14 +59,12 @@ pub enum LabError {
         #[source]
         source: Box<transhume_qemu::QemuError>,
     },
-    /// A batch moved by hand was taken back, but a source does not run again.
-    #[error("the stock lab's batch was taken back ({cause}), and VM {vm} stands still at its source")]
-    Stranded {
-        /// The VM.
-        vm: String,
-        /// Why the batch was taken back.
+    /// A batch moved by hand failed, and was not undone as a whole.
+    #[error("a batch by hand failed ({cause}), and could not be undone")]
+    NotUndone {
+        /// Why it failed.
         cause: Box<LabError>,
-        /// Why its source does not run.
+        /// What could not be undone.
         #[source]
         source: Box<LabError>,
     },
@@ -277,7 +275,7 @@ impl LabError {
             LabError::Option { .. } => Some("`transhume lab up --help` says what each option takes"),
             LabError::Name(_)
             | LabError::Stock { .. }
-            | LabError::Stranded { .. }
+            | LabError::NotUndone { .. }
             | LabError::File { .. }
             | LabError::Tool { .. }
             | LabError::OverlayConflict { .. }

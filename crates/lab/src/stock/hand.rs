@@ -2,12 +2,13 @@
 //! nothing of ours in their way. The floor of a batch's blackout on this machine.
 //!
 //! ```text
-//!  migrate ─▶ converged, held (no ack comes) ─all─▶ stop ─▶ pre-switchover ─▶ migrate-continue ─▶ loaded ─all─▶ cont
+//!  migrate ─▶ converged, held (no ack comes) ─all─▶ caught up ─all─▶ stop ─▶ pre-switchover
+//!                                           cont ◀─all─ loaded ◀─ migrate-continue ◀─┘
 //! ```
 
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::time::{Instant, sleep};
@@ -22,7 +23,7 @@ use crate::stock::watch::{event, late, look, named, now, stock};
 
 /// Looks for dirty pages after which the first pass is over.
 const LOOKS_MIN: u64 = 2;
-/// Memory that may be left in a copy that has converged, bytes: a few passes of a gigabit's link.
+/// Memory that may be left in a copy that has converged, bytes: 8 ms of a gigabit's link.
 const LEFT_BYTES_MAX: u64 = 1 << 20;
 /// A stream's limit while its copy is held: less than a look sends, even one that finds nothing, so
 /// each waits for the next tenth of a second. QEMU takes 0 for no limit.
@@ -76,29 +77,28 @@ pub async fn move_batch(vms: &[StockVm], there: &[Expected]) -> Result<Vec<HandM
 }
 
 /// Takes back a batch that did not arrive: its targets end, its sources run on. What it was undone
-/// for, or that a source could not be made to run.
+/// for; and what could not be undone, if anything.
 pub async fn undo(lab: &Lab, vms: &[StockVm], there: Vec<Expected>, trouble: Trouble) -> LabError {
     let cause = match trouble {
         Trouble::Before(cause) => cause,
         Trouble::After(cause) => return cause,
     };
+    let begun = &vms[..there.len()];
     // Every target first: none may run, or hold a disk, when its source does.
-    let count = there.len();
-    for (vm, there) in vms.iter().zip(there) {
-        if let Err(error) = there.end(lab, vm.index) {
-            return error;
-        }
+    let ended: Vec<_> = begun
+        .iter()
+        .zip(there)
+        .map(|(vm, there)| there.end(lab, vm.index))
+        .collect();
+    let run_again = join_all(begun.iter().map(run_again)).await;
+    let undone: Result<(), LabError> = ended.into_iter().chain(run_again).collect();
+    match undone {
+        Ok(()) => cause,
+        Err(source) => LabError::NotUndone {
+            cause: Box::new(cause),
+            source: Box::new(source),
+        },
     }
-    for vm in &vms[..count] {
-        if let Err(source) = run_again(vm).await {
-            return LabError::Stranded {
-                vm: vm.spec.name.to_string(),
-                cause: Box::new(cause),
-                source: Box::new(source),
-            };
-        }
-    }
-    cause
 }
 
 async fn run_again(vm: &StockVm) -> Result<(), LabError> {

@@ -94,30 +94,38 @@ impl StockVm {
         to: usize,
         terms: &Terms,
     ) -> Result<Expected, LabError> {
-        let failed = |source: QmpError| stock(&self.spec.name, source.into());
         let start_as = match terms.paused {
             true => Start::IncomingPaused,
             false => Start::Incoming,
         };
         let (process, qmp) = start(lab, plain, &self.spec, self.index, to, start_as).await?;
-        let channels = channels(lab.state.hosts[to].vmct, PORT_FIRST + self.index);
-        for (side, capabilities) in [(&self.qmp, &terms.source), (&qmp, &terms.target)] {
+        let there = Expected {
+            host: to,
+            process,
+            qmp,
+            channels: channels(lab.state.hosts[to].vmct, PORT_FIRST + self.index),
+        };
+        match self.agree(&there, terms).await {
+            Ok(()) => Ok(there),
+            Err(source) => {
+                there.end(lab, self.index)?;
+                Err(stock(&self.spec.name, source.into()))
+            }
+        }
+    }
+
+    /// Both sides are told how, and the target listens.
+    async fn agree(&self, there: &Expected, terms: &Terms) -> Result<(), QmpError> {
+        for (side, capabilities) in [(&self.qmp, &terms.source), (&there.qmp, &terms.target)] {
             for (command, arguments) in [
                 ("migrate-set-capabilities", capabilities),
                 ("migrate-set-parameters", &terms.parameters),
             ] {
-                side.execute(command, arguments.clone()).await.map_err(failed)?;
+                side.execute(command, arguments.clone()).await?;
             }
         }
-        qmp.execute("migrate-incoming", channels.clone())
-            .await
-            .map_err(failed)?;
-        Ok(Expected {
-            host: to,
-            process,
-            qmp,
-            channels,
-        })
+        let listen = there.qmp.execute("migrate-incoming", there.channels.clone());
+        listen.await.map(|_| ())
     }
 
     /// Sends it there; returns how long its guest stood still.
@@ -205,23 +213,42 @@ async fn start(
         config::BRIDGE
     ));
     batch.run(&namespace)?;
-    let arguments =
-        arguments(plain, spec, &paths, &tap, start_as).map_err(|source| stock(&spec.name, source))?;
-    let what = format!("stock {} {}", spec.name, host.name);
-    let process = process::spawn(
-        &namespace,
-        &what,
-        plain.binary.path(),
-        &arguments,
-        &paths.stderr(),
-    )?;
-    lab.record(process.clone())?;
+    let started = async {
+        let arguments =
+            arguments(plain, spec, &paths, &tap, start_as).map_err(|source| stock(&spec.name, source))?;
+        let what = format!("stock {} {}", spec.name, host.name);
+        let process = process::spawn(
+            &namespace,
+            &what,
+            plain.binary.path(),
+            &arguments,
+            &paths.stderr(),
+        )?;
+        lab.record(process.clone())?;
+        connect(spec, &paths, process).await
+    };
+    let started = started.await;
+    if started.is_err() {
+        remove_tap(&host, index)?;
+    }
+    started
+}
+
+/// Connects to its monitor; a QEMU that does not answer ends.
+async fn connect(
+    spec: &VmSpec,
+    paths: &VmPaths,
+    process: ProcessRecord,
+) -> Result<(ProcessRecord, Qmp), LabError> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
         match Qmp::connect(&spec.name, &paths.qmp()).await {
             Ok(qmp) => return Ok((process, qmp)),
             Err(_) if process.alive() && Instant::now() < deadline => sleep(POLL).await,
-            Err(source) => return Err(stock(&spec.name, source.into())),
+            Err(source) => {
+                process::end_all(std::slice::from_ref(&process), process::TERM_WAIT_MS_MAX);
+                return Err(stock(&spec.name, source.into()));
+            }
         }
     }
 }
