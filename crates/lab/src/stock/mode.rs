@@ -19,6 +19,15 @@ const CAPABILITIES: [&str; 7] = [
     "switchover-ack",
 ];
 
+/// What a migration stream goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StreamWay {
+    /// TCP over the hosts' link for migrations.
+    Link,
+    /// A Unix socket, from QEMU to QEMU.
+    Socket,
+}
+
 /// What both sides of one migration are told before it begins.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Terms {
@@ -30,6 +39,8 @@ pub(super) struct Terms {
     pub parameters: Value,
     /// The target stays paused once it is loaded (`-S`).
     pub paused: bool,
+    /// What the stream goes through.
+    pub way: StreamWay,
 }
 
 impl Terms {
@@ -37,7 +48,8 @@ impl Terms {
     /// gives none: a copy that has converged is kept so until QMP `stop`, since a guest that stands
     /// still waits for no ack. No downtime limit can do that: QEMU stops a guest whose bitmap is
     /// empty whatever the limit. Events are the target's only, for a source that is kept would send
-    /// one for each of thousands of looks a second.
+    /// one for each of thousands of looks a second. No link: what waits in its queue and in TCP's
+    /// buffers, megabytes, would come before the device state.
     pub fn by_hand(downtime_ms: u64) -> Self {
         let both = ["return-path", "pause-before-switchover", "late-block-activate"];
         let with = |more| capabilities(&[&both[..], &[more]].concat());
@@ -46,6 +58,7 @@ impl Terms {
             target: with("events"),
             parameters: StockMode::Precopy.parameters(downtime_ms),
             paused: true,
+            way: StreamWay::Socket,
         }
     }
 }
@@ -101,6 +114,7 @@ impl StockMode {
             target: capabilities(&on),
             parameters: self.parameters(downtime_ms),
             paused: false,
+            way: StreamWay::Link,
         }
     }
 

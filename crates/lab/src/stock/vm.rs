@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::fabric::Batch;
 use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab};
 use crate::stock::Plain;
-use crate::stock::mode::Terms;
+use crate::stock::mode::{StreamWay, Terms};
 use crate::stock::watch::{late, look, named, stock};
 use crate::{LabError, Namespace, config};
 
@@ -25,6 +25,8 @@ pub(super) const MIGRATION_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
 /// Streams come in from here on, by the VM's index.
 const PORT_FIRST: u16 = 4900;
+/// Where a stream comes in that crosses no link, in the VM's directory on its target.
+const STREAM_SOCKET: &str = "stream.sock";
 /// Frames a tap holds: as many as the agents' taps, so that no loss is the smaller queue's.
 const TAP_FRAMES: u32 = 16_384;
 
@@ -103,7 +105,10 @@ impl StockVm {
             host: to,
             process,
             qmp,
-            channels: channels(lab.state.hosts[to].vmct, PORT_FIRST + self.index),
+            channels: match terms.way {
+                StreamWay::Link => over_link(lab.state.hosts[to].vmct, PORT_FIRST + self.index),
+                StreamWay::Socket => through_socket(&vm_dir(&lab.state.hosts[to], &self.spec)),
+            },
         };
         match self.agree(&there, terms).await {
             Ok(()) => Ok(there),
@@ -167,11 +172,22 @@ impl StockVm {
     }
 }
 
-fn channels(address: Ipv4Addr, port: u16) -> Value {
-    json!({"channels": [{
-        "channel-type": "main",
-        "addr": {"transport": "socket", "type": "inet", "host": address.to_string(), "port": port.to_string()},
-    }]})
+fn over_link(address: Ipv4Addr, port: u16) -> Value {
+    main_channel(json!({
+        "transport": "socket", "type": "inet", "host": address.to_string(), "port": port.to_string(),
+    }))
+}
+
+fn through_socket(dir: &Path) -> Value {
+    main_channel(json!({"transport": "socket", "type": "unix", "path": dir.join(STREAM_SOCKET)}))
+}
+
+fn main_channel(address: Value) -> Value {
+    json!({"channels": [{"channel-type": "main", "addr": address}]})
+}
+
+fn vm_dir(host: &HostState, spec: &VmSpec) -> PathBuf {
+    host.state_dir.join("vms").join(spec.name.as_str())
 }
 
 fn tap(index: u16) -> String {
@@ -194,7 +210,7 @@ async fn start(
 ) -> Result<(ProcessRecord, Qmp), LabError> {
     let host = lab.state.hosts[host].clone();
     let namespace = Namespace::named(&host.namespace);
-    let dir: PathBuf = host.state_dir.join("vms").join(spec.name.as_str());
+    let dir = vm_dir(&host, spec);
     std::fs::create_dir_all(&dir).map_err(|source| LabError::File {
         action: "create",
         path: dir.clone(),
