@@ -16,7 +16,7 @@ const WIDTH_MIN: f64 = 900.0;
 const BOX_WIDTH: f64 = 60.0;
 const HEIGHT: f64 = 480.0;
 /// Labels longer than this would run into each other, and slant.
-const UPRIGHT_CHARS_MAX: usize = 20;
+const UPRIGHT_CHARS_MAX: usize = 19;
 const SLANT_DEGREES: f64 = -60.0;
 const SLANTED_HEIGHT: f64 = 680.0;
 

@@ -59,6 +59,15 @@ pub enum LabError {
         #[source]
         source: Box<transhume_qemu::QemuError>,
     },
+    /// A batch moved by hand failed, and was not undone as a whole.
+    #[error("a batch by hand failed ({cause}), and could not be undone")]
+    NotUndone {
+        /// Why it failed.
+        cause: Box<LabError>,
+        /// What could not be undone.
+        #[source]
+        source: Box<LabError>,
+    },
     /// Neither host nor VM.
     #[error("lab `{lab}` has no host or VM `{name}`")]
     NoSuch {
@@ -266,6 +275,7 @@ impl LabError {
             LabError::Option { .. } => Some("`transhume lab up --help` says what each option takes"),
             LabError::Name(_)
             | LabError::Stock { .. }
+            | LabError::NotUndone { .. }
             | LabError::File { .. }
             | LabError::Tool { .. }
             | LabError::OverlayConflict { .. }

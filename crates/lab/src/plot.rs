@@ -16,6 +16,8 @@ pub enum Mover {
     Stock,
     /// The same with the downtime limit that serves it best.
     StockTuned,
+    /// Plain QEMUs by hand over QMP, k at once: the floor of such a batch.
+    ByHand(usize),
     /// Transhume, batches of k.
     Batch(usize),
 }
@@ -26,6 +28,7 @@ impl Mover {
         match self {
             Mover::Stock => "stock".to_owned(),
             Mover::StockTuned => "stock tuned".to_owned(),
+            Mover::ByHand(k) => format!("by hand k = {k}"),
             Mover::Batch(k) => format!("k = {k}"),
         }
     }
@@ -34,6 +37,7 @@ impl Mover {
         match self {
             Mover::Stock => "#b0413e",
             Mover::StockTuned => "#c98a3c",
+            Mover::ByHand(_) => "#8a6bb1",
             Mover::Batch(1) => "#4878a8",
             Mover::Batch(_) => "#2f6f4f",
         }
@@ -145,6 +149,16 @@ impl Figure {
     }
 }
 
+/// The median blackout of our batches of k over that of the same by hand; `None` where either was
+/// not measured.
+pub fn of_by_hand(rows: &[Row], k: usize, mtu: u16) -> Option<f64> {
+    let median = |mover| {
+        let spread = Spread::of(Figure::Blackout.sample(rows, mover, mtu))?;
+        Some(spread.median)
+    };
+    Some(median(Mover::Batch(k))? / median(Mover::ByHand(k))?)
+}
+
 /// Every mover and MTU that has rows, in order.
 pub fn kinds(rows: &[Row]) -> Vec<(Mover, u16)> {
     let mut kinds: Vec<_> = rows.iter().map(|row| (row.mover, row.mtu)).collect();
@@ -212,6 +226,26 @@ mod tests {
             [100.0, 120.0, 110.0]
         );
         assert_eq!(kinds(&rows), [(Mover::Stock, 1500), (Mover::Batch(4), 1500)]);
+    }
+
+    #[test]
+    fn a_batch_is_compared_with_the_same_batch_by_hand() {
+        let rows = [
+            row(Mover::ByHand(1), 1, 9, 10.0),
+            row(Mover::ByHand(4), 1, 9, 40.0),
+            row(Mover::Batch(1), 1, 0, 12.0),
+            row(Mover::Batch(4), 1, 0, 60.0),
+            row(Mover::Batch(2), 1, 0, 60.0),
+        ];
+        let ratios = [1, 4, 2, 3].map(|k| of_by_hand(&rows, k, 1500));
+        assert_eq!(ratios, [Some(1.2), Some(1.5), None, None]);
+        assert_eq!(of_by_hand(&rows, 4, 68), None);
+        // Names go into a CSV and JSON as they are.
+        assert!(csv(&rows).contains("\nby hand k = 4,1500,1,vm1,9,"));
+        assert_eq!(
+            serde_json::to_string(&Mover::ByHand(4)).unwrap(),
+            r#"{"by-hand":4}"#
+        );
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl QemuBinary {
 
     /// Whether a source of this QEMU waits for the target's switchover-ack only if its command line
     /// says so.
-    pub(crate) fn waits_for_ack_if_told(&self) -> bool {
+    pub fn waits_for_ack_if_told(&self) -> bool {
         self.waits_for_ack_if_told
     }
 

@@ -97,7 +97,7 @@ impl CommandLine {
 
     /// With an order to wait for the target's switchover-ack; only where
     /// [`QemuBinary`](crate::QemuBinary) knows it.
-    pub(crate) fn waiting_for_ack(mut self) -> Self {
+    pub fn waiting_for_ack(mut self) -> Self {
         self.option("-global", format!("migration.{ACK_PROPERTY}=on"));
         self
     }

@@ -1,8 +1,11 @@
 //! The opponent of the figures: the same lab without agents, moved as people move VMs today, one
 //! `migrate` after the other.
 
+mod hand;
 mod mode;
+mod parts;
 mod vm;
+mod watch;
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +16,10 @@ use crate::image::Image;
 use crate::meter::Meter;
 use crate::state::Lab;
 use crate::{LabError, LabUp, config, layout, up};
+use hand::Trouble;
 pub use mode::StockMode;
+use mode::Terms;
+pub use parts::{HandMove, HandRow, hand_csv};
 use vm::StockVm;
 
 /// QEMU's own limit of a blackout.
@@ -78,7 +84,12 @@ impl StockLab {
         for vm in &mut self.vms {
             let to = (vm.host + by) % hosts;
             let there = vm
-                .expect(&mut self.lab, &self.plain, to, StockMode::Precopy, downtime_ms)
+                .expect(
+                    &mut self.lab,
+                    &self.plain,
+                    to,
+                    &StockMode::Precopy.terms(downtime_ms),
+                )
                 .await?;
             let blackout = vm.migrate(&there).await?;
             vm.settle(&self.lab, there).await?;
@@ -90,6 +101,36 @@ impl StockLab {
         Ok(moves)
     }
 
+    /// Moves all VMs in batches of `k`, in the order of their names, to the host `by` places
+    /// further: the VMs of a batch stop together and run again together (`docs/design/figures.md`,
+    /// "By hand, together"). A batch that fails is undone: its VMs run on at their sources.
+    pub async fn move_by_hand(&mut self, by: usize, k: usize) -> Result<Vec<HandMove>, LabError> {
+        let hosts = self.lab.state.hosts.len();
+        let terms = Terms::by_hand(DOWNTIME_MS_TUNED);
+        let mut moves = Vec::new();
+        for batch in self.vms.chunks_mut(k) {
+            let mut expected = Vec::new();
+            for vm in batch.iter() {
+                let to = (vm.host + by) % hosts;
+                match vm.expect(&mut self.lab, &self.plain, to, &terms).await {
+                    Ok(there) => expected.push(there),
+                    Err(error) => {
+                        let trouble = Trouble::Before(error);
+                        return Err(hand::undo(&self.lab, batch, expected, trouble).await);
+                    }
+                }
+            }
+            match hand::move_batch(batch, &expected).await {
+                Ok(moved) => moves.push(moved),
+                Err(trouble) => return Err(hand::undo(&self.lab, batch, expected, trouble).await),
+            }
+            for (vm, there) in batch.iter_mut().zip(expected) {
+                vm.settle(&self.lab, there).await?;
+            }
+        }
+        Ok(moves.concat())
+    }
+
     /// Moves every VM at once to the host `by` places further; also how long that took and cost.
     pub async fn move_together(&mut self, by: usize, mode: StockMode) -> Result<Together, LabError> {
         let hosts = self.lab.state.hosts.len();
@@ -98,7 +139,7 @@ impl StockLab {
         for vm in &self.vms {
             let to = (vm.host + by) % hosts;
             let there = vm
-                .expect(&mut self.lab, &self.plain, to, mode, DOWNTIME_MS_DEFAULT)
+                .expect(&mut self.lab, &self.plain, to, &mode.terms(DOWNTIME_MS_DEFAULT))
                 .await?;
             expected.push(there);
         }

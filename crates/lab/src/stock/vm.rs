@@ -2,32 +2,44 @@
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::broadcast::Receiver;
-use tokio::time::{Instant, sleep, timeout_at};
-use transhume_model::{VmName, VmSpec};
-use transhume_qemu::{
-    Access, CommandLine, MigrationStatus, QemuError, Qmp, QmpError, QmpEvent, StartMode, VmPaths,
-};
+use tokio::time::{Instant, sleep};
+use transhume_model::VmSpec;
+use transhume_qemu::{Access, CommandLine, MigrationStatus, QemuError, Qmp, QmpError, StartMode, VmPaths};
 
 use crate::fabric::Batch;
 use crate::process::{self, ProcessRecord};
 use crate::state::{HostState, Lab};
-use crate::stock::{Plain, StockMode};
+use crate::stock::Plain;
+use crate::stock::mode::{StreamWay, Terms};
+use crate::stock::watch::{late, look, named, stock};
 use crate::{LabError, Namespace, config};
 
 /// Longest start of a QEMU.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Longest migration of one VM.
-const MIGRATION_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const MIGRATION_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
 /// Streams come in from here on, by the VM's index.
 const PORT_FIRST: u16 = 4900;
+/// Where a stream comes in that crosses no link, in the VM's directory on its target.
+const STREAM_SOCKET: &str = "stream.sock";
 /// Frames a tap holds: as many as the agents' taps, so that no loss is the smaller queue's.
 const TAP_FRAMES: u32 = 16_384;
+
+/// How a QEMU is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Its guest boots and runs.
+    Boot,
+    /// It waits for a stream, and runs what came by itself.
+    Incoming,
+    /// It waits for a stream, and for `cont`.
+    IncomingPaused,
+}
 
 /// A VM of the opponent.
 #[derive(Debug)]
@@ -37,7 +49,7 @@ pub struct StockVm {
     /// Its host, by index.
     pub host: usize,
     process: ProcessRecord,
-    qmp: Qmp,
+    pub qmp: Qmp,
 }
 
 /// A QEMU that waits for a VM.
@@ -45,8 +57,16 @@ pub struct StockVm {
 pub struct Expected {
     host: usize,
     process: ProcessRecord,
-    qmp: Qmp,
-    channels: Value,
+    pub qmp: Qmp,
+    pub channels: Value,
+}
+
+impl Expected {
+    /// It does not come here after all: the QEMU and its tap go.
+    pub fn end(self, lab: &Lab, index: u16) -> Result<(), LabError> {
+        process::end_all(std::slice::from_ref(&self.process), process::TERM_WAIT_MS_MAX);
+        remove_tap(&lab.state.hosts[self.host], index)
+    }
 }
 
 impl StockVm {
@@ -58,7 +78,7 @@ impl StockVm {
         index: u16,
         host: usize,
     ) -> Result<Self, LabError> {
-        let (process, qmp) = start(lab, plain, &spec, index, host, StartMode::Boot).await?;
+        let (process, qmp) = start(lab, plain, &spec, index, host, Start::Boot).await?;
         Ok(Self {
             spec,
             index,
@@ -74,29 +94,43 @@ impl StockVm {
         lab: &mut Lab,
         plain: &Plain,
         to: usize,
-        mode: StockMode,
-        downtime_ms: u64,
+        terms: &Terms,
     ) -> Result<Expected, LabError> {
-        let failed = |source: QmpError| stock(&self.spec.name, source.into());
-        let (process, qmp) = start(lab, plain, &self.spec, self.index, to, StartMode::Incoming).await?;
-        let channels = channels(lab.state.hosts[to].vmct, PORT_FIRST + self.index);
-        for side in [&self.qmp, &qmp] {
-            for (command, arguments) in [
-                ("migrate-set-capabilities", mode.capabilities()),
-                ("migrate-set-parameters", mode.parameters(downtime_ms)),
-            ] {
-                side.execute(command, arguments).await.map_err(failed)?;
-            }
-        }
-        qmp.execute("migrate-incoming", channels.clone())
-            .await
-            .map_err(failed)?;
-        Ok(Expected {
+        let start_as = match terms.paused {
+            true => Start::IncomingPaused,
+            false => Start::Incoming,
+        };
+        let (process, qmp) = start(lab, plain, &self.spec, self.index, to, start_as).await?;
+        let there = Expected {
             host: to,
             process,
             qmp,
-            channels,
-        })
+            channels: match terms.way {
+                StreamWay::Link => over_link(lab.state.hosts[to].vmct, PORT_FIRST + self.index),
+                StreamWay::Socket => through_socket(&vm_dir(&lab.state.hosts[to], &self.spec)),
+            },
+        };
+        match self.agree(&there, terms).await {
+            Ok(()) => Ok(there),
+            Err(source) => {
+                there.end(lab, self.index)?;
+                Err(stock(&self.spec.name, source.into()))
+            }
+        }
+    }
+
+    /// Both sides are told how, and the target listens.
+    async fn agree(&self, there: &Expected, terms: &Terms) -> Result<(), QmpError> {
+        for (side, capabilities) in [(&self.qmp, &terms.source), (&there.qmp, &terms.target)] {
+            for (command, arguments) in [
+                ("migrate-set-capabilities", capabilities),
+                ("migrate-set-parameters", &terms.parameters),
+            ] {
+                side.execute(command, arguments.clone()).await?;
+            }
+        }
+        let listen = there.qmp.execute("migrate-incoming", there.channels.clone());
+        listen.await.map(|_| ())
     }
 
     /// Sends it there; returns how long its guest stood still.
@@ -108,8 +142,8 @@ impl StockVm {
             .await
             .map_err(|source| stock(name, source.into()))?;
         let deadline = Instant::now() + MIGRATION_LIMIT;
-        let resumed_at = event(name, &mut resumed, "RESUME", deadline).await?;
-        let stopped_at = event(name, &mut stopped, "STOP", deadline).await?;
+        let resumed_at = named(name, &mut resumed, "RESUME", MIGRATION_LIMIT).await?;
+        let stopped_at = named(name, &mut stopped, "STOP", MIGRATION_LIMIT).await?;
         self.completed(deadline).await?;
         Ok(Duration::from_micros(resumed_at.saturating_sub(stopped_at)))
     }
@@ -126,57 +160,34 @@ impl StockVm {
 
     async fn completed(&self, deadline: Instant) -> Result<(), LabError> {
         loop {
-            let seen: Value = self
-                .qmp
-                .query("query-migrate")
-                .await
-                .map_err(|source| stock(&self.spec.name, source.into()))?;
+            let seen = look(&self.spec.name, &self.qmp).await?;
             if seen["status"] == MigrationStatus::Completed.name() {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(late(&self.spec.name, "the end of its migration"));
+                return Err(late(&self.spec.name, "the end of its migration", MIGRATION_LIMIT));
             }
             sleep(POLL).await;
         }
     }
 }
 
-fn channels(address: Ipv4Addr, port: u16) -> Value {
-    json!({"channels": [{
-        "channel-type": "main",
-        "addr": {"transport": "socket", "type": "inet", "host": address.to_string(), "port": port.to_string()},
-    }]})
+fn over_link(address: Ipv4Addr, port: u16) -> Value {
+    main_channel(json!({
+        "transport": "socket", "type": "inet", "host": address.to_string(), "port": port.to_string(),
+    }))
 }
 
-fn stock(vm: &VmName, source: QemuError) -> LabError {
-    LabError::Stock {
-        vm: vm.to_string(),
-        source: Box::new(source),
-    }
+fn through_socket(dir: &Path) -> Value {
+    main_channel(json!({"transport": "socket", "type": "unix", "path": dir.join(STREAM_SOCKET)}))
 }
 
-fn late(vm: &VmName, what: &str) -> LabError {
-    LabError::Timeout {
-        what: format!("VM {vm} of the stock lab: {what}"),
-        waited_ms: MIGRATION_LIMIT.as_millis() as u64,
-    }
+fn main_channel(address: Value) -> Value {
+    json!({"channels": [{"channel-type": "main", "addr": address}]})
 }
 
-/// Waits for an event; when it happened, microseconds since 1970.
-async fn event(
-    vm: &VmName,
-    events: &mut Receiver<QmpEvent>,
-    name: &str,
-    deadline: Instant,
-) -> Result<u64, LabError> {
-    loop {
-        match timeout_at(deadline, events.recv()).await {
-            Ok(Ok(event)) if event.name == name => return Ok(event.timestamp.micros()),
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Err(late(vm, name)),
-        }
-    }
+fn vm_dir(host: &HostState, spec: &VmSpec) -> PathBuf {
+    host.state_dir.join("vms").join(spec.name.as_str())
 }
 
 fn tap(index: u16) -> String {
@@ -195,11 +206,11 @@ async fn start(
     spec: &VmSpec,
     index: u16,
     host: usize,
-    mode: StartMode,
+    start_as: Start,
 ) -> Result<(ProcessRecord, Qmp), LabError> {
     let host = lab.state.hosts[host].clone();
     let namespace = Namespace::named(&host.namespace);
-    let dir: PathBuf = host.state_dir.join("vms").join(spec.name.as_str());
+    let dir = vm_dir(&host, spec);
     std::fs::create_dir_all(&dir).map_err(|source| LabError::File {
         action: "create",
         path: dir.clone(),
@@ -218,41 +229,69 @@ async fn start(
         config::BRIDGE
     ));
     batch.run(&namespace)?;
-    let arguments = arguments(plain, spec, &paths, &tap, mode).map_err(|source| stock(&spec.name, source))?;
-    let what = format!("stock {} {}", spec.name, host.name);
-    let process = process::spawn(
-        &namespace,
-        &what,
-        plain.binary.path(),
-        &arguments,
-        &paths.stderr(),
-    )?;
-    lab.record(process.clone())?;
+    let started = async {
+        let arguments =
+            arguments(plain, spec, &paths, &tap, start_as).map_err(|source| stock(&spec.name, source))?;
+        let what = format!("stock {} {}", spec.name, host.name);
+        let process = process::spawn(
+            &namespace,
+            &what,
+            plain.binary.path(),
+            &arguments,
+            &paths.stderr(),
+        )?;
+        lab.record(process.clone())?;
+        connect(spec, &paths, process).await
+    };
+    let started = started.await;
+    if started.is_err() {
+        remove_tap(&host, index)?;
+    }
+    started
+}
+
+/// Connects to its monitor; a QEMU that does not answer ends.
+async fn connect(
+    spec: &VmSpec,
+    paths: &VmPaths,
+    process: ProcessRecord,
+) -> Result<(ProcessRecord, Qmp), LabError> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
         match Qmp::connect(&spec.name, &paths.qmp()).await {
             Ok(qmp) => return Ok((process, qmp)),
             Err(_) if process.alive() && Instant::now() < deadline => sleep(POLL).await,
-            Err(source) => return Err(stock(&spec.name, source.into())),
+            Err(source) => {
+                process::end_all(std::slice::from_ref(&process), process::TERM_WAIT_MS_MAX);
+                return Err(stock(&spec.name, source.into()));
+            }
         }
     }
 }
 
 /// The agent's own command line, but for what makes it the agent's: QEMU opens everything by its
-/// name, and a target resumes by itself.
+/// name, and runs by itself where it is not to stay paused.
 fn arguments(
     plain: &Plain,
     spec: &VmSpec,
     paths: &VmPaths,
     tap: &str,
-    mode: StartMode,
+    start_as: Start,
 ) -> Result<Vec<String>, QemuError> {
     let access = Access::by_path(spec, paths, &[tap.to_owned()]);
     let machine = plain.binary.newest_machine();
-    let line = CommandLine::build(spec, machine, plain.accel, &access, mode)?;
+    let mode = match start_as {
+        Start::Boot => StartMode::Boot,
+        Start::Incoming | Start::IncomingPaused => StartMode::Incoming,
+    };
+    let mut line = CommandLine::build(spec, machine, plain.accel, &access, mode)?;
+    if plain.binary.waits_for_ack_if_told() {
+        line = line.waiting_for_ack();
+    }
     let words = line
         .args()
         .iter()
         .map(|word: &OsString| word.to_string_lossy().into_owned());
-    Ok(words.filter(|word| word != "-S").collect())
+    let stays_paused = start_as == Start::IncomingPaused;
+    Ok(words.filter(|word| stays_paused || word != "-S").collect())
 }

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use transhume_lab::plot::{Figure, Mover, Row, Spread, csv, kinds};
-use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, StockLab};
+use transhume_lab::plot::{Figure, Mover, Row, Spread, csv, kinds, of_by_hand};
+use transhume_lab::stock::{DOWNTIME_MS_DEFAULT, DOWNTIME_MS_TUNED, HandMove, HandRow, StockLab, hand_csv};
 use transhume_lab::{LabName, LabUp, Traffic, collect, down, up};
 use transhume_model::VmName;
 
@@ -29,6 +29,15 @@ const VMS: RangeInclusive<u16> = 2..=64;
 /// Traffic before the first move of a block.
 pub const WARM_UP: Duration = Duration::from_secs(2);
 const REPETITIONS_DEFAULT: usize = 20;
+
+/// What figures 6 and 7 are made of.
+#[derive(Debug, Default)]
+pub struct Loss {
+    /// Every VM of every move.
+    pub rows: Vec<Row>,
+    /// Where the blackouts of the moves by hand went.
+    pub by_hand: Vec<HandRow>,
+}
 
 /// The lab of figures 6 and 7; also of 9.
 pub fn options(vms: u16, rate: u32, mtu: u16) -> LabUp {
@@ -55,7 +64,7 @@ pub fn check(args: &FiguresArgs) -> Result<(), Failure> {
 pub async fn measure(
     ctrl_c: &mut Interrupts,
     args: &FiguresArgs,
-    rows: &mut Vec<Row>,
+    measured: &mut Loss,
 ) -> Result<(), Failure> {
     let all = usize::from(args.vms);
     let reps = args.reps.unwrap_or(REPETITIONS_DEFAULT);
@@ -75,21 +84,23 @@ pub async fn measure(
             );
             let options = options(args.vms, args.rate(), mtu);
             if !args.without_stock {
-                stock_block(ctrl_c, &options, done, block, rows).await?;
+                stock_block(ctrl_c, &options, &batches, done, block, measured).await?;
             }
-            own_block(ctrl_c, &options, &batches, done, block, rows).await?;
+            own_block(ctrl_c, &options, &batches, done, block, &mut measured.rows).await?;
             done += block;
         }
     }
     Ok(())
 }
 
+/// One after the other as people do it, then in these batches by hand.
 async fn stock_block(
     ctrl_c: &mut Interrupts,
     options: &LabUp,
+    batches: &[usize],
     first: usize,
     count: usize,
-    rows: &mut Vec<Row>,
+    measured: &mut Loss,
 ) -> Result<(), Failure> {
     let mut stock = StockLab::up(options).await?;
     tokio::time::sleep(WARM_UP).await;
@@ -104,7 +115,7 @@ async fn stock_block(
             for moved in moves {
                 let blackout_ms = moved.blackout.as_secs_f64() * 1e3;
                 let vm = Account::between(&before, &after, |row| row.id == moved.vm);
-                rows.push(row(
+                measured.rows.push(row(
                     vm,
                     mover,
                     options.mtu,
@@ -113,6 +124,31 @@ async fn stock_block(
                     blackout_ms,
                     None,
                 ));
+            }
+            before = after;
+        }
+    }
+    for &k in batches {
+        for number in first..first + count {
+            let moves = unless_interrupted(ctrl_c, stock.move_by_hand(AWAY, k)).await?;
+            let after = collect(&stock.lab, false).await?;
+            for moved in moves {
+                let vm = Account::between(&before, &after, |row| row.id == moved.vm);
+                measured.rows.push(row(
+                    vm,
+                    Mover::ByHand(k),
+                    options.mtu,
+                    number + 1,
+                    moved.vm.clone(),
+                    moved.blackout_ms(),
+                    None,
+                ));
+                measured.by_hand.push(HandRow {
+                    k,
+                    mtu: options.mtu,
+                    repetition: number + 1,
+                    moved,
+                });
             }
             before = after;
         }
@@ -192,8 +228,9 @@ fn row(
     }
 }
 
-/// A line for each mover and MTU.
-pub fn summary(rows: &[Row]) -> String {
+/// A line for each mover and MTU, and one for the parts of each batch by hand.
+pub fn summary(measured: &Loss) -> String {
+    let rows = &measured.rows;
     let mut table = Table::new(&[
         "MOVER",
         "MTU",
@@ -205,6 +242,7 @@ pub fn summary(rows: &[Row]) -> String {
         "BLACKOUT ms",
         "Q1-Q3",
         "OURS ms",
+        "OF BY HAND",
     ]);
     for (mover, mtu) in kinds(rows) {
         let of: Vec<&Row> = rows
@@ -217,6 +255,10 @@ pub fn summary(rows: &[Row]) -> String {
         let ours = Spread::of(of.iter().filter_map(|row| row.ours_ms));
         let number =
             |spread: Option<Spread>| spread.map_or("-".to_owned(), |spread| format!("{:.1}", spread.median));
+        let of_by_hand = match mover {
+            Mover::Batch(k) => of_by_hand(rows, k, mtu),
+            Mover::Stock | Mover::StockTuned | Mover::ByHand(_) => None,
+        };
         table.row([
             mover.name(),
             mtu.to_string(),
@@ -230,20 +272,77 @@ pub fn summary(rows: &[Row]) -> String {
                 format!("{:.1}-{:.1}", spread.q1, spread.q3)
             }),
             number(ours),
+            of_by_hand.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
+        ]);
+    }
+    table.text() + &parts(&measured.by_hand)
+}
+
+/// Medians of the parts of a blackout by hand; nothing where none was measured.
+fn parts(rows: &[HandRow]) -> String {
+    let mut kinds: Vec<(std::cmp::Reverse<u16>, usize)> = rows
+        .iter()
+        .map(|row| (std::cmp::Reverse(row.mtu), row.k))
+        .collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    if kinds.is_empty() {
+        return String::new();
+    }
+    let [memory, state, wait, resume] = HandMove::PARTS.map(|part| format!("{} ms", part.to_uppercase()));
+    let mut table = Table::new(&[
+        "BY HAND",
+        "MTU",
+        "VMS",
+        &memory,
+        &state,
+        &wait,
+        &resume,
+        "CONT ANSWERED ms",
+        "SOURCE COMPLETED ms",
+        "BATCH ms",
+    ]);
+    for (std::cmp::Reverse(mtu), k) in kinds {
+        let of: Vec<&HandMove> = rows
+            .iter()
+            .filter(|row| row.mtu == mtu && row.k == k)
+            .map(|row| &row.moved)
+            .collect();
+        let median = |value: &dyn Fn(&HandMove) -> f64| {
+            let spread = Spread::of(of.iter().map(|moved| value(moved)));
+            spread.map_or("-".to_owned(), |spread| format!("{:.1}", spread.median))
+        };
+        let part = |part: usize| median(&|moved| moved.parts_ms()[part]);
+        table.row([
+            format!("k = {k}"),
+            mtu.to_string(),
+            of.len().to_string(),
+            part(0),
+            part(1),
+            part(2),
+            part(3),
+            median(&HandMove::cont_ms),
+            median(&HandMove::source_ms),
+            median(&|moved| moved.batch_ms),
         ]);
     }
     table.text()
 }
 
 /// The files of the figures wanted.
-pub fn files(rows: &[Row], wanted: &[u8]) -> Result<Vec<File>, Failure> {
+pub fn files(measured: &Loss, wanted: &[u8]) -> Result<Vec<File>, Failure> {
+    let rows = &measured.rows;
     if rows.is_empty() {
         return Ok(Vec::new());
     }
     let mut files = vec![
         ("figures.csv".to_owned(), csv(rows).into_bytes()),
-        ("summary.txt".to_owned(), summary(rows).into_bytes()),
+        ("summary.txt".to_owned(), summary(measured).into_bytes()),
     ];
+    if !measured.by_hand.is_empty() {
+        let parts = hand_csv(&measured.by_hand).into_bytes();
+        files.push(("by-hand.csv".to_owned(), parts));
+    }
     for (number, figure) in [(6, Figure::Loss), (7, Figure::Blackout)] {
         if wanted.contains(&number) {
             files.extend(drawn(&format!("figure-{number}"), &figure.boxes(rows))?);
@@ -255,14 +354,15 @@ pub fn files(rows: &[Row], wanted: &[u8]) -> Result<Vec<File>, Failure> {
 /// One move of the same cluster by stock QEMU, for comparison.
 pub async fn stock(args: StockArgs) -> Result<ExitCode, Failure> {
     refuse_lab("comparison").await?;
-    let mut rows = Vec::new();
+    let mut measured = Loss::default();
     let mut ctrl_c = Interrupts::listen()?;
     let done = stock_block(
         &mut ctrl_c,
         &options(args.vms, args.rate, args.mtu),
+        &[],
         0,
         1,
-        &mut rows,
+        &mut measured,
     )
     .await;
     if done.is_err() {
@@ -270,9 +370,9 @@ pub async fn stock(args: StockArgs) -> Result<ExitCode, Failure> {
     }
     done?;
     if args.json {
-        return print_json(&rows);
+        return print_json(&measured.rows);
     }
     println!("the same cluster by stock QEMU, one VM after the other:");
-    print!("{}", summary(&rows));
+    print!("{}", summary(&measured));
     Ok(ExitCode::SUCCESS)
 }

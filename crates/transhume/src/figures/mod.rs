@@ -10,12 +10,12 @@ use std::process::ExitCode;
 
 use transhume_lab::growth::ClusterMove;
 use transhume_lab::occupancy::Passage;
-use transhume_lab::plot::Row;
 
 use crate::args::FiguresArgs;
 use crate::failure::{Failure, Kind};
 use crate::follow::Interrupts;
 use crate::measurement::{self, File};
+use loss::Loss;
 pub use loss::stock;
 
 const REPETITIONS: RangeInclusive<usize> = 1..=200;
@@ -26,7 +26,7 @@ const BUFFERS: u8 = 9;
 /// What was measured so far.
 #[derive(Debug, Default)]
 struct Measured {
-    rows: Vec<Row>,
+    loss: Loss,
     moves: Vec<ClusterMove>,
     passages: Vec<Passage>,
 }
@@ -37,13 +37,13 @@ pub async fn figures(args: FiguresArgs) -> Result<ExitCode, Failure> {
         measure(ctrl_c, &args, &wanted, measured).await
     };
     let measured = measurement::conduct(&args.out, measure, |measured| files(&wanted, measured)).await?;
-    measurement::tell(&args.out, args.json, &measured.rows, || summary(&measured))
+    measurement::tell(&args.out, args.json, &measured.loss.rows, || summary(&measured))
 }
 
 fn summary(measured: &Measured) -> String {
     let mut text = String::new();
-    if !measured.rows.is_empty() {
-        text += &loss::summary(&measured.rows);
+    if !measured.loss.rows.is_empty() {
+        text += &loss::summary(&measured.loss);
     }
     if !measured.moves.is_empty() {
         text += &growth::summary(&measured.moves);
@@ -89,7 +89,7 @@ async fn measure(
     measured: &mut Measured,
 ) -> Result<(), Failure> {
     if LOSS_AND_BLACKOUT.iter().any(|number| wanted.contains(number)) {
-        loss::measure(ctrl_c, args, &mut measured.rows).await?;
+        loss::measure(ctrl_c, args, &mut measured.loss).await?;
     }
     if wanted.contains(&GROWTH) {
         growth::measure(ctrl_c, args, &mut measured.moves).await?;
@@ -101,7 +101,7 @@ async fn measure(
 }
 
 fn files(wanted: &[u8], measured: &Measured) -> Result<Vec<File>, Failure> {
-    let mut files = loss::files(&measured.rows, wanted)?;
+    let mut files = loss::files(&measured.loss, wanted)?;
     files.extend(growth::files(&measured.moves)?);
     files.extend(buffers::files(&measured.passages)?);
     Ok(files)
