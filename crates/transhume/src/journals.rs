@@ -1,5 +1,5 @@
-//! A coordinator's journal, as a file or in etcd: verified, copied, put to use again. No coordinator
-//! runs on a file meanwhile; in etcd one may lead while it is read.
+//! A coordinator's journal, as a file or in etcd: verified, copied, put to use again. No
+//! coordinator runs on a file meanwhile; in etcd one may lead while it is read.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -2,8 +2,8 @@
 //! coordinators share, and back, and has backups of it.
 //!
 //! What is put into etcd is not used before it is whole: a mark is written first and removed with
-//! the last write, and a coordinator that finds it does not begin. What is read from there is of one
-//! instant, although a coordinator may lead meanwhile: nothing was written while it was read.
+//! the last write, and a coordinator that finds it does not begin. What is read from there is of
+//! one instant, although a coordinator may lead meanwhile: nothing was written while it was read.
 
 use std::fs;
 use std::path::Path;
@@ -97,9 +97,10 @@ pub fn check_restore_into_etcd(from: &Path, spec: &EtcdSpec, local: &Path) -> Re
     Ok(backup.summary)
 }
 
-/// Makes a backup, or the journal of a coordinator that has ended, the journal of those that share a
-/// prefix of etcd: the same records, and epochs and terms above all that agents can have seen. There
-/// is nothing below the prefix yet, but for what is left of an attempt that did not come to its end.
+/// Makes a backup, or the journal of a coordinator that has ended, the journal of those that share
+/// a prefix of etcd: the same records, and epochs and terms above all that agents can have seen.
+/// There is nothing below the prefix yet, but for what is left of an attempt that did not come to
+/// its end.
 pub fn restore_into_etcd(from: &Path, spec: &EtcdSpec, local: &Path) -> Result<Summary, JournalError> {
     let Backup {
         journal,

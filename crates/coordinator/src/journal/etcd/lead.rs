@@ -331,8 +331,8 @@ impl Candidate {
     }
 
     /// A lease, then everything that makes a leader, in one transaction that compares that nobody
-    /// was quicker; `None` where somebody was. `restored` is the fleet of a backup that is to be put
-    /// there.
+    /// was quicker; `None` where somebody was. `restored` is the fleet of a backup that is to be
+    /// put there.
     pub(super) async fn take(
         &mut self,
         view: &View,

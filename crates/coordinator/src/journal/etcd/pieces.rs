@@ -1,9 +1,10 @@
-//! Records that are longer than what etcd takes in one write: they are written in pieces first, each
-//! a write like any other, and then the record itself, which says which pieces it is in, together
-//! with whatever else belongs to it. So all of it is there or nothing, whenever the writer ends.
+//! Records that are longer than what etcd takes in one write: they are written in pieces first,
+//! each a write like any other, and then the record itself, which says which pieces it is in,
+//! together with whatever else belongs to it. So all of it is there or nothing, whenever the writer
+//! ends.
 //!
-//! Pieces that no record names are of a write that never came to its end, or of one that was written
-//! over. Whoever writes the record next removes them; nobody reads them.
+//! Pieces that no record names are of a write that never came to its end, or of one that was
+//! written over. Whoever writes the record next removes them; nobody reads them.
 
 use std::collections::BTreeSet;
 
@@ -53,8 +54,8 @@ impl Divided {
     }
 }
 
-/// What is to be written for one that is too long: the pieces, each by itself and in this order, and
-/// what names them, in one.
+/// What is to be written for one that is too long: the pieces, each by itself and in this order,
+/// and what names them, in one.
 pub(super) struct Division {
     pub(super) pieces: Vec<Op>,
     pub(super) last: Vec<Op>,
