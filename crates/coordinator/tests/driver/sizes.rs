@@ -23,8 +23,8 @@ async fn site() -> Site {
 async fn a_move_whose_report_would_not_fit_is_refused_before_it_begins() {
     let site = site().await;
     for path in ["plan", "migrations"] {
-        let asked = site.post(&format!("/v1/clusters/lab/{path}"), &order(&["h1"], &["h3"]));
-        let problem = asked.await.refused(422, "move-too-large");
+        let (path, both) = (format!("/v1/clusters/lab/{path}"), order(&["h1"], &["h3"]));
+        let problem = site.post(&path, &both).await.refused(422, "move-too-large");
         assert!(
             problem.message.contains("2 VMs of cluster lab"),
             "{}",
