@@ -177,7 +177,7 @@ impl Core {
         let notes = plan.view.notes.iter().cloned();
         let notes = notes.chain(plan.view.unplaced.iter().map(|one| one.why.clone()));
         let notes: Vec<String> = notes.collect();
-        let mut request = self.request(id, &scene, &plan);
+        let mut request = self.request(id, scene, plan);
         request.epoch = self.store.new_epochs(request.epochs())?;
         match self.moves.begin(self.now(), request) {
             Ok(ready) => {
