@@ -16,6 +16,11 @@ pub fn sealed(record: &impl Serialize) -> Vec<u8> {
     record::seal(record)
 }
 
+/// Whatever it is, as a record that was not damaged since it was written.
+pub fn sealed_body(body: &[u8]) -> Vec<u8> {
+    record::seal_body(body)
+}
+
 /// The record in what the journal keeps.
 pub fn unsealed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JournalError> {
     record::unseal(Path::new("journal"), bytes, || "a record".to_owned())

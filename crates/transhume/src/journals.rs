@@ -1,12 +1,12 @@
-//! A coordinator's journal as a file: verified, copied, put to use again. No coordinator runs on it
-//! meanwhile.
+//! A coordinator's journal, as a file or in etcd: verified, copied, put to use again. No
+//! coordinator runs on a file meanwhile; in etcd one may lead while it is read.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use transhume_api::Verdict;
-use transhume_coordinator::journal::{
-    JournalError, Summary, backup, check_backup, check_restore, restore, verify,
-};
+use transhume_coordinator::journal::{self, JournalError, Summary};
+use transhume_coordinator::{Config, EtcdSpec};
 use transhume_planner::words::some;
 
 use crate::args::JournalCommand;
@@ -14,39 +14,122 @@ use crate::failure::{Failure, Kind};
 use crate::moves::print_json;
 use crate::operators;
 
+/// Where a journal is.
+enum Place {
+    File(PathBuf),
+    Etcd { spec: EtcdSpec, local: PathBuf },
+}
+
+impl Place {
+    fn of(file: PathBuf, etcd: bool) -> Result<Self, Failure> {
+        if !etcd {
+            return Ok(Place::File(file));
+        }
+        let config = Config::read(&file).map_err(|error| Failure::of(&error))?;
+        match config.etcd {
+            Some(spec) => Ok(Place::Etcd {
+                spec,
+                local: config.journal,
+            }),
+            None => Err(Failure::new(
+                Kind::Refused,
+                format!("the configuration {} names no etcd", file.display()),
+                "add `[etcd]` to it, or name the journal's file without --etcd",
+            )),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Place::File(file) => file.display().to_string(),
+            Place::Etcd { spec, .. } => format!("{} in etcd", spec.prefix),
+        }
+    }
+
+    fn verify(&self) -> Result<Summary, JournalError> {
+        match self {
+            Place::File(file) => journal::verify(file),
+            Place::Etcd { spec, local } => journal::verify_in_etcd(spec, local),
+        }
+    }
+
+    fn check_backup(&self, copy: &Path) -> Result<Summary, JournalError> {
+        match self {
+            Place::File(file) => journal::check_backup(file, copy),
+            Place::Etcd { spec, local } => journal::check_backup_from_etcd(spec, local, copy),
+        }
+    }
+
+    fn backup(&self, copy: &Path) -> Result<Summary, JournalError> {
+        match self {
+            Place::File(file) => journal::backup(file, copy),
+            Place::Etcd { spec, local } => journal::backup_from_etcd(spec, local, copy),
+        }
+    }
+
+    fn check_restore(&self, copy: &Path) -> Result<Summary, JournalError> {
+        match self {
+            Place::File(file) => journal::check_restore(copy, file),
+            Place::Etcd { spec, local } => journal::check_restore_into_etcd(copy, spec, local),
+        }
+    }
+
+    fn restore(&self, copy: &Path) -> Result<Summary, JournalError> {
+        match self {
+            Place::File(file) => journal::restore(copy, file),
+            Place::Etcd { spec, local } => journal::restore_into_etcd(copy, spec, local),
+        }
+    }
+}
+
 pub async fn run(command: JournalCommand) -> Result<ExitCode, Failure> {
     let (summary, json, done) = match command {
-        JournalCommand::Verify { file, json } => {
-            let summary = verify(&file).map_err(refused)?;
-            (summary, json, format!("{} is whole", file.display()))
+        JournalCommand::Verify { file, etcd, json } => {
+            let place = Place::of(file, etcd)?;
+            let summary = place.verify().map_err(refused)?;
+            (summary, json, format!("{} is whole", place.name()))
         }
-        JournalCommand::Backup { file, copy, deciding } => {
-            let what = format!("{} is copied to {}", file.display(), copy.display());
+        JournalCommand::Backup {
+            file,
+            copy,
+            etcd,
+            deciding,
+        } => {
+            let place = Place::of(file, etcd)?;
+            let what = format!("{} is copied to {}", place.name(), copy.display());
             let planned = async {
-                check_backup(&file, &copy)
+                place
+                    .check_backup(&copy)
                     .map(|_| planned(&what, None))
                     .map_err(refused)
             };
             if let Some(told) = operators::ask_back(&deciding, planned).await? {
                 return Ok(told);
             }
-            (backup(&file, &copy).map_err(refused)?, deciding.json, what)
+            (place.backup(&copy).map_err(refused)?, deciding.json, what)
         }
-        JournalCommand::Restore { copy, file, deciding } => {
+        JournalCommand::Restore {
+            copy,
+            file,
+            etcd,
+            deciding,
+        } => {
+            let place = Place::of(file, etcd)?;
             let what = format!(
                 "{} is a journal again, with epochs above all that agents have seen; VMs that were moved since its backup are where agents say, not where it says: look at `transhume cluster show` before anything is moved",
-                file.display()
+                place.name()
             );
             let lost = "what was decided since the backup was made: clusters, moves, fences and cordons of that time";
             let planned = async {
-                check_restore(&copy, &file)
+                place
+                    .check_restore(&copy)
                     .map(|_| planned(&what, Some(lost)))
                     .map_err(refused)
             };
             if let Some(told) = operators::ask_back(&deciding, planned).await? {
                 return Ok(told);
             }
-            (restore(&copy, &file).map_err(refused)?, deciding.json, what)
+            (place.restore(&copy).map_err(refused)?, deciding.json, what)
         }
     };
     if json {
@@ -99,15 +182,22 @@ fn refused(error: JournalError) -> Failure {
         JournalError::Random(_) => "look at /dev/urandom",
         JournalError::Copy { .. } => "make room there, or name another place",
         JournalError::Format { .. } => "use the newer release",
-        JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::Database { .. } => {
-            "restore it from a backup with `transhume journal restore`"
+        JournalError::Damaged { .. }
+        | JournalError::NotExpanded { .. }
+        | JournalError::Unreadable { .. }
+        | JournalError::Database { .. } => "restore it from a backup with `transhume journal restore`",
+        JournalError::NotEmpty { .. } => {
+            "nothing is written over: name another prefix, or remove everything below this one, with its last slash, by `etcdctl del --prefix`"
         }
-        // A file has nothing to do with it.
-        JournalError::Etcd { .. }
-        | JournalError::LeaseLost { .. }
-        | JournalError::Unwritten { .. }
-        | JournalError::TooLarge { .. }
-        | JournalError::ClocksApart { .. } => "name an embedded journal",
+        JournalError::HalfRestored { .. } => "restore it again with `transhume journal restore --etcd`",
+        JournalError::Changing { .. } => "try again when fewer moves are under way",
+        JournalError::Etcd { .. } | JournalError::Unwritten { .. } => {
+            "look at etcd, and at endpoints, prefix and certificates of `[etcd]`"
+        }
+        JournalError::LeaseLost { .. } | JournalError::ClocksApart { .. } => {
+            "try again; what is left of this attempt is removed then"
+        }
+        JournalError::TooLarge { .. } => "keep the journal in a file",
     };
     Failure::new(Kind::Refused, crate::failure::chain(&error), hint)
 }

@@ -187,6 +187,10 @@ impl Core {
         let mut stays = view.stays;
         let mut links_taken = false;
         for (scene, plan) in parts {
+            if let Err(refused) = self.check_fits(&scene, &plan) {
+                stays.extend(all_stay(&BTreeSet::from([scene.cluster.name]), &refused));
+                continue;
+            }
             match self.governing.admit(&network, &plan.batches) {
                 Ok(()) => return self.begin_drain_move(id, scene, plan, stays),
                 Err(short) if short.is_for_now() => links_taken = true,
@@ -214,7 +218,7 @@ impl Core {
         let migration = self.store.new_migration()?;
         let begun = Planned::Begun(scene.cluster.name.clone(), migration);
         self.drain_planned(id, begun, stays)?;
-        if self.begin_move(migration, scene, plan)?.is_err() {
+        if self.begin_move(migration, &scene, &plan)?.is_err() {
             self.drain_move_over(migration, Ending::Refused)?;
         }
         Ok(())

@@ -53,7 +53,11 @@ impl Core {
     /// The planner is done. Meanwhile the cluster may have begun another move, or be gone.
     pub(super) fn take_plan(&mut self, planned: Planned) -> Result<(), CoreError> {
         let Planned { scene, plan, purpose } = planned;
-        let plan = plan.and_then(|plan| self.check_unchanged(&scene).map(|()| plan));
+        let checked = |plan: Plan| {
+            self.check_unchanged(&scene)?;
+            self.check_fits(&scene, &plan).map(|()| plan)
+        };
+        let plan = plan.and_then(checked);
         match (plan, purpose) {
             (Err(refused), purpose) => purpose.refuse(refused),
             (Ok(plan), Purpose::Show(reply)) => reply.send(Ok(plan.view)),
@@ -81,7 +85,7 @@ impl Core {
         match (self.governing.admit(&network, &plan.batches), waiting) {
             (Ok(()), _) => {
                 let id = self.store.new_migration()?;
-                let accepted = self.begin_move(id, scene, plan)?;
+                let accepted = self.begin_move(id, &scene, &plan)?;
                 reply.send(accepted);
             }
             (Err(short), Some(waiting)) if short.is_for_now() => {
@@ -123,23 +127,15 @@ impl Core {
 
     // Moves.
 
-    pub(super) fn begin_move(
-        &mut self,
-        id: MigrationId,
-        scene: Scene,
-        plan: Plan,
-    ) -> Result<Result<Accepted, Refused>, CoreError> {
-        let notes = plan.view.notes.iter().cloned();
-        let notes = notes.chain(plan.view.unplaced.iter().map(|one| one.why.clone()));
-        let notes: Vec<String> = notes.collect();
-        let mut request = MoveRequest {
+    fn request(&self, id: MigrationId, scene: &Scene, plan: &Plan) -> MoveRequest {
+        MoveRequest {
             migration: id,
-            cluster: scene.cluster.name,
+            cluster: scene.cluster.name.clone(),
             mode: scene.mode,
             epoch: Epoch::default(),
-            from: scene.from,
-            to: scene.to,
-            batches: plan.batches,
+            from: scene.from.clone(),
+            to: scene.to.clone(),
+            batches: plan.batches.clone(),
             limits: Limits {
                 blackout_ms_max: scene.blackout_max,
                 ..self.config.limits.clone()
@@ -147,8 +143,41 @@ impl Core {
             duration_ms_max: scene.duration_max,
             converge: scene.converge,
             batch_max: plan.batch_max,
-            forecast: Some(plan.view.forecast),
-        };
+            forecast: Some(plan.view.forecast.clone()),
+        }
+    }
+
+    /// One whose report the journal would not take would stop the coordinator when it is over.
+    pub(super) fn check_fits(&self, scene: &Scene, plan: &Plan) -> Result<(), Refused> {
+        let most = self.store.record_bytes_max();
+        let request = self.request(MigrationId(u64::MAX), scene, plan);
+        let (bytes, vms) = (
+            request.write_bytes_max(),
+            request.batches.iter().flatten().count(),
+        );
+        match bytes <= most {
+            true => Ok(()),
+            false => Err(Refused::bad(
+                "move-too-large",
+                format!(
+                    "the report of a move of {vms} VMs of cluster {} may take {bytes} bytes, and this coordinator's journal takes {most}",
+                    scene.cluster.name
+                ),
+                "move it in several moves, from some of its hosts at a time with --from, or keep the journal in a file",
+            )),
+        }
+    }
+
+    pub(super) fn begin_move(
+        &mut self,
+        id: MigrationId,
+        scene: &Scene,
+        plan: &Plan,
+    ) -> Result<Result<Accepted, Refused>, CoreError> {
+        let notes = plan.view.notes.iter().cloned();
+        let notes = notes.chain(plan.view.unplaced.iter().map(|one| one.why.clone()));
+        let notes: Vec<String> = notes.collect();
+        let mut request = self.request(id, scene, plan);
         request.epoch = self.store.new_epochs(request.epochs())?;
         match self.moves.begin(self.now(), request) {
             Ok(ready) => {

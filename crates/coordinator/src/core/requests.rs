@@ -167,7 +167,6 @@ impl Core {
                 rules: rules.clone(),
                 ..cluster.clone()
             };
-            self.check_size(&cluster)?;
             planning::check_rules(&cluster, &self.config).map(|()| cluster.name)
         });
         let name = match checked {
@@ -202,7 +201,6 @@ impl Core {
     }
 
     pub(super) fn check_new(&self, spec: &ClusterSpec) -> Result<(), Refused> {
-        self.check_size(spec)?;
         self.store.clusters().check_new(spec)?;
         planning::check_rules(spec, &self.config)?;
         for vm in &spec.vms {
@@ -212,23 +210,6 @@ impl Core {
             self.hosts.check_not_stranded(&vm.spec.name)?;
         }
         Ok(())
-    }
-
-    /// One that the journal does not take would stop the coordinator.
-    fn check_size(&self, spec: &ClusterSpec) -> Result<(), Refused> {
-        let bytes = serde_json::to_vec(spec).map_or(0, |json| json.len());
-        let most = self.store.record_bytes_max();
-        match bytes <= most {
-            true => Ok(()),
-            false => Err(Refused::bad(
-                "cluster-too-large",
-                format!(
-                    "cluster {} takes {bytes} bytes, and this coordinator's journal {most}",
-                    spec.name
-                ),
-                "divide it, or keep the journal in a file",
-            )),
-        }
     }
 
     pub(super) fn delete_cluster(&mut self, name: &str, reply: Reply<ClusterView>) -> Result<(), CoreError> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use transhume_api::{DrainMove, DrainStage, DrainStay, MoveOrder};
 use transhume_model::{ClusterName, MigrationId, Millis};
+use transhume_protocol::migration::words;
 use transhume_protocol::report::Ending;
 
 use crate::journal::DrainRecord;
@@ -14,6 +15,9 @@ const TRIES_MAX: usize = 2;
 const ASKED_MAX: u32 = 24;
 /// Time between two such tries.
 const ASK_AGAIN: Millis = Millis(5_000);
+
+/// Of so many clusters that stay it is kept why: a record has its bounds.
+const STAYS_KEPT_MAX: usize = 4_096;
 
 /// What a drain does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,7 +180,7 @@ impl Drain {
         if self.doing != Doing::Planning {
             return;
         }
-        self.record.stays = stays;
+        self.record.stays = kept(stays);
         if planned != Planned::Unreachable {
             self.asked = 0;
         }
@@ -252,6 +256,15 @@ impl Drain {
     }
 }
 
+/// What is kept of those that stay. Who is left, the clusters' own records say.
+fn kept(mut stays: Vec<DrainStay>) -> Vec<DrainStay> {
+    stays.truncate(STAYS_KEPT_MAX);
+    for stay in &mut stays {
+        stay.why = words(&stay.why);
+    }
+    stays
+}
+
 /// Whether all that a move was to move is at its target.
 fn committed(outcome: Ending) -> bool {
     match outcome {
@@ -264,6 +277,7 @@ fn committed(outcome: Ending) -> bool {
 mod tests {
     use super::*;
     use transhume_model::{DrainId, WallMicros};
+    use transhume_protocol::migration::WORDS_BYTES_MAX;
 
     fn name(text: &str) -> ClusterName {
         text.parse().unwrap()
@@ -391,6 +405,25 @@ mod tests {
             (DrainStage::Partly, &vec![stay])
         );
         assert_eq!(drain.next(&world(&["a"], &[])), None);
+    }
+
+    #[test]
+    fn of_very_many_that_stay_some_are_kept_with_short_reasons() {
+        let mut drain = drain();
+        drain.next(&world(&["a"], &[]));
+        let stay = DrainStay {
+            cluster: name("a"),
+            vms: Vec::new(),
+            why: "no room ".repeat(1_000),
+        };
+        let stays = vec![stay; STAYS_KEPT_MAX + 1];
+        drain.planned(NOW, Planned::Nothing, stays, &World::default());
+        assert_eq!(drain.record.stays.len(), STAYS_KEPT_MAX);
+        let why = &drain.record.stays[0].why;
+        assert!(
+            why.len() <= WORDS_BYTES_MAX && why.starts_with("no room"),
+            "{why}"
+        );
     }
 
     #[test]

@@ -21,9 +21,24 @@ pub struct MemoryJournal {
     last_epoch: u64,
     last_term: u64,
     fleet: Option<FleetId>,
+    record_bytes_max: Option<usize>,
+}
+
+impl MemoryJournal {
+    /// One that takes no longer record, bytes of JSON.
+    pub fn taking(record_bytes_max: usize) -> Self {
+        MemoryJournal {
+            record_bytes_max: Some(record_bytes_max),
+            ..Self::default()
+        }
+    }
 }
 
 impl Journal for MemoryJournal {
+    fn record_bytes_max(&self) -> usize {
+        self.record_bytes_max.unwrap_or(usize::MAX)
+    }
+
     fn fleet(&mut self) -> Result<FleetId, JournalError> {
         match &self.fleet {
             Some(fleet) => Ok(fleet.clone()),

@@ -5,6 +5,7 @@
 //! protocol's `Migration::recover`.
 
 mod etcd;
+mod etcd_upkeep;
 mod fleet;
 mod memory;
 pub(crate) mod record;
@@ -24,13 +25,16 @@ use transhume_protocol::message::{FleetId, Leader};
 use transhume_protocol::migration::{Cleaning, JournalEntry};
 
 pub use self::etcd::EtcdJournal;
+pub use self::etcd_upkeep::{
+    backup_from_etcd, check_backup_from_etcd, check_restore_into_etcd, restore_into_etcd, verify_in_etcd,
+};
 pub use self::fleet::check_fleet;
 pub use self::memory::MemoryJournal;
 pub use self::redb::RedbJournal;
 pub use self::upkeep::{Summary, backup, check_backup, check_restore, restore, verify};
 
 /// Version of the tables and records. A journal of a newer one is refused by name.
-pub const FORMAT: u64 = 3;
+pub const FORMAT: u64 = 4;
 
 /// Why the journal cannot be used. The coordinator stops: without a journal it must not decide
 /// anything.
@@ -117,6 +121,26 @@ pub enum JournalError {
         /// As it says.
         why: String,
     },
+    /// Something is there where a backup is to be put.
+    #[error("{place} holds a journal already")]
+    NotEmpty {
+        /// The prefix.
+        place: String,
+    },
+    /// A backup was not put there whole.
+    #[error("{place} holds a part of a backup: whoever restored it did not come to an end")]
+    HalfRestored {
+        /// The prefix.
+        place: String,
+    },
+    /// It is written to so often that no whole copy of it could be read.
+    #[error("{place} is being written to all the time: none of {tries} copies was of one instant")]
+    Changing {
+        /// The prefix.
+        place: String,
+        /// How often it was tried.
+        tries: usize,
+    },
     /// Another coordinator leads, or may.
     #[error("the lease in etcd is lost: {why}; this coordinator decides nothing more")]
     LeaseLost {
@@ -171,6 +195,16 @@ pub enum JournalError {
         /// Which record.
         record: String,
     },
+    /// A record that says what cannot be: whoever wrote it was no coordinator.
+    #[error("the journal {path} holds a compressed record that cannot be expanded: {record}: {why}")]
+    NotExpanded {
+        /// The file.
+        path: PathBuf,
+        /// Which record.
+        record: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A sound record that this release cannot read.
     #[error("the journal {path} holds a record that this release does not understand: {record}")]
     Unreadable {
@@ -201,6 +235,9 @@ impl JournalError {
                 Some("let both machines take the time from one source, then start it again")
             }
             JournalError::TooLarge { .. } => Some("move fewer VMs at once"),
+            JournalError::HalfRestored { .. } => {
+                Some("restore it again with `transhume journal restore --etcd`")
+            }
             _ => None,
         }
     }
@@ -301,6 +338,15 @@ impl DrainRecord {
         let left = self.dies?.0.saturating_sub(now.0) / 1_000;
         (left > 0).then_some(Millis(left))
     }
+}
+
+/// The last numbers that a journal gave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Numbers {
+    migration: u64,
+    drain: u64,
+    epoch: u64,
+    term: u64,
 }
 
 /// Comes when a journal may not be written any more, with the reason.

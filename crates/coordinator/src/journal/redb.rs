@@ -13,7 +13,7 @@ use transhume_protocol::migration::JournalEntry;
 
 use super::fleet::{self, new_id};
 use super::record::{seal, unseal};
-use super::{ClusterRecord, DrainRecord, FORMAT, HostRecord, Journal, JournalError};
+use super::{ClusterRecord, DrainRecord, FORMAT, HostRecord, Journal, JournalError, Numbers};
 
 const ENTRIES: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("entries");
 const CLUSTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("clusters");
@@ -81,8 +81,8 @@ impl RedbJournal {
             transaction.open_table(TEXTS)?;
             let mut numbers = transaction.open_table(NUMBERS)?;
             let found = numbers.get(FORMAT_KEY)?.map(|found| found.value());
-            // Format 1 had no hosts, format 2 neither drains nor rules; an older release would not
-            // know of what is kept there.
+            // Format 1 had no hosts, format 2 neither drains nor rules, format 3 no compressed
+            // records; an older release would not know of what is kept there.
             if found.is_none_or(|found| found < FORMAT) {
                 numbers.insert(FORMAT_KEY, FORMAT)?;
             }
@@ -129,6 +129,33 @@ impl RedbJournal {
             Ok(rows)
         };
         read().map_err(|source| self.failed(source))
+    }
+
+    /// The last numbers that were given out.
+    pub(super) fn numbers(&self) -> Result<Numbers, JournalError> {
+        let read = || -> Result<Numbers, Error> {
+            let table = self.database.begin_read()?.open_table(NUMBERS)?;
+            let last = |key| Ok::<_, Error>(table.get(key)?.map_or(0, |last| last.value()));
+            Ok(Numbers {
+                migration: last(LAST_MIGRATION)?,
+                drain: last(LAST_DRAIN)?,
+                epoch: last(LAST_EPOCH)?,
+                term: last(LAST_TERM)?,
+            })
+        };
+        read().map_err(|source| self.failed(source))
+    }
+
+    /// From here on numbers are above these.
+    pub(super) fn set_numbers(&mut self, numbers: Numbers) -> Result<(), JournalError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(NUMBERS)?;
+            table.insert(LAST_MIGRATION, numbers.migration)?;
+            table.insert(LAST_DRAIN, numbers.drain)?;
+            table.insert(LAST_EPOCH, numbers.epoch)?;
+            table.insert(LAST_TERM, numbers.term)?;
+            Ok(())
+        })
     }
 
     fn count_up(&self, key: &str, by: u64) -> Result<u64, JournalError> {
@@ -351,6 +378,6 @@ mod tests {
         assert!(error.to_string().contains("entry 0 of migration 1"), "{error}");
         drop(journal);
         let error = RedbJournal::open(&path).unwrap_err();
-        assert!(matches!(error, JournalError::Format { found: 4, .. }), "{error}");
+        assert!(matches!(error, JournalError::Format { found: 5, .. }), "{error}");
     }
 }

@@ -9,14 +9,15 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
+use transhume_protocol::message::FleetId;
 use transhume_protocol::migration::JournalEntry;
 
 use super::fleet::{self, check_fleet};
 use super::redb::RedbJournal;
-use super::{Journal, JournalError};
+use super::{Journal, JournalError, Numbers};
 
 /// By so much epochs and terms are raised: more than a fleet uses up between two backups.
-const EPOCHS_RAISED: u64 = 1 << 32;
+const NUMBERS_RAISED: u64 = 1 << 32;
 
 /// What a journal holds; every record of it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,30 +50,16 @@ pub fn check_backup(from: &Path, to: &Path) -> Result<Summary, JournalError> {
 
 /// Whether [`restore`] could be done; nothing is written.
 pub fn check_restore(from: &Path, to: &Path) -> Result<Summary, JournalError> {
-    let summary = verify(from)?;
-    if summary.under_way > 0 {
-        return Err(JournalError::UnderWay {
-            path: from.to_owned(),
-            moves: summary.under_way,
-        });
-    }
+    let journal = RedbJournal::open_existing(from)?;
+    let summary = summary(&journal)?;
+    check_over(&summary, from)?;
     check_free(to)?;
-    let (of_copy, of_place) = (
-        RedbJournal::open_existing(from)?.known_fleet()?,
-        fleet::beside(to)?,
-    );
-    match (of_copy, of_place) {
-        (Some(found), Some(expected)) if found != expected => Err(JournalError::OtherFleet {
-            path: from.to_owned(),
-            found,
-            expected,
-        }),
-        _ => Ok(summary),
-    }
+    check_same(from, journal.known_fleet()?, fleet::beside(to)?)?;
+    Ok(summary)
 }
 
 /// Nothing is written over.
-fn check_free(to: &Path) -> Result<(), JournalError> {
+pub(super) fn check_free(to: &Path) -> Result<(), JournalError> {
     match to.try_exists() {
         Ok(false) => Ok(()),
         Ok(true) => Err(JournalError::Copy {
@@ -106,16 +93,52 @@ pub fn restore(from: &Path, to: &Path) -> Result<Summary, JournalError> {
     let summary = backup(from, to)?;
     let mut journal = RedbJournal::open_existing(to)?;
     check_fleet(&mut journal, to)?;
-    // Above what another copy of the same backup was raised to, if that was restored before.
-    let now = crate::wall().0;
-    let first = journal.new_epochs(EPOCHS_RAISED)?.0;
-    journal.new_epochs(now.saturating_sub(first).saturating_add(1))?;
-    let last = journal.new_terms(EPOCHS_RAISED)?;
-    journal.new_terms(now.saturating_sub(last).saturating_add(1))?;
+    let numbers = journal.numbers()?;
+    journal.set_numbers(raised(numbers))?;
     Ok(summary)
 }
 
-fn summary(journal: &RedbJournal) -> Result<Summary, JournalError> {
+/// Epochs and terms above all that agents can have seen, and above what another copy of the same
+/// backup was raised to, if that was restored before.
+pub(super) fn raised(numbers: Numbers) -> Numbers {
+    let now = crate::wall().0;
+    let above = |last: u64| last.max(now).saturating_add(NUMBERS_RAISED);
+    Numbers {
+        epoch: above(numbers.epoch),
+        term: above(numbers.term),
+        ..numbers
+    }
+}
+
+/// One with a move that was not over is not put to use.
+pub(super) fn check_over(summary: &Summary, from: &Path) -> Result<(), JournalError> {
+    match summary.under_way {
+        0 => Ok(()),
+        moves => Err(JournalError::UnderWay {
+            path: from.to_owned(),
+            moves,
+        }),
+    }
+}
+
+/// Whether a backup of one fleet may be put where `beside` names another.
+pub(super) fn check_same(
+    from: &Path,
+    of_copy: Option<FleetId>,
+    beside: Option<FleetId>,
+) -> Result<(), JournalError> {
+    match (of_copy, beside) {
+        (Some(found), Some(expected)) if found != expected => Err(JournalError::OtherFleet {
+            path: from.to_owned(),
+            found,
+            expected,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What a journal holds, every record of it read.
+pub(super) fn summary(journal: &dyn Journal) -> Result<Summary, JournalError> {
     let clusters = journal.clusters()?;
     let migrations = journal.migrations()?;
     let over = |entries: &&Vec<JournalEntry>| matches!(entries.last(), Some(JournalEntry::Ended { .. }));
@@ -135,15 +158,18 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let copied = File::open(from)
         .and_then(|mut source| io::copy(&mut source, &mut target))
         .and_then(|_| target.sync_all())
-        .and_then(|()| {
-            let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all())
-        });
+        .and_then(|()| sync_directory(to));
     if copied.is_err() {
         // What failed is told; that the rest cannot be removed either would not help.
         let _ = fs::remove_file(to);
     }
     copied
+}
+
+/// That a file is in its directory is durable when it returns.
+pub(super) fn sync_directory(file: &Path) -> io::Result<()> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all())
 }
 
 #[cfg(test)]

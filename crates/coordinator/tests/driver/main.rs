@@ -19,6 +19,7 @@ mod paper;
 mod refused;
 mod restart;
 mod rules;
+mod sizes;
 mod support;
 mod trust;
 mod verbs;

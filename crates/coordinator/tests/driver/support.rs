@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use transhume_api::{Accepted, HostList, Problem};
+use transhume_coordinator::journal::MemoryJournal;
 use transhume_coordinator::{Config, Error};
 use transhume_model::{Capacity, HostSpec, MachineType, Mebibytes, MigrationId, Vcpus};
 use transhume_protocol::migration::Limits;
@@ -102,6 +103,9 @@ pub struct Site {
     pub labels: BTreeMap<&'static str, BTreeMap<String, String>>,
     /// Fence agents of hosts, likewise.
     pub fence: BTreeMap<&'static str, Vec<String>>,
+    /// The longest record that the journal takes, from the next start on; it then forgets with the
+    /// coordinator.
+    pub record_bytes_max: Option<usize>,
     directory: TempDir,
     coordinator: Option<JoinHandle<Result<(), Error>>>,
     http: reqwest::Client,
@@ -130,6 +134,7 @@ impl Site {
             limits: Limits::default(),
             labels: BTreeMap::new(),
             fence: BTreeMap::new(),
+            record_bytes_max: None,
             http: reqwest::Client::builder().unix_socket(socket).build().unwrap(),
             directory,
             coordinator: None,
@@ -166,7 +171,15 @@ impl Site {
 
     /// Starts the coordinator, or starts it again on the same journal.
     pub async fn start(&mut self) {
-        self.coordinator = Some(tokio::spawn(transhume_coordinator::run(self.config())));
+        let config = self.config();
+        let ends = match self.record_bytes_max {
+            None => tokio::spawn(transhume_coordinator::run(config)),
+            Some(bytes) => {
+                let journal = Box::new(MemoryJournal::taking(bytes));
+                tokio::spawn(transhume_coordinator::run_with(config, journal))
+            }
+        };
+        self.coordinator = Some(ends);
         until("the API answers", async || {
             self.http.get("http://c/healthz").send().await.ok()
         })

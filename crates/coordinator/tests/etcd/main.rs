@@ -5,6 +5,8 @@
 mod contract;
 mod coordinators;
 mod cost;
+mod long;
+mod moving;
 mod rig;
 
 use std::collections::BTreeMap;
@@ -56,9 +58,6 @@ fn etcd_keeps_the_contract_and_remembers() {
         journal.migrations().unwrap()[&MigrationId(2)],
         [cancel(9), cancel(10)]
     );
-    let long = vec![cancel(1); 100_000];
-    let refused = journal.append(MOVE, &long, None).unwrap_err();
-    assert!(matches!(refused, JournalError::TooLarge { .. }), "{refused}");
 }
 
 #[test]
@@ -83,6 +82,22 @@ fn another_fleets_prefix_is_refused_and_nothing_is_changed() {
         dump.into_iter().filter(|(key, _)| *key != leader).collect()
     };
     assert_eq!(but_leader(etcd.dump()), but_leader(before));
+}
+
+#[test]
+fn a_prefix_that_was_lost_and_begun_anew_is_not_led_with_where_it_was_led() {
+    let etcd = Etcd::start(1);
+    let fleet = etcd.lead(1).unwrap().fleet().unwrap();
+    etcd.wipe();
+    let refused = etcd.lead(1).unwrap_err();
+    assert!(
+        matches!(refused, JournalError::OldCopy { found: 0, led: 1, .. }),
+        "{refused}"
+    );
+    assert!(etcd.keys("").is_empty(), "nothing is begun");
+    // As `docs/operating.md` says, where nothing of it is left.
+    std::fs::remove_file(etcd.local(1).with_extension("fleet")).unwrap();
+    assert_ne!(etcd.lead(1).unwrap().fleet().unwrap(), fleet);
 }
 
 #[test]

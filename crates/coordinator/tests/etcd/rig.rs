@@ -225,6 +225,29 @@ impl Etcd {
     }
 }
 
+impl Etcd {
+    /// Keys below the prefix that begin so behind it.
+    pub fn keys(&self, below: &str) -> Vec<String> {
+        use base64::Engine;
+        let engine = base64::engine::general_purpose::STANDARD;
+        let text = |key: &str| String::from_utf8(engine.decode(key).unwrap()).unwrap();
+        let all = self.dump().into_iter().map(|(key, _)| text(&key));
+        let rest = all.filter_map(|key| Some(key.strip_prefix(PREFIX)?.strip_prefix('/')?.to_owned()));
+        rest.filter(|key| key.starts_with(below)).collect()
+    }
+
+    /// Removes everything below the prefix.
+    pub fn wipe(&self) {
+        self.call("/v3/kv/deleterange", &below(PREFIX));
+    }
+
+    /// Writes a key below the prefix, as nobody should.
+    pub fn put(&self, below: &str, value: &str) {
+        let key = encoded(&format!("{PREFIX}/{below}"));
+        self.call("/v3/kv/put", &json!({ "key": key, "value": encoded(value) }));
+    }
+}
+
 impl Drop for Etcd {
     fn drop(&mut self) {
         (0..self.members.len()).for_each(|index| self.kill(index));

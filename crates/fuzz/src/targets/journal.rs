@@ -1,15 +1,19 @@
 //! Records of the journal: bytes that were not sealed are damaged, so is what was changed since;
-//! what was sealed and is understood is the same after being sealed again. First byte: which
-//! record; second: whether it is sealed, and where it is damaged.
+//! what was sealed and is understood is the same after being sealed again; what claims to be
+//! compressed is expanded within its bounds, or refused. First byte: which record; second: whether
+//! it is sealed, and where it is damaged.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use transhume_coordinator::journal::{ClusterRecord, DrainRecord, HostRecord, JournalError};
-use transhume_coordinator::testing::{sealed, unsealed};
+use transhume_coordinator::testing::{sealed, sealed_body, unsealed};
 use transhume_protocol::migration::JournalEntry;
 
 use crate::Choices;
+
+/// In front of a compressed record's length and frame.
+const COMPRESSED: u8 = 0x01;
 
 pub(super) fn check(data: &[u8]) {
     let mut choices = Choices(data);
@@ -18,6 +22,11 @@ pub(super) fn check(data: &[u8]) {
     assert!(matches!(
         unsealed::<JournalEntry>(raw),
         Err(JournalError::Damaged { .. })
+    ));
+    let compressed = sealed_body(&[&[COMPRESSED], raw].concat());
+    assert!(matches!(
+        unsealed::<JournalEntry>(&compressed),
+        Ok(_) | Err(JournalError::NotExpanded { .. } | JournalError::Unreadable { .. })
     ));
     let Ok(json) = std::str::from_utf8(raw) else {
         return;

@@ -24,6 +24,7 @@ use transhume_model::{HostName, VmName};
 use super::course::Course;
 use super::decision::{Cannot, Ran, Resolution, Resolvable};
 use super::open::OpenOrders;
+use super::size::words;
 use super::vm::Vm;
 use super::{Cleaning, Illegal, JournalEntry, Link, Migration, News, Now, Ready, RunOn, TimerId, trouble};
 use crate::event::Happening;
@@ -446,6 +447,11 @@ impl Migration {
 
     /// A VM is gone: the journal and whoever follows know it.
     pub(super) fn lose(&mut self, index: usize, host: &HostName, fault: Fault, now: Now, ready: &mut Ready) {
+        let fault = Fault {
+            kind: fault.kind,
+            reason: words(&fault.reason),
+            hint: fault.hint.as_deref().map(words),
+        };
         let vm = &mut self.vms[index];
         vm.lost = Some(fault.clone());
         let (vm, host) = (vm.name().clone(), host.clone());

@@ -36,6 +36,7 @@ mod open;
 mod ready;
 mod recover;
 mod request;
+mod size;
 mod streams;
 mod stuck;
 mod times;
@@ -53,6 +54,7 @@ pub use journal::{Cleaning, ClockUse, JOURNAL_VERSION, JournalEntry, RunOn, VmSo
 pub use ready::{Illegal, Input, Now, OrderIds, Ready, TimerId};
 pub use recover::RecoverError;
 pub use request::{Converge, Limits, MoveRequest, MoveVm, RequestError, StuckRates};
+pub use size::{VM_BYTES_MAX, WORDS_BYTES_MAX, words};
 pub use streams::{StreamStage, StreamView};
 use transhume_model::{Epoch, HostName, MigrationId, Millis, VmName, WallMicros};
 use vm::Vm;

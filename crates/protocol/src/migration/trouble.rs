@@ -4,6 +4,7 @@ use transhume_model::{ClusterName, HostName, Millis, VmName};
 
 use super::decision::Ran;
 use super::request::StuckRates;
+use super::size::words;
 use crate::message::{Fault, FaultKind, Refusal};
 use crate::report::Trouble;
 use crate::step::Step;
@@ -13,8 +14,8 @@ pub(super) fn refused(step: Step, host: &HostName, vm: &VmName, refusal: &Refusa
         step,
         host: Some(host.clone()),
         vm: Some(vm.clone()),
-        reason: refusal.reason.clone(),
-        hint: refusal.hint.clone(),
+        reason: words(&refusal.reason),
+        hint: words(&refusal.hint),
     }
 }
 
@@ -23,8 +24,8 @@ pub(super) fn failed(step: Step, host: &HostName, vm: &VmName, fault: &Fault) ->
         step,
         host: Some(host.clone()),
         vm: Some(vm.clone()),
-        reason: fault.reason.clone(),
-        hint: hint(host, fault),
+        reason: words(&fault.reason),
+        hint: words(&hint(host, fault)),
     }
 }
 

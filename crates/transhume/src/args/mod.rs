@@ -216,18 +216,25 @@ pub enum CaCommand {
 pub enum JournalCommand {
     /// Read every record
     Verify {
-        /// The journal
+        /// The journal; with --etcd the configuration of a coordinator
         file: PathBuf,
+        /// The journal is in etcd, as FILE, the configuration of a coordinator, says
+        #[arg(long)]
+        etcd: bool,
         /// One JSON document
         #[arg(long)]
         json: bool,
     },
     /// Verify it and copy it
     Backup {
-        /// The journal
+        /// The journal; with --etcd the configuration of a coordinator
         file: PathBuf,
         /// The copy; not there yet
         copy: PathBuf,
+        /// The journal is in etcd, as FILE, the configuration of a coordinator, says; one may lead
+        /// meanwhile
+        #[arg(long)]
+        etcd: bool,
         #[command(flatten)]
         deciding: Deciding,
     },
@@ -235,8 +242,12 @@ pub enum JournalCommand {
     Restore {
         /// The copy
         copy: PathBuf,
-        /// The journal; not there yet
+        /// The journal; not there yet. With --etcd the configuration of a coordinator
         file: PathBuf,
+        /// Into etcd, as FILE, the configuration of a coordinator, says: nothing is below its
+        /// prefix yet
+        #[arg(long)]
+        etcd: bool,
         #[command(flatten)]
         deciding: Deciding,
     },

@@ -47,6 +47,8 @@ pub(super) enum Op {
     Remove(String),
     /// All keys that begin so.
     RemoveBelow(String),
+    /// All keys from the first up to the second, without that.
+    RemoveRange(String, String),
     Get(String),
 }
 
@@ -109,6 +111,9 @@ impl Op {
             Op::Remove(key) => json!({ "request_delete_range": { "key": encoded(key) } }),
             Op::RemoveBelow(prefix) => json!({ "request_delete_range": {
                 "key": encoded(prefix), "range_end": encoded(behind(prefix))
+            } }),
+            Op::RemoveRange(from, to) => json!({ "request_delete_range": {
+                "key": encoded(from), "range_end": encoded(to)
             } }),
             Op::Get(key) => json!({ "request_range": { "key": encoded(key) } }),
         }

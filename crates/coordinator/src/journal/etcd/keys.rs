@@ -5,8 +5,10 @@
 //!  PREFIX/leader                         who leads; goes with the lease
 //!  PREFIX/head                           the last write: term and number
 //!  PREFIX/beat                           the leader's clock, every other second
+//!  PREFIX/restoring                      while a backup is put here, and after one that did not end
 //!  PREFIX/entries/MOVE/PART              what one append brought of one move
 //!  PREFIX/clusters/NAME  hosts/BUCKET  drains/NUMBER  numbers/NAME
+//!  PREFIX/pieces/RECORD/WRITE/PIECE      a record that is longer than one write takes
 //! ```
 
 use std::collections::BTreeMap;
@@ -69,6 +71,16 @@ impl Keys {
         self.below("term")
     }
 
+    /// There while a backup is put below the prefix.
+    pub(super) fn restoring(&self) -> String {
+        self.below("restoring")
+    }
+
+    /// Start of all keys.
+    pub(super) fn all(&self) -> String {
+        self.below("")
+    }
+
     pub(super) fn leader(&self) -> String {
         self.below("leader")
     }
@@ -127,6 +139,43 @@ impl Keys {
         format!("{}{:016x}", self.drains(), drain.0)
     }
 
+    /// Start of the keys of all pieces of records.
+    pub(super) fn pieces(&self) -> String {
+        self.below("pieces/")
+    }
+
+    /// The same of the records whose keys begin so.
+    pub(super) fn pieces_below(&self, record: &str) -> String {
+        let rest = record.strip_prefix(&self.prefix).unwrap_or(record);
+        self.pieces() + rest.trim_start_matches('/')
+    }
+
+    /// The same of one record.
+    pub(super) fn pieces_of(&self, record: &str) -> String {
+        self.pieces_below(record) + "/"
+    }
+
+    /// The same of what one write made of it: a later one's are behind an earlier one's.
+    pub(super) fn pieces_by(&self, record: &str, write: WriteId) -> String {
+        format!(
+            "{}{:016x}.{:016x}/",
+            self.pieces_of(record),
+            write.term,
+            write.write
+        )
+    }
+
+    pub(super) fn piece(&self, record: &str, write: WriteId, piece: usize) -> String {
+        format!("{}{piece:08x}", self.pieces_by(record, write))
+    }
+
+    /// The record that a piece is of.
+    pub(super) fn record_of(&self, piece: &str) -> Option<String> {
+        let rest = piece.strip_prefix(&self.pieces())?;
+        let mut parts = rest.rsplitn(3, '/').skip(2);
+        parts.next().map(|record| self.below(record))
+    }
+
     pub(super) fn numbers(&self) -> String {
         self.below("numbers/")
     }
@@ -152,6 +201,13 @@ pub(super) struct Head {
     pub(super) write: u64,
     /// The writer's clock.
     pub(super) at: WallMicros,
+}
+
+/// One write of one leader; later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WriteId {
+    pub(super) term: u64,
+    pub(super) write: u64,
 }
 
 /// Who leads.
@@ -187,6 +243,27 @@ mod tests {
             "/transhume/lab/entries/x/1",
         ] {
             assert_eq!(keys.part_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_in_the_order_of_their_writes_and_name_their_record() {
+        let keys = Keys::new("/transhume/lab");
+        let of = |term, write, piece| {
+            let write = WriteId { term, write };
+            keys.piece(&keys.part(MigrationId(7), 3), write, piece)
+        };
+        let named = [of(1, 0, 0), of(1, 0, 1), of(1, 9, 0), of(1, 10, 0), of(2, 1, 0)];
+        assert!(named.is_sorted(), "{named:?}");
+        for name in &named {
+            assert_eq!(keys.record_of(name), Some(keys.part(MigrationId(7), 3)));
+            assert!(name.starts_with(&keys.pieces_below(&keys.entries_of(MigrationId(7)))));
+        }
+        let cluster = keys.cluster("lab");
+        let write = WriteId { term: 1, write: 1 };
+        assert_eq!(keys.record_of(&keys.piece(&cluster, write, 0)), Some(cluster));
+        for other in ["/transhume/lab/pieces/x", "/transhume/lab/clusters/a/b/c/d"] {
+            assert_eq!(keys.record_of(other), None, "{other}");
         }
     }
 

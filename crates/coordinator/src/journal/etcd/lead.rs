@@ -31,7 +31,7 @@ use crate::standing::Standing;
 /// A follower looks so often whether somebody leads.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A look that finds no etcd is told after this, and repeated.
-const LOOK_MAX: Duration = Duration::from_secs(3);
+pub(super) const LOOK_MAX: Duration = Duration::from_secs(3);
 /// The lease is renewed so many times in its length.
 const RENEWALS_PER_LEASE: u32 = 10;
 /// The leader writes its clock down so often.
@@ -98,16 +98,17 @@ impl Shared {
 }
 
 /// What a look shows.
-struct View {
-    leader: Option<LeaderRecord>,
-    term: u64,
+pub(super) struct View {
+    pub(super) leader: Option<LeaderRecord>,
+    pub(super) term: u64,
     term_revision: i64,
-    fleet: Option<FleetId>,
+    pub(super) fleet: Option<FleetId>,
     fleet_revision: i64,
     format: Option<u64>,
-    head: Option<Head>,
+    pub(super) head: Option<Head>,
     head_revision: i64,
     beat: Option<WallMicros>,
+    pub(super) restoring: bool,
 }
 
 /// Taken in one transaction.
@@ -123,9 +124,9 @@ pub(super) struct Lead {
 /// A coordinator that would lead.
 #[derive(Debug)]
 pub(super) struct Candidate {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     spec: EtcdSpec,
-    place: PathBuf,
+    pub(super) place: PathBuf,
     fleet_beside: PathBuf,
     api: String,
     run: String,
@@ -167,8 +168,11 @@ impl Candidate {
                 }
             };
             let view = self.read(view)?;
-            self.check(&view, began)?;
+            self.check(&view)?;
+            self.check_clocks(&view, began)?;
             match &view.leader {
+                None if view.restoring => return Err(self.half_restored()),
+                Some(_) if view.restoring => self.wait(standing, "a backup is being restored".to_owned()),
                 Some(leader) if leader.api == self.api && leader.run != self.run => {
                     self.wait(standing, "this machine led until a moment ago".to_owned());
                 }
@@ -180,8 +184,9 @@ impl Candidate {
                     standing.send_replace(Standing::Follows { leader });
                 }
                 None => {
+                    self.check_term(&view)?;
                     self.wait(standing, "one is being chosen".to_owned());
-                    if let Some(lead) = self.take(&view).await? {
+                    if let Some(lead) = self.take(&view, None).await? {
                         return Ok(lead);
                     }
                 }
@@ -204,14 +209,20 @@ impl Candidate {
         standing.send_replace(Standing::Waits { what });
     }
 
-    fn unusable(&self, why: String) -> JournalError {
+    pub(super) fn half_restored(&self) -> JournalError {
+        JournalError::HalfRestored {
+            place: self.place.display().to_string(),
+        }
+    }
+
+    pub(super) fn unusable(&self, why: String) -> JournalError {
         JournalError::Etcd {
             place: self.place.display().to_string(),
             why,
         }
     }
 
-    async fn look(&self) -> Result<Done, Failed> {
+    pub(super) async fn look(&self) -> Result<Done, Failed> {
         let keys = &self.shared.keys;
         let wanted = [
             keys.leader(),
@@ -220,6 +231,7 @@ impl Candidate {
             keys.format(),
             keys.head(),
             keys.beat(),
+            keys.restoring(),
         ];
         let look = Txn {
             then: wanted.map(Op::Get).into(),
@@ -229,7 +241,7 @@ impl Candidate {
         self.shared.members.txn(|| until, &look).await
     }
 
-    fn read(&self, found: Done) -> Result<View, JournalError> {
+    pub(super) fn read(&self, found: Done) -> Result<View, JournalError> {
         let at = |index: usize| found.got.get(index).and_then(Option::as_ref);
         let revision = |index| at(index).map_or(0, |kv: &Kv| kv.mod_revision);
         let damaged = |record: &str| JournalError::Damaged {
@@ -268,26 +280,44 @@ impl Candidate {
             },
             head_revision: revision(4),
             beat: number(5, "the leader's clock")?.map(WallMicros),
+            restoring: at(6).is_some(),
         })
     }
 
     /// Whether this is a place where this coordinator may lead or follow.
-    fn check(&mut self, view: &View, began: WallMicros) -> Result<(), JournalError> {
+    pub(super) fn check(&self, view: &View) -> Result<(), JournalError> {
         if let Some(found) = view.format.filter(|found| *found > FORMAT) {
             let path = self.place.clone();
             return Err(JournalError::Format { path, found });
         }
-        let beside = fleet::beside(&self.fleet_beside)?;
-        match (&view.fleet, beside) {
-            (Some(found), Some(expected)) if *found != expected => {
-                return Err(JournalError::OtherFleet {
-                    path: self.place.clone(),
-                    found: found.clone(),
-                    expected,
-                });
-            }
-            (Some(found), None) => fleet::write(&self.fleet_beside, found)?,
-            _ => {}
+        match (&view.fleet, fleet::beside(&self.fleet_beside)?) {
+            (Some(found), Some(expected)) if *found != expected => Err(JournalError::OtherFleet {
+                path: self.place.clone(),
+                found: found.clone(),
+                expected,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// As for a file: one that was lost and begun anew, or put back from an old copy, is not led
+    /// with, for agents would not obey.
+    fn check_term(&self, view: &View) -> Result<(), JournalError> {
+        let led = fleet::led(&self.fleet_beside)?;
+        match view.term < led {
+            true => Err(JournalError::OldCopy {
+                path: self.place.clone(),
+                found: view.term,
+                led,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// This machine is the fleet's from here on, and its clock is the leader's.
+    fn check_clocks(&mut self, view: &View, began: WallMicros) -> Result<(), JournalError> {
+        if let (Some(found), None) = (&view.fleet, fleet::beside(&self.fleet_beside)?) {
+            fleet::write(&self.fleet_beside, found)?;
         }
         let last = view.head.as_ref().map(|head| head.at);
         let latest = view.beat.max(last);
@@ -301,8 +331,13 @@ impl Candidate {
     }
 
     /// A lease, then everything that makes a leader, in one transaction that compares that nobody
-    /// was quicker; `None` where somebody was.
-    async fn take(&mut self, view: &View) -> Result<Option<Lead>, JournalError> {
+    /// was quicker; `None` where somebody was. `restored` is the fleet of a backup that is to be
+    /// put there.
+    pub(super) async fn take(
+        &mut self,
+        view: &View,
+        restored: Option<&FleetId>,
+    ) -> Result<Option<Lead>, JournalError> {
         let keys = &self.shared.keys;
         let until = Instant::now() + LOOK_MAX;
         let granted = self.shared.members.grant(|| until, self.spec.lease_s);
@@ -315,7 +350,8 @@ impl Candidate {
         let own = Duration::from_secs(u64::try_from(granted.ttl).unwrap_or(0));
         let own = own.min(Duration::from_secs(u64::from(self.spec.lease_s)));
         *self.shared.lease.lock().expect("no holder panics") = Some(Lease::granted(own, sent));
-        let fleet = match (&view.fleet, fleet::beside(&self.fleet_beside)?) {
+        let known = restored.or(view.fleet.as_ref());
+        let fleet = match (known, fleet::beside(&self.fleet_beside)?) {
             (Some(fleet), _) => fleet.clone(),
             (None, Some(beside)) => beside,
             (None, None) => new_id()?,
@@ -331,6 +367,25 @@ impl Candidate {
             write: 0,
             at: crate::wall(),
         };
+        let mut then = vec![
+            Op::PutWith(keys.leader(), json(&leader), lease),
+            Op::Put(keys.term(), json(&term)),
+            Op::Put(keys.fleet(), fleet.as_str().into()),
+            Op::Put(keys.format(), json(&FORMAT)),
+            Op::Put(keys.head(), json(&head)),
+        ];
+        if restored.is_some() {
+            let records = [
+                keys.entries(),
+                keys.clusters(),
+                keys.hosts(),
+                keys.drains(),
+                keys.numbers(),
+                keys.pieces(),
+            ];
+            then.push(Op::Put(keys.restoring(), json(&crate::wall())));
+            then.extend(records.map(Op::RemoveBelow));
+        }
         let take = Txn {
             when: vec![
                 Compare::Created(keys.leader(), 0),
@@ -338,13 +393,7 @@ impl Candidate {
                 Compare::Modified(keys.fleet(), view.fleet_revision),
                 Compare::Modified(keys.head(), view.head_revision),
             ],
-            then: vec![
-                Op::PutWith(keys.leader(), json(&leader), lease),
-                Op::Put(keys.term(), json(&term)),
-                Op::Put(keys.fleet(), fleet.as_str().into()),
-                Op::Put(keys.format(), json(&FORMAT)),
-                Op::Put(keys.head(), json(&head)),
-            ],
+            then,
             otherwise: vec![Op::Get(keys.leader())],
         };
         let taken = self.shared.members.txn(|| self.shared.lease_ends(), &take);
@@ -364,7 +413,12 @@ impl Candidate {
             self.give_back(lease).await;
             return Ok(None);
         };
-        fleet::write(&self.fleet_beside, &fleet)?;
+        // An embedded journal that this fleet had here before would be an old copy.
+        fleet::keep_term(
+            &self.fleet_beside,
+            &fleet,
+            term.max(fleet::led(&self.fleet_beside)?),
+        )?;
         tokio::spawn(renew(self.shared.clone(), lease, own / RENEWALS_PER_LEASE));
         tokio::spawn(beat(self.shared.clone(), revision));
         Ok(Some(Lead {

@@ -4,44 +4,61 @@
 //! there, and so its lease, and that the last write is its own last one. A write whose answer was
 //! lost is asked again, and done once. `docs/design/journal-etcd.md` is this module's page.
 //!
-//! Deliberately absent: reading by anybody but the leader; a cache that outlives its lead.
+//! Deliberately absent: a cache that outlives its lead.
 
 mod gateway;
 mod keys;
 mod lead;
 mod lease;
 mod members;
+mod pieces;
+mod port;
+mod restore;
 mod write;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use transhume_model::{ClusterName, DrainId, Epoch, MigrationId};
+use transhume_model::MigrationId;
 use transhume_protocol::message::FleetId;
-use transhume_protocol::migration::JournalEntry;
 
 use self::gateway::{Kv, Op};
-use self::keys::{Bucket, Head, Keys, Number, bucket_of};
+use self::keys::{Bucket, Head, Keys, Number, WriteId, bucket_of};
 use self::lead::{Candidate, Lead, Shared, json, parsed};
 use self::members::{Failed, Members};
+use self::pieces::{Divided, Division, Pieces, divide};
 use self::write::{Background, Puts, write};
 use super::record::unseal;
-use super::{ClusterRecord, DrainRecord, HostRecord, Journal, JournalError, LostJournal};
+use super::{ClusterRecord, HostRecord, JournalError, Numbers};
 use crate::etcd_spec::EtcdSpec;
 use crate::standing::Standing;
 
-/// All records of one write; etcd takes 1.5 MiB in a request, with their names.
+/// All records of one write; etcd takes 1.5 MiB in a request, with their names. What is longer is
+/// divided.
 const WRITE_BYTES_MAX: usize = 1_400_000;
-/// A cluster is written together with entries of its moves.
-const RECORD_BYTES_MAX: usize = 1_000_000;
 /// Records in one answer, when everything is read.
 const PAGE_RECORDS_MAX: usize = 40;
-/// Longest wait for a page.
+/// Longest wait for a page of one record;
 const PAGE_MAX: Duration = Duration::from_secs(10);
+/// of several, before fewer are asked for.
+const LONG_PAGE_MAX: Duration = Duration::from_secs(3);
+
+/// For people.
+fn place(spec: &EtcdSpec) -> PathBuf {
+    PathBuf::from(format!("{} in etcd", spec.prefix))
+}
+
+fn broken(spec: &EtcdSpec, why: &impl fmt::Display) -> JournalError {
+    JournalError::Etcd {
+        place: place(spec).display().to_string(),
+        why: why.to_string(),
+    }
+}
 
 /// The journal of whoever leads.
 #[derive(Debug)]
@@ -60,6 +77,7 @@ pub struct EtcdJournal {
     /// The next part of each move.
     parts: BTreeMap<MigrationId, u64>,
     buckets: BTreeMap<u8, Bucket>,
+    pieces: Pieces,
 }
 
 impl EtcdJournal {
@@ -72,22 +90,114 @@ impl EtcdJournal {
         api: &str,
         standing: &watch::Sender<Standing>,
     ) -> Result<Self, JournalError> {
-        let place = PathBuf::from(format!("{} in etcd", spec.prefix));
-        let broken = |why: String| JournalError::Etcd {
-            place: place.display().to_string(),
-            why,
-        };
-        let background = Background::new().map_err(|error| broken(error.to_string()))?;
+        let (background, place) = (Self::background(spec)?, place(spec));
         let (own, files, address, to) = (spec.clone(), local.to_owned(), api.to_owned(), standing.clone());
         let at = place.clone();
         let led = background.runtime().spawn(async move {
-            let members = Members::new(&own)?;
-            let shared = Arc::new(Shared::new(members, Keys::new(&own.prefix)));
-            let candidate = Candidate::new(shared.clone(), &own, &at, &files, &address)?;
+            let (shared, candidate) = Self::candidate(&own, &at, &files, &address)?;
             let lead = candidate.lead(&to).await?;
             Ok::<_, JournalError>((shared, lead))
         });
-        let (shared, lead) = led.await.map_err(|error| broken(error.to_string()))??;
+        let led = led.await.map_err(|error| broken(spec, &error))?;
+        let (shared, lead) = led?;
+        Self::of(background, shared, place, lead)
+    }
+
+    /// What is there, to be read only, whoever leads.
+    pub(super) fn read(spec: &EtcdSpec, local: &Path) -> Result<Self, JournalError> {
+        let (background, place) = (Self::background(spec)?, place(spec));
+        let (shared, candidate) = Self::candidate(spec, &place, local, "")?;
+        let view = background.wait(async move { candidate.see().await })?;
+        shared.lose("it is only read");
+        let (Some(fleet), Some(head)) = (view.fleet, view.head) else {
+            return Err(JournalError::NotThere { path: place });
+        };
+        let lead = Lead {
+            fleet,
+            term: view.term,
+            revision: 0,
+            head,
+        };
+        Self::of(background, shared, place, lead)
+    }
+
+    /// Whether nobody has written since it was read.
+    pub(super) fn is_unchanged(&self, spec: &EtcdSpec, local: &Path) -> Result<bool, JournalError> {
+        let (_, candidate) = Self::candidate(spec, &self.place, local, "")?;
+        let view = self.background.wait(async move { candidate.see().await })?;
+        Ok(view.head.as_ref() == Some(&self.head))
+    }
+
+    /// Whether [`EtcdJournal::begin_restore`] could be done; nothing is written.
+    pub(super) fn check_free(spec: &EtcdSpec, local: &Path, fleet: &FleetId) -> Result<(), JournalError> {
+        let background = Self::background(spec)?;
+        let (_, candidate) = Self::candidate(spec, &place(spec), local, "")?;
+        let fleet = fleet.clone();
+        background.wait(async move { candidate.check_free(&fleet).await.map(drop) })
+    }
+
+    /// An empty journal of a fleet, where none is. Until [`EtcdJournal::end_restore`] no
+    /// coordinator uses it.
+    pub(super) fn begin_restore(
+        spec: &EtcdSpec,
+        local: &Path,
+        fleet: &FleetId,
+    ) -> Result<Self, JournalError> {
+        let (background, place) = (Self::background(spec)?, place(spec));
+        let (shared, candidate) = Self::candidate(spec, &place, local, "")?;
+        let fleet = fleet.clone();
+        let lead = background.wait(async move { candidate.begin_restore(&fleet).await })?;
+        Self::of(background, shared, place, lead)
+    }
+
+    /// It is whole, and numbers go on above these.
+    pub(super) fn end_restore(&mut self, numbers: Numbers) -> Result<(), JournalError> {
+        let keys = &self.shared.keys;
+        let last = [
+            Op::Put(keys.number(Number::Migration), json(&numbers.migration)),
+            Op::Put(keys.number(Number::Drain), json(&numbers.drain)),
+            Op::Put(keys.number(Number::Epoch), json(&numbers.epoch)),
+            Op::Put(keys.term(), json(&numbers.term)),
+            Op::Remove(keys.restoring()),
+            // Its lease runs out by itself; nobody need wait for that.
+            Op::Remove(keys.leader()),
+        ];
+        self.transact(last.into())
+    }
+
+    /// The last numbers that were given out.
+    pub(super) fn numbers(&self) -> Numbers {
+        let last = |number| self.numbers.get(&number).copied().unwrap_or(0);
+        Numbers {
+            migration: last(Number::Migration),
+            drain: last(Number::Drain),
+            epoch: last(Number::Epoch),
+            term: self.last_term,
+        }
+    }
+
+    fn background(spec: &EtcdSpec) -> Result<Background, JournalError> {
+        Background::new().map_err(|error| broken(spec, &error))
+    }
+
+    fn candidate(
+        spec: &EtcdSpec,
+        place: &Path,
+        local: &Path,
+        api: &str,
+    ) -> Result<(Arc<Shared>, Candidate), JournalError> {
+        let members = Members::new(spec)?;
+        let shared = Arc::new(Shared::new(members, Keys::new(&spec.prefix)));
+        let candidate = Candidate::new(shared.clone(), spec, place, local, api)?;
+        Ok((shared, candidate))
+    }
+
+    fn of(
+        background: Background,
+        shared: Arc<Shared>,
+        place: PathBuf,
+        lead: Lead,
+    ) -> Result<Self, JournalError> {
         let Lead {
             fleet,
             term,
@@ -106,6 +216,7 @@ impl EtcdJournal {
             numbers: BTreeMap::new(),
             parts: BTreeMap::new(),
             buckets: BTreeMap::new(),
+            pieces: Pieces::default(),
         };
         journal.load()?;
         Ok(journal)
@@ -127,8 +238,13 @@ impl EtcdJournal {
             let (migration, part) = self.part_of(&kv)?;
             self.parts.insert(migration, part + 1);
         }
+        for kv in self.all_below(self.shared.keys.pieces(), true)? {
+            let record = self.shared.keys.record_of(&kv.key);
+            let record = record.ok_or_else(|| self.damaged(kv.key.clone()))?;
+            self.pieces.insert(record);
+        }
         for kv in self.all_below(self.shared.keys.hosts(), false)? {
-            let records: Bucket = unseal(&self.place, &kv.value, || kv.key.clone())?;
+            let records: Bucket = self.unsealed(&kv, || kv.key.clone())?;
             let bucket = records.keys().next().map(bucket_of);
             bucket.map(|bucket| self.buckets.insert(bucket, records));
         }
@@ -147,19 +263,25 @@ impl EtcdJournal {
         part.ok_or_else(|| self.damaged(kv.key.clone()))
     }
 
-    /// Everything below a prefix, in the order of its keys, page by page.
+    /// Everything below a prefix, in the order of its keys, page by page. Where a page is so long
+    /// that no member answers in time, shorter ones are asked for.
     fn all_below(&self, prefix: String, keys_only: bool) -> Result<Vec<Kv>, JournalError> {
         let (mut all, mut from) = (Vec::<Kv>::new(), prefix.clone().into_bytes());
+        let mut records_max = PAGE_RECORDS_MAX;
         loop {
-            let body = gateway::range(&from, &prefix, PAGE_RECORDS_MAX, keys_only);
-            let (shared, until) = (self.shared.clone(), Instant::now() + PAGE_MAX);
+            let body = gateway::range(&from, &prefix, records_max, keys_only);
+            let wait = if records_max > 1 { LONG_PAGE_MAX } else { PAGE_MAX };
+            let (shared, until) = (self.shared.clone(), Instant::now() + wait);
             let read = async move { shared.members.range(|| until, &body).await };
-            let page = self
-                .background
-                .wait(read)
-                .map_err(|failed| self.unread(failed))?
-                .kvs;
-            let whole = page.len() < PAGE_RECORDS_MAX;
+            let page = match self.background.wait(read) {
+                Ok(page) => page.kvs,
+                Err(Failed::Away(_)) if records_max > 1 => {
+                    records_max = 1;
+                    continue;
+                }
+                Err(failed) => return Err(self.unread(failed)),
+            };
+            let whole = page.len() < records_max;
             if let Some(last) = page.last() {
                 from = [last.key.as_bytes(), b"\0"].concat();
             }
@@ -183,20 +305,50 @@ impl EtcdJournal {
         let rows = self.all_below(prefix.clone(), false)?;
         let record = |kv: &Kv| {
             let name = kv.key.strip_prefix(&prefix).unwrap_or(&kv.key);
-            unseal(&self.place, &kv.value, || format!("{what} {name}"))
+            self.unsealed(kv, || format!("{what} {name}"))
         };
         rows.iter().map(record).collect()
     }
 
-    /// One durable transaction: all of it or nothing, and only while this coordinator leads.
-    fn write(&mut self, what: &str, operations: Vec<Op>, bytes: usize) -> Result<(), JournalError> {
+    /// A record, from its pieces where it is in several.
+    fn unsealed<T: DeserializeOwned>(&self, kv: &Kv, name: impl Fn() -> String) -> Result<T, JournalError> {
+        let Some(divided) = Divided::of(&kv.value) else {
+            return unseal(&self.place, &kv.value, name);
+        };
+        let below = self.shared.keys.pieces_by(&kv.key, divided.write);
+        let pieces = self.all_below(below, false)?;
+        let joined = divided.joined(pieces.into_iter().map(|piece| piece.value).collect());
+        let joined =
+            joined.ok_or_else(|| self.damaged(format!("{}, whose pieces are not all there", name())))?;
+        unseal(&self.place, &joined, name)
+    }
+
+    /// All of it or nothing, durable, and only while this coordinator leads.
+    fn write(&mut self, what: &str, mut operations: Vec<Op>, bytes: usize) -> Result<(), JournalError> {
+        let with = self.pieces.removed_with(&self.shared.keys, &operations);
+        operations.extend(with);
         if bytes > WRITE_BYTES_MAX {
-            return Err(JournalError::TooLarge {
-                what: what.to_owned(),
-                bytes,
-                bytes_max: WRITE_BYTES_MAX,
-            });
+            let write = WriteId {
+                term: self.term,
+                write: self.head.write + 1,
+            };
+            let Division { pieces, last } = divide(&self.shared.keys, write, what, operations)?;
+            for piece in pieces {
+                self.transact(vec![piece])?;
+            }
+            operations = last;
         }
+        // Where the write fails, this leader writes nothing more.
+        let stale = self.pieces.written(&self.shared.keys, &operations);
+        self.transact(operations)?;
+        match stale.is_empty() {
+            true => Ok(()),
+            false => self.transact(stale),
+        }
+    }
+
+    /// One transaction.
+    fn transact(&mut self, operations: Vec<Op>) -> Result<(), JournalError> {
         let next = Head {
             term: self.term,
             write: self.head.write + 1,
@@ -253,154 +405,5 @@ impl EtcdJournal {
         self.write(what, puts.operations, puts.bytes)?;
         self.buckets.extend(changed);
         Ok(())
-    }
-}
-
-impl Journal for EtcdJournal {
-    fn lost(&self) -> LostJournal {
-        let mut lost = self.shared.watch();
-        Box::pin(async move {
-            let why = match lost.wait_for(Option::is_some).await {
-                Ok(why) => why.clone().unwrap_or_default(),
-                Err(_) => "nobody renews it any more".to_owned(),
-            };
-            JournalError::LeaseLost { why }
-        })
-    }
-
-    fn record_bytes_max(&self) -> usize {
-        RECORD_BYTES_MAX
-    }
-
-    fn fleet(&mut self) -> Result<FleetId, JournalError> {
-        Ok(self.fleet.clone())
-    }
-
-    fn known_fleet(&self) -> Result<Option<FleetId>, JournalError> {
-        Ok(Some(self.fleet.clone()))
-    }
-
-    fn set_fleet(&mut self, fleet: &FleetId) -> Result<(), JournalError> {
-        let put = Op::Put(self.shared.keys.fleet(), fleet.as_str().into());
-        self.write("the fleet's id", vec![put], 0)?;
-        self.fleet = fleet.clone();
-        Ok(())
-    }
-
-    fn new_terms(&mut self, count: u64) -> Result<u64, JournalError> {
-        let last = self.last_term + count;
-        let put = Op::Put(self.shared.keys.term(), json(&last));
-        self.write("the term", vec![put], 0)?;
-        self.last_term = last;
-        Ok(last)
-    }
-
-    /// The one that it has taken together with the lead.
-    fn begin_term(&mut self) -> Result<u64, JournalError> {
-        Ok(self.last_term)
-    }
-
-    fn new_migration(&mut self) -> Result<MigrationId, JournalError> {
-        self.count_up(Number::Migration, 1).map(MigrationId)
-    }
-
-    fn new_epochs(&mut self, count: u64) -> Result<Epoch, JournalError> {
-        self.count_up(Number::Epoch, count).map(Epoch)
-    }
-
-    fn append_with(
-        &mut self,
-        migration: MigrationId,
-        entries: &[JournalEntry],
-        cluster: Option<&ClusterRecord>,
-        hosts: &[HostRecord],
-    ) -> Result<(), JournalError> {
-        let part = self.parts.get(&migration).copied().unwrap_or(0);
-        let mut puts = Puts::default();
-        if !entries.is_empty() {
-            puts.put(self.shared.keys.part(migration, part), &entries);
-        }
-        let what = format!("entries of migration {migration}");
-        self.put_all(&what, puts, cluster, hosts)?;
-        if !entries.is_empty() {
-            self.parts.insert(migration, part + 1);
-        }
-        Ok(())
-    }
-
-    fn put_hosts(
-        &mut self,
-        hosts: &[HostRecord],
-        cluster: Option<&ClusterRecord>,
-    ) -> Result<(), JournalError> {
-        self.put_all("hosts", Puts::default(), cluster, hosts)
-    }
-
-    fn hosts(&self) -> Result<Vec<HostRecord>, JournalError> {
-        let all = self.buckets.values().flat_map(Bucket::values).cloned();
-        let mut all: Vec<HostRecord> = all.collect();
-        all.sort_by(|one, other| one.host.cmp(&other.host));
-        Ok(all)
-    }
-
-    fn migrations(&self) -> Result<BTreeMap<MigrationId, Vec<JournalEntry>>, JournalError> {
-        let mut migrations: BTreeMap<MigrationId, (u64, Vec<JournalEntry>)> = BTreeMap::new();
-        for kv in self.all_below(self.shared.keys.entries(), false)? {
-            let (migration, part) = self.part_of(&kv)?;
-            let name = || format!("part {part} of migration {migration}");
-            let entries: Vec<JournalEntry> = unseal(&self.place, &kv.value, name)?;
-            let (next, all) = migrations.entry(migration).or_default();
-            if part != *next {
-                return Err(self.damaged(format!("part {next} of migration {migration}, which is missing")));
-            }
-            *next += 1;
-            all.extend(entries);
-        }
-        let of_all = migrations.into_iter();
-        Ok(of_all
-            .map(|(migration, (_, entries))| (migration, entries))
-            .collect())
-    }
-
-    fn remove_migration(&mut self, migration: MigrationId) -> Result<(), JournalError> {
-        let all = self.shared.keys.entries_of(migration);
-        let remove = Op::RemoveBelow(all);
-        self.write("a removal", vec![remove], 0)?;
-        self.parts.remove(&migration);
-        Ok(())
-    }
-
-    fn put_cluster(&mut self, cluster: &ClusterRecord) -> Result<(), JournalError> {
-        let what = format!("cluster {}", cluster.spec.name);
-        self.put_all(&what, Puts::default(), Some(cluster), &[])
-    }
-
-    fn new_drain(&mut self) -> Result<DrainId, JournalError> {
-        self.count_up(Number::Drain, 1).map(DrainId)
-    }
-
-    fn put_drain(&mut self, drain: &DrainRecord, hosts: &[HostRecord]) -> Result<(), JournalError> {
-        let mut puts = Puts::default();
-        puts.put(self.shared.keys.drain(drain.drain), drain);
-        let what = format!("drain {}", drain.drain);
-        self.put_all(&what, puts, None, hosts)
-    }
-
-    fn remove_drain(&mut self, drain: DrainId) -> Result<(), JournalError> {
-        let remove = Op::Remove(self.shared.keys.drain(drain));
-        self.write("a removal", vec![remove], 0)
-    }
-
-    fn drains(&self) -> Result<Vec<DrainRecord>, JournalError> {
-        self.records(self.shared.keys.drains(), "drain")
-    }
-
-    fn remove_cluster(&mut self, cluster: &ClusterName) -> Result<(), JournalError> {
-        let remove = Op::Remove(self.shared.keys.cluster(cluster.as_str()));
-        self.write("a removal", vec![remove], 0)
-    }
-
-    fn clusters(&self) -> Result<Vec<ClusterRecord>, JournalError> {
-        self.records(self.shared.keys.clusters(), "cluster")
     }
 }
