@@ -135,6 +135,7 @@ mod tests {
             bytes: figure(),
             duration_ms: figure(),
             blackout_ms: figure(),
+            gap_ms: Some(figure()),
         }
     }
 
@@ -227,6 +228,7 @@ mod tests {
                     bytes: interval(),
                     duration_ms: interval(),
                     blackout_ms: interval(),
+                    gap_ms: Some(interval()),
                 }),
                 figures: comparison(),
             }),
