@@ -23,7 +23,7 @@ use crate::stock::watch::{event, late, look, named, now, stock};
 
 /// Looks for dirty pages after which the first pass is over.
 const LOOKS_MIN: u64 = 2;
-/// Memory that may be left in a copy that has converged, bytes: 8 ms of a gigabit's link.
+/// Memory that may be left in a copy that has converged, bytes: some milliseconds of sending.
 const LEFT_BYTES_MAX: u64 = 1 << 20;
 /// A stream's limit while its copy is held: less than a look sends, even one that finds nothing, so
 /// each waits for the next tenth of a second. QEMU takes 0 for no limit.
