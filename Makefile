@@ -70,7 +70,7 @@ test: setup quick net qemu lab
 
 # Tests that are ignored for their length, then the fuzz targets.
 soak: nextest image
-	TRANSHUME_BEFORE=$$(scripts/before.sh) $(TESTS) --cargo-profile release --profile soak --run-ignored only --no-tests pass
+	before=$$(scripts/before.sh) && TRANSHUME_BEFORE=$$before $(TESTS) --cargo-profile release --profile soak --run-ignored only --no-tests pass
 	scripts/fuzz.sh $(EXECUTIONS)
 
 # Raw CSV and the table's stay in target/bench; what is there is not measured again. As root.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddrV4;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -105,10 +106,25 @@ pub async fn blocking<T: Send + 'static>(
     }
 }
 
+/// Where another program is, whatever directory the lab is used from later.
+fn executable(program: &Path) -> Result<PathBuf, LabError> {
+    let refuse = |why: String| LabError::Option {
+        option: "program",
+        reason: format!("{} {why}", program.display()),
+    };
+    let found = fs::canonicalize(program).map_err(|error| refuse(format!("cannot be run: {error}")))?;
+    let is_program =
+        fs::metadata(&found).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0);
+    match is_program {
+        true => Ok(found),
+        false => Err(refuse("is no program".to_owned())),
+    }
+}
+
 fn plan(options: &LabUp) -> Result<Lab, LabError> {
     let layout = Layout::new(&options.name);
     let program = match &options.program {
-        Some(program) => program.clone(),
+        Some(program) => executable(program)?,
         None => process::current_program().map_err(|source| LabError::Start {
             program: "the current program".to_owned(),
             source,
@@ -417,4 +433,23 @@ pub async fn wait_for_guests(lab: &Lab) -> Result<(), LabError> {
 /// Names of all namespaces that a lab left, recorded or not.
 pub fn namespaces_of(layout: &Layout) -> Vec<Namespace> {
     namespace::list(&layout.namespace_prefix())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_program_is_one_that_can_be_run() {
+        let sh = executable("/bin/sh".as_ref()).unwrap();
+        assert!(sh.is_absolute() && sh.is_file(), "{}", sh.display());
+        for (path, why) in [
+            ("/nope/transhume", "cannot be run"),
+            ("/etc/passwd", "no program"),
+            ("/etc", "no program"),
+        ] {
+            let refused = executable(path.as_ref()).unwrap_err().to_string();
+            assert!(refused.contains(path) && refused.contains(why), "{refused}");
+        }
+    }
 }

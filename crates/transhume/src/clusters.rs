@@ -215,7 +215,7 @@ fn notes(host: &HostView) -> Vec<String> {
     if host.protocol.is_some_and(|protocol| protocol < PROTOCOL_VERSION) {
         let release = host.release.as_deref().unwrap_or("0.3.0 or older");
         notes.push(format!(
-            "host {name} has an agent of release {release}, or an older coordinator"
+            "host {name} is spoken to as by an older release: its agent's is {release}"
         ));
         notes.push("hint: moves go on meanwhile; upgrade coordinator and agents, in any order".to_owned());
     }

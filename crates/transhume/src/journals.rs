@@ -25,7 +25,10 @@ impl Place {
         if !etcd {
             return Ok(Place::File(file));
         }
-        let config = Config::read(&file).map_err(|error| Failure::of(&error))?;
+        let config = Config::read(&file).map_err(|error| {
+            let hint = "behind --etcd stands the configuration of a coordinator, whose `[etcd]` says where";
+            Failure::new(Kind::Refused, Failure::of(&error).message, hint)
+        })?;
         match config.etcd {
             Some(spec) => Ok(Place::Etcd {
                 spec,
@@ -200,4 +203,24 @@ fn refused(error: JournalError) -> Failure {
         JournalError::TooLarge { .. } => "keep the journal in a file",
     };
     Failure::new(Kind::Refused, crate::failure::chain(&error), hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_etcd_stands_a_configuration() {
+        let refused = Place::of("/nope/coordinator.toml".into(), true).err().unwrap();
+        assert!(
+            refused.message.contains("/nope/coordinator.toml"),
+            "{}",
+            refused.message
+        );
+        assert!(refused.hint.is_some_and(|hint| hint.contains("[etcd]")));
+        assert!(
+            Place::of("/nope/coordinator.toml".into(), false).is_ok(),
+            "a file that is to be made"
+        );
+    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use transhume_lab::{Lab, faults};
+use transhume_protocol::message::PROTOCOL_VERSION;
 use user::{UserLab, assert_no_frame_lost, begins, lab, moved, says};
 
 const VMS: usize = 4;
@@ -68,8 +69,9 @@ fn new_links() -> usize {
         let hosts = says("hosts --json");
         let hosts = hosts.json()["hosts"].as_array().cloned().unwrap_or_default();
         if hosts.len() == AGENTS.len() && hosts.iter().all(|host| host["connected"] == true) {
-            let is_new =
-                |host: &&Value| host["release"] == env!("CARGO_PKG_VERSION") && host["protocol"] == 6;
+            let is_new = |host: &&Value| {
+                host["release"] == env!("CARGO_PKG_VERSION") && host["protocol"] == PROTOCOL_VERSION
+            };
             return hosts.iter().filter(is_new).count();
         }
         assert!(begun.elapsed() < CONNECTED_MAX, "{hosts:?}");

@@ -2,7 +2,7 @@
 //! where that is long, a mark, its length and the same JSON in one frame of zstd.
 //!
 //! ```text
-//!  checksum 8 │ JSON                              up to 64 KiB, and as releases before format 4 wrote all
+//!  checksum 8 │ JSON                              up to 64 KiB; before format 4, all
 //!  checksum 8 │ 0x01 │ length 4, little-endian │ zstd
 //! ```
 //!

@@ -90,7 +90,7 @@ pub enum Command {
         #[command(subcommand)]
         command: CaCommand,
     },
-    /// A coordinator's journal as a file, while no coordinator runs on it
+    /// A coordinator's journal, as a file while no coordinator runs on it, or in etcd
     Journal {
         #[command(subcommand)]
         command: JournalCommand,

@@ -5,7 +5,7 @@
 //!  PREFIX/leader                         who leads; goes with the lease
 //!  PREFIX/head                           the last write: term and number
 //!  PREFIX/beat                           the leader's clock, every other second
-//!  PREFIX/restoring                      while a backup is put here, and after one that did not end
+//!  PREFIX/restoring                      from the beginning to the end of a restore
 //!  PREFIX/entries/MOVE/PART              what one append brought of one move
 //!  PREFIX/clusters/NAME  hosts/BUCKET  drains/NUMBER  numbers/NAME
 //!  PREFIX/pieces/RECORD/WRITE/PIECE      a record that is longer than one write takes
