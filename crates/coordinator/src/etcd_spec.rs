@@ -7,9 +7,9 @@ use serde::Deserialize;
 /// More than this no cluster of etcd has.
 const ENDPOINTS_MAX: usize = 9;
 /// Below etcd's own shortest lease, which follows from its election timeout, it would be raised.
-const LEASE_S_MIN: u32 = 2;
-/// A leader that died is missed for so long at most.
-const LEASE_S_MAX: u32 = 60;
+pub const LEASE_S_MIN: u32 = 2;
+/// A leader that died is missed for so long at most, seconds.
+pub const LEASE_S_MAX: u32 = 60;
 const LEASE_S: u32 = 3;
 
 /// The journal is in etcd, and whoever holds the lease there leads.

@@ -61,7 +61,7 @@ use transhume_trust::{Identity, Security, SecurityError};
 
 pub use crate::config::{Config, ConfigError, CrashAt};
 pub use crate::core::CoreError;
-pub use crate::etcd_spec::EtcdSpec;
+pub use crate::etcd_spec::{EtcdSpec, LEASE_S_MAX, LEASE_S_MIN};
 pub use crate::http::openapi;
 use crate::journal::{EtcdJournal, Journal, RedbJournal};
 use crate::roles::Roles;

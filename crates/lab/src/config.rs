@@ -82,6 +82,8 @@ struct CoordinatorConfig {
 struct EtcdConfig {
     endpoints: Vec<String>,
     prefix: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_s: Option<u32>,
 }
 
 /// The bridge of every host that holds the taps of its VMs.
@@ -186,6 +188,7 @@ pub fn write_coordinator(
                 JournalKind::Etcd => Some(EtcdConfig {
                     endpoints: (0..layout::ETCD_MEMBERS).map(etcd_client).collect(),
                     prefix: format!("/transhume/{}", layout.name()),
+                    lease_s: options.lease_s,
                 }),
             },
             insecure: trust.is_none(),

@@ -8,8 +8,9 @@ use crate::state::Lab;
 use crate::{LabError, Namespace, config, layout};
 
 /// The fabric of a lab answers within a millisecond. Where a member that leads is lost, etcd is
-/// away for one to two of the latter.
-const HEARTBEAT_MS: u32 = 100;
+/// away for one to two of the latter, and as long again where two members ask for votes in the same
+/// heartbeat: the more heartbeats there are in it, the rarer.
+const HEARTBEAT_MS: u32 = 50;
 const ELECTION_MS: u32 = 500;
 /// Every write is kept for so long in etcd's history.
 const COMPACT_AFTER: &str = "1h";

@@ -91,6 +91,8 @@ pub struct LabUp {
     pub journal: JournalKind,
     /// Number of coordinators, of which one leads; more than one share a journal in etcd.
     pub coordinators: u16,
+    /// How long a coordinator that does not reach etcd leads on, seconds; its default where absent.
+    pub lease_s: Option<u32>,
     /// A process that the lab belongs to: once it has ended, the next `up` of any lab removes this
     /// one. Without, it stays.
     pub owner: Option<u32>,
@@ -130,6 +132,7 @@ impl Default for LabUp {
             insecure: false,
             journal: JournalKind::default(),
             coordinators: 1,
+            lease_s: None,
             owner: None,
             program: None,
             progress: Progress::default(),
@@ -185,6 +188,10 @@ impl LabUp {
         if self.coordinators > 1 && self.journal != JournalKind::Etcd {
             let reason = "several share a journal: that takes --journal etcd";
             return refuse("coordinators", reason.to_owned());
+        }
+        if self.lease_s.is_some() && self.journal != JournalKind::Etcd {
+            let reason = "only a journal in etcd is led by a lease: that takes --journal etcd";
+            return refuse("lease", reason.to_owned());
         }
         if self.journal == JournalKind::Etcd && !Path::new(config::ETCD).exists() {
             let reason = format!("there is no {}: install the package etcd-server", config::ETCD);
@@ -324,6 +331,13 @@ mod tests {
                 "coordinators",
                 LabUp {
                     coordinators: 0,
+                    ..LabUp::default()
+                },
+            ),
+            (
+                "lease",
+                LabUp {
+                    lease_s: Some(15),
                     ..LabUp::default()
                 },
             ),

@@ -91,6 +91,7 @@ async fn raise(args: UpArgs) -> Result<ExitCode, Failure> {
         insecure: args.insecure,
         journal: args.journal.into(),
         coordinators: args.coordinators,
+        lease_s: args.lease,
         owner: args.owner,
         progress: progress(),
         ..profile

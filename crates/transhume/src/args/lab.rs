@@ -1,8 +1,10 @@
 //! The command line of `transhume lab`.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use transhume_coordinator::{LEASE_S_MAX, LEASE_S_MIN};
 use transhume_lab::{App, Circuits, JournalKind, Profile, Traffic};
 use transhume_model::{BitRate, RateError, VmName};
 
@@ -11,6 +13,8 @@ use super::measuring::{
     BrownoutArgs, FiguresArgs, MemoryArgs, NeighboursArgs, PAGE_CLASSES_MORE, PAGE_CLASSES_OPTIONAL,
     StockArgs,
 };
+
+const LEASE_S: RangeInclusive<i64> = LEASE_S_MIN as i64..=LEASE_S_MAX as i64;
 
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
@@ -252,6 +256,9 @@ pub struct UpArgs {
     /// Number of coordinators, of which one leads; more than one take --journal etcd
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub coordinators: u16,
+    /// How long a coordinator that does not reach etcd leads on; takes --journal etcd [default: 3]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(LEASE_S))]
+    pub lease: Option<u32>,
     /// A process that the lab belongs to: once it has ended, the next `lab up` removes the lab
     #[arg(long, value_name = "PID")]
     pub owner: Option<u32>,
