@@ -45,7 +45,7 @@ impl SourceBuffer {
         if spool.reading() == Reading::Begun {
             reading::keep_unpublished(&mut spool, &own);
             std::thread::sleep(ABORT_SETTLE);
-            reading::read_ring(&tap, &mut spool, &own).context(&name, "read the ring")?;
+            reading::read_ring(&mut tap, &mut spool, &own)?;
         }
         spool.set_reading(Reading::Ended);
         let mut buffer = Self::idle(config, tap, spool, events)?;
@@ -71,7 +71,7 @@ impl SourceBuffer {
         if idle.spool.reading() == Reading::Begun {
             self.tap.plug().shut().context(&name, "shut the plug")?;
             std::thread::sleep(ABORT_SETTLE);
-            reading::read_ring(&self.tap, &mut idle.spool, &self.own).context(&name, "read the ring")?;
+            reading::read_ring(&mut self.tap, &mut idle.spool, &self.own)?;
         }
         idle.spool.set_reading(Reading::Ended);
         self.leave_idle();
@@ -110,7 +110,7 @@ impl SourceBuffer {
             None => {
                 let mut spool = Spool::reopen(&self.config.spool)?;
                 reading::keep_unpublished(&mut spool, &self.own);
-                reading::read_ring(&self.tap, &mut spool, &self.own).context(&name, "read the ring")?;
+                reading::read_ring(&mut self.tap, &mut spool, &self.own)?;
                 (spool, SourceAccount::default())
             }
         };

@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::error::{Error, IoContext};
 use crate::frame::{self, Addresses, Class};
 use crate::limits::{EMPTY_LOOKS_MAX, RING_FRAMES};
 use crate::spool::{Kind, Spool};
@@ -54,7 +55,7 @@ fn read_into_room(tap: &Tap, spool: &mut Spool, own: &Addresses) -> Result<(Clas
     let vnet = spool.vnet_header_bytes();
     let room = spool.room().ok_or(Read::Full)?;
     let length = loop {
-        match rustix::io::read(tap.fd(), &mut *room) {
+        match tap.read_frame(&mut *room, vnet) {
             Ok(length) => break length,
             Err(Errno::INTR) => {}
             Err(errno) if is_empty(errno) => return Err(Read::Empty),
@@ -81,8 +82,13 @@ fn keep(spool: &mut Spool, class: Class, length: usize, broadcasts: bool) {
 }
 
 /// Reads what is in the ring of a guest that does not, until it is empty.
-pub(crate) fn read_ring(tap: &Tap, spool: &mut Spool, own: &Addresses) -> io::Result<()> {
+pub(crate) fn read_ring(tap: &mut Tap, spool: &mut Spool, own: &Addresses) -> Result<(), Error> {
+    tap.look_at_header()?;
     spool.make_room_for_a_ring();
+    read_all(tap, spool, own).context(tap.name(), "read the ring")
+}
+
+fn read_all(tap: &Tap, spool: &mut Spool, own: &Addresses) -> io::Result<()> {
     // Frames go on coming only as long as the plug was open: no more than a few rings.
     for _ in 0..RING_FRAMES * EMPTY_LOOKS_MAX {
         match read_frame(tap, spool, own, true) {

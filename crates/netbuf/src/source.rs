@@ -306,8 +306,7 @@ impl SourceBuffer {
         idle.spool.add_to_note(Note::DroppedBefore, overflowed);
         idle.spool.add_to_note(Note::Overflowed, overflowed);
         idle.spool.set_note(Note::Untaken, 1);
-        reading::read_ring(&self.tap, &mut idle.spool, &self.own)
-            .context(self.tap.name(), "read the ring")?;
+        reading::read_ring(&mut self.tap, &mut idle.spool, &self.own)?;
         self.inject_dummy()
     }
 

@@ -4,7 +4,7 @@
 //! not read, the agent can.
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -14,7 +14,7 @@ use transhume_netcfg::{Netlink, Port, PortKind, QueueState};
 
 use crate::error::{Error, IoContext};
 use crate::frame::{self, Addresses, Signature};
-use crate::limits::OTHER_ADDRESSES_MAX;
+use crate::limits::{OTHER_ADDRESSES_MAX, VNET_HEADER_BYTES_MAX};
 use crate::mark::{self, Found, TapMark};
 use crate::plug::{Plug, PlugState};
 use crate::sys;
@@ -54,6 +54,9 @@ pub struct Tap {
     index: u32,
     fd: OwnedFd,
     plug: Plug,
+    /// Length of the header in front of each frame that is read, as it was looked at last. A guest's
+    /// driver that starts changes it: only while its guest stands still it stays.
+    header_bytes: usize,
 }
 
 impl Tap {
@@ -103,6 +106,7 @@ impl Tap {
             index,
             fd,
             plug,
+            header_bytes: VNET_HEADER_BYTES,
         };
         // A killed agent may have left diversions that lead nowhere.
         tap.undivert(&Addresses::of(config.mac))?;
@@ -142,11 +146,13 @@ impl Tap {
         rustix::io::ioctl_fionbio(&fd, true).context(name, "make the tap non-blocking")?;
         let index = sys::interface_index(name).context(name, "find the tap")?;
         let plug = Plug::of(index, mtu, plug_bytes_max).context(name, "take the plug over")?;
+        let header_bytes = sys::tun_vnet_header_bytes(fd.as_fd()).context(name, "read the header length")?;
         Ok(Self {
             name: name.to_owned(),
             index,
             fd,
             plug,
+            header_bytes,
         })
     }
 
@@ -167,6 +173,7 @@ impl Tap {
             index: self.index,
             fd: self.fd.try_clone().context(&self.name, "duplicate the tap")?,
             plug: Plug::of(self.index, mtu, plug_bytes_max).context(&self.name, "share the plug")?,
+            header_bytes: self.vnet_header_bytes()?,
         })
     }
 
@@ -188,6 +195,29 @@ impl Tap {
     /// Length of the header in front of each frame; QEMU may have changed it.
     pub(crate) fn vnet_header_bytes(&self) -> Result<usize, Error> {
         sys::tun_vnet_header_bytes(self.fd.as_fd()).context(&self.name, "read the header length")
+    }
+
+    /// Looks again how long the header is of what is read from here on.
+    pub(crate) fn look_at_header(&mut self) -> Result<(), Error> {
+        self.header_bytes = self.vnet_header_bytes()?;
+        Ok(())
+    }
+
+    /// Reads one frame behind a header of `kept_bytes`, whatever the tap's own is; returns how many
+    /// bytes of `room` both take. What is beyond the shorter of the two headers is for the guest's
+    /// receive queue, and zero.
+    pub(crate) fn read_frame(&self, room: &mut [u8], kept_bytes: usize) -> rustix::io::Result<usize> {
+        if self.header_bytes == kept_bytes {
+            return rustix::io::read(&self.fd, room);
+        }
+        let both = self.header_bytes.min(kept_bytes);
+        let (header, frame) = room.split_at_mut(kept_bytes);
+        let (header, added) = header.split_at_mut(both);
+        added.fill(0);
+        let mut left_out = [0; VNET_HEADER_BYTES_MAX];
+        let parts = [header, &mut left_out[..self.header_bytes - both], frame];
+        let length = rustix::io::readv(&self.fd, &mut parts.map(IoSliceMut::new))?;
+        Ok((length + kept_bytes).saturating_sub(self.header_bytes))
     }
 
     /// The frame enters the bridge as if the guest had sent it.

@@ -73,6 +73,63 @@ fn a_switchover_with_full_frames_loses_nothing() {
 
 /// Found in a lab whose veth had been given an address above fe:54: the bridge took the source
 /// tap's, which the target's tap had too, and the two hosts no longer reached each other.
+/// The length of the virtio-net header changes when a guest's driver starts, which is while its
+/// memory is copied where it boots again then.
+fn a_driver_starts_during_the_move(before: i32, then: i32, comes_back: bool) {
+    in_own_network(move || {
+        net::build();
+        let source_tap = net::tap("src", "br-a", PlugState::Open);
+        let target_tap = net::tap("dst", "br-b", PlugState::Shut);
+        let (source_guest, target_guest) = (Guest::new(&source_tap, true), Guest::new(&target_tap, false));
+        source_guest.send([0xff; 6], 1 << 40);
+        net::set_vnet_header_bytes(&source_tap, before);
+        let mut source = SourceBuffer::open(net::source_config(64 << 20), &source_tap, no_events()).unwrap();
+        let mut target = TargetBuffer::open(net::target_config(), &target_tap, no_events()).unwrap();
+        source.connect(&target.endpoint()).unwrap();
+        source.announce().unwrap();
+        net::set_vnet_header_bytes(&source_tap, then);
+        source.shut(Responsiveness::Taking).unwrap();
+        source_guest.run(false);
+        source.capture().unwrap();
+        let stream = Stream::start(1_000, 300);
+        stream.goes_on();
+        let sent = if comes_back {
+            // The guest of this test reads a header of 12 bytes.
+            net::set_vnet_header_bytes(&source_tap, 12);
+            source.shut_for_abort().unwrap();
+            source_guest.run(true);
+            let account = source.put_back().unwrap();
+            assert!(account.put_back > 0, "{account:?}");
+            stream.stop()
+        } else {
+            source.committed();
+            target_guest.run(true);
+            target.activate().unwrap();
+            let closing = std::thread::spawn(move || source.finish(CLOSE_WAIT));
+            let target = target.finish(CLOSE_WAIT).unwrap();
+            let source = closing.join().unwrap().unwrap();
+            assert!(source.captured > 0, "{source:?}");
+            assert_eq!(source.captured, target.delivered);
+            assert_eq!(source.old_path, Some(OldPath::Marker));
+            stream.stop()
+        };
+        let got = || [source_guest.got(), target_guest.got()].concat();
+        eventually("every frame is there", || got().len() as u64 >= sent);
+        assert_in_order(&got(), sent);
+    });
+}
+
+#[test]
+fn a_driver_that_starts_during_the_move_costs_no_frame() {
+    a_driver_starts_during_the_move(10, 12, false);
+    a_driver_starts_during_the_move(12, 10, false);
+}
+
+#[test]
+fn a_driver_that_starts_during_a_move_that_rolls_back_costs_no_frame() {
+    a_driver_starts_during_the_move(10, 12, true);
+}
+
 #[test]
 fn a_tap_lends_its_address_to_no_bridge_and_shares_it_with_no_other() {
     in_own_network(|| {

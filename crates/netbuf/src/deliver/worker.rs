@@ -25,7 +25,10 @@ use crate::error::{Error, IoContext};
 use crate::frame::{self, Addresses, Signature};
 use crate::greeting::{Door, Greeted};
 use crate::inject::{self, Injector};
-use crate::limits::{ACTIVATE_IDLE_MAX, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES, UNTAKEN_IDLE_MAX};
+use crate::limits::{
+    ACTIVATE_IDLE_MAX, RING_FULL_PAUSE, TUNNEL_CHUNK_BYTES, UNFIT_TOLD_BYTES, UNFIT_TOLD_MAX,
+    UNTAKEN_IDLE_MAX,
+};
 use crate::meter::Meter;
 use crate::ring::{self, IdleClock};
 use crate::spool::{Kind, Note, RecordError, Spool};
@@ -68,6 +71,8 @@ pub(crate) struct Worker {
     reordered: u64,
     /// Unicast frames in the guest's ring.
     delivered: u64,
+    /// Frames that the kernel did not let into it, as far as they were told of.
+    unfit_told: u32,
 }
 
 impl Worker {
@@ -110,6 +115,7 @@ impl Worker {
             finish: Vec::new(),
             duplicated: 0,
             reordered: 0,
+            unfit_told: 0,
         })
     }
 
@@ -291,6 +297,7 @@ impl Worker {
             let wanted = batch.len();
             let taken = match self.injector.inject(&batch, vnet) {
                 Err(error) if inject::is_refusal(&error) => {
+                    self.tell_unfit(&error);
                     self.skip_frame(Note::Unfit);
                     continue;
                 }
@@ -388,6 +395,25 @@ impl Worker {
         };
         self.spool.add_to_note(note, 1);
         self.pass(number);
+    }
+
+    /// What the kernel does not let into the ring, as its header says it.
+    fn tell_unfit(&mut self, error: &io::Error) {
+        self.unfit_told += 1;
+        if self.unfit_told > UNFIT_TOLD_MAX {
+            return;
+        }
+        if let Ok(Some(record)) = self.spool.record(self.next) {
+            let begins = &record.data[..record.data.len().min(UNFIT_TOLD_BYTES)];
+            tracing::warn!(
+                vm = %self.identity.vm,
+                number = record.number,
+                bytes = record.data.len(),
+                header = self.spool.vnet_header_bytes(),
+                ?begins,
+                "a frame is left out: the kernel does not let it into the guest's ring: {error}"
+            );
+        }
     }
 
     /// All records up to this one are done with.
