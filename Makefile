@@ -1,6 +1,7 @@
 # make demo:  a real cluster walks from two hosts to two others, with traffic running.
 # make quick: what is worth running before every commit; no root, no QEMU.
 # make test:  everything that is checked before a change lands.
+# make deep:  the packaged units on hosts with a distribution's kernel, systemd and KVM, all emulated.
 # make bench: one table of what is promised, beside the last release's; an hour on a machine with nothing else to do.
 # make soak:  what takes hours. CONTRIBUTING.md tells the tiers and their times.
 
@@ -14,7 +15,7 @@ TESTS := $(CARGO) nextest run --locked --workspace
 
 # Tiers share one machine; within a tier nextest decides what runs side by side.
 .NOTPARALLEL:
-.PHONY: setup nextest build demo image check deny tiers doc-tests quick-tests quick net qemu lab test soak fuzz bench
+.PHONY: setup nextest build demo image check deny tiers doc-tests quick-tests quick net qemu lab test soak fuzz bench deep
 
 setup:
 	scripts/setup.sh
@@ -72,6 +73,12 @@ test: setup quick net qemu lab
 soak: nextest image
 	before=$$(scripts/before.sh) && TRANSHUME_BEFORE=$$before $(TESTS) --cargo-profile release --profile soak --run-ignored only --no-tests pass
 	scripts/fuzz.sh $(EXECUTIONS)
+
+# Two hosts as virtual machines; 8 GiB of memory, eight minutes and a release build. As root.
+deep: image
+	$(CARGO) build --locked --release -p transhume
+	scripts/deep/run.sh net
+	scripts/deep/run.sh units
 
 # Raw CSV and the table's stay in target/bench; what is there is not measured again. As root.
 bench: image

@@ -114,6 +114,13 @@ fn open_beneath(root: &Path, rest: &Path, use_as: Use) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Whether there is openat2 here. systemd answers ENOSYS to all of it where a unit restricts which
+/// modes files may have (`RestrictSUIDSGID=`): its filter cannot look into the argument.
+pub(crate) fn openat2_is_permitted() -> bool {
+    let beneath = open_beneath(Path::new("/"), Path::new("."), Use::Read);
+    !beneath.is_err_and(|error| error.raw_os_error() == Some(rustix::io::Errno::NOSYS.raw_os_error()))
+}
+
 fn check_kind(path: &Path, file: &OwnedFd) -> Result<(), ImageError> {
     let found = rustix::fs::fstat(file).map_err(|error| ImageError::Open {
         path: path.to_owned(),

@@ -111,6 +111,9 @@ pub enum Error {
         /// Capabilities, by name.
         missing: Vec<&'static str>,
     },
+    /// Nothing that a VM boots from could be opened.
+    #[error("the system call openat2 is not permitted")]
+    Openat2,
     /// QEMU would have to run as this agent does.
     #[error("there is nobody for QEMU to run as")]
     QemuUser(#[from] UserError),
@@ -133,6 +136,10 @@ impl Error {
             Error::QemuUser(error) => return error.hint(),
             Error::Rights { .. } => {
                 "start it as root; a unit's CapabilityBoundingSet must have them (packaging/systemd/transhume-agent.service)"
+            }
+            Error::Openat2 => {
+                "a unit's RestrictSUIDSGID= forbids it, and filters of system calls may \
+                 (packaging/systemd/transhume-agent.service has what an agent bears); Linux has it from 5.6 on"
             }
             Error::Listen { .. }
             | Error::Directory { .. }
@@ -159,6 +166,9 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     match rights::missing().unwrap_or_default() {
         missing if missing.is_empty() => {}
         missing => return Err(Error::Rights { missing }),
+    }
+    if !images::openat2_is_permitted() {
+        return Err(Error::Openat2);
     }
     let store = store::Store::open(&config.state_dir)?;
     let own = Identity::Agent(config.host.clone());

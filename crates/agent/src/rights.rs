@@ -51,6 +51,10 @@ mod tests {
         };
         let page = at("docs/design/unprivileged.md");
         let unit = at("packaging/systemd/transhume-agent.service");
+        assert!(
+            !unit.contains("\nRestrictSUIDSGID="),
+            "it takes openat2 away, which opens what VMs boot from"
+        );
         let given = unit
             .lines()
             .find_map(|line| line.strip_prefix("CapabilityBoundingSet="));

@@ -54,8 +54,8 @@ pub struct Tap {
     index: u32,
     fd: OwnedFd,
     plug: Plug,
-    /// Length of the header in front of each frame that is read, as it was looked at last. A guest's
-    /// driver that starts changes it: only while its guest stands still it stays.
+    /// Length of the header in front of each frame that is read, as it was looked at last. A
+    /// guest's driver that starts changes it: only while its guest stands still it stays.
     header_bytes: usize,
 }
 

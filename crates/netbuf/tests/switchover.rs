@@ -6,8 +6,8 @@ mod net;
 use std::time::{Duration, Instant};
 
 use net::{
-    CLOSE_WAIT, Guest, Moved, Peer, Stream, address, assert_in_order, build, eventually, in_own_network, ip,
-    kept_events, no_events, tap,
+    CLOSE_WAIT, Guest, IpWaits, Moved, Peer, Stream, address, assert_in_order, build, eventually,
+    in_own_network, ip, kept_events, no_events, tap,
 };
 use transhume_netbuf::{Event, OldPath, PlugState, Responsiveness, SourceBuffer, TargetBuffer};
 
@@ -417,12 +417,12 @@ fn frames_that_come_by_the_old_path_after_fin_are_forwarded_as_late() {
 #[test]
 fn a_fabric_that_forgets_the_vm_while_the_old_path_closes_is_told_again() {
     in_own_network(|| {
+        let link = IpWaits::start();
         let mut moved = Moved::new();
+        let peer = Peer::new();
         let closing = std::thread::spawn(move || moved.source.finish(CLOSE_WAIT));
         eventually("FIN is there", || net::floods("dst"));
-        ip("link set fb down");
-        ip("link set fb up");
-        let peer = Peer::new();
+        link.change("link set fb down\nlink set fb up\n");
         let sent = 200;
         for number in 0..sent {
             peer.send(net::vm_mac().bytes(), number, 60);

@@ -104,6 +104,9 @@ fn show(issued: &[Issued], json: bool) -> Result<ExitCode, Failure> {
 }
 
 fn refused(error: AuthorityError) -> Failure {
-    let hint = error.hint().unwrap_or_default();
-    Failure::new(Kind::Refused, crate::failure::chain(&error), hint)
+    Failure {
+        kind: Kind::Refused,
+        message: crate::failure::chain(&error),
+        hint: error.hint().map(str::to_owned),
+    }
 }

@@ -199,6 +199,16 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.filter_map(|pair| byte(pair).ok()).collect()
 }
 
+/// For its owner alone, where there is none.
+fn make_dir(dir: &Path) -> Result<(), AuthorityError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir);
+    made.map_err(|source| AuthorityError::File {
+        action: "create",
+        path: dir.to_owned(),
+        source,
+    })
+}
+
 /// Whole or not at all, and durable.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), AuthorityError> {
     let mut beside = path.as_os_str().to_owned();
@@ -225,12 +235,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), AuthorityError> {
 impl Authority {
     /// A new one, for a fleet of that name.
     pub fn create(dir: &Path, fleet: &str) -> Result<Self, AuthorityError> {
-        let built = fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir);
-        built.map_err(|source| AuthorityError::File {
-            action: "create",
-            path: dir.to_owned(),
-            source,
-        })?;
+        make_dir(dir)?;
         if dir.join(KEY).exists() || dir.join(CERTIFICATE).exists() {
             return Err(AuthorityError::Exists { path: dir.to_owned() });
         }
@@ -282,7 +287,8 @@ impl Authority {
         self.dir.join(REVOKED)
     }
 
-    /// A new key and a certificate for it, as files of `out` that take the place of older ones.
+    /// A new key and a certificate for it, as files of `out` that take the place of older ones; the
+    /// directory is made where there is none.
     pub fn issue(
         &self,
         identity: &Identity,
@@ -292,6 +298,7 @@ impl Authority {
         if !(1..=CERTIFICATE_DAYS_MAX).contains(&days_valid) {
             return Err(AuthorityError::Days { days: days_valid });
         }
+        make_dir(out)?;
         self.issue_until(identity, now() + days(days_valid), out)
     }
 

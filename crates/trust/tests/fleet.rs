@@ -242,10 +242,12 @@ fn an_authority_is_never_made_over_another_and_its_key_is_its_owners() {
     ));
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(&path.join("ca.key"))), (0o700, 0o600));
-    let issued = first.issue(&identity("user/alice"), 1, dir.path()).unwrap();
-    assert_eq!(mode(&issued.key), 0o600);
+    let out = dir.path().join("new/alice");
     assert!(matches!(
-        first.issue(&identity("user/alice"), 1000, dir.path()),
+        first.issue(&identity("user/alice"), 1000, &out),
         Err(AuthorityError::Days { .. })
     ));
+    assert!(!out.exists());
+    let issued = first.issue(&identity("user/alice"), 1, &out).unwrap();
+    assert_eq!((mode(&out), mode(&issued.key)), (0o700, 0o600));
 }

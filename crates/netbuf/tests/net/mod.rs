@@ -8,9 +8,10 @@ mod moved;
 mod traffic;
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -51,6 +52,28 @@ pub fn ip(arguments: &str) {
         done.expect("`ip` of iproute2 is needed").success(),
         "ip {arguments}"
     );
+}
+
+/// An `ip` that is there already when something is to be changed within a few milliseconds: on a
+/// slow machine its start alone takes longer than the old path stays open.
+pub struct IpWaits(Child);
+
+impl IpWaits {
+    pub fn start() -> Self {
+        let batch = Command::new("ip")
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn();
+        IpWaits(batch.expect("`ip` of iproute2 is needed"))
+    }
+
+    /// Changes it, line by line.
+    pub fn change(mut self, lines: &str) {
+        let mut stdin = self.0.stdin.take().unwrap();
+        stdin.write_all(lines.as_bytes()).unwrap();
+        drop(stdin);
+        assert!(self.0.wait().unwrap().success(), "{lines}");
+    }
 }
 
 /// The Ethernet address of a link.

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Boots hosts that are virtual machines themselves, with a distribution's kernel and systemd, and runs a check on the first
+# of them. For what a build machine's kernel does not have: control groups of version 2, KVM, vhost-net, kernel TLS.
+#
+#     scripts/deep/run.sh CHECK        scripts/deep/CHECK.sh; needs root, `cargo build --release`, 8 GiB
+#
+# Each host's root is this machine's, read-only, below a layer with what the hosts have in its place (kernel modules, a newer
+# systemd) and one in memory. The hosts' only network is a socket between the two QEMUs. Everything is emulated, and slow.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+readonly CHECK=${1:?which check}
+# The distribution's newest kernel that has 9p.
+KERNEL=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: linux-image-//p')
+readonly KERNEL
+readonly CACHE=/var/cache/transhume/deep
+readonly MEMORY_MIB=3000
+# A host that has not ended by then is ended.
+readonly LIMIT_S=${DEEP_LIMIT_S:-900}
+# Modules that the root of a host is mounted with; what they need comes with them.
+readonly ROOT_MODULES="virtio_pci 9p 9pnet_virtio overlay"
+
+# Debian's packages, unpacked, with /bin, /sbin and /lib where a merged /usr has them.
+unpack() {
+    local into=$1 package
+    shift
+    mkdir -p "$into/tree/usr" "$into/debs"
+    (cd "$into/debs" && for package; do
+        apt-get -qq -o APT::Sandbox::User=root download "$package"
+    done)
+    for package in "$into"/debs/*.deb; do dpkg -x "$package" "$into/tree"; done
+    for package in bin sbin lib; do
+        [ -d "$into/tree/$package" ] || continue
+        mkdir -p "$into/tree/usr/$package"
+        cp -a "$into/tree/$package/." "$into/tree/usr/$package/"
+        rm -r "$into/tree/$package"
+    done
+}
+
+prepare() {
+    local backport=bookworm-backports package
+    rm -rf "$CACHE.new"
+    unpack "$CACHE.new" "linux-image-$KERNEL" kmod libkmod2 busybox-static \
+        {systemd,libsystemd0,libsystemd-shared,udev,libudev1}/$backport
+    local tree=$CACHE.new/tree
+    local kmod="env LD_LIBRARY_PATH=$tree/usr/lib/x86_64-linux-gnu $tree/usr/bin/kmod"
+    ln -sf kmod "$tree/usr/bin/depmod"
+    ${kmod%kmod}depmod -b "$tree/usr" "$KERNEL" 2>/dev/null || ${kmod%kmod}depmod -b "$tree" "$KERNEL"
+    rm -rf "$tree/usr/lib/debug"
+    local init=$CACHE.new/init modules=lib/modules/$KERNEL
+    mkdir -p "$init/bin" "$init/$modules"
+    cp "$tree/usr/bin/busybox" "$init/bin/"
+    cp "$tree/usr/$modules/modules.dep" "$init/$modules/"
+    for package in $ROOT_MODULES; do
+        grep -E "/$package\.ko:" "$tree/usr/$modules/modules.dep" | tr -d : | tr ' ' '\n'
+    done | sort -u | while read -r package; do
+        install -D "$tree/usr/$modules/$package" "$init/$modules/$package"
+    done
+    cp scripts/deep/init.sh "$init/init"
+    chmod +x "$init/init"
+    (cd "$init" && find . | bin/busybox cpio -o -H newc 2>/dev/null | gzip -1) > "$CACHE.new/initrd"
+    rm -rf "$CACHE"
+    mv "$CACHE.new" "$CACHE"
+}
+
+[ -f "$CACHE/initrd" ] && [ ! scripts/deep/init.sh -nt "$CACHE/initrd" ] || prepare
+
+work=$(mktemp -d)
+pids=()
+finish() {
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+    wait
+    rm -rf "$work"
+}
+trap finish EXIT
+
+# What is given to the hosts: the program, its units, the checks.
+mkdir -p "$work/given"
+cp target/release/transhume "$work/given/"
+cp -r packaging scripts/deep "$work/given/"
+if [ "$CHECK" = net ]; then
+    cargo test --locked -p transhume-netbuf -p transhume-netcfg --no-run 2>&1 \
+        | sed -n "s#.*Executable tests/.*(\(.*\))#$PWD/\1#p" > "$work/given/tests"
+    [ -s "$work/given/tests" ] || { echo "no tests were built" >&2; exit 1; }
+fi
+readonly PORT=$((20000 + RANDOM % 10000))
+
+host() {
+    local number=$1 at=$2
+    timeout "$LIMIT_S" qemu-system-x86_64 -accel tcg,thread=multi -machine q35 -cpu EPYC,svm=on,npt=on -smp 1 -m "$MEMORY_MIB" \
+        -nodefaults -display none -no-reboot -kernel "$CACHE/tree/boot/vmlinuz-$KERNEL" -initrd "$CACHE/initrd" \
+        -append "console=ttyS0 quiet panic=-1 systemd.unit=deep.target systemd.show_status=no deep.host=$number deep.check=$CHECK" \
+        -virtfs "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap" \
+        -virtfs "local,path=$CACHE/tree,mount_tag=layer,security_model=none,readonly=on" \
+        -virtfs "local,path=$work/given,mount_tag=given,security_model=none" \
+        -netdev "socket,id=hosts,$at=127.0.0.1:$PORT" -device "virtio-net-pci,netdev=hosts,mac=52:54:00:de:e9:0$number" \
+        -netdev "socket,id=guests,$at=127.0.0.1:$((PORT + 1))" -device "virtio-net-pci,netdev=guests,mac=52:54:00:de:e9:1$number" \
+        -serial "file:$work/h$number.log" 2> "$work/h$number.qemu" &
+    pids+=($!)
+}
+
+host 1 listen
+sleep 1
+host 2 connect
+tail -n +1 -F "$work/h1.log" 2>/dev/null --pid="${pids[0]}" | sed -u 's/^/h1: /' &
+wait "${pids[0]}" || true
+sed 's/^/h2: /' "$work/h2.log" | tail -${DEEP_TAIL:-20}
+[ -f "$work/given/passed" ] || { echo "scripts/deep/$CHECK.sh did not pass" >&2; exit 1; }
