@@ -5,11 +5,15 @@
 #     scripts/deep/run.sh CHECK        scripts/deep/CHECK.sh; needs root, `cargo build --release`, 8 GiB
 #
 # Each host's root is this machine's, read-only, below a layer with what the hosts have in its place (kernel modules, a newer
-# systemd) and one in memory. The hosts' only network is a socket between the two QEMUs. Everything is emulated, and slow.
+# systemd) and one in memory. The hosts' only network is two sockets between the two QEMUs. Everything is emulated, and slow.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-readonly CHECK=${1:?which check}
+readonly CHECK=${1:-}
+if [ -z "$CHECK" ] || [ ! -x "scripts/deep/$CHECK.sh" ]; then
+    echo "usage: scripts/deep/run.sh net|units" >&2
+    exit 2
+fi
 # The distribution's newest kernel that has 9p.
 KERNEL=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: linux-image-//p')
 readonly KERNEL
@@ -26,6 +30,7 @@ unpack() {
     shift
     mkdir -p "$into/tree/usr" "$into/debs"
     (cd "$into/debs" && for package; do
+        # As root: `_apt` may not write here.
         apt-get -qq -o APT::Sandbox::User=root download "$package"
     done)
     for package in "$into"/debs/*.deb; do dpkg -x "$package" "$into/tree"; done
@@ -38,23 +43,23 @@ unpack() {
 }
 
 prepare() {
-    local backport=bookworm-backports package
+    local from="" module
+    # DelegateSubgroup= wants systemd 254: Debian 12 has it in its backports.
+    apt-cache policy systemd | grep -q bookworm-backports && from=/bookworm-backports
     rm -rf "$CACHE.new"
     unpack "$CACHE.new" "linux-image-$KERNEL" kmod libkmod2 busybox-static \
-        {systemd,libsystemd0,libsystemd-shared,udev,libudev1}/$backport
+        {systemd,libsystemd0,libsystemd-shared,udev,libudev1}"$from"
     local tree=$CACHE.new/tree
-    local kmod="env LD_LIBRARY_PATH=$tree/usr/lib/x86_64-linux-gnu $tree/usr/bin/kmod"
     ln -sf kmod "$tree/usr/bin/depmod"
-    ${kmod%kmod}depmod -b "$tree/usr" "$KERNEL" 2>/dev/null || ${kmod%kmod}depmod -b "$tree" "$KERNEL"
-    rm -rf "$tree/usr/lib/debug"
+    LD_LIBRARY_PATH=$tree/usr/lib/x86_64-linux-gnu "$tree/usr/bin/depmod" -b "$tree/usr" "$KERNEL"
     local init=$CACHE.new/init modules=lib/modules/$KERNEL
     mkdir -p "$init/bin" "$init/$modules"
     cp "$tree/usr/bin/busybox" "$init/bin/"
     cp "$tree/usr/$modules/modules.dep" "$init/$modules/"
-    for package in $ROOT_MODULES; do
-        grep -E "/$package\.ko:" "$tree/usr/$modules/modules.dep" | tr -d : | tr ' ' '\n'
-    done | sort -u | while read -r package; do
-        install -D "$tree/usr/$modules/$package" "$init/$modules/$package"
+    for module in $ROOT_MODULES; do
+        grep -E "/$module\.ko:" "$tree/usr/$modules/modules.dep" | tr -d : | tr ' ' '\n'
+    done | sort -u | while read -r module; do
+        install -D "$tree/usr/$modules/$module" "$init/$modules/$module"
     done
     cp scripts/deep/init.sh "$init/init"
     chmod +x "$init/init"
@@ -63,7 +68,9 @@ prepare() {
     mv "$CACHE.new" "$CACHE"
 }
 
-[ -f "$CACHE/initrd" ] && [ ! scripts/deep/init.sh -nt "$CACHE/initrd" ] || prepare
+if [ ! -f "$CACHE/tree/boot/vmlinuz-$KERNEL" ] || [ scripts/deep/init.sh -nt "$CACHE/initrd" ]; then
+    prepare
+fi
 
 work=$(mktemp -d)
 pids=()
@@ -75,6 +82,10 @@ finish() {
 trap finish EXIT
 
 # What is given to the hosts: the program, its units, the checks.
+if [ ! -x target/release/transhume ]; then
+    printf 'error: target/release/transhume is not there\nhint: `make deep` builds it\n' >&2
+    exit 1
+fi
 mkdir -p "$work/given"
 cp target/release/transhume "$work/given/"
 cp -r packaging scripts/deep "$work/given/"
@@ -83,26 +94,31 @@ if [ "$CHECK" = net ]; then
         | sed -n "s#.*Executable tests/.*(\(.*\))#$PWD/\1#p" > "$work/given/tests"
     [ -s "$work/given/tests" ] || { echo "no tests were built" >&2; exit 1; }
 fi
-readonly PORT=$((20000 + RANDOM % 10000))
 
+# A host by its number; the first one waits for the other at both sockets.
 host() {
-    local number=$1 at=$2
+    local number=$1 end="reconnect-ms=100"
+    [ "$number" = 1 ] && end="server=on"
+    net() { echo "stream,id=$1,$end,addr.type=unix,addr.path=$work/$1"; }
     timeout "$LIMIT_S" qemu-system-x86_64 -accel tcg,thread=multi -machine q35 -cpu EPYC,svm=on,npt=on -smp 1 -m "$MEMORY_MIB" \
         -nodefaults -display none -no-reboot -kernel "$CACHE/tree/boot/vmlinuz-$KERNEL" -initrd "$CACHE/initrd" \
         -append "console=ttyS0 quiet panic=-1 systemd.unit=deep.target systemd.show_status=no deep.host=$number deep.check=$CHECK" \
         -virtfs "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap" \
         -virtfs "local,path=$CACHE/tree,mount_tag=layer,security_model=none,readonly=on" \
         -virtfs "local,path=$work/given,mount_tag=given,security_model=none" \
-        -netdev "socket,id=hosts,$at=127.0.0.1:$PORT" -device "virtio-net-pci,netdev=hosts,mac=52:54:00:de:e9:0$number" \
-        -netdev "socket,id=guests,$at=127.0.0.1:$((PORT + 1))" -device "virtio-net-pci,netdev=guests,mac=52:54:00:de:e9:1$number" \
+        -netdev "$(net hosts)" -device "virtio-net-pci,netdev=hosts,mac=52:54:00:de:e9:0$number" \
+        -netdev "$(net guests)" -device "virtio-net-pci,netdev=guests,mac=52:54:00:de:e9:1$number" \
         -serial "file:$work/h$number.log" 2> "$work/h$number.qemu" &
     pids+=($!)
 }
 
-host 1 listen
-sleep 1
-host 2 connect
+host 1
+host 2
 tail -n +1 -F "$work/h1.log" 2>/dev/null --pid="${pids[0]}" | sed -u 's/^/h1: /' &
 wait "${pids[0]}" || true
-sed 's/^/h2: /' "$work/h2.log" | tail -${DEEP_TAIL:-20}
-[ -f "$work/given/passed" ] || { echo "scripts/deep/$CHECK.sh did not pass" >&2; exit 1; }
+sed 's/^/h2: /' "$work/h2.log" | tail -20
+if [ ! -f "$work/given/passed" ]; then
+    cat "$work"/h?.qemu >&2
+    echo "error: scripts/deep/$CHECK.sh did not pass" >&2
+    exit 1
+fi
