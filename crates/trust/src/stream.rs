@@ -58,6 +58,18 @@ pub async fn connect(stream: TcpStream, security: &Security, expects: Identity) 
     Ok(Box::new(Watched::new(stream, trust, shown)))
 }
 
+/// The library says of an end without close_notify where its manual speaks of that; who reads a log
+/// wants to know what happened.
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(
+            error.kind(),
+            "the connection was cut: its other end has ended, or what is between",
+        ),
+        _ => error,
+    }
+}
+
 fn shown(certificates: Option<&[CertificateDer<'_>]>) -> Option<CertificateDer<'static>> {
     Some(certificates?.first()?.clone().into_owned())
 }
@@ -109,7 +121,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             let why = "its certificate was revoked meanwhile";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, why)));
         }
-        Pin::new(&mut self.stream).poll_read(context, into)
+        Pin::new(&mut self.stream).poll_read(context, into).map_err(in_words)
     }
 }
 
@@ -140,5 +152,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_cut_is_called_that() {
+        let cut = io::Error::new(io::ErrorKind::UnexpectedEof, "see https://example.org/manual");
+        let told = in_words(cut);
+        assert_eq!(told.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(told.to_string().starts_with("the connection was cut"), "{told}");
+        let other = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(in_words(other).kind(), io::ErrorKind::ConnectionReset);
     }
 }

@@ -42,10 +42,18 @@ impl Lease {
 }
 
 /// Compares this machine's clock with the leader's, by the beats that are seen to come.
+///
+/// What waits in an etcd without a majority is done when that is back, however old it is by then. A
+/// leader has one write and one beat under way at a time: so two old ones say nothing, and a third
+/// in a row does.
 #[derive(Debug, Default)]
 pub(super) struct ClockWatch {
     last: Option<(WallMicros, WallMicros)>,
+    behind_in_a_row: u32,
 }
+
+/// So many may have waited in etcd: a write and a beat.
+const WAITED_MAX: u32 = 2;
 
 impl ClockWatch {
     /// A look that began at `began` by our wall clock and was over at `ended` showed this beat.
@@ -65,7 +73,11 @@ impl ClockWatch {
             // It was written since the last look, which was over before this one's beginning.
             Some((last, looked)) if last != beat => {
                 let behind = apart(looked, beat);
-                (behind > limit).then_some(-behind)
+                self.behind_in_a_row = match behind > limit {
+                    true => self.behind_in_a_row + 1,
+                    false => 0,
+                };
+                (self.behind_in_a_row > WAITED_MAX).then_some(-behind)
             }
             Some((_, _)) => {
                 self.last = Some((beat, began));
@@ -113,7 +125,22 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_is_ahead_is_seen_at_once_and_one_behind_with_its_next_beat() {
+    fn a_beat_that_etcd_kept_for_long_says_nothing_of_a_clock() {
+        let mut watch = ClockWatch::default();
+        assert_eq!(watch.seen(at(98), at(99), at(99)), None);
+        // A majority was away until now; the first look is answered before the write that waited.
+        assert_eq!(watch.seen(at(98), at(115), at(115)), None);
+        assert_eq!(watch.seen(at(100), at(115), at(115)), None, "a write");
+        assert_eq!(watch.seen(at(101), at(115), at(115)), None, "and a beat");
+        // The next leader's.
+        assert_eq!(watch.seen(at(116), at(116), at(116)), None);
+        for beat in [117, 118] {
+            assert_eq!(watch.seen(at(beat), at(130), at(130)), None, "of the next time");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_is_ahead_is_seen_at_once_and_one_behind_with_its_third_beat() {
         let mut ahead = ClockWatch::default();
         assert_eq!(ahead.seen(at(106), at(100), at(100)), Some(6_000_000));
         let mut behind = ClockWatch::default();
@@ -123,6 +150,10 @@ mod tests {
             "nobody knows when it was written"
         );
         assert_eq!(behind.seen(at(10), at(101), at(101)), None);
-        assert_eq!(behind.seen(at(12), at(102), at(102)), Some(-89_000_000));
+        assert_eq!(behind.seen(at(12), at(102), at(102)), None);
+        assert_eq!(behind.seen(at(12), at(103), at(103)), None);
+        assert_eq!(behind.seen(at(14), at(104), at(104)), None);
+        assert_eq!(behind.seen(at(14), at(105), at(105)), None);
+        assert_eq!(behind.seen(at(16), at(106), at(106)), Some(-89_000_000));
     }
 }
