@@ -13,9 +13,12 @@ use transhume_lab::{Figures, Lab, LabError, LabName, LabUp, Progress, collect, d
 /// Half of the lab's hosts.
 const AWAY: usize = 2;
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Until targets are there, and from there on until one of them dies: their memory is under way.
-const STRIKE_POLL: Duration = Duration::from_millis(20);
-const STRIKE_LOOKS_MAX: usize = 1500;
+/// Memory is under way for longer than it takes to stop a target in the middle of it.
+const LINK_BITS_PER_S: u64 = 200_000_000;
+/// Between two looks for a target that its source sends to.
+const STRIKE_POLL: Duration = Duration::from_millis(2);
+const STRIKE_LOOKS_MAX: usize = 15_000;
+/// So long it stands still with its memory half there, then it dies.
 const STRIKE_BEHIND: Duration = Duration::from_millis(300);
 
 fn options(letter: char) -> (LabName, LabUp) {
@@ -59,7 +62,8 @@ async fn stock_qemu_moves_a_cluster_and_loses_messages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_by_hand_stops_and_runs_together_or_not_at_all() {
-    let (name, options) = options('b');
+    let (name, mut options) = options('b');
+    options.link_bits_per_s = Some(LINK_BITS_PER_S);
     let moved = tokio::spawn(async move {
         let mut stock = StockLab::up(&options).await?;
         tokio::time::sleep(WARM_UP).await;
@@ -150,15 +154,27 @@ fn qemus(lab: &Lab, first: usize) -> Vec<u32> {
     .collect()
 }
 
-/// Kills one of the two targets that come to a half of the hosts, once both are there.
+/// Whether somebody's stream has reached this QEMU; nothing else speaks TCP on its host.
+fn is_sent_to(pid: u32) -> bool {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    let mut rows = table.lines().skip(1);
+    rows.any(|row| row.split_whitespace().nth(3) == Some(ESTABLISHED))
+}
+
+/// Kills one of the two targets that come to a half of the hosts, in the middle of its memory: it is
+/// stopped as soon as its source sends, so that what is under way cannot come to its end.
 fn strike(lab: &Lab, first: usize) -> JoinHandle<bool> {
     let lab = lab.clone();
     tokio::spawn(async move {
         for _ in 0..STRIKE_LOOKS_MAX {
-            if let [one, _] = qemus(&lab, first)[..] {
+            if let [one, _] = qemus(&lab, first)[..]
+                && is_sent_to(one)
+            {
+                let signal = |name: &str| Command::new("kill").arg(name).arg(one.to_string()).status();
+                assert!(signal("-STOP").unwrap().success());
                 tokio::time::sleep(STRIKE_BEHIND).await;
-                let killed = Command::new("kill").args(["-KILL", &one.to_string()]).status();
-                return killed.unwrap().success();
+                return signal("-KILL").unwrap().success();
             }
             tokio::time::sleep(STRIKE_POLL).await;
         }

@@ -121,7 +121,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             let why = "its certificate was revoked meanwhile";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, why)));
         }
-        Pin::new(&mut self.stream).poll_read(context, into).map_err(in_words)
+        Pin::new(&mut self.stream)
+            .poll_read(context, into)
+            .map_err(in_words)
     }
 }
 
