@@ -162,8 +162,8 @@ fn is_sent_to(pid: u32) -> bool {
     rows.any(|row| row.split_whitespace().nth(3) == Some(ESTABLISHED))
 }
 
-/// Kills one of the two targets that come to a half of the hosts, in the middle of its memory: it is
-/// stopped as soon as its source sends, so that what is under way cannot come to its end.
+/// Kills one of the two targets that come to a half of the hosts, in the middle of its memory: it
+/// is stopped as soon as its source sends, so that what is under way cannot come to its end.
 fn strike(lab: &Lab, first: usize) -> JoinHandle<bool> {
     let lab = lab.clone();
     tokio::spawn(async move {
