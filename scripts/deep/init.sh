@@ -5,7 +5,7 @@ export PATH=/bin
 mkdir -p /proc /sys /host /layer /given /up /new
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-for module in virtio_pci 9p 9pnet_virtio overlay; do modprobe "$module"; done
+for module in $(cat /modules); do modprobe "$module"; done
 plan9() { mount -t 9p -o "trans=virtio,version=9p2000.L,msize=524288,$3" "$1" "$2"; }
 plan9 root /host ro,cache=loose
 plan9 layer /layer ro,cache=loose

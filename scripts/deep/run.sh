@@ -61,6 +61,7 @@ prepare() {
     done | sort -u | while read -r module; do
         install -D "$tree/usr/$modules/$module" "$init/$modules/$module"
     done
+    echo "$ROOT_MODULES" > "$init/modules"
     cp scripts/deep/init.sh "$init/init"
     chmod +x "$init/init"
     (cd "$init" && find . | bin/busybox cpio -o -H newc 2>/dev/null | gzip -1) > "$CACHE.new/initrd"

@@ -111,6 +111,6 @@ pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) const RECONNECTS_REPORTED: u32 = 300;
 
 /// Frames of a buffer that are told of one by one where the kernel does not let them into the ring.
-pub const UNFIT_TOLD_MAX: u32 = 8;
+pub const UNFIT_TOLD_MAX: u64 = 8;
 /// So much of each: its virtio-net header and those of Ethernet, IP and TCP.
 pub const UNFIT_TOLD_BYTES: usize = 80;

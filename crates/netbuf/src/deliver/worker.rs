@@ -71,8 +71,6 @@ pub(crate) struct Worker {
     reordered: u64,
     /// Unicast frames in the guest's ring.
     delivered: u64,
-    /// Frames that the kernel did not let into it, as far as they were told of.
-    unfit_told: u32,
 }
 
 impl Worker {
@@ -115,7 +113,6 @@ impl Worker {
             finish: Vec::new(),
             duplicated: 0,
             reordered: 0,
-            unfit_told: 0,
         })
     }
 
@@ -399,8 +396,8 @@ impl Worker {
 
     /// What the kernel does not let into the ring, as its header says it.
     fn tell_unfit(&mut self, error: &io::Error) {
-        self.unfit_told += 1;
-        if self.unfit_told > UNFIT_TOLD_MAX {
+        let before = self.spool.note(Note::Unfit) + self.spool.note(Note::UndeliveredBroadcast);
+        if before >= UNFIT_TOLD_MAX {
             return;
         }
         if let Ok(Some(record)) = self.spool.record(self.next) {

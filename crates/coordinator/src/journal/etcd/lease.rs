@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use transhume_model::WallMicros;
 
 /// Clocks of coordinators that are further apart are an error: the times in one move's entries
-/// would be of both. Above the time that a beat may take to be written.
+/// would be of both. Above the time that a beat takes to be written while etcd has a majority.
 pub(super) const CLOCKS_APART_MAX: Duration = Duration::from_secs(5);
 
 /// Until when a lease lasts, by this machine's own clock.
