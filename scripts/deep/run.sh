@@ -81,6 +81,7 @@ finish() {
     rm -rf "$work"
 }
 trap finish EXIT
+trap 'exit 130' HUP INT TERM
 
 # What is given to the hosts: the program, its units, the checks.
 if [ ! -x target/release/transhume ]; then
