@@ -170,6 +170,13 @@ impl Hosts {
         self.hosts.keys()
     }
 
+    /// Whether every host's agent is connected, or it is known why not.
+    pub(crate) fn are_all_tried(&self) -> bool {
+        self.hosts
+            .values()
+            .all(|host| host.orders.is_some() || host.away.is_some())
+    }
+
     pub(crate) fn is_connected(&self, name: &HostName) -> bool {
         self.hosts.get(name).is_some_and(|host| host.orders.is_some())
     }

@@ -47,6 +47,10 @@ use crate::requests::{Reply, Request};
 use crate::store::Store;
 use crate::surveys::{Made, Surveys, Waiting};
 
+/// A coordinator that has just begun answers requests once every agent was tried, and after this
+/// time at the latest: it would call hosts lost that it never asked.
+const FIRST_LOOK_MAX: Millis = Millis(3_000);
+
 /// Why the coordinator stops.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
@@ -156,7 +160,9 @@ impl Core {
         loop {
             self.fire_due_timers()?;
             self.work_on_drains()?;
-            let due = self.next_due();
+            let looked = self.has_looked();
+            let first_look = (!looked).then_some(FIRST_LOOK_MAX);
+            let due = self.next_due().into_iter().chain(first_look).min();
             let due = due.map(|at| self.started + Duration::from_millis(at.0));
             let timer = async {
                 match due {
@@ -169,7 +175,7 @@ impl Core {
                     Some(news) => self.take_news(news)?,
                     None => return Ok(()),
                 },
-                request = requests.recv() => match request {
+                request = requests.recv(), if looked => match request {
                     Some(request) => self.serve(request)?,
                     None => return Ok(()),
                 },
@@ -180,6 +186,11 @@ impl Core {
                 () = timer => {}
             }
         }
+    }
+
+    /// Whether it knows its hosts well enough to answer.
+    fn has_looked(&self) -> bool {
+        self.now().mono >= FIRST_LOOK_MAX || self.hosts.are_all_tried()
     }
 
     fn next_due(&self) -> Option<Millis> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 use transhume_model::{Capacity, HostName, Version, VmName};
 use transhume_protocol::message::{
     Fault, FaultKind, Hello, HostState, Order, Outcome, PROTOCOL_VERSION, QemuState, Refusal, RefusalKind,
@@ -97,9 +97,15 @@ impl Agent {
     }
 
     pub fn start(&mut self) {
+        self.start_after(Duration::ZERO);
+    }
+
+    /// Whoever connects is heard only after a while.
+    pub fn start_after(&mut self, wait: Duration) {
         let socket = self.socket.take().unwrap_or_else(|| bind(self.address));
         let (listener, desk) = (socket.listen(8).unwrap(), self.desk.clone());
         self.task = Some(tokio::spawn(async move {
+            sleep(wait).await;
             let mut current: Option<JoinHandle<()>> = None;
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -155,11 +161,16 @@ impl Agent {
 
     /// Starts again after [`Agent::stop`].
     pub fn restart(&mut self) {
+        self.restart_after(Duration::ZERO);
+    }
+
+    /// See [`Self::start_after`].
+    pub fn restart_after(&mut self, wait: Duration) {
         let mut desk = self.desk();
         desk.fates.remove("*");
         desk.takes_over();
         drop(desk);
-        self.start();
+        self.start_after(wait);
     }
 
     pub fn desk(&self) -> MutexGuard<'_, Desk> {

@@ -2,6 +2,8 @@
 //! `Committed` the move is undone, after it it is finished, and a cluster that was half started or
 //! half ended goes away.
 
+use std::time::Duration;
+
 use transhume_api::{Client, ClusterList, ClusterView, MigrationList};
 use transhume_protocol::event::Happening;
 use transhume_protocol::report::Ending;
@@ -158,6 +160,33 @@ async fn what_was_over_is_still_known_and_numbers_go_on() {
             .collect::<Vec<_>>(),
         [first, second]
     );
+}
+
+/// Its agents are there and were not heard yet: nothing that is asked meanwhile is refused for it.
+#[tokio::test]
+async fn a_coordinator_that_has_just_begun_calls_no_host_lost() {
+    let mut site = lab().await;
+    site.end().await;
+    for agent in site.agents.values_mut() {
+        agent.stop().await;
+        agent.restart_after(Duration::from_millis(500));
+    }
+    site.start().await;
+    let migration = site.migrate(&order(&["h1", "h2"], &["h3"])).await;
+    assert_eq!(site.ended(migration).await.outcome, Ending::Committed);
+    site.assert_runs(&AFTER);
+}
+
+#[tokio::test]
+async fn a_host_that_says_nothing_keeps_no_question_waiting_for_ever() {
+    let mut site = Site::dark(&[("h1", 1), ("h2", 1)]);
+    for (name, agent) in &mut site.agents {
+        agent.start_after(if *name == "h2" { Duration::MAX } else { Duration::ZERO });
+    }
+    site.start().await;
+    let hosts = site.hosts().await.hosts;
+    let connected: Vec<bool> = hosts.iter().map(|host| host.connected).collect();
+    assert_eq!(connected, [true, false], "{hosts:?}");
 }
 
 #[tokio::test]
