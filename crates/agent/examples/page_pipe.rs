@@ -15,7 +15,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use transhume_agent::pace::Pace;
-use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, start_source, start_target};
+use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, Secured, start_source, start_target};
 use transhume_model::{Bytes, Epoch};
 use transhume_pages::Classes;
 use transhume_trust::Security;
@@ -108,8 +108,7 @@ async fn one(dir: &Path, security: Security, number: usize, passes: usize) -> An
         share: PageShare::new(Bytes(0)),
         classes: Classes::default(),
         host: HOST.parse().expect("it is a name"),
-        security: security.clone(),
-        mark: None,
+        secured: Secured::by(security.clone()),
     };
     let spec = fleet::spec();
     let (incoming, mut receives) = UnixStream::pair()?;

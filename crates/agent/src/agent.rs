@@ -200,8 +200,8 @@ impl Agent {
             stranded,
             bands: context.bands().map(Keeper::state),
             no_throttle: context.no_throttle.clone(),
-            insecure: context.pages.security.is_insecure(),
-            certificate: context.pages.security.validity().map(certificate),
+            insecure: context.pages.secured.security.is_insecure(),
+            certificate: context.pages.secured.security.validity().map(certificate),
             dirty: Default::default(),
         }
     }

@@ -84,6 +84,8 @@ pub struct PagesConfig {
     pub on: Vec<OptionalClass>,
     /// Pages kept of all clusters that came here, so that they need not come again.
     pub store_bytes_max: Bytes,
+    /// Whether the kernel seals and opens page streams where it can.
+    pub kernel_tls: bool,
 }
 
 impl Default for PagesConfig {
@@ -92,6 +94,7 @@ impl Default for PagesConfig {
             off: Vec::new(),
             on: Vec::new(),
             store_bytes_max: Bytes(transhume_pages::limits::PAGE_STORE_BYTES_MAX),
+            kernel_tls: true,
         }
     }
 }

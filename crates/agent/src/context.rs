@@ -14,7 +14,7 @@ use crate::cgroup::Slice;
 use crate::config::Config;
 use crate::link::Reports;
 use crate::marks;
-use crate::page_stream::{PageShare, Pages};
+use crate::page_stream::{PageShare, Pages, Secured};
 use crate::reservations::Reservations;
 use crate::store::Store;
 use crate::throttle;
@@ -53,8 +53,11 @@ impl Context {
                 share: PageShare::new(config.pages.store_bytes_max),
                 classes: config.pages.classes(),
                 host: config.host.clone(),
-                security,
-                mark,
+                secured: Secured {
+                    by_kernel: config.pages.kernel_tls && kernel_carries(&security),
+                    security,
+                    mark,
+                },
             },
             reports: Reports::default(),
             slice: prepared_slice(),
@@ -95,6 +98,23 @@ impl Context {
             machines: launcher.binary().machines().to_vec(),
             accel: launcher.accel().name().to_owned(),
         })
+    }
+}
+
+/// Whether the kernel can seal and open page streams.
+fn kernel_carries(security: &Security) -> bool {
+    if security.is_insecure() {
+        return false;
+    }
+    match transhume_trust::probe_kernel() {
+        Ok(()) => {
+            tracing::info!("the kernel seals and opens page streams");
+            true
+        }
+        Err(why) => {
+            tracing::info!("this agent seals and opens page streams itself: {why}");
+            false
+        }
     }
 }
 

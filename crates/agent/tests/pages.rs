@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use support::*;
 use transhume_agent::pace::Pace;
-use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, start_source, start_target};
+use transhume_agent::page_stream::{PageShare, Pages, SOURCE_SOCKET, Secured, start_source, start_target};
 use transhume_model::{Bytes, Epoch, VmSpec};
 use transhume_pages::limits::PAGE_BYTES;
 use transhume_pages::{Account, Classes, PageClass};
@@ -170,8 +170,7 @@ fn memory_arrives_as_it_was_whatever_the_classes() {
                 share: PageShare::new(STORE),
                 classes,
                 host: "h1".parse().unwrap(),
-                security: transhume_trust::Security::Insecure,
-                mark: None,
+                secured: Secured::by(transhume_trust::Security::Insecure),
             };
             let account = between.once(number, &pages).await;
             for (count, class) in seen.iter_mut().zip(PageClass::ALL) {

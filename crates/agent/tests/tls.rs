@@ -11,7 +11,7 @@ use fleet::{expired, security, spec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use transhume_agent::pace::Pace;
-use transhume_agent::page_stream::{PageShare, PageStreamError, Pages, start_source, start_target};
+use transhume_agent::page_stream::{PageShare, PageStreamError, Pages, Secured, start_source, start_target};
 use transhume_model::{Bytes, Endpoint, Epoch, Secret};
 use transhume_pages::Classes;
 use transhume_trust::Security;
@@ -39,8 +39,7 @@ fn pages(host: &str, security: Security) -> Pages {
         share: PageShare::new(Bytes(0)),
         classes: Classes::default(),
         host: host.parse().unwrap(),
-        security,
-        mark: None,
+        secured: Secured::by(security),
     }
 }
 
@@ -63,7 +62,7 @@ async fn reaches(
     let pace = Arc::new(Pace::default());
     let (spec, at) = (spec(), changed(listening.at));
     let started = start_source(dir, &spec, Epoch(1), &at, pace, &source);
-    match tokio::time::timeout(std::time::Duration::from_secs(1), started).await {
+    match tokio::time::timeout(std::time::Duration::from_secs(10), started).await {
         Ok(Ok(_)) => true,
         Ok(Err(PageStreamError::Connect { .. })) | Err(_) => false,
         Ok(Err(other)) => panic!("{other}"),

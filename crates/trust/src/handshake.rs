@@ -151,12 +151,12 @@ impl Handshake {
             Side::Client(connection) => {
                 let peer = Credentials::peer(connection.peer_certificates());
                 let (secrets, next) = connection.dangerous_into_kernel_connection().map_err(invalid)?;
-                keys(peer, &secrets, next, arrived)
+                keys(peer, secrets, next, arrived)
             }
             Side::Server(connection) => {
                 let peer = Credentials::peer(connection.peer_certificates());
                 let (secrets, next) = connection.dangerous_into_kernel_connection().map_err(invalid)?;
-                keys(peer, &secrets, next, arrived)
+                keys(peer, secrets, next, arrived)
             }
         }
     }
@@ -201,14 +201,14 @@ fn step<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Vec<u8>) -> (usize, io
 /// The records that follow the handshake are ours.
 fn keys<D: Send + 'static>(
     peer: Option<Identity>,
-    secrets: &ExtractedSecrets,
+    secrets: ExtractedSecrets,
     next: KernelConnection<D>,
     arrived: Arrived,
 ) -> io::Result<Keys> {
     let next: SharedKeys = Arc::new(Mutex::new(next));
-    let (sent, received) = (&secrets.tx, &secrets.rx);
-    let sealer = Sealer::new(&sent.1, sent.0, next.clone());
-    let opener = Opener::new(&received.1, received.0, next);
+    let ((number, secret), (number_received, secret_received)) = (secrets.tx, secrets.rx);
+    let sealer = Sealer::new(secret, number, next.clone());
+    let opener = Opener::new(secret_received, number_received, next);
     match (sealer, opener, peer) {
         (Some(sealer), Some(opener), Some(peer)) => Ok(Keys {
             sealer,

@@ -4,16 +4,19 @@
 //! ```text
 //!  TrustFiles ─▶ Trust ─▶ rustls configuration ─▶ tokio-rustls: control links, API
 //!                                              └▶ Handshake ─▶ Sealer, Opener: pages, tunnel
+//!                                                               └▶ KernelSealer, KernelOpener: pages
 //! ```
 //!
 //! Deliberately absent: what an identity may do.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod authority;
 mod certificate;
 mod explain;
 mod handshake;
 mod identity;
+#[expect(unsafe_code, reason = "no crate sends a TLS record that is no data")]
+mod kernel;
 pub mod limits;
 mod records;
 mod security;
@@ -30,6 +33,7 @@ pub use certificate::{Validity, instant};
 pub use explain::explain;
 pub use handshake::{Arrived, Handshake, Keys, Progress};
 pub use identity::{Identity, IdentityError};
+pub use kernel::{KernelOpener, KernelSealer, Received, probe as probe_kernel};
 pub use records::{
     HEAD_BYTES, Opened, Opener, RECORD_BYTES_MAX, RecordError, Sealer, TAIL_BYTES, WHOLE_BYTES_MAX,
 };
@@ -47,7 +51,7 @@ pub mod testing {
 
     use time::{Duration, OffsetDateTime};
 
-    pub use crate::records::testing::{pair, record};
+    pub use crate::records::testing::{pair, pair_worn_after, record};
     use crate::{Authority, AuthorityError, Identity, IssuedFiles};
 
     /// As [`Authority::issue`], and it ended an hour ago.

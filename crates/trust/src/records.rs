@@ -8,6 +8,8 @@
 //! layer copies every byte twice on each side; that is what this file is for. Deliberately absent:
 //! padding, tickets, and key updates on the peer's demand: agents speak to agents.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ring::aead::{
@@ -15,6 +17,8 @@ use ring::aead::{
 };
 use rustls::ConnectionTrafficSecrets;
 use rustls::kernel::KernelConnection;
+
+use crate::kernel::{KernelKeys, KernelOpener, KernelSealer};
 
 /// Bytes of one record.
 pub const RECORD_BYTES_MAX: usize = 1 << 14;
@@ -28,15 +32,15 @@ pub const WHOLE_BYTES_MAX: usize = HEAD_BYTES + RECORD_BYTES_MAX + TAIL_BYTES;
 /// The most that a peer may send as one (§5.2).
 const SEALED_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
 /// Records under one key, as AES-GCM bears them (§5.5): 2^24.5 full ones; half of that.
-const RECORDS_PER_KEY_MAX: u64 = 1 << 23;
+pub(crate) const RECORDS_PER_KEY_MAX: u64 = 1 << 23;
 
 /// Types of records' contents (§5.1), and of what is in them.
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
+pub(crate) const ALERT: u8 = 21;
+pub(crate) const HANDSHAKE: u8 = 22;
 const APPLICATION: u8 = 23;
-const CLOSE_NOTIFY: [u8; 2] = [1, 0];
+pub(crate) const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 /// KeyUpdate (§4.6.3), no answer asked for.
-const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+pub(crate) const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
 /// Why a record is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +68,7 @@ pub enum RecordError {
     NoNextKey,
 }
 
-fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no holder of this lock panics")
 }
 
@@ -92,13 +96,14 @@ pub(crate) type SharedKeys = Arc<Mutex<dyn NextKeys>>;
 /// One direction's key, and the number of the next record under it.
 struct Key {
     key: LessSafeKey,
+    secrets: ConnectionTrafficSecrets,
     iv: [u8; 12],
     number: u64,
 }
 
 impl Key {
-    fn new(secrets: &ConnectionTrafficSecrets, number: u64) -> Option<Self> {
-        let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
+    fn new(secrets: ConnectionTrafficSecrets, number: u64) -> Option<Self> {
+        let (algorithm, key, iv): (&'static Algorithm, _, _) = match &secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
@@ -108,6 +113,7 @@ impl Key {
             key: LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?),
             iv: iv.as_ref().try_into().ok()?,
             number,
+            secrets,
         })
     }
 
@@ -136,12 +142,20 @@ pub struct Sealer {
 
 impl Sealer {
     /// From the handshake; None for a cipher that is not of TLS 1.3.
-    pub(crate) fn new(secrets: &ConnectionTrafficSecrets, number: u64, next: SharedKeys) -> Option<Self> {
+    pub(crate) fn new(secrets: ConnectionTrafficSecrets, number: u64, next: SharedKeys) -> Option<Self> {
         Some(Sealer {
             key: Key::new(secrets, number)?,
             next,
             records_per_key_max: RECORDS_PER_KEY_MAX,
         })
+    }
+
+    /// Gives the key to the kernel, which seals what is written to the socket from now on: this must
+    /// seal nothing more. After an error nothing has changed.
+    pub fn hand_over(&self, socket: BorrowedFd<'_>) -> io::Result<KernelSealer> {
+        KernelKeys::new(&self.key.secrets, self.key.number)?.seals(socket)?;
+        let (next, records_max) = (self.next.clone(), self.records_per_key_max);
+        Ok(KernelSealer::new(next, self.key.number, records_max))
     }
 
     /// Whether the key has sealed as many records as it may.
@@ -153,7 +167,7 @@ impl Sealer {
     pub fn renew(&mut self) -> Result<Vec<u8>, RecordError> {
         let told = self.message(HANDSHAKE, &KEY_UPDATE)?;
         let secrets = locked(&self.next).sending().ok_or(RecordError::NoNextKey)?;
-        self.key = Key::new(&secrets, 0).ok_or(RecordError::NoNextKey)?;
+        self.key = Key::new(secrets, 0).ok_or(RecordError::NoNextKey)?;
         Ok(told)
     }
 
@@ -210,11 +224,19 @@ pub struct Opener {
 
 impl Opener {
     /// From the handshake; None for a cipher that is not of TLS 1.3.
-    pub(crate) fn new(secrets: &ConnectionTrafficSecrets, number: u64, next: SharedKeys) -> Option<Self> {
+    pub(crate) fn new(secrets: ConnectionTrafficSecrets, number: u64, next: SharedKeys) -> Option<Self> {
         Some(Opener {
             key: Key::new(secrets, number)?,
             next,
         })
+    }
+
+    /// Gives the key to the kernel, which opens what is read from the socket from now on: this must
+    /// have opened all that was read before, and open nothing more. After an error nothing has
+    /// changed.
+    pub fn hand_over(&self, socket: BorrowedFd<'_>) -> io::Result<KernelOpener> {
+        KernelKeys::new(&self.key.secrets, self.key.number)?.opens(socket)?;
+        Ok(KernelOpener::new(self.next.clone()))
     }
 
     /// Bytes of the record that begins here; None while its head is not there.
@@ -248,7 +270,7 @@ impl Opener {
             (APPLICATION, _) => Ok(Opened::Bytes(HEAD_BYTES..HEAD_BYTES + last)),
             (HANDSHAKE, message) if message == KEY_UPDATE => {
                 let secrets = locked(&self.next).receiving().ok_or(RecordError::NoNextKey)?;
-                self.key = Key::new(&secrets, 0).ok_or(RecordError::NoNextKey)?;
+                self.key = Key::new(secrets, 0).ok_or(RecordError::NoNextKey)?;
                 Ok(Opened::Own)
             }
             (ALERT, alert) if alert == CLOSE_NOTIFY => Ok(Opened::Closed),
@@ -291,8 +313,15 @@ pub(crate) mod testing {
     /// One end's sealer and the other's opener.
     pub fn pair() -> (Sealer, Opener) {
         let keys: SharedKeys = Arc::new(Mutex::new(Numbered::default()));
-        let sealer = Sealer::new(&secrets(0), 0, keys.clone()).unwrap();
-        (sealer, Opener::new(&secrets(0), 0, keys).unwrap())
+        let sealer = Sealer::new(secrets(0), 0, keys.clone()).unwrap();
+        (sealer, Opener::new(secrets(0), 0, keys).unwrap())
+    }
+
+    /// The same, with keys that are soon worn.
+    pub fn pair_worn_after(records: u64) -> (Sealer, Opener) {
+        let (mut sealer, opener) = pair();
+        sealer.records_per_key_max = records;
+        (sealer, opener)
     }
 
     /// A whole record.
@@ -305,7 +334,7 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{pair, record};
+    use super::testing::{pair, pair_worn_after, record};
     use super::*;
 
     #[test]
@@ -351,8 +380,7 @@ mod tests {
 
     #[test]
     fn keys_wear_out_and_both_ends_take_the_next() {
-        let (mut sealer, mut opener) = pair();
-        sealer.records_per_key_max = 2;
+        let (mut sealer, mut opener) = pair_worn_after(2);
         for number in 0..9 {
             if sealer.is_worn() {
                 assert_eq!(opener.open(&mut sealer.renew().unwrap()), Ok(Opened::Own));

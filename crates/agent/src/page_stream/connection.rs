@@ -1,6 +1,7 @@
 //! A connection between two agents, in the clear or encrypted.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use tokio::net::TcpStream;
 use transhume_trust::{Arrived, Keys};
@@ -40,6 +41,16 @@ impl Connection {
         }
     }
 
+    /// The kernel seals and opens what follows, as far as it does; nothing may be under way. What it
+    /// does not do stays here.
+    pub fn hand_over(&mut self) {
+        let socket = self.stream.as_fd();
+        let (sent, received) = (self.outgoing.hand_over(socket), self.incoming.hand_over(socket));
+        for error in sent.err().into_iter().chain(received.err()) {
+            tracing::warn!(%error, "the kernel does not take the keys of a page stream; the agent keeps them");
+        }
+    }
+
     /// For the reactor of the runtime that this is called in, the greeting being over.
     pub fn here(mut self) -> io::Result<Self> {
         if self.incoming.opened().any(|bytes| !bytes.is_empty()) {
@@ -53,8 +64,12 @@ impl Connection {
         Ok(self)
     }
 
-    /// Closes this direction: everything is written.
+    /// Closes this direction: everything is written. Where the kernel seals, the other end has been
+    /// told, and that is all.
     pub fn shut(&self) -> io::Result<()> {
+        if self.outgoing.is_in_kernel() {
+            return Ok(());
+        }
         rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write).map_err(io::Error::from)
     }
 
@@ -102,5 +117,149 @@ impl Connection {
             self.more().await?;
         }
         Ok(())
+    }
+}
+
+/// On a kernel that carries TLS these are its records, elsewhere the agent's
+/// (`scripts/deep/tls.sh` runs them on one that does).
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+    use transhume_trust::testing::pair_worn_after;
+    use transhume_trust::{Identity, Opener, RECORD_BYTES_MAX, Sealer};
+
+    use super::*;
+
+    fn end(stream: TcpStream, sealer: Sealer, opener: Opener) -> Connection {
+        let arrived = Arrived::default();
+        let peer = Identity::Coordinator;
+        let keys = Keys {
+            sealer,
+            opener,
+            arrived,
+            peer,
+        };
+        Connection::sealed(stream, keys)
+    }
+
+    /// Two ends whose keys are worn after so many records.
+    async fn ends(records: u64) -> [Connection; 2] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let ((there, hears_there), (back, hears_back)) = (pair_worn_after(records), pair_worn_after(records));
+        [end(dialled, there, hears_back), end(accepted, back, hears_there)]
+    }
+
+    fn noise(bytes: usize) -> Vec<u8> {
+        (0..bytes).map(|at| (at * 31 + at / 251) as u8).collect()
+    }
+
+    #[test]
+    #[ignore = "needs a kernel with TLS"]
+    fn this_kernel_carries_tls() {
+        transhume_trust::probe_kernel().unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_end_seals_and_opens_here_or_in_the_kernel() {
+        for kernel in [[true, true], [true, false], [false, true], [false, false]] {
+            let mut ends = ends(u64::MAX).await;
+            for (end, kernel) in ends.iter_mut().zip(kernel) {
+                if kernel {
+                    end.hand_over();
+                }
+            }
+            let [one, other] = &mut ends;
+            for bytes in [1, 500, RECORD_BYTES_MAX, 5 * RECORD_BYTES_MAX + 7] {
+                let (said, mut heard) = (noise(bytes), vec![0; bytes]);
+                let both = tokio::join!(one.say(&said), other.hear(&mut heard));
+                both.0.and(both.1).unwrap();
+                assert!(said == heard, "{kernel:?}");
+                let (said, mut heard) = (noise(bytes * 2), vec![0; bytes * 2]);
+                let both = tokio::join!(other.say(&said), one.hear(&mut heard));
+                both.0.and(both.1).unwrap();
+                assert!(said == heard, "{kernel:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_are_renewed_behind_what_was_written() {
+        for kernel in [[true, true], [true, false], [false, true]] {
+            let mut ends = ends(3).await;
+            for (end, kernel) in ends.iter_mut().zip(kernel) {
+                if kernel {
+                    end.hand_over();
+                }
+            }
+            let [one, other] = &mut ends;
+            for number in 1..40 {
+                let (said, mut heard) = (noise(number * 997), vec![0; number * 997]);
+                let both = tokio::join!(one.say(&said), other.hear(&mut heard));
+                both.0.and(both.1).unwrap();
+                assert!(said == heard, "{kernel:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_and_a_cut_is_none() {
+        for told in [true, false] {
+            let [mut one, mut other] = ends(u64::MAX).await;
+            one.hand_over();
+            other.hand_over();
+            one.say(b"last").await.unwrap();
+            if told {
+                one.outgoing.close().unwrap();
+                while !one.outgoing.is_empty() {
+                    one.stream.writable().await.unwrap();
+                    one.outgoing.write(&one.stream).unwrap();
+                }
+            }
+            drop(one);
+            other.hear(&mut [0; 4]).await.unwrap();
+            let over = loop {
+                other.stream.readable().await.unwrap();
+                let Some(read) = other.incoming.read(&other.stream).unwrap() else {
+                    continue;
+                };
+                other.incoming.open().unwrap();
+                match other.incoming.is_over(read) {
+                    Ok(false) => {}
+                    over => break over,
+                }
+            };
+            assert_eq!(over.is_ok(), told, "{over:?}");
+        }
+    }
+
+    /// Whoever has read ahead opens what it has read.
+    #[tokio::test]
+    async fn what_was_read_ahead_is_opened_by_whom_it_was_read() {
+        let [mut one, mut other] = ends(u64::MAX).await;
+        let whole = noise(3 * RECORD_BYTES_MAX);
+        one.say(&whole).await.unwrap();
+        let mut heard = vec![0; whole.len()];
+        other.hear(&mut heard[..1]).await.unwrap();
+        other.hand_over();
+        other.hear(&mut heard[1..]).await.unwrap();
+        assert!(whole == heard);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_missing_is_found() {
+        let [mut one, mut other] = ends(u64::MAX).await;
+        one.say(b"some").await.unwrap();
+        let mut record = [0; 64];
+        other.stream.readable().await.unwrap();
+        assert!(other.stream.try_read(&mut record).unwrap() > 4);
+        one.hand_over();
+        other.hand_over();
+        one.say(b"more").await.unwrap();
+        let refused = other.hear(&mut [0; 4]).await.unwrap_err();
+        assert_eq!(refused.to_string(), "a TLS record is damaged");
     }
 }

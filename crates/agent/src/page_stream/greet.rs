@@ -20,6 +20,28 @@ const WELCOME: u8 = 0;
 /// Behind the magic: the epoch, the secret, and the length of the name that follows.
 const HEAD_BYTES: usize = MAGIC.len() + 8 + Secret::BYTES + 1;
 
+/// How the connections of page streams are secured and marked.
+#[derive(Debug, Clone)]
+pub struct Secured {
+    /// By what.
+    pub security: Security,
+    /// What their sockets carry, where they share a circuit with others.
+    pub mark: Option<SocketMark>,
+    /// Whether the kernel is to seal and open their records ([`transhume_trust::probe_kernel`]).
+    pub by_kernel: bool,
+}
+
+impl Secured {
+    /// With nothing but security.
+    pub fn by(security: Security) -> Self {
+        Self {
+            security,
+            mark: None,
+            by_kernel: false,
+        }
+    }
+}
+
 /// What a page stream's first words are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hello {
@@ -80,14 +102,13 @@ pub(super) async fn greet(
     target: &Endpoint,
     vm: &VmName,
     epoch: Epoch,
-    security: &Security,
-    mark: Option<SocketMark>,
+    secured: &Secured,
 ) -> io::Result<Connection> {
     let stream = TcpStream::connect(target.address).await?;
-    carry(&stream, mark)?;
+    carry(&stream, secured.mark)?;
     stream.set_nodelay(true)?;
     rustix::net::sockopt::set_socket_send_buffer_size(&stream, PAGE_SEND_BUFFER_BYTES)?;
-    let mut connection = match security {
+    let mut connection = match &secured.security {
         Security::Insecure => Connection::clear(stream),
         Security::Mutual(trust) => {
             let expects = Identity::Agent(target.host.clone());
@@ -102,10 +123,14 @@ pub(super) async fn greet(
     connection.say(&hello.bytes()).await?;
     let mut answer = [0];
     connection.hear(&mut answer).await?;
-    match answer {
-        [WELCOME] => Ok(connection),
-        _ => Err(io::ErrorKind::ConnectionRefused.into()),
+    if answer != [WELCOME] {
+        return Err(io::ErrorKind::ConnectionRefused.into());
     }
+    // The target says nothing more before it hears more.
+    if secured.by_kernel {
+        connection.hand_over();
+    }
+    Ok(connection)
 }
 
 /// Accepts until the right peer comes: anything else that connects is turned away without a word,
@@ -113,21 +138,24 @@ pub(super) async fn greet(
 pub(super) async fn welcome(
     listener: &TcpListener,
     expected: &Hello,
-    security: &Security,
-    mark: Option<SocketMark>,
+    secured: &Secured,
 ) -> io::Result<Connection> {
     let mut strangers = Strangers::default();
     loop {
         let heard = tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted?;
-                strangers.hear(hear(stream, security.clone(), expected.clone(), mark));
+                strangers.hear(hear(stream, secured.clone(), expected.clone()));
                 continue;
             }
             heard = strangers.next() => heard,
         };
         match heard {
             Ok(mut connection) => {
+                // The source says nothing more before it is welcome.
+                if secured.by_kernel {
+                    connection.hand_over();
+                }
                 connection.say(&[WELCOME]).await?;
                 return Ok(connection);
             }
@@ -155,15 +183,10 @@ fn carry(stream: &TcpStream, mark: Option<SocketMark>) -> io::Result<()> {
     socket.set_priority(priority)
 }
 
-async fn hear(
-    stream: TcpStream,
-    security: Security,
-    expected: Hello,
-    mark: Option<SocketMark>,
-) -> io::Result<Connection> {
-    carry(&stream, mark)?;
+async fn hear(stream: TcpStream, secured: Secured, expected: Hello) -> io::Result<Connection> {
+    carry(&stream, secured.mark)?;
     stream.set_nodelay(true)?;
-    let mut connection = match security {
+    let mut connection = match secured.security {
         Security::Insecure => Connection::clear(stream),
         Security::Mutual(trust) => {
             shake(stream, Handshake::server(&trust.current(), Admits::Agents)?).await?

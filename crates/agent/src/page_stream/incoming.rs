@@ -3,16 +3,26 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
-use transhume_trust::{Arrived, Opened, Opener, RecordError, WHOLE_BYTES_MAX};
+use transhume_trust::{Arrived, KernelOpener, Opened, Opener, Received, RecordError, WHOLE_BYTES_MAX};
 
 use super::{invalid, ready};
 use crate::limits::{PAGE_CHUNK_BYTES, TLS_EMPTY_RECORDS_MAX};
 
+/// Who opens.
+enum Opening {
+    /// Nobody: it comes in the clear.
+    Clear,
+    Here(Box<Opener>),
+    Kernel(KernelOpener),
+}
+
 /// What has arrived and was not taken yet.
 pub(super) struct Incoming {
-    opener: Option<Opener>,
+    opening: Opening,
     buffer: Vec<u8>,
     /// Arrived and not opened.
     start: usize,
@@ -28,7 +38,7 @@ impl Incoming {
     pub fn new(opener: Option<Opener>, arrived: Arrived) -> Self {
         let Arrived { opened, sealed } = arrived;
         Incoming {
-            opener,
+            opening: opener.map_or(Opening::Clear, |opener| Opening::Here(Box::new(opener))),
             start: opened.len(),
             end: opened.len() + sealed.len(),
             empty: 0,
@@ -36,6 +46,18 @@ impl Incoming {
             buffer: [opened, sealed].concat(),
             closed: false,
         }
+    }
+
+    /// From now on the kernel opens, where it is encrypted. Refused where sealed bytes were read
+    /// already; after an error everything is as it was.
+    pub fn hand_over(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        if let Opening::Here(opener) = &self.opening {
+            if self.start < self.end {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            self.opening = Opening::Kernel(opener.hand_over(socket)?);
+        }
+        Ok(())
     }
 
     /// Reads what has come. Returns the bytes read, none at the end; None where nothing is ready.
@@ -51,14 +73,39 @@ impl Incoming {
         if self.buffer.len() < room {
             self.buffer.resize(room, 0);
         }
-        let read = ready(stream.try_read(&mut self.buffer[self.end..]))?;
+        let room = &mut self.buffer[self.end..];
+        let read = match &mut self.opening {
+            Opening::Clear | Opening::Here(_) => ready(stream.try_read(room))?,
+            Opening::Kernel(opener) => loop {
+                let read = || opener.read(stream.as_fd(), room);
+                match ready(stream.try_io(Interest::READABLE, read))? {
+                    None => break None,
+                    Some(Received::Bytes(bytes @ 1..)) => {
+                        self.empty = 0;
+                        break Some(bytes);
+                    }
+                    // As of records that are opened here, so many at most in a row.
+                    Some(Received::Bytes(_) | Received::Own) => {
+                        self.empty += 1;
+                        if self.empty > TLS_EMPTY_RECORDS_MAX {
+                            return Err(invalid(RecordError::Empty));
+                        }
+                    }
+                    Some(Received::Closed) => {
+                        self.closed = true;
+                        break Some(0);
+                    }
+                    Some(Received::Cut) => break Some(0),
+                }
+            },
+        };
         self.end += read.unwrap_or(0);
         Ok(read)
     }
 
     /// Opens what is whole of what has arrived.
     pub fn open(&mut self) -> io::Result<()> {
-        let Some(opener) = &mut self.opener else {
+        let Opening::Here(opener) = &mut self.opening else {
             self.opened.push_back(self.start..self.end);
             self.start = self.end;
             return Ok(());
@@ -113,11 +160,32 @@ impl Incoming {
         Some(&self.buffer[taken])
     }
 
+    /// Waits until the other agent has closed the connection, behind its last word.
+    pub async fn hung_up(&mut self, stream: &TcpStream) -> io::Result<()> {
+        let mut rest = [0; 64];
+        loop {
+            stream.readable().await?;
+            let over = match &mut self.opening {
+                Opening::Clear | Opening::Here(_) => ready(stream.try_read(&mut rest))?.map(|read| read == 0),
+                Opening::Kernel(opener) => {
+                    let read = || opener.read(stream.as_fd(), &mut rest);
+                    ready(stream.try_io(Interest::READABLE, read))?.map(|read| read == Received::Cut)
+                }
+            };
+            match over {
+                Some(true) => return Ok(()),
+                Some(false) => return Err(io::ErrorKind::InvalidData.into()),
+                None => {}
+            }
+        }
+    }
+
     /// Whether nothing follows, the last read having brought so many bytes. An error where TLS
     /// should have said so: what is missing may have been cut off.
     pub fn is_over(&self, read: usize) -> io::Result<bool> {
-        match (read, self.opener.is_some()) {
-            (0, true) if !self.closed => Err(io::ErrorKind::UnexpectedEof.into()),
+        let clear = matches!(self.opening, Opening::Clear);
+        match (read, clear) {
+            (0, false) if !self.closed => Err(io::ErrorKind::UnexpectedEof.into()),
             (0, _) => Ok(true),
             _ => Ok(self.closed),
         }

@@ -30,14 +30,14 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use transhume_bands::SocketMark;
 use transhume_model::{Endpoint, Epoch, HostName, VmName, VmSpec};
 use transhume_pages::stream::StreamDigest;
 use transhume_pages::{
     Account, Classes, ContentKey, DecodeError, Decoder, EncodeError, Encoder, EncoderConfig,
 };
-use transhume_trust::{Security, draw_secret};
+use transhume_trust::draw_secret;
 
+pub use self::greet::Secured;
 pub use self::share::PageShare;
 pub(crate) use self::trial::{hear, try_link};
 use crate::limits::{
@@ -102,10 +102,8 @@ pub struct Pages {
     pub classes: Classes,
     /// This host, as its certificate names it.
     pub host: HostName,
-    /// By what streams are secured.
-    pub security: Security,
-    /// What their sockets carry, where they share a circuit with others.
-    pub mark: Option<SocketMark>,
+    /// How streams are secured.
+    pub secured: Secured,
 }
 
 /// A running page stream; dropping it cuts the stream.
@@ -180,7 +178,7 @@ pub async fn start_source(
     })?;
     let connection = timeout(
         PAGE_STREAM_CONNECT,
-        greet::greet(target, &name, epoch, &pages.security, pages.mark),
+        greet::greet(target, &name, epoch, &pages.secured),
     )
     .await
     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -275,11 +273,11 @@ pub async fn start_target(
         secret: at.secret.clone(),
         vm: name.to_string(),
     };
-    let (security, mark) = (pages.security.clone(), pages.mark);
+    let secured = pages.secured.clone();
     let task = page_threads().spawn(async move {
         let passed = async {
             let listener = TcpListener::from_std(listener.into_std()?)?;
-            let connection = greet::welcome(&listener, &expected, &security, mark).await?;
+            let connection = greet::welcome(&listener, &expected, &secured).await?;
             qemu.set_nonblocking(true)?;
             let local = UnixStream::from_std(qemu)?;
             widen(&local);

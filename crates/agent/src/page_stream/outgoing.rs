@@ -1,11 +1,12 @@
 //! What goes out to the other agent: laid out and sealed where it was read.
 
 use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use transhume_pages::wire::PLAIN_HEAD_BYTES;
-use transhume_trust::{HEAD_BYTES, RECORD_BYTES_MAX, Sealer, TAIL_BYTES, WHOLE_BYTES_MAX};
+use transhume_trust::{HEAD_BYTES, KernelSealer, RECORD_BYTES_MAX, Sealer, TAIL_BYTES, WHOLE_BYTES_MAX};
 
 use super::{invalid, ready};
 use crate::limits::{PAGE_CHUNK_BYTES, PAGE_OUTGOING_BYTES_MAX};
@@ -15,9 +16,19 @@ const PAGE_OUTGOING_KEPT_BYTES_MAX: usize = 1 << 20;
 /// Records that one read of QEMU may fill.
 const RECORDS_MAX: usize = (PLAIN_HEAD_BYTES + PAGE_CHUNK_BYTES).div_ceil(RECORD_BYTES_MAX);
 
+/// Who seals.
+enum Sealing {
+    /// Nobody: it goes in the clear.
+    Clear,
+    Here(Box<Sealer>),
+    Kernel(KernelSealer),
+}
+
 /// What waits to be written.
 pub(super) struct Outgoing {
-    sealer: Option<Sealer>,
+    sealing: Sealing,
+    /// The kernel is still to be told that nothing follows.
+    closing: bool,
     /// Never shortened: memory that is there needs not be set again.
     buffer: Vec<u8>,
     written: usize,
@@ -27,15 +38,40 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub fn new(sealer: Option<Sealer>) -> Self {
         Outgoing {
-            sealer,
+            sealing: sealer.map_or(Sealing::Clear, |sealer| Sealing::Here(Box::new(sealer))),
+            closing: false,
             buffer: Vec::new(),
             written: 0,
             end: 0,
         }
     }
 
+    /// From now on the kernel seals, where it is encrypted; nothing may wait. After an error
+    /// everything is as it was.
+    pub fn hand_over(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        debug_assert!(self.is_empty());
+        if let Sealing::Here(sealer) = &self.sealing {
+            self.sealing = Sealing::Kernel(sealer.hand_over(socket)?);
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel seals: what it has taken may still wait there for room, and is lost when
+    /// the socket is shut or closed before it is sent.
+    pub fn is_in_kernel(&self) -> bool {
+        matches!(self.sealing, Sealing::Kernel(_))
+    }
+
+    /// Whether it is this that seals.
+    fn sealer(&mut self) -> Option<&mut Sealer> {
+        match &mut self.sealing {
+            Sealing::Here(sealer) => Some(sealer),
+            Sealing::Clear | Sealing::Kernel(_) => None,
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.end == 0
+        self.end == 0 && !self.closing
     }
 
     /// Bytes on the wire.
@@ -64,7 +100,7 @@ impl Outgoing {
 
     /// Copies bytes behind what waits.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.sealer.is_none() {
+        if self.sealer().is_none() {
             self.append(bytes.len()).copy_from_slice(bytes);
             return Ok(());
         }
@@ -72,17 +108,16 @@ impl Outgoing {
             self.renew_worn_key()?;
             let record = HEAD_BYTES + part.len() + TAIL_BYTES;
             self.append(record)[HEAD_BYTES..][..part.len()].copy_from_slice(part);
-            if let Some(sealer) = &mut self.sealer {
-                sealer
-                    .application(&mut self.buffer[self.end - record..self.end])
-                    .map_err(invalid)?;
+            let record = self.end - record..self.end;
+            if let Sealing::Here(sealer) = &mut self.sealing {
+                sealer.application(&mut self.buffer[record]).map_err(invalid)?;
             }
         }
         Ok(())
     }
 
     fn renew_worn_key(&mut self) -> io::Result<()> {
-        if let Some(sealer) = self.sealer.as_mut().filter(|sealer| sealer.is_worn()) {
+        if let Some(sealer) = self.sealer().filter(|sealer| sealer.is_worn()) {
             let told = sealer.renew().map_err(invalid)?;
             self.append(told.len()).copy_from_slice(&told);
         }
@@ -102,7 +137,7 @@ impl Outgoing {
         self.renew_worn_key()?;
         let start = self.end;
         let mut layout = Layout {
-            sealed: self.sealer.is_some(),
+            sealed: self.sealer().is_some(),
             bytes: PLAIN_HEAD_BYTES + most.min(PAGE_CHUNK_BYTES),
         };
         let mut slots = layout.slots(self.append(layout.whole()));
@@ -123,7 +158,7 @@ impl Outgoing {
         slots[0] = first;
         let pieces: Vec<&[u8]> = slots.into_iter().map(|slot| &*slot).collect();
         room.copy_from_slice(&head(&pieces));
-        if let Some(sealer) = &mut self.sealer {
+        if let Sealing::Here(sealer) = &mut self.sealing {
             for record in self.buffer[start..self.end].chunks_mut(WHOLE_BYTES_MAX) {
                 sealer.application(record).map_err(invalid)?;
             }
@@ -133,9 +168,13 @@ impl Outgoing {
 
     /// Nothing follows what waits.
     pub fn close(&mut self) -> io::Result<()> {
-        if let Some(sealer) = &mut self.sealer {
-            let told = sealer.close().map_err(invalid)?;
-            self.append(told.len()).copy_from_slice(&told);
+        match &mut self.sealing {
+            Sealing::Clear => {}
+            Sealing::Here(sealer) => {
+                let told = sealer.close().map_err(invalid)?;
+                self.append(told.len()).copy_from_slice(&told);
+            }
+            Sealing::Kernel(_) => self.closing = true,
         }
         Ok(())
     }
@@ -143,9 +182,28 @@ impl Outgoing {
     /// Writes what the kernel takes.
     pub fn write(&mut self, stream: &TcpStream) -> io::Result<()> {
         while self.written < self.end {
+            if let Sealing::Kernel(sealer) = &mut self.sealing
+                && sealer.is_worn()
+                && told(stream, || sealer.renew(stream.as_fd()))?.is_none()
+            {
+                return Ok(());
+            }
             match ready(stream.try_write(&self.buffer[self.written..self.end]))? {
                 Some(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Some(written) => self.written += written,
+                Some(written) => {
+                    self.written += written;
+                    if let Sealing::Kernel(sealer) = &mut self.sealing {
+                        sealer.wrote(written);
+                    }
+                }
+                None => return Ok(()),
+            }
+        }
+        if let Sealing::Kernel(sealer) = &self.sealing
+            && self.closing
+        {
+            match told(stream, || sealer.close(stream.as_fd()))? {
+                Some(()) => self.closing = false,
                 None => return Ok(()),
             }
         }
@@ -156,6 +214,11 @@ impl Outgoing {
         }
         Ok(())
     }
+}
+
+/// What the kernel is told beside the bytes; None where it takes nothing now.
+fn told(stream: &TcpStream, tell: impl FnMut() -> io::Result<()>) -> io::Result<Option<()>> {
+    ready(stream.try_io(Interest::WRITABLE, tell))
 }
 
 /// Where bytes lie among the heads and tails of their records.

@@ -70,7 +70,11 @@ impl Stage {
                 self.outgoing.close()?;
             }
             if closed && self.outgoing.is_empty() {
-                return self.stream.shutdown().await;
+                return match self.outgoing.is_in_kernel() {
+                    // The source hangs up when it has heard all.
+                    true => incoming.hung_up(&self.stream).await,
+                    false => self.stream.shutdown().await,
+                };
             }
             tokio::select! {
                 biased;

@@ -10,14 +10,13 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
-use transhume_bands::SocketMark;
 use transhume_model::{Bytes, Endpoint, Epoch, VmName};
 use transhume_netbuf::Delivered;
 use transhume_protocol::message::LinkFigures;
-use transhume_trust::{Security, draw_secret};
+use transhume_trust::draw_secret;
 
 use super::connection::Connection;
-use super::{Pages, greet, invalid};
+use super::{Pages, Secured, greet, invalid};
 use crate::limits::{LINK_TRIAL_MAX, LINK_TRIALS_MAX, PAGE_CHUNK_BYTES};
 
 /// What stands in the hello in place of a VM's name.
@@ -45,10 +44,10 @@ pub(crate) async fn hear(listen: IpAddr, pages: &Pages) -> io::Result<Endpoint> 
         secret: at.secret.clone(),
         vm: NAME.to_owned(),
     };
-    let (security, mark) = (pages.security.clone(), pages.mark);
+    let secured = pages.secured.clone();
     let heard = on_a_thread(async move || {
         let listener = TcpListener::from_std(listener)?;
-        let connection = greet::welcome(&listener, &expected, &security, mark).await?;
+        let connection = greet::welcome(&listener, &expected, &secured).await?;
         receive(connection).await
     })?;
     tokio::spawn(async move {
@@ -61,8 +60,8 @@ pub(crate) async fn hear(listen: IpAddr, pages: &Pages) -> io::Result<Endpoint> 
 
 /// Tries the link to an agent that waits.
 pub(crate) async fn try_link(target: Endpoint, pages: &Pages) -> io::Result<LinkFigures> {
-    let (security, mark) = (pages.security.clone(), pages.mark);
-    let tried = on_a_thread(async move || send(&target, &security, mark).await)?;
+    let secured = pages.secured.clone();
+    let tried = on_a_thread(async move || send(&target, &secured).await)?;
     tried.await.map_err(|_| cut_off())?
 }
 
@@ -101,9 +100,9 @@ fn micros(time: Duration) -> u64 {
     time.as_micros() as u64
 }
 
-async fn send(target: &Endpoint, security: &Security, mark: Option<SocketMark>) -> io::Result<LinkFigures> {
+async fn send(target: &Endpoint, secured: &Secured) -> io::Result<LinkFigures> {
     let name: VmName = NAME.parse().map_err(invalid)?;
-    let mut connection = greet::greet(target, &name, Epoch::default(), security, mark).await?;
+    let mut connection = greet::greet(target, &name, Epoch::default(), secured).await?;
     let mut trips = [Duration::ZERO; ROUND_TRIPS];
     for trip in &mut trips {
         let begun = Instant::now();
@@ -130,7 +129,7 @@ async fn send(target: &Endpoint, security: &Security, mark: Option<SocketMark>) 
         source_cpu_us: micros(processor_time() - worked),
         target_cpu_us: u64::from_be_bytes(target_cpu_us),
         target_limited_us: Delivered::of(&connection.stream)?.receiver_limited_us - before,
-        encrypted: !security.is_insecure(),
+        encrypted: !secured.security.is_insecure(),
     })
 }
 
@@ -174,6 +173,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use transhume_pages::Classes;
+    use transhume_trust::Security;
 
     use super::*;
     use crate::page_stream::PageShare;
@@ -183,8 +183,7 @@ mod tests {
             share: PageShare::new(Bytes(1 << 20)),
             classes: Classes::default(),
             host: "h1".parse().unwrap(),
-            security: Security::Insecure,
-            mark: None,
+            secured: Secured::by(Security::Insecure),
         }
     }
 

@@ -181,7 +181,11 @@ async fn a_coordinator_that_has_just_begun_calls_no_host_lost() {
 async fn a_host_that_says_nothing_keeps_no_question_waiting_for_ever() {
     let mut site = Site::dark(&[("h1", 1), ("h2", 1)]);
     for (name, agent) in &mut site.agents {
-        agent.start_after(if *name == "h2" { Duration::MAX } else { Duration::ZERO });
+        agent.start_after(if *name == "h2" {
+            Duration::MAX
+        } else {
+            Duration::ZERO
+        });
     }
     site.start().await;
     let hosts = site.hosts().await.hosts;

@@ -191,7 +191,7 @@ impl Adoption {
     fn buffers(&self, holdings: &mut Holdings, context: &Context, run: RunState) -> Result<(), Trouble> {
         let ends = Ends {
             config: &context.config,
-            security: &context.pages.security,
+            security: &context.pages.secured.security,
             spec: &self.spec,
             epoch: self.epoch,
             inputs: &holdings.inputs,

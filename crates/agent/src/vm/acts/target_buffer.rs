@@ -21,7 +21,7 @@ pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, ep
     }
     let ends = Ends {
         config: &context.config,
-        security: &context.pages.security,
+        security: &context.pages.secured.security,
         spec,
         epoch,
         inputs: &holdings.inputs,
