@@ -15,7 +15,7 @@ const REWRITTEN_MIB: u64 = 32;
 /// How fast, MiB/s: a tenth of a Gbit/s link.
 const REWRITTEN_MIB_S: u64 = 10;
 /// Files that fill the page cache; with the rest of the guest they must fit its memory.
-const CACHED_BYTES_MAX: u64 = 24 << 20;
+const CACHED_BYTES_MAX: u64 = 16 << 20;
 /// Where a distribution keeps files to fill it with.
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
 
