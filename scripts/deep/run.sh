@@ -3,6 +3,7 @@
 # of them. For what a build machine's kernel does not have: control groups of version 2, KVM, vhost-net, kernel TLS.
 #
 #     scripts/deep/run.sh CHECK        scripts/deep/CHECK.sh; needs root, `cargo build --release`, 8 GiB
+#     DEEP_SUITE=trixie-backports ...  with the kernel of that suite of Debian's
 #
 # Each host's root is this machine's, read-only, below a layer with what the hosts have in its place (kernel modules, a newer
 # systemd) and one in memory. The hosts' only network is two sockets between the two QEMUs. Everything is emulated, and slow.
@@ -11,13 +12,25 @@ cd "$(dirname "$0")/../.."
 
 readonly CHECK=${1:-}
 if [ -z "$CHECK" ] || [ ! -x "scripts/deep/$CHECK.sh" ]; then
-    echo "usage: scripts/deep/run.sh net|units" >&2
+    echo "usage: scripts/deep/run.sh net|tls|units" >&2
     exit 2
 fi
-# The distribution's newest kernel that has 9p.
-KERNEL=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: linux-image-//p')
+# The suite that the kernel is of; this machine's own where it is empty.
+readonly SUITE=${DEEP_SUITE:-}
+readonly CACHE=/var/cache/transhume/deep${SUITE:+-$SUITE}
+# What apt is told to look at that suite alone, beside this machine's own lists.
+of_suite=()
+if [ -n "$SUITE" ]; then
+    mkdir -p "$CACHE-apt/lists/partial" "$CACHE-apt/archives/partial"
+    archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | sed -n 1p)
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $SUITE main" > "$CACHE-apt/sources.list"
+    of_suite=(-o Dir::Etc::sourcelist="$CACHE-apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o Dir::State::lists="$CACHE-apt/lists" -o Dir::Cache="$CACHE-apt" -o APT::Sandbox::User=root)
+    apt-get -qq "${of_suite[@]}" update
+fi
+# The newest kernel that has 9p.
+KERNEL=$(apt-cache "${of_suite[@]}" depends linux-image-amd64 | sed -n 's/.*Depends: linux-image-//p' | sed -n 1p)
 readonly KERNEL
-readonly CACHE=/var/cache/transhume/deep
 readonly MEMORY_MIB=3000
 # A host that has not ended by then is ended.
 readonly LIMIT_S=${DEEP_LIMIT_S:-900}
@@ -29,7 +42,10 @@ unpack() {
     local into=$1 package
     shift
     mkdir -p "$into/tree/usr" "$into/debs"
-    (cd "$into/debs" && for package; do
+    # Newer kernels are in parts.
+    local parts="linux-image-$KERNEL"
+    parts+=" $(apt-cache "${of_suite[@]}" depends "$parts" | sed -n 's/.*Depends: \(linux-\(base\|binary\|modules\)-[0-9].*\)/\1/p' | tr '\n' ' ')"
+    (cd "$into/debs" && apt-get -qq -o APT::Sandbox::User=root "${of_suite[@]}" download $parts && for package; do
         # As root: `_apt` may not write here.
         apt-get -qq -o APT::Sandbox::User=root download "$package"
     done)
@@ -45,19 +61,25 @@ unpack() {
 prepare() {
     local from="" module
     # DelegateSubgroup= wants systemd 254: Debian 12 has it in its backports.
-    apt-cache policy systemd | grep -q bookworm-backports && from=/bookworm-backports
+    apt-cache policy systemd | grep bookworm-backports > /dev/null && from=/bookworm-backports
     rm -rf "$CACHE.new"
-    unpack "$CACHE.new" "linux-image-$KERNEL" kmod libkmod2 busybox-static \
+    unpack "$CACHE.new" kmod libkmod2 busybox-static \
         {systemd,libsystemd0,libsystemd-shared,udev,libudev1}"$from"
     local tree=$CACHE.new/tree
+    # The initramfs has nothing that unpacks them.
+    find "$tree/usr/lib/modules" -name '*.ko.xz' -exec xz -d {} +
     ln -sf kmod "$tree/usr/bin/depmod"
     LD_LIBRARY_PATH=$tree/usr/lib/x86_64-linux-gnu "$tree/usr/bin/depmod" -b "$tree/usr" "$KERNEL"
+    local image=$tree/boot/vmlinuz-$KERNEL
+    [ -f "$image" ] || image=$tree/usr/lib/modules/$KERNEL/vmlinuz
+    cp "$image" "$CACHE.new/vmlinuz-$KERNEL"
     local init=$CACHE.new/init modules=lib/modules/$KERNEL
     mkdir -p "$init/bin" "$init/$modules"
     cp "$tree/usr/bin/busybox" "$init/bin/"
     cp "$tree/usr/$modules/modules.dep" "$init/$modules/"
     for module in $ROOT_MODULES; do
-        grep -E "/$module\.ko:" "$tree/usr/$modules/modules.dep" | tr -d : | tr ' ' '\n'
+        # Some kernels have some of them inside.
+        grep -E "/$module\.ko:" "$tree/usr/$modules/modules.dep" | tr -d : | tr ' ' '\n' || true
     done | sort -u | while read -r module; do
         install -D "$tree/usr/$modules/$module" "$init/$modules/$module"
     done
@@ -69,7 +91,7 @@ prepare() {
     mv "$CACHE.new" "$CACHE"
 }
 
-if [ ! -f "$CACHE/tree/boot/vmlinuz-$KERNEL" ] || [ scripts/deep/init.sh -nt "$CACHE/initrd" ]; then
+if [ ! -f "$CACHE/vmlinuz-$KERNEL" ] || [ scripts/deep/init.sh -nt "$CACHE/initrd" ]; then
     prepare
 fi
 
@@ -91,11 +113,15 @@ fi
 mkdir -p "$work/given"
 cp target/release/transhume "$work/given/"
 cp -r packaging scripts/deep "$work/given/"
-if [ "$CHECK" = net ]; then
-    cargo test --locked -p transhume-netbuf -p transhume-netcfg --no-run 2>&1 \
-        | sed -n "s#.*Executable tests/.*(\(.*\))#$PWD/\1#p" > "$work/given/tests"
+# Debug builds of tests, by their paths.
+tests() {
+    cargo test --locked "$@" --no-run 2>&1 | sed -n "s#.*Executable .*(\(.*\))#$PWD/\1#p" > "$work/given/tests"
     [ -s "$work/given/tests" ] || { echo "no tests were built" >&2; exit 1; }
-fi
+}
+case $CHECK in
+    net) tests -p transhume-netbuf -p transhume-netcfg --test '*' ;;
+    tls) tests -p transhume-agent --lib ;;
+esac
 
 # A host by its number; the first one waits for the other at both sockets.
 host() {
@@ -103,7 +129,7 @@ host() {
     [ "$number" = 1 ] && end="server=on"
     net() { echo "stream,id=$1,$end,addr.type=unix,addr.path=$work/$1"; }
     timeout "$LIMIT_S" qemu-system-x86_64 -accel tcg,thread=multi -machine q35 -cpu EPYC,svm=on,npt=on -smp 1 -m "$MEMORY_MIB" \
-        -nodefaults -display none -no-reboot -kernel "$CACHE/tree/boot/vmlinuz-$KERNEL" -initrd "$CACHE/initrd" \
+        -nodefaults -display none -no-reboot -kernel "$CACHE/vmlinuz-$KERNEL" -initrd "$CACHE/initrd" \
         -append "console=ttyS0 quiet panic=-1 systemd.unit=deep.target systemd.show_status=no deep.host=$number deep.check=$CHECK" \
         -virtfs "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap" \
         -virtfs "local,path=$CACHE/tree,mount_tag=layer,security_model=none,readonly=on" \

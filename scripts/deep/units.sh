@@ -55,6 +55,12 @@ T
 systemctl start transhume-agent
 say "agent: $(systemctl is-active transhume-agent)"
 journalctl --no-pager -u transhume-agent -o cat | head -20
+# Linux takes a connection's next keys since 6.14.
+sealer="this agent seals and opens"
+[ "$(printf '6.14\n%s\n' "$(uname -r)" | sort -V | head -1)" = 6.14 ] && sealer="the kernel seals and opens"
+said() { journalctl --no-pager -u transhume-agent -o cat | grep "$1"; }
+within 60 said "$sealer page streams"
+said "$sealer page streams"
 
 # Each VM's group: its limits and what is in it.
 groups() {
