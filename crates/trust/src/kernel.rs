@@ -1,6 +1,6 @@
-//! TLS records that the kernel seals and opens (`Documentation/networking/tls.rst`): what is written
-//! to the socket is sealed on its way out, what is read was opened. On the wire nothing changes, so
-//! each end, and each direction of an end, may do it or not.
+//! TLS records that the kernel seals and opens (`Documentation/networking/tls.rst`): what is
+//! written to the socket is sealed on its way out, what is read was opened. On the wire nothing
+//! changes, so each end, and each direction of an end, may do it or not.
 //!
 //! ```text
 //!  Sealer, Opener ──hand over──▶ kernel ── what is no data ──▶ KernelSealer, KernelOpener
@@ -28,8 +28,8 @@ use crate::records::{
 /// What a socket's protocol is layered with.
 const LAYER: &[u8] = b"tls";
 
-/// Whether this kernel carries TLS 1.3 and takes the next keys of a connection: tried over loopback.
-/// The error says what it does not do.
+/// Whether this kernel carries TLS 1.3 and takes the next keys of a connection: tried over
+/// loopback. The error says what it does not do.
 pub fn probe() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let socket = TcpStream::connect(listener.local_addr()?)?;

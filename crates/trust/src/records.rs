@@ -150,8 +150,8 @@ impl Sealer {
         })
     }
 
-    /// Gives the key to the kernel, which seals what is written to the socket from now on: this must
-    /// seal nothing more. After an error nothing has changed.
+    /// Gives the key to the kernel, which seals what is written to the socket from now on: this
+    /// must seal nothing more. After an error nothing has changed.
     pub fn hand_over(&self, socket: BorrowedFd<'_>) -> io::Result<KernelSealer> {
         KernelKeys::new(&self.key.secrets, self.key.number)?.seals(socket)?;
         let (next, records_max) = (self.next.clone(), self.records_per_key_max);

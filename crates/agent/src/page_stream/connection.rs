@@ -41,8 +41,8 @@ impl Connection {
         }
     }
 
-    /// The kernel seals and opens what follows, as far as it does; nothing may be under way. What it
-    /// does not do stays here.
+    /// The kernel seals and opens what follows, as far as it does; nothing may be under way. What
+    /// it does not do stays here.
     pub fn hand_over(&mut self) {
         let socket = self.stream.as_fd();
         let (sent, received) = (self.outgoing.hand_over(socket), self.incoming.hand_over(socket));
