@@ -160,22 +160,22 @@ impl Incoming {
         Some(&self.buffer[taken])
     }
 
-    /// Waits until the other agent has closed the connection, behind its last word.
-    pub async fn hung_up(&mut self, stream: &TcpStream) -> io::Result<()> {
+    /// Waits until the other agent has closed the connection, in whatever way, or says something
+    /// behind its last word.
+    pub async fn hung_up(&mut self, stream: &TcpStream) {
         let mut rest = [0; 64];
-        loop {
-            stream.readable().await?;
-            let over = match &mut self.opening {
-                Opening::Clear | Opening::Here(_) => ready(stream.try_read(&mut rest))?.map(|read| read == 0),
+        while stream.readable().await.is_ok() {
+            let read = match &mut self.opening {
+                Opening::Clear | Opening::Here(_) => {
+                    ready(stream.try_read(&mut rest)).map(|read| read.is_some())
+                }
                 Opening::Kernel(opener) => {
                     let read = || opener.read(stream.as_fd(), &mut rest);
-                    ready(stream.try_io(Interest::READABLE, read))?.map(|read| read == Received::Cut)
+                    ready(stream.try_io(Interest::READABLE, read)).map(|read| read.is_some())
                 }
             };
-            match over {
-                Some(true) => return Ok(()),
-                Some(false) => return Err(io::ErrorKind::InvalidData.into()),
-                None => {}
+            if !matches!(read, Ok(false)) {
+                return;
             }
         }
     }

@@ -70,11 +70,12 @@ impl Stage {
                 self.outgoing.close()?;
             }
             if closed && self.outgoing.is_empty() {
-                return match self.outgoing.is_in_kernel() {
+                if self.outgoing.is_in_kernel() {
                     // The source hangs up when it has heard all.
-                    true => incoming.hung_up(&self.stream).await,
-                    false => self.stream.shutdown().await,
-                };
+                    incoming.hung_up(&self.stream).await;
+                    return Ok(());
+                }
+                return self.stream.shutdown().await;
             }
             tokio::select! {
                 biased;
