@@ -157,12 +157,6 @@ mod tests {
         (0..bytes).map(|at| (at * 31 + at / 251) as u8).collect()
     }
 
-    #[test]
-    #[ignore = "needs a kernel with TLS"]
-    fn this_kernel_carries_tls() {
-        transhume_trust::probe_kernel().unwrap();
-    }
-
     #[tokio::test]
     async fn each_end_seals_and_opens_here_or_in_the_kernel() {
         for kernel in [[true, true], [true, false], [false, true], [false, false]] {
