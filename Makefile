@@ -74,10 +74,11 @@ soak: nextest image
 	before=$$(scripts/before.sh) && TRANSHUME_BEFORE=$$before $(TESTS) --cargo-profile release --profile soak --run-ignored only --no-tests pass
 	scripts/fuzz.sh $(EXECUTIONS)
 
-# Two hosts as virtual machines; 8 GiB of memory, eight minutes and a release build. As root.
+# Two hosts as virtual machines; 8 GiB of memory, nine minutes and a release build. As root.
 deep: image
 	$(CARGO) build --locked --release -p transhume
 	scripts/deep/run.sh net
+	DEEP_SUITE=trixie-backports scripts/deep/run.sh tls
 	scripts/deep/run.sh units
 
 # Raw CSV and the table's stay in target/bench; what is there is not measured again. As root.

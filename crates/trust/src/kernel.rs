@@ -33,11 +33,11 @@ const LAYER: &[u8] = b"tls";
 pub fn probe() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let socket = TcpStream::connect(listener.local_addr()?)?;
-    let secrets = || ConnectionTrafficSecrets::Aes256Gcm {
+    let secrets = ConnectionTrafficSecrets::Aes256Gcm {
         key: AeadKey::from([0; 32]),
         iv: Iv::from([0; 12]),
     };
-    let keys = KernelKeys::new(&secrets(), 0)?;
+    let keys = KernelKeys::new(&secrets, 0)?;
     keys.seals(socket.as_fd())
         .map_err(|error| io::Error::new(error.kind(), format!("this kernel has no TLS: {error}")))?;
     keys.seals(socket.as_fd()).map_err(|error| {
@@ -48,7 +48,6 @@ pub fn probe() -> io::Result<()> {
 
 /// One direction's key, and the number of the next record, as the kernel takes them
 /// (`include/uapi/linux/tls.h`).
-#[derive(Clone)]
 pub(crate) struct KernelKeys(TlsCryptoInfo);
 
 impl KernelKeys {

@@ -144,13 +144,17 @@ mod tests {
         Connection::sealed(stream, keys)
     }
 
-    /// Two ends whose keys are worn after so many records.
-    async fn ends(records: u64) -> [Connection; 2] {
+    /// Two ends whose keys are worn after so many records; where `kernel` says so, it has them.
+    async fn ends(records: u64, kernel: [bool; 2]) -> [Connection; 2] {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let ((there, hears_there), (back, hears_back)) = (pair_worn_after(records), pair_worn_after(records));
-        [end(dialled, there, hears_back), end(accepted, back, hears_there)]
+        let mut ends = [end(dialled, there, hears_back), end(accepted, back, hears_there)];
+        for (end, _) in ends.iter_mut().zip(kernel).filter(|(_, kernel)| *kernel) {
+            end.hand_over();
+        }
+        ends
     }
 
     fn noise(bytes: usize) -> Vec<u8> {
@@ -160,13 +164,7 @@ mod tests {
     #[tokio::test]
     async fn each_end_seals_and_opens_here_or_in_the_kernel() {
         for kernel in [[true, true], [true, false], [false, true], [false, false]] {
-            let mut ends = ends(u64::MAX).await;
-            for (end, kernel) in ends.iter_mut().zip(kernel) {
-                if kernel {
-                    end.hand_over();
-                }
-            }
-            let [one, other] = &mut ends;
+            let [mut one, mut other] = ends(u64::MAX, kernel).await;
             for bytes in [1, 500, RECORD_BYTES_MAX, 5 * RECORD_BYTES_MAX + 7] {
                 let (said, mut heard) = (noise(bytes), vec![0; bytes]);
                 let both = tokio::join!(one.say(&said), other.hear(&mut heard));
@@ -183,13 +181,7 @@ mod tests {
     #[tokio::test]
     async fn keys_are_renewed_behind_what_was_written() {
         for kernel in [[true, true], [true, false], [false, true]] {
-            let mut ends = ends(3).await;
-            for (end, kernel) in ends.iter_mut().zip(kernel) {
-                if kernel {
-                    end.hand_over();
-                }
-            }
-            let [one, other] = &mut ends;
+            let [mut one, mut other] = ends(3, kernel).await;
             for number in 1..40 {
                 let (said, mut heard) = (noise(number * 997), vec![0; number * 997]);
                 let both = tokio::join!(one.say(&said), other.hear(&mut heard));
@@ -202,9 +194,7 @@ mod tests {
     #[tokio::test]
     async fn an_end_is_told_and_a_cut_is_none() {
         for told in [true, false] {
-            let [mut one, mut other] = ends(u64::MAX).await;
-            one.hand_over();
-            other.hand_over();
+            let [mut one, mut other] = ends(u64::MAX, [true; 2]).await;
             one.say(b"last").await.unwrap();
             if told {
                 one.outgoing.close().unwrap();
@@ -233,7 +223,7 @@ mod tests {
     /// Whoever has read ahead opens what it has read.
     #[tokio::test]
     async fn what_was_read_ahead_is_opened_by_whom_it_was_read() {
-        let [mut one, mut other] = ends(u64::MAX).await;
+        let [mut one, mut other] = ends(u64::MAX, [false; 2]).await;
         let whole = noise(3 * RECORD_BYTES_MAX);
         one.say(&whole).await.unwrap();
         let mut heard = vec![0; whole.len()];
@@ -245,7 +235,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_that_is_missing_is_found() {
-        let [mut one, mut other] = ends(u64::MAX).await;
+        let [mut one, mut other] = ends(u64::MAX, [false; 2]).await;
         one.say(b"some").await.unwrap();
         let mut record = [0; 64];
         other.stream.readable().await.unwrap();
