@@ -18,6 +18,7 @@ use crate::page_stream::{PageShare, Pages, Secured};
 use crate::reservations::Reservations;
 use crate::store::Store;
 use crate::throttle;
+use crate::together::Together;
 
 /// Configuration and means of one agent.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) no_throttle: Option<String>,
     /// Where its QEMUs have groups of their own.
     pub(crate) slice: Option<Slice>,
+    /// Who is about to be stopped here.
+    pub(crate) together: Together,
     bands: Option<Keeper>,
     launcher: Result<Launcher, String>,
     reservations: Mutex<Reservations>,
@@ -61,6 +64,7 @@ impl Context {
             },
             reports: Reports::default(),
             slice: prepared_slice(),
+            together: Together::default(),
             no_throttle: throttle::trouble(),
             reservations: Mutex::new(Reservations::new(config.capacity)),
             launcher,

@@ -37,6 +37,7 @@ mod store;
 pub mod testing;
 mod text;
 mod throttle;
+mod together;
 mod vm;
 
 use std::io;

@@ -86,6 +86,10 @@ pub(crate) const DISK_PROBE_MAX: Duration = Duration::from_secs(3);
 /// `docs/design/qemu.md`.
 pub(crate) const CATCH_UP: Duration = Duration::from_millis(30);
 
+/// How long a VM that is ready for its stop waits for others of its host, from the moment in which
+/// each of them began to prepare: [`CATCH_UP`], and the emptying of its ring.
+pub(crate) const TOGETHER_MAX: Duration = Duration::from_millis(45);
+
 /// Bytes under way to the target's agent with which a VM may be stopped: 4 ms at 1 Gbit/s.
 pub(crate) const LAG_BYTES_MAX: u64 = 512 << 10;
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use transhume_agent_core::{Input, Ticket, Trouble};
 use transhume_model::VmName;
 use transhume_netbuf::PlugOpener;
@@ -99,6 +100,8 @@ pub(super) struct Holdings {
     pub(super) target: Slot<TargetBuffers>,
     /// Its target's plugs, which are opened also while a closing holds the buffers.
     pub(super) plugs: Vec<PlugOpener>,
+    /// The end of the buffers by which the VM came here, where it leaves while they are kept.
+    pub(super) former: Option<JoinHandle<()>>,
 }
 
 impl Holdings {
@@ -118,6 +121,7 @@ impl Holdings {
             source: Slot::default(),
             target: Slot::default(),
             plugs: Vec::new(),
+            former: None,
         }
     }
 

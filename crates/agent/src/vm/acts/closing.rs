@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use transhume_agent_core::{Act, Input, Product, Ticket};
 use transhume_netbuf::Error;
 use transhume_protocol::message::{SourceFrames, TargetFrames};
@@ -53,7 +54,7 @@ fn answer_when_done(
     ticket: Ticket,
     work: impl FnOnce() -> Outcome + Send + 'static,
 ) {
-    tokio::task::spawn_blocking(move || {
+    spawn_blocking(move || {
         let result = work();
         // The task ends only when the VM is gone; then nobody waits for this.
         let _ = inputs.blocking_send(Input::Done { ticket, result });
@@ -90,9 +91,12 @@ pub(super) fn keep_for_a_while(slot: &Slot<TargetBuffers>) {
     tokio::spawn(async move {
         tokio::time::sleep(CLOSED_BUFFER_KEPT).await;
         let closed = kept.upgrade().and_then(|slot| locked(&slot).take());
-        if let Some(Err(error)) = closed.map(TargetBuffers::discard) {
-            tracing::warn!("its target's buffers: {}", chain(&error));
-        }
+        // Ending them waits for the kernel: 50 ms, in which others' acts are not to stand still.
+        spawn_blocking(|| {
+            if let Some(Err(error)) = closed.map(TargetBuffers::discard) {
+                tracing::warn!("its target's buffers: {}", chain(&error));
+            }
+        });
     });
 }
 

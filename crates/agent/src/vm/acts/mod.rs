@@ -64,7 +64,7 @@ async fn perform(holdings: &mut Holdings, context: &Context, act: Act) -> Outcom
         }
         Act::End => process::end(holdings, context).await,
         Act::Cont => process::cont(holdings).await,
-        Act::Stop => process::stop(holdings).await,
+        Act::Stop => process::stop(holdings, context).await,
         Act::PowerDown => process::power_down(holdings).await,
 
         Act::OpenPageListener { spec, epoch } => stream::listen(holdings, context, &spec, epoch).await,
@@ -73,12 +73,12 @@ async fn perform(holdings: &mut Holdings, context: &Context, act: Act) -> Outcom
         }
         Act::StartMigration => stream::start(holdings, context).await,
         Act::Look => stream::look(holdings).await,
-        Act::CatchUp => stream::catch_up(holdings).await,
+        Act::CatchUp => stream::catch_up(holdings, context).await,
         Act::FinishCopy { mode } => stream::finish_copy(holdings, context, mode).await,
         Act::AwaitLoaded => stream::await_loaded(holdings).await,
         Act::CancelMigration => stream::cancel(holdings).await,
 
-        Act::OpenSourceBuffer { spec, epoch } => source_buffer::open(holdings, context, &spec, epoch),
+        Act::OpenSourceBuffer { spec, epoch } => source_buffer::open(holdings, context, &spec, epoch).await,
         Act::ConnectSourceBuffer { tunnels } => source_buffer::connect(holdings, &tunnels),
         Act::ProbeGuest => source_buffer::probe(holdings),
         Act::ShutSourceBuffer { as_is } => source_buffer::shut(holdings, as_is).await,

@@ -258,8 +258,9 @@ pub(super) async fn cont(holdings: &Holdings) -> Outcome {
     Ok(Product::Done)
 }
 
-/// Stops the guest.
-pub(super) async fn stop(holdings: &Holdings) -> Outcome {
+/// Stops the guest, together with others that are about to be stopped.
+pub(super) async fn stop(holdings: &Holdings, context: &Context) -> Outcome {
+    context.together.ready(&holdings.vm).await;
     let run = holdings.here()?.stop().await.map_err(qemu_failed)?;
     Ok(Product::Stopped { run: run_state(&run) })
 }

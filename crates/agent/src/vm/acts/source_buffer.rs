@@ -13,7 +13,12 @@ use crate::vm::holdings::{Holdings, Qemu};
 use crate::vm::task::Outcome;
 
 /// Step 3. Open ones stay: nothing is in them yet. Closed ones are of a move whose VM went back.
-pub(super) fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, epoch: Epoch) -> Outcome {
+pub(super) async fn open(holdings: &mut Holdings, context: &Context, spec: &VmSpec, epoch: Epoch) -> Outcome {
+    if let Some(former) = &mut holdings.former {
+        // Its end is all that matters: it has the same taps.
+        let _ = former.await;
+        holdings.former = None;
+    }
     let of_before = locked(&holdings.source).as_ref().map(SourceBuffers::are_closed);
     if of_before.unwrap_or(true) {
         let ends = Ends {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use transhume_agent_core::{CopyStatus, Input, Looked, Product, Trouble};
 use transhume_model::{Bytes, Endpoint, Epoch, Millis, VmSpec};
@@ -16,7 +17,7 @@ use crate::limits::{CATCH_UP, STOP_AND_COPY_MAX};
 use crate::page_stream::{self, PageStream, SOURCE_SOCKET};
 use crate::text::{failed, qemu_failed};
 use crate::throttle::Throttle;
-use crate::vm::holdings::{Copying, Holdings, Qemu, Slot};
+use crate::vm::holdings::{Copying, Holdings, Qemu};
 use crate::vm::task::Outcome;
 use crate::vm::watch::run_state;
 
@@ -62,7 +63,11 @@ pub(super) async fn open(
     holdings.copying = Copying::default();
     holdings.meter.leaves();
     // Of the move that brought the VM here: nobody asks them any more.
-    holdings.target = Slot::default();
+    let arrived_by = std::mem::take(&mut holdings.target);
+    // A closing that still has them ends them itself. Ending them waits until no processor sees
+    // their packet sockets any more, 50 ms in all.
+    let arrived_by = arrived_by.try_lock().ok().and_then(|mut buffers| buffers.take());
+    holdings.former = arrived_by.map(|buffers| spawn_blocking(|| drop(buffers)));
     holdings.plugs.clear();
     Ok(Product::Done)
 }
@@ -132,7 +137,8 @@ fn status(seen: &MigrationProgress) -> CopyStatus {
 
 /// Step 5: what a held stream has put off goes across; what it has not caught up with by then does
 /// so after the stop.
-pub(super) async fn catch_up(holdings: &mut Holdings) -> Outcome {
+pub(super) async fn catch_up(holdings: &mut Holdings, context: &Context) -> Outcome {
+    context.together.prepares(&holdings.vm);
     if let Some(watch) = &mut holdings.watch {
         let _ = timeout(CATCH_UP, watch.more_passes(CATCH_UP_PASSES)).await;
     }
