@@ -24,6 +24,8 @@ pub struct Pace {
 /// What holds now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Set {
+    /// It was, in this stream: little is left for its guest's stop.
+    held: bool,
     released: bool,
     copying: Option<BitRate>,
     switching: Option<BitRate>,
@@ -78,6 +80,12 @@ impl Debt {
 }
 
 impl Pace {
+    /// A new stream begins, neither held nor released.
+    pub fn begin(&self) {
+        self.set
+            .send_modify(|set| (set.held, set.released) = (false, false));
+    }
+
     /// Lets the stream run from here on; one that sleeps wakes at once.
     pub fn release(&self) {
         self.set.send_modify(|set| set.released = true);
@@ -86,7 +94,8 @@ impl Pace {
 
     /// Reads the stream slowly again while it is idle.
     pub fn hold(&self) {
-        self.set.send_modify(|set| set.released = false);
+        self.set
+            .send_modify(|set| (set.held, set.released) = (true, false));
     }
 
     /// Sets the stream's rates on the wire, while its guest runs and from the release on; `None`
@@ -111,6 +120,13 @@ impl Pace {
     /// The rate that holds now, bytes per second.
     pub(crate) fn rate(&self) -> Option<u64> {
         Some(self.set.borrow().rate()?.bytes_per_s())
+    }
+
+    /// Whether a guest stands still until the rest is there, or is about to; not while a whole
+    /// memory is copied behind its stop.
+    pub(crate) fn hurries(&self) -> bool {
+        let set = self.set.borrow();
+        set.held && set.released
     }
 
     /// Waits until so many bytes may go; `debt` is kept between calls.
@@ -187,6 +203,21 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(1)).await;
         pace.release();
         assert!((1_085..=1_095).contains(&waiting.await.unwrap()));
+    }
+
+    #[test]
+    fn only_a_stream_that_was_held_hurries_when_it_is_released() {
+        let pace = Pace::default();
+        // Offline: the whole memory goes behind the stop.
+        pace.release();
+        assert!(!pace.hurries());
+        pace.begin();
+        pace.hold();
+        assert!(!pace.hurries());
+        pace.release();
+        assert!(pace.hurries());
+        pace.begin();
+        assert!(!pace.hurries());
     }
 
     #[tokio::test(start_paused = true)]

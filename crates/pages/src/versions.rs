@@ -5,27 +5,32 @@
 //! comes again, or until it has been passed over `PATIENCE` times: a scan of all memory does not
 //! wash out the pages that are rewritten.
 
+use crate::codec::ZERO_PAGE;
 use crate::stream::{BlockIndex, Page};
 
 const PATIENCE: u8 = 2;
 
+#[derive(Clone)]
 struct Slot {
     block: BlockIndex,
     offset: u64,
     passed_over: u8,
-    page: Box<Page>,
 }
 
 /// The kept versions of one stream.
 pub struct Versions {
     slots: Vec<Option<Slot>>,
+    /// By slot, in one piece: memory that nobody has touched is none, and all of it goes at once
+    /// when a stream ends, which is when others' guests stand still.
+    pages: Vec<Page>,
 }
 
 impl Versions {
     /// A cache of so many pages; none switches delta off.
     pub fn new(slots: u32) -> Self {
         Versions {
-            slots: std::iter::repeat_with(|| None).take(slots as usize).collect(),
+            slots: vec![None; slots as usize],
+            pages: vec![ZERO_PAGE; slots as usize],
         }
     }
 
@@ -39,8 +44,9 @@ impl Versions {
 
     /// The version of this page that both sides have.
     pub fn get(&self, block: BlockIndex, offset: u64) -> Option<&Page> {
-        let slot = self.slots[self.slot_of(block, offset)?].as_ref()?;
-        (slot.block == block && slot.offset == offset).then_some(&*slot.page)
+        let at = self.slot_of(block, offset)?;
+        let slot = self.slots[at].as_ref()?;
+        (slot.block == block && slot.offset == offset).then_some(&self.pages[at])
     }
 
     /// This page was sent (or received) in this version.
@@ -48,24 +54,18 @@ impl Versions {
         let Some(at) = self.slot_of(block, offset) else {
             return;
         };
-        match &mut self.slots[at] {
-            Some(slot) if slot.block == block && slot.offset == offset => {
-                slot.passed_over = 0;
-                *slot.page = *page;
-            }
-            Some(slot) if slot.passed_over < PATIENCE => slot.passed_over += 1,
-            Some(slot) => {
-                (slot.block, slot.offset, slot.passed_over) = (block, offset, 0);
-                *slot.page = *page;
-            }
-            empty => {
-                *empty = Some(Slot {
-                    block,
-                    offset,
-                    passed_over: 0,
-                    page: Box::new(*page),
-                })
+        if let Some(slot) = &mut self.slots[at] {
+            let is_another = slot.block != block || slot.offset != offset;
+            if is_another && slot.passed_over < PATIENCE {
+                slot.passed_over += 1;
+                return;
             }
         }
+        self.slots[at] = Some(Slot {
+            block,
+            offset,
+            passed_over: 0,
+        });
+        self.pages[at] = *page;
     }
 }

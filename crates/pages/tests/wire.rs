@@ -81,6 +81,31 @@ fn a_rewritten_page_travels_as_a_delta() {
     );
 }
 
+/// In batches of four both agents hashed the last pages while all guests stood still.
+#[test]
+fn the_last_pages_of_a_guest_that_stands_still_are_hashed_by_nobody() {
+    let stream = mixed(3, 60, 9);
+    let (mut know, mut store) = (Knowledge::default(), PageStore::new(1 << 20));
+    let mut pair = Pair::new(config(), SLOW);
+    let (copied, last) = stream.split_at(stream.len() / 2);
+    let mut wire = Vec::new();
+    pair.encoder.push(copied, &mut know, &mut wire).unwrap();
+    pair.encoder.flush(&mut wire).unwrap();
+    pair.carry(std::mem::take(&mut wire), &mut know, &mut store)
+        .unwrap();
+    let (entered, before) = (store.entered(), pair.encoder.account());
+    assert!(entered > 0);
+    pair.encoder.hurry(true);
+    pair.encoder.push(last, &mut know, &mut wire).unwrap();
+    pair.encoder.finish(&mut wire).unwrap();
+    pair.carry(wire, &mut know, &mut store).unwrap();
+    assert!(pair.ended && pair.out == stream);
+    assert_eq!(store.entered(), entered);
+    let since = |class| pair.encoder.account().class(class).pages - before.class(class).pages;
+    assert_eq!(since(PageClass::Known), 0);
+    assert!(since(PageClass::Delta) > 20, "versions are kept on both sides");
+}
+
 #[test]
 fn pages_gone_from_the_store_are_asked_for_again() {
     let stream = mixed(2, 60, 7);
@@ -428,6 +453,7 @@ proptest! {
             let (now, later) = rest.split_at(size.min(rest.len()));
             rest = later;
             pair.encoder.link_rate(if way % 2 == 0 { SLOW } else { None });
+            pair.encoder.hurry(size % 2 == 0);
             let (left, right) = now.split_at(now.len() / 3);
             match pair.encoder.plain(&[left, right]) {
                 Some(head) => wire.extend([&head[..], now].concat()),

@@ -201,6 +201,7 @@ impl Stage {
         if self.source.pace.rate() != self.told_pace {
             self.tell_rate();
         }
+        self.source.encoder.hurry(self.source.pace.hurries());
         let read = match self.source.encoder.way() {
             Way::Plain(_) => {
                 let encoder = &mut self.source.encoder;

@@ -77,6 +77,8 @@ pub(super) struct Core {
     hash: RunningHash,
     pub(super) account: Account,
     untimed: [u64; PageClass::ALL.len()],
+    /// Somebody stands still until this stream is over.
+    hurries: bool,
     failed: Option<EncodeError>,
 }
 
@@ -103,6 +105,7 @@ impl Encoder {
             hash: RunningHash::default(),
             account: Account::default(),
             untimed: [0; PageClass::ALL.len()],
+            hurries: false,
             failed: None,
             config,
         };
@@ -233,6 +236,16 @@ impl Encoder {
         }
     }
 
+    /// Whether a guest stands still until the rest is there. Then neither side hashes pages for
+    /// their content: what saves bytes in a whole memory costs more time than it saves in the last
+    /// pages.
+    pub fn hurry(&mut self, hurries: bool) {
+        let before = std::mem::replace(&mut self.core.hurries, hurries);
+        if before != hurries && self.core.group.is_empty() {
+            self.core.begin_group();
+        }
+    }
+
     /// CPU time of the pushes since the last call, so that the chooser knows this machine.
     pub fn took(&mut self, nanos: u64) {
         let pages: [(PageClass, u64); PageClass::ALL.len()] =
@@ -322,8 +335,8 @@ impl Core {
     }
 
     fn begin_group(&mut self) {
-        self.group
-            .begin(self.chooser.dedup_pays(), self.chooser.delta_pays());
+        let enters_store = self.chooser.dedup_pays() && !self.hurries;
+        self.group.begin(enters_store, self.chooser.delta_pays());
     }
 
     fn token(&mut self, token: Token<'_>, blocks: &BlockTable, knowledge: &mut Knowledge, out: &mut Vec<u8>) {

@@ -56,6 +56,7 @@ pub(super) async fn open(
 ) -> Outcome {
     let dir = context.store.vm_dir(&spec.name);
     let pace = holdings.reach.pace.clone();
+    pace.begin();
     let started = page_stream::start_source(&dir, spec, epoch, target, pace, &context.pages).await;
     let (stream, ended) = started.map_err(|error| failed(FaultKind::PageStream, error))?;
     watch_end(ended, holdings.inputs.clone());
