@@ -26,6 +26,8 @@ pub struct Pace {
 struct Set {
     /// It was, in this stream: little is left for its guest's stop.
     held: bool,
+    /// It was released since: the stop has begun, also while it is held once more.
+    hurries: bool,
     released: bool,
     copying: Option<BitRate>,
     switching: Option<BitRate>,
@@ -83,12 +85,13 @@ impl Pace {
     /// A new stream begins, neither held nor released.
     pub fn begin(&self) {
         self.set
-            .send_modify(|set| (set.held, set.released) = (false, false));
+            .send_modify(|set| (set.held, set.hurries, set.released) = (false, false, false));
     }
 
     /// Lets the stream run from here on; one that sleeps wakes at once.
     pub fn release(&self) {
-        self.set.send_modify(|set| set.released = true);
+        self.set
+            .send_modify(|set| (set.released, set.hurries) = (true, set.held));
         self.released.notify_one();
     }
 
@@ -125,8 +128,7 @@ impl Pace {
     /// Whether a guest stands still until the rest is there, or is about to; not while a whole
     /// memory is copied behind its stop.
     pub(crate) fn hurries(&self) -> bool {
-        let set = self.set.borrow();
-        set.held && set.released
+        self.set.borrow().hurries
     }
 
     /// Waits until so many bytes may go; `debt` is kept between calls.
@@ -216,6 +218,8 @@ mod tests {
         assert!(!pace.hurries());
         pace.release();
         assert!(pace.hurries());
+        pace.hold();
+        assert!(pace.hurries(), "while its guest empties its ring");
         pace.begin();
         assert!(!pace.hurries());
     }
