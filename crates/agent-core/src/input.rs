@@ -1,6 +1,6 @@
 //! What the machine is told.
 
-use transhume_model::{Endpoint, ProcessId, VmSpec, WallMicros};
+use transhume_model::{Bytes, Endpoint, Millis, ProcessId, VmSpec, WallMicros};
 use transhume_protocol::message::{GuestState, Order, PageProgress, SourceFrames, TargetFrames};
 
 use crate::effect::{Ticket, Timer};
@@ -135,6 +135,29 @@ pub struct Looked {
     pub pages: PageProgress,
     /// The target's agent lags little: what is under way does not lengthen the blackout.
     pub lag_within_limit: bool,
+    /// What its buffers will have to hold.
+    pub flow: Flow,
+}
+
+/// What comes for a guest, and the buffer that has to hold it while the guest stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flow {
+    /// Bytes a second for the busiest of its NICs.
+    pub bytes_per_s: u64,
+    /// What that NIC's buffer holds.
+    pub bytes_max: Bytes,
+}
+
+impl Flow {
+    /// How long the buffer holds it; `None` where nothing comes.
+    pub fn held_for(self) -> Option<Millis> {
+        let ms = self
+            .bytes_max
+            .0
+            .saturating_mul(1_000)
+            .checked_div(self.bytes_per_s)?;
+        Some(Millis(ms))
+    }
 }
 
 /// Where QEMU's migration is, as far as it matters.

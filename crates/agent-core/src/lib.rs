@@ -36,7 +36,7 @@ mod trouble;
 
 pub use absent::absent;
 pub use effect::{Act, AdoptBuffers, Effect, Pace, Signal, SpawnFor, Ticket, Timer};
-pub use input::{CopyStatus, Found, Input, Looked, Product, RunState};
+pub use input::{CopyStatus, Flow, Found, Input, Looked, Product, RunState};
 pub use leader::admit;
 pub use local::{Allowed, LocalVerb, NotAllowed, check_local, place_in_words};
 pub use machine::{After, Machine, Ready};

@@ -20,6 +20,14 @@ pub const LAG_MS_MAX: Millis = Millis(200);
 /// Pause between two looks whether it does.
 pub const LAG_LOOK_MS: Millis = Millis(5);
 
+/// What a blackout lasts beside the memory that is predicted: barrier, state, commit and resumption
+/// of a small batch (docs/performance.md).
+pub const BUFFER_MARGIN_MS: Millis = Millis(50);
+
+/// How long a VM that is ready but for its buffer waits for less to come, before its move is given
+/// up.
+pub const FLOOD_MS_MAX: Millis = Millis(10_000);
+
 /// A guest that has taken no frame for so long takes none. A healthy one may be starved of
 /// processor for a while, and taking it for deaf costs it the one frame that QEMU holds.
 pub const DEAF_MS_MIN: Millis = Millis(2_000);

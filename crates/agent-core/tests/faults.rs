@@ -4,9 +4,10 @@
 mod rig;
 
 use rig::{KEPT, Rig, process, trouble, vm};
-use transhume_agent_core::{CopyStatus, Found, Input, RunState, Signal, Timer};
-use transhume_model::{Epoch, Millis};
-use transhume_protocol::message::{Command, FaultKind, Mode, Order, Outcome, RefusalKind, VmRole};
+use transhume_agent_core::limits::FLOOD_MS_MAX;
+use transhume_agent_core::{CopyStatus, Flow, Found, Input, RunState, Signal, Timer};
+use transhume_model::{Bytes, Epoch, Millis};
+use transhume_protocol::message::{Command, FaultKind, Mode, Order, Outcome, RefusalKind, Report, VmRole};
 
 type Journey = fn(&mut Rig);
 
@@ -401,4 +402,49 @@ fn a_lost_stream_is_reported_once_and_leads_home() {
     let spoken = rig.reports.iter().filter(|report| report.order.is_none()).count();
     assert_eq!(spoken, 1);
     restored(&mut rig);
+}
+
+/// 64 MiB are 54 ms of a flow of 10 Gbit/s: a capture would end in a roll-back, with the batch
+/// stopped meanwhile.
+#[test]
+fn a_vm_whose_buffer_would_overflow_is_not_ready_and_after_a_while_says_so() {
+    let ten_gbit = 1_250_000_000;
+    let flow = |bytes_per_s| Flow {
+        bytes_per_s,
+        bytes_max: Bytes(64 << 20),
+    };
+    let converged = |rig: &Rig| {
+        let said = |report: &Report| matches!(report.outcome, Outcome::Converged(_));
+        rig.reports.iter().any(said)
+    };
+    let mut rig = Rig::new();
+    rig.boot();
+    let _ = rig.leave(Mode::Live);
+    rig.order(Command::OpenTargetBuffer { vm: vm() });
+    rig.flow = flow(2 * ten_gbit);
+    for _ in 0..3 {
+        rig.fire(Timer::Look, Millis(100));
+    }
+    assert!(!converged(&rig));
+    // What it waits for is told once in ten seconds.
+    rig.fire(Timer::Look, FLOOD_MS_MAX);
+    let told = |rig: &Rig| {
+        let fault = |report: &Report| match &report.outcome {
+            Outcome::Failed(fault) => Some((fault.kind, fault.reason.clone())),
+            _ => None,
+        };
+        rig.reports.iter().filter_map(fault).collect::<Vec<_>>()
+    };
+    let [(kind, reason)] = &told(&rig)[..] else {
+        panic!("{:?}", told(&rig));
+    };
+    assert_eq!(*kind, FaultKind::BufferLimit);
+    for part in ["vm1", "h1", "2500000000", "26 ms", "50 ms"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    // 53 ms of it fit.
+    rig.flow = flow(ten_gbit);
+    rig.fire(Timer::Look, Millis(100));
+    assert!(converged(&rig));
+    assert_eq!(told(&rig).len(), 1);
 }

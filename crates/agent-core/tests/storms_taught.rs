@@ -4,7 +4,7 @@ mod rig;
 
 use rig::{Rig, address, process, vm};
 use transhume_agent_core::{
-    Act, AdoptBuffers, CopyStatus, Found, Input, Looked, Place, Product, RunState, Timer,
+    Act, AdoptBuffers, CopyStatus, Flow, Found, Input, Looked, Place, Product, RunState, Timer,
 };
 use transhume_model::{Epoch, Millis};
 use transhume_protocol::message::{Command, GuestState, Mode, Outcome, PageProgress, VmRole};
@@ -185,6 +185,7 @@ fn a_late_look_does_not_undo_what_qemu_said_since() {
         run: RunState::Running,
         pages: PageProgress::default(),
         lag_within_limit: true,
+        flow: Flow::default(),
     };
     rig.done(look, Ok(Product::Looked(looked)));
     assert_eq!(guest(&rig), GuestState::Panicked);

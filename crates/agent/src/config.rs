@@ -51,7 +51,8 @@ pub struct Config {
     /// Largest guest MTU that the bridge carries, bytes.
     #[serde(default = "default_mtu_max")]
     pub mtu_max: u16,
-    /// Limit of one VM's virtual network buffer; reaching it before commit rolls the batch back.
+    /// Limit of one VM's virtual network buffer; reaching it before commit rolls the batch back. A
+    /// VM for which more would come in its blackout is not stopped.
     #[serde(default = "default_buffer_bytes_max")]
     pub buffer_bytes_max: Bytes,
     /// Where each buffer's occupancy over time is written when it has closed, a file for each VM,

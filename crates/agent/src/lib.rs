@@ -17,6 +17,7 @@ mod config;
 mod context;
 mod dirty_rate;
 mod disk;
+mod flow;
 mod host;
 mod images;
 mod limits;

@@ -151,8 +151,9 @@ fn a_fabric_that_filters_rarp_is_waited_for() {
     over(&lab, "after a move without a marker");
 }
 
+/// What a buffer does that overflows all the same is tested in netbuf.
 #[test]
-fn a_buffer_that_reaches_its_limit_rolls_the_batch_back() {
+fn a_batch_whose_buffers_would_overflow_goes_back_before_it_is_stopped() {
     let lab = lab("--hosts 4 --vms 4 --rate 2000 --buffer-bytes-max 2048");
     // The VMs of the other host go on sending.
     let done = says("migrate lab --from h1 --to h3");
@@ -163,6 +164,9 @@ fn a_buffer_that_reaches_its_limit_rolls_the_batch_back() {
     );
     let report = says("report --json").json();
     assert_eq!(report["outcome"], "rolled-back");
+    for vm in report["vms"].as_array().unwrap() {
+        assert!(vm["blackout_ms"].is_null(), "it was not stopped: {vm}");
+    }
     assert!(
         report["trouble"]["hint"]
             .as_str()

@@ -7,10 +7,10 @@ use transhume_protocol::message::{CopyTimes, FaultKind, GuestState, Mode, OrderK
 use super::Role;
 use super::source::{Copying, Doing, Source};
 use crate::effect::{Act, Pace, Signal, Ticket, Timer};
-use crate::input::{CopyStatus, Looked, Product};
+use crate::input::{CopyStatus, Flow, Looked, Product};
 use crate::limits::{
-    DEAF_MS_MIN, LAG_LOOK_MS, LAG_MS_MAX, PROBE_AGAIN_MS, PROBE_EVERY_MS, PROGRESS_MS, ROUNDS_MIN,
-    SUSPECTED_MS_MIN,
+    BUFFER_MARGIN_MS, DEAF_MS_MIN, FLOOD_MS_MAX, LAG_LOOK_MS, LAG_MS_MAX, PROBE_AGAIN_MS, PROBE_EVERY_MS,
+    PROGRESS_MS, ROUNDS_MIN, SUSPECTED_MS_MIN,
 };
 use crate::machine::Cx;
 use crate::trouble::Trouble;
@@ -149,11 +149,12 @@ impl Source {
                 PROGRESS_MS
             }
             CopyStatus::Idle => PROGRESS_MS,
-            CopyStatus::Active => self.see_active(cx, looked.pages, looked.lag_within_limit),
+            CopyStatus::Active => self.see_active(cx, &looked),
         }
     }
 
-    fn see_active(&mut self, cx: &mut Cx<'_>, pages: PageProgress, lag_within_limit: bool) -> Millis {
+    fn see_active(&mut self, cx: &mut Cx<'_>, looked: &Looked) -> Millis {
+        let pages = looked.pages;
         let copied_once = pages.rounds >= ROUNDS_MIN;
         if copied_once && !self.copying.held {
             // From now on QEMU looks for dirty pages without a pause, and is read slowly while it
@@ -169,15 +170,45 @@ impl Source {
             self.progressed(cx, pages);
             return PROGRESS_MS;
         }
+        if self.floods(cx, looked) {
+            // Its passes would be taken for those of a guest that writes too much.
+            return PROGRESS_MS;
+        }
         let now = cx.now.mono;
         let since = *self.copying.fits_since.get_or_insert(now);
-        if !lag_within_limit && now < since + LAG_MS_MAX {
+        if !looked.lag_within_limit && now < since + LAG_MS_MAX {
             // What is under way would be waited for with the guest stopped.
             return LAG_LOOK_MS;
         }
         self.copying.fits = Some(pages);
         self.progressed(cx, pages);
         PROGRESS_MS
+    }
+
+    /// Whether more would come for the guest in its blackout than its buffer holds: the batch would
+    /// stand still for nothing, and go back. Said when it has lasted for long.
+    fn floods(&mut self, cx: &mut Cx<'_>, looked: &Looked) -> bool {
+        let needed = looked.pages.blackout + BUFFER_MARGIN_MS;
+        let Some(held_for) = looked.flow.held_for().filter(|held_for| *held_for < needed) else {
+            self.copying.floods_since = None;
+            return false;
+        };
+        let now = cx.now.mono;
+        let since = *self.copying.floods_since.get_or_insert(now);
+        if now >= since + FLOOD_MS_MAX {
+            self.copying.floods_since = Some(now);
+            let Flow {
+                bytes_per_s,
+                bytes_max,
+            } = looked.flow;
+            let reason = format!(
+                "VM {} on host {} takes {bytes_per_s} bytes a second from the network; its buffer holds {bytes_max}, \
+                 which is {held_for} of that, and its blackout is expected to last {needed}",
+                cx.name, cx.host
+            );
+            cx.speak_up(Trouble::failed(FaultKind::BufferLimit, reason));
+        }
+        true
     }
 
     fn progressed(&mut self, cx: &mut Cx<'_>, pages: PageProgress) {

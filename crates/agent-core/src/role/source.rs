@@ -72,6 +72,8 @@ pub(super) struct Copying {
     pub(super) takes: Option<bool>,
     /// Since when it was seen to take none.
     pub(super) deaf_since: Option<Millis>,
+    /// Since when everything would fit but what comes for the guest meanwhile.
+    pub(super) floods_since: Option<Millis>,
     /// When the predicted blackout first fitted.
     pub(super) fits_since: Option<Millis>,
     /// The predicted blackout fits, and the target's agent lags little.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use transhume_agent_core::{
-    Act, Change, CopyStatus, Effect, Found, Input, Looked, Machine, Product, Ready, Record, RunState, Signal,
-    Timer, Trouble,
+    Act, Change, CopyStatus, Effect, Flow, Found, Input, Looked, Machine, Product, Ready, Record, RunState,
+    Signal, Timer, Trouble,
 };
 use transhume_model::{
     Boot, Endpoint, Epoch, HostName, Mebibytes, MigrationId, Millis, NicSpec, OrderId, ProcessId, Secret,
@@ -93,6 +93,7 @@ pub struct Rig {
     pub run: RunState,
     pub status: CopyStatus,
     pub takes: bool,
+    pub flow: Flow,
 }
 
 pub fn trouble() -> Trouble {
@@ -124,6 +125,7 @@ impl Rig {
             run: RunState::Running,
             status: CopyStatus::Active,
             takes: true,
+            flow: Flow::default(),
         }
     }
 
@@ -231,6 +233,7 @@ impl Rig {
                     ..PageProgress::default()
                 },
                 lag_within_limit: true,
+                flow: self.flow,
             }),
             Act::FinishCopy { .. } => Product::Copied {
                 pages: PageProgress::default(),

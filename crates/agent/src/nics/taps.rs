@@ -59,6 +59,10 @@ impl Taps {
         self.0.iter().enumerate()
     }
 
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(Tap::name)
+    }
+
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.0.iter().map(Tap::fd).collect()
     }

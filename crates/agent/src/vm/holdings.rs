@@ -17,6 +17,7 @@ use transhume_qemu::{Incoming, Loaded, Passes, Running, Surrendered, Vm, Waiting
 use super::meter::VmMeter;
 use super::watch::Watch;
 use crate::context::locked;
+use crate::flow::FlowMeter;
 use crate::nics::{SourceBuffers, Taps, TargetBuffers};
 use crate::pace::Pace;
 use crate::page_stream::PageStream;
@@ -79,6 +80,8 @@ pub(super) struct Copying {
     pub(super) begun: Option<Instant>,
     /// What a stop would leave. Looks go on beside other acts, so that it is locked.
     pub(super) passes: Mutex<Passes>,
+    /// What comes for the guest meanwhile.
+    pub(super) flow: Mutex<FlowMeter>,
     /// Slows the guest down while that lasts, where the governor wants it.
     pub(super) throttle: Option<Throttle>,
 }

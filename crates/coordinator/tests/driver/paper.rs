@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use transhume_agent_core::{Act, CopyStatus, Found, Looked, Product, RunState, SpawnFor, Trouble};
+use transhume_agent_core::{Act, CopyStatus, Flow, Found, Looked, Product, RunState, SpawnFor, Trouble};
 use transhume_model::{Endpoint, HostName, ProcessId, Secret, VmName, WallMicros};
 use transhume_protocol::message::{FaultKind, OldPath, PageProgress, SourceFrames, TargetFrames};
 
@@ -211,6 +211,7 @@ impl Paper {
                     ..PageProgress::default()
                 },
                 lag_within_limit: true,
+                flow: Flow::default(),
             }))),
             Act::ProbeGuest => Some(Ok(Product::Takes(run == RunState::Running))),
             Act::ShutSourceBuffer { .. } => {

@@ -1,6 +1,6 @@
 //! What the acts do to a simulated host.
 
-use transhume_agent_core::{Act, CopyStatus, Looked, Product, RunState, SpawnFor, Trouble};
+use transhume_agent_core::{Act, CopyStatus, Flow, Looked, Product, RunState, SpawnFor, Trouble};
 use transhume_model::{Bytes, Millis, ProcessId};
 use transhume_protocol::message::{FaultKind, Mode, PageProgress, SourceFrames};
 
@@ -276,6 +276,7 @@ impl World {
             run: qemu.run,
             pages,
             lag_within_limit,
+            flow: Flow::default(),
         })))
     }
 

@@ -72,7 +72,7 @@ async fn perform(holdings: &mut Holdings, context: &Context, act: Act) -> Outcom
             stream::open(holdings, context, &spec, epoch, &target).await
         }
         Act::StartMigration => stream::start(holdings, context).await,
-        Act::Look => stream::look(holdings).await,
+        Act::Look => stream::look(holdings, context).await,
         Act::CatchUp => stream::catch_up(holdings, context).await,
         Act::FinishCopy { mode } => stream::finish_copy(holdings, context, mode).await,
         Act::AwaitLoaded => stream::await_loaded(holdings).await,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use transhume_agent_core::{CopyStatus, Input, Looked, Product, Trouble};
+use transhume_agent_core::{CopyStatus, Flow, Input, Looked, Product, Trouble};
 use transhume_model::{Bytes, Endpoint, Epoch, Millis, VmSpec};
 use transhume_pages::{Account, PageClass};
 use transhume_protocol::message::{ClassPages, FaultKind, Mode, PageClasses, PageProgress, PlainBytes};
@@ -13,6 +13,7 @@ use transhume_qemu::{MigrationProgress, MigrationStatus, QemuError, Running};
 
 use crate::clock::wall;
 use crate::context::{Context, locked};
+use crate::flow::given;
 use crate::limits::{CATCH_UP, STOP_AND_COPY_MAX};
 use crate::page_stream::{self, PageStream, SOURCE_SOCKET};
 use crate::text::{failed, qemu_failed};
@@ -20,6 +21,9 @@ use crate::throttle::Throttle;
 use crate::vm::holdings::{Copying, Holdings, Qemu};
 use crate::vm::task::Outcome;
 use crate::vm::watch::run_state;
+
+/// Counters of the network's devices, proc(5).
+const NET_DEV: &str = "/proc/thread-self/net/dev";
 
 /// Passes over memory that a stream which catches up makes: one for what was put off, one for what
 /// was written meanwhile.
@@ -103,7 +107,7 @@ async fn begin(holdings: &mut Holdings, context: &Context) -> Result<(), Trouble
 }
 
 /// How far it is.
-pub(super) async fn look(holdings: &Holdings) -> Outcome {
+pub(super) async fn look(holdings: &Holdings, context: &Context) -> Outcome {
     let vm = holdings.here()?.vm();
     let (seen, run) = tokio::try_join!(vm.migration_progress(), vm.query_status()).map_err(qemu_failed)?;
     let lag_within_limit = {
@@ -115,7 +119,23 @@ pub(super) async fn look(holdings: &Holdings) -> Outcome {
         run: run_state(&run),
         pages: progress(&seen, holdings),
         lag_within_limit,
+        flow: Flow {
+            bytes_per_s: incoming(holdings),
+            bytes_max: context.config.buffer_bytes_max,
+        },
     }))
+}
+
+/// Bytes a second that come for the guest; none where that cannot be seen.
+fn incoming(holdings: &Holdings) -> u64 {
+    let (mut meter, now) = (locked(&holdings.copying.flow), Instant::now());
+    if meter.is_due(now)
+        && let Ok(taps) = holdings.taps()
+        && let Ok(net_dev) = std::fs::read_to_string(NET_DEV)
+    {
+        meter.saw(now, given(&net_dev, taps.names()));
+    }
+    meter.bytes_per_s()
 }
 
 fn status(seen: &MigrationProgress) -> CopyStatus {

@@ -1,0 +1,104 @@
+//! How fast frames come for a guest: what its buffers will have to hold while it stands still.
+//!
+//! Pure: the counters of its taps are fed in.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Shortest span over which a rate is taken.
+const SPAN_MIN: Duration = Duration::from_millis(100);
+/// Spans of which the fastest counts: flows come in bursts, and a second is longer than a blackout.
+const SPANS: usize = 10;
+/// A line of proc(5)'s net/dev: what the kernel sent, which for a tap is what its guest was given.
+const SENT_BYTES_FIELD: usize = 8;
+
+/// Rates of one VM.
+#[derive(Debug, Default)]
+pub(crate) struct FlowMeter {
+    last: Option<(Instant, Vec<u64>)>,
+    /// Bytes a second of the busiest NIC, span by span.
+    rates: VecDeque<u64>,
+}
+
+impl FlowMeter {
+    /// Whether the counters are worth a look.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.last.as_ref().is_none_or(|(then, _)| now - *then >= SPAN_MIN)
+    }
+
+    /// Takes the bytes that each NIC has been given so far.
+    pub(crate) fn saw(&mut self, now: Instant, given: Vec<u64>) {
+        if let Some((then, before)) = self.last.replace((now, given)) {
+            let (seconds, given) = ((now - then).as_secs_f64(), self.last.as_ref());
+            let given = given.map_or(&[][..], |(_, given)| given);
+            let bytes = before.iter().zip(given).map(|(was, is)| is.saturating_sub(*was));
+            let rate = bytes.max().unwrap_or(0) as f64 / seconds.max(SPAN_MIN.as_secs_f64());
+            self.rates.push_back(rate as u64);
+            if self.rates.len() > SPANS {
+                self.rates.pop_front();
+            }
+        }
+    }
+
+    /// Bytes a second of the busiest NIC in the fastest of the latest spans.
+    pub(crate) fn bytes_per_s(&self) -> u64 {
+        self.rates.iter().copied().max().unwrap_or(0)
+    }
+}
+
+/// Bytes that the guests behind these taps have been given, by the text of proc(5)'s net/dev; none
+/// of a tap that is not there.
+pub(crate) fn given<'a>(net_dev: &str, taps: impl Iterator<Item = &'a str>) -> Vec<u64> {
+    let of = |tap: &str| {
+        let line = net_dev
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix(tap)?.strip_prefix(':'))?;
+        line.split_whitespace().nth(SENT_BYTES_FIELD)?.parse().ok()
+    };
+    taps.map(|tap| of(tap).unwrap_or(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_nic_in_the_fastest_of_the_latest_spans_counts() {
+        let mut meter = FlowMeter::default();
+        let begun = Instant::now();
+        let mut saw = |meter: &mut FlowMeter, ms: u64, given: [u64; 2]| {
+            meter.saw(begun + Duration::from_millis(ms), given.to_vec());
+            meter.bytes_per_s()
+        };
+        assert_eq!(saw(&mut meter, 0, [1_000, 9_000]), 0);
+        assert_eq!(saw(&mut meter, 100, [3_000, 9_500]), 20_000);
+        assert_eq!(saw(&mut meter, 300, [3_000, 9_500]), 20_000);
+        // Ten quiet spans later the burst is forgotten.
+        let last = (4..=13)
+            .map(|at| saw(&mut meter, at * 100, [3_000, 9_600]))
+            .last();
+        assert_eq!(last, Some(1_000));
+        // A tap that was made anew counts from the beginning.
+        assert_eq!(saw(&mut meter, 1_400, [0, 0]), 0);
+    }
+
+    #[test]
+    fn looks_in_quick_succession_are_no_spans() {
+        let mut meter = FlowMeter::default();
+        let begun = Instant::now();
+        assert!(meter.is_due(begun));
+        meter.saw(begun, vec![0]);
+        assert!(!meter.is_due(begun + Duration::from_millis(5)));
+        assert!(meter.is_due(begun + SPAN_MIN));
+    }
+
+    #[test]
+    fn what_the_kernel_sent_to_a_tap_is_what_its_guest_was_given() {
+        let text = "Inter-|   Receive                                                |  Transmit\n \
+            face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
+            lo:   10       1    0    0    0     0          0         0       10       1    0    0    0     0       0          0\n  \
+            th12: 1111      2    0    0    0     0          0         0     7777       3    0    0    0     0       0          0\n \
+            th1:999999      2    0    0    0     0          0         0     8888       3    0    0    0     0       0          0\n";
+        assert_eq!(given(text, ["th1", "th12", "th2"].into_iter()), [8888, 7777, 0]);
+    }
+}
