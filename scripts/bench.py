@@ -37,6 +37,10 @@ PARTS = {
     "memory": lambda out, reps: [
         [TRANSHUME, "lab", "memory", "--loads", "idle,cache,random", "--vms", "1,4", "--reps", reps, "--out", out]
     ],
+    "eight": lambda out, reps: [
+        [TRANSHUME, "lab", "memory", "--loads", "idle,cache,random", "--links", "1gbit,unlimited", "--vms", "8", "--reps"]
+        + [reps, "--out", out]
+    ],
     "figures": lambda out, reps: [
         [TRANSHUME, "lab", "figures", "6", "7", "--vms", "4", "--batch", "1,4", "--reps", reps, "--out", out]
     ],
@@ -122,6 +126,7 @@ def read_planner(out, figures):
 
 READERS = {
     "memory": read_memory,
+    "eight": read_memory,
     "figures": read_figures,
     "brownout": read_brownout,
     "buffer": read_buffer,

@@ -52,7 +52,7 @@ pub async fn app(lab: &Lab, json: bool) -> Result<ExitCode, Failure> {
     if json {
         return print_json(&figures);
     }
-    print!("{}", account(&figures));
+    out!("{}", account(&figures));
     Ok(ExitCode::SUCCESS)
 }
 

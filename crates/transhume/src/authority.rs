@@ -15,8 +15,8 @@ pub fn run(dir: &Path, command: CaCommand) -> Result<ExitCode, Failure> {
     match command {
         CaCommand::Init { name } => {
             let authority = Authority::create(dir, &name).map_err(refused)?;
-            println!("{} is the authority of {name}", authority.certificate().display());
-            println!(
+            outln!("{} is the authority of {name}", authority.certificate().display());
+            outln!(
                 "its key, {}, signs whatever the fleet believes: keep it where only you read it",
                 dir.join("ca.key").display()
             );
@@ -38,9 +38,9 @@ pub fn run(dir: &Path, command: CaCommand) -> Result<ExitCode, Failure> {
         CaCommand::Revoke { what } => {
             let authority = Authority::open(dir).map_err(refused)?;
             for revoked in authority.revoke(&what).map_err(refused)? {
-                println!("{} of {} is revoked", revoked.serial, revoked.identity);
+                outln!("{} of {} is revoked", revoked.serial, revoked.identity);
             }
-            println!(
+            outln!(
                 "bring {} to every host: it holds there at once, for new connections",
                 authority.revoked().display()
             );
@@ -55,7 +55,7 @@ pub fn run(dir: &Path, command: CaCommand) -> Result<ExitCode, Failure> {
 }
 
 fn tell(files: &IssuedFiles) {
-    println!(
+    outln!(
         "{} and {} are {}'s until {}",
         files.certificate.display(),
         files.key.display(),
@@ -99,7 +99,7 @@ fn show(issued: &[Issued], json: bool) -> Result<ExitCode, Failure> {
     for of in shown {
         table.row([of.identity, of.state.to_owned(), of.until, of.serial.to_owned()]);
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     Ok(ExitCode::SUCCESS)
 }
 

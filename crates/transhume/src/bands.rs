@@ -62,10 +62,10 @@ fn show(args: &BandsArgs) -> Result<ExitCode, Failure> {
     for link in &shown {
         rows(&mut table, link);
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     for Shown { plan, .. } in &shown {
         if !plan.steps.is_empty() {
-            println!(
+            outln!(
                 "{} is not as configured: {} to make it so (`transhume bands plan` shows them)",
                 plan.interface,
                 steps(plan.steps.len())
@@ -157,16 +157,17 @@ fn told(args: &BandsArgs, plans: &[Plan], would_be: &str) -> Result<ExitCode, Fa
     }
     for plan in plans {
         if let Some(previous) = &plan.previous {
-            println!(
+            outln!(
                 "{}: {} {would_be} remembered, and put back by clear",
-                plan.interface, previous.kind
+                plan.interface,
+                previous.kind
             );
         }
         for line in lines(plan) {
-            println!("{}: {line}", plan.interface);
+            outln!("{}: {line}", plan.interface);
         }
         if plan.steps.is_empty() {
-            println!("{}: nothing to do", plan.interface);
+            outln!("{}: nothing to do", plan.interface);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -187,8 +188,8 @@ fn clear(args: &BandsArgs) -> Result<ExitCode, Failure> {
         return print_json(&json!({ "cleared": cleared }));
     }
     match cleared.is_empty() {
-        true => println!("nothing to clear"),
-        false => println!("cleared: {}", cleared.join(", ")),
+        true => outln!("nothing to clear"),
+        false => outln!("cleared: {}", cleared.join(", ")),
     }
     Ok(ExitCode::SUCCESS)
 }

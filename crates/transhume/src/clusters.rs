@@ -41,7 +41,7 @@ pub async fn run(client: &Client, command: ClusterCommand) -> Result<ExitCode, F
             if json {
                 return print_json(&rules);
             }
-            print!("{}", rules_text(&name, &rules));
+            out!("{}", rules_text(&name, &rules));
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -100,7 +100,7 @@ async fn list(client: &Client, json: bool) -> Result<ExitCode, Failure> {
         let (name, vms) = (line.name.to_string(), line.vms.to_string());
         table.row([name, vms, hosts.join(","), migration]);
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -109,7 +109,7 @@ pub fn show(view: &ClusterView, json: bool) -> Result<ExitCode, Failure> {
     if json {
         return print_json(view);
     }
-    print!("{}", cluster_text(view));
+    out!("{}", cluster_text(view));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -146,7 +146,7 @@ pub async fn hosts(client: &Client, json: bool) -> Result<ExitCode, Failure> {
     if json {
         return print_json(&list);
     }
-    print!("{}", hosts_text(&list.hosts));
+    out!("{}", hosts_text(&list.hosts));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,7 +155,7 @@ pub fn show_host(host: &HostView, json: bool) -> Result<ExitCode, Failure> {
     if json {
         return print_json(host);
     }
-    print!("{}", hosts_text(std::slice::from_ref(host)));
+    out!("{}", hosts_text(std::slice::from_ref(host)));
     Ok(ExitCode::SUCCESS)
 }
 

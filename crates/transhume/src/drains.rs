@@ -42,7 +42,7 @@ pub async fn drain(client: &Client, args: DrainArgs) -> Result<ExitCode, Failure
     if json {
         print_json(&over)?;
     } else {
-        print!("{}", moves_text(&over));
+        out!("{}", moves_text(&over));
     }
     let lost = losses(client, &over).await?;
     ended(&over, &lost)
@@ -70,7 +70,7 @@ pub async fn drains(client: &Client, args: DrainsArgs) -> Result<ExitCode, Failu
         if args.json {
             return print_json(&view);
         }
-        println!(
+        outln!(
             "drain {drain} begins nothing more{}",
             match under_way(&view) {
                 Some(migration) =>
@@ -96,7 +96,7 @@ pub async fn drains(client: &Client, args: DrainsArgs) -> Result<ExitCode, Failu
             view.doing.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -186,8 +186,8 @@ fn show_plan(view: &DrainPlanView, json: bool) -> Result<ExitCode, Failure> {
                 step.target.to_string(),
             ]);
         }
-        print!("{}", table.text());
-        println!(
+        out!("{}", table.text());
+        outln!(
             "{} to {}, {}",
             some(view.moves.len(), "VM"),
             some(view.targets_used, "host"),

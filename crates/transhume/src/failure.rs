@@ -22,6 +22,8 @@ pub enum Kind {
     Lost = 6,
     /// Ctrl-C.
     Detached = 130,
+    /// Nobody reads the output any more: 128 and the number of SIGPIPE, as if that had ended it.
+    Unread = 141,
 }
 
 /// Why a command did not succeed.

@@ -58,20 +58,20 @@ pub fn show_plan(view: &PlanView) {
         }
         table.row(row);
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     let [blackout, gap, megabytes, seconds] = expected(&view.forecast.expected);
     let gap = match view.forecast.expected.gap_ms {
         None => String::new(),
         Some(_) => format!(", longest gap {gap} ms"),
     };
-    println!("to expect: {seconds} s, {megabytes} MB, longest blackout {blackout} ms{gap}");
+    outln!("to expect: {seconds} s, {megabytes} MB, longest blackout {blackout} ms{gap}");
     if view.forecast.learnt_from > 0 {
-        println!("learnt from: {} VMs of earlier moves", view.forecast.learnt_from);
+        outln!("learnt from: {} VMs of earlier moves", view.forecast.learnt_from);
     }
     let mut assumed: Vec<&String> = view.forecast.vms.iter().flat_map(|vm| &vm.assumed).collect();
     assumed.sort();
     assumed.dedup();
-    assumed.iter().for_each(|what| println!("assumed: {what}"));
+    assumed.iter().for_each(|what| outln!("assumed: {what}"));
 }
 
 /// Actual figure and forecast; `!` marks an actual figure outside.
@@ -122,7 +122,7 @@ pub fn show_report(report: &MigrationReport) {
     }
     let Some(figures) = &report.forecast else { return };
     table.row(compared("all".to_owned(), figures));
-    print!("{}", table.text());
+    out!("{}", table.text());
 }
 
 fn score(score: Score) -> String {
@@ -144,7 +144,7 @@ fn summary(record: &ForecastRecord) -> String {
 pub async fn show_record(client: &Client) -> Result<(), Failure> {
     let record = client.forecasts().await?;
     if !record.migrations.is_empty() {
-        println!("{}", summary(&record));
+        outln!("{}", summary(&record));
     }
     Ok(())
 }
@@ -159,7 +159,7 @@ pub async fn all(client: &Client, json: bool) -> Result<ExitCode, Failure> {
     for line in &record.migrations {
         table.row(compared(line.migration.to_string(), &line.figures));
     }
-    print!("{}", table.text());
-    println!("{}", summary(&record));
+    out!("{}", table.text());
+    outln!("{}", summary(&record));
     Ok(ExitCode::SUCCESS)
 }

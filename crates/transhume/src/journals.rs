@@ -138,8 +138,8 @@ pub async fn run(command: JournalCommand) -> Result<ExitCode, Failure> {
     if json {
         return print_json(&summary);
     }
-    println!("{done}");
-    println!("{}", text(&summary));
+    outln!("{done}");
+    outln!("{}", text(&summary));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -129,10 +129,10 @@ async fn execute(name: &str, limit_s: u64, json: bool, command: &[String]) -> Re
             "stderr": text(&done.stderr),
         }));
     }
-    let written = std::io::stdout()
-        .write_all(&done.stdout)
-        .and_then(|()| std::io::stderr().write_all(&done.stderr));
-    written.map_err(|error| Failure::of(&error))?;
+    crate::out::bytes(&done.stdout);
+    std::io::stderr()
+        .write_all(&done.stderr)
+        .map_err(|error| Failure::of(&error))?;
     if done.timed_out {
         let message = format!("the command did not end within {limit_s} s and was killed");
         return Err(Failure::new(Kind::Other, message, "--limit-s allows longer"));
@@ -154,9 +154,7 @@ async fn logs(name: &str, console: bool) -> Result<ExitCode, Failure> {
         if part.bytes.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
-        std::io::stdout()
-            .write_all(&part.bytes)
-            .map_err(|error| Failure::of(&error))?;
+        crate::out::bytes(&part.bytes);
         offset = part.next_offset;
     }
 }
@@ -190,6 +188,6 @@ async fn workload(verify_disks: bool, without: &[VmName], json: bool) -> Result<
             vm.disk_errors.to_string(),
         ]);
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     Ok(ExitCode::SUCCESS)
 }

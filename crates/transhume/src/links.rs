@@ -13,7 +13,7 @@ pub async fn check(client: &Client, from: &str, to: &str, json: bool) -> Result<
     if json {
         return print_json(&view);
     }
-    print!("{}", text(&view));
+    out!("{}", text(&view));
     Ok(ExitCode::SUCCESS)
 }
 

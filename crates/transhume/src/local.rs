@@ -65,7 +65,7 @@ fn list(vms: &[LocalVm], json: bool) -> Result<ExitCode, Failure> {
             vm.guest.map_or("-".to_owned(), |guest| guest.name().to_owned()),
         ]);
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     Ok(ExitCode::SUCCESS)
 }
 

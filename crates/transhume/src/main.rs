@@ -2,6 +2,9 @@
 //! never print.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod out;
+
 mod apps;
 mod args;
 mod authority;
@@ -94,11 +97,13 @@ async fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             config: Some(config), ..
         } => daemon::coordinator(&config).await,
         Command::Coordinator { config: None, .. } => {
-            println!("{}", transhume_coordinator::openapi());
+            outln!("{}", transhume_coordinator::openapi());
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "transhume", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "transhume", &mut script);
+            out::bytes(&script);
             Ok(ExitCode::SUCCESS)
         }
     }

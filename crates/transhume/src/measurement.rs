@@ -53,8 +53,8 @@ pub fn tell<R: Serialize>(
     if json {
         return print_json(rows);
     }
-    print!("{}", summary());
-    println!("written to {}", out.display());
+    out!("{}", summary());
+    outln!("written to {}", out.display());
     Ok(ExitCode::SUCCESS)
 }
 

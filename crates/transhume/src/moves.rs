@@ -21,7 +21,7 @@ use crate::table::Table;
 /// One JSON document on stdout.
 pub fn print_json(document: &impl Serialize) -> Result<ExitCode, Failure> {
     let text = serde_json::to_string_pretty(document).map_err(|error| Failure::of(&error))?;
-    println!("{text}");
+    outln!("{text}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -73,13 +73,13 @@ fn show_plan(view: &PlanView, explain: bool) {
         true => "proved to be the fewest".to_owned(),
         false => format!("no fewer than {} are possible", view.hosts_min),
     };
-    println!(
+    outln!(
         "{} target hosts, {bound}; {} VMs stay",
         view.hosts_used,
         view.stay.len()
     );
     if explain {
-        view.explanation.iter().for_each(|line| println!("{line}"));
+        view.explanation.iter().for_each(|line| outln!("{line}"));
     }
 }
 
@@ -199,8 +199,8 @@ pub async fn report(client: &Client, migration: Option<u64>, json: bool) -> Resu
     }
     report::show(&report);
     for (what, hint) in report::troubles(&report) {
-        println!("trouble: {what}");
-        println!("hint: {hint}");
+        outln!("trouble: {what}");
+        outln!("hint: {hint}");
     }
     forecasts::show_record(client).await?;
     Ok(ExitCode::SUCCESS)
@@ -236,7 +236,7 @@ pub async fn migrations(client: &Client, json: bool) -> Result<ExitCode, Failure
             line.outcome.name().to_owned(),
         ]);
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -245,6 +245,6 @@ pub async fn cancel(client: &Client, migration: u64, json: bool) -> Result<ExitC
     if json {
         return print_json(&accepted);
     }
-    println!("migration {migration} is being cancelled; `transhume follow {migration}` shows how it ends");
+    outln!("migration {migration} is being cancelled; `transhume follow {migration}` shows how it ends");
     Ok(ExitCode::SUCCESS)
 }

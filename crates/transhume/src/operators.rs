@@ -128,7 +128,7 @@ pub fn show(verdict: &Verdict, json: bool) -> Result<ExitCode, Failure> {
     if json {
         return print_json(verdict);
     }
-    print!("{}", text(verdict));
+    out!("{}", text(verdict));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -236,23 +236,23 @@ fn show(plan: &Plan, explain: bool) {
             ]);
         }
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     let stay = plan
         .placement
         .iter()
         .filter(|placed| placed.source == placed.target)
         .count();
-    println!("targets: {}", plan.targets);
+    outln!("targets: {}", plan.targets);
     match unknown.len() {
-        0 => println!("memory moved, MiB: {}", plan.memory_moved_mib),
-        vms => println!(
+        0 => outln!("memory moved, MiB: {}", plan.memory_moved_mib),
+        vms => outln!(
             "memory moved, MiB: {} and that of {}, which is unknown",
             plan.memory_moved_mib.value,
             some(vms, "VM")
         ),
     }
-    println!("traffic between hosts, Mbit/s: {}", plan.traffic_mbit_s);
-    println!(
+    outln!("traffic between hosts, Mbit/s: {}", plan.traffic_mbit_s);
+    outln!(
         "{} of up to k = {}; {} {}; {}",
         some(plan.batches.len(), "batch"),
         plan.k,
@@ -264,15 +264,15 @@ fn show(plan: &Plan, explain: bool) {
         }
     );
     if let Some(links) = plan.fullest_links() {
-        println!("links at their fullest: {links}");
+        outln!("links at their fullest: {links}");
     }
     for assumed in plan.assumptions() {
-        println!("assumed, not measured: {assumed}");
+        outln!("assumed, not measured: {assumed}");
     }
     if let Some(safe_by) = &plan.safe_by {
-        safe_by.sentences().iter().for_each(|line| println!("{line}"));
+        safe_by.sentences().iter().for_each(|line| outln!("{line}"));
     }
     if explain {
-        plan.explanation.iter().for_each(|line| println!("{line}"));
+        plan.explanation.iter().for_each(|line| outln!("{line}"));
     }
 }

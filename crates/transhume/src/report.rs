@@ -51,9 +51,9 @@ pub fn show(report: &MigrationReport) {
             format!("{:.1}", vm.pages.wire.0 as f64 / 1e6),
         ]);
     }
-    print!("{}", table.text());
+    out!("{}", table.text());
     let frames = &report.frames;
-    println!(
+    outln!(
         "migration {} {}: {} VMs in {:.2} s; lost {}, duplicated {}, reordered {}",
         report.migration,
         report.outcome.name(),
@@ -68,9 +68,9 @@ pub fn show(report: &MigrationReport) {
         .iter()
         .flat_map(notes)
         .chain(clocks(report))
-        .for_each(|note| println!("{note}"));
+        .for_each(|note| outln!("{note}"));
     for wait in &report.waiting {
-        println!("waits for {}", wait_in_words(wait));
+        outln!("waits for {}", wait_in_words(wait));
     }
     forecasts::show_report(report);
 }

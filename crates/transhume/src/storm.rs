@@ -66,7 +66,7 @@ pub async fn storm(args: StormArgs) -> Result<ExitCode, Failure> {
     if args.json {
         print_json(&sum)?;
     } else {
-        print!("{}", sum.markdown());
+        out!("{}", sum.markdown());
     }
     Ok(ExitCode::from(u8::from(sum.violated > 0)))
 }
@@ -93,7 +93,7 @@ fn summarise(files: &[PathBuf], json: bool) -> Result<ExitCode, Failure> {
     if json {
         return print_json(&sum);
     }
-    print!("{}", sum.markdown());
+    out!("{}", sum.markdown());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -194,7 +194,7 @@ fn accuse(args: &StormArgs, scene: &Scene, told_of: &Told) -> Result<(), Failure
     for violation in &line.violations {
         eprintln!("violated: {violation}");
     }
-    println!(
+    outln!(
         "seed {}, round {}; logs in {}",
         line.seed,
         line.round,

@@ -38,6 +38,29 @@ const HOSTS: &str = "  - {name: h1, capacity: {vcpus: 8, memory: 8192}, maintena
 const VMS: &str = "    - {name: a, host: h1, demand: {vcpus: 2, memory: 1024}}
     - {name: b, host: h1, demand: {vcpus: 2, memory: 1024}}";
 
+/// `transhume plan .. | head` printed a panic with its backtrace.
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let (read, written) = std::io::pipe().unwrap();
+    drop(read);
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_transhume"))
+        .args(["completions", "bash"])
+        .stdout(written)
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(141), "{done:?}");
+    assert!(done.stderr.is_empty(), "{done:?}");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_transhume"))
+        .args(["completions", "bash"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("error: standard output"), "{said}");
+}
+
 #[test]
 fn the_published_example_is_planned_explained_and_drawn() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/inventory.example.yaml");

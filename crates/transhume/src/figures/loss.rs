@@ -376,7 +376,7 @@ pub async fn stock(args: StockArgs) -> Result<ExitCode, Failure> {
     if args.json {
         return print_json(&measured.rows);
     }
-    println!("the same cluster by stock QEMU, one VM after the other:");
-    print!("{}", summary(&measured));
+    outln!("the same cluster by stock QEMU, one VM after the other:");
+    out!("{}", summary(&measured));
     Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ mod virsh;
 mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -94,8 +94,7 @@ pub async fn run(command: ImportSource) -> Result<ExitCode, Failure> {
     };
     let site = read.map_err(|error| Failure::new(Kind::Refused, error.what, error.hint))?;
     let text = written(site, &cluster)?;
-    // A reader that has gone is no failure.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    out!("{text}");
     Ok(ExitCode::SUCCESS)
 }
 

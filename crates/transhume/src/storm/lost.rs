@@ -127,7 +127,7 @@ pub async fn rounds(args: &StormArgs, stop: &AtomicBool) -> Result<LostSummary, 
         if violated {
             let dir = args.keep.join(format!("lost-seed-{}-round-{round}", args.seed));
             let kept = keep(&scene.lab(), &dir, &line)?;
-            println!("seed {}, round {round}; logs in {}", args.seed, kept.display());
+            outln!("seed {}, round {round}; logs in {}", args.seed, kept.display());
         }
         ledger.add(line)?;
         down(&LabName::default(), &progress()).await?;
