@@ -97,7 +97,8 @@ mod tests {
         }
     }
 
-    /// A capture that ends in between leaves its VM here: others wait for it once, and not for long.
+    /// A capture that ends in between leaves its VM here: others wait for it once, and not for
+    /// long.
     #[tokio::test(start_paused = true)]
     async fn one_that_never_gets_ready_is_waited_for_so_long_and_once() {
         let together = Together::default();
