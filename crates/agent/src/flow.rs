@@ -28,16 +28,16 @@ impl FlowMeter {
 
     /// Takes the bytes that each NIC has been given so far.
     pub(crate) fn saw(&mut self, now: Instant, given: Vec<u64>) {
-        if let Some((then, before)) = self.last.replace((now, given)) {
-            let (seconds, given) = ((now - then).as_secs_f64(), self.last.as_ref());
-            let given = given.map_or(&[][..], |(_, given)| given);
-            let bytes = before.iter().zip(given).map(|(was, is)| is.saturating_sub(*was));
-            let rate = bytes.max().unwrap_or(0) as f64 / seconds.max(SPAN_MIN.as_secs_f64());
-            self.rates.push_back(rate as u64);
+        if let Some((then, before)) = &self.last {
+            let bytes = given.iter().zip(before).map(|(is, was)| is.saturating_sub(*was));
+            let seconds = (now - *then).max(SPAN_MIN).as_secs_f64();
+            self.rates
+                .push_back((bytes.max().unwrap_or(0) as f64 / seconds) as u64);
             if self.rates.len() > SPANS {
                 self.rates.pop_front();
             }
         }
+        self.last = Some((now, given));
     }
 
     /// Bytes a second of the busiest NIC in the fastest of the latest spans.
@@ -66,7 +66,7 @@ mod tests {
     fn the_busiest_nic_in_the_fastest_of_the_latest_spans_counts() {
         let mut meter = FlowMeter::default();
         let begun = Instant::now();
-        let mut saw = |meter: &mut FlowMeter, ms: u64, given: [u64; 2]| {
+        let saw = |meter: &mut FlowMeter, ms: u64, given: [u64; 2]| {
             meter.saw(begun + Duration::from_millis(ms), given.to_vec());
             meter.bytes_per_s()
         };
