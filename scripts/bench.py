@@ -29,7 +29,7 @@ EXAMPLES = ROOT / "target/release/examples"
 # Seeds and seconds of each of the planner's cases (docs/design/planner-figures.md).
 PLANNER_CASES = {"triplets-249": (5, 30), "400-all-different": (5, 30), "trace-1176": (1, 30), "perfect-40x4": (5, 30)}
 
-# Orders of blocks of pages that are reported as free; Linux has none of 2^11 pages.
+# The least order of the blocks of pages that are reported as free; the largest order is 10 (/proc/buddyinfo).
 PAGE_REPORTING = pathlib.Path("/sys/module/page_reporting/parameters/page_reporting_order")
 PAGE_ORDER_NEVER = 11
 
@@ -158,7 +158,10 @@ def memory_kept():
         return
     before = PAGE_REPORTING.read_text().strip()
     try:
-        PAGE_REPORTING.write_text(str(PAGE_ORDER_NEVER))
+        try:
+            PAGE_REPORTING.write_text(str(PAGE_ORDER_NEVER))
+        except OSError as error:
+            print(f"note: free memory goes back to the hypervisor meanwhile: {PAGE_REPORTING}: {error}", file=sys.stderr)
         # What is away already comes back when it is written to.
         pages = int(available_bytes() * 0.75) // mmap.PAGESIZE
         with mmap.mmap(-1, pages * mmap.PAGESIZE) as memory:

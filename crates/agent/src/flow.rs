@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 const SPAN_MIN: Duration = Duration::from_millis(100);
 /// Spans of which the fastest counts: flows come in bursts, and a second is longer than a blackout.
 const SPANS: usize = 10;
-/// A line of proc(5)'s net/dev: what the kernel sent, which for a tap is what its guest was given.
-const SENT_BYTES_FIELD: usize = 8;
 
 /// Rates of one VM.
 #[derive(Debug, Default)]
@@ -46,18 +44,6 @@ impl FlowMeter {
     }
 }
 
-/// Bytes that the guests behind these taps have been given, by the text of proc(5)'s net/dev; none
-/// of a tap that is not there.
-pub(crate) fn given<'a>(net_dev: &str, taps: impl Iterator<Item = &'a str>) -> Vec<u64> {
-    let of = |tap: &str| {
-        let line = net_dev
-            .lines()
-            .find_map(|line| line.trim_start().strip_prefix(tap)?.strip_prefix(':'))?;
-        line.split_whitespace().nth(SENT_BYTES_FIELD)?.parse().ok()
-    };
-    taps.map(|tap| of(tap).unwrap_or(0)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,15 +76,5 @@ mod tests {
         meter.saw(begun, vec![0]);
         assert!(!meter.is_due(begun + Duration::from_millis(5)));
         assert!(meter.is_due(begun + SPAN_MIN));
-    }
-
-    #[test]
-    fn what_the_kernel_sent_to_a_tap_is_what_its_guest_was_given() {
-        let text = "Inter-|   Receive                                                |  Transmit\n \
-            face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
-            lo:   10       1    0    0    0     0          0         0       10       1    0    0    0     0       0          0\n  \
-            th12: 1111      2    0    0    0     0          0         0     7777       3    0    0    0     0       0          0\n \
-            th1:999999      2    0    0    0     0          0         0     8888       3    0    0    0     0       0          0\n";
-        assert_eq!(given(text, ["th1", "th12", "th2"].into_iter()), [8888, 7777, 0]);
     }
 }

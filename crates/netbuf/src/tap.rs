@@ -161,6 +161,13 @@ impl Tap {
         &self.name
     }
 
+    /// Bytes that the guest has been given since the tap was made.
+    pub fn given_bytes(&self) -> Result<u64, Error> {
+        Netlink::open()
+            .and_then(|mut netlink| netlink.sent_bytes(self.index))
+            .context(&self.name, "count what the guest is given")
+    }
+
     /// The descriptor that QEMU inherits.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -42,6 +42,7 @@ fn a_guest_is_asked_whether_it_takes_frames() {
                 "asked {asked} times"
             );
         }
+        let given_before = tap.given_bytes().unwrap();
         send(0..100);
         assert_eq!(source.probe().unwrap(), Responsiveness::Deaf);
         guest.slow_down(5_000);
@@ -53,6 +54,7 @@ fn a_guest_is_asked_whether_it_takes_frames() {
         );
         guest.slow_down(0);
         eventually("the guest has all", || guest.got().len() == 100);
+        assert!(tap.given_bytes().unwrap() >= given_before + 100 * 60);
         source.shut_for_abort().unwrap();
         let account = source.put_back().unwrap();
         assert_eq!((account.captured, account.dropped, account.untaken), (0, 0, 0));

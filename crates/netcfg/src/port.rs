@@ -183,6 +183,11 @@ impl Netlink {
         Ok(links)
     }
 
+    /// Bytes that the link has sent since it was made. What a tap sends is what its guest is given.
+    pub fn sent_bytes(&mut self, index: u32) -> io::Result<u64> {
+        Ok(self.link_counts(index)?.bytes)
+    }
+
     /// What passed the link since it was made, and whether it is up.
     pub(crate) fn link_counts(&mut self, index: u32) -> io::Result<LinkCounts> {
         let mut counts = LinkCounts::default();
@@ -194,6 +199,7 @@ impl Netlink {
             for attribute in &link.attributes {
                 if let LinkAttribute::Stats64(stats) = attribute {
                     counts.passed = stats.tx_packets;
+                    counts.bytes = stats.tx_bytes;
                     counts.dropped = stats.tx_dropped;
                 }
             }
@@ -237,6 +243,7 @@ fn speed_of(name: &str, index: u32) -> Option<BitRate> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct LinkCounts {
     pub(crate) passed: u64,
+    pub(crate) bytes: u64,
     pub(crate) dropped: u64,
     pub(crate) up: bool,
 }

@@ -59,8 +59,9 @@ impl Taps {
         self.0.iter().enumerate()
     }
 
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(Tap::name)
+    /// Bytes that each NIC's guest has been given.
+    pub(crate) fn given_bytes(&self) -> Result<Vec<u64>, Error> {
+        self.0.iter().map(Tap::given_bytes).collect()
     }
 
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {

@@ -90,10 +90,12 @@ pub(super) fn keep_for_a_while(slot: &Slot<TargetBuffers>) {
     let kept = Arc::downgrade(slot);
     tokio::spawn(async move {
         tokio::time::sleep(CLOSED_BUFFER_KEPT).await;
-        let closed = kept.upgrade().and_then(|slot| locked(&slot).take());
+        let Some(closed) = kept.upgrade().and_then(|slot| locked(&slot).take()) else {
+            return;
+        };
         // Ending them waits for the kernel: 50 ms, in which others' acts are not to stand still.
         spawn_blocking(|| {
-            if let Some(Err(error)) = closed.map(TargetBuffers::discard) {
+            if let Err(error) = closed.discard() {
                 tracing::warn!("its target's buffers: {}", chain(&error));
             }
         });

@@ -13,7 +13,6 @@ use transhume_qemu::{MigrationProgress, MigrationStatus, QemuError, Running};
 
 use crate::clock::wall;
 use crate::context::{Context, locked};
-use crate::flow::given;
 use crate::limits::{CATCH_UP, STOP_AND_COPY_MAX};
 use crate::page_stream::{self, PageStream, SOURCE_SOCKET};
 use crate::text::{failed, qemu_failed};
@@ -21,9 +20,6 @@ use crate::throttle::Throttle;
 use crate::vm::holdings::{Copying, Holdings, Qemu};
 use crate::vm::task::Outcome;
 use crate::vm::watch::run_state;
-
-/// Counters of the network's devices, proc(5).
-const NET_DEV: &str = "/proc/thread-self/net/dev";
 
 /// Passes over memory that a stream which catches up makes: one for what was put off, one for what
 /// was written meanwhile.
@@ -71,8 +67,9 @@ pub(super) async fn open(
     let arrived_by = std::mem::take(&mut holdings.target);
     // A closing that still has them ends them itself. Ending them waits until no processor sees
     // their packet sockets any more, 50 ms in all.
-    let arrived_by = arrived_by.try_lock().ok().and_then(|mut buffers| buffers.take());
-    holdings.former = arrived_by.map(|buffers| spawn_blocking(|| drop(buffers)));
+    if let Some(buffers) = arrived_by.try_lock().ok().and_then(|mut buffers| buffers.take()) {
+        holdings.former = Some(spawn_blocking(|| drop(buffers)));
+    }
     holdings.plugs.clear();
     Ok(Product::Done)
 }
@@ -131,9 +128,9 @@ fn incoming(holdings: &Holdings) -> u64 {
     let (mut meter, now) = (locked(&holdings.copying.flow), Instant::now());
     if meter.is_due(now)
         && let Ok(taps) = holdings.taps()
-        && let Ok(net_dev) = std::fs::read_to_string(NET_DEV)
+        && let Ok(given) = taps.given_bytes()
     {
-        meter.saw(now, given(&net_dev, taps.names()));
+        meter.saw(now, given);
     }
     meter.bytes_per_s()
 }
