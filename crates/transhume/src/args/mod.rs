@@ -21,7 +21,7 @@ pub use operators::*;
 ///
 /// Exit codes: 0 done; 1 something failed; 2 wrong usage; 3 refused, nothing changed; 4 rolled
 /// back; 5 coordinator unreachable; 6 a VM is lost, or frames that went with a lost host; 130
-/// Ctrl-C, a move under way goes on.
+/// Ctrl-C, a move under way goes on; 141 nobody reads the output any more.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
