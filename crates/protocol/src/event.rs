@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::message::{BandsChange, Fault, PageProgress, Refusal};
 use crate::migration::{Converge, RunOn, StuckRates};
-use crate::report::Ending;
+use crate::report::{Ending, Lost};
 use crate::step::{Phase, Side, Step};
 
 /// An event with its place in the migration's history.
@@ -132,8 +132,11 @@ pub enum Happening {
     DecisionWanted {
         /// The VM.
         vm: VmName,
-        /// The host that is lost.
+        /// The host that is lost, or has lost the VM.
         host: HostName,
+        /// Which of the two.
+        #[serde(default)]
+        lost: Lost,
         /// What can be decided, and how.
         hint: String,
     },

@@ -252,9 +252,12 @@ pub enum WaitReason {
         /// Why it failed.
         reason: String,
     },
-    /// The host is lost for good, as far as can be seen: somebody must decide what becomes of the
-    /// VM, unless the host comes back.
+    /// The host is lost for good, as far as can be seen, or has lost the VM: somebody must decide
+    /// what becomes of the VM, unless the host comes back.
     Decision {
+        /// What is lost.
+        #[serde(default)]
+        lost: Lost,
         /// How long it has been lost, in milliseconds.
         lost_ms: u64,
         /// What can be decided, and how.
@@ -265,6 +268,17 @@ pub enum WaitReason {
         /// How long it has been lost, in milliseconds.
         lost_ms: u64,
     },
+}
+
+/// What is lost where a decision is wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lost {
+    /// The host: it may come back.
+    #[default]
+    Host,
+    /// The VM, on a host that answers and says so.
+    Vm,
 }
 
 /// The whole report. `transhume report --json` prints exactly this.

@@ -12,7 +12,7 @@ use transhume_protocol::message::{
 use transhume_protocol::migration::{
     Cannot, Cleaning, Illegal, Input, JournalEntry, Limits, MoveRequest, Ran, RunOn,
 };
-use transhume_protocol::report::{Ending, WaitReason};
+use transhume_protocol::report::{Ending, Lost, WaitReason};
 
 /// The named limit, and a little.
 fn limit() -> u64 {
@@ -41,11 +41,17 @@ fn cleanings(hand: &Hand) -> Vec<(String, Cleaning)> {
 }
 
 fn decisions(hand: &Hand) -> usize {
-    let waits = hand.report().waiting;
-    let open = waits
-        .iter()
-        .filter(|wait| matches!(wait.why, WaitReason::Decision { .. }));
-    open.count()
+    lost_parts(hand).len()
+}
+
+/// What the move's open decisions are for.
+fn lost_parts(hand: &Hand) -> Vec<Lost> {
+    let waits = hand.report().waiting.into_iter();
+    let parts = waits.filter_map(|wait| match wait.why {
+        WaitReason::Decision { lost, .. } => Some(lost),
+        _ => None,
+    });
+    parts.collect()
 }
 
 fn resolve_with(hand: &mut Hand, run_on: RunOn, although_it_may_have_run: bool) -> Result<(), Illegal> {
@@ -404,7 +410,7 @@ fn a_vm_that_was_never_told_to_run_goes_back_to_its_source_by_a_decision_alone()
     let mut hand = committed_unsaid();
     hand.answer(&vm(1), "Commit");
     hand.wait(10 * limit());
-    assert_eq!((decisions(&hand), ran(&hand)), (1, Ran::Never));
+    assert_eq!((lost_parts(&hand), ran(&hand)), (vec![Lost::Host], Ran::Never));
     assert!(!hand.was_sent("Reclaim") && !hand.was_sent("Discard"));
     resolve(&mut hand, RunOn::Source);
     assert_eq!(cleanings(&hand), [("t1".to_owned(), Cleaning::Destroy)]);
@@ -484,7 +490,7 @@ fn a_target_that_lost_it_before_it_ran_leaves_the_choice() {
         let mut hand = up_to("Activate");
         hand.answer(&vm(1), "Commit");
         hand.answer_with(&vm(1), "Activate", lost()).unwrap();
-        assert_eq!((decisions(&hand), ran(&hand)), (1, expected));
+        assert_eq!((lost_parts(&hand), ran(&hand)), (vec![Lost::Vm], expected));
         assert!(!hand.was_sent("Discard"), "its source has the only copy");
         let check = hand
             .machine

@@ -13,7 +13,7 @@ use transhume_model::{HostName, MigrationId, VmName};
 use transhume_protocol::event::{Event, Happening};
 use transhume_protocol::message::BandsChange;
 use transhume_protocol::migration::{Converge, StuckRates};
-use transhume_protocol::report::MigrationReport;
+use transhume_protocol::report::{Lost, MigrationReport};
 
 use crate::failure::{Failure, Kind};
 use crate::progress::{Bars, FULL};
@@ -127,8 +127,12 @@ fn line(event: &Event) -> Option<String> {
         Happening::GivenUp { vm, host, side } => {
             format!("VM {vm} goes on without its {side}, host {host}")
         }
-        Happening::DecisionWanted { vm, host, hint } => {
-            format!("VM {vm} waits for a decision, for host {host} is lost: {hint}")
+        Happening::DecisionWanted { vm, host, lost, hint } => {
+            let what = match lost {
+                Lost::Host => "is lost",
+                Lost::Vm => "lost it before it was seen to run",
+            };
+            format!("VM {vm} waits for a decision, for host {host} {what}: {hint}")
         }
         Happening::Resolved { vm, run_on } => {
             format!("an operator decided: VM {vm} {}", run_on.sentence())

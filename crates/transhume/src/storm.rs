@@ -8,6 +8,7 @@
 
 mod lost;
 mod moving;
+mod resolve;
 mod round;
 mod scene;
 
@@ -217,8 +218,9 @@ fn sentence(line: &RoundLine) -> String {
         }
         RoundVerdict::Violated => "VIOLATED".to_owned(),
     };
+    let decided: Vec<_> = line.decided.iter().map(|what| format!("; {what}")).collect();
     format!(
-        "round {}: k {}, {}; {}; {}; {verdict}; {:.1} s",
+        "round {}: k {}, {}{}; {}; {}; {verdict}; {:.1} s",
         line.round,
         line.k,
         if struck.is_empty() {
@@ -226,6 +228,7 @@ fn sentence(line: &RoundLine) -> String {
         } else {
             struck.join(", ")
         },
+        decided.concat(),
         line.outcome,
         line.guests,
         Duration::from_millis(line.duration_ms).as_secs_f64(),

@@ -3,7 +3,7 @@
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::{BandsChange, Fault, FaultKind, PageProgress, Refusal, RefusalKind};
 use transhume_protocol::migration::{Converge, RunOn, StuckRates};
-use transhume_protocol::report::Ending;
+use transhume_protocol::report::{Ending, Lost};
 use transhume_protocol::step::{Phase, Side, Step};
 
 use crate::samples::{host, vm};
@@ -78,6 +78,7 @@ pub fn all() -> impl Iterator<Item = Happening> {
         Happening::DecisionWanted {
             vm: vm.clone(),
             host: host.clone(),
+            lost: Lost::Host,
             hint: "fence it".into(),
         },
         Happening::Resolved {

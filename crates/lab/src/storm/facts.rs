@@ -130,6 +130,8 @@ pub struct VmPlace {
     pub target: HostName,
     /// Its blackout by the report.
     pub blackout_ms: Option<f64>,
+    /// It went back to its source after commit, by a decision.
+    pub reclaimed: bool,
 }
 
 /// The move by its report.

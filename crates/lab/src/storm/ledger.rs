@@ -109,6 +109,9 @@ pub struct RoundLine {
     pub struck: Vec<StruckLine>,
     /// Faults whose moment did not come, or whose victim was gone.
     pub missed: Vec<Fault>,
+    /// What was decided about VMs that the move waited for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decided: Vec<String>,
     /// How the move ended, in the report's word.
     pub outcome: String,
     /// VMs that changed their host.
@@ -275,6 +278,7 @@ pub(super) fn sample(seed: u64, round: u64) -> RoundLine {
             committed: false,
         }],
         missed: Vec::new(),
+        decided: Vec::new(),
         outcome: "rolled-back".to_owned(),
         switchovers: 0,
         verdict: RoundVerdict::Kept,

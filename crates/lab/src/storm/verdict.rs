@@ -279,10 +279,11 @@ fn move_found(facts: &Facts, moved: &MoveSight, lost: &BTreeSet<VmName>, found: 
     }
 }
 
-/// Every batch is whole on one side (G2).
+/// Every batch is whole on one side (G2), but for VMs that somebody took back to their source.
 fn split_found(facts: &Facts, moved: &MoveSight, lost: &BTreeSet<VmName>, found: &mut Vec<Violation>) {
     let mut batches: BTreeMap<usize, Vec<(&VmPlace, &HostName)>> = BTreeMap::new();
-    for place in moved.vms.iter().filter(|place| !lost.contains(&place.vm)) {
+    let of_batch = |place: &&VmPlace| !lost.contains(&place.vm) && !place.reclaimed;
+    for place in moved.vms.iter().filter(of_batch) {
         if let Some(qemu) = facts.seen.qemus.iter().find(|qemu| qemu.vm == place.vm) {
             batches.entry(place.batch).or_default().push((place, &qemu.host));
         }

@@ -18,6 +18,7 @@ fn place(index: usize) -> VmPlace {
         source: host(1),
         target: host(3),
         blackout_ms: Some(40.0),
+        reclaimed: false,
     }
 }
 
@@ -274,6 +275,26 @@ fn a_batch_on_both_sides_is_found() {
         },
         "batch 1 is on both sides: vm1 on h3, vm2 on h1",
     );
+}
+
+/// Its target had lost it before it ran, and the storm took it back, as an operator may.
+#[test]
+fn a_vm_that_was_taken_back_does_not_split_its_batch() {
+    let mut facts = sound();
+    facts.seen.qemus[1].host = host(1);
+    facts.seen.guests[1].host = host(1);
+    facts.seen.taps.push(tap(1, vec![102]));
+    facts.seen.records[1].host = host(1);
+    let cluster = cluster(&mut facts);
+    cluster.vms[1].host = host(1);
+    cluster.hosts[0].vms.push(vm(2));
+    cluster.hosts[1].vms.retain(|listed| *listed != vm(2));
+    assert!(
+        matches!(judge(&facts), Verdict::Violated(_)),
+        "nobody took it back"
+    );
+    moved(&mut facts).vms[1].reclaimed = true;
+    assert_eq!(judge(&facts), Verdict::Kept);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::fmt;
 use transhume_model::{HostName, MigrationId, VmName};
 
 use super::RunOn;
+use crate::report::Lost;
 use crate::step::Side;
 
 /// What an operator may decide about a VM.
@@ -85,6 +86,14 @@ impl Resolvable {
         match self {
             Resolvable::OnlyCopyOnTarget => Side::Source,
             Resolvable::TargetLost | Resolvable::LostOnTarget => Side::Target,
+        }
+    }
+
+    /// The host of that side, or what it had.
+    pub(super) fn lost(self) -> Lost {
+        match self {
+            Resolvable::OnlyCopyOnTarget | Resolvable::TargetLost => Lost::Host,
+            Resolvable::LostOnTarget => Lost::Vm,
         }
     }
 

@@ -81,6 +81,7 @@ impl Migration {
                 ready.events.push(Happening::DecisionWanted {
                     vm: vm.name().clone(),
                     host: host.clone(),
+                    lost: open.lost(),
                     hint: open.hint(self.id(), vm.name(), host, vm.ran()),
                 });
             }
@@ -97,6 +98,7 @@ impl Migration {
         ready.events.push(Happening::DecisionWanted {
             vm: vm.name().clone(),
             host: vm.target.clone(),
+            lost: Resolvable::LostOnTarget.lost(),
             hint: self.how_to_reclaim(vm),
         });
     }

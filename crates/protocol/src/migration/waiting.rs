@@ -40,6 +40,7 @@ impl Migration {
             host: vm.target.clone(),
             since_ms: lost_ms,
             why: WaitReason::Decision {
+                lost: open.lost(),
                 lost_ms,
                 hint: open.hint(self.id(), vm.name(), &vm.target, vm.ran()),
             },
@@ -50,14 +51,17 @@ impl Migration {
         let host = vm.host(row.side);
         let open = vm.open.get(row.order);
         let undecided = self.resolvable(vm).ok().filter(|_| self.is_gone(host));
-        if let (Some(open), Some(lost_ms)) = (undecided, self.lost_for(host, now)) {
-            let hint = open.hint(self.id(), vm.name(), host, vm.ran());
+        if let (Some(decision), Some(lost_ms)) = (undecided, self.lost_for(host, now)) {
             return Wait {
                 vm: vm.name().clone(),
                 order: row.order,
                 host: host.clone(),
                 since_ms: lost_ms,
-                why: WaitReason::Decision { lost_ms, hint },
+                why: WaitReason::Decision {
+                    lost: decision.lost(),
+                    lost_ms,
+                    hint: decision.hint(self.id(), vm.name(), host, vm.ran()),
+                },
             };
         }
         let why = match (self.lost_for(host, now), open.map(|open| open.state)) {

@@ -6,6 +6,7 @@ use transhume_model::*;
 use transhume_protocol::event::Happening;
 use transhume_protocol::message::*;
 use transhume_protocol::migration::*;
+use transhume_protocol::report::Lost;
 
 use super::{Hand, answer, host, request, vm};
 
@@ -227,7 +228,18 @@ fn render_event(event: &Happening) -> String {
         Happening::AgentBack { host } => format!("{host} back"),
         Happening::HostGone { host } => format!("{host} is gone"),
         Happening::GivenUp { vm, host, side } => format!("{vm} goes on without its {side}, {host}"),
-        Happening::DecisionWanted { vm, host, hint } => format!("{vm}, {host} being lost: {hint}"),
+        Happening::DecisionWanted {
+            vm,
+            host,
+            lost: Lost::Host,
+            hint,
+        } => format!("{vm}, {host} being lost: {hint}"),
+        Happening::DecisionWanted {
+            vm,
+            host,
+            lost: Lost::Vm,
+            hint,
+        } => format!("{vm}, lost on {host}: {hint}"),
         Happening::Resolved { vm, run_on } => format!("{vm} resolved: {}", run_on.name()),
         Happening::Bands { host, change } => format!("{host}: bands {change:?}"),
         Happening::RollingBack { batch, reason } => format!("batch {batch} rolls back: {reason}"),

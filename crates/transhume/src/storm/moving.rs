@@ -1,13 +1,17 @@
-//! Follows one move and lets the round's faults fall at their moments.
+//! Follows one move, lets the round's faults fall at their moments, and decides what it waits for.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use transhume_lab::storm::{Fault, Pair, PlannedStrike, RoundPlan, Struck, Trigger, VmPlace, strike};
-use transhume_model::MigrationId;
+use transhume_api::ClientError;
+use transhume_lab::storm::{
+    Boldness, Fault, Pair, PlannedStrike, RoundPlan, Struck, Trigger, VmPlace, strike,
+};
+use transhume_model::{MigrationId, VmName};
 use transhume_protocol::event::{Event, Happening};
 
+use super::resolve::resolve;
 use super::scene::Scene;
 use crate::failure::Failure;
 
@@ -23,6 +27,8 @@ pub struct Course {
     pub events: Vec<Event>,
     pub struck: Vec<Struck>,
     pub missed: Vec<Fault>,
+    /// Decisions that the move waited for, with what was decided.
+    pub decided: Vec<String>,
     pub ended: bool,
 }
 
@@ -143,6 +149,9 @@ async fn listen(
                 strike(&lab, &planned, &pair)
             });
         }
+        if let Happening::DecisionWanted { vm, .. } = &event.what {
+            decide(scene, migration, vm, course).await?;
+        }
         course.ended |= matches!(event.what, Happening::Ended { .. });
         course.events.push(event);
         if course.ended {
@@ -150,4 +159,22 @@ async fn listen(
         }
     }
     Err(Failure::other("the events end before the move"))
+}
+
+/// A VM that may have run on its target is given up: the storm's guests count what they received,
+/// and a copy that was put back would count it again.
+async fn decide(
+    scene: &Scene,
+    migration: MigrationId,
+    vm: &VmName,
+    course: &mut Course,
+) -> Result<(), Failure> {
+    match resolve(scene, migration, vm, Boldness::GivesUp).await {
+        Ok(what) => course.decided.push(format!("{vm} {what}")),
+        // It is decided, and the coordinator was struck before it said so.
+        Err(ClientError::Problem(_)) => {}
+        // The event comes again.
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }

@@ -186,6 +186,7 @@ fn places(report: &MigrationReport) -> Vec<VmPlace> {
         source: vm.source.clone(),
         target: vm.target.clone(),
         blackout_ms: vm.blackout_ms,
+        reclaimed: vm.reclaimed.is_some(),
     };
     report.vms.iter().map(place).collect()
 }
@@ -325,6 +326,7 @@ fn line(
         vms,
         struck: struck_lines(course, moved),
         missed: course.missed.iter().copied().chain(missed).collect(),
+        decided: course.decided.clone(),
         outcome: match &facts.moved {
             Err(_) => "refused".to_owned(),
             Ok(moved) => moved.outcome.clone(),

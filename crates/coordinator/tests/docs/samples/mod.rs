@@ -17,7 +17,7 @@ use transhume_protocol::message::{
 };
 use transhume_protocol::migration::{Converge, RunOn};
 use transhume_protocol::report::{
-    BlackoutParts, Ending, Frames, MigrationReport, PhaseTime, Reclaimed, SourceLoss, Trouble, VmLoss,
+    BlackoutParts, Ending, Frames, Lost, MigrationReport, PhaseTime, Reclaimed, SourceLoss, Trouble, VmLoss,
     VmReport, Wait, WaitReason,
 };
 use transhume_protocol::step::{Phase, Step};

@@ -226,6 +226,11 @@ fn waits(outcome: Ending) -> Vec<Wait> {
             reason: "it broke".into(),
         },
         WaitReason::NotConnected { lost_ms: 40 },
+        WaitReason::Decision {
+            lost: Lost::Vm,
+            lost_ms: 50,
+            hint: "resolve it".into(),
+        },
     ];
     let wait = |why| Wait {
         vm: vm("vm1"),

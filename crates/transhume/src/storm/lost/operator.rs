@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use transhume_api::{HostFence, MoveResolution};
-use transhume_lab::storm::{Boldness, PowerPlan};
-use transhume_model::{HostName, MigrationId, VmName};
-use transhume_protocol::migration::RunOn;
+use transhume_api::HostFence;
+use transhume_lab::storm::PowerPlan;
+use transhume_model::{HostName, MigrationId};
 use transhume_protocol::report::{Ending, MigrationReport, Wait, WaitReason};
 
 use super::{CALM_MAX, LostLine, POLL};
 use crate::failure::Failure;
+use crate::storm::resolve::resolve;
 use crate::storm::scene::Scene;
 
 /// Silence that a link bears, the named limit after which a host is given up, and 30 s.
@@ -72,40 +72,5 @@ pub async fn fence(scene: &Scene, host: &HostName) -> Result<(), Failure> {
             Err(_) if begun.elapsed() < ASKED_MAX => tokio::time::sleep(POLL).await,
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-/// The copy that runs loses the least; what was possible is returned.
-async fn resolve(
-    scene: &Scene,
-    migration: MigrationId,
-    vm: &VmName,
-    boldness: Boldness,
-) -> Result<&'static str, Failure> {
-    let ways = [
-        (RunOn::Target, false, "to its target"),
-        (RunOn::Source, false, "back to its source"),
-        (RunOn::Source, true, "back to its source although it may have run"),
-        (RunOn::Nowhere, false, "given up"),
-    ];
-    let mut last = None;
-    for (run_on, although_it_may_have_run, words) in ways {
-        if although_it_may_have_run && boldness == Boldness::GivesUp {
-            continue;
-        }
-        let resolution = MoveResolution {
-            vm: Some(vm.to_string()),
-            run_on,
-            although_it_may_have_run,
-            dry_run: false,
-        };
-        match scene.client.resolve(migration, &resolution).await {
-            Ok(_) => return Ok(words),
-            Err(error) => last = Some(error),
-        }
-    }
-    match last {
-        Some(error) => Err(error.into()),
-        None => Err(Failure::other("there was nothing to decide")),
     }
 }
