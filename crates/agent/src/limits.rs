@@ -42,9 +42,14 @@ pub(crate) const LINK_TRIALS_MAX: usize = 4;
 /// Bytes read from a page stream at once.
 pub(crate) const PAGE_CHUNK_BYTES: usize = 256 << 10;
 
+/// How long the link is busy with what a stream has read ahead of it in its first pass; and its
+/// bytes.
+pub(crate) const PAGE_AHEAD: Duration = Duration::from_millis(32);
+pub(crate) const PAGE_AHEAD_BYTES_MAX: usize = 4 << 20;
+
 /// Bytes for the other agent that may wait. A target past it takes nothing more, neither from the
-/// source nor from QEMU; to a source an honest target's questions never come so far, past its
-/// window and one chunk, and others end the stream.
+/// source nor from QEMU; to a source an honest target's questions never come so far, past what it
+/// reads ahead, its window and one chunk, and others end the stream.
 pub(crate) const PAGE_OUTGOING_BYTES_MAX: usize = 16 << 20;
 
 /// TLS records without bytes that may follow one another.
@@ -53,8 +58,9 @@ pub(crate) const TLS_EMPTY_RECORDS_MAX: u32 = 32;
 /// Bytes read at once from what a target's QEMU says to the source's.
 pub(crate) const RETURN_PATH_BYTES: usize = 4096;
 
-/// Bytes of one stream that are sent or retained and not acknowledged; 1 Gbit/s over 32 ms.
-pub(crate) const PAGE_WINDOW_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of one stream that are read ahead, sent or retained and not acknowledged: behind
+/// [`PAGE_AHEAD`], 1 Gbit/s over 32 ms.
+pub(crate) const PAGE_WINDOW_BYTES_MAX: u64 = 8 << 20;
 
 /// How long a page stream waits for pages that other streams of its source carry, before it asks
 /// for them. The windows of eight streams take 1.3 s at 200 Mbit/s; a stream that breaks takes its

@@ -64,11 +64,6 @@ impl Debt {
         }
     }
 
-    /// So many bytes more go with those that may.
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as f64;
-    }
-
     /// Pays off at the rate that held until now, then goes on at another.
     fn settle(&mut self, rate: Option<BitRate>) {
         let now = Instant::now();
@@ -129,6 +124,11 @@ impl Pace {
     /// memory is copied behind its stop.
     pub(crate) fn hurries(&self) -> bool {
         self.set.borrow().hurries
+    }
+
+    /// Whether little is left for its guest's stop, or was.
+    pub(crate) fn was_held(&self) -> bool {
+        self.set.borrow().held
     }
 
     /// Waits until so many bytes may go; `debt` is kept between calls.

@@ -2,7 +2,8 @@
 //! 5 and 25).
 //!
 //! A pipeline is as slow as its slowest part, so the cost of a class is max(CPU time, wire time),
-//! and among equals the one with less CPU. CPU times are a table of relative costs times one
+//! and among equals the one with less CPU. While the link is crowded, with enough to do for longer
+//! than the next pages take to look at, it is the wire time alone. CPU times are a table of relative costs times one
 //! factor, which follows the measured time of the encoder's calls. Sizes are a table too, by class
 //! and by the page's profile (how many different bytes it has, whether its words look like recent
 //! words), times one factor per profile, which every codec that is used corrects: so an estimate of
@@ -120,6 +121,8 @@ pub struct Chooser {
     classes: Classes,
     /// Bytes per second; None: not limited.
     link_bytes_per_second: Option<u64>,
+    /// The link has enough to do for a while.
+    crowded: bool,
     /// Measured over table time.
     factor: u64,
     /// Bytes seen over typical bytes, per profile.
@@ -132,6 +135,7 @@ impl Chooser {
         Chooser {
             classes,
             link_bytes_per_second: None,
+            crowded: false,
             factor: ONE,
             sizes: [ONE; PROFILES],
         }
@@ -140,6 +144,11 @@ impl Chooser {
     /// The link's rate, as measured or as set by the governor; None: not limited.
     pub fn link_rate(&mut self, bytes_per_second: Option<u64>) {
         self.link_bytes_per_second = bytes_per_second;
+    }
+
+    /// Whether the link has enough to do for a while: then a page's processor time costs nothing.
+    pub fn crowded(&mut self, crowded: bool) {
+        self.crowded = crowded;
     }
 
     /// The allowed classes.
@@ -197,7 +206,8 @@ impl Chooser {
                 PageClass::Raw => RAW_BYTES_WEIGHED,
                 codec => self.expected_bytes(codec, profile),
             };
-            (cpu.max(self.wire_nanos(bytes)), cpu)
+            let wire = self.wire_nanos(bytes);
+            (if self.crowded { wire } else { cpu.max(wire) }, cpu)
         };
         WEIGHED
             .into_iter()
@@ -304,6 +314,17 @@ mod tests {
         chooser.link_rate(Some(25_000_000));
         assert_eq!(chooser.choose(TEXT), PageClass::Zstd);
         assert!(chooser.dedup_pays() && chooser.delta_pays() && !chooser.raw_always_pays());
+    }
+
+    #[test]
+    fn a_crowded_link_gets_the_smallest_pages_whatever_they_cost() {
+        let mut chooser = Chooser::new(Classes::default());
+        chooser.link_rate(Some(900_000_000));
+        assert_eq!(chooser.choose(TEXT), PageClass::Lz4);
+        chooser.crowded(true);
+        assert_eq!(chooser.choose(TEXT), PageClass::Zstd);
+        chooser.crowded(false);
+        assert_eq!(chooser.choose(TEXT), PageClass::Lz4);
     }
 
     #[test]

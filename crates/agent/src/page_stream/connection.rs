@@ -78,7 +78,7 @@ impl Connection {
         self.outgoing.push(bytes)?;
         while !self.outgoing.is_empty() {
             self.stream.writable().await?;
-            self.outgoing.write(&self.stream)?;
+            self.outgoing.write(&self.stream, usize::MAX)?;
         }
         Ok(())
     }
@@ -200,7 +200,7 @@ mod tests {
                 one.outgoing.close().unwrap();
                 while !one.outgoing.is_empty() {
                     one.stream.writable().await.unwrap();
-                    one.outgoing.write(&one.stream).unwrap();
+                    one.outgoing.write(&one.stream, usize::MAX).unwrap();
                 }
             }
             drop(one);

@@ -84,9 +84,9 @@ impl Outgoing {
         self.len() >= PAGE_OUTGOING_BYTES_MAX
     }
 
-    /// So many bytes behind what waits, which may be moved for it.
+    /// So many bytes behind what waits, which may be moved for it where little of it is left.
     fn append(&mut self, bytes: usize) -> &mut [u8] {
-        if self.written > 0 && self.end + bytes > self.buffer.len() {
+        if self.written > 0 && self.end + bytes > self.buffer.len() && self.written >= self.len() / 2 {
             self.buffer.copy_within(self.written..self.end, 0);
             (self.written, self.end) = (0, self.end - self.written);
         }
@@ -179,16 +179,18 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Writes what the kernel takes.
-    pub fn write(&mut self, stream: &TcpStream) -> io::Result<()> {
-        while self.written < self.end {
+    /// Writes what the kernel takes, so many bytes at most; returns how many it took.
+    pub fn write(&mut self, stream: &TcpStream, most: usize) -> io::Result<usize> {
+        let before = self.written;
+        let until = self.end.min(before.saturating_add(most));
+        while self.written < until {
             if let Sealing::Kernel(sealer) = &mut self.sealing
                 && sealer.is_worn()
                 && told(stream, || sealer.renew(stream.as_fd()))?.is_none()
             {
-                return Ok(());
+                return Ok(self.written - before);
             }
-            match ready(stream.try_write(&self.buffer[self.written..self.end]))? {
+            match ready(stream.try_write(&self.buffer[self.written..until]))? {
                 Some(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Some(written) => {
                     self.written += written;
@@ -196,15 +198,19 @@ impl Outgoing {
                         sealer.wrote(written);
                     }
                 }
-                None => return Ok(()),
+                None => return Ok(self.written - before),
             }
+        }
+        let written = self.written - before;
+        if self.written < self.end {
+            return Ok(written);
         }
         if let Sealing::Kernel(sealer) = &self.sealing
             && self.closing
         {
             match told(stream, || sealer.close(stream.as_fd()))? {
                 Some(()) => self.closing = false,
-                None => return Ok(()),
+                None => return Ok(written),
             }
         }
         (self.written, self.end) = (0, 0);
@@ -212,7 +218,7 @@ impl Outgoing {
         if self.buffer.len() > PAGE_OUTGOING_KEPT_BYTES_MAX {
             self.buffer = Vec::new();
         }
-        Ok(())
+        Ok(written)
     }
 }
 
@@ -298,6 +304,39 @@ mod tests {
         assert!(!outgoing.is_full());
         outgoing.push(&vec![3; PAGE_OUTGOING_BYTES_MAX]).unwrap();
         assert!(outgoing.is_full());
+    }
+
+    /// Moving much for little would take longer than sending it.
+    #[test]
+    fn much_that_waits_is_not_moved_for_little_that_comes() {
+        let mut outgoing = Outgoing::new(None);
+        outgoing.push(&vec![1; 100_000]).unwrap();
+        outgoing.written = 10_000;
+        outgoing.push(&[2; 10_000]).unwrap();
+        assert_eq!((outgoing.written, outgoing.len()), (10_000, 100_000));
+        outgoing.written = 60_000;
+        outgoing.push(&[3; 10_000]).unwrap();
+        assert_eq!((outgoing.written, outgoing.len()), (0, 60_000));
+        assert_eq!(
+            outgoing.buffer[..60_000],
+            [&[1; 40_000][..], &[2; 10_000], &[3; 10_000]].concat()
+        );
+    }
+
+    /// What may not go yet stays, also where the kernel would take it.
+    #[tokio::test]
+    async fn no_more_is_written_than_may_go() {
+        let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+            .await
+            .unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut outgoing = Outgoing::new(None);
+        outgoing.push(&[7; 5000]).unwrap();
+        stream.writable().await.unwrap();
+        assert_eq!(outgoing.write(&stream, 3000).unwrap(), 3000);
+        assert_eq!(outgoing.len(), 2000);
+        assert_eq!(outgoing.write(&stream, usize::MAX).unwrap(), 2000);
+        assert!(outgoing.is_empty());
     }
 
     /// Every length of bytes lies between heads and tails of its own.

@@ -6,9 +6,11 @@
 //!       ◀── filter ◀── returned ──┘ ◀──── back ────
 //! ```
 //!
-//! One task: what it has read goes out before it reads on, so a slow link stops QEMU. It never
-//! writes with its ears shut: what comes back is taken first, or two full pipes would wait for each
-//! other.
+//! One task. In a stream's first pass it reads on while a little waits for the link: memory that
+//! packs badly keeps the link busy and the processor idle, and memory that packs well the other way
+//! round. Later what it has read goes out before it reads on, for it would lie in front of the last
+//! pages. Either way a slow link stops QEMU. It never writes with its ears shut: what comes back is
+//! taken first, or two full pipes would wait for each other.
 
 use std::io;
 use std::net::IpAddr;
@@ -26,7 +28,7 @@ use transhume_qemu::{HoldPace, ReturnPathFilter};
 use super::connection::Connection;
 use super::share::{LinkRates, SharedKnowledge, locked};
 use super::{SharedSnapshot, StreamSnapshot, invalid, ready};
-use crate::limits::PAGE_CHUNK_BYTES;
+use crate::limits::{PAGE_AHEAD, PAGE_AHEAD_BYTES_MAX, PAGE_CHUNK_BYTES};
 use crate::pace::{Debt, Pace};
 
 /// Stream bytes after which the encoder is told how long they took.
@@ -114,7 +116,7 @@ impl Stage {
         self.tell_rate();
         let (mut hold, mut debt) = (HoldPace::new(), Debt::none());
         let mut qemu = Qemu::Flowing;
-        let (mut may_go, mut closed) = (false, false);
+        let (mut may_go, mut closed) = (None, false);
         loop {
             // Nothing here is charged by tokio itself: others have their turn.
             tokio::task::consume_budget().await;
@@ -128,25 +130,21 @@ impl Stage {
                 }
                 continue;
             }
-            let reads = idle && self.source.encoder.ready();
+            let reads = self.source.encoder.ready() && (idle || self.reads_ahead());
             let stream = &self.connection.stream;
             let pace = &self.source.pace;
+            let turn = self.connection.outgoing.len().min(PAGE_CHUNK_BYTES);
             let event = tokio::select! {
                 biased;
                 ready = stream.readable() => ready.map(|()| Event::Back),
-                () = pace.space(self.connection.outgoing.len(), &mut debt), if !idle && !may_go => Ok(Event::MayGo),
-                ready = stream.writable(), if !idle && may_go => ready.map(|()| Event::Writable),
+                () = pace.space(turn, &mut debt), if !idle && may_go.is_none() => Ok(Event::MayGo),
+                ready = stream.writable(), if !idle && may_go.is_some() => ready.map(|()| Event::Writable),
                 ready = local.readable(), if reads && qemu == Qemu::Flowing => ready.map(|()| Event::Readable),
                 () = pace.pause(pause_end(qemu)), if reads && matches!(qemu, Qemu::Pausing(..)) => Ok(Event::Paused),
             }?;
             match event {
                 Event::Back => {
-                    let before = self.connection.outgoing.len();
-                    let over = self.take_back().await?;
-                    if may_go {
-                        debt.add(self.connection.outgoing.len() - before);
-                    }
-                    if over {
+                    if self.take_back().await? {
                         return if closed {
                             self.local_write.shutdown().await
                         } else {
@@ -154,11 +152,8 @@ impl Stage {
                         };
                     }
                 }
-                Event::MayGo => {
-                    may_go = true;
-                    self.write(&mut may_go, closed)?;
-                }
-                Event::Writable => self.write(&mut may_go, closed)?,
+                Event::MayGo => may_go = self.write(turn, closed)?,
+                Event::Writable => may_go = self.write(may_go.unwrap_or(turn), closed)?,
                 Event::Readable => {
                     let queued = rustix::io::ioctl_fionread(local)?;
                     let next = self.source.pace.next_read(&mut hold, queued as usize);
@@ -178,26 +173,52 @@ impl Stage {
         }
     }
 
-    /// Sends what waits; when all is with the kernel, how it fared says what the link carries.
-    fn write(&mut self, may_go: &mut bool, closed: bool) -> io::Result<()> {
-        self.connection.outgoing.write(&self.connection.stream)?;
-        if !self.connection.outgoing.is_empty() {
-            return Ok(());
+    /// Whether QEMU is read while something waits for the link. Not once its guest may be stopped:
+    /// what waits in front of the last pages lengthens the blackout.
+    fn reads_ahead(&self) -> bool {
+        let waits = self.connection.outgoing.len();
+        self.source.encoder.way() == Way::Coded
+            && !self.source.pace.was_held()
+            && waits < self.ahead_bytes_max()
+    }
+
+    /// What may wait for the link while QEMU is read.
+    fn ahead_bytes_max(&self) -> usize {
+        let link = self.link.estimate();
+        let rate = self.told_pace.map_or(link, |pace| pace.min(link));
+        let bytes = u128::from(rate) * PAGE_AHEAD.as_millis() / 1000;
+        usize::try_from(bytes).map_or(PAGE_AHEAD_BYTES_MAX, |bytes| bytes.min(PAGE_AHEAD_BYTES_MAX))
+    }
+
+    /// Sends so much of what waits; returns how much of it may still go, None where it is gone. How
+    /// it fared says what the link carries.
+    fn write(&mut self, may_go: usize, closed: bool) -> io::Result<Option<usize>> {
+        let written = self.connection.outgoing.write(&self.connection.stream, may_go)?;
+        if written > 0
+            && let Some(push) = self.push.take()
+        {
+            self.look_at_link(push)?;
         }
-        *may_go = false;
+        let left = may_go - written;
+        if !self.connection.outgoing.is_empty() {
+            return Ok((left > 0 || may_go == 0).then_some(left));
+        }
         if closed {
             self.connection.shut()?;
         }
-        if let Some(push) = self.push.take() {
-            self.look_at_link(push)?;
-        }
         self.idle_since = Instant::now();
-        Ok(())
+        Ok(None)
     }
 
     /// Takes QEMU's next bytes on their way.
     fn read(&mut self, local: &UnixStream, most: usize) -> io::Result<Qemu> {
         let begun = Instant::now();
+        let idle = match self.connection.outgoing.is_empty() {
+            true => begun - self.idle_since,
+            false => Duration::ZERO,
+        };
+        let crowded = 2 * self.connection.outgoing.len() >= self.ahead_bytes_max();
+        self.source.encoder.crowded(crowded);
         if self.source.pace.rate() != self.told_pace {
             self.tell_rate();
         }
@@ -225,7 +246,7 @@ impl Stage {
             tracing::info!(vm = %self.source.vm, "the rest of the page stream passes as it is: {reason}");
         }
         self.push = Some(Push {
-            idle: begun - self.idle_since,
+            idle,
             busy: begun.elapsed(),
         });
         Ok(Qemu::Flowing)
@@ -346,5 +367,109 @@ impl Drop for Stage {
         if !self.source.encoder.settled() {
             locked(&self.source.knowledge).forget_promises();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+    use transhume_model::ClusterName;
+    use transhume_pages::stream::Page;
+    use transhume_pages::{ContentKey, EncoderConfig, Knowledge};
+
+    use super::*;
+    use crate::limits::PAGE_SEND_BUFFER_BYTES;
+
+    const PAGES: usize = 4096;
+    const TARGET_BUFFER_BYTES: u32 = 64 << 10;
+    /// What the sockets hold, twice what they were given, and what is read at once.
+    const UNDER_WAY_BYTES_MAX: u64 =
+        2 * (PAGE_SEND_BUFFER_BYTES as u64 + TARGET_BUFFER_BYTES as u64) + PAGE_CHUNK_BYTES as u64;
+
+    /// The beginning of a migration stream: pages that nothing compresses.
+    fn stream() -> Vec<u8> {
+        let bytes = PAGES as u64 * 4096;
+        let mut out =
+            b"QEVM\0\0\0\x03\x07\0\0\0\x0bpc-q35-10.0\x01\0\0\0\x02\x03ram\0\0\0\0\0\0\0\x04".to_vec();
+        out.extend((bytes | 0x04).to_be_bytes());
+        out.extend(b"\x06pc.ram");
+        out.extend(bytes.to_be_bytes());
+        out.extend(0x10u64.to_be_bytes());
+        out.extend(b"\x7e\0\0\0\x02\x02\0\0\0\x02");
+        let mut state = 1u64;
+        for number in 0..PAGES as u64 {
+            let page: Page = std::array::from_fn(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            });
+            let again = if number > 0 { 0x20 } else { 0 };
+            out.extend(((number * 4096) | 0x08 | again).to_be_bytes());
+            out.extend(if number > 0 { &b""[..] } else { b"\x06pc.ram" });
+            out.extend(page);
+        }
+        out
+    }
+
+    /// Both ends of a connection whose sockets hold little.
+    async fn connection() -> (Connection, TcpStream) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(TARGET_BUFFER_BYTES).unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener: TcpListener = socket.listen(1).unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&dialled, PAGE_SEND_BUFFER_BYTES).unwrap();
+        (Connection::clear(dialled), listener.accept().await.unwrap().0)
+    }
+
+    /// While the first pass goes on some pages wait for the link; once the guest may be stopped
+    /// nothing lies in front of the last ones but what the kernel has.
+    #[tokio::test]
+    async fn only_a_first_pass_is_read_ahead_of_its_link() {
+        let key = ContentKey::of(&"herd".parse::<ClusterName>().unwrap(), &[]);
+        // Nothing is acknowledged here.
+        let config = EncoderConfig {
+            window_bytes_max: PAGES as u64 * 8192,
+            ..EncoderConfig::new(key)
+        };
+        let (pace, snapshot) = (Arc::<Pace>::default(), SharedSnapshot::default());
+        let source = Source {
+            vm: "vm-1".parse().unwrap(),
+            encoder: Encoder::new(config).unwrap(),
+            target: Ipv4Addr::LOCALHOST.into(),
+            rates: LinkRates::default(),
+            knowledge: Arc::new(Mutex::new(Knowledge::default())),
+            pace: pace.clone(),
+            snapshot: snapshot.clone(),
+        };
+        let (connection, mut target) = connection().await;
+        let (mut qemu, local) = UnixStream::pair().unwrap();
+        let running = tokio::spawn(run(source, local, connection));
+        let writing = tokio::spawn(async move { qemu.write_all(&stream()).await });
+        let taken = || locked(&snapshot).account.stream_bytes;
+        let mut limit = 10_000;
+        while taken() < UNDER_WAY_BYTES_MAX + (1 << 20) {
+            limit -= 1;
+            assert!(limit > 0, "{} bytes were taken and no more", taken());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        pace.hold();
+        let (mut got, mut caught_up, mut bite) = (0, false, [0; 64 << 10]);
+        while got < PAGES as u64 * 4096 * 3 / 4 {
+            let read = target.read(&mut bite).await.unwrap();
+            assert!(read > 0, "the source has ended: {:?}", running.await);
+            got += read as u64;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            // The wire has some bytes more than QEMU's stream.
+            let under_way = taken().saturating_sub(got);
+            caught_up |= under_way <= UNDER_WAY_BYTES_MAX;
+            assert!(!caught_up || under_way <= UNDER_WAY_BYTES_MAX, "{under_way}");
+        }
+        assert!(caught_up);
+        running.abort();
+        writing.abort();
     }
 }

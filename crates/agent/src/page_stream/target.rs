@@ -81,7 +81,7 @@ impl Stage {
                 biased;
                 ready = self.stream.writable(), if !self.outgoing.is_empty() => {
                     ready?;
-                    self.outgoing.write(&self.stream)?;
+                    self.outgoing.write(&self.stream, usize::MAX)?;
                 }
                 ready = qemu.readable(), if returns && !self.outgoing.is_full() => {
                     ready?;
@@ -108,7 +108,7 @@ impl Stage {
         if !self.rebuild.back.is_empty() {
             self.outgoing.push(&self.rebuild.back)?;
             self.rebuild.back.clear();
-            self.outgoing.write(&self.stream)?;
+            self.outgoing.write(&self.stream, usize::MAX)?;
         }
         Ok(())
     }

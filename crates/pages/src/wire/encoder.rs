@@ -246,6 +246,11 @@ impl Encoder {
         }
     }
 
+    /// Whether so much waits for the link that it stays busy whatever the next pages cost.
+    pub fn crowded(&mut self, crowded: bool) {
+        self.core.chooser.crowded(crowded);
+    }
+
     /// CPU time of the pushes since the last call, so that the chooser knows this machine.
     pub fn took(&mut self, nanos: u64) {
         let pages: [(PageClass, u64); PageClass::ALL.len()] =
