@@ -58,9 +58,9 @@ pub(crate) const TLS_EMPTY_RECORDS_MAX: u32 = 32;
 /// Bytes read at once from what a target's QEMU says to the source's.
 pub(crate) const RETURN_PATH_BYTES: usize = 4096;
 
-/// Bytes of one stream that are read ahead, sent or retained and not acknowledged: behind
-/// [`PAGE_AHEAD`], 1 Gbit/s over 32 ms.
-pub(crate) const PAGE_WINDOW_BYTES_MAX: u64 = 8 << 20;
+/// Bytes of one stream that are sent or retained and not acknowledged, beside what is read ahead;
+/// 1 Gbit/s over 32 ms.
+pub(crate) const PAGE_WINDOW_BYTES_MAX: u64 = 4 << 20;
 
 /// How long a page stream waits for pages that other streams of its source carry, before it asks
 /// for them. The windows of eight streams take 1.3 s at 200 Mbit/s; a stream that breaks takes its

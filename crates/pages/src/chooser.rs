@@ -3,12 +3,12 @@
 //!
 //! A pipeline is as slow as its slowest part, so the cost of a class is max(CPU time, wire time),
 //! and among equals the one with less CPU. While the link is crowded, with enough to do for longer
-//! than the next pages take to look at, it is the wire time alone. CPU times are a table of relative costs times one
-//! factor, which follows the measured time of the encoder's calls. Sizes are a table too, by class
-//! and by the page's profile (how many different bytes it has, whether its words look like recent
-//! words), times one factor per profile, which every codec that is used corrects: so an estimate of
-//! one codec never grows old while another is in use. Pure: rates and times are fed in.
-//! Deliberately absent: measuring them.
+//! than the next pages take to look at, it is the wire time alone. CPU times are a table of
+//! relative costs times one factor, which follows the measured time of the encoder's calls. Sizes
+//! are a table too, by class and by the page's profile (how many different bytes it has, whether
+//! its words look like recent words), times one factor per profile, which every codec that is used
+//! corrects: so an estimate of one codec never grows old while another is in use. Pure: rates and
+//! times are fed in. Deliberately absent: measuring them.
 
 use crate::class::{Classes, PageClass};
 use crate::limits::{GROUP_PAGES_MAX, PAGE_BYTES};

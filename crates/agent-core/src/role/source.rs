@@ -9,7 +9,7 @@ use transhume_protocol::message::{
 use super::capture::Capturing;
 use super::restore::Restoring;
 use super::{Home, Left, Role, Stays, Transition, wrong_state};
-use crate::effect::{Act, Pace, Signal, Ticket, Timer};
+use crate::effect::{Act, Ticket, Timer};
 use crate::input::{Input, Product, RunState};
 use crate::machine::Cx;
 use crate::record::Place;
@@ -106,8 +106,6 @@ impl Source {
     /// Step 2: recorded as a source before its stream begins.
     pub(super) fn begin(cx: &mut Cx<'_>, home: Home, order: PreCopyOrder, target: Endpoint) -> Role {
         cx.begin_move(OrderKind::PreCopy, order.id);
-        // Held from the second pass on: before, a gap in what QEMU writes is no idleness.
-        cx.signal(Signal::Pace(Pace::Released));
         let doing = Doing::OpenStream(cx.act(Act::OpenPageStream {
             spec: home.spec.clone(),
             epoch: cx.epoch,

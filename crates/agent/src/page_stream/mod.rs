@@ -41,7 +41,8 @@ pub use self::greet::Secured;
 pub use self::share::PageShare;
 pub(crate) use self::trial::{hear, try_link};
 use crate::limits::{
-    LAG_BYTES_MAX, PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX, QEMU_SOCKET_BYTES,
+    LAG_BYTES_MAX, PAGE_AHEAD_BYTES_MAX, PAGE_STREAM_CONNECT, PAGE_VERSION_SLOTS, PAGE_WINDOW_BYTES_MAX,
+    QEMU_SOCKET_BYTES,
 };
 use crate::pace::Pace;
 
@@ -169,7 +170,7 @@ pub async fn start_source(
     let config = EncoderConfig {
         classes: pages.classes,
         version_slots: PAGE_VERSION_SLOTS,
-        window_bytes_max: PAGE_WINDOW_BYTES_MAX,
+        window_bytes_max: PAGE_WINDOW_BYTES_MAX + PAGE_AHEAD_BYTES_MAX as u64,
         ..EncoderConfig::new(ContentKey::of(&vm.cluster, &[]))
     };
     let encoder = Encoder::new(config).map_err(|source| PageStreamError::Encoder {
@@ -195,6 +196,7 @@ pub async fn start_source(
         rates: pages.share.rates(),
         knowledge: pages.share.knowledge(&vm.cluster, target.address.ip()),
         pace,
+        window_bytes_max: PAGE_WINDOW_BYTES_MAX,
         snapshot: snapshot.clone(),
     };
     let (done, ended) = oneshot::channel();

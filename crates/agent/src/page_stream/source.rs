@@ -42,6 +42,8 @@ pub(super) struct Source {
     pub rates: LinkRates,
     pub knowledge: SharedKnowledge,
     pub pace: Arc<Pace>,
+    /// What may be sent or retained and not acknowledged, beside what is read ahead.
+    pub window_bytes_max: u64,
     pub snapshot: SharedSnapshot,
 }
 
@@ -130,7 +132,7 @@ impl Stage {
                 }
                 continue;
             }
-            let reads = self.source.encoder.ready() && (idle || self.reads_ahead());
+            let reads = self.has_window() && (idle || self.reads_ahead());
             let stream = &self.connection.stream;
             let pace = &self.source.pace;
             let turn = self.connection.outgoing.len().min(PAGE_CHUNK_BYTES);
@@ -171,6 +173,13 @@ impl Stage {
             }
             self.publish();
         }
+    }
+
+    /// Whether the target is not too far behind what has been sent to it.
+    fn has_window(&self) -> bool {
+        let waits = self.connection.outgoing.len() as u64;
+        let most = self.source.window_bytes_max + waits;
+        self.source.encoder.ready() && self.source.encoder.behind_bytes() < most
     }
 
     /// Whether QEMU is read while something waits for the link. Not once its guest may be stopped:
@@ -252,8 +261,11 @@ impl Stage {
         Ok(Qemu::Flowing)
     }
 
-    /// Reads and encodes; sends what is gathered where nothing follows at once.
+    /// Reads and encodes; sends what is gathered where nothing follows at once. Of an idle stream,
+    /// which is read in bites, something always follows, and nothing that matters: what it has
+    /// promised to other streams must not wait for more.
     fn encode(&mut self, local: &UnixStream, most: usize, begun: Instant) -> io::Result<Option<usize>> {
+        let bite = most < self.chunk.len();
         let most = most.min(self.chunk.len());
         let Some(read) = ready(local.try_read(&mut self.chunk[..most]))? else {
             return Ok(None);
@@ -265,7 +277,7 @@ impl Stage {
                 .push(&self.chunk[..read], &mut knowledge, &mut self.out)
                 .map_err(invalid)?;
         }
-        if rustix::io::ioctl_fionread(local)? == 0 {
+        if bite || rustix::io::ioctl_fionread(local)? == 0 {
             encoder.flush(&mut self.out).map_err(invalid)?;
         }
         self.untold.0 += read as u64;
@@ -390,8 +402,8 @@ mod tests {
     const UNDER_WAY_BYTES_MAX: u64 =
         2 * (PAGE_SEND_BUFFER_BYTES as u64 + TARGET_BUFFER_BYTES as u64) + PAGE_CHUNK_BYTES as u64;
 
-    /// The beginning of a migration stream: pages that nothing compresses.
-    fn stream() -> Vec<u8> {
+    /// The beginning of a migration stream, and some pages that nothing compresses.
+    fn stream(pages: usize) -> Vec<u8> {
         let bytes = PAGES as u64 * 4096;
         let mut out =
             b"QEVM\0\0\0\x03\x07\0\0\0\x0bpc-q35-10.0\x01\0\0\0\x02\x03ram\0\0\0\0\0\0\0\x04".to_vec();
@@ -401,7 +413,7 @@ mod tests {
         out.extend(0x10u64.to_be_bytes());
         out.extend(b"\x7e\0\0\0\x02\x02\0\0\0\x02");
         let mut state = 1u64;
-        for number in 0..PAGES as u64 {
+        for number in 0..pages as u64 {
             let page: Page = std::array::from_fn(|_| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 (state >> 56) as u8
@@ -425,30 +437,36 @@ mod tests {
         (Connection::clear(dialled), listener.accept().await.unwrap().0)
     }
 
-    /// While the first pass goes on some pages wait for the link; once the guest may be stopped
-    /// nothing lies in front of the last ones but what the kernel has.
-    #[tokio::test]
-    async fn only_a_first_pass_is_read_ahead_of_its_link() {
+    /// A stream whose target acknowledges nothing.
+    fn source(pace: &Arc<Pace>, snapshot: &SharedSnapshot) -> Source {
         let key = ContentKey::of(&"herd".parse::<ClusterName>().unwrap(), &[]);
-        // Nothing is acknowledged here.
+        let window_bytes_max = PAGES as u64 * 8192;
         let config = EncoderConfig {
-            window_bytes_max: PAGES as u64 * 8192,
+            window_bytes_max,
             ..EncoderConfig::new(key)
         };
-        let (pace, snapshot) = (Arc::<Pace>::default(), SharedSnapshot::default());
-        let source = Source {
+        Source {
             vm: "vm-1".parse().unwrap(),
             encoder: Encoder::new(config).unwrap(),
             target: Ipv4Addr::LOCALHOST.into(),
             rates: LinkRates::default(),
             knowledge: Arc::new(Mutex::new(Knowledge::default())),
             pace: pace.clone(),
+            window_bytes_max,
             snapshot: snapshot.clone(),
-        };
+        }
+    }
+
+    /// While the first pass goes on some pages wait for the link; once the guest may be stopped
+    /// nothing lies in front of the last ones but what the kernel has.
+    #[tokio::test]
+    async fn only_a_first_pass_is_read_ahead_of_its_link() {
+        let (pace, snapshot) = (Arc::<Pace>::default(), SharedSnapshot::default());
+        let source = source(&pace, &snapshot);
         let (connection, mut target) = connection().await;
         let (mut qemu, local) = UnixStream::pair().unwrap();
         let running = tokio::spawn(run(source, local, connection));
-        let writing = tokio::spawn(async move { qemu.write_all(&stream()).await });
+        let writing = tokio::spawn(async move { qemu.write_all(&stream(PAGES)).await });
         let taken = || locked(&snapshot).account.stream_bytes;
         let mut limit = 10_000;
         while taken() < UNDER_WAY_BYTES_MAX + (1 << 20) {
@@ -469,6 +487,35 @@ mod tests {
             assert!(!caught_up || under_way <= UNDER_WAY_BYTES_MAX, "{under_way}");
         }
         assert!(caught_up);
+        running.abort();
+        writing.abort();
+    }
+    /// Found in batches whose guests hold the same pages: the last pages of an idle stream waited
+    /// for others of their group, and other streams waited for them, for three seconds.
+    #[tokio::test]
+    async fn what_an_idle_stream_holds_goes_out() {
+        let (pace, snapshot) = (Arc::<Pace>::default(), SharedSnapshot::default());
+        pace.hold();
+        let source = source(&pace, &snapshot);
+        let (connection, mut target) = connection().await;
+        let (mut qemu, local) = UnixStream::pair().unwrap();
+        qemu.write_all(&stream(1)).await.unwrap();
+        let running = tokio::spawn(run(source, local, connection));
+        // As QEMU does: so little that the stream is idle, and never nothing.
+        let writing = tokio::spawn(async move {
+            loop {
+                qemu.write_all(&0x200u64.to_be_bytes()).await.unwrap();
+            }
+        });
+        let (mut got, mut bite) = (0, [0; 64 << 10]);
+        let arrives = async {
+            while got < 4096 {
+                got += target.read(&mut bite).await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), arrives)
+            .await
+            .unwrap();
         running.abort();
         writing.abort();
     }
