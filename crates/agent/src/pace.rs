@@ -2,9 +2,9 @@
 //!
 //! From QEMU's second pass on an idle stream is read slowly ([`HoldPace`]): with the switchover-ack
 //! withheld QEMU would otherwise look for dirty pages without pause, and that costs a processor and
-//! QEMU's big lock. Released for the catching up before the capture, and once the guest has stopped, it is read
-//! without a pause. The governor's rates are for what is sent: one while the guest runs, one from
-//! the release on, so that no order is waited for in the blackout.
+//! QEMU's big lock. Released for the catching up before the capture, and once the guest has
+//! stopped, it is read without a pause. The governor's rates are for what is sent: one while the
+//! guest runs, one from the release on, so that no order is waited for in the blackout.
 
 use std::time::Duration;
 
@@ -149,11 +149,11 @@ impl Pace {
         debt.bytes += bytes as f64;
     }
 
-    /// How to read next, given the bytes that wait in QEMU's socket. In its first pass QEMU is never
-    /// left waiting. A gap in what it writes then is no idleness; and one that is through with it in
-    /// less than 100 ms, and has not measured its bandwidth yet (`migration_update_counters`, QEMU's
-    /// migration/migration.c), writes empty iterations until it has: it would be stuck behind a full
-    /// socket for a second.
+    /// How to read next, given the bytes that wait in QEMU's socket. In its first pass QEMU is
+    /// never left waiting. A gap in what it writes then is no idleness; and one that is through
+    /// with it in less than 100 ms, and has not measured its bandwidth yet
+    /// (`migration_update_counters`, QEMU's migration/migration.c), writes empty iterations until
+    /// it has: it would be stuck behind a full socket for a second.
     pub(crate) fn next_read(&self, hold: &mut HoldPace, queued_bytes: usize) -> NextRead {
         let set = *self.set.borrow();
         hold.set_released(set.released || !set.held);
